@@ -1,0 +1,3 @@
+//! Everything of Outcrop that runs on a node.
+
+pub mod catalog;

@@ -1,0 +1,1 @@
+//! The merged view of overlayfs layers, read without mounting.

@@ -1,0 +1,10 @@
+//! Outcrop's words as plain types, and the pure laws over them.
+//!
+//! This is the ground floor: no input or output, no async, nothing of containerd or Kubernetes.
+//! What a word means is written in `docs/architecture.md`; its type lives here.
+
+pub mod fact;
+pub mod package;
+
+pub use fact::{Claim, Distribution, Fact, FileDigest, Unidentified};
+pub use package::{Package, PackageType, SourcePackage};
