@@ -5,9 +5,12 @@
 //! bytes of an attacker: it answers with an error, within bounded time and memory.
 
 mod apk;
+mod collect;
+mod digests;
 mod dpkg;
 mod golang;
 mod java;
+mod lines;
 mod npm;
 mod os_release;
 mod python;

@@ -1,10 +1,15 @@
-//! the distribution's name.
+//! Which distribution an image is: `os-release`
+//! ([os-release(5)](https://www.freedesktop.org/software/systemd/man/latest/os-release.html)).
 
-use outcrop_proto::Fact;
+use outcrop_proto::{Distribution, Fact};
 
 use super::{CatalogError, Cataloguer, Evidence, Want};
 
-/// Reads the distribution's name.
+/// How much of an `os-release` is read, bytes. Real ones have under 1 KB.
+const MAX_SIZE: u64 = 64 << 10;
+
+/// Reads the distribution's name. Which of the two files counts where both exist (`etc` before `usr/lib`) is decided
+/// by whoever sees the merged tree.
 pub(super) struct OsRelease;
 
 impl Cataloguer for OsRelease {
@@ -12,11 +17,140 @@ impl Cataloguer for OsRelease {
         "os_release"
     }
 
-    fn wants(&self, _path: &[u8]) -> Want {
-        Want::No
+    fn wants(&self, path: &[u8]) -> Want {
+        if matches!(path, b"etc/os-release" | b"usr/lib/os-release") { Want::Yes } else { Want::No }
     }
 
-    fn read(&self, _evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
-        Ok(Fact::default())
+    fn read(&self, evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
+        let bytes = evidence.source.bytes(MAX_SIZE)?;
+        Ok(Fact { distribution: distribution(&String::from_utf8_lossy(&bytes)), ..Fact::default() })
+    }
+}
+
+/// The distribution, or `None` where no line says anything of it.
+fn distribution(text: &str) -> Option<Distribution> {
+    let (mut id, mut name, mut pretty) = (None, None, None);
+    let mut distribution = Distribution::default();
+    let mut said = false;
+    for line in text.lines() {
+        let Some((key, value)) = line.trim_start().split_once('=') else { continue };
+        // As in a shell the last assignment counts.
+        match key {
+            "ID" => id = Some(unquoted(value).to_ascii_lowercase()),
+            "VERSION_ID" => distribution.version_id = unquoted(value),
+            "VERSION_CODENAME" => distribution.codename = unquoted(value),
+            "NAME" => name = Some(unquoted(value)),
+            "PRETTY_NAME" => pretty = Some(unquoted(value)),
+            "ID_LIKE" => {
+                distribution.id_like = unquoted(value).split_whitespace().map(str::to_ascii_lowercase).collect()
+            }
+            _ => continue,
+        }
+        said = true;
+    }
+    // The manual page: "If not set, a default of "ID=linux" may be used."
+    distribution.id = id.filter(|id| !id.is_empty()).unwrap_or_else(|| "linux".to_owned());
+    distribution.name = pretty.filter(|name| !name.is_empty()).or(name).unwrap_or_default();
+    said.then_some(distribution)
+}
+
+/// A value without the quotes and escapes that a shell would take away. There is no expansion and no concatenation.
+fn unquoted(value: &str) -> String {
+    let value = value.trim();
+    let (quote, rest) = match value.chars().next() {
+        Some(quote @ ('"' | '\'')) => (Some(quote), &value[1..]),
+        _ => (None, value),
+    };
+    let mut plain = String::with_capacity(rest.len());
+    let mut chars = rest.chars();
+    while let Some(char) = chars.next() {
+        match (char, quote) {
+            (char, Some(quote)) if char == quote => break,
+            ('\\', None) => plain.extend(chars.next()),
+            ('\\', Some('"')) => match chars.next() {
+                Some(escaped @ ('$' | '"' | '\\' | '`')) => plain.push(escaped),
+                // In double quotes the backslash is itself before anything else.
+                other => plain.extend(std::iter::once('\\').chain(other)),
+            },
+            (char, _) => plain.push(char),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_lose_their_quotes_and_escapes_as_in_a_shell() {
+        for (value, expected) in [
+            ("debian", "debian"),
+            ("\"12\"", "12"),
+            ("'12'", "12"),
+            ("  \"a b\"  ", "a b"),
+            (r#""a \"b\" \$c \\ \` \n""#, r#"a "b" $c \ ` \n"#),
+            (r"'a \n'", r"a \n"),
+            (r"a\ b", "a b"),
+            ("\"\"", ""),
+            ("", ""),
+            ("\"open", "open"),
+            ("\"a\" # comment", "a"),
+            ("\\", ""),
+            ("\"\\", "\\"),
+            ("é", "é"),
+        ] {
+            assert_eq!(unquoted(value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn debian_and_alma_are_read_whole() {
+        let debian = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\n\
+                      VERSION_CODENAME=bookworm\nID=debian\nHOME_URL=\"https://www.debian.org/\"\n";
+        let expected = Distribution {
+            id: "debian".into(),
+            version_id: "12".into(),
+            codename: "bookworm".into(),
+            name: "Debian GNU/Linux 12 (bookworm)".into(),
+            id_like: vec![],
+        };
+        assert_eq!(distribution(debian), Some(expected));
+        let alma = "NAME=\"AlmaLinux\"\r\nID=\"AlmaLinux\"\r\nID_LIKE=\"rhel centos fedora\"\r\nVERSION_ID=\"9.4\"\r\n";
+        let expected = Distribution {
+            id: "almalinux".into(),
+            version_id: "9.4".into(),
+            codename: String::new(),
+            name: "AlmaLinux".into(),
+            id_like: vec!["rhel".into(), "centos".into(), "fedora".into()],
+        };
+        assert_eq!(distribution(alma), Some(expected));
+    }
+
+    #[test]
+    fn the_last_assignment_counts_and_comments_do_not() {
+        let found = distribution("#ID=no\nID=a\n ID=b\n;ID=no\nEXPORT_ID=no\n").unwrap();
+        assert_eq!(found.id, "b");
+    }
+
+    #[test]
+    fn without_an_id_it_is_linux_and_without_a_word_it_is_nothing() {
+        assert_eq!(
+            distribution("NAME=Mine\n").map(|found| (found.id, found.name)),
+            Some(("linux".into(), "Mine".into()))
+        );
+        assert_eq!(distribution("ID=\n").map(|found| found.id), Some("linux".into()));
+        for empty in ["", "\n\n", "nothing", "\0\0\0", "HOME_URL=x"] {
+            assert_eq!(distribution(empty), None, "{empty:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_two_paths_at_the_root_are_wanted() {
+        assert_eq!(OsRelease.wants(b"etc/os-release"), Want::Yes);
+        assert_eq!(OsRelease.wants(b"usr/lib/os-release"), Want::Yes);
+        for other in [&b"home/etc/os-release"[..], b"/etc/os-release", b"etc/os-release/x", b"usr/etc/os-release"] {
+            assert_eq!(OsRelease.wants(other), Want::No);
+        }
     }
 }

@@ -1,0 +1,122 @@
+//! A fact in the making, with the bounds that keep a hostile evidence from filling memory.
+
+use std::collections::BTreeSet;
+use std::mem::size_of;
+
+use outcrop_proto::{Claim, Fact, FileDigest, Package};
+
+use super::{CatalogError, could_be_evidence};
+
+/// Longest name, version or other identifying field, bytes. Debian's longest version has 50.
+const MAX_FIELD: usize = 1024;
+
+/// Longest declared licence, bytes; longer ones are left out. RPM's `texlive` names 2 KB of them.
+const MAX_LICENSE: usize = 8 << 10;
+
+/// What the packages of one evidence may take in memory, bytes: about 100,000 packages, more than any distribution has.
+const MAX_PACKAGE_BYTES: usize = 32 << 20;
+
+/// What the claims of one evidence may take in memory, bytes: about 100,000 claims.
+const MAX_CLAIM_BYTES: usize = 16 << 20;
+
+/// How many bytes of file names are looked at for claims. A node image of 300,000 files has 30 MB of them.
+const MAX_PATH_BYTES: usize = 256 << 20;
+
+/// Longest path that is claimed: Linux's PATH_MAX.
+const MAX_PATH: usize = 4096;
+
+/// How many warnings of one evidence are kept.
+const MAX_WARNINGS: usize = 32;
+
+/// Gathers packages, claims and warnings.
+#[derive(Default)]
+pub(super) struct Collector {
+    fact: Fact,
+    warnings: BTreeSet<String>,
+    left_out: u64,
+    package_bytes: usize,
+    claim_bytes: usize,
+    path_bytes: usize,
+}
+
+/// A field as text: trimmed, invalid UTF-8 replaced.
+pub(super) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.trim_ascii()).into_owned()
+}
+
+impl Collector {
+    /// Adds a package, or a warning where a field is longer than any real one.
+    pub(super) fn package(&mut self, mut package: Package) -> Result<(), CatalogError> {
+        package.licenses.retain(|license| license.len() <= MAX_LICENSE);
+        let source = package.source.iter().flat_map(|source| [&source.name, &source.version]);
+        let optional = [&package.arch, &package.vendor, &package.module, &package.inner].into_iter().flatten();
+        let identifying = [&package.name, &package.version].into_iter().chain(source).chain(optional);
+        let mut bytes = size_of::<Package>() + package.licenses.iter().map(String::len).sum::<usize>();
+        for field in identifying {
+            if field.len() > MAX_FIELD {
+                let start: String = package.name.chars().take(64).collect();
+                self.warn(format!("package {start:?} is left out: a field of {} bytes", field.len()));
+                return Ok(());
+            }
+            bytes += field.len();
+        }
+        self.package_bytes += bytes;
+        if self.package_bytes > MAX_PACKAGE_BYTES {
+            return Err(CatalogError::Limit { what: "bytes of packages", limit: MAX_PACKAGE_BYTES as u64 });
+        }
+        self.fact.packages.push(package);
+        Ok(())
+    }
+
+    /// Notes that `package` installed `path`, if anyone will ever ask. `digest` is read only then.
+    ///
+    /// A claim lost to a bound is told by a warning: without it a package counts as the application's own, and is
+    /// matched rather than withheld.
+    pub(super) fn claim(&mut self, path: &[u8], package: &str, digest: impl FnOnce() -> Option<FileDigest>) {
+        let path = path.strip_prefix(b"./").unwrap_or(path);
+        let path = path.strip_prefix(b"/").unwrap_or(path);
+        self.path_bytes = self.path_bytes.saturating_add(path.len() + 1);
+        if self.path_bytes > MAX_PATH_BYTES {
+            return self.warn("more file names than are looked at");
+        }
+        if path.len() > MAX_PATH || package.len() > MAX_FIELD || !could_be_evidence(path) {
+            return;
+        }
+        let bytes = size_of::<Claim>() + path.len() + package.len();
+        if self.claim_bytes + bytes > MAX_CLAIM_BYTES {
+            return self.warn("more files of interest than are kept");
+        }
+        self.claim_bytes += bytes;
+        self.fact.claims.push(Claim { path: path.to_vec(), package: package.to_owned(), digest: digest() });
+    }
+
+    /// Whether nothing more will be claimed, so that looking for files is in vain.
+    pub(super) const fn claims_are_full(&self) -> bool {
+        self.path_bytes > MAX_PATH_BYTES
+    }
+
+    /// Notes a part of the evidence that could not be read. The same sentence twice counts once.
+    pub(super) fn warn(&mut self, warning: impl Into<String>) {
+        let warning = warning.into();
+        if self.warnings.len() < MAX_WARNINGS || self.warnings.contains(&warning) {
+            self.warnings.insert(warning);
+        } else {
+            self.left_out += 1;
+        }
+    }
+
+    /// Whether no package was added.
+    pub(super) const fn has_no_packages(&self) -> bool {
+        self.fact.packages.is_empty()
+    }
+
+    /// The fact, in its one order.
+    pub(super) fn finish(mut self) -> Fact {
+        self.fact.warnings.extend(self.warnings);
+        if self.left_out > 0 {
+            self.fact.warnings.push(format!("{} more warnings", self.left_out));
+        }
+        self.fact.normalize();
+        self.fact
+    }
+}
