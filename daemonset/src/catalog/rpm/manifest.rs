@@ -1,0 +1,76 @@
+//! `container-manifest-2`, the list that distroless images of Azure Linux carry in place of a database.
+//!
+//! The lines are made by `rpm --query --queryformat` with these columns, joined by tabs: NAME, VERSION-RELEASE,
+//! INSTALLTIME, BUILDTIME, VENDOR, EPOCH, SIZE, ARCH, EPOCHNUM, SOURCERPM.
+
+use outcrop_proto::{Fact, Package, PackageType};
+
+use super::{source, with_epoch};
+use crate::catalog::collect::{Collector, text};
+use crate::catalog::lines::Lines;
+use crate::catalog::{CatalogError, Source};
+
+/// Reads a manifest.
+pub(super) fn read(bytes: &dyn Source) -> Result<Fact, CatalogError> {
+    let mut lines = Lines::new(bytes)?;
+    let mut collector = Collector::default();
+    let mut strange = 0_u64;
+    while let Some(line) = lines.next_line()? {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let fields: Vec<String> = line.split(|byte| *byte == b'\t').take(10).map(text).collect();
+        let [name, version, _, _, vendor, _, _, arch, epoch, file] = fields.as_slice() else {
+            strange += 1;
+            continue;
+        };
+        if name.is_empty() || version.is_empty() {
+            strange += 1;
+            continue;
+        }
+        let said = |field: &String| Some(field.clone()).filter(|field| !field.is_empty() && field != "(none)");
+        let epoch = epoch.parse().ok();
+        let mut package = Package::new(PackageType::Rpm, name, with_epoch(epoch, version));
+        package.arch = said(arch);
+        package.vendor = said(vendor);
+        package.source = source(file, epoch);
+        collector.package(package)?;
+    }
+    if strange > 0 && collector.has_no_packages() {
+        return Err(CatalogError::malformed("RPM manifest", "no line has ten columns"));
+    }
+    if strange > 0 {
+        collector.warn(format!("{strange} lines have not ten columns"));
+    }
+    Ok(collector.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_those_of_the_query() {
+        let text = b"openssl-libs\t1.1.1k-15.cm2\t1\t2\tMicrosoft Corporation\t(none)\t4\tx86_64\t0\topenssl-1.1.1k-15.cm2.src.rpm\n\
+            vim\t9.0-1.cm2\t1\t2\t(none)\t2\t45000\tx86_64\t2\tvim-9.0-1.cm2.src.rpm\nshort\tline\n";
+        let fact = read(&&text[..]).unwrap();
+        let found: Vec<_> = fact
+            .packages
+            .iter()
+            .map(|package| {
+                let source = package.source.as_ref().unwrap();
+                (package.name.as_str(), package.version.as_str(), package.vendor.as_deref(), source.version.as_str())
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("openssl-libs", "1.1.1k-15.cm2", Some("Microsoft Corporation"), "1.1.1k-15.cm2"),
+                ("vim", "2:9.0-1.cm2", None, "2:9.0-1.cm2"),
+            ]
+        );
+        assert_eq!(fact.packages[0].source.as_ref().unwrap().name, "openssl");
+        assert_eq!(fact.warnings, ["1 lines have not ten columns"]);
+        assert!(matches!(read(&&b"\xff\0\n"[..]), Err(CatalogError::Malformed { .. })));
+    }
+}

@@ -1,0 +1,209 @@
+//! RPM's database: SQLite ([`sqlite`]) with one header ([`header`]) a package, and the text manifest that distroless
+//! images have in its place. NDB and Berkeley DB, the older forms, are recognised and refused.
+
+mod header;
+mod manifest;
+mod sqlite;
+mod wal;
+
+use outcrop_proto::{Fact, FileDigest, Package, PackageType, SourcePackage};
+
+use self::header::{Header, Tag};
+use super::collect::{Collector, text};
+use super::digests::hex;
+use super::{CatalogError, Cataloguer, Evidence, Want};
+
+/// Where RPM keeps its database: everywhere until RPM 4.16; Fedora, SUSE and what follows them; rpm-ostree.
+const HOMES: [&[u8]; 3] = [b"var/lib/rpm/", b"usr/lib/sysimage/rpm/", b"usr/share/rpm/"];
+
+/// Largest header that is read, bytes. Real ones reach 5 MB (kernel sources of 60,000 files).
+const MAX_HEADER: usize = 32 << 20;
+
+/// Reads RPM's database.
+pub(super) struct Rpm;
+
+/// What a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Sqlite,
+    /// SUSE's own format, in one file.
+    Ndb,
+    /// Berkeley DB, a hash or a tree.
+    Bdb,
+    Manifest,
+}
+
+fn kind(path: &[u8]) -> Option<Kind> {
+    if path == b"var/lib/rpmmanifest/container-manifest-2" {
+        return Some(Kind::Manifest);
+    }
+    match HOMES.iter().find_map(|home| path.strip_prefix(*home))? {
+        b"rpmdb.sqlite" => Some(Kind::Sqlite),
+        b"Packages.db" => Some(Kind::Ndb),
+        b"Packages" => Some(Kind::Bdb),
+        _ => None,
+    }
+}
+
+impl Cataloguer for Rpm {
+    fn name(&self) -> &'static str {
+        "rpm"
+    }
+
+    fn wants(&self, path: &[u8]) -> Want {
+        if kind(path).is_some() { Want::Yes } else { Want::No }
+    }
+
+    fn is_database(&self, path: &[u8]) -> bool {
+        kind(path).is_some()
+    }
+
+    fn companions(&self, path: &[u8]) -> Vec<Vec<u8>> {
+        match kind(path) {
+            Some(Kind::Sqlite) => vec![wal_of(path)],
+            _ => Vec::new(),
+        }
+    }
+
+    fn read(&self, evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
+        match kind(evidence.path) {
+            Some(Kind::Sqlite) => read_sqlite(evidence),
+            Some(Kind::Manifest) => manifest::read(evidence.source),
+            Some(Kind::Ndb) => Err(refuse_ndb(evidence)?),
+            Some(Kind::Bdb) => Err(refuse_bdb(evidence)?),
+            None => Ok(Fact::default()),
+        }
+    }
+}
+
+fn wal_of(path: &[u8]) -> Vec<u8> {
+    [path, b"-wal"].concat()
+}
+
+/// The first bytes of an evidence.
+fn magic<const N: usize>(evidence: &Evidence<'_>) -> Result<[u8; N], CatalogError> {
+    let mut magic = [0; N];
+    evidence.source.read_at(0, &mut magic)?;
+    Ok(magic)
+}
+
+fn refuse_ndb(evidence: &Evidence<'_>) -> Result<CatalogError, CatalogError> {
+    Ok(match &magic::<4>(evidence)? {
+        b"RpmP" => CatalogError::Unsupported("an NDB database of RPM"),
+        _ => CatalogError::malformed("NDB database", "the file does not begin with RpmP"),
+    })
+}
+
+fn refuse_bdb(evidence: &Evidence<'_>) -> Result<CatalogError, CatalogError> {
+    let [.., a, b, c, d] = magic::<16>(evidence)?;
+    // Hash or tree, in the byte order of the machine that wrote it.
+    let known = [0x0006_1561, 0x0005_3162];
+    let number = [a, b, c, d];
+    Ok(if known.contains(&u32::from_le_bytes(number)) || known.contains(&u32::from_be_bytes(number)) {
+        CatalogError::Unsupported("a Berkeley DB database of RPM")
+    } else {
+        CatalogError::malformed("Berkeley DB database", "the file has no magic number at 12")
+    })
+}
+
+fn read_sqlite(evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
+    let wal_path = wal_of(evidence.path);
+    let wal = evidence.companions.iter().find(|(path, _)| *path == wal_path).map(|(_, source)| *source);
+    let mut collector = Collector::default();
+    let Some(mut database) = sqlite::Database::open(evidence.source, wal)? else {
+        return Ok(Fact::default());
+    };
+    let Some(root) = database.table("Packages")? else {
+        return Err(CatalogError::malformed("RPM database", "there is no table Packages"));
+    };
+    database.rows(root, MAX_HEADER, |row| {
+        let row = match row {
+            Ok(row) => row,
+            Err(size) => {
+                collector.warn(format!("a package's header has {size} bytes, more than are read"));
+                return Ok(());
+            }
+        };
+        // `hnum INTEGER PRIMARY KEY, blob BLOB`: the first is the row's number and stored as NULL.
+        match sqlite::column(row, 1).and_then(sqlite::Value::into_blob).and_then(Header::parse) {
+            Some(header) => add(&header, &mut collector),
+            None => {
+                collector.warn("a package's header is not valid");
+                Ok(())
+            }
+        }
+    })?;
+    Ok(collector.finish())
+}
+
+/// Adds the package that a header describes, and what it claims.
+fn add(header: &Header<'_>, collector: &mut Collector) -> Result<(), CatalogError> {
+    let string = |tag| header.string(tag).map(text).filter(|text| !text.is_empty() && text != "(none)");
+    let (Some(name), Some(version), Some(release)) = (string(Tag::Name), string(Tag::Version), string(Tag::Release))
+    else {
+        collector.warn("a package's header has no name, version or release");
+        return Ok(());
+    };
+    let epoch = header.int32(Tag::Epoch);
+    add_files(header, &name, collector);
+    let mut package = Package::new(PackageType::Rpm, name, with_epoch(epoch, &format!("{version}-{release}")));
+    package.arch = string(Tag::Arch);
+    package.source = string(Tag::SourceRpm).and_then(|file| source(&file, epoch));
+    package.licenses = string(Tag::License).into_iter().collect();
+    package.vendor = string(Tag::Vendor);
+    package.module = string(Tag::ModularityLabel);
+    collector.package(package)
+}
+
+/// `[epoch:]version-release`. An epoch of 0 is the same as none to RPM, and left out.
+fn with_epoch(epoch: Option<u32>, version: &str) -> String {
+    match epoch {
+        None | Some(0) => version.to_owned(),
+        Some(epoch) => format!("{epoch}:{version}"),
+    }
+}
+
+/// The source package in the name of its file, `name-version-release.src.rpm`.
+///
+/// That name has no epoch. The one of the binary package is taken: RPM gives a subpackage its source's unless its
+/// specification says otherwise.
+fn source(file: &str, epoch: Option<u32>) -> Option<SourcePackage> {
+    let stem = file.strip_suffix(".src.rpm").or_else(|| file.strip_suffix(".nosrc.rpm"))?;
+    let release = stem.rfind('-')?;
+    let version = stem[..release].rfind('-')?;
+    let (name, version) = (&stem[..version], &stem[version + 1..]);
+    (!name.is_empty()).then(|| SourcePackage { name: name.to_owned(), version: with_epoch(epoch, version) })
+}
+
+/// Claims a header's files: a base name each, with the number of its directory and a digest.
+fn add_files(header: &Header<'_>, package: &str, collector: &mut Collector) {
+    let Some(directories) = header.strings_at(Tag::DirNames) else {
+        return collector.warn("a package has more directories than are read");
+    };
+    let algorithm = header.int32(Tag::FileDigestAlgorithm);
+    let mut digests = header.strings(Tag::FileDigests);
+    let mut path = Vec::new();
+    for (name, directory) in header.strings(Tag::BaseNames).zip(header.int32s(Tag::DirIndexes)) {
+        if collector.claims_are_full() {
+            return;
+        }
+        let digest = digests.next().unwrap_or_default();
+        let Some(directory) = usize::try_from(directory).ok().and_then(|index| directories.get(index)) else {
+            return collector.warn("a package's file is in no directory");
+        };
+        path.clear();
+        path.extend_from_slice(directory);
+        path.extend_from_slice(name);
+        collector.claim(&path, package, || file_digest(algorithm, digest));
+    }
+}
+
+/// A digest by its OpenPGP algorithm number; MD5 where the header names none, as before RPM 4.6.
+fn file_digest(algorithm: Option<u32>, digits: &[u8]) -> Option<FileDigest> {
+    match algorithm.unwrap_or(1) {
+        1 => hex(digits).map(FileDigest::Md5),
+        2 => hex(digits).map(FileDigest::Sha1),
+        8 => hex(digits).map(FileDigest::Sha256),
+        _ => None,
+    }
+}
