@@ -108,3 +108,82 @@ impl<'a> Header<'a> {
         self.int32s(tag).next()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header of the given entries: tag, type, count, bytes.
+    fn blob(entries: &[(u32, u32, u32, &[u8])]) -> Vec<u8> {
+        let (mut index, mut store) = (Vec::new(), Vec::new());
+        for (tag, kind, count, bytes) in entries {
+            for number in [*tag, *kind, store.len() as u32, *count] {
+                index.extend(number.to_be_bytes());
+            }
+            store.extend_from_slice(bytes);
+        }
+        [&(entries.len() as u32).to_be_bytes()[..], &(store.len() as u32).to_be_bytes(), &index, &store].concat()
+    }
+
+    #[test]
+    fn entries_are_read_by_tag_and_type() {
+        let bytes = blob(&[
+            (Tag::Name as u32, STRING, 1, b"bash\0"),
+            (Tag::Epoch as u32, INT32, 1, &[0, 0, 0, 7]),
+            (Tag::BaseNames as u32, STRING_ARRAY, 3, b"a\0\0c\0d\0"),
+            (Tag::DirIndexes as u32, INT32, 2, &[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]),
+            (Tag::License as u32, I18N_STRING, 2, b"MIT\0x\0"),
+            (Tag::Arch as u32, INT32, 1, &[0; 4]),
+            (Tag::Name as u32, STRING, 1, b"second\0"),
+        ]);
+        let header = Header::parse(&bytes).unwrap();
+        assert_eq!(header.string(Tag::Name), Some(&b"bash"[..]));
+        assert_eq!(header.string(Tag::License), Some(&b"MIT"[..]));
+        assert_eq!(header.int32(Tag::Epoch), Some(7));
+        assert_eq!(header.strings(Tag::BaseNames).collect::<Vec<_>>(), [&b"a"[..], b"", b"c"]);
+        assert_eq!(header.int32s(Tag::DirIndexes).collect::<Vec<_>>(), [1, u32::MAX]);
+        assert_eq!(header.string(Tag::Arch), None, "a number is no string");
+        assert_eq!(header.int32(Tag::Name), None, "a string is no number");
+        assert_eq!(header.string(Tag::Version), None);
+        assert_eq!(header.strings_at(Tag::DirNames), Some(vec![]));
+    }
+
+    #[test]
+    fn counts_and_offsets_that_lie_read_as_absent() {
+        let all = u32::MAX;
+        let bytes = blob(&[
+            (Tag::Name as u32, STRING, 1, b"unterminated"),
+            (Tag::BaseNames as u32, STRING_ARRAY, all, b"\0a\0b"),
+            (Tag::DirIndexes as u32, INT32, all, &[0, 0, 0, 1, 0]),
+            (Tag::Vendor as u32, STRING, 0, b""),
+        ]);
+        let header = Header::parse(&bytes).unwrap();
+        assert_eq!(header.string(Tag::Name), Some(&b"unterminated"[..]), "up to the next zero of the store");
+        assert_eq!(header.strings(Tag::BaseNames).collect::<Vec<_>>(), [&b""[..], b"a", b"b", b"", b"", b""]);
+        assert_eq!(header.int32s(Tag::DirIndexes).collect::<Vec<_>>(), [1]);
+        assert_eq!(header.string(Tag::Vendor), None);
+
+        let mut far = blob(&[(Tag::Name as u32, STRING, 1, b"a\0")]);
+        far[16..20].copy_from_slice(&all.to_be_bytes());
+        assert_eq!(Header::parse(&far).unwrap().string(Tag::Name), None);
+        for (counts, valid) in
+            [([0, 0], true), ([1, 2], true), ([1, 3], false), ([all, 2], false), ([2, 0], false), ([1, all], false)]
+        {
+            far[..4].copy_from_slice(&u32::to_be_bytes(counts[0]));
+            far[4..8].copy_from_slice(&u32::to_be_bytes(counts[1]));
+            assert_eq!(Header::parse(&far).is_some(), valid, "{counts:?}");
+        }
+        for length in 0..8 {
+            assert!(Header::parse(&[0; 8][..length]).is_none());
+        }
+    }
+
+    #[test]
+    fn more_directories_than_anyone_has_are_refused() {
+        let bytes = vec![0; MAX_DIRECTORIES + 1];
+        for (count, some) in [(MAX_DIRECTORIES, true), (MAX_DIRECTORIES + 1, false)] {
+            let bytes = blob(&[(Tag::DirNames as u32, STRING_ARRAY, count as u32, &bytes)]);
+            assert_eq!(Header::parse(&bytes).unwrap().strings_at(Tag::DirNames).is_some(), some, "{count}");
+        }
+    }
+}

@@ -113,8 +113,9 @@ fn read_sqlite(evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
     let Some(mut database) = sqlite::Database::open(evidence.source, wal)? else {
         return Ok(Fact::default());
     };
+    // RPM makes the table when it first opens the database: without it nothing was ever installed.
     let Some(root) = database.table("Packages")? else {
-        return Err(CatalogError::malformed("RPM database", "there is no table Packages"));
+        return Ok(Fact::default());
     };
     database.rows(root, MAX_HEADER, |row| {
         let row = match row {
@@ -205,5 +206,70 @@ fn file_digest(algorithm: Option<u32>, digits: &[u8]) -> Option<FileDigest> {
         2 => hex(digits).map(FileDigest::Sha1),
         8 => hex(digits).map(FileDigest::Sha256),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_wanted_from_the_root_only() {
+        for (path, expected) in [
+            ("var/lib/rpm/rpmdb.sqlite", Some(Kind::Sqlite)),
+            ("usr/lib/sysimage/rpm/rpmdb.sqlite", Some(Kind::Sqlite)),
+            ("usr/share/rpm/rpmdb.sqlite", Some(Kind::Sqlite)),
+            ("var/lib/rpm/Packages", Some(Kind::Bdb)),
+            ("usr/lib/sysimage/rpm/Packages.db", Some(Kind::Ndb)),
+            ("var/lib/rpmmanifest/container-manifest-2", Some(Kind::Manifest)),
+            ("var/lib/rpmmanifest/container-manifest-1", None),
+            ("var/lib/rpm/rpmdb.sqlite-wal", None),
+            ("var/lib/rpm/Name", None),
+            ("home/var/lib/rpm/Packages", None),
+            ("/var/lib/rpm/Packages", None),
+        ] {
+            assert_eq!(kind(path.as_bytes()), expected, "{path}");
+            assert_eq!(Rpm.is_database(path.as_bytes()), expected.is_some(), "{path}");
+        }
+        assert_eq!(Rpm.companions(b"var/lib/rpm/rpmdb.sqlite"), [b"var/lib/rpm/rpmdb.sqlite-wal"]);
+        assert!(Rpm.companions(b"var/lib/rpm/Packages").is_empty());
+    }
+
+    #[test]
+    fn older_databases_are_recognised_in_either_byte_order() {
+        let bdb = |magic: [u8; 4]| [&[0; 12][..], &magic, &[0; 512]].concat();
+        for (path, bytes, known) in [
+            ("var/lib/rpm/Packages", bdb(0x0006_1561_u32.to_le_bytes()), true),
+            ("var/lib/rpm/Packages", bdb(0x0006_1561_u32.to_be_bytes()), true),
+            ("var/lib/rpm/Packages", bdb(0x0005_3162_u32.to_le_bytes()), true),
+            ("var/lib/rpm/Packages", bdb([0; 4]), false),
+            ("var/lib/rpm/Packages", vec![], false),
+            ("var/lib/rpm/Packages.db", b"RpmP\0\0\0\0".to_vec(), true),
+            ("var/lib/rpm/Packages.db", b"Rpm".to_vec(), false),
+        ] {
+            let evidence = Evidence { path: path.as_bytes(), source: &bytes.as_slice(), companions: &[] };
+            match Rpm.read(&evidence) {
+                Err(CatalogError::Unsupported(_)) => assert!(known, "{path} {bytes:?}"),
+                Err(CatalogError::Malformed { .. }) => assert!(!known, "{path} {bytes:?}"),
+                other => panic!("{path} {bytes:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn sources_are_read_from_the_names_of_their_files() {
+        for (file, epoch, expected) in [
+            ("gcc-13.1.1-2.fc38.src.rpm", None, Some(("gcc", "13.1.1-2.fc38"))),
+            ("gcc-13.1.1-2.fc38.src.rpm", Some(0), Some(("gcc", "13.1.1-2.fc38"))),
+            ("java-11-openjdk-11.0.1-1.el8.src.rpm", Some(1), Some(("java-11-openjdk", "1:11.0.1-1.el8"))),
+            ("sun-1-2.nosrc.rpm", None, Some(("sun", "1-2"))),
+            ("gcc-13.src.rpm", None, None),
+            ("-13-2.src.rpm", None, None),
+            ("gcc-13-2.x86_64.rpm", None, None),
+            ("", None, None),
+        ] {
+            let expected = expected.map(|(name, version)| SourcePackage { name: name.into(), version: version.into() });
+            assert_eq!(source(file, epoch), expected, "{file}");
+        }
     }
 }
