@@ -2,5 +2,7 @@
 
 pub mod catalog;
 pub mod role;
+pub mod runtime;
 pub mod scan;
+pub mod snapshot;
 pub mod worker;

@@ -206,11 +206,17 @@ impl LayerReader {
             let stub = self.options.marks == Marks::Readable
                 && marks::on_file(file.as_fd(), self.options.namespace, "metacopy");
             if stub {
-                return Err(Error::new(ErrorKind::Unsupported("a file whose bytes lie in another layer (metacopy)"), "opening", path));
+                return Err(Error::new(
+                    ErrorKind::Unsupported("a file whose bytes lie in another layer (metacopy)"),
+                    "opening",
+                    path,
+                ));
             }
             if rustix::fs::seek(&file, SeekFrom::Data(0)) == Err(Errno::NXIO) {
                 return Err(Error::new(
-                    ErrorKind::Unsupported("a file that is only a hole, as if its bytes lay in another layer (metacopy),"),
+                    ErrorKind::Unsupported(
+                        "a file that is only a hole, as if its bytes lay in another layer (metacopy),",
+                    ),
                     "opening",
                     path,
                 ));

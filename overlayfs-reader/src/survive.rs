@@ -24,11 +24,7 @@ pub enum Survival {
 
 /// What the mounted root `merged` says of `paths`; `upper` is its writable layer, if it has one. Absence is conclusive for the
 /// layers only where neither the path nor any ancestor of it exists in the writable layer.
-pub fn survives(
-    merged: BorrowedFd<'_>,
-    upper: Option<&Layer>,
-    paths: &[Vec<u8>],
-) -> Vec<Result<Survival, Error>> {
+pub fn survives(merged: BorrowedFd<'_>, upper: Option<&Layer>, paths: &[Vec<u8>]) -> Vec<Result<Survival, Error>> {
     let fail = |errno, path: &[u8]| Error::system(errno, "looking for", path);
     let one = |path: &[u8]| match sys::look(merged, path) {
         Ok(_) => Ok(Survival::Present),

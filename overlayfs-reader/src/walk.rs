@@ -196,13 +196,7 @@ pub(crate) fn walk(
     Ok(end)
 }
 
-fn kind(
-    reader: &LayerReader,
-    frame: &Frame,
-    name: &[u8],
-    file_type: FileType,
-    path: &[u8],
-) -> Result<Kind, Error> {
+fn kind(reader: &LayerReader, frame: &Frame, name: &[u8], file_type: FileType, path: &[u8]) -> Result<Kind, Error> {
     let kind = match file_type {
         FileType::RegularFile => Kind::File,
         FileType::Directory => Kind::Dir,

@@ -4,6 +4,7 @@
 //! What a word means is written in `docs/architecture.md`; its type lives here.
 
 mod codec;
+pub mod container;
 pub mod digest;
 pub mod fact;
 pub mod identity;
@@ -14,6 +15,7 @@ pub mod paths;
 pub mod view;
 
 pub use codec::DecodeError;
+pub use container::{Container, Coverage, CoverageState, Mount, Pod, Status};
 pub use digest::Digest;
 pub use fact::{Claim, Distribution, Fact, FileDigest, Unidentified};
 pub use identity::LayerId;

@@ -201,7 +201,10 @@ fn coverage(merged: &Merged, doubts: &[Vec<u8>]) -> Coverage {
         );
     }
     if let Some(unread) = merged.unread.first() {
-        return Coverage::new(CoverageState::Partial, format!("{} was not read: {}", path(&unread.path), unread.reason));
+        return Coverage::new(
+            CoverageState::Partial,
+            format!("{} was not read: {}", path(&unread.path), unread.reason),
+        );
     }
     if let Some(first) = doubts.first() {
         return Coverage::new(

@@ -41,7 +41,8 @@ mod tests {
 
     #[test]
     fn finds_the_root_by_namespace_and_id_and_undoes_escapes() {
-        let mountinfo = b"36 35 98:0 / /run/c\\040d/io.containerd.runtime.v2.task/k8s.io/abc/rootfs rw - overlay overlay rw\n\
+        let mountinfo =
+            b"36 35 98:0 / /run/c\\040d/io.containerd.runtime.v2.task/k8s.io/abc/rootfs rw - overlay overlay rw\n\
             37 35 98:0 / /run/containerd/io.containerd.runtime.v2.task/default/abc/rootfs rw - overlay overlay rw\n";
         let find = |namespace, id| mounted_root(mountinfo, namespace, id);
         assert_eq!(

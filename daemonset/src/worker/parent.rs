@@ -1,6 +1,6 @@
 //! The parent's side: start a worker, hand it a job, hear it out.
 
-use std::io::{self, IoSlice, Read, Write as _};
+use std::io::{self, IoSlice, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -193,8 +193,7 @@ impl Program {
         if handles.len() > MAX_HANDLES {
             return Err(io::Error::other(format!("{} layers are more than {MAX_HANDLES}", handles.len())));
         }
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let mut child = self
             .command(role::WORKER)
             .stdin(Stdio::from(theirs))

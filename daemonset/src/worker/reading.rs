@@ -83,7 +83,9 @@ pub(super) fn layer(root: OwnedFd, options: Options, skip: &[Vec<u8>], pipe: &mu
         candidate.refused = if skip.contains(&candidate.path) {
             Some("the worker died while reading it".to_owned())
         } else {
-            reader.stub(&candidate.path).map_or_else(|error| Some(error.to_string()), |stub| stub.map(|stub| stub.to_string()))
+            reader
+                .stub(&candidate.path)
+                .map_or_else(|error| Some(error.to_string()), |stub| stub.map(|stub| stub.to_string()))
         };
     }
     cage::keep_capabilities(CapabilitySet::DAC_READ_SEARCH).map_err(|error| error.to_string())?;
@@ -109,7 +111,14 @@ pub(super) fn layer(root: OwnedFd, options: Options, skip: &[Vec<u8>], pipe: &mu
                 let claim = claimed.get(&path).or_else(|| claimed.get(path.strip_prefix(b"usr/")?));
                 let digest = claim.and_then(|claim| digest_like(claim, &source).ok());
                 let fact = inventory.add_fact(fact);
-                inventory.evidence.push(EvidenceRecord { path, cataloguer: name(), database, fact, digest, companions });
+                inventory.evidence.push(EvidenceRecord {
+                    path,
+                    cataloguer: name(),
+                    database,
+                    fact,
+                    digest,
+                    companions,
+                });
             }
             Ok(_) => {
                 inventory.tombstones.push(Tombstone { path, cataloguer: name(), database, reason: String::new() });
@@ -216,7 +225,8 @@ fn read_one(
         Err(error) => return Ok(Err(error)),
     };
     Frame::Path(path.to_vec()).write(pipe).map_err(|error| error.to_string())?;
-    let others: Vec<(&[u8], &dyn Source)> = others.iter().map(|(path, source)| (path.as_slice(), source as _)).collect();
+    let others: Vec<(&[u8], &dyn Source)> =
+        others.iter().map(|(path, source)| (path.as_slice(), source as _)).collect();
     let read = cataloguer.read(&Evidence { path, source: &source, companions: &others });
     let mut fact = match read {
         Ok(fact) => fact,
@@ -273,9 +283,8 @@ pub(super) fn stack(
         }
     }
     cage::keep_capabilities(CapabilitySet::DAC_READ_SEARCH).map_err(|error| error.to_string())?;
-    let open = |path: &[u8]| {
-        opened.borrow_mut().remove(path).unwrap_or_else(|| Err(overlayfs_reader::Error::not_found(path)))
-    };
+    let open =
+        |path: &[u8]| opened.borrow_mut().remove(path).unwrap_or_else(|| Err(overlayfs_reader::Error::not_found(path)));
     let mut answer: StackAnswer = Vec::new();
     for path in paths {
         let read = match wanted(path) {

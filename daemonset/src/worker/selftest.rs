@@ -47,71 +47,91 @@ fn open(path: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(drop)?)
 }
 
-fn acts(root: BorrowedFd<'_>) -> Vec<Act<'_>> {
-    let mut acts: Vec<Act<'_>> = Vec::new();
-    let mut add = |act: &'static str, attempt: Box<dyn Fn() -> io::Result<()> + '_>| acts.push((act, attempt));
+fn acts<'a>(root: BorrowedFd<'a>) -> Vec<Act<'a>> {
+    let mut acts: Vec<Act<'a>> = Vec::new();
+    let mut add = |act: &'static str, attempt: Box<dyn Fn() -> io::Result<()> + 'a>| acts.push((act, attempt));
     let create = OFlags::WRONLY | OFlags::CREATE;
     let name = "outcrop-selftest";
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
 
     add("open a file outside the layer", Box::new(|| open(b"/etc/passwd")));
-    add("open a path above the layer's root", Box::new(move || {
-        let how = ResolveFlags::BENEATH;
-        Ok(rustix::fs::openat2(root, "..", OFlags::RDONLY, Mode::empty(), how).map(drop)?)
-    }));
+    add(
+        "open a path above the layer's root",
+        Box::new(move || {
+            let how = ResolveFlags::BENEATH;
+            Ok(rustix::fs::openat2(root, "..", OFlags::RDONLY, Mode::empty(), how).map(drop)?)
+        }),
+    );
     add("list the root directory", Box::new(|| open(b"/")));
-    add("read the parent's memory", Box::new(|| {
-        let parent = rustix::process::getppid().map_or(1, rustix::process::Pid::as_raw_pid);
-        open(format!("/proc/{parent}/mem").as_bytes())
-    }));
-    add("create a file in the layer", Box::new(move || {
-        Ok(rustix::fs::openat(root, name, create, Mode::RUSR).map(drop)?)
-    }));
-    add("create a file in the layer with openat2", Box::new(move || {
-        Ok(rustix::fs::openat2(root, name, create, Mode::RUSR, ResolveFlags::BENEATH).map(drop)?)
-    }));
+    add(
+        "read the parent's memory",
+        Box::new(|| {
+            let parent = rustix::process::getppid().map_or(1, rustix::process::Pid::as_raw_pid);
+            open(format!("/proc/{parent}/mem").as_bytes())
+        }),
+    );
+    add(
+        "create a file in the layer",
+        Box::new(move || Ok(rustix::fs::openat(root, name, create, Mode::RUSR).map(drop)?)),
+    );
+    add(
+        "create a file in the layer with openat2",
+        Box::new(move || Ok(rustix::fs::openat2(root, name, create, Mode::RUSR, ResolveFlags::BENEATH).map(drop)?)),
+    );
     add("write into the layer's directory", Box::new(move || Ok(rustix::io::write(root, b"x").map(drop)?)));
     add("change a mode", Box::new(move || Ok(rustix::fs::fchmod(root, Mode::RWXU)?)));
     add("change a mode by name", Box::new(move || Ok(rustix::fs::chmodat(root, ".", Mode::RWXU, AtFlags::empty())?)));
     add("change an owner", Box::new(move || Ok(rustix::fs::fchown(root, Some(Uid::ROOT), Some(Gid::ROOT))?)));
-    add("change times", Box::new(move || {
-        Ok(rustix::fs::futimens(root, &Timestamps { last_access: now, last_modification: now })?)
-    }));
-    add("set an attribute", Box::new(move || {
-        Ok(rustix::fs::fsetxattr(root, "user.outcrop", b"x", XattrFlags::empty())?)
-    }));
+    add(
+        "change times",
+        Box::new(move || Ok(rustix::fs::futimens(root, &Timestamps { last_access: now, last_modification: now })?)),
+    );
+    add(
+        "set an attribute",
+        Box::new(move || Ok(rustix::fs::fsetxattr(root, "user.outcrop", b"x", XattrFlags::empty())?)),
+    );
     add("remove an attribute", Box::new(move || Ok(rustix::fs::fremovexattr(root, "user.outcrop")?)));
     add("truncate a file", Box::new(move || Ok(rustix::fs::ftruncate(root, 0)?)));
     add("make a directory", Box::new(move || Ok(rustix::fs::mkdirat(root, name, Mode::RWXU)?)));
-    add("make a device", Box::new(move || {
-        Ok(rustix::fs::mknodat(root, name, FileType::CharacterDevice, Mode::RUSR, 0)?)
-    }));
+    add(
+        "make a device",
+        Box::new(move || Ok(rustix::fs::mknodat(root, name, FileType::CharacterDevice, Mode::RUSR, 0)?)),
+    );
     add("make a symbolic link", Box::new(move || Ok(rustix::fs::symlinkat("x", root, name)?)));
     add("make a hard link", Box::new(move || Ok(rustix::fs::linkat(root, ".", root, name, AtFlags::empty())?)));
     add("rename", Box::new(move || Ok(rustix::fs::renameat(root, name, root, "other")?)));
     add("unlink", Box::new(move || Ok(rustix::fs::unlinkat(root, name, AtFlags::empty())?)));
-    add("open an internet socket", Box::new(|| {
-        Ok(rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).map(drop)?)
-    }));
-    add("open a unix socket", Box::new(|| {
-        Ok(rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).map(drop)?)
-    }));
+    add(
+        "open an internet socket",
+        Box::new(|| Ok(rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).map(drop)?)),
+    );
+    add(
+        "open a unix socket",
+        Box::new(|| Ok(rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).map(drop)?)),
+    );
     add("start a program", Box::new(|| std::process::Command::new("/bin/true").status().map(drop)));
     add("start a thread", Box::new(|| std::thread::Builder::new().spawn(|| ()).map(drop)));
-    add("signal the parent", Box::new(|| {
-        let parent = rustix::process::getppid().ok_or(Errno::SRCH)?;
-        Ok(rustix::process::test_kill_process(parent)?)
-    }));
-    add("take a capability back", Box::new(|| {
-        let mut sets = rustix::thread::capabilities(None)?;
-        sets.permitted |= rustix::thread::CapabilitySet::SYS_ADMIN;
-        sets.effective = sets.permitted;
-        Ok(rustix::thread::set_capabilities(None, sets)?)
-    }));
+    add(
+        "signal the parent",
+        Box::new(|| {
+            let parent = rustix::process::getppid().ok_or(Errno::SRCH)?;
+            Ok(rustix::process::test_kill_process(parent)?)
+        }),
+    );
+    add(
+        "take a capability back",
+        Box::new(|| {
+            let mut sets = rustix::thread::capabilities(None)?;
+            sets.permitted |= rustix::thread::CapabilitySet::SYS_ADMIN;
+            sets.effective = sets.permitted;
+            Ok(rustix::thread::set_capabilities(None, sets)?)
+        }),
+    );
     add("change the working directory", Box::new(move || Ok(rustix::process::fchdir(root)?)));
-    add("hard-link by the empty path", Box::new(move || {
-        Ok(rustix::fs::linkat(root, "", CWD, name, AtFlags::EMPTY_PATH)?)
-    }));
+    add(
+        "hard-link by the empty path",
+        Box::new(move || Ok(rustix::fs::linkat(root, "", CWD, name, AtFlags::EMPTY_PATH)?)),
+    );
     for (act, number) in RAW_CALLS {
         add(act, Box::new(move || raw(*number, root)));
     }

@@ -31,10 +31,9 @@ pub(super) fn survive(handles: Vec<OwnedFd>, paths: &[Vec<u8>]) -> Result<Vec<u8
     let mut handles = handles.into_iter();
     let root = handles.next().ok_or("the job needs a root")?;
     let upper = handles.next().map(Layer::from_fd).transpose().map_err(|error| error.to_string())?;
-    let survivals: Result<Vec<Survival>, String> =
-        overlayfs_reader::survives(root.as_fd(), upper.as_ref(), paths)
-            .into_iter()
-            .map(|survival| survival.map(Survival::from).map_err(|error| error.to_string()))
-            .collect();
+    let survivals: Result<Vec<Survival>, String> = overlayfs_reader::survives(root.as_fd(), upper.as_ref(), paths)
+        .into_iter()
+        .map(|survival| survival.map(Survival::from).map_err(|error| error.to_string()))
+        .collect();
     postcard::to_stdvec(&survivals?).map_err(|error| error.to_string())
 }
