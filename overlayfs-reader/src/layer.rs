@@ -158,12 +158,18 @@ impl std::fmt::Display for Stub {
 pub struct LayerReader {
     pub(crate) layer: Layer,
     pub(crate) options: Options,
+    /// The kernel takes marked regular files for whiteouts in lower layers only.
+    writable: bool,
 }
 
 impl LayerReader {
     /// A reader of `layer`.
     pub fn new(layer: Layer, options: Options) -> Self {
-        Self { layer, options }
+        Self { layer, options, writable: false }
+    }
+
+    pub(crate) fn writable(layer: Layer, options: Options) -> Self {
+        Self { layer, options, writable: true }
     }
 
     /// Whether opaque directories are reported as what they are.
@@ -265,10 +271,11 @@ impl LayerReader {
     }
 
     pub(crate) fn dir_marks(&self, dir: BorrowedFd<'_>, path: &[u8]) -> Result<DirMarks, Error> {
-        match self.options.marks {
-            Marks::Unreadable => Ok(DirMarks::default()),
-            Marks::Readable => marks::of_directory(dir, self.options.namespace, self.options.limits.xattr_bytes, path),
+        if self.options.marks == Marks::Unreadable {
+            return Ok(DirMarks::default());
         }
+        let marks = marks::of_directory(dir, self.options.namespace, self.options.limits.xattr_bytes, path)?;
+        Ok(DirMarks { xwhiteouts: marks.xwhiteouts && !self.writable, ..marks })
     }
 
     /// Whether a regular file of no bytes, in a directory that says that it may hold such, is a whiteout by its mark.

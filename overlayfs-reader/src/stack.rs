@@ -41,7 +41,9 @@ pub struct Stack {
 impl Stack {
     /// A stack of `layers`, newest first, below the writable layer `upper` if one is given.
     pub fn new(layers: Vec<Layer>, upper: Option<Layer>, options: Options) -> Self {
-        let layers = upper.into_iter().chain(layers).map(|layer| LayerReader::new(layer, options)).collect();
+        let upper = upper.map(|layer| LayerReader::writable(layer, options));
+        let layers =
+            upper.into_iter().chain(layers.into_iter().map(|layer| LayerReader::new(layer, options))).collect();
         Self { layers, options }
     }
 
@@ -156,6 +158,10 @@ impl Stack {
         let mut resolved: Vec<u8> = Vec::new();
         let mut hops = 0;
         while let Some(name) = pending.pop() {
+            // Whatever is above a name is a directory, or the loop would have ended.
+            if name == b"." {
+                continue;
+            }
             if name == b".." {
                 resolved.truncate(resolved.iter().rposition(|byte| *byte == b'/').unwrap_or(0));
                 continue;
@@ -258,7 +264,12 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
 }
 
-/// The names of a path, last first, without empty ones and `.`.
+/// The names of a path, last first. A trailing slash counts as `.`: it asks for a directory. Other empty names mean nothing.
 fn names(path: &[u8]) -> Vec<Vec<u8>> {
-    path.rsplit(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")).map(<[u8]>::to_vec).collect()
+    let name = |(at, name): (usize, &[u8])| match name {
+        b"" if at == 0 => Some(b".".to_vec()),
+        b"" => None,
+        name => Some(name.to_vec()),
+    };
+    path.rsplit(|byte| *byte == b'/').enumerate().filter_map(name).collect()
 }

@@ -30,15 +30,13 @@ pub fn survives(merged: BorrowedFd<'_>, upper: Option<&Layer>, paths: &[Vec<u8>]
         Ok(_) => Ok(Survival::Present),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
             let Some(upper) = upper else { return Ok(Survival::Absent) };
-            let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-            for end in ends.chain([path.len()]) {
-                match sys::look(upper.as_fd(), &path[..end]) {
-                    Ok(_) => return Ok(Survival::Inconclusive),
-                    Err(Errno::NOENT) => return Ok(Survival::Absent),
-                    Err(errno) => return Err(fail(errno, path)),
-                }
+            // If any ancestor is there, so is the topmost.
+            let top = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+            match sys::look(upper.as_fd(), top) {
+                Ok(_) => Ok(Survival::Inconclusive),
+                Err(Errno::NOENT) => Ok(Survival::Absent),
+                Err(errno) => Err(fail(errno, path)),
             }
-            Ok(Survival::Absent)
         }
         Err(errno) => Err(fail(errno, path)),
     };

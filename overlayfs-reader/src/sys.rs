@@ -8,10 +8,10 @@ use rustix::io::Errno;
 /// How often a lookup that raced with a rename is done again.
 const RETRIES: usize = 64;
 
-/// Opens `path` beneath `root`, following no symbolic link; the empty path is the root itself.
+/// Opens `path` beneath `root`, following no symbolic link and entering no other mount; the empty path is the root itself.
 pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { b"." } else { path };
-    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     for _ in 0..RETRIES {
         match rustix::fs::openat2(root, path, flags, Mode::empty(), how) {

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, RawDir};
+use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind};
 use crate::layer::{Kind, LayerReader, Metadata};
@@ -183,6 +184,8 @@ pub(crate) fn walk(
         let depth = frames.len();
         let inner = match inner {
             None => continue,
+            // What is mounted here is no part of the layer.
+            Some(Err(error)) if error.kind() == ErrorKind::System(Errno::XDEV) => continue,
             Some(_) if depth >= limits.depth => {
                 Err(Error::new(ErrorKind::Limit("directories above an entry", limits.depth as u64), "walking", &path))
             }

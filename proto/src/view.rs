@@ -163,6 +163,10 @@ impl<'a> View<'a> {
         let mut resolved: Vec<u8> = Vec::new();
         let mut hops = 0;
         while let Some(name) = pending.pop() {
+            // Whatever is above a name is a directory, or the loop would have ended.
+            if name == b"." {
+                continue;
+            }
             if name == b".." {
                 resolved.truncate(resolved.iter().rposition(|byte| *byte == b'/').unwrap_or(0));
                 continue;
@@ -193,7 +197,12 @@ impl<'a> View<'a> {
     }
 }
 
-/// The names of a path, last first, without empty ones and `.`.
+/// The names of a path, last first. A trailing slash counts as `.`: it asks for a directory. Other empty names mean nothing.
 fn split(path: &[u8]) -> Vec<Vec<u8>> {
-    path.rsplit(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")).map(<[u8]>::to_vec).collect()
+    let name = |(at, name): (usize, &[u8])| match name {
+        b"" if at == 0 => Some(b".".to_vec()),
+        b"" => None,
+        name => Some(name.to_vec()),
+    };
+    path.rsplit(|byte| *byte == b'/').enumerate().filter_map(name).collect()
 }

@@ -100,11 +100,6 @@ pub(super) fn limit() -> Result<(), CageError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(system("PR_SET_DUMPABLE"))
 }
 
-/// Whether this thread may read `trusted.*` attributes, as far as capabilities go.
-pub(super) fn has_sys_admin() -> bool {
-    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
-}
-
 /// Keeps of this thread's capabilities only those in `keep`.
 pub(super) fn keep_capabilities(keep: CapabilitySet) -> Result<(), CageError> {
     let sets = capabilities(None).map_err(system("capget"))?;
@@ -192,6 +187,7 @@ const COMMON_CALLS: &[i64] = &[
     libc::SYS_clock_nanosleep,
     libc::SYS_getrandom,
     libc::SYS_getpid,
+    libc::SYS_getppid,
     libc::SYS_gettid,
     libc::SYS_sched_yield,
     libc::SYS_read,

@@ -50,7 +50,7 @@ fn run(pipe: &mut Pipe) -> Result<(), String> {
         Job::Stack { skip, paths, .. } => reading::stack(handles, options, &skip, &paths, pipe)?,
         Job::Survive { paths } => survive::survive(handles, &paths)?,
         Job::Config { bytes } => config::parse(&bytes)?,
-        Job::Selftest { outside } => selftest::try_everything(&one(handles)?, &outside)?,
+        Job::Selftest { outside } => selftest::try_everything(&one(handles)?, &outside, pipe)?,
     };
     Frame::Answer(answer).write(pipe).map_err(|error| error.to_string())
 }

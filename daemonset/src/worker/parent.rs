@@ -38,9 +38,14 @@ pub enum WorkerError {
     /// The worker said what was wrong.
     #[error("{0}")]
     Job(String),
-    /// The worker ended without an answer and without naming a path.
-    #[error("the worker died ({0}) before it read anything")]
-    Died(String),
+    /// The worker ended without an answer.
+    #[error("the worker died ({how}) {doing}")]
+    Died {
+        /// How it ended.
+        how: String,
+        /// What it had named last.
+        doing: String,
+    },
     /// Too many paths killed it.
     #[error("the worker died {MAX_DEATHS} times, the last time while reading {0}")]
     DiedTooOften(String),
@@ -252,7 +257,13 @@ impl Outcome {
         match self {
             Self::Done(started, answer) => Ok((started, answer)),
             Self::Failed(message) => Err(WorkerError::Job(message)),
-            Self::Died { how, .. } => Err(WorkerError::Died(how)),
+            Self::Died { path, how } => {
+                let doing = match path {
+                    Some(path) => format!("at {:?}", path.escape_ascii().to_string()),
+                    None => "before it read anything".to_owned(),
+                };
+                Err(WorkerError::Died { how, doing })
+            }
         }
     }
 }

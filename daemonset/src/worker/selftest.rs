@@ -10,6 +10,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 use serde::{Deserialize, Serialize};
 
+use super::job::Frame;
+use super::pipe::Pipe;
+
 /// One act and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
@@ -19,12 +22,23 @@ pub struct Attempt {
     pub stopped_by: Option<String>,
 }
 
+/// The one act that the filter leaves to the kernel.
+const TAKE_BACK: &str = "take a capability back";
+
 type Act<'a> = (&'static str, Box<dyn Fn() -> io::Result<()> + 'a>);
 
 /// Tries every forbidden act; `root` is the one directory that may be read.
-pub(super) fn try_everything(root: &OwnedFd, outside: &[(String, Vec<u8>)]) -> Result<Vec<u8>, String> {
-    let mut attempts: Vec<Attempt> =
-        acts(root.as_fd()).into_iter().map(|(act, attempt)| judge(act.to_owned(), attempt())).collect();
+pub(super) fn try_everything(
+    root: &OwnedFd,
+    outside: &[(String, Vec<u8>)],
+    pipe: &mut Pipe,
+) -> Result<Vec<u8>, String> {
+    let mut attempts: Vec<Attempt> = Vec::new();
+    for (act, attempt) in acts(root.as_fd()) {
+        // Named like a path before it is parsed: if this process does not survive the act, one can tell which it was.
+        Frame::Path(act.into()).write(pipe).map_err(|error| error.to_string())?;
+        attempts.push(judge(act.to_owned(), attempt()));
+    }
     for (what, path) in outside {
         attempts.push(judge(format!("open {what}"), open(path.as_slice())));
     }
@@ -34,6 +48,7 @@ pub(super) fn try_everything(root: &OwnedFd, outside: &[(String, Vec<u8>)]) -> R
 /// The filter answers EPERM and Landlock EACCES, so that one can tell which of them it was.
 fn judge(act: String, outcome: io::Result<()>) -> Attempt {
     let stopped_by = outcome.err().map(|error| match error.raw_os_error() {
+        Some(libc::EPERM) if act == TAKE_BACK => "capabilities (EPERM)".to_owned(),
         Some(libc::EPERM) => "seccomp (EPERM)".to_owned(),
         Some(libc::EACCES) => "Landlock (EACCES)".to_owned(),
         Some(libc::EXDEV) => "lookup beneath the layer's root (EXDEV)".to_owned(),
@@ -44,7 +59,8 @@ fn judge(act: String, outcome: io::Result<()>) -> Attempt {
 }
 
 fn open(path: &[u8]) -> io::Result<()> {
-    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(drop)?)
+    // `openat`, which the filter allows for reading: it is Landlock that has to refuse.
+    Ok(rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(drop)?)
 }
 
 fn acts<'a>(root: BorrowedFd<'a>) -> Vec<Act<'a>> {
@@ -119,7 +135,7 @@ fn acts<'a>(root: BorrowedFd<'a>) -> Vec<Act<'a>> {
         }),
     );
     add(
-        "take a capability back",
+        TAKE_BACK,
         Box::new(|| {
             let mut sets = rustix::thread::capabilities(None)?;
             sets.permitted |= rustix::thread::CapabilitySet::SYS_ADMIN;
