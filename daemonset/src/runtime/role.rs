@@ -63,7 +63,12 @@ fn fail(stream: &UnixStream, error: &dyn Display) -> ExitCode {
 async fn run(stream: UnixStream, opened: Opened) -> Result<(), FrameError> {
     stream.set_nonblocking(true)?;
     let (mut questions, mut answers) = tokio::net::UnixStream::from_std(stream)?.into_split();
-    let mut client = match Client::over(opened).await {
+    let connected = tokio::select! {
+        biased;
+        connected = Client::over(opened) => connected,
+        () = interrupted(&questions) => return Ok(()),
+    };
+    let mut client = match connected {
         Ok(client) => client,
         Err(error) => return frame::send(&mut answers, &Reply::Failed(error.to_string())).await,
     };
