@@ -14,12 +14,14 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
+use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::containers_client::ContainersClient;
-use containerd_client::services::v1::{Container as Wire, UpdateContainerRequest};
-use containerd_client::tonic::Request;
+use containerd_client::services::v1::{Container as Wire, CreateContainerRequest, UpdateContainerRequest};
+use containerd_client::tonic::transport::Channel;
+use containerd_client::tonic::{Request, Status as TonicStatus};
 use outcrop_agent::runtime::{Client, Error, Pin, Sibling, role};
 use outcrop_agent::snapshot::{Located, locate};
-use outcrop_proto::{Container, Status};
+use outcrop_proto::{Container, CoverageState, Status};
 use parts::image::{self, Image};
 use parts::{Containerd, until};
 
@@ -50,19 +52,36 @@ fn diff_ids(container: &Container) -> Vec<Vec<String>> {
 /// Gives a container the extension that the CRI plugin would have written. There is no CRI client here, and what is read is
 /// the record.
 fn mark(containerd: &Containerd, namespace: &str, id: &str, extension: &str, json: &str) {
-    let socket = containerd.socket();
+    let mut update = UpdateContainerRequest { container: Some(record(id, extension, json)), ..Default::default() };
+    update.update_mask.get_or_insert_default().paths.push("extensions".into());
+    let update = about(namespace, update);
+    unguarded(containerd, async |client| client.update(update).await.map(drop));
+}
+
+/// A container's record with an extension.
+fn record(id: &str, extension: &str, json: &str) -> Wire {
+    let mut record = Wire { id: id.into(), ..Default::default() };
+    let any = record.extensions.entry(extension.to_owned()).or_default();
+    any.type_url = "github.com/containerd/cri/pkg/store/Metadata".into();
+    any.value = json.into();
+    record
+}
+
+fn about<T>(namespace: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("containerd-namespace", namespace.parse().unwrap());
+    request
+}
+
+/// Does to records what our own client cannot.
+fn unguarded(
+    containerd: &Containerd,
+    act: impl AsyncFnOnce(&mut ContainersClient<Channel>) -> Result<(), TonicStatus>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let channel = containerd_client::connect(&socket).await.unwrap();
-        let mut container = Wire { id: id.into(), ..Default::default() };
-        let any = container.extensions.entry(extension.to_owned()).or_default();
-        any.type_url = "github.com/containerd/cri/pkg/store/Metadata".into();
-        any.value = json.into();
-        let mut update = UpdateContainerRequest { container: Some(container), ..Default::default() };
-        update.update_mask.get_or_insert_default().paths.push("extensions".into());
-        let mut request = Request::new(update);
-        request.metadata_mut().insert("containerd-namespace", namespace.parse().unwrap());
-        ContainersClient::new(channel).update(request).await.unwrap();
+        let channel = containerd_client::connect(containerd.socket()).await.unwrap();
+        act(&mut ContainersClient::new(channel)).await.unwrap();
     });
 }
 
@@ -209,6 +228,46 @@ fn configs_of_other_images_with_the_same_layers_are_candidates_and_the_recorded_
 }
 
 #[test]
+fn a_container_on_another_snapshotter_is_described_or_refused_with_its_reason() {
+    let Some(containerd) = Containerd::start() else { return };
+    let image = image::build(containerd.dir(), "app:1", 2);
+    containerd.import("default", &image);
+    containerd.run_on("native", "default", &image, "copy", &["/pause"]);
+    // Records as lazy snapshotters and Docker leave them; with a sandbox that is not here, so that they are listed.
+    for (id, snapshotter) in [("lazy", "stargz"), ("unknown", "acme"), ("unloaded", "zfs"), ("docker", "")] {
+        let mut record = record(id, CONTAINER, &of_pod(id, "elsewhere"));
+        record.image = image.name.clone();
+        record.runtime = Some(Runtime { name: "io.containerd.runc.v2".into(), options: None });
+        record.spec = Some(Default::default());
+        record.snapshotter = snapshotter.into();
+        record.snapshot_key = if snapshotter.is_empty() { String::new() } else { id.into() };
+        let create = about("default", CreateContainerRequest { container: Some(record) });
+        unguarded(&containerd, async |client| client.create(create).await.map(drop));
+    }
+
+    let listed = list(&containerd, &[]).unwrap();
+    let by_id: HashMap<&str, &Container> = listed.iter().map(|c| (c.id.as_str(), c)).collect();
+    let copy = by_id["copy"];
+    assert_eq!(copy.chain, image.chain());
+    assert_eq!(diff_ids(copy), std::slice::from_ref(&image.diff_ids));
+    let Located::Merged(merged) = locate(copy, Path::new("/")) else { panic!("{copy:?}") };
+    assert!(merged.root.join("layer-0").exists() && merged.root.join("layer-1").exists());
+
+    let cases = [
+        ("lazy", CoverageState::Unsupported, "fetches layers from the registry"),
+        ("unknown", CoverageState::Unsupported, "not known here"),
+        ("unloaded", CoverageState::Failed, "looking at snapshot"),
+        ("docker", CoverageState::Unsupported, "names no snapshotter"),
+    ];
+    for (id, state, words) in cases {
+        let Located::Not(coverage) = locate(by_id[id], Path::new("/")) else { panic!("{id} is located") };
+        assert_eq!(coverage.state, state, "{id}: {}", coverage.reason);
+        assert!(coverage.reason.contains(words), "{id}: {}", coverage.reason);
+        assert!(by_id[id].mounts.is_empty());
+    }
+}
+
+#[test]
 fn the_second_look_sees_that_a_container_is_gone_or_stands_on_other_snapshots() {
     let Some(containerd) = Containerd::start() else { return };
     let old = image::build(containerd.dir(), "app:1", 3);
@@ -295,6 +354,7 @@ fn a_child_asks_and_its_parent_gets_the_same_answers() {
     let mut sibling = Sibling::spawn(child(&containerd.socket())).unwrap();
     assert_eq!(Path::new(sibling.socket()), containerd.socket());
     assert!(!sibling.version().is_empty());
+    eprintln!("on containerd {}", sibling.version());
     let listed = sibling.list(&[]).unwrap();
     assert_eq!(listed, list(&containerd, &[]).unwrap());
     assert!(sibling.recheck(&listed[0]).unwrap());
@@ -336,6 +396,9 @@ fn a_child_that_dies_is_reported_once_and_not_asked_again() {
     let mut sibling = Sibling::spawn(child(&containerd.socket())).unwrap();
     let pid = rustix::process::Pid::from_raw(sibling.pid().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::SYS).unwrap();
+    // Until then it may still answer.
+    let stat = format!("/proc/{}/stat", sibling.pid());
+    until("the child's death", || std::fs::read_to_string(&stat).unwrap().contains(") Z "));
     let died = sibling.list(&[]).unwrap_err().to_string();
     assert!(died.contains("signal 31"), "{died}");
     let again = sibling.list(&[]).unwrap_err().to_string();

@@ -109,16 +109,23 @@ impl Client {
 
     async fn fill(&self, container: &mut Container) -> Result<(), Stop> {
         let name = container.snapshotter.clone();
-        let asked = snapshotter::may_ask(&name);
+        let refused = snapshotter::may_ask(&name).err();
         if name.is_empty() || container.snapshot_key.is_empty() {
-            return asked
-                .map_err(Stop::Refused)
-                .and(Err(Stop::Refused(Coverage::unsupported("its record names no snapshot"))));
+            return Err(Stop::Refused(
+                refused.unwrap_or_else(|| Coverage::unsupported("its record names no snapshot")),
+            ));
         }
         // The chain is in containerd's own tables and costs no registry, whoever the snapshotter is.
-        let walk = self.chain(&container.containerd_namespace, &name, &container.snapshot_key).await?;
+        let walk = self.chain(&container.containerd_namespace, &name, &container.snapshot_key).await;
+        let walk = match (refused, walk) {
+            (None, walk) => walk?,
+            (Some(_), Err(Stop::Error(error))) if error.is_fatal() => return Err(error.into()),
+            (Some(coverage), walk) => {
+                container.chain = walk.map(|walk| walk.parents).unwrap_or_default();
+                return Err(Stop::Refused(coverage));
+            }
+        };
         container.chain = walk.parents;
-        asked.map_err(Stop::Refused)?;
         if walk.remote {
             return Err(Stop::Refused(snapshotter::remote(&name)));
         }

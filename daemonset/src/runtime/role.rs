@@ -29,8 +29,9 @@ pub fn from_stdin() -> io::Result<UnixStream> {
 ///
 /// `socket` is containerd's, or the known places are tried. `lock_down` takes this process's rights away; it is called
 /// after connecting, when nothing but `stream` and the connection is needed any more, before the first byte goes to
-/// containerd, and before any thread or async runtime exists. Needed from then on: read, write and poll on these two
-/// streams, memory, clocks, an epoll and an eventfd.
+/// containerd, and before any thread or async runtime exists. Needed from then on, by what strace shows: `epoll_create1`,
+/// `epoll_ctl`, `epoll_wait`, `eventfd2`, `recvfrom`, `sendto`, `write`, `writev`, `read`, `fcntl`, `ioctl(FIONBIO)`, `close`,
+/// `shutdown`, `futex`, `getrandom`, clocks and memory, and what ends a process. No file is opened and no socket made.
 pub fn serve<E: Display>(
     stream: UnixStream,
     socket: Option<&Path>,

@@ -93,8 +93,14 @@ impl Containerd {
 
     /// Starts a container, and waits for its end where its program ends.
     pub(crate) fn run_program(&self, namespace: &str, image: &Image, id: &str, program: &[&str]) {
+        self.run_on("overlayfs", namespace, image, id, program);
+    }
+
+    /// The same on a snapshotter of choice.
+    pub(crate) fn run_on(&self, snapshotter: &str, namespace: &str, image: &Image, id: &str, program: &[&str]) {
         let runc = self.dir().join("runc").display().to_string();
-        let mut args = vec!["run", "--detach", "--null-io", "--runc-root", &runc, &image.name, id];
+        let mut args = vec!["run", "--detach", "--null-io", "--runc-root", &runc, "--snapshotter", snapshotter];
+        args.extend([image.name.as_str(), id]);
         args.extend(program);
         self.ctr(namespace, &args);
     }
