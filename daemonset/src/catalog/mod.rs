@@ -6,12 +6,15 @@
 
 mod apk;
 mod dpkg;
+mod field;
 mod golang;
+mod inflate;
 mod java;
 mod npm;
 mod os_release;
 mod python;
 mod rpm;
+mod zip;
 
 use std::io;
 
