@@ -328,7 +328,8 @@ fn evidence_behind_another_layers_symlink_is_unread_until_it_is_answered() {
 #[test]
 fn a_database_whose_log_lies_in_another_layer_is_unread() {
     let (db, wal) = ("var/lib/rpm/rpmdb.sqlite", "var/lib/rpm/rpmdb.sqlite-wal");
-    let cases: [(&[(&str, Item)], bool, bool); 4] = [
+    type Upper<'a> = &'a [(&'a str, Item)];
+    let cases: [(Upper<'_>, bool, bool); 4] = [
         (&[], false, false),
         (&[(wal, Item::File(None))], false, true),
         (&[], true, false),

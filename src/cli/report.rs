@@ -2,8 +2,7 @@
 
 use outcrop_agent::scan::Scanned;
 use outcrop_proto::container::Coverage;
-use outcrop_proto::identity::LayerId;
-use outcrop_proto::{Distribution, StackPackage};
+use outcrop_proto::{Digest, Distribution, StackPackage};
 use serde::Serialize;
 
 use super::text;
@@ -25,11 +24,30 @@ impl Report {
     }
 }
 
+/// Who was scanned.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Subject {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) containerd_namespace: Option<String>,
+    pub(super) namespace: Option<String>,
+    pub(super) pod: Option<String>,
+    pub(super) image: Option<String>,
+    pub(super) snapshotter: Option<String>,
+}
+
+impl Subject {
+    /// Something that is no container.
+    pub(super) fn named(name: String) -> Self {
+        Self { name, ..Self::default() }
+    }
+}
+
 /// One thing that was scanned: a directory, a stack, a container.
 #[derive(Debug, Serialize)]
 pub(super) struct Target {
-    pub(super) id: String,
-    pub(super) name: String,
+    #[serde(flatten)]
+    pub(super) subject: Subject,
     pub(super) cage: Option<String>,
     pub(super) marks: Option<&'static str>,
     pub(super) coverage: Coverage,
@@ -47,22 +65,12 @@ pub(super) struct Warning {
     pub(super) message: String,
 }
 
-/// A layer, newest first.
-#[derive(Debug, Serialize)]
+/// A layer.
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Layer {
     /// Only where it is proved.
     pub(super) diff_id: Option<String>,
     pub(super) chain_id: Option<String>,
-}
-
-impl From<Option<LayerId>> for Layer {
-    fn from(id: Option<LayerId>) -> Self {
-        match id {
-            Some(LayerId::Diff(digest)) => Self { diff_id: Some(digest.to_string()), chain_id: None },
-            Some(LayerId::Chain(digest)) => Self { diff_id: None, chain_id: Some(digest.to_string()) },
-            None => Self { diff_id: None, chain_id: None },
-        }
-    }
 }
 
 /// A package.
@@ -107,13 +115,24 @@ impl Package {
 }
 
 impl Target {
-    /// A target that was scanned.
-    pub(super) fn scanned(id: String, name: String, layers: Vec<Layer>, scanned: Scanned) -> Self {
+    /// A target that was scanned. Of its `layers`, `chain` names the chain IDs, newest first, and `diff_ids` the proved diff IDs,
+    /// base first; both may be empty.
+    pub(super) fn scanned(
+        subject: Subject,
+        layers: usize,
+        chain: &[Digest],
+        diff_ids: &[Digest],
+        scanned: Scanned,
+    ) -> Self {
         let Scanned { merged, coverage, cage, marks, layers_read: _ } = scanned;
         let distribution = merged.distribution;
+        let text = |digest: Option<&Digest>| digest.map(ToString::to_string);
+        let layer = |at: usize| Layer {
+            diff_id: text(diff_ids.len().checked_sub(at + 1).and_then(|at| diff_ids.get(at))),
+            chain_id: text(chain.get(at)),
+        };
         Self {
-            id,
-            name,
+            subject,
             cage: cage.map(|cage| cage.to_string()),
             marks: Some(if marks { "readable" } else { "unreadable" }),
             coverage,
@@ -125,15 +144,14 @@ impl Target {
             unidentified: merged.unidentified.len(),
             distro: distribution.as_ref().map(|distribution| distribution.name.clone()),
             packages: merged.packages.into_iter().map(|package| Package::new(package, distribution.as_ref())).collect(),
-            layers,
+            layers: (0..layers).map(layer).collect(),
         }
     }
 
     /// A target that was not.
-    pub(super) fn not_scanned(id: String, name: String, coverage: Coverage) -> Self {
+    pub(super) fn not_scanned(subject: Subject, coverage: Coverage) -> Self {
         Self {
-            id,
-            name,
+            subject,
             cage: None,
             marks: None,
             coverage,

@@ -1,5 +1,6 @@
 //! Tables in kubectl's manner: upper-case heads, columns as wide as their widest cell, three blanks between.
 
+use super::report::{Report, Target};
 use super::text::escape;
 
 /// Lays out rows below their heads. Cells are escaped.
@@ -25,6 +26,47 @@ pub(super) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
         line(&mut row.iter().map(String::as_str));
     }
     out
+}
+
+/// The packages of every target.
+pub(super) fn packages(report: &Report) -> String {
+    let mut out = String::new();
+    for target in &report.targets {
+        out.push_str(&head(target));
+        let rows: Vec<Vec<String>> = target
+            .packages
+            .iter()
+            .map(|package| {
+                let evidence = package.evidence.first().cloned().unwrap_or_default();
+                let owner = package.owner.clone().unwrap_or_default();
+                vec![package.r#type.to_owned(), package.name.clone(), package.version.clone(), evidence, owner]
+            })
+            .collect();
+        if !rows.is_empty() {
+            out.push_str(&table(&["TYPE", "NAME", "VERSION", "EVIDENCE", "OWNER"], &rows));
+        }
+        for warning in &target.warnings {
+            out.push_str(&format!("warning: {}: {}\n", escape(&warning.path), escape(&warning.message)));
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// What a target is, and how far it was seen: a line.
+fn head(target: &Target) -> String {
+    let subject = &target.subject;
+    let place = [&subject.containerd_namespace, &subject.namespace, &subject.pod].into_iter().flatten();
+    let name: Vec<&str> = place.chain([&subject.name]).map(String::as_str).collect();
+    let image = subject.image.as_ref().map(|image| format!(", image {image}")).unwrap_or_default();
+    let distro = target.distro.as_ref().map(|distro| format!(", {distro}")).unwrap_or_default();
+    let reason = match target.coverage.reason.as_str() {
+        "" => String::new(),
+        reason => format!(" ({reason})"),
+    };
+    let count = target.packages.len();
+    let line = format!("{}{image}{distro}: {count} packages, {}{reason}", name.join("/"), target.coverage.state);
+    format!("{}\n", escape(&line))
 }
 
 #[cfg(test)]

@@ -97,6 +97,11 @@ pub(super) fn limit() -> Result<(), CageError> {
         let value = Some(value.min(hard));
         setrlimit(resource, Rlimit { current: value, maximum: value }).map_err(system(what))?;
     }
+    hide_memory()
+}
+
+/// Keeps other processes, and a worker where Landlock is missing, from this process's memory.
+pub fn hide_memory() -> Result<(), CageError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(system("PR_SET_DUMPABLE"))
 }
 
@@ -157,12 +162,17 @@ pub(super) fn enter_worker_seccomp() -> Result<(), CageError> {
     install(allow_list(WORKER_CALLS, worker_rules()?)?)
 }
 
-/// Installs the allow-list of the role that speaks to the container runtime.
-pub fn enter_runtime_seccomp() -> Result<(), CageError> {
-    let unix = |call| Ok((call, vec![rule(vec![equals(0, libc::AF_UNIX as u64)?])?]));
-    let rules = [unix(libc::SYS_socket), unix(libc::SYS_socketpair)].into_iter().chain(shared_rules());
+/// Leaves the process that speaks to the container runtime nothing but its connections: no file can be opened, no socket
+/// made, no capability used.
+pub fn enter_runtime_cage() -> Result<Cage, CageError> {
+    let cage = enter_landlock(&[])?;
+    keep_capabilities(CapabilitySet::empty())?;
+    hide_memory()?;
     let calls = [RUNTIME_CALLS, older::WAITING].concat();
-    install(allow_list(&calls, rules.collect::<Result<_, CageError>>()?)?)
+    let nonblocking = (libc::SYS_ioctl, vec![rule(vec![equals(1, libc::FIONBIO)?])?]);
+    let rules = std::iter::once(Ok(nonblocking)).chain(shared_rules()).collect::<Result<_, CageError>>()?;
+    install(allow_list(&calls, rules)?)?;
+    Ok(cage)
 }
 
 fn install(program: BpfProgram) -> Result<(), CageError> {
@@ -215,7 +225,7 @@ const WORKER_CALLS: &[i64] = &[
     libc::SYS_dup,
 ];
 
-/// One connected socket, and what an event loop needs.
+/// Connected sockets, and what an event loop needs.
 const RUNTIME_CALLS: &[i64] = &[
     libc::SYS_write,
     libc::SYS_writev,
@@ -225,7 +235,6 @@ const RUNTIME_CALLS: &[i64] = &[
     libc::SYS_sendto,
     libc::SYS_sendmsg,
     libc::SYS_shutdown,
-    libc::SYS_connect,
     libc::SYS_getsockopt,
     libc::SYS_getsockname,
     libc::SYS_getpeername,

@@ -15,7 +15,7 @@ mod reading;
 mod selftest;
 mod survive;
 
-pub use cage::{Cage, CageError, Landlock, enter_read_only, enter_runtime_seccomp};
+pub use cage::{Cage, CageError, Landlock, enter_read_only, enter_runtime_cage, hide_memory};
 pub use config::ImageConfig;
 pub use job::Started;
 pub use parent::{LayerReading, Program, StackReading, WorkerError};
