@@ -1,5 +1,7 @@
 //! The command line: one file a subcommand.
 
+mod bom;
+mod db;
 mod report;
 mod scan;
 mod selftest;
@@ -18,6 +20,8 @@ enum Exit {
     Done = 0,
     /// Something went wrong.
     Failed = 1,
+    /// Findings at or above `--fail-on`.
+    Findings = 2,
     /// The command line was wrong.
     Usage = 64,
 }
@@ -38,8 +42,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Scan a directory tree or a stack of layers
-    Scan(scan::Arguments),
+    /// Tell which known vulnerabilities run on this node, or lie in a directory, layers or an SBOM
+    Scan(Box<scan::Arguments>),
+    /// Make an advisory database, or look into one
+    Db(db::Arguments),
     /// Try every forbidden act in a worker's cage, and print what stopped it
     Selftest,
 }
@@ -72,7 +78,8 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match arguments.command {
-        Command::Scan(arguments) => scan::run(arguments),
+        Command::Scan(arguments) => scan::run(*arguments),
+        Command::Db(arguments) => db::run(arguments),
         Command::Selftest => selftest::run(),
     };
     match result {

@@ -5,7 +5,9 @@ use outcrop_proto::container::Coverage;
 use outcrop_proto::{Digest, Distribution, StackPackage};
 use serde::Serialize;
 
+use super::scan::Judged;
 use super::text;
+use crate::advisory::{self, Assessed, Severity, SourceInfo, Status};
 use crate::export::purl;
 
 /// Version of the JSON form.
@@ -15,12 +17,21 @@ const VERSION: u32 = 1;
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) version: u32,
+    /// What was matched against; nothing with `--packages`.
+    pub(super) database: Option<DatabaseInfo>,
     pub(super) targets: Vec<Target>,
 }
 
+/// The database that was matched against.
+#[derive(Debug, Serialize)]
+pub(super) struct DatabaseInfo {
+    pub(super) path: String,
+    pub(super) sources: Vec<SourceInfo>,
+}
+
 impl Report {
-    pub(super) fn new(targets: Vec<Target>) -> Self {
-        Self { version: VERSION, targets }
+    pub(super) fn new(database: Option<DatabaseInfo>, targets: Vec<Target>) -> Self {
+        Self { version: VERSION, database, targets }
     }
 }
 
@@ -51,11 +62,16 @@ pub(super) struct Target {
     pub(super) cage: Option<String>,
     pub(super) marks: Option<&'static str>,
     pub(super) coverage: Coverage,
+    pub(super) assessed: Vec<Assessed>,
     pub(super) warnings: Vec<Warning>,
+    /// Findings of owned packages, left to the distribution.
+    pub(super) withheld: usize,
+    /// Packages without identity.
     pub(super) unidentified: usize,
     pub(super) distro: Option<String>,
     pub(super) layers: Vec<Layer>,
     pub(super) packages: Vec<Package>,
+    pub(super) findings: Vec<Finding>,
 }
 
 /// Something that could not be read.
@@ -96,8 +112,54 @@ pub(super) struct Source {
     pub(super) version: String,
 }
 
+/// A problem of a package.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding {
+    pub(super) id: String,
+    pub(super) aliases: Vec<String>,
+    pub(super) package: String,
+    pub(super) purl: String,
+    pub(super) installed: String,
+    pub(super) status: Status,
+    pub(super) fixed: Option<String>,
+    pub(super) severity: Severity,
+    pub(super) score: Option<f64>,
+    /// Index into the target's layers.
+    pub(super) layer: usize,
+    pub(super) summary: String,
+    /// The package is owned, but its distribution's source has no record of the problem.
+    pub(super) not_assessed_by_distribution: bool,
+    /// With `--owned`: the package that owns this one; the finding does not count.
+    pub(super) withheld_for: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn new(
+        finding: advisory::Finding,
+        package: &StackPackage,
+        purl: String,
+        withheld_for: Option<String>,
+    ) -> Self {
+        Self {
+            id: finding.id,
+            aliases: finding.aliases,
+            package: package.package.name.clone(),
+            purl,
+            installed: package.package.version.clone(),
+            status: finding.status,
+            fixed: finding.fixed,
+            severity: finding.rating.severity,
+            score: finding.rating.score,
+            layer: package.layer,
+            summary: finding.summary,
+            not_assessed_by_distribution: finding.not_assessed_by_distribution,
+            withheld_for,
+        }
+    }
+}
+
 impl Package {
-    fn new(package: StackPackage, distribution: Option<&Distribution>) -> Self {
+    pub(super) fn new(package: StackPackage, distribution: Option<&Distribution>) -> Self {
         let StackPackage { package, evidence, layer, owner } = package;
         Self {
             r#type: package.kind.as_str(),
@@ -123,6 +185,7 @@ impl Target {
         chain: &[Digest],
         diff_ids: &[Digest],
         scanned: Scanned,
+        judged: Judged,
     ) -> Self {
         let Scanned { merged, coverage, cage, marks, layers_read: _ } = scanned;
         let distribution = merged.distribution;
@@ -136,6 +199,9 @@ impl Target {
             cage: cage.map(|cage| cage.to_string()),
             marks: Some(if marks { "readable" } else { "unreadable" }),
             coverage,
+            assessed: judged.assessed,
+            withheld: judged.withheld,
+            findings: judged.findings,
             warnings: merged
                 .warnings
                 .into_iter()
@@ -155,11 +221,14 @@ impl Target {
             cage: None,
             marks: None,
             coverage,
+            assessed: Vec::new(),
             warnings: Vec::new(),
+            withheld: 0,
             unidentified: 0,
             distro: None,
             layers: Vec::new(),
             packages: Vec::new(),
+            findings: Vec::new(),
         }
     }
 }

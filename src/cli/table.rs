@@ -3,6 +3,9 @@
 use super::report::{Report, Target};
 use super::text::escape;
 
+/// Warnings shown of one target.
+const MAX_WARNINGS: usize = 10;
+
 /// Lays out rows below their heads. Cells are escaped.
 pub(super) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
@@ -45,10 +48,74 @@ pub(super) fn packages(report: &Report) -> String {
         if !rows.is_empty() {
             out.push_str(&table(&["TYPE", "NAME", "VERSION", "EVIDENCE", "OWNER"], &rows));
         }
-        for warning in &target.warnings {
-            out.push_str(&format!("warning: {}: {}\n", escape(&warning.path), escape(&warning.message)));
-        }
+        out.push_str(&foot(target));
         out.push('\n');
+    }
+    out
+}
+
+/// The findings of every target, and what they are worth.
+pub(super) fn findings(report: &Report) -> String {
+    let mut out = String::new();
+    for target in &report.targets {
+        out.push_str(&head(target));
+        let rows: Vec<Vec<String>> = target
+            .findings
+            .iter()
+            .map(|finding| {
+                let fixed = finding.fixed.clone().unwrap_or_else(|| finding.status.as_str().to_owned());
+                let note = match (&finding.withheld_for, finding.not_assessed_by_distribution) {
+                    (Some(owner), _) => format!("left to {owner}"),
+                    (None, true) => "not assessed by the distribution".to_owned(),
+                    (None, false) => finding.summary.chars().take(60).collect(),
+                };
+                vec![
+                    finding.severity.to_string(),
+                    finding.id.clone(),
+                    finding.package.clone(),
+                    finding.installed.clone(),
+                    fixed,
+                    note,
+                ]
+            })
+            .collect();
+        if !rows.is_empty() {
+            out.push_str(&table(&["SEVERITY", "ID", "PACKAGE", "INSTALLED", "FIXED IN", "SUMMARY"], &rows));
+        }
+        out.push_str(&foot(target));
+        out.push('\n');
+    }
+    out
+}
+
+/// What zero findings would mean, and what is not shown.
+fn foot(target: &Target) -> String {
+    let mut out = String::new();
+    for assessed in &target.assessed {
+        let reason = match assessed.reason.as_str() {
+            "" => String::new(),
+            reason => format!(" ({reason})"),
+        };
+        let line = format!("{}: {}{reason}", assessed.ecosystem, assessed.state.as_str());
+        out.push_str(&format!("assessed: {}\n", escape(&line)));
+    }
+    if target.withheld > 0 {
+        out.push_str(&format!(
+            "withheld: {} findings of packages that the distribution installed and judges itself; --owned shows them\n",
+            target.withheld
+        ));
+    }
+    if target.unidentified > 0 {
+        out.push_str(&format!(
+            "unidentified: {} packages without a name, which nothing can match\n",
+            target.unidentified
+        ));
+    }
+    for warning in target.warnings.iter().take(MAX_WARNINGS) {
+        out.push_str(&format!("warning: {}: {}\n", escape(&warning.path), escape(&warning.message)));
+    }
+    if let Some(more) = target.warnings.len().checked_sub(MAX_WARNINGS).filter(|more| *more > 0) {
+        out.push_str(&format!("warning: {more} more; --output json lists them all\n"));
     }
     out
 }
@@ -64,8 +131,10 @@ fn head(target: &Target) -> String {
         "" => String::new(),
         reason => format!(" ({reason})"),
     };
-    let count = target.packages.len();
-    let line = format!("{}{image}{distro}: {count} packages, {}{reason}", name.join("/"), target.coverage.state);
+    let (packages, findings) = (target.packages.len(), target.findings.len());
+    let found = if target.assessed.is_empty() { String::new() } else { format!("{findings} findings, ") };
+    let line =
+        format!("{}{image}{distro}: {found}{packages} packages, {}{reason}", name.join("/"), target.coverage.state);
     format!("{}\n", escape(&line))
 }
 

@@ -15,6 +15,7 @@ use outcrop_proto::digest::Digest;
 use outcrop_proto::identity::{layer_ids, proves};
 use overlayfs_reader::MarkNamespace;
 
+use super::judge::Judge;
 use crate::cli::Fatal;
 use crate::cli::report::{Subject, Target};
 
@@ -26,7 +27,7 @@ pub(super) struct Wanted {
 }
 
 /// Scans the containers that are wanted.
-pub(super) fn scan(wanted: &Wanted, scanner: &mut Scanner) -> Result<Vec<Target>, Fatal> {
+pub(super) fn scan(wanted: &Wanted, scanner: &mut Scanner, judge: &Judge) -> Result<Vec<Target>, Fatal> {
     let fail = |error: outcrop_agent::runtime::Error| Fatal::failed(error.to_string());
     let command = role::runtime_command(&Program::this(), wanted.socket.as_deref());
     let mut sibling = Sibling::spawn(command).map_err(fail)?;
@@ -44,7 +45,7 @@ pub(super) fn scan(wanted: &Wanted, scanner: &mut Scanner) -> Result<Vec<Target>
     let mut configs = Configs { program: Program::this(), parsed: HashMap::new() };
     let mut targets = Vec::with_capacity(containers.len());
     for container in &containers {
-        let target = scan_one(container, scanner, &mut configs);
+        let target = scan_one(container, scanner, &mut configs, judge)?;
         // What was read counts only if the container still stands on the same snapshots.
         let same = match sibling.recheck(container) {
             Ok(same) => same,
@@ -60,9 +61,14 @@ pub(super) fn scan(wanted: &Wanted, scanner: &mut Scanner) -> Result<Vec<Target>
     Ok(targets)
 }
 
-fn scan_one(container: &Container, scanner: &mut Scanner, configs: &mut Configs) -> Target {
+fn scan_one(
+    container: &Container,
+    scanner: &mut Scanner,
+    configs: &mut Configs,
+    judge: &Judge,
+) -> Result<Target, Fatal> {
     let (stack, chain, diff_ids, best) = match snapshot::locate(container, Path::new("/")) {
-        Located::Not(coverage) => return Target::not_scanned(subject(container), coverage),
+        Located::Not(coverage) => return Ok(Target::not_scanned(subject(container), coverage)),
         Located::Merged(merged) => {
             let layers = vec![LayerPlace { id: None, root: merged.root }];
             let stack = StackPlace { layers, marks: MarkNamespace::Trusted, upper: None, mounted: None };
@@ -83,16 +89,17 @@ fn scan_one(container: &Container, scanner: &mut Scanner, configs: &mut Configs)
             (place, chain, diff_ids, None)
         }
     };
-    match scanner.scan(&stack) {
+    Ok(match scanner.scan(&stack) {
         Ok(mut scanned) => {
             if let Some(best) = best.filter(|_| scanned.coverage.state == CoverageState::Scanned) {
                 scanned.coverage = best;
             }
             let diff_ids = diff_ids.unwrap_or_default();
-            Target::scanned(subject(container), stack.layers.len(), &chain, &diff_ids, scanned)
+            let judged = judge.judge(scanned.merged.distribution.as_ref(), &scanned.merged.packages)?;
+            Target::scanned(subject(container), stack.layers.len(), &chain, &diff_ids, scanned, judged)
         }
         Err(error) => Target::not_scanned(subject(container), Coverage::failed(error.to_string())),
-    }
+    })
 }
 
 fn subject(container: &Container) -> Subject {

@@ -6,6 +6,7 @@ use outcrop_agent::scan::{LayerPlace, Scanner, StackPlace};
 use outcrop_proto::container::Coverage;
 use overlayfs_reader::MarkNamespace;
 
+use super::judge::Judge;
 use crate::cli::Fatal;
 use crate::cli::report::{Subject, Target};
 
@@ -48,7 +49,7 @@ fn check_directory(path: &Path) -> Result<(), Fatal> {
 }
 
 impl Directories {
-    pub(super) fn scan(self, scanner: &mut Scanner) -> Target {
+    pub(super) fn scan(self, scanner: &mut Scanner, judge: &Judge) -> Result<Target, Fatal> {
         let subject = Subject::named(self.name);
         // A person may name a directory through a symbolic link; a layer's root is never one.
         let resolved = self.roots.into_iter().map(|root| root.canonicalize().unwrap_or(root));
@@ -58,9 +59,12 @@ impl Directories {
             upper: None,
             mounted: None,
         };
-        match scanner.scan(&stack) {
-            Ok(scanned) => Target::scanned(subject, stack.layers.len(), &[], &[], scanned),
+        Ok(match scanner.scan(&stack) {
+            Ok(scanned) => {
+                let judged = judge.judge(scanned.merged.distribution.as_ref(), &scanned.merged.packages)?;
+                Target::scanned(subject, stack.layers.len(), &[], &[], scanned, judged)
+            }
             Err(error) => Target::not_scanned(subject, Coverage::failed(error.to_string())),
-        }
+        })
     }
 }

@@ -1,0 +1,155 @@
+//! Matching what an SBOM lists: CycloneDX JSON, by the package URLs of its components.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::str::FromStr as _;
+
+use outcrop_proto::{Distribution, Package, PackageType, SourcePackage, StackPackage};
+use packageurl::PackageUrl;
+use serde::Deserialize;
+
+use crate::cli::Fatal;
+
+/// Most bytes of an SBOM.
+const MAX_SIZE: u64 = 256 << 20;
+
+/// Most components, at whatever depth.
+const MAX_COMPONENTS: usize = 2_000_000;
+
+#[derive(Deserialize)]
+struct Document {
+    #[serde(rename = "bomFormat")]
+    bom_format: String,
+    #[serde(default)]
+    components: Vec<Component>,
+}
+
+#[derive(Deserialize)]
+struct Component {
+    #[serde(default)]
+    r#type: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    version: Option<String>,
+    #[serde(default)]
+    purl: Option<String>,
+    #[serde(default)]
+    components: Vec<Self>,
+}
+
+/// What an SBOM says.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    pub(super) distribution: Option<Distribution>,
+    pub(super) packages: Vec<StackPackage>,
+    /// Components with a package URL that Outcrop cannot match.
+    pub(super) left_out: usize,
+}
+
+/// Reads an SBOM.
+pub(super) fn read(path: &Path) -> Result<Listed, Fatal> {
+    let fail = |reason: String| Fatal::failed(format!("{}: {reason}", path.display()));
+    let file = std::fs::File::open(path).map_err(|error| fail(error.to_string()))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|error| fail(error.to_string()))?;
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(fail(format!("larger than {MAX_SIZE} bytes")));
+    }
+    let document: Document = serde_json::from_slice(&bytes).map_err(|error| {
+        fail(format!("not a CycloneDX SBOM in JSON ({error}); syft writes one with -o cyclonedx-json"))
+    })?;
+    if document.bom_format != "CycloneDX" {
+        return Err(fail(format!(
+            "not a CycloneDX SBOM but {:?}; CycloneDX JSON is what is read",
+            document.bom_format
+        )));
+    }
+    let mut listed = Listed::default();
+    let mut pending = document.components;
+    let mut seen = 0_usize;
+    while let Some(component) = pending.pop() {
+        seen += 1;
+        if seen > MAX_COMPONENTS {
+            return Err(fail(format!("more than {MAX_COMPONENTS} components")));
+        }
+        if component.r#type == "operating-system" {
+            listed.distribution.get_or_insert_with(|| Distribution {
+                id: component.name.to_lowercase(),
+                version_id: component.version.clone().unwrap_or_default(),
+                name: format!("{} {}", component.name, component.version.as_deref().unwrap_or_default()),
+                ..Distribution::default()
+            });
+        }
+        if let Some(text) = &component.purl {
+            match package(text) {
+                Some((package, distribution)) => {
+                    listed.distribution = listed.distribution.take().or(distribution);
+                    let evidence = vec![format!("{}#{text}", path.display()).into_bytes()];
+                    listed.packages.push(StackPackage { package, evidence, layer: 0, owner: None });
+                }
+                None => listed.left_out += 1,
+            }
+        }
+        pending.extend(component.components);
+    }
+    listed.packages.sort_by(|a, b| a.package.cmp(&b.package));
+    listed.packages.dedup_by(|a, b| a.package == b.package);
+    Ok(listed)
+}
+
+/// The package that a purl names, and the distribution that it is from.
+fn package(text: &str) -> Option<(Package, Option<Distribution>)> {
+    let url = PackageUrl::from_str(text).ok()?;
+    let kind = PackageType::from_name(url.ty())?;
+    let qualifier = |name: &str| url.qualifiers().get(name).map(|value| value.to_string());
+    let namespace = url.namespace().filter(|namespace| !namespace.is_empty());
+    let name = match (kind, namespace) {
+        (PackageType::Maven, Some(group)) => format!("{group}:{}", url.name()),
+        (PackageType::Npm | PackageType::Golang, Some(namespace)) => format!("{namespace}/{}", url.name()),
+        _ => url.name().to_owned(),
+    };
+    let version = url.version()?.to_owned();
+    let version = match qualifier("epoch").filter(|_| kind == PackageType::Rpm) {
+        Some(epoch) => format!("{epoch}:{version}"),
+        None => version,
+    };
+    let mut package = Package { arch: qualifier("arch"), ..Package::new(kind, name, version) };
+    if matches!(kind, PackageType::Deb | PackageType::Apk) {
+        // Syft and trivy name the source package as `upstream`: `name` or `name@version`.
+        let upstream = qualifier("upstream").unwrap_or_else(|| package.name.clone());
+        let (name, version) = match upstream.split_once('@') {
+            Some((name, version)) => (name.to_owned(), version.to_owned()),
+            None => (upstream, package.version.clone()),
+        };
+        package.source = Some(SourcePackage { name, version });
+    }
+    let distribution = qualifier("distro").filter(|_| kind.is_os()).and_then(|distro| {
+        let (id, version) = distro.rsplit_once('-')?;
+        Some(Distribution {
+            id: id.to_owned(),
+            version_id: version.to_owned(),
+            name: distro.clone(),
+            ..Distribution::default()
+        })
+    });
+    Some((package, distribution))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn package_urls_name_packages_sources_and_distributions() {
+        let (package, distribution) =
+            package("pkg:deb/debian/libssl3@3.0.11-1~deb12u2?arch=amd64&distro=debian-12&upstream=openssl").unwrap();
+        assert_eq!((package.name.as_str(), package.version.as_str()), ("libssl3", "3.0.11-1~deb12u2"));
+        assert_eq!(package.source.unwrap().name, "openssl");
+        assert_eq!(distribution.unwrap().version_id, "12");
+        let name = |text: &str| super::package(text).unwrap().0.name;
+        assert_eq!(name("pkg:maven/org.apache/log4j@2"), "org.apache:log4j");
+        assert_eq!(name("pkg:npm/%40scope/name@1"), "@scope/name");
+        assert!(super::package("pkg:cargo/serde@1").is_none());
+    }
+}
