@@ -147,12 +147,12 @@ fn any_byte_of_a_program_may_lie_and_any_be_missing() {
 
 #[test]
 fn a_bomb_is_neither_inflated_where_it_is_not_wanted_nor_beyond_the_bounds_where_it_is() {
-    let zeros = vec![0; 40 << 20];
+    let zeros = vec![0; 33 << 20];
     let started = Instant::now();
     let jar = zip(&[
-        ("big.bin", &zeros, Deflated),
-        ("META-INF/maven/pom.properties", &zeros, Deflated),
-        ("META-INF/MANIFEST.MF", &zeros, Deflated),
+        ("big.bin", &zeros[..4 << 20], Deflated),
+        ("META-INF/maven/pom.properties", &zeros[..4 << 20], Deflated),
+        ("META-INF/MANIFEST.MF", &zeros[..4 << 20], Deflated),
         ("lib/bomb-1.0.jar", &zeros, Deflated),
         ("lib/fine.jar", &zip(&[("pom.properties", pom("fine").as_bytes(), Deflated)]), Deflated),
     ]);
@@ -174,10 +174,6 @@ fn bombs_in_bombs_end_at_the_depth_and_at_the_work_for_one_evidence() {
         let names: Vec<_> = (0..16).map(|copy| format!("{copy}.jar")).collect();
         let entries: Vec<_> = names.iter().map(|name| (name.as_str(), bomb.as_slice(), Deflated)).collect();
         bomb = zip(&entries);
-        bomb.truncate(bomb.len());
-        if bomb.len() > 1 << 20 {
-            break;
-        }
     }
     let started = Instant::now();
     let fact = read("java", "bomb.jar", &bomb.as_slice()).unwrap();

@@ -82,7 +82,7 @@ pub(crate) fn zip(entries: &[(&str, &[u8], Method)]) -> Vec<u8> {
             writer.write_all(bytes).unwrap();
             writer.finish().unwrap().1
         } else {
-            let mut writer = config.wrap(DeflateEncoder::new(&mut entry, Compression::best()));
+            let mut writer = config.wrap(DeflateEncoder::new(&mut entry, Compression::fast()));
             writer.write_all(bytes).unwrap();
             let (encoder, descriptor) = writer.finish().unwrap();
             encoder.finish().unwrap();

@@ -6,6 +6,9 @@ use super::super::field::field;
 /// The version of what was built from a source tree, and not from a released module.
 pub(super) const DEVEL: &str = "(devel)";
 
+/// What Go names a package that was built from a list of files. It is the name of nothing.
+const FROM_FILES: &str = "command-line-arguments";
+
 /// Most modules of one program. The largest have 1,500.
 const MAX_MODULES: usize = 20_000;
 
@@ -42,6 +45,8 @@ impl Modules {
             Nothing,
         }
         let mut last = Last::Nothing;
+        // Dependencies that were built from a source tree, though nothing replaced them.
+        let mut unreleased = Vec::new();
         for line in bytes.split(|&byte| byte == b'\n') {
             let mut fields = line.split(|&byte| byte == b'\t');
             let kind = fields.next().unwrap_or_default();
@@ -54,6 +59,9 @@ impl Modules {
                 b"dep" if modules.dependencies.len() < MAX_MODULES => {
                     let module = module(fields);
                     last = if module.is_some() { Last::Dependency } else { Last::Nothing };
+                    if module.as_ref().is_some_and(|module| module.version == DEVEL) {
+                        unreleased.push(modules.dependencies.len());
+                    }
                     modules.dependencies.extend(module);
                 }
                 b"=>" => {
@@ -65,11 +73,18 @@ impl Modules {
                     if let (Some(replaced), Some(by)) = (replaced, module(fields)) {
                         replace(replaced, by);
                     }
+                    unreleased.pop_if(|at| *at + 1 == modules.dependencies.len());
                     last = Last::Nothing;
                 }
                 b"build" => modules.setting(fields.next().unwrap_or_default()),
                 _ => {}
             }
+        }
+        // Built from files: the module that these lie in is among the dependencies, and it is the one without a release.
+        if modules.main.as_ref().is_none_or(|main| main.path == FROM_FILES)
+            && let [main] = unreleased[..]
+        {
+            modules.main = Some(modules.dependencies.remove(main));
         }
         modules
     }
@@ -94,11 +109,11 @@ impl Modules {
     /// pseudo-version made of the revision, as Go since 1.24 and syft do; else it stays `(devel)`.
     pub(super) fn main_module(&self) -> Option<Module> {
         let main = match &self.main {
-            Some(main) if main.path != "command-line-arguments" => main.clone(),
-            // Built without a module of its own, from files: only the package has a name, and "command-line-arguments" is none.
+            Some(main) if main.path != FROM_FILES => main.clone(),
+            // Built without a module of its own: only the package has a name.
             _ => Module { path: self.package.clone()?, version: String::new() },
         };
-        if main.path == "command-line-arguments" {
+        if main.path == FROM_FILES {
             return None;
         }
         if !main.version.is_empty() && main.version != DEVEL {
@@ -222,6 +237,8 @@ mod tests {
             ("path\ta.org/cmd\n", Some(module("a.org/cmd", DEVEL))),
             ("path\tcommand-line-arguments\nmod\tcommand-line-arguments\t(devel)\n", None),
             ("path\tcommand-line-arguments\ndep\ta\tv1\n", None),
+            ("path\tcommand-line-arguments\ndep\ta\t(devel)\ndep\tb\tv1\n=>\t./b\t(devel)\n", Some(module("a", DEVEL))),
+            ("path\tcommand-line-arguments\ndep\ta\t(devel)\ndep\tb\t(devel)\n", None),
             ("", None),
         ] {
             assert_eq!(Modules::parse(lines.as_bytes()).main_module(), expected, "{lines}");
