@@ -1,1 +1,4 @@
-//! The command line and the aggregator.
+//! The command line and, later, the aggregator.
+
+pub mod cli;
+pub mod export;
