@@ -29,6 +29,8 @@ pub(super) struct FileName<'n> {
     pub(super) name: &'n str,
     /// Empty when the name has none.
     pub(super) version: &'n str,
+    /// Whether the version stands behind a dash, as build tools write it.
+    pub(super) dashed: bool,
 }
 
 impl<'n> FileName<'n> {
@@ -42,17 +44,17 @@ impl<'n> FileName<'n> {
                 break;
             }
             if is_version(version) {
-                return Self { name, version };
+                return Self { name, version, dashed: true };
             }
         }
         if !is_name(stem) {
-            return Self { name: "", version: "" };
+            return Self { name: "", version: "", dashed: false };
         }
         // Eclipse and others write `name_1.2.3` or `name.1.2.3`.
         let separators = stem.match_indices(['.', '_', '-']);
         match separators.map(|(at, _)| at).find(|&at| at > 0 && is_version(&stem[at + 1..])) {
-            Some(at) => Self { name: &stem[..at], version: &stem[at + 1..] },
-            None => Self { name: stem, version: "" },
+            Some(at) => Self { name: &stem[..at], version: &stem[at + 1..], dashed: false },
+            None => Self { name: stem, version: "", dashed: false },
         }
     }
 
@@ -117,7 +119,8 @@ mod tests {
             ("1.0.jar", "", ""),
             ("", "", ""),
         ] {
-            assert_eq!(FileName::split(base), FileName { name, version }, "{base}");
+            let split = FileName::split(base);
+            assert_eq!((split.name, split.version), (name, version), "{base}");
         }
     }
 
@@ -126,7 +129,7 @@ mod tests {
         for (name, artifact) in
             [("org.foo.bar", "bar"), ("org.eclipse.ant.core", "org.eclipse.ant.core"), ("bar", "bar"), ("a.1b", "a.1b")]
         {
-            assert_eq!(FileName { name, version: "" }.artifact(), artifact);
+            assert_eq!(FileName { name, version: "", dashed: false }.artifact(), artifact);
         }
     }
 }

@@ -281,12 +281,9 @@ fn main_artifact(file: &FileName<'_>, poms: &[Coordinates], manifest: Option<&Ma
         return Main::Pom(pom.artifact.clone());
     }
     let Some(manifest) = manifest else {
-        // Without a manifest the file name is a guess that nothing supports; it only counts when there is nothing else.
-        return if poms.is_empty() && !file.name.is_empty() {
-            Main::Artifact(file.artifact().to_owned())
-        } else {
-            Main::Unknown
-        };
+        // Without a manifest the file name is a guess that nothing supports; it only counts when there is nothing
+        // else, and when it looks like what a build tool writes.
+        return if poms.is_empty() && file.dashed { Main::Artifact(file.artifact().to_owned()) } else { Main::Unknown };
     };
     // New Relic's instrumentation modules carry the names of what they instrument.
     if manifest.main("Weave-Classes").is_some() {
