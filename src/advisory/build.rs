@@ -65,8 +65,15 @@ struct Gathered {
 }
 
 impl Sink for Gathered {
-    fn record(&mut self, record: Record) {
-        let origin = self.origin.clone();
+    fn record(&mut self, mut record: Record, archive: Option<&str>) {
+        let origin = archive.map_or_else(|| self.origin.clone(), ToOwned::to_owned);
+        // Whole feeds are held until they are sorted: only what is written is kept.
+        record.summary = Some(summary(&record));
+        record.details = None;
+        // Records that were never published anywhere carry Go's zero time.
+        if record.modified.starts_with("0001-") {
+            record.modified.clear();
+        }
         match self.records.get(&record.id) {
             // The newest copy counts; of two as new the one that reads later in order, so that input order does not matter.
             Some((known, _)) if rank(known) >= rank(&record) => self.report.superseded += 1,
@@ -166,7 +173,7 @@ fn write(
                 number,
                 record.id,
                 record.modified,
-                summary(&record),
+                record.summary,
                 json(&record.severity.clone().unwrap_or_default()),
                 rating,
                 json(&ids(record.aliases.as_ref())),

@@ -7,6 +7,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::osv::Record;
+use super::{ecosystem, range};
 
 /// Most bytes of one record. The largest real ones, of the Linux kernel, have some two megabytes.
 const MAX_RECORD: u64 = 16 << 20;
@@ -31,7 +32,8 @@ pub struct Unusable {
 
 /// Takes records and complaints.
 pub(super) trait Sink {
-    fn record(&mut self, record: Record);
+    /// A record, and the archive that it lay in, if it lay in one.
+    fn record(&mut self, record: Record, archive: Option<&str>);
     fn unusable(&mut self, unusable: Unusable);
 }
 
@@ -103,13 +105,14 @@ fn folder(path: &Path, depth: usize, sink: &mut dyn Sink) -> Result<(), String> 
 
 fn file(path: &Path, kind: Kind, sink: &mut dyn Sink) {
     let name = path.display().to_string();
+    let own = path.file_name().unwrap_or_default().to_string_lossy();
     let result = File::open(path).map_err(|error| error.to_string()).and_then(|file| match kind {
         Kind::Json | Kind::Yaml => {
-            record(&name, &kind, BufReader::new(file), sink);
+            record(&name, &kind, BufReader::new(file), None, sink);
             Ok(())
         }
-        Kind::Zip => zip(&name, file, sink),
-        Kind::TarZstd => tar(&name, file, sink),
+        Kind::Zip => zip(&name, &own, file, sink),
+        Kind::TarZstd => tar(&name, &own, file, sink),
         Kind::Other => Ok(()),
     });
     if let Err(reason) = result {
@@ -117,26 +120,45 @@ fn file(path: &Path, kind: Kind, sink: &mut dyn Sink) {
     }
 }
 
-/// Reads one record, or complains about it.
-fn record(name: &str, kind: &Kind, reader: impl Read, sink: &mut dyn Sink) {
-    match parse(kind, reader) {
-        Ok(record) => sink.record(record),
+/// Reads one record, or complains about it. Returns how many bytes it has.
+fn record(name: &str, kind: &Kind, reader: impl Read, archive: Option<&str>, sink: &mut dyn Sink) -> u64 {
+    let mut bytes = Vec::new();
+    let parsed = match reader.take(MAX_RECORD + 1).read_to_end(&mut bytes) {
+        Ok(_) if bytes.len() as u64 > MAX_RECORD => Err(format!("larger than {MAX_RECORD} bytes")),
+        Ok(_) => parse(kind, &bytes),
+        Err(error) => Err(error.to_string()),
+    };
+    match parsed {
+        Ok(record) => sink.record(record, archive),
         Err(reason) => sink.unusable(Unusable { file: name.to_owned(), reason }),
     }
+    bytes.len() as u64
 }
 
-fn parse(kind: &Kind, reader: impl Read) -> Result<Record, String> {
-    let mut bytes = Vec::new();
-    reader.take(MAX_RECORD + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > MAX_RECORD {
-        return Err(format!("larger than {MAX_RECORD} bytes"));
+/// Whether `bytes` are an OSV record that can be used, in YAML or else in JSON. For the fuzz target: nothing comes of it.
+///
+/// # Errors
+/// Why they are not.
+#[doc(hidden)]
+pub fn check_record(yaml: bool, bytes: &[u8]) -> Result<(), String> {
+    let record = parse(if yaml { &Kind::Yaml } else { &Kind::Json }, bytes)?;
+    for affected in record.affected.iter().flatten() {
+        let Some(scheme) = affected.package.as_ref().and_then(|package| ecosystem::scheme(&package.ecosystem)) else {
+            continue;
+        };
+        let versions = affected.versions.as_deref().unwrap_or_default();
+        range::evaluate(scheme, "1.2.3-4", affected.ranges.as_deref().unwrap_or_default(), versions);
     }
+    Ok(())
+}
+
+fn parse(kind: &Kind, bytes: &[u8]) -> Result<Record, String> {
     let record: Record = match kind {
         Kind::Yaml => {
-            let text = std::str::from_utf8(&bytes).map_err(|error| error.to_string())?;
+            let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
             serde_saphyr::from_str(text).map_err(|error| format!("not an OSV record: {error}"))?
         }
-        _ => serde_json::from_slice(&bytes).map_err(|error| format!("not an OSV record: {error}"))?,
+        _ => serde_json::from_slice(bytes).map_err(|error| format!("not an OSV record: {error}"))?,
     };
     if record.id.is_empty() || record.id.len() > 256 {
         return Err("not an OSV record: its id is empty or too long".to_owned());
@@ -162,7 +184,7 @@ impl Spent {
     }
 }
 
-fn zip(name: &str, file: File, sink: &mut dyn Sink) -> Result<(), String> {
+fn zip(name: &str, own: &str, file: File, sink: &mut dyn Sink) -> Result<(), String> {
     let fail = |error: rawzip::Error| format!("not a usable zip archive: {error}");
     let mut buffer = vec![0; rawzip::RECOMMENDED_BUFFER_SIZE];
     let archive = rawzip::ZipArchive::from_file(file, &mut buffer).map_err(fail)?;
@@ -175,27 +197,27 @@ fn zip(name: &str, file: File, sink: &mut dyn Sink) -> Result<(), String> {
         if !matches!(kind, Kind::Json | Kind::Yaml) {
             continue;
         }
-        spent.add(entry.uncompressed_size_hint().min(MAX_RECORD))?;
         let name = format!("{name}!/{path}");
         let method = entry.compression_method();
         let content = archive.get_entry(entry.wayfinder()).map_err(fail)?;
         match method {
-            rawzip::CompressionMethod::STORE => record(&name, &kind, content.reader(), sink),
+            rawzip::CompressionMethod::STORE => spent.add(record(&name, &kind, content.reader(), Some(own), sink))?,
             rawzip::CompressionMethod::DEFLATE => {
                 #[expect(clippy::disallowed_types, reason = "capped: a record reads no more than its own limit")]
                 let decoder = flate2::bufread::DeflateDecoder::new(BufReader::new(content.reader()));
-                record(&name, &kind, decoder, sink);
+                spent.add(record(&name, &kind, decoder, Some(own), sink))?;
             }
             _ => {
                 let reason = "compressed in a way that is not read; only stored and deflated entries are".to_owned();
                 sink.unusable(Unusable { file: name, reason });
+                spent.add(0)?;
             }
         }
     }
     Ok(())
 }
 
-fn tar(name: &str, file: File, sink: &mut dyn Sink) -> Result<(), String> {
+fn tar(name: &str, own: &str, file: File, sink: &mut dyn Sink) -> Result<(), String> {
     let fail = |error: io::Error| format!("not a usable .tar.zst archive: {error}");
     let decoder = zstd::Decoder::new(file).map_err(fail)?.take(MAX_UNPACKED);
     let mut archive = tar::Archive::new(decoder);
@@ -208,8 +230,7 @@ fn tar(name: &str, file: File, sink: &mut dyn Sink) -> Result<(), String> {
         if !entry.header().entry_type().is_file() || !matches!(kind, Kind::Json | Kind::Yaml) {
             continue;
         }
-        spent.add(entry.size().min(MAX_RECORD))?;
-        record(&format!("{name}!/{path}"), &kind, entry, sink);
+        spent.add(record(&format!("{name}!/{path}"), &kind, entry, Some(own), sink))?;
     }
     Ok(())
 }

@@ -49,7 +49,10 @@ fn run(pipe: &mut Pipe) -> Result<(), String> {
         Job::Layer { skip, .. } => reading::layer(one(handles)?, options, &skip, pipe)?,
         Job::Stack { skip, paths, .. } => reading::stack(handles, options, &skip, &paths, pipe)?,
         Job::Survive { paths } => survive::survive(handles, &paths)?,
-        Job::Config { bytes } => config::parse(&bytes)?,
+        Job::Config { bytes } => {
+            let config = config::parse_image_config(&bytes)?;
+            postcard::to_stdvec(&config).map_err(|error| error.to_string())?
+        }
         Job::Selftest { outside } => selftest::try_everything(&one(handles)?, &outside, pipe)?,
     };
     Frame::Answer(answer).write(pipe).map_err(|error| error.to_string())

@@ -16,9 +16,9 @@ mod selftest;
 mod survive;
 
 pub use cage::{Cage, CageError, Landlock, enter_read_only, enter_runtime_cage, hide_memory};
-pub use config::ImageConfig;
+pub use config::{ImageConfig, parse_image_config};
 pub use job::Started;
-pub use parent::{LayerReading, Program, StackReading, WorkerError};
+pub use parent::{LayerReading, Program, StackReading, WorkerError, check_frames};
 pub use selftest::Attempt;
 pub use survive::Survival;
 

@@ -3,14 +3,15 @@
 mod containers;
 mod directories;
 mod judge;
-mod sbom;
 
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use outcrop_agent::scan::Scanner;
 use outcrop_agent::worker::{Program, enter_read_only, hide_memory};
+use outcrop_proto::StackPackage;
 use outcrop_proto::container::{Coverage, CoverageState};
 
 pub(super) use judge::Judged;
@@ -18,6 +19,7 @@ pub(super) use judge::Judged;
 use super::report::{Package, Report, Subject, Target};
 use super::{Exit, Fatal, bom, print, table};
 use crate::advisory::Severity;
+use crate::export::cyclonedx::{self, Listed};
 
 /// How the result is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -167,11 +169,26 @@ fn json(value: &impl serde::Serialize) -> Result<String, Fatal> {
     Ok(format!("{json}\n"))
 }
 
+/// Most bytes of an SBOM.
+const MAX_SBOM: u64 = 256 << 20;
+
 /// The target that an SBOM describes.
-fn of_sbom(path: &std::path::Path, judge: &judge::Judge) -> Result<Target, Fatal> {
-    let listed = sbom::read(path)?;
-    let judged = judge.judge(listed.distribution.as_ref(), &listed.packages)?;
-    let coverage = match listed.left_out {
+fn of_sbom(path: &Path, judge: &judge::Judge) -> Result<Target, Fatal> {
+    let fail = |reason: String| Fatal::failed(format!("{}: {reason}", path.display()));
+    let file = File::open(path).map_err(|error| fail(error.to_string()))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_SBOM + 1).read_to_end(&mut bytes).map_err(|error| fail(error.to_string()))?;
+    if bytes.len() as u64 > MAX_SBOM {
+        return Err(fail(format!("larger than {MAX_SBOM} bytes")));
+    }
+    let Listed { distribution, packages, left_out } =
+        cyclonedx::read(&bytes).map_err(|error| fail(error.to_string()))?;
+    let packages: Vec<StackPackage> = packages
+        .into_iter()
+        .map(|(package, url)| StackPackage { package, evidence: vec![url.into_bytes()], layer: 0, owner: None })
+        .collect();
+    let judged = judge.judge(distribution.as_ref(), &packages)?;
+    let coverage = match left_out {
         0 => Coverage::new(CoverageState::Scanned, ""),
         count => Coverage::new(
             CoverageState::Partial,
@@ -182,8 +199,7 @@ fn of_sbom(path: &std::path::Path, judge: &judge::Judge) -> Result<Target, Fatal
     target.assessed = judged.assessed;
     target.findings = judged.findings;
     target.withheld = judged.withheld;
-    target.distro = listed.distribution.as_ref().map(|distribution| distribution.name.clone());
-    target.packages =
-        listed.packages.into_iter().map(|package| Package::new(package, listed.distribution.as_ref())).collect();
+    target.distro = distribution.as_ref().map(|distribution| distribution.name.clone());
+    target.packages = packages.into_iter().map(|package| Package::new(package, distribution.as_ref())).collect();
     Ok(target)
 }

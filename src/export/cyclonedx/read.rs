@@ -1,17 +1,10 @@
-//! Matching what an SBOM lists: CycloneDX JSON, by the package URLs of its components.
+//! What an SBOM lists, by the package URLs of its components.
 
-use std::io::Read as _;
-use std::path::Path;
 use std::str::FromStr as _;
 
-use outcrop_proto::{Distribution, Package, PackageType, SourcePackage, StackPackage};
+use outcrop_proto::{Distribution, Package, PackageType, SourcePackage};
 use packageurl::PackageUrl;
 use serde::Deserialize;
-
-use crate::cli::Fatal;
-
-/// Most bytes of an SBOM.
-const MAX_SIZE: u64 = 256 << 20;
 
 /// Most components, at whatever depth.
 const MAX_COMPONENTS: usize = 2_000_000;
@@ -40,30 +33,37 @@ struct Component {
 
 /// What an SBOM says.
 #[derive(Debug, Default)]
-pub(super) struct Listed {
-    pub(super) distribution: Option<Distribution>,
-    pub(super) packages: Vec<StackPackage>,
+pub struct Listed {
+    /// The operating system that it names, or that its packages' URLs do.
+    pub distribution: Option<Distribution>,
+    /// Packages that can be matched, each once, with the URL that listed it.
+    pub packages: Vec<(Package, String)>,
     /// Components with a package URL that Outcrop cannot match.
-    pub(super) left_out: usize,
+    pub left_out: usize,
+}
+
+/// Why bytes are no SBOM that can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// No JSON, or not of that shape.
+    #[error("not a CycloneDX SBOM in JSON ({0}); syft writes one with -o cyclonedx-json")]
+    Malformed(#[from] serde_json::Error),
+    /// JSON of another format.
+    #[error("not a CycloneDX SBOM but {0:?}; CycloneDX JSON is what is read")]
+    Format(String),
+    /// More components than any real one has.
+    #[error("more than {MAX_COMPONENTS} components")]
+    TooMany,
 }
 
 /// Reads an SBOM.
-pub(super) fn read(path: &Path) -> Result<Listed, Fatal> {
-    let fail = |reason: String| Fatal::failed(format!("{}: {reason}", path.display()));
-    let file = std::fs::File::open(path).map_err(|error| fail(error.to_string()))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|error| fail(error.to_string()))?;
-    if bytes.len() as u64 > MAX_SIZE {
-        return Err(fail(format!("larger than {MAX_SIZE} bytes")));
-    }
-    let document: Document = serde_json::from_slice(&bytes).map_err(|error| {
-        fail(format!("not a CycloneDX SBOM in JSON ({error}); syft writes one with -o cyclonedx-json"))
-    })?;
+///
+/// # Errors
+/// When `bytes` are not one.
+pub fn read(bytes: &[u8]) -> Result<Listed, ReadError> {
+    let document: Document = serde_json::from_slice(bytes)?;
     if document.bom_format != "CycloneDX" {
-        return Err(fail(format!(
-            "not a CycloneDX SBOM but {:?}; CycloneDX JSON is what is read",
-            document.bom_format
-        )));
+        return Err(ReadError::Format(document.bom_format));
     }
     let mut listed = Listed::default();
     let mut pending = document.components;
@@ -71,7 +71,7 @@ pub(super) fn read(path: &Path) -> Result<Listed, Fatal> {
     while let Some(component) = pending.pop() {
         seen += 1;
         if seen > MAX_COMPONENTS {
-            return Err(fail(format!("more than {MAX_COMPONENTS} components")));
+            return Err(ReadError::TooMany);
         }
         if component.r#type == "operating-system" {
             listed.distribution.get_or_insert_with(|| Distribution {
@@ -85,16 +85,15 @@ pub(super) fn read(path: &Path) -> Result<Listed, Fatal> {
             match package(text) {
                 Some((package, distribution)) => {
                     listed.distribution = listed.distribution.take().or(distribution);
-                    let evidence = vec![format!("{}#{text}", path.display()).into_bytes()];
-                    listed.packages.push(StackPackage { package, evidence, layer: 0, owner: None });
+                    listed.packages.push((package, text.clone()));
                 }
                 None => listed.left_out += 1,
             }
         }
         pending.extend(component.components);
     }
-    listed.packages.sort_by(|a, b| a.package.cmp(&b.package));
-    listed.packages.dedup_by(|a, b| a.package == b.package);
+    listed.packages.sort();
+    listed.packages.dedup_by(|a, b| a.0 == b.0);
     Ok(listed)
 }
 
