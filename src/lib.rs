@@ -1,1 +1,5 @@
-//! The command line and the aggregator.
+//! The command line and, later, the aggregator.
+
+pub mod advisory;
+pub mod cli;
+pub mod export;

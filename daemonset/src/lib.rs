@@ -1,3 +1,8 @@
 //! Everything of Outcrop that runs on a node.
 
 pub mod catalog;
+pub mod role;
+pub mod runtime;
+pub mod scan;
+pub mod snapshot;
+pub mod worker;

@@ -1,6 +1,7 @@
 //! What a cataloguer reads from one evidence.
 
-use crate::package::Package;
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::package::{Package, PackageType, SourcePackage};
 
 /// The distribution that an `os-release` file names
 /// ([os-release(5)](https://www.freedesktop.org/software/systemd/man/latest/os-release.html)).
@@ -85,4 +86,118 @@ impl Fact {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// First bytes of an encoded fact: name and version of the format.
+const MAGIC: &[u8] = b"outcrop.fact.1\n";
+
+impl Fact {
+    /// The one encoding of this fact. The fact has to be [normalized](Self::normalize).
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer(MAGIC.to_vec());
+        let text = |w: &mut Writer, text: &String| w.bytes(text.as_bytes());
+        w.list(&self.packages, |w, package| {
+            let Package { kind, name, version, arch, source, licenses, inner, vendor, module } = package;
+            w.byte(*kind as u8);
+            text(w, name);
+            text(w, version);
+            w.option(arch.as_ref(), text);
+            w.option(source.as_ref(), |w, source| {
+                text(w, &source.name);
+                text(w, &source.version);
+            });
+            w.list(licenses, text);
+            w.option(inner.as_ref(), text);
+            w.option(vendor.as_ref(), text);
+            w.option(module.as_ref(), text);
+        });
+        w.option(self.distribution.as_ref(), |w, distribution| {
+            let Distribution { id, version_id, codename, name, id_like } = distribution;
+            [id, version_id, codename, name].into_iter().for_each(|field| text(w, field));
+            w.list(id_like, text);
+        });
+        w.number(self.claims.len() as u64);
+        let mut previous: &[u8] = &[];
+        for claim in &self.claims {
+            w.front_coded(previous, &claim.path);
+            previous = &claim.path;
+            text(&mut w, &claim.package);
+            write_file_digest(&mut w, claim.digest.as_ref());
+        }
+        w.list(&self.unidentified, |w, unidentified| {
+            text(w, &unidentified.inner);
+            w.0.extend_from_slice(&unidentified.sha256);
+        });
+        w.list(&self.warnings, text);
+        w.0
+    }
+
+    /// Decodes what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// When the bytes are anything else: cut short, of another version, or not canonical.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes.strip_prefix(MAGIC).ok_or(DecodeError::Format("encoded fact"))?);
+        let packages = r.list(|r| {
+            let kind = r.byte()?;
+            Ok(Package {
+                kind: PackageType::ALL
+                    .into_iter()
+                    .find(|known| *known as u8 == kind)
+                    .ok_or_else(|| r.invalid("package type"))?,
+                name: r.string()?,
+                version: r.string()?,
+                arch: r.option(Reader::string)?,
+                source: r.option(|r| Ok(SourcePackage { name: r.string()?, version: r.string()? }))?,
+                licenses: r.list(Reader::string)?,
+                inner: r.option(Reader::string)?,
+                vendor: r.option(Reader::string)?,
+                module: r.option(Reader::string)?,
+            })
+        })?;
+        let distribution = r.option(|r| {
+            Ok(Distribution {
+                id: r.string()?,
+                version_id: r.string()?,
+                codename: r.string()?,
+                name: r.string()?,
+                id_like: r.list(Reader::string)?,
+            })
+        })?;
+        let mut path = Vec::new();
+        let claims = r.list(|r| {
+            r.front_coded(&mut path)?;
+            Ok(Claim { path: path.clone(), package: r.string()?, digest: read_file_digest(r)? })
+        })?;
+        let unidentified = r.list(|r| Ok(Unidentified { inner: r.string()?, sha256: r.array()? }))?;
+        let warnings = r.list(Reader::string)?;
+        r.end()?;
+        let fact = Self { packages, distribution, claims, unidentified, warnings };
+        let sorted = fact.packages.is_sorted_by(|a, b| a < b)
+            && fact.claims.is_sorted_by(|a, b| a < b)
+            && fact.unidentified.is_sorted_by(|a, b| a < b)
+            && fact.warnings.is_sorted_by(|a, b| a < b);
+        if sorted { Ok(fact) } else { Err(DecodeError::Invalid { what: "order", at: 0 }) }
+    }
+}
+
+pub(crate) fn write_file_digest(w: &mut Writer, digest: Option<&FileDigest>) {
+    let (tag, bytes): (u8, &[u8]) = match digest {
+        None => (0, &[]),
+        Some(FileDigest::Md5(bytes)) => (1, bytes),
+        Some(FileDigest::Sha1(bytes)) => (2, bytes),
+        Some(FileDigest::Sha256(bytes)) => (3, bytes),
+    };
+    w.byte(tag);
+    w.0.extend_from_slice(bytes);
+}
+
+pub(crate) fn read_file_digest(r: &mut Reader<'_>) -> Result<Option<FileDigest>, DecodeError> {
+    Ok(match r.byte()? {
+        0 => None,
+        1 => Some(FileDigest::Md5(r.array()?)),
+        2 => Some(FileDigest::Sha1(r.array()?)),
+        3 => Some(FileDigest::Sha256(r.array()?)),
+        _ => return Err(r.invalid("digest")),
+    })
 }

@@ -3,8 +3,23 @@
 //! This is the ground floor: no input or output, no async, nothing of containerd or Kubernetes.
 //! What a word means is written in `docs/architecture.md`; its type lives here.
 
+mod codec;
+pub mod container;
+pub mod digest;
 pub mod fact;
+pub mod identity;
+pub mod inventory;
+pub mod merge;
 pub mod package;
+pub mod paths;
+pub mod view;
 
+pub use codec::DecodeError;
+pub use container::{Container, Coverage, CoverageState, Mount, Pod, Status};
+pub use digest::Digest;
 pub use fact::{Claim, Distribution, Fact, FileDigest, Unidentified};
+pub use identity::LayerId;
+pub use inventory::{EvidenceRecord, Inventory, Tombstone};
+pub use merge::{Answers, KnownPath, Merged, Owner, StackPackage, Unread, merge};
 pub use package::{Package, PackageType, SourcePackage};
+pub use paths::{Node, PathTable, PathTableBuilder};

@@ -8,17 +8,20 @@ mod apk;
 mod collect;
 mod digests;
 mod dpkg;
+mod field;
 mod golang;
+mod inflate;
 mod java;
 mod lines;
 mod npm;
 mod os_release;
 mod python;
 mod rpm;
+mod zip;
 
 use std::io;
 
-use outcrop_proto::Fact;
+use outcrop_proto::{Fact, KnownPath};
 
 /// Grows whenever a cataloguer would answer differently for the same bytes; never goes back.
 pub const VERSION: u32 = 1;
@@ -36,6 +39,20 @@ pub const ALL: &[&dyn Cataloguer] = &[
     &npm::Npm,
     &java::Java,
     &golang::Golang,
+];
+
+/// Paths that are evidence wherever symbolic links lead them: of package databases and of the distribution's name.
+pub const KNOWN: &[KnownPath] = &[
+    KnownPath { path: "etc/os-release", database: false },
+    KnownPath { path: "usr/lib/os-release", database: false },
+    KnownPath { path: "var/lib/dpkg/status", database: true },
+    KnownPath { path: "lib/apk/db/installed", database: true },
+    KnownPath { path: "usr/lib/apk/db/installed", database: true },
+    KnownPath { path: "var/lib/rpm/rpmdb.sqlite", database: true },
+    KnownPath { path: "var/lib/rpm/Packages.db", database: true },
+    KnownPath { path: "var/lib/rpm/Packages", database: true },
+    KnownPath { path: "usr/lib/sysimage/rpm/rpmdb.sqlite", database: true },
+    KnownPath { path: "usr/lib/sysimage/rpm/Packages.db", database: true },
 ];
 
 /// Whether a path is evidence for a cataloguer.

@@ -1,8 +1,20 @@
-//! Node.js packages.
+//! Node.js packages: any installed
+//! [`package.json`](https://docs.npmjs.com/cli/v11/configuring-npm/package-json) that has a name and a version.
 
-use outcrop_proto::Fact;
+use std::fmt;
 
+use outcrop_proto::{Fact, Package, PackageType};
+use serde::Deserializer as _;
+use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::field::{MAX_FIELD, field};
 use super::{CatalogError, Cataloguer, Evidence, Want};
+
+/// Most bytes of a `package.json` that is read. npm used to store the readme in it, and the longest of these have 1 MB.
+const MAX_SIZE: u64 = 8 << 20;
+
+/// Most licences of one package.
+const MAX_LICENSES: usize = 16;
 
 /// Reads Node.js packages.
 pub(super) struct Npm;
@@ -12,11 +24,337 @@ impl Cataloguer for Npm {
         "npm"
     }
 
-    fn wants(&self, _path: &[u8]) -> Want {
-        Want::No
+    fn wants(&self, path: &[u8]) -> Want {
+        match path.strip_suffix(b"package.json") {
+            Some([] | [.., b'/']) => Want::Yes,
+            _ => Want::No,
+        }
     }
 
-    fn read(&self, _evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
-        Ok(Fact::default())
+    /// A manifest without a name or without a version is not an installed package (they mark module kinds, test data
+    /// and workspaces) and yields an empty fact.
+    fn read(&self, evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
+        let bytes = evidence.source.bytes(MAX_SIZE)?;
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        let text = String::from_utf8_lossy(bytes);
+
+        let mut manifest = Manifest::default();
+        let mut json = serde_json::Deserializer::from_str(&text);
+        json.deserialize_any(&mut manifest)
+            .and_then(|()| json.end())
+            .map_err(|error| CatalogError::malformed("package.json", error.to_string()))?;
+
+        let mut fact = Fact::default();
+        if let (Some(name), Some(version)) = (manifest.name, manifest.version) {
+            let mut package = Package::new(PackageType::Npm, name, version);
+            package.licenses = if manifest.license.is_empty() { manifest.licenses } else { manifest.license };
+            fact.packages.push(package);
+        }
+        Ok(fact)
+    }
+}
+
+/// The fields of a manifest that we keep. Everything else is skipped without being stored, however deep it is nested.
+#[derive(Default)]
+struct Manifest {
+    name: Option<String>,
+    version: Option<String>,
+    license: Vec<String>,
+    /// The older spelling, heeded where `license` is missing.
+    licenses: Vec<String>,
+}
+
+impl<'de> Visitor<'de> for &mut Manifest {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key_seed(Key)? {
+            // Of a repeated key the last one counts, as in JavaScript.
+            match key {
+                Field::Name => self.name = map.next_value_seed(Text)?,
+                Field::Version => self.version = map.next_value_seed(Text)?,
+                Field::License => self.license = map.next_value_seed(Licenses)?,
+                Field::Licenses => self.licenses = map.next_value_seed(Licenses)?,
+                Field::Other => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Field {
+    Name,
+    Version,
+    License,
+    Licenses,
+    Other,
+}
+
+/// Reads a key without storing it.
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = Field;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<Field, D::Error> {
+        json.deserialize_identifier(self)
+    }
+}
+
+impl Visitor<'_> for Key {
+    type Value = Field;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<Field, E> {
+        Ok(match key {
+            "name" => Field::Name,
+            "version" => Field::Version,
+            "license" => Field::License,
+            "licenses" => Field::Licenses,
+            _ => Field::Other,
+        })
+    }
+}
+
+/// A string; a value of any other kind counts as missing.
+struct Text;
+
+impl<'de> DeserializeSeed<'de> for Text {
+    type Value = Option<String>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Text {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(field(text.as_bytes()))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+}
+
+/// Licences in any form that manifests have had: an SPDX expression, `{"type": …, "url": …}`, or a list of these.
+struct Licenses;
+
+impl<'de> DeserializeSeed<'de> for Licenses {
+    type Value = Vec<String>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Licenses {
+    type Value = Vec<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a licence")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(field(text.as_bytes()).into_iter().collect())
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut licenses = Vec::new();
+        // A list in a list nests no deeper than the JSON reader allows.
+        while let Some(more) = list.next_element_seed(Self)? {
+            licenses.extend(more);
+            licenses.truncate(MAX_LICENSES);
+        }
+        Ok(licenses)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut kind = None;
+        while let Some(is_kind) = map.next_key_seed(LicenseKey)? {
+            if is_kind {
+                kind = map.next_value_seed(Text)?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(kind.into_iter().collect())
+    }
+}
+
+/// Whether a key of a licence object names the licence.
+struct LicenseKey;
+
+impl<'de> DeserializeSeed<'de> for LicenseKey {
+    type Value = bool;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<bool, D::Error> {
+        json.deserialize_identifier(self)
+    }
+}
+
+impl Visitor<'_> for LicenseKey {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<bool, E> {
+        Ok(matches!(key, "type" | "name"))
+    }
+}
+
+const _: () = assert!(MAX_FIELD >= 214, "npm allows names of 214 bytes");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &[u8]) -> Result<Fact, CatalogError> {
+        Npm.read(&Evidence { path: b"package.json", source: &json, companions: &[] })
+    }
+
+    fn one(json: &str) -> (String, String, Vec<String>) {
+        let package = read(json.as_bytes()).unwrap().packages.pop().expect("a package");
+        (package.name, package.version, package.licenses)
+    }
+
+    #[test]
+    fn wants_manifests_anywhere_and_nothing_that_only_ends_so() {
+        for path in ["package.json", "app/package.json", "usr/share/nodejs/a/package.json"] {
+            assert_eq!(Npm.wants(path.as_bytes()), Want::Yes, "{path}");
+        }
+        for path in ["app/my-package.json", "app/package.json5", "app/package-lock.json", ""] {
+            assert_eq!(Npm.wants(path.as_bytes()), Want::No, "{path}");
+        }
+    }
+
+    #[test]
+    fn licences_in_every_form_that_manifests_have_had() {
+        for (json, expected) in [
+            (r#""license": "MIT""#, vec!["MIT"]),
+            (r#""license": {"type": "ISC", "url": "https://x"}"#, vec!["ISC"]),
+            (r#""license": ["MIT", {"type": "ISC"}]"#, vec!["MIT", "ISC"]),
+            (r#""licenses": [{"type": "MIT"}, {"name": "ISC"}]"#, vec!["MIT", "ISC"]),
+            (r#""licenses": "MIT", "license": "ISC""#, vec!["ISC"]),
+            (r#""license": 3"#, vec![]),
+            (r#""license": null"#, vec![]),
+            (r#""license": {"url": [[{}]]}"#, vec![]),
+        ] {
+            let (.., licenses) = one(&format!(r#"{{"name": "a", "version": "1", {json}}}"#));
+            assert_eq!(licenses, expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn names_and_versions_must_be_strings_with_content() {
+        for json in [
+            r#"{"name": "a"}"#,
+            r#"{"version": "1"}"#,
+            r#"{"name": "", "version": "1"}"#,
+            r#"{"name": "a", "version": 1}"#,
+            r#"{"name": ["a"], "version": "1"}"#,
+            r#"{"name": {"a": 1}, "version": true}"#,
+            "{}",
+        ] {
+            assert_eq!(read(json.as_bytes()).unwrap(), Fact::default(), "{json}");
+        }
+    }
+
+    #[test]
+    fn tolerates_what_node_tolerates() {
+        assert_eq!(one("\u{feff}{\"version\":\"1\",\"name\":\"@a/b\"}").0, "@a/b");
+        assert_eq!(one(r#"{"name":"a","name":"b","version":"1","na\u006de":"c"}"#).0, "c");
+        let invalid = b"{\"name\":\"a\",\"version\":\"1\",\"description\":\"\xff\"}";
+        assert_eq!(read(invalid).unwrap().packages.len(), 1);
+    }
+
+    #[test]
+    fn anything_else_is_malformed() {
+        for json in ["", "[]", "3", "nul", r#"{"name" "a"}"#, r#"{"name":"a","version":"1"} x"#] {
+            assert!(matches!(read(json.as_bytes()), Err(CatalogError::Malformed { .. })), "{json}");
+        }
+    }
+
+    #[test]
+    fn truncation_anywhere_is_an_error_and_never_a_package() {
+        let json =
+            br#"{"name": "a", "version": "1.0", "license": ["MIT", {"type": "ISC"}], "x": {"y": [1, 2.5e3, null]}}"#;
+        for length in 0..json.len() {
+            assert!(read(&json[..length]).is_err(), "{length}");
+        }
+        assert_eq!(read(json).unwrap().packages.len(), 1);
+    }
+
+    #[test]
+    fn deep_nesting_ends_in_a_verdict() {
+        for key in ["x", "name", "license"] {
+            let deep = format!(r#"{{"{key}": {}{}, "n": 1}}"#, "[".repeat(100_000), "]".repeat(100_000));
+            let _ = read(deep.as_bytes());
+            let open = format!(r#"{{"{key}": {}"#, r#"{"a":"#.repeat(100_000));
+            assert!(read(open.as_bytes()).is_err());
+        }
     }
 }

@@ -14,7 +14,7 @@ pub(super) struct OsRelease;
 
 impl Cataloguer for OsRelease {
     fn name(&self) -> &'static str {
-        "os_release"
+        "os-release"
     }
 
     fn wants(&self, path: &[u8]) -> Want {

@@ -1,8 +1,24 @@
-//! Python distributions.
+//! Python distributions: installed wheels and eggs.
+//!
+//! Format: [core metadata](https://packaging.python.org/en/latest/specifications/core-metadata/), headers in the manner
+//! of a mail, then the readme. Where they lie:
+//! [recording installed projects](https://packaging.python.org/en/latest/specifications/recording-installed-packages/)
+//! and, for eggs, setuptools' own documentation.
 
-use outcrop_proto::Fact;
+use outcrop_proto::{Fact, Package, PackageType};
 
-use super::{CatalogError, Cataloguer, Evidence, Want};
+use super::field::field;
+use super::zip::{Archive, Work};
+use super::{CatalogError, Cataloguer, Evidence, Source, Want};
+
+/// Most bytes of headers. The longest of real wheels have 100 KB: they hold the texts of many licences.
+const MAX_HEADERS: usize = 1 << 20;
+
+/// How much of the metadata is read at a time, bytes. Nearly all headers end in the first.
+const CHUNK: usize = 8 << 10;
+
+/// Most licences of one distribution.
+const MAX_LICENSES: usize = 16;
 
 /// Reads Python distributions.
 pub(super) struct Python;
@@ -12,11 +28,248 @@ impl Cataloguer for Python {
         "python"
     }
 
-    fn wants(&self, _path: &[u8]) -> Want {
-        Want::No
+    fn wants(&self, path: &[u8]) -> Want {
+        let wanted = match path {
+            [.., b'o'] => path.ends_with(b".egg-info") || is_egg_metadata(path),
+            [.., b'O'] => is_egg_metadata(path),
+            [.., b'A'] => path
+                .strip_suffix(b"/METADATA")
+                .is_some_and(|dir| dir.ends_with(b"dist-info") || dir.ends_with(b"DIST-INFO")),
+            [.., b'g'] => path.ends_with(b".egg"),
+            _ => false,
+        };
+        if wanted { Want::Yes } else { Want::No }
     }
 
-    fn read(&self, _evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
-        Ok(Fact::default())
+    fn read(&self, evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
+        let headers = if evidence.path.ends_with(b".egg") {
+            match egg_headers(evidence.source)? {
+                Some(headers) => headers,
+                None => return Ok(Fact::default()),
+            }
+        } else {
+            headers(evidence.source)?
+        };
+        let mut fact = Fact::default();
+        fact.packages.extend(distribution(&headers)?);
+        Ok(fact)
+    }
+}
+
+fn is_egg_metadata(path: &[u8]) -> bool {
+    path.strip_suffix(b"/PKG-INFO").is_some_and(|dir| dir.ends_with(b"egg-info") || dir.ends_with(b"EGG-INFO"))
+}
+
+/// The bytes up to the first blank line, without reading the readme behind it.
+fn headers(source: &dyn Source) -> Result<Vec<u8>, CatalogError> {
+    let mut bytes = Vec::new();
+    loop {
+        let start = bytes.len();
+        bytes.resize(start + CHUNK, 0);
+        let read = source.read_at(start as u64, &mut bytes[start..])?;
+        bytes.truncate(start + read);
+        // The end of the headers may lie across the seam: CR LF CR LF has four bytes.
+        if read == 0 || bytes[start.saturating_sub(3)..].windows(2).any(|pair| pair == b"\n\n" || pair == b"\n\r") {
+            return Ok(bytes);
+        }
+        if bytes.len() >= MAX_HEADERS {
+            return Err(CatalogError::Limit { what: "bytes of metadata headers", limit: MAX_HEADERS as u64 });
+        }
+    }
+}
+
+/// The metadata inside a zipped egg, if there is any.
+fn egg_headers(source: &dyn Source) -> Result<Option<Vec<u8>>, CatalogError> {
+    let mut work = Work::new();
+    let archive =
+        Archive::open(source, &mut work)?.ok_or_else(|| CatalogError::malformed("zipped egg", "not a zip archive"))?;
+    let (found, error) = archive.entries(&mut work, |path| (path == b"EGG-INFO/PKG-INFO").then_some(()));
+    match (found.first(), error) {
+        (Some(((), entry)), _) => archive.head(entry, MAX_HEADERS, &work).map(Some),
+        (None, Some(error)) => Err(error),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The distribution that metadata headers describe.
+fn distribution(headers: &[u8]) -> Result<Option<Package>, CatalogError> {
+    let mut name = None;
+    let mut version = None;
+    let mut expression = None;
+    let mut license = None;
+    let mut classifiers = Vec::new();
+
+    for (key, value) in Headers::new(headers) {
+        let is = |expected: &str| key.eq_ignore_ascii_case(expected.as_bytes());
+        if is("Name") {
+            name = field(value);
+        } else if is("Version") {
+            version = field(value);
+        } else if is("License-Expression") {
+            expression = field(value);
+        } else if is("License") {
+            license = Some(value);
+        } else if is("Classifier") && classifiers.len() < MAX_LICENSES {
+            classifiers.extend(license_classifier(value));
+        }
+    }
+
+    let missing = |what: &str| CatalogError::malformed("Python metadata", format!("no {what}"));
+    let name = name.ok_or_else(|| missing("name"))?;
+    // Distributions write an egg-info for the interpreter itself. It is no package of the index, and they list it.
+    if name == "Python" {
+        return Ok(None);
+    }
+    let version = version.ok_or_else(|| missing("version"))?;
+
+    let mut package = Package::new(PackageType::Pypi, name, version);
+    // Before there were expressions, `License` held a name, a text of many lines, or nothing of use.
+    let named = license.filter(|text| !text.contains(&b'\n') && *text != b"UNKNOWN").and_then(field);
+    package.licenses = match expression.or(named) {
+        Some(license) => vec![license],
+        None => classifiers,
+    };
+    Ok(Some(package))
+}
+
+/// `MIT License` of `License :: OSI Approved :: MIT License`.
+fn license_classifier(value: &[u8]) -> Option<String> {
+    let parts = value.strip_prefix(b"License :: ")?;
+    let last = parts.windows(4).rposition(|sep| sep == b" :: ").map_or(parts, |at| &parts[at + 4..]);
+    if last == b"OSI Approved" { None } else { field(last) }
+}
+
+/// Headers with the lines that continue them, up to the first blank line.
+struct Headers<'b> {
+    rest: &'b [u8],
+}
+
+impl<'b> Headers<'b> {
+    fn new(bytes: &'b [u8]) -> Self {
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+        Self { rest: &bytes[start..] }
+    }
+}
+
+impl<'b> Iterator for Headers<'b> {
+    type Item = (&'b [u8], &'b [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let mut end = line_end(self.rest);
+            if self.rest[..end].trim_ascii_end().is_empty() {
+                return None;
+            }
+            // A line that starts with white space belongs to the header before it.
+            while matches!(self.rest.get(end), Some(b' ' | b'\t')) {
+                end += line_end(&self.rest[end..]);
+            }
+            let (header, rest) = self.rest.split_at(end);
+            self.rest = rest;
+            // A line without a colon is no header; pip passes over it too.
+            if let Some(colon) = header.iter().position(|&byte| byte == b':') {
+                return Some((header[..colon].trim_ascii(), header[colon + 1..].trim_ascii()));
+            }
+        }
+    }
+}
+
+/// The length of the first line, with its end.
+fn line_end(bytes: &[u8]) -> usize {
+    bytes.iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |at| at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(path: &[u8], bytes: &[u8]) -> Result<Fact, CatalogError> {
+        Python.read(&Evidence { path, source: &bytes, companions: &[] })
+    }
+
+    fn one(metadata: &str) -> Package {
+        read(b"a.dist-info/METADATA", metadata.as_bytes()).unwrap().packages.pop().expect("a package")
+    }
+
+    #[test]
+    fn wants_metadata_of_wheels_and_eggs() {
+        for (path, expected) in [
+            ("usr/lib/python3/dist-packages/a-1.dist-info/METADATA", Want::Yes),
+            ("a.egg-info/PKG-INFO", Want::Yes),
+            ("opt/a.egg/EGG-INFO/PKG-INFO", Want::Yes),
+            ("opt/DIST-INFO/METADATA", Want::Yes),
+            ("opt/a-1-py3.egg-info", Want::Yes),
+            ("opt/a-1-py3.egg", Want::Yes),
+            ("a.dist-info/RECORD", Want::No),
+            ("METADATA", Want::No),
+            ("usr/share/METADATA", Want::No),
+            ("src/PKG-INFO", Want::No),
+            ("a.egg-info/top_level.txt", Want::No),
+            ("", Want::No),
+        ] {
+            assert_eq!(Python.wants(path.as_bytes()), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn headers_end_at_the_blank_line() {
+        let package = one("Metadata-Version: 2.1\r\nName: a_B\r\nVersion: 1.0\r\n\r\nName: other\r\n");
+        assert_eq!((package.name.as_str(), package.version.as_str()), ("a_B", "1.0"));
+        // A readme of any size is not read.
+        let mut long = b"Name: a\nVersion: 1\n\n".to_vec();
+        long.resize(5 << 20, b'x');
+        assert_eq!(read(b"a.egg-info", &long).unwrap().packages.len(), 1);
+    }
+
+    #[test]
+    fn continued_lines_and_odd_lines_are_survived() {
+        let package =
+            one("\n\nno header\nName:a\nLicense: text\n  more\n\tand more\nDescription: x\n \n y\nVersion: 9\n");
+        assert_eq!(package.version, "9", "a blank line inside a folded header is white space");
+    }
+
+    #[test]
+    fn licences_come_from_the_best_field() {
+        for (headers, expected) in [
+            ("License-Expression: MIT OR ISC\nLicense: x", vec!["MIT OR ISC"]),
+            ("License: BSD-3-Clause", vec!["BSD-3-Clause"]),
+            ("License: UNKNOWN", vec![]),
+            (
+                "License: Copyright\n  All rights\nClassifier: License :: OSI Approved :: MIT License",
+                vec!["MIT License"],
+            ),
+            ("Classifier: License :: OSI Approved\nClassifier: License :: Public Domain", vec!["Public Domain"]),
+            ("Classifier: Topic :: Utilities", vec![]),
+        ] {
+            assert_eq!(one(&format!("Name: a\nVersion: 1\n{headers}\n")).licenses, expected, "{headers}");
+        }
+    }
+
+    #[test]
+    fn without_name_or_version_it_is_malformed_and_the_interpreter_is_left_out() {
+        for metadata in ["", "\n", "Name: a\n", "Version: 1\n", "Name:\nVersion: 1\n", "\u{0}\u{1}"] {
+            let result = read(b"a.dist-info/METADATA", metadata.as_bytes());
+            assert!(matches!(result, Err(CatalogError::Malformed { .. })), "{metadata:?}");
+        }
+        assert!(read(b"Python-2.7.egg-info", b"Name: Python\nVersion: 2.7\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn headers_without_end_are_refused() {
+        let endless = b"Keywords: x\n".repeat(MAX_HEADERS / 8);
+        assert!(matches!(read(b"a.egg-info", &endless), Err(CatalogError::Limit { .. })));
+    }
+
+    #[test]
+    fn the_seam_between_two_reads_hides_no_blank_line() {
+        for size in CHUNK - 8..CHUNK + 8 {
+            for end in ["\n\n", "\r\n\r\n"] {
+                let head = format!("Name: a{nl}Version: 1{nl}X: ", nl = &end[..end.len() / 2]);
+                let mut bytes = format!("{head}{}{end}", "x".repeat(size - head.len())).into_bytes();
+                bytes.resize(4 << 20, b'x');
+                assert_eq!(read(b"a.egg-info", &bytes).unwrap().packages.len(), 1, "{size} {end:?}");
+            }
+        }
     }
 }

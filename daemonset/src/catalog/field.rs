@@ -1,0 +1,49 @@
+//! Strings out of evidence: UTF-8, trimmed, bounded.
+
+use std::borrow::Cow;
+
+/// Longest name, version or licence that is kept, bytes. npm allows names of 214, Maven coordinates and Go module paths
+/// are shorter than 300 in practice.
+pub(super) const MAX_FIELD: usize = 1024;
+
+/// `bytes` as text without surrounding white space, or `None` when nothing is left or it is longer than [`MAX_FIELD`].
+/// Invalid UTF-8 is replaced.
+pub(super) fn field(bytes: &[u8]) -> Option<String> {
+    let bytes = bytes.trim_ascii();
+    if bytes.is_empty() || bytes.len() > MAX_FIELD {
+        return None;
+    }
+    // A replacement character takes three bytes for one, so the bound is checked on what came in.
+    Some(String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// The last element of a path.
+pub(super) fn base_name(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|&byte| byte == b'/').map_or(path, |slash| &path[slash + 1..])
+}
+
+/// The last element of a path, as text for messages and names.
+pub(super) fn base_text(path: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(base_name(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_trimmed_bounded_and_utf8() {
+        assert_eq!(field(b"  a b\t\r\n").as_deref(), Some("a b"));
+        assert_eq!(field(b" \t"), None);
+        assert_eq!(field(b"\xff").as_deref(), Some("\u{fffd}"));
+        assert_eq!(field(&[b'x'; MAX_FIELD]).map(|text| text.len()), Some(MAX_FIELD));
+        assert_eq!(field(&[b'x'; MAX_FIELD + 1]), None);
+    }
+
+    #[test]
+    fn base_names() {
+        assert_eq!(base_name(b"a/b/c"), b"c");
+        assert_eq!(base_name(b"c"), b"c");
+        assert_eq!(base_name(b"a/"), b"");
+    }
+}

@@ -1,0 +1,247 @@
+//! The list of modules in a program, as [`debug.BuildInfo`](https://pkg.go.dev/runtime/debug#BuildInfo) prints it: lines of
+//! fields split by tabs.
+
+use super::super::field::field;
+
+/// The version of what was built from a source tree, and not from a released module.
+pub(super) const DEVEL: &str = "(devel)";
+
+/// What Go names a package that was built from a list of files. It is the name of nothing.
+const FROM_FILES: &str = "command-line-arguments";
+
+/// Most modules of one program. The largest have 1,500.
+const MAX_MODULES: usize = 20_000;
+
+/// A module, or nothing where the line was odd.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Module {
+    pub(super) path: String,
+    /// Empty where the line has none.
+    pub(super) version: String,
+}
+
+/// What a program was built of.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Modules {
+    /// Path of the main package.
+    pub(super) package: Option<String>,
+    /// The module of the main package.
+    pub(super) main: Option<Module>,
+    /// The other modules, each replaced by what was built in its stead.
+    pub(super) dependencies: Vec<Module>,
+    ldflags: Option<String>,
+    revision: Option<String>,
+    time: Option<String>,
+}
+
+impl Modules {
+    /// Reads the lines. One that is odd is passed over.
+    pub(super) fn parse(bytes: &[u8]) -> Self {
+        let mut modules = Self::default();
+        /// What a `=>` line replaces.
+        enum Last {
+            Main,
+            Dependency,
+            Nothing,
+        }
+        let mut last = Last::Nothing;
+        // Dependencies that were built from a source tree, though nothing replaced them.
+        let mut unreleased = Vec::new();
+        for line in bytes.split(|&byte| byte == b'\n') {
+            let mut fields = line.split(|&byte| byte == b'\t');
+            let kind = fields.next().unwrap_or_default();
+            match kind {
+                b"path" => modules.package = fields.next().and_then(field),
+                b"mod" => {
+                    modules.main = module(fields);
+                    last = if modules.main.is_some() { Last::Main } else { Last::Nothing };
+                }
+                b"dep" if modules.dependencies.len() < MAX_MODULES => {
+                    let module = module(fields);
+                    last = if module.is_some() { Last::Dependency } else { Last::Nothing };
+                    if module.as_ref().is_some_and(|module| module.version == DEVEL) {
+                        unreleased.push(modules.dependencies.len());
+                    }
+                    modules.dependencies.extend(module);
+                }
+                b"=>" => {
+                    let replaced = match last {
+                        Last::Main => modules.main.as_mut(),
+                        Last::Dependency => modules.dependencies.last_mut(),
+                        Last::Nothing => None,
+                    };
+                    if let (Some(replaced), Some(by)) = (replaced, module(fields)) {
+                        replace(replaced, by);
+                    }
+                    unreleased.pop_if(|at| *at + 1 == modules.dependencies.len());
+                    last = Last::Nothing;
+                }
+                b"build" => modules.setting(fields.next().unwrap_or_default()),
+                _ => {}
+            }
+        }
+        // Built from files: the module that these lie in is among the dependencies, and it is the one without a release.
+        if modules.main.as_ref().is_none_or(|main| main.path == FROM_FILES)
+            && let [main] = unreleased[..]
+        {
+            modules.main = Some(modules.dependencies.remove(main));
+        }
+        modules
+    }
+
+    fn setting(&mut self, setting: &[u8]) {
+        let Some(equals) = setting.iter().position(|&byte| byte == b'=') else { return };
+        let (key, value) = (&setting[..equals], &setting[equals + 1..]);
+        match key {
+            // Longer than a field: flags may list dozens of variables. Quotes are dealt with where it is read.
+            b"-ldflags" if value.len() <= 64 << 10 => {
+                self.ldflags = Some(String::from_utf8_lossy(value).into_owned());
+            }
+            b"vcs.revision" => self.revision = field(value),
+            b"vcs.time" => self.time = field(value),
+            _ => {}
+        }
+    }
+
+    /// The main module with the best version that is known of it.
+    ///
+    /// Built from a checkout, its version reads `(devel)`. Then the one that the build set by `-ldflags -X` counts, else a
+    /// pseudo-version made of the revision, as Go since 1.24 and syft do; else it stays `(devel)`.
+    pub(super) fn main_module(&self) -> Option<Module> {
+        let main = match &self.main {
+            Some(main) if main.path != FROM_FILES => main.clone(),
+            // Built without a module of its own: only the package has a name.
+            _ => Module { path: self.package.clone()?, version: String::new() },
+        };
+        if main.path == FROM_FILES {
+            return None;
+        }
+        if !main.version.is_empty() && main.version != DEVEL {
+            return Some(main);
+        }
+        let flagged = self.ldflags.as_deref().and_then(|flags| flagged_version(flags, &main.path));
+        let version = flagged.or_else(|| self.pseudo_version()).unwrap_or_else(|| DEVEL.to_owned());
+        Some(Module { path: main.path, version })
+    }
+
+    /// `v0.0.0-20240131120000-0123456789ab`
+    /// ([specification](https://go.dev/ref/mod#pseudo-versions)).
+    fn pseudo_version(&self) -> Option<String> {
+        let revision = self.revision.as_deref()?;
+        let revision = revision.get(..12).unwrap_or(revision);
+        // RFC 3339 in UTC, as Go writes it: the digits in order are what is asked for.
+        let time: String = self.time.as_deref()?.chars().filter(char::is_ascii_digit).take(14).collect();
+        (time.len() == 14).then(|| format!("v0.0.0-{time}-{revision}"))
+    }
+}
+
+fn module<'b>(mut fields: impl Iterator<Item = &'b [u8]>) -> Option<Module> {
+    let path = field(fields.next()?)?;
+    Some(Module { path, version: fields.next().and_then(field).unwrap_or_default() })
+}
+
+/// Puts in place of a module what was built instead. A folder has no path of its own, and keeps that of the module; its
+/// version is not known.
+fn replace(module: &mut Module, by: Module) {
+    if !by.path.starts_with(['.', '/']) {
+        module.path = by.path;
+    }
+    module.version = if by.version.is_empty() { DEVEL.to_owned() } else { by.version };
+}
+
+/// The version that `-X main.version=1.2.3` and its many spellings set, with a `v` before it.
+fn flagged_version(flags: &str, main: &str) -> Option<String> {
+    let assignments = flags.split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\'));
+    let assignments = assignments.map(|word| word.trim_start_matches('-').strip_prefix("X=").unwrap_or(word));
+    let versions = assignments.filter_map(|word| {
+        let (variable, value) = word.split_once('=')?;
+        let (package, name) = variable.rsplit_once('.')?;
+        let own = package == "main" || package.strip_prefix(main).is_some_and(|rest| rest.starts_with('/'));
+        let name = name.to_ascii_lowercase();
+        // The toolchain's version is no version of the program.
+        let rank = match name.as_str() {
+            name if name.starts_with("go") => None,
+            name if name.ends_with("version") || name.ends_with("ver") => Some(0),
+            name if name.ends_with("tag") => Some(1),
+            _ => None,
+        };
+        Some((rank.filter(|_| own)?, semver(value.rsplit('/').next()?)?))
+    });
+    versions.min_by_key(|(rank, _)| *rank).map(|(_, version)| format!("v{version}"))
+}
+
+/// `1.2.3-rc.1` of `v1.2.3-rc.1+meta`: three numbers, and what goes on from there.
+fn semver(value: &str) -> Option<&str> {
+    let value = value.strip_prefix('v').unwrap_or(value);
+    let end = value.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))).unwrap_or(value.len());
+    let version = &value[..end];
+    let mut parts = version.splitn(3, '.');
+    let mut number = |whole: bool| {
+        parts.next().is_some_and(|part| {
+            let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+            digits > 0 && (!whole || digits == part.len())
+        })
+    };
+    (number(true) && number(true) && number(false)).then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(path: &str, version: &str) -> Module {
+        Module { path: path.to_owned(), version: version.to_owned() }
+    }
+
+    #[test]
+    fn replacements_win_and_folders_keep_the_path() {
+        let modules = Modules::parse(
+            b"path\texample.com/m/cmd\nmod\texample.com/m\tv1.0.0\th1:x=\n\
+              dep\ta.org/a\tv1.1.0\th1:y=\ndep\ta.org/b\tv1.2.0\n=>\tb.org/fork\tv9.0.0\th1:z=\n\
+              dep\ta.org/c\tv0.0.0\n=>\t./staging/c\t(devel)\t\ndep\ta.org/d\tv0.1.0\n=>\t/abs\nodd\tx\n=>\ty\tz\n",
+        );
+        assert_eq!(modules.main_module(), Some(module("example.com/m", "v1.0.0")));
+        assert_eq!(
+            modules.dependencies,
+            [
+                module("a.org/a", "v1.1.0"),
+                module("b.org/fork", "v9.0.0"),
+                module("a.org/c", DEVEL),
+                module("a.org/d", DEVEL),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_main_module_from_a_checkout_gets_the_best_version_there_is() {
+        let main = "path\tm.org/x/cmd\nmod\tm.org/x\t(devel)\t\n";
+        let vcs = "build\tvcs.revision=0123456789abcdef\nbuild\tvcs.time=2024-01-31T12:00:01Z\n";
+        for (lines, expected) in [
+            (String::new(), DEVEL),
+            (vcs.to_owned(), "v0.0.0-20240131120001-0123456789ab"),
+            (format!("{vcs}build\t-ldflags=\"-s -w -X main.version=1.2.3\"\n"), "v1.2.3"),
+            ("build\t-ldflags=-X=m.org/x/internal.gitVersion=v1.30.1-rc.1+abc\n".to_owned(), "v1.30.1-rc.1"),
+            ("build\t-ldflags=\"-X 'main.Tag=v2.0.0' -X 'main.Version=v3.0.0'\"\n".to_owned(), "v3.0.0"),
+            ("build\t-ldflags=-X main.goVersion=1.22.1 -X main.Tag=release/v2.0.0\n".to_owned(), "v2.0.0"),
+            ("build\t-ldflags=-X other.org/y.version=1.2.3 -X main.version=dev\n".to_owned(), DEVEL),
+            ("build\tvcs.revision=01\n".to_owned(), DEVEL),
+        ] {
+            let modules = Modules::parse(format!("{main}{lines}").as_bytes());
+            assert_eq!(modules.main_module(), Some(module("m.org/x", expected)), "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_program_without_a_main_module_is_named_by_its_package() {
+        for (lines, expected) in [
+            ("path\ta.org/cmd\n", Some(module("a.org/cmd", DEVEL))),
+            ("path\tcommand-line-arguments\nmod\tcommand-line-arguments\t(devel)\n", None),
+            ("path\tcommand-line-arguments\ndep\ta\tv1\n", None),
+            ("path\tcommand-line-arguments\ndep\ta\t(devel)\ndep\tb\tv1\n=>\t./b\t(devel)\n", Some(module("a", DEVEL))),
+            ("path\tcommand-line-arguments\ndep\ta\t(devel)\ndep\tb\t(devel)\n", None),
+            ("", None),
+        ] {
+            assert_eq!(Modules::parse(lines.as_bytes()).main_module(), expected, "{lines}");
+        }
+    }
+}

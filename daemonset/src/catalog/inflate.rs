@@ -1,0 +1,115 @@
+//! The one decoder of compressed bytes out of images: capped in what it hands out, and in what one evidence may cost.
+//!
+//! Every other use of a raw decoder is refused by `clippy.toml`.
+
+use std::cell::Cell;
+use std::io::{self, BufReader, Read};
+
+use super::CatalogError;
+
+/// How much of the compressed side is read at a time, bytes.
+const CHUNK: usize = 16 << 10;
+
+/// What is left of the bytes that one evidence may make us produce or digest, whatever its archives declare.
+///
+/// Overlapping entries and nested bombs all draw from the same budget, so the time for one evidence is bounded.
+pub(super) struct Budget {
+    limit: u64,
+    left: Cell<u64>,
+}
+
+impl Budget {
+    /// A budget of `limit` bytes.
+    pub(super) const fn new(limit: u64) -> Self {
+        Self { limit, left: Cell::new(limit) }
+    }
+
+    /// Takes `bytes`, or refuses and leaves the budget as it is.
+    pub(super) fn spend(&self, bytes: u64) -> Result<(), CatalogError> {
+        let left = self.left.get().checked_sub(bytes).ok_or_else(|| self.exhausted())?;
+        self.left.set(left);
+        Ok(())
+    }
+
+    fn exhausted(&self) -> CatalogError {
+        CatalogError::Limit { what: "bytes of work in an archive", limit: self.limit }
+    }
+}
+
+/// The first `limit` bytes, or all if there are fewer, that the raw deflate stream `deflated` yields.
+///
+/// # Errors
+/// When the stream is broken before the limit, or `budget` does not have `limit` bytes left; what was reserved of it and
+/// not used is given back.
+pub(super) fn inflate(deflated: impl Read, limit: usize, budget: &Budget) -> Result<Vec<u8>, CatalogError> {
+    #[expect(clippy::disallowed_types, reason = "this is the capped decoder")]
+    let decoder = flate2::bufread::DeflateDecoder::new(BufReader::with_capacity(CHUNK, deflated));
+    let bytes = read_at_most(decoder, limit, budget)?;
+    Ok(bytes)
+}
+
+/// The first `limit` bytes of `reader`, drawn from `budget`.
+pub(super) fn read_at_most(reader: impl Read, limit: usize, budget: &Budget) -> Result<Vec<u8>, CatalogError> {
+    budget.spend(limit as u64)?;
+    let mut bytes = Vec::new();
+    // Reserved at once, since growing by doubling would hold the bytes twice; pages that are never written cost nothing.
+    bytes.try_reserve_exact(limit).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    let result = reader.take(limit as u64).read_to_end(&mut bytes);
+    budget.left.set(budget.left.get().saturating_add((limit - bytes.len().min(limit)) as u64));
+    result.map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+            CatalogError::malformed("deflate stream", error.to_string())
+        }
+        _ => CatalogError::Io(error),
+    })?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write::DeflateEncoder};
+
+    use super::*;
+
+    fn deflate(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn hands_out_no_more_than_the_limit() {
+        let bomb = deflate(&vec![0; 4 << 20]);
+        assert!(bomb.len() < 8192);
+        let budget = Budget::new(1 << 20);
+        assert_eq!(inflate(&bomb[..], 1000, &budget).unwrap(), vec![0; 1000]);
+        assert_eq!(budget.left.get(), (1 << 20) - 1000);
+    }
+
+    #[test]
+    fn a_spent_budget_refuses() {
+        let budget = Budget::new(1500);
+        let data = deflate(&[7; 1000]);
+        assert_eq!(inflate(&data[..], 1000, &budget).unwrap().len(), 1000);
+        assert!(matches!(inflate(&data[..], 1000, &budget), Err(CatalogError::Limit { limit: 1500, .. })));
+        assert_eq!(inflate(&data[..], 500, &budget).unwrap().len(), 500);
+    }
+
+    #[test]
+    fn what_is_not_used_of_the_limit_is_given_back() {
+        let budget = Budget::new(1000);
+        assert_eq!(inflate(&deflate(b"abc")[..], 900, &budget).unwrap(), b"abc");
+        assert_eq!(budget.left.get(), 997);
+    }
+
+    #[test]
+    fn garbage_and_truncation_are_errors() {
+        let data = deflate(&(0..=255).cycle().take(5000).collect::<Vec<u8>>());
+        for length in 0..data.len() {
+            assert!(inflate(&data[..length], 5001, &Budget::new(1 << 20)).is_err(), "{length}");
+        }
+        assert!(inflate(&[0xff; 100][..], 5000, &Budget::new(1 << 20)).is_err());
+    }
+}

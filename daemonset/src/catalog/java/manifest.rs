@@ -1,0 +1,180 @@
+//! `META-INF/MANIFEST.MF`
+//! ([specification](https://docs.oracle.com/en/java/javase/21/docs/specs/jar/jar.html#jar-manifest)): sections of
+//! `Name: value` lines of at most 72 bytes, continued on lines that start with a space.
+
+use std::borrow::Cow;
+
+use super::super::field::{MAX_FIELD, field};
+
+/// A manifest: of each of its sections, the fields that we ask for.
+#[derive(Default)]
+pub(super) struct Manifest {
+    /// Section number (the main one is 0), key, value.
+    fields: Vec<(usize, &'static str, String)>,
+}
+
+/// Fields that tell what an archive is. Everything else (`Export-Package`, digests of signed entries) is passed over.
+const KEPT: [&str; 22] = [
+    "Automatic-Module-Name",
+    "Bundle-Activator",
+    "Bundle-License",
+    "Bundle-Name",
+    "Bundle-SymbolicName",
+    "Bundle-Version",
+    "Created-By",
+    "Extension-Name",
+    "Group-Id",
+    "Implementation-Title",
+    "Implementation-Vendor",
+    "Implementation-Vendor-Id",
+    "Implementation-Version",
+    "Main-Class",
+    "Name",
+    "Package",
+    "Plugin-License-Name",
+    "Plugin-Version",
+    "Short-Name",
+    "Specification-Vendor",
+    "Specification-Version",
+    "Weave-Classes",
+];
+
+/// Most fields that are kept. Those of the main section come first.
+const MAX_FIELDS: usize = 256;
+
+impl Manifest {
+    /// Reads a manifest, or as much of it as there is. A line that is not `Name: value` is passed over.
+    pub(super) fn parse(bytes: &[u8]) -> Self {
+        let mut manifest = Self::default();
+        let mut section = 0;
+        let mut lines =
+            bytes.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).peekable();
+        let mut any = false;
+        while let Some(line) = lines.next() {
+            if line.is_empty() {
+                // Blank lines before the first field begin no section.
+                section += usize::from(any);
+                any = false;
+                continue;
+            }
+            let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
+            any = true;
+            let key = line[..colon].trim_ascii();
+            let mut value = Cow::Borrowed(line[colon + 1..].trim_ascii());
+            let kept = KEPT.iter().find(|kept| key.eq_ignore_ascii_case(kept.as_bytes()));
+            while let Some(more) = lines.next_if(|line| line.starts_with(b" ")) {
+                // A value without end is passed over, not gathered.
+                if kept.is_some() && value.len() <= MAX_FIELD {
+                    value.to_mut().extend_from_slice(more.trim_ascii());
+                }
+            }
+            if manifest.fields.len() < MAX_FIELDS {
+                manifest.fields.extend(kept.and_then(|key| Some((section, *key, field(&value)?))));
+            }
+        }
+        manifest
+    }
+
+    /// The value of `key` in the main section.
+    pub(super) fn main(&self, key: &str) -> Option<&str> {
+        self.all(key).next().filter(|(section, _)| *section == 0).map(|(_, value)| value)
+    }
+
+    /// The value of `key` in the main section, else in the first that has it: old archives describe themselves in the
+    /// section of their only package.
+    pub(super) fn anywhere(&self, key: &str) -> Option<&str> {
+        self.all(key).next().map(|(_, value)| value)
+    }
+
+    /// Every value of `key` with the number of its section.
+    pub(super) fn all<'m, 'k>(&'m self, key: &'k str) -> impl Iterator<Item = (usize, &'m str)> + use<'m, 'k> {
+        self.fields
+            .iter()
+            .filter(move |(_, kept, _)| *kept == key)
+            .map(|(section, _, value)| (*section, value.as_str()))
+    }
+
+    /// The artifact's name, where the field is one that names artifacts.
+    pub(super) fn title(&self) -> Option<&str> {
+        ["Name", "Bundle-Name", "Short-Name", "Extension-Name", "Implementation-Title"]
+            .into_iter()
+            .find_map(|key| self.main(key))
+    }
+
+    /// The version, from the best field that has one.
+    pub(super) fn version(&self) -> Option<&str> {
+        ["Implementation-Version", "Specification-Version", "Plugin-Version", "Bundle-Version"]
+            .into_iter()
+            .find_map(|key| self.anywhere(key))
+    }
+
+    /// Licences as declared.
+    pub(super) fn licenses(&self) -> Vec<String> {
+        ["Bundle-License", "Plugin-License-Name"]
+            .into_iter()
+            .filter_map(|key| self.anywhere(key))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The artifact's name, where the Maven bundle plugin wrote `group.artifact` as the symbolic name.
+    pub(super) fn bundle_artifact(&self) -> Option<&str> {
+        if !self.main("Created-By")?.contains("Apache Maven Bundle Plugin") {
+            return None;
+        }
+        let symbolic = self.main("Bundle-SymbolicName")?;
+        // Some set the bare group as their symbolic name, and it says nothing of the artifact then.
+        if self.main("Implementation-Vendor-Id") == Some(symbolic) {
+            return None;
+        }
+        let name = symbolic.split(';').next().unwrap_or_default().trim();
+        name.rsplit('.').next().filter(|last| !last.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_continuations_and_line_ends() {
+        let manifest = Manifest::parse(
+            b"\r\nManifest-Version: 1.0\r\nBundle-Name: a lo\r\n ng one\r\nImplementation-Title: x\r\n\r\nName: org/x/\r\nImplementation-Version: 2\r\n",
+        );
+        assert_eq!(manifest.main("Bundle-Name"), Some("a long one"));
+        assert_eq!(manifest.main("Implementation-Version"), None);
+        assert_eq!(manifest.anywhere("Implementation-Version"), Some("2"));
+        assert_eq!(manifest.main("Name"), None, "the name of a section is not the archive's");
+        assert_eq!(manifest.title(), Some("a long one"));
+        assert_eq!(manifest.version(), Some("2"));
+    }
+
+    #[test]
+    fn garbage_is_passed_over() {
+        for bytes in [&b""[..], b"\n\n\n", b" x\n y", b"\xff\xfe:\xff", b":\n:\n", b"Name"] {
+            assert_eq!(Manifest::parse(bytes).version(), None);
+        }
+    }
+
+    #[test]
+    fn values_and_fields_without_end_are_not_gathered() {
+        let long = format!("Bundle-Name: x\n{}Bundle-Version: 1\n", " yyyyyyyyyy\n".repeat(100_000));
+        let manifest = Manifest::parse(long.as_bytes());
+        assert_eq!((manifest.main("Bundle-Name"), manifest.main("Bundle-Version")), (None, Some("1")));
+        let many = "Bundle-Name: x\n".repeat(100_000);
+        assert_eq!(Manifest::parse(many.as_bytes()).fields.len(), MAX_FIELDS);
+    }
+
+    #[test]
+    fn the_bundle_plugin_writes_group_and_artifact() {
+        let made = |fields: &str| format!("Created-By: Apache Maven Bundle Plugin 5\n{fields}");
+        for (fields, expected) in [
+            (made("Bundle-SymbolicName: org.apache.commons.lang3"), Some("lang3")),
+            (made("Bundle-SymbolicName: a.b;singleton:=true"), Some("b")),
+            (made("Bundle-SymbolicName: a.b\nImplementation-Vendor-Id: a.b"), None),
+            ("Created-By: bnd\nBundle-SymbolicName: a.b".to_owned(), None),
+        ] {
+            assert_eq!(Manifest::parse(fields.as_bytes()).bundle_artifact(), expected, "{fields}");
+        }
+    }
+}

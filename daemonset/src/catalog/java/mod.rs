@@ -1,0 +1,301 @@
+//! Java archives: jar, war, ear and their kin, and the archives inside them.
+//!
+//! An archive is named by Maven's `pom.properties` inside it (every one of them: shaded jars keep those of all that they
+//! swallowed), else by its manifest and file name, as syft does. One that remains without name or version is
+//! [unidentified](Unidentified), with its digest.
+
+mod file_name;
+mod group;
+mod manifest;
+mod pom;
+
+use outcrop_proto::{Fact, Package, PackageType, Unidentified};
+use sha2::{Digest, Sha256};
+
+use self::file_name::FileName;
+use self::manifest::Manifest;
+use self::pom::Coordinates;
+use super::field::{base_name, base_text};
+use super::zip::{Archive, Content, Entry, Work};
+use super::{CatalogError, Cataloguer, Evidence, Source, Want};
+
+/// How deep archives may lie in archives; the evidence itself is level 1.
+const MAX_DEPTH: usize = 16;
+
+/// How many bytes of inflated archives are in memory at once. Archives that are stored are read where they lie.
+const MAX_LIVE: u64 = 32 << 20;
+
+/// Bytes read of a manifest. Those of signed archives have megabytes, of digests.
+const MAX_MANIFEST: usize = 256 << 10;
+
+/// Bytes read of a `pom.properties`.
+const MAX_POM: usize = 16 << 10;
+
+/// Longest path of an archive in archives, bytes.
+const MAX_INNER: usize = 2048;
+
+/// Most text of all packages of one evidence, bytes.
+const MAX_TEXT: usize = 16 << 20;
+
+/// Most warnings of one evidence.
+const MAX_WARNINGS: usize = 50;
+
+/// How much is digested at a time, bytes.
+const CHUNK: usize = 64 << 10;
+
+/// Reads Java archives.
+pub(super) struct Java;
+
+impl Cataloguer for Java {
+    fn name(&self) -> &'static str {
+        "java"
+    }
+
+    fn wants(&self, path: &[u8]) -> Want {
+        if file_name::is_archive(path) { Want::Yes } else { Want::No }
+    }
+
+    fn read(&self, evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
+        let mut walk = Walk { work: Work::new(), live: 0, text: 0, dropped: 0, fact: Fact::default() };
+        walk.archive(evidence.source, &base_text(evidence.path), "", 1)?;
+        if walk.dropped > 0 {
+            walk.fact.warnings.push(format!("and {} more parts that could not be read", walk.dropped));
+        }
+        Ok(walk.fact)
+    }
+}
+
+/// What an entry is to us.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Pom,
+    Manifest,
+    Archive,
+}
+
+/// One evidence being read.
+struct Walk {
+    work: Work,
+    /// Bytes of inflated archives that are held at this moment.
+    live: u64,
+    /// Bytes of text in the fact.
+    text: usize,
+    /// Warnings beyond those that are kept.
+    dropped: usize,
+    fact: Fact,
+}
+
+impl Walk {
+    /// Reads the archive `source` that lies at `inner` (empty for the evidence itself) and has the file name `base`.
+    fn archive(&mut self, source: &dyn Source, base: &str, inner: &str, depth: usize) -> Result<(), CatalogError> {
+        let Some(archive) = Archive::open(source, &mut self.work)? else {
+            if file_name::must_be_archive(base.as_bytes()) {
+                return Err(CatalogError::malformed("zip archive", "it has no directory"));
+            }
+            return Ok(());
+        };
+
+        let mut has_content = false;
+        let (entries, broken) = archive.entries(&mut self.work, |path| {
+            let kind = kind(path);
+            has_content |= kind != Some(Kind::Archive) && !path.starts_with(b"META-INF/");
+            kind
+        });
+        if let Some(error) = broken {
+            self.warn(inner, "", &error);
+        }
+
+        let own = |kind| entries.iter().filter(move |(found, _)| *found == kind).map(|(_, entry)| entry);
+        let mut poms = Vec::new();
+        for entry in own(Kind::Pom) {
+            match archive.head(entry, MAX_POM, &self.work) {
+                Ok(bytes) => poms.extend(pom::properties(&bytes)),
+                Err(error) => self.warn(inner, &entry.name, &error),
+            }
+        }
+        let mut manifest = None;
+        if let Some(entry) = own(Kind::Manifest).next() {
+            match archive.head(entry, MAX_MANIFEST, &self.work) {
+                Ok(bytes) => manifest = Some(Manifest::parse(&bytes)),
+                Err(error) => self.warn(inner, &entry.name, &error),
+            }
+        }
+        let identified = self.identify(base, inner, poms, manifest.as_ref());
+        if !identified && has_content {
+            self.unidentified(source, inner);
+        }
+
+        for entry in own(Kind::Archive) {
+            self.nested(&archive, entry, inner, depth);
+        }
+        Ok(())
+    }
+
+    /// Lists what an archive says that it is; whether it said anything.
+    fn identify(&mut self, base: &str, inner: &str, poms: Vec<Coordinates>, manifest: Option<&Manifest>) -> bool {
+        let file = FileName::split(base);
+        let licenses = manifest.map(Manifest::licenses).unwrap_or_default();
+        let main = main_artifact(&file, &poms, manifest);
+        let mut identified = !poms.is_empty();
+        for pom in poms {
+            let licenses = if main == Main::Pom(pom.artifact.clone()) { licenses.clone() } else { Vec::new() };
+            self.package(pom, inner, licenses);
+        }
+        if let Main::Artifact(artifact) = main {
+            let declared = || manifest.and_then(Manifest::version).unwrap_or_default();
+            let version = if file.version.is_empty() { declared() } else { file.version };
+            if !version.is_empty() {
+                let group = group::guess(&artifact, version, manifest);
+                self.package(Coordinates { group, artifact, version: version.to_owned() }, inner, licenses);
+                identified = true;
+            }
+        }
+        identified
+    }
+
+    /// Reads an archive in an archive. Whatever is wrong with it costs only what it holds.
+    fn nested(&mut self, archive: &Archive<'_>, entry: &Entry, inner: &str, depth: usize) {
+        let path = join(inner, &entry.name);
+        let base = base_text(entry.name.as_bytes());
+        let result = if path.len() > MAX_INNER {
+            Err(CatalogError::Limit { what: "bytes in the path of a nested archive", limit: MAX_INNER as u64 })
+        } else if depth >= MAX_DEPTH {
+            Err(CatalogError::Limit { what: "levels of nested archives", limit: MAX_DEPTH as u64 })
+        } else {
+            archive.content(entry).and_then(|content| match content {
+                Content::Stored(part) => self.archive(&part, &base, &path, depth + 1),
+                Content::Deflated => self.inflated(archive, entry, &base, &path, depth),
+            })
+        };
+        if let Err(error) = result {
+            self.warn(inner, &entry.name, &error);
+            // What could not be opened may still say what it is by its name.
+            if path.len() <= MAX_INNER {
+                self.identify(&base, &path, Vec::new(), None);
+            }
+        }
+    }
+
+    /// Reads an archive that must be inflated into memory first.
+    fn inflated(
+        &mut self,
+        archive: &Archive<'_>,
+        entry: &Entry,
+        base: &str,
+        path: &str,
+        depth: usize,
+    ) -> Result<(), CatalogError> {
+        if self.live.saturating_add(entry.size) > MAX_LIVE {
+            return Err(CatalogError::Limit { what: "bytes of nested archives at once", limit: MAX_LIVE });
+        }
+        let bytes = archive.whole(entry, &self.work)?;
+        self.live += entry.size;
+        let result = self.archive(&bytes.as_slice(), base, path, depth + 1);
+        self.live -= entry.size;
+        result
+    }
+
+    /// Lists the archive at `inner` as unidentified, unless digesting it would cost too much.
+    fn unidentified(&mut self, source: &dyn Source, inner: &str) {
+        match self.digest(source) {
+            Ok(sha256) => self.fact.unidentified.push(Unidentified { inner: inner.to_owned(), sha256 }),
+            Err(error) => self.warn(inner, "", &error),
+        }
+    }
+
+    fn digest(&self, source: &dyn Source) -> Result<[u8; 32], CatalogError> {
+        self.work.budget.spend(source.size())?;
+        let mut digest = Sha256::new();
+        let mut chunk = vec![0; CHUNK];
+        let mut offset = 0;
+        while offset < source.size() {
+            let read = source.read_at(offset, &mut chunk)?;
+            if read == 0 {
+                return Err(CatalogError::Io(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+            digest.update(&chunk[..read]);
+            offset += read as u64;
+        }
+        Ok(digest.finalize().into())
+    }
+
+    fn package(&mut self, coordinates: Coordinates, inner: &str, licenses: Vec<String>) {
+        let Coordinates { group, artifact, version } = coordinates;
+        let mut package = Package::new(PackageType::Maven, format!("{group}:{artifact}"), version);
+        package.licenses = licenses;
+        package.inner = (!inner.is_empty()).then(|| inner.to_owned());
+        let licenses: usize = package.licenses.iter().map(String::len).sum();
+        self.text = self.text.saturating_add(package.name.len() + package.version.len() + licenses + inner.len());
+        if self.text > MAX_TEXT {
+            self.warn(inner, "", &CatalogError::Limit { what: "bytes of text in a fact", limit: MAX_TEXT as u64 });
+        } else {
+            self.fact.packages.push(package);
+        }
+    }
+
+    fn warn(&mut self, inner: &str, entry: &str, error: &CatalogError) {
+        if self.fact.warnings.len() >= MAX_WARNINGS {
+            self.dropped += 1;
+            return;
+        }
+        let place = if entry.is_empty() { inner.to_owned() } else { join(inner, entry) };
+        let place = if place.is_empty() { String::new() } else { format!("{place}: ") };
+        self.fact.warnings.push(format!("{place}{error}"));
+    }
+}
+
+fn join(inner: &str, name: &str) -> String {
+    if inner.is_empty() { name.to_owned() } else { format!("{inner}!/{name}") }
+}
+
+fn kind(path: &[u8]) -> Option<Kind> {
+    if path.ends_with(b"pom.properties") {
+        Some(Kind::Pom)
+    } else if path.eq_ignore_ascii_case(b"META-INF/MANIFEST.MF") {
+        Some(Kind::Manifest)
+    } else if file_name::is_archive(base_name(path)) {
+        Some(Kind::Archive)
+    } else {
+        None
+    }
+}
+
+/// What the archive itself is, as opposed to what it swallowed.
+#[derive(Debug, PartialEq, Eq)]
+enum Main {
+    /// One of its `pom.properties` describes it: that of this artifact.
+    Pom(String),
+    /// None does, and its manifest or file name gives this artifact.
+    Artifact(String),
+    /// It says nothing of itself.
+    Unknown,
+}
+
+fn main_artifact(file: &FileName<'_>, poms: &[Coordinates], manifest: Option<&Manifest>) -> Main {
+    let pom = |matches: &dyn Fn(&str) -> bool| poms.iter().find(|pom| matches(&pom.artifact));
+    // The name of the file before any other; then `log4j-core` for `log4j-core-patched.jar`, as syft takes it.
+    let by_file = pom(&|artifact| artifact == file.name).or_else(|| {
+        pom(&|artifact| !file.name.is_empty() && (artifact.starts_with(file.name) || file.name.ends_with(artifact)))
+    });
+    if let Some(pom) = by_file {
+        return Main::Pom(pom.artifact.clone());
+    }
+    let Some(manifest) = manifest else {
+        // Without a manifest the file name is a guess that nothing supports; it only counts when there is nothing
+        // else, and when it looks like what a build tool writes.
+        return if poms.is_empty() && file.dashed { Main::Artifact(file.artifact().to_owned()) } else { Main::Unknown };
+    };
+    // New Relic's instrumentation modules carry the names of what they instrument.
+    if manifest.main("Weave-Classes").is_some() {
+        return Main::Unknown;
+    }
+    let artifact = manifest
+        .bundle_artifact()
+        .or_else(|| Some(file.artifact()).filter(|artifact| !artifact.is_empty()))
+        .or_else(|| manifest.title());
+    match artifact {
+        Some(artifact) if poms.iter().any(|pom| pom.artifact == artifact) => Main::Pom(artifact.to_owned()),
+        Some(artifact) => Main::Artifact(artifact.to_owned()),
+        None => Main::Unknown,
+    }
+}

@@ -1,0 +1,64 @@
+//! Maven's own words about an archive: `pom.properties`, which the archiver of Maven writes into every jar, and which
+//! shaded jars keep of all that they swallowed.
+
+use super::super::field::field;
+use super::group::clean;
+
+/// Maven coordinates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Coordinates {
+    pub(super) group: String,
+    pub(super) artifact: String,
+    pub(super) version: String,
+}
+
+/// Reads `pom.properties`: lines of `key=value`
+/// ([format](https://docs.oracle.com/en/java/javase/21/docs/api/java.base/java/util/Properties.html)). Nothing, when it lacks
+/// artifact or version, or a value is a placeholder that nobody filled in.
+pub(super) fn properties(bytes: &[u8]) -> Option<Coordinates> {
+    let mut group = None;
+    let mut artifact = None;
+    let mut version = None;
+    for line in bytes.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii) {
+        if line.starts_with(b"#") || line.starts_with(b"!") {
+            continue;
+        }
+        let Some(separator) = line.iter().position(|byte| matches!(byte, b'=' | b':')) else { continue };
+        let target = match line[..separator].trim_ascii() {
+            b"groupId" => &mut group,
+            b"artifactId" => &mut artifact,
+            b"version" => &mut version,
+            _ => continue,
+        };
+        *target = field(&line[separator + 1..]).filter(|value| !value.contains("${"));
+    }
+    let (artifact, version) = (artifact?, version?);
+    let group = group.map(|group| clean(&group)).filter(|group| !group.is_empty());
+    Some(Coordinates { group: group.unwrap_or_else(|| artifact.clone()), artifact, version })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_in_every_form() {
+        let expected =
+            Some(Coordinates { group: "org.a".to_owned(), artifact: "b".to_owned(), version: "1.0".to_owned() });
+        for text in [
+            "#Generated\n#Mon\nversion=1.0\ngroupId=org.a\nartifactId=b\n",
+            "version: 1.0\r\ngroupId = org.a\r\n artifactId = b",
+            "no separator\n!x=y\ngroupId=org.a;x\nartifactId=b\nversion=0\nversion=1.0",
+        ] {
+            assert_eq!(properties(text.as_bytes()), expected, "{text}");
+        }
+        assert_eq!(properties(b"artifactId=a.b\nversion=1").map(|pom| pom.group).as_deref(), Some("a.b"));
+    }
+
+    #[test]
+    fn what_is_incomplete_names_nothing() {
+        for text in ["", "groupId=a\nartifactId=b", "groupId=a\nversion=1", "artifactId=b\nversion=${v}", "\u{0}="] {
+            assert_eq!(properties(text.as_bytes()), None, "{text}");
+        }
+    }
+}

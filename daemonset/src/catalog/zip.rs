@@ -1,0 +1,211 @@
+//! Zip archives, read by ranges: only the directory and the entries that are wanted are ever touched.
+//!
+//! [`rawzip`] finds the entries; what they may cost is bounded here, by the [`Work`] that all archives of one evidence
+//! share. Format: [APPNOTE.TXT](https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT).
+
+use std::cell::Cell;
+use std::io;
+
+use rawzip::{CompressionMethod, ErrorKind, MAX_CENTRAL_DIRECTORY_RECORD_SIZE, ReaderAt, ZipLocator};
+
+use super::inflate::{Budget, inflate, read_at_most};
+use super::{CatalogError, Source};
+
+/// Bytes that are inflated or digested for one evidence, over all its archives. The largest war files of Jenkins and
+/// its plugins have 400 MB.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Entries that are looked at for one evidence, over all its archives. Fat jars have 100,000.
+const MAX_ENTRIES: u64 = 2_000_000;
+
+/// Entries that are kept for one evidence: nested archives and files that say what an archive is.
+const MAX_WANTED: u64 = 20_000;
+
+/// How far from its end the end of an archive's directory is searched: its own 22 bytes and the longest comment.
+const MAX_COMMENT: u64 = 22 + 65_535;
+
+/// Longest path inside an archive, bytes.
+const MAX_NAME: usize = 1024;
+
+/// What one evidence may still cost, and the buffer that its archives take turns in.
+pub(super) struct Work {
+    /// Bytes to inflate or digest.
+    pub(super) budget: Budget,
+    entries: Cell<u64>,
+    wanted: Cell<u64>,
+    buffer: Vec<u8>,
+}
+
+impl Work {
+    pub(super) fn new() -> Self {
+        Self {
+            budget: Budget::new(MAX_BYTES),
+            entries: Cell::new(0),
+            wanted: Cell::new(0),
+            // Directories are read through this buffer; with less a record could be too long for it.
+            buffer: vec![0; MAX_CENTRAL_DIRECTORY_RECORD_SIZE],
+        }
+    }
+}
+
+fn count(counter: &Cell<u64>, what: &'static str, limit: u64) -> Result<(), CatalogError> {
+    counter.set(counter.get() + 1);
+    if counter.get() > limit { Err(CatalogError::Limit { what, limit }) } else { Ok(()) }
+}
+
+/// A [`Source`] as rawzip wants it.
+struct At<'s>(&'s dyn Source);
+
+impl ReaderAt for At<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(offset, buf)
+    }
+}
+
+/// A range of a source, as a source of its own.
+pub(super) struct Part<'s> {
+    source: &'s dyn Source,
+    start: u64,
+    size: u64,
+}
+
+impl Source for Part<'_> {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let count = buf.len().min(left);
+        match self.start.checked_add(offset) {
+            Some(offset) => self.source.read_at(offset, &mut buf[..count]),
+            None => Ok(0),
+        }
+    }
+}
+
+/// An open archive.
+pub(super) struct Archive<'s> {
+    source: &'s dyn Source,
+    inner: rawzip::ZipArchive<At<'s>>,
+}
+
+/// An entry that was wanted.
+pub(super) struct Entry {
+    /// Path in the archive, invalid UTF-8 replaced.
+    pub(super) name: String,
+    /// Declared size when inflated, bytes. Nothing beyond it is ever inflated.
+    pub(super) size: u64,
+    method: CompressionMethod,
+    encrypted: bool,
+    place: rawzip::ZipArchiveEntryWayfinder,
+}
+
+/// The bytes of an entry.
+pub(super) enum Content<'s> {
+    /// They lie in the archive as they are.
+    Stored(Part<'s>),
+    /// They have to be inflated.
+    Deflated,
+}
+
+impl<'s> Archive<'s> {
+    /// Finds the directory of the archive `source`, or says that there is none.
+    pub(super) fn open(source: &'s dyn Source, work: &mut Work) -> Result<Option<Self>, CatalogError> {
+        let located = ZipLocator::new().max_search_space(MAX_COMMENT).locate_in_reader(
+            At(source),
+            &mut work.buffer,
+            source.size(),
+        );
+        match located {
+            Ok(inner) => Ok(Some(Self { source, inner })),
+            Err((_, error)) if matches!(error.kind(), ErrorKind::MissingEndOfCentralDirectory) => Ok(None),
+            Err((_, error)) => Err(from_zip(error)),
+        }
+    }
+
+    /// Calls `wanted` with the path of every file (directories are left out), and returns the entries that it wants
+    /// with what it answered.
+    ///
+    /// A directory that breaks off yields the entries before, and the error.
+    pub(super) fn entries<T>(
+        &self,
+        work: &mut Work,
+        mut wanted: impl FnMut(&[u8]) -> Option<T>,
+    ) -> (Vec<(T, Entry)>, Option<CatalogError>) {
+        let mut found = Vec::new();
+        let mut entries = self.inner.entries(&mut work.buffer);
+        let mut collect = || -> Result<(), CatalogError> {
+            while let Some(record) = entries.next_entry().map_err(from_zip)? {
+                count(&work.entries, "archive entries", MAX_ENTRIES)?;
+                let path = record.file_path();
+                let path = path.as_ref();
+                if path.ends_with(b"/") {
+                    continue;
+                }
+                let Some(kind) = wanted(path) else { continue };
+                count(&work.wanted, "nested archives and manifests", MAX_WANTED)?;
+                if path.len() > MAX_NAME {
+                    return Err(CatalogError::Limit { what: "bytes in a path", limit: MAX_NAME as u64 });
+                }
+                let entry = Entry {
+                    name: String::from_utf8_lossy(path).into_owned(),
+                    size: record.uncompressed_size_hint(),
+                    method: record.compression_method(),
+                    encrypted: record.flags().is_encrypted(),
+                    place: record.wayfinder(),
+                };
+                found.push((kind, entry));
+            }
+            Ok(())
+        };
+        let error = collect().err();
+        (found, error)
+    }
+
+    /// Where the bytes of `entry` are.
+    pub(super) fn content(&self, entry: &Entry) -> Result<Content<'s>, CatalogError> {
+        if entry.encrypted {
+            return Err(CatalogError::Unsupported("an encrypted entry"));
+        }
+        match entry.method {
+            CompressionMethod::DEFLATE => Ok(Content::Deflated),
+            CompressionMethod::STORE => {
+                let (start, end) = self.inner.get_entry(entry.place).map_err(from_zip)?.compressed_data_range();
+                if start > end || end > self.source.size() {
+                    return Err(CatalogError::malformed("zip archive", "an entry lies beyond the end"));
+                }
+                Ok(Content::Stored(Part { source: self.source, start, size: end - start }))
+            }
+            _ => Err(CatalogError::Unsupported("an entry that is neither stored nor deflated")),
+        }
+    }
+
+    /// The first bytes of `entry`: no more than `limit`, and no more than it declares.
+    pub(super) fn head(&self, entry: &Entry, limit: usize, work: &Work) -> Result<Vec<u8>, CatalogError> {
+        let limit = usize::try_from(entry.size).unwrap_or(usize::MAX).min(limit);
+        let content = self.content(entry)?;
+        let place = self.inner.get_entry(entry.place).map_err(from_zip)?;
+        match content {
+            Content::Stored(_) => read_at_most(place.reader(), limit, &work.budget),
+            Content::Deflated => inflate(place.reader(), limit, &work.budget),
+        }
+    }
+
+    /// All bytes of `entry`, which are as many as it declares.
+    pub(super) fn whole(&self, entry: &Entry, work: &Work) -> Result<Vec<u8>, CatalogError> {
+        let size = usize::try_from(entry.size).unwrap_or(usize::MAX);
+        let bytes = self.head(entry, size, work)?;
+        if bytes.len() < size {
+            return Err(CatalogError::malformed("zip archive", "an entry is shorter than it declares"));
+        }
+        Ok(bytes)
+    }
+}
+
+fn from_zip(error: rawzip::Error) -> CatalogError {
+    match error.into_kind() {
+        ErrorKind::IO(error) if error.kind() != io::ErrorKind::UnexpectedEof => CatalogError::Io(error),
+        kind => CatalogError::malformed("zip archive", kind.to_string()),
+    }
+}

@@ -1,0 +1,154 @@
+//! One connection to containerd, and how a question is put.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use containerd_client::services::v1::PluginsRequest;
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::content_client::ContentClient;
+use containerd_client::services::v1::introspection_client::IntrospectionClient;
+use containerd_client::services::v1::namespaces_client::NamespacesClient;
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::version_client::VersionClient;
+use hyper_util::rt::TokioIo;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+
+use super::message::Snapshotter;
+use super::read_only::ReadOnly;
+use super::socket::{CONNECT_TIMEOUT, Opened};
+use super::{Error, record};
+
+/// containerd's own limit for one message; tonic's default is a quarter of it, too little for a list of OCI specs.
+const MAX_MESSAGE: usize = 16 << 20;
+
+/// How long one question may take. Tasks are asked of every shim, so that listing them is the slowest.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What questions go over: the connection behind its guard.
+pub(super) type Guarded = ReadOnly<Channel>;
+
+/// A connection to containerd over which only questions can be asked.
+///
+/// It is made once and never again: when containerd restarts, every call answers [`Error::Gone`].
+#[derive(Debug)]
+pub struct Client {
+    channel: Guarded,
+    socket: PathBuf,
+    version: String,
+    /// Snapshotters that once did not answer in time: their next containers are not waited for.
+    pub(super) slow: HashSet<String>,
+}
+
+impl Client {
+    /// Connects to `socket`, or to the first known place that listens, and asks for the version, which proves that it is
+    /// containerd that answers.
+    pub async fn connect(socket: Option<&Path>) -> Result<Self, Error> {
+        Self::over(Opened::open(socket)?).await
+    }
+
+    /// The same over a connection that was opened before.
+    pub async fn over(opened: Opened) -> Result<Self, Error> {
+        let Opened { stream, path } = opened;
+        let failed = |error| Error::Connect(path.clone(), error);
+        let stream = tokio::net::UnixStream::from_std(stream).map_err(failed)?;
+        let once = Arc::new(Mutex::new(Some(stream)));
+        let connector = tower::service_fn(move |_| {
+            let stream = once.lock().unwrap_or_else(PoisonError::into_inner).take();
+            std::future::ready(stream.map(TokioIo::new).ok_or_else(|| io::Error::other("the connection was closed")))
+        });
+        let not_containerd = |cause: String| Error::NotContainerd(path.clone(), cause);
+        let silent = || Error::Silent(path.clone(), CONNECT_TIMEOUT.as_secs());
+        let handshake = async {
+            // The address is a formality of HTTP: the connector has the connection already.
+            let channel = Endpoint::from_static("http://containerd.invalid")
+                .connect_with_connector(connector)
+                .await
+                .map_err(|error| not_containerd(error.to_string()))?;
+            let channel = ReadOnly(channel);
+            let answer = VersionClient::new(channel.clone())
+                .version(())
+                .await
+                .map_err(|status| not_containerd(Error::call("asking for its version", status).to_string()))?;
+            Ok::<_, Error>((channel, answer.into_inner().version))
+        };
+        let (channel, version) = tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(|_| silent())??;
+        Ok(Self { channel, socket: path, version: record::short(version), slow: HashSet::new() })
+    }
+
+    /// The socket's path.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// containerd's version, as it says it: `1.6.20~ds1`, `v2.4.2`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The snapshotters that containerd has loaded, and where each keeps its storage if it says so.
+    pub async fn snapshotters(&self) -> Result<Vec<Snapshotter>, Error> {
+        let request = PluginsRequest { filters: vec!["type==io.containerd.snapshotter.v1".into()] };
+        let mut client = IntrospectionClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+        let answer = within("listing snapshotters", CALL_TIMEOUT, client.plugins(request)).await?;
+        let loaded = answer.plugins.into_iter().filter(|plugin| plugin.init_err.is_none());
+        let mut found: Vec<_> = loaded
+            .map(|mut plugin| Snapshotter { name: plugin.id, root: plugin.exports.remove("root").map(PathBuf::from) })
+            .collect();
+        found.sort();
+        Ok(found)
+    }
+
+    pub(super) fn namespaces(&self) -> NamespacesClient<Guarded> {
+        NamespacesClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(super) fn containers(&self) -> ContainersClient<Guarded> {
+        ContainersClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(super) fn tasks(&self) -> TasksClient<Guarded> {
+        TasksClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(super) fn snapshots(&self) -> SnapshotsClient<Guarded> {
+        SnapshotsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(super) fn content(&self) -> ContentClient<Guarded> {
+        ContentClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+}
+
+/// A question about what lies in one of containerd's namespaces.
+pub(super) fn about<T>(namespace: &str, message: T) -> Result<Request<T>, Error> {
+    let refused = || Error::Namespace(namespace.to_owned());
+    if namespace.is_empty() || !namespace.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    {
+        return Err(refused());
+    }
+    let value: MetadataValue<Ascii> = namespace.parse().map_err(|_| refused())?;
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("containerd-namespace", value);
+    Ok(request)
+}
+
+/// Waits for one answer, so long and no longer.
+pub(super) async fn within<T>(
+    doing: &str,
+    limit: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(Error::call(doing, status)),
+        Err(_) => Err(Error::Slow(doing.to_owned(), limit.as_secs())),
+    }
+}

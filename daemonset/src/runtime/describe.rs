@@ -1,0 +1,298 @@
+//! What containerd knows of one container: the chain of its snapshots, its mounts, its image's config.
+
+use std::time::Duration;
+
+use containerd_client::services::v1::snapshots::{Info, Kind, MountsRequest, StatSnapshotRequest};
+use containerd_client::services::v1::{GetContainerRequest, ListContentRequest, ReadContentRequest};
+use outcrop_proto::{Container, Coverage, CoverageState, Mount};
+use serde::{Deserialize, Serialize};
+use tonic::Code;
+
+use super::client::{CALL_TIMEOUT, Client, about, within};
+use super::snapshotter::{self, REMOTE_LABEL};
+use super::{Error, record};
+
+/// Image configs larger than this, bytes, are not handed on. Those of real images have a few kilobytes.
+pub const MAX_CONFIG: usize = 4 << 20;
+
+/// How many configs are handed on for one container. Several match when images differ in their configs only.
+pub const MAX_CONFIGS: usize = 4;
+
+/// Longest chain of snapshots; overlayfs itself takes at most 500 layers.
+const MAX_CHAIN: usize = 512;
+
+/// All questions about one container together.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What must be the same after a scan as before it, or the scan's result is thrown away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    containerd_namespace: String,
+    id: String,
+    snapshotter: String,
+    snapshot_key: String,
+    chain: Vec<String>,
+}
+
+impl From<&Container> for Pin {
+    fn from(container: &Container) -> Self {
+        Self {
+            containerd_namespace: container.containerd_namespace.clone(),
+            id: container.id.clone(),
+            snapshotter: container.snapshotter.clone(),
+            snapshot_key: container.snapshot_key.clone(),
+            chain: container.chain.clone(),
+        }
+    }
+}
+
+/// Why a container was not described: its coverage, or an error that concerns all of them.
+enum Stop {
+    Refused(Coverage),
+    Error(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl Client {
+    /// Adds to a container of [`Client::plan`] its chain, mounts and configs, or why it is not read. `None` when it has
+    /// been removed meanwhile. An error means that asking on is useless.
+    pub async fn describe(&mut self, mut container: Container) -> Result<Option<Container>, Error> {
+        if container.sandbox {
+            return Ok(Some(container));
+        }
+        if self.slow.contains(&container.snapshotter) {
+            let name = &container.snapshotter;
+            container.refused =
+                Some(Coverage::failed(format!("the snapshotter {name:?} did not answer in time before")));
+            return Ok(Some(container));
+        }
+        let filled = tokio::time::timeout(DESCRIBE_TIMEOUT, self.fill(&mut container)).await;
+        let slow =
+            || Stop::Error(Error::Slow(format!("describing container {:?}", container.id), DESCRIBE_TIMEOUT.as_secs()));
+        match filled.unwrap_or_else(|_| Err(slow())) {
+            Ok(()) => {}
+            Err(Stop::Refused(coverage)) => container.refused = Some(coverage),
+            Err(Stop::Error(error)) if error.is_fatal() => return Err(error),
+            Err(Stop::Error(error)) => {
+                if error.is_not_found() && self.current(&container).await?.is_none() {
+                    return Ok(None);
+                }
+                if matches!(error, Error::Slow(..)) {
+                    self.slow.insert(container.snapshotter.clone());
+                }
+                container.refused = Some(Coverage::failed(error.to_string()));
+            }
+        }
+        Ok(Some(container))
+    }
+
+    /// Whether the container still stands on the same snapshots as when it was described. `false` when it is gone.
+    pub async fn recheck(&mut self, pin: &Pin) -> Result<bool, Error> {
+        let Some((snapshotter, key)) = self.get(&pin.containerd_namespace, &pin.id).await? else {
+            return Ok(false);
+        };
+        if (snapshotter.as_str(), key.as_str()) != (pin.snapshotter.as_str(), pin.snapshot_key.as_str()) {
+            return Ok(false);
+        }
+        match self.chain(&pin.containerd_namespace, &snapshotter, &key).await {
+            Ok(walk) => Ok(walk.parents == pin.chain),
+            Err(Stop::Refused(_)) => Ok(false),
+            Err(Stop::Error(error)) if error.is_not_found() => Ok(false),
+            Err(Stop::Error(error)) => Err(error),
+        }
+    }
+
+    async fn fill(&self, container: &mut Container) -> Result<(), Stop> {
+        let name = container.snapshotter.clone();
+        let refused = snapshotter::may_ask(&name).err();
+        if name.is_empty() || container.snapshot_key.is_empty() {
+            return Err(Stop::Refused(
+                refused.unwrap_or_else(|| Coverage::unsupported("its record names no snapshot")),
+            ));
+        }
+        // The chain is in containerd's own tables and costs no registry, whoever the snapshotter is.
+        let walk = self.chain(&container.containerd_namespace, &name, &container.snapshot_key).await;
+        let walk = match (refused, walk) {
+            (None, walk) => walk?,
+            (Some(_), Err(Stop::Error(error))) if error.is_fatal() => return Err(error.into()),
+            (Some(coverage), walk) => {
+                container.chain = walk.map(|walk| walk.parents).unwrap_or_default();
+                return Err(Stop::Refused(coverage));
+            }
+        };
+        container.chain = walk.parents;
+        if walk.remote {
+            return Err(Stop::Refused(snapshotter::remote(&name)));
+        }
+        container.mounts = self.mounts(container).await?;
+        container.configs = self.configs(container).await?;
+        Ok(())
+    }
+
+    /// The parents of a container's own snapshot, newest first.
+    async fn chain(&self, namespace: &str, snapshotter: &str, key: &str) -> Result<Walk, Stop> {
+        let refused = |coverage| Err(Stop::Refused(coverage));
+        let own = self.stat(namespace, snapshotter, key).await?;
+        if !matches!(own.kind(), Kind::Active | Kind::View) {
+            return refused(Coverage::failed(format!("its own snapshot {key:?} is {:?} and not active", own.kind())));
+        }
+        let mut walk = Walk { parents: Vec::new(), remote: own.labels.contains_key(REMOTE_LABEL) };
+        let mut parent = own.parent;
+        while !parent.is_empty() {
+            // Snapshots cannot form a circle; the bound holds even if they did.
+            if walk.parents.len() == MAX_CHAIN {
+                return refused(Coverage::new(
+                    CoverageState::TooLarge,
+                    format!("it stands on more than {MAX_CHAIN} snapshots"),
+                ));
+            }
+            let info = self.stat(namespace, snapshotter, &parent).await?;
+            walk.remote |= info.labels.contains_key(REMOTE_LABEL);
+            walk.parents.push(std::mem::replace(&mut parent, info.parent));
+        }
+        Ok(walk)
+    }
+
+    async fn stat(&self, namespace: &str, snapshotter: &str, key: &str) -> Result<Info, Error> {
+        let question = StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+        let doing = format!("looking at snapshot {key:?} of {snapshotter:?}");
+        let request = about(namespace, question)?;
+        let answer = within(&doing, CALL_TIMEOUT, self.snapshots().stat(request)).await?;
+        Ok(answer.info.unwrap_or_default())
+    }
+
+    async fn mounts(&self, container: &Container) -> Result<Vec<Mount>, Error> {
+        let Container { containerd_namespace, snapshotter, snapshot_key, .. } = container;
+        let question = MountsRequest { snapshotter: snapshotter.clone(), key: snapshot_key.clone() };
+        let doing = format!("asking for the mounts of {snapshot_key:?} of {snapshotter:?}");
+        let request = about(containerd_namespace, question)?;
+        let answer = within(&doing, CALL_TIMEOUT, self.snapshots().mounts(request)).await?;
+        let mount = |wire: containerd_client::types::Mount| Mount {
+            kind: wire.r#type,
+            source: wire.source,
+            target: wire.target,
+            options: wire.options,
+        };
+        Ok(answer.mounts.into_iter().map(mount).collect())
+    }
+
+    /// Image configs that may be this container's: those that containerd tied to the top of the chain when it unpacked
+    /// them, else the one that the CRI plugin recorded. The image's *name* is not followed, since names move.
+    ///
+    /// A config that cannot be had costs the proof of identity and nothing else, so that only a lost connection is an error.
+    async fn configs(&self, container: &Container) -> Result<Vec<Vec<u8>>, Error> {
+        let mut digests = match tied(&container.snapshotter, container.chain.first()) {
+            Some(filter) => skip_unless_fatal(self.labelled(&container.containerd_namespace, filter).await)?,
+            None => Vec::new(),
+        };
+        digests.sort();
+        if let Some(own) = &container.image_ref {
+            match digests.iter().position(|digest| digest == own) {
+                Some(at) => digests.swap(0, at),
+                None if digests.is_empty() => digests.push(own.clone()),
+                None => {}
+            }
+        }
+        let mut configs = Vec::new();
+        for digest in digests.iter().take(MAX_CONFIGS) {
+            configs.extend(skip_unless_fatal(self.blob(&container.containerd_namespace, digest).await)?);
+        }
+        Ok(configs)
+    }
+
+    /// Digests of the blobs that a filter finds, without those that are too large.
+    async fn labelled(&self, namespace: &str, filter: String) -> Result<Vec<String>, Error> {
+        let doing = "looking for the image's config";
+        let failed = |status| Error::call(doing, status);
+        let request = about(namespace, ListContentRequest { filters: vec![filter] })?;
+        let collect = async {
+            let mut stream = self.content().list(request).await.map_err(failed)?.into_inner();
+            let mut digests = Vec::new();
+            while let Some(message) = stream.message().await.map_err(failed)? {
+                let fits =
+                    message.info.into_iter().filter(|info| usize::try_from(info.size).is_ok_and(|n| n <= MAX_CONFIG));
+                // Room for the container's own among others of the same layers.
+                digests.extend(fits.map(|info| info.digest).take(1024_usize.saturating_sub(digests.len())));
+            }
+            Ok(digests)
+        };
+        tokio::time::timeout(CALL_TIMEOUT, collect)
+            .await
+            .map_err(|_| Error::Slow(doing.into(), CALL_TIMEOUT.as_secs()))?
+    }
+
+    /// A blob's bytes; `None` when it is larger than [`MAX_CONFIG`] or not there.
+    async fn blob(&self, namespace: &str, digest: &str) -> Result<Option<Vec<u8>>, Error> {
+        let doing = "reading the image's config";
+        let failed = |status| Error::call(doing, status);
+        // One more than may be had shows that there is more.
+        let question = ReadContentRequest { digest: digest.to_owned(), offset: 0, size: MAX_CONFIG as i64 + 1 };
+        let request = about(namespace, question)?;
+        let collect = async {
+            let mut stream = self.content().read(request).await.map_err(failed)?.into_inner();
+            let mut bytes = Vec::new();
+            while let Some(message) = stream.message().await.map_err(failed)? {
+                if message.data.len() > MAX_CONFIG - bytes.len() {
+                    return Ok(None);
+                }
+                bytes.extend_from_slice(&message.data);
+            }
+            Ok(Some(bytes))
+        };
+        tokio::time::timeout(CALL_TIMEOUT, collect)
+            .await
+            .map_err(|_| Error::Slow(doing.into(), CALL_TIMEOUT.as_secs()))?
+    }
+
+    /// Snapshotter and key of a container as they are now; `None` when it is gone.
+    async fn get(&self, namespace: &str, id: &str) -> Result<Option<(String, String)>, Error> {
+        let request = about(namespace, GetContainerRequest { id: id.to_owned() })?;
+        let doing = format!("looking at container {id:?}");
+        match within(&doing, CALL_TIMEOUT, self.containers().get(request)).await {
+            Ok(answer) => Ok(answer.container.map(|wire| (wire.snapshotter, wire.snapshot_key))),
+            Err(Error::Call(_, status)) if status.code() == Code::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn current(&self, container: &Container) -> Result<Option<(String, String)>, Error> {
+        self.get(&container.containerd_namespace, &container.id).await
+    }
+}
+
+/// What walking the parents showed. Labels are looked at for one key and dropped: remote snapshotters keep pull secrets there.
+struct Walk {
+    parents: Vec<String>,
+    remote: bool,
+}
+
+/// The filter for configs that containerd tied to the top of a chain, where both names can stand in a filter.
+fn tied(snapshotter: &str, top: Option<&String>) -> Option<String> {
+    let top = top.filter(|top| record::is_digest(top))?;
+    let plain = snapshotter.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    plain.then(|| format!("labels.\"containerd.io/gc.ref.snapshot.{snapshotter}\"==\"{top}\""))
+}
+
+fn skip_unless_fatal<T: Default>(result: Result<T, Error>) -> Result<T, Error> {
+    result.or_else(|error| if error.is_fatal() { Err(error) } else { Ok(T::default()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_can_stand_in_a_filter_are_put_into_one() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let filter = tied("overlayfs", Some(&digest)).unwrap();
+        assert_eq!(filter, format!("labels.\"containerd.io/gc.ref.snapshot.overlayfs\"==\"{digest}\""));
+        assert_eq!(tied("over\"lay", Some(&digest)), None);
+        assert_eq!(tied("overlayfs", Some(&"x\",name==y".to_owned())), None);
+        assert_eq!(tied("overlayfs", None), None);
+    }
+}

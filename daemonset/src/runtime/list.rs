@@ -1,0 +1,158 @@
+//! Which containers there are.
+
+use std::collections::HashSet;
+
+use containerd_client::services::v1::{
+    Container as Wire, ListContainersRequest, ListNamespacesRequest, ListTasksRequest,
+};
+use containerd_client::types::v1::Status as TaskStatus;
+use outcrop_proto::{Container, Status};
+use tonic::Code;
+
+use super::Error;
+use super::client::{CALL_TIMEOUT, Client, LIST_TIMEOUT, about, within};
+use super::record::{self, Record};
+
+/// More containers than any node runs: a kubelet starts 110 pods by default.
+const MAX_CONTAINERS: usize = 50_000;
+
+impl Client {
+    /// The containers of the named containerd namespaces, of all where none is named, and what containerd knows of each.
+    ///
+    /// Listed are those with a task that has not ended, those that have ended while their sandbox lives, and the sandboxes
+    /// themselves (marked so, and nothing asked about them). Sorted by namespace and ID.
+    pub async fn list(&mut self, namespaces: &[String]) -> Result<Vec<Container>, Error> {
+        let mut described = Vec::new();
+        for container in self.plan(namespaces).await? {
+            described.extend(self.describe(container).await?);
+        }
+        Ok(described)
+    }
+
+    /// The same containers before anything is asked about each: [`Client::describe`] does that.
+    pub async fn plan(&mut self, namespaces: &[String]) -> Result<Vec<Container>, Error> {
+        let mut planned = Vec::new();
+        for namespace in self.chosen(namespaces).await? {
+            let room = MAX_CONTAINERS.saturating_sub(planned.len());
+            // Tasks after containers: whatever was listed and ended in between counts as ended, and nothing that runs is missed.
+            let records = self.records(&namespace, room).await?;
+            let running = self.running(&namespace).await?;
+            planned.extend(alive(records, &running));
+        }
+        planned.sort_by(|a, b| (&a.containerd_namespace, &a.id).cmp(&(&b.containerd_namespace, &b.id)));
+        Ok(planned)
+    }
+
+    /// The namespaces asked for, which must exist; else all.
+    async fn chosen(&self, named: &[String]) -> Result<Vec<String>, Error> {
+        let mut client = self.namespaces();
+        let call = client.list(ListNamespacesRequest::default());
+        let answer = within("listing namespaces", CALL_TIMEOUT, call).await?;
+        let existing: Vec<String> = answer.namespaces.into_iter().map(|namespace| namespace.name).collect();
+        if named.is_empty() {
+            return Ok(existing);
+        }
+        if let Some(missing) = named.iter().find(|name| !existing.contains(name)) {
+            return Err(Error::NoNamespace(missing.clone(), existing));
+        }
+        let mut once = named.to_vec();
+        once.sort();
+        once.dedup();
+        Ok(once)
+    }
+
+    async fn records(&self, namespace: &str, room: usize) -> Result<Vec<Record>, Error> {
+        let doing = format!("listing the containers of namespace {namespace}");
+        let streamed = tokio::time::timeout(LIST_TIMEOUT, self.stream(namespace, room, &doing)).await;
+        match streamed.map_err(|_| Error::Slow(doing.clone(), LIST_TIMEOUT.as_secs()))? {
+            // containerd before 1.2, and stand-ins for it.
+            Err(Error::Call(_, status)) if status.code() == Code::Unimplemented => {}
+            records => return records,
+        }
+        let request = about(namespace, ListContainersRequest::default())?;
+        let answer = within(&doing, LIST_TIMEOUT, self.containers().list(request)).await?;
+        if answer.containers.len() > room {
+            return Err(Error::TooMany(MAX_CONTAINERS));
+        }
+        Ok(answer.containers.into_iter().map(|wire| record::read(namespace, wire)).collect())
+    }
+
+    /// One record at a time, each with its OCI spec let go before the next comes.
+    async fn stream(&self, namespace: &str, room: usize, doing: &str) -> Result<Vec<Record>, Error> {
+        let failed = |status| Error::call(doing, status);
+        let request = about(namespace, ListContainersRequest::default())?;
+        let mut stream = self.containers().list_stream(request).await.map_err(failed)?.into_inner();
+        let mut records = Vec::new();
+        while let Some(message) = stream.message().await.map_err(failed)? {
+            if records.len() == room {
+                return Err(Error::TooMany(MAX_CONTAINERS));
+            }
+            records.extend(message.container.map(|wire: Wire| record::read(namespace, wire)));
+        }
+        Ok(records)
+    }
+
+    /// IDs of containers whose task has not ended.
+    async fn running(&self, namespace: &str) -> Result<HashSet<String>, Error> {
+        let request = about(namespace, ListTasksRequest::default())?;
+        let doing = format!("listing the tasks of namespace {namespace}");
+        let answer = within(&doing, LIST_TIMEOUT, self.tasks().list(request)).await?;
+        // Unknown is what containerd says of a shim that does not answer: its processes may well run.
+        let ended = TaskStatus::Stopped as i32;
+        Ok(answer.tasks.into_iter().filter(|task| task.status != ended).map(|task| task.id).collect())
+    }
+}
+
+/// Leaves out what has ended for good, and says of the rest whether it runs.
+fn alive(records: Vec<Record>, running: &HashSet<String>) -> Vec<Container> {
+    let known: HashSet<String> = records.iter().map(|record| record.container.id.clone()).collect();
+    let mut alive = Vec::new();
+    for Record { mut container, sandbox_id } in records {
+        if running.contains(&container.id) {
+            container.status = Status::Running;
+        } else {
+            // A sandbox without a container record is kept by another sandbox controller (containerd 2.x, for virtual
+            // machines), and its containers are removed with it.
+            let sandbox_lives = sandbox_id.is_some_and(|id| running.contains(&id) || !known.contains(&id));
+            if !sandbox_lives {
+                continue;
+            }
+        }
+        alive.push(container);
+    }
+    alive
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str, sandbox: Option<&str>) -> Record {
+        let wire = Wire { id: id.into(), ..Default::default() };
+        Record { sandbox_id: sandbox.map(String::from), ..record::read("k8s.io", wire) }
+    }
+
+    #[test]
+    fn what_has_ended_counts_while_its_sandbox_lives() {
+        let records = vec![
+            record("pause-a", None),
+            record("init-a", Some("pause-a")),
+            record("web-a", Some("pause-a")),
+            record("pause-b", None),
+            record("job-b", Some("pause-b")),
+            record("ctr-run", None),
+            record("ctr-ended", None),
+            record("in-a-vm", Some("no-record")),
+        ];
+        let running = ["pause-a", "web-a", "ctr-run"].map(String::from).into();
+        let alive: Vec<_> = alive(records, &running).into_iter().map(|c| (c.id, c.status)).collect();
+        let expected = [
+            ("pause-a", Status::Running),
+            ("init-a", Status::Exited),
+            ("web-a", Status::Running),
+            ("ctr-run", Status::Running),
+            ("in-a-vm", Status::Exited),
+        ];
+        assert_eq!(alive, expected.map(|(id, status)| (id.to_owned(), status)));
+    }
+}

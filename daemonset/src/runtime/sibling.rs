@@ -1,0 +1,186 @@
+//! The other end of [`role`](super::role): for the process that must not hold containerd's socket.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use outcrop_proto::Container;
+
+use super::frame::{self, FrameError};
+use super::message::{Reply, Request, Snapshotter};
+use super::{Error, Pin};
+
+/// How long to wait for the next message. The child gives up on containerd sooner, and says so.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the child may leave a question lying.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the child gets to end by itself once its stream has ended.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A child process that holds containerd's socket and answers questions. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Sibling {
+    child: Child,
+    stream: UnixStream,
+    socket: String,
+    version: String,
+    /// Set when the two may no longer agree whose turn it is.
+    broken: bool,
+}
+
+impl Sibling {
+    /// Starts `command`, which must call [`role::serve`](super::role::serve) with
+    /// [`role::from_stdin`](super::role::from_stdin), and waits until it has connected and given up its rights.
+    pub fn spawn(mut command: Command) -> Result<Self, Error> {
+        let (stream, theirs) = UnixStream::pair().map_err(Error::Spawn)?;
+        stream.set_read_timeout(Some(READ_TIMEOUT)).map_err(Error::Spawn)?;
+        stream.set_write_timeout(Some(WRITE_TIMEOUT)).map_err(Error::Spawn)?;
+        let child = command.stdin(OwnedFd::from(theirs)).spawn().map_err(Error::Spawn)?;
+        // The command holds the child's end, too: while it lives, the child's death would not end the stream.
+        drop(command);
+        let mut sibling = Self { child, stream, socket: String::new(), version: String::new(), broken: false };
+        match sibling.next()? {
+            Reply::Ready { socket, version } => {
+                sibling.socket = socket;
+                sibling.version = version;
+                Ok(sibling)
+            }
+            other => Err(sibling.unexpected(other)),
+        }
+    }
+
+    /// The path of the socket that the child holds.
+    pub fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    /// containerd's version, as it says it.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The child's process ID.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The containers of the named containerd namespaces, of all where none is named, as
+    /// [`Client::list`](super::Client::list) says.
+    pub fn list(&mut self, namespaces: &[String]) -> Result<Vec<Container>, Error> {
+        let mut all = Vec::new();
+        self.each(namespaces, |container| all.push(container))?;
+        Ok(all)
+    }
+
+    /// The same, one at a time: `take` gets each as soon as it is known.
+    pub fn each(&mut self, namespaces: &[String], mut take: impl FnMut(Container)) -> Result<(), Error> {
+        self.ask(&Request::List { namespaces: namespaces.to_vec() })?;
+        loop {
+            match self.next()? {
+                Reply::Container(container) => take(*container),
+                Reply::End => return Ok(()),
+                other => return Err(self.unexpected(other)),
+            }
+        }
+    }
+
+    /// Whether a container still stands on the snapshots that it was listed with; `false` also when it is gone.
+    pub fn recheck(&mut self, container: &Container) -> Result<bool, Error> {
+        self.ask(&Request::Recheck(Pin::from(container)))?;
+        match self.next()? {
+            Reply::Same(same) => Ok(same),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// The snapshotters that containerd has loaded, and where each keeps its storage if it says so.
+    pub fn snapshotters(&mut self) -> Result<Vec<Snapshotter>, Error> {
+        self.ask(&Request::Snapshotters)?;
+        match self.next()? {
+            Reply::Snapshotters(snapshotters) => Ok(snapshotters),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    fn ask(&mut self, question: &Request) -> Result<(), Error> {
+        if self.broken {
+            return Err(Error::SiblingEnded("cannot be asked any more after an earlier failure".into()));
+        }
+        frame::write(&self.stream, question).map_err(|error| self.lost(error))
+    }
+
+    fn next(&mut self) -> Result<Reply, Error> {
+        match frame::read(&self.stream) {
+            Ok(Some(reply)) => Ok(reply),
+            Ok(None) => Err(self.ended()),
+            Err(error) => Err(self.lost(error)),
+        }
+    }
+
+    fn unexpected(&mut self, reply: Reply) -> Error {
+        match reply {
+            Reply::Failed(text) => Error::Sibling(text),
+            _ => {
+                self.broken = true;
+                FrameError::OutOfTurn.into()
+            }
+        }
+    }
+
+    fn lost(&mut self, error: FrameError) -> Error {
+        self.broken = true;
+        match error {
+            FrameError::Io(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Error::SiblingEnded(format!("has not answered for {} s", READ_TIMEOUT.as_secs()))
+            }
+            FrameError::Io(_) => self.ended(),
+            other => other.into(),
+        }
+    }
+
+    fn ended(&mut self) -> Error {
+        self.broken = true;
+        Error::SiblingEnded(match wait(&mut self.child, GRACE) {
+            Some(status) => format!("has ended: {}", in_words(status)),
+            None => "has closed its stream".into(),
+        })
+    }
+}
+
+impl Drop for Sibling {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        if wait(&mut self.child, GRACE).is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let start = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if start.elapsed() < limit => std::thread::sleep(Duration::from_millis(2)),
+            _ => return None,
+        }
+    }
+}
+
+fn in_words(status: ExitStatus) -> String {
+    const SIGKILL: i32 = 9;
+    const SIGSYS: i32 = 31;
+    match (status.signal(), status.code()) {
+        (Some(SIGSYS), _) => {
+            "its cage stopped a system call (signal 31, SIGSYS); this is a defect, please report it".into()
+        }
+        (Some(SIGKILL), _) => "it was killed (signal 9), perhaps for want of memory".into(),
+        (Some(signal), _) => format!("signal {signal}"),
+        (None, Some(code)) => format!("exit code {code}"),
+        (None, None) => "it says not why".into(),
+    }
+}

@@ -1,0 +1,74 @@
+//! What is known of snapshotters by name.
+
+use outcrop_proto::Coverage;
+
+/// Snapshotters that keep whole layers on the node: asking them for mounts reads their own tables and nothing else.
+const LOCAL: &[&str] =
+    &["overlayfs", "fuse-overlayfs", "native", "btrfs", "zfs", "devmapper", "blockfile", "erofs", "aufs"];
+
+/// Snapshotters that fetch what is missing when somebody asks or reads; stargz does so in `Mounts` already.
+const LAZY: &[(&str, &str)] = &[
+    ("stargz", "eStargz lazy pulling"),
+    ("soci", "AWS SOCI lazy loading"),
+    ("nydus", "Nydus lazy loading"),
+    ("nydus-overlayfs", "Nydus lazy loading"),
+    ("gcfs", "GKE image streaming"),
+    ("overlaybd", "OverlayBD accelerated images"),
+    ("cvmfs-snapshotter", "CernVM-FS"),
+    ("starlight", "Starlight delta loading"),
+    ("nix", "the Nix store, filled on demand"),
+];
+
+/// On the snapshots of lazy snapshotters whose layer was never unpacked here.
+pub(super) const REMOTE_LABEL: &str = "containerd.io/snapshot/remote";
+
+/// Whether a snapshotter may be asked for mounts; if not, the container's coverage.
+///
+/// Decided by name, before the question: an answer may already have cost a request to a registry. A name that nobody
+/// knows is taken for lazy.
+pub(super) fn may_ask(name: &str) -> Result<(), Coverage> {
+    if LOCAL.contains(&name) {
+        return Ok(());
+    }
+    let kind = LAZY.iter().find(|(lazy, _)| *lazy == name).map(|(_, kind)| kind);
+    Err(match (name, kind) {
+        ("", _) => {
+            Coverage::unsupported("its record names no snapshotter: another program (Docker?) keeps its storage")
+        }
+        (_, Some(kind)) => Coverage::unsupported(format!(
+            "its snapshotter {name:?} ({kind}) fetches layers from the registry while they are read, so nothing was asked or read"
+        )),
+        (_, None) => Coverage::unsupported(format!(
+            "its snapshotter {name:?} is not known here and might fetch from a registry, so nothing was asked or read"
+        )),
+    })
+}
+
+/// The coverage of a container whose snapshots are marked as not unpacked here.
+pub(super) fn remote(name: &str) -> Coverage {
+    Coverage::unsupported(format!(
+        "the snapshotter {name:?} marks a layer as remote: reading it would fetch from the registry, so nothing was asked or read"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use outcrop_proto::CoverageState;
+
+    use super::*;
+
+    #[test]
+    fn only_snapshotters_known_to_be_local_are_asked() {
+        for name in LOCAL {
+            assert_eq!(may_ask(name), Ok(()), "{name}");
+        }
+        let lazy = LAZY.iter().map(|(name, _)| *name);
+        for name in lazy.chain(["", "Overlayfs", "overlayfs2", "acme"]) {
+            let refused = may_ask(name).unwrap_err();
+            assert_eq!(refused.state, CoverageState::Unsupported, "{name}");
+            assert!(!refused.reason.is_empty());
+        }
+        assert!(may_ask("stargz").unwrap_err().reason.contains("registry"));
+        assert!(may_ask("").unwrap_err().reason.contains("Docker"));
+    }
+}

@@ -1,0 +1,379 @@
+//! What a process of Outcrop takes away from itself, and how much of that this kernel grants.
+//!
+//! Landlock decides which files can be opened, seccomp which calls can be made. Neither is enough alone: Landlock does not
+//! cover mode, owner, times and attributes, and seccomp cannot see the flags of `openat2`. Both bind the calling thread and
+//! what it starts later, so they are entered in `main`, before any thread but the one that watches the pipe.
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+use serde::{Deserialize, Serialize};
+
+/// The newest Landlock that is asked for; older kernels give what they have.
+const ABI_WANTED: ABI = ABI::V6;
+
+/// Memory that a worker may have for data, bytes. RLIMIT_AS would count reserved address space too.
+const MAX_DATA: u64 = 192 << 20;
+
+/// Processor time that a worker may use, seconds.
+const MAX_CPU: u64 = 120;
+
+/// Files that a worker may hold open: a stack of overlay's most layers, and some.
+const MAX_FILES: u64 = 640;
+
+/// How much of Landlock is enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Landlock {
+    /// This kernel has no Landlock, or it is switched off: seccomp and limits hold alone.
+    Missing,
+    /// An older Landlock that lacks some rights.
+    Partial,
+    /// All of it.
+    Full,
+}
+
+/// The cage that a process is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cage {
+    /// Which files can be opened.
+    pub landlock: Landlock,
+}
+
+impl std::fmt::Display for Cage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.landlock {
+            Landlock::Full => "landlock+seccomp",
+            Landlock::Partial => "landlock (partial)+seccomp",
+            Landlock::Missing => "seccomp only",
+        })
+    }
+}
+
+/// Why a process could not give its rights up. It has to end then.
+#[derive(Debug, thiserror::Error)]
+pub enum CageError {
+    /// Landlock is there and refused.
+    #[error("Landlock: {0}")]
+    Landlock(#[from] landlock::RulesetError),
+    /// The filter could not be made or installed.
+    #[error("seccomp: {0}")]
+    Seccomp(String),
+    /// A limit, capability or flag could not be set.
+    #[error("{what}: {source}")]
+    System {
+        /// What was being set.
+        what: &'static str,
+        /// The kernel's answer.
+        source: rustix::io::Errno,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> CageError {
+    move |source| CageError::System { what, source }
+}
+
+/// Sets a worker's limits and hides its memory from other processes.
+pub(super) fn limit() -> Result<(), CageError> {
+    let limits = [
+        (Resource::Data, MAX_DATA, "RLIMIT_DATA"),
+        (Resource::Cpu, MAX_CPU, "RLIMIT_CPU"),
+        (Resource::Nofile, MAX_FILES, "RLIMIT_NOFILE"),
+        (Resource::Fsize, 0, "RLIMIT_FSIZE"),
+        (Resource::Core, 0, "RLIMIT_CORE"),
+    ];
+    for (resource, value, what) in limits {
+        // A lower limit that was there before stays.
+        let hard = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        let value = Some(value.min(hard));
+        setrlimit(resource, Rlimit { current: value, maximum: value }).map_err(system(what))?;
+    }
+    hide_memory()
+}
+
+/// Keeps other processes, and a worker where Landlock is missing, from this process's memory.
+pub fn hide_memory() -> Result<(), CageError> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(system("PR_SET_DUMPABLE"))
+}
+
+/// Keeps of this thread's capabilities only those in `keep`.
+pub(super) fn keep_capabilities(keep: CapabilitySet) -> Result<(), CageError> {
+    let sets = capabilities(None).map_err(system("capget"))?;
+    let permitted = sets.permitted & keep;
+    let sets = CapabilitySets { effective: permitted, permitted, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).map_err(system("capset"))
+}
+
+/// Lets this thread, and what it starts later, open only what lies below `readable`, and only to read. Nothing else of the
+/// file system can be opened, no TCP port bound or connected, no foreign process signalled.
+pub(super) fn enter_landlock(readable: &[BorrowedFd<'_>]) -> Result<Cage, CageError> {
+    let mut rules = ruleset()?;
+    for root in readable {
+        rules = rules.add_rule(PathBeneath::new(*root, AccessFs::ReadFile | AccessFs::ReadDir))?;
+    }
+    enforce(rules)
+}
+
+/// Lets this thread, and what it starts later, read and execute the whole file system but change nothing in it.
+pub fn enter_read_only() -> Result<Cage, CageError> {
+    let mut rules = ruleset()?;
+    if let Ok(root) = PathFd::new("/") {
+        rules = rules.add_rule(PathBeneath::new(root, AccessFs::from_read(ABI_WANTED)))?;
+    }
+    // The null device is where a child's unwanted output goes.
+    if let Ok(null) = PathFd::new("/dev/null") {
+        rules = rules.add_rule(PathBeneath::new(null, AccessFs::ReadFile | AccessFs::WriteFile))?;
+    }
+    let cage = enforce(rules)?;
+    install(deny_changes()?)?;
+    Ok(cage)
+}
+
+fn ruleset() -> Result<landlock::RulesetCreated, CageError> {
+    Ok(Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(ABI_WANTED))?
+        .handle_access(AccessNet::from_all(ABI_WANTED))?
+        .scope(Scope::from_all(ABI_WANTED))?
+        .create()?)
+}
+
+fn enforce(rules: landlock::RulesetCreated) -> Result<Cage, CageError> {
+    // Sets no_new_privs as well, also where Landlock is missing.
+    let landlock = match rules.restrict_self()?.ruleset {
+        RulesetStatus::FullyEnforced => Landlock::Full,
+        RulesetStatus::PartiallyEnforced => Landlock::Partial,
+        RulesetStatus::NotEnforced => Landlock::Missing,
+    };
+    Ok(Cage { landlock })
+}
+
+/// Installs the worker's allow-list on every thread of this process.
+pub(super) fn enter_worker_seccomp() -> Result<(), CageError> {
+    install(allow_list(WORKER_CALLS, worker_rules()?)?)
+}
+
+/// Leaves the process that speaks to the container runtime nothing but its connections: no file can be opened, no socket
+/// made, no capability used.
+pub fn enter_runtime_cage() -> Result<Cage, CageError> {
+    let cage = enter_landlock(&[])?;
+    keep_capabilities(CapabilitySet::empty())?;
+    hide_memory()?;
+    let calls = [RUNTIME_CALLS, older::WAITING].concat();
+    let nonblocking = (libc::SYS_ioctl, vec![rule(vec![equals(1, libc::FIONBIO)?])?]);
+    let rules = std::iter::once(Ok(nonblocking)).chain(shared_rules()).collect::<Result<_, CageError>>()?;
+    install(allow_list(&calls, rules)?)?;
+    Ok(cage)
+}
+
+fn install(program: BpfProgram) -> Result<(), CageError> {
+    seccompiler::apply_filter_all_threads(&program).map_err(|error| CageError::Seccomp(error.to_string()))
+}
+
+/// Calls of every process: memory, its own threads and handles, time.
+const COMMON_CALLS: &[i64] = &[
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_getrandom,
+    libc::SYS_getpid,
+    libc::SYS_getppid,
+    libc::SYS_gettid,
+    libc::SYS_sched_yield,
+    libc::SYS_read,
+    libc::SYS_close,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+];
+
+/// Reading through handles. `openat2` is held by Landlock, since its flags lie in memory where a filter cannot see them.
+const WORKER_CALLS: &[i64] = &[
+    libc::SYS_pread64,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_getdents64,
+    libc::SYS_readlinkat,
+    libc::SYS_fgetxattr,
+    libc::SYS_flistxattr,
+    libc::SYS_getxattr,
+    libc::SYS_listxattr,
+    libc::SYS_openat2,
+    libc::SYS_capset,
+    libc::SYS_capget,
+    libc::SYS_dup,
+];
+
+/// Connected sockets, and what an event loop needs.
+const RUNTIME_CALLS: &[i64] = &[
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_shutdown,
+    libc::SYS_getsockopt,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_ppoll,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_create1,
+    libc::SYS_eventfd2,
+    libc::SYS_sched_getaffinity,
+];
+
+/// Older forms of the calls above, which newer architectures never had.
+#[cfg(target_arch = "x86_64")]
+mod older {
+    pub(super) const WAITING: &[i64] = &[libc::SYS_poll, libc::SYS_epoll_wait];
+    pub(super) const CHANGING: &[i64] = &[
+        libc::SYS_chmod,
+        libc::SYS_chown,
+        libc::SYS_lchown,
+        libc::SYS_utime,
+        libc::SYS_utimes,
+        libc::SYS_futimesat,
+        libc::SYS_rename,
+        libc::SYS_link,
+        libc::SYS_symlink,
+        libc::SYS_unlink,
+        libc::SYS_rmdir,
+        libc::SYS_mkdir,
+        libc::SYS_mknod,
+    ];
+}
+#[cfg(not(target_arch = "x86_64"))]
+mod older {
+    pub(super) const WAITING: &[i64] = &[];
+    pub(super) const CHANGING: &[i64] = &[];
+}
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+type Entry = (i64, Vec<SeccompRule>);
+
+fn rule(conditions: Vec<SeccompCondition>) -> Result<SeccompRule, CageError> {
+    SeccompRule::new(conditions).map_err(|error| CageError::Seccomp(error.to_string()))
+}
+
+fn condition(argument: u8, operator: Op, value: u64) -> Result<SeccompCondition, CageError> {
+    SeccompCondition::new(argument, Len::Dword, operator, value).map_err(|error| CageError::Seccomp(error.to_string()))
+}
+
+fn equals(argument: u8, value: u64) -> Result<SeccompCondition, CageError> {
+    condition(argument, Op::Eq, value)
+}
+
+/// Rules on arguments that every process shares: no new executable memory; only harmless `fcntl`.
+fn shared_rules() -> impl Iterator<Item = Result<Entry, CageError>> {
+    let no_exec = |call| Ok((call, vec![rule(vec![condition(2, Op::MaskedEq(libc::PROT_EXEC as u64), 0)?])?]));
+    let fcntl = || {
+        let commands = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
+        let rules = commands.into_iter().map(|command| rule(vec![equals(1, command as u64)?]));
+        Ok((libc::SYS_fcntl, rules.collect::<Result<_, CageError>>()?))
+    };
+    // An abort raises a signal in the process itself; the thread id cannot be known here, but no foreign process can be
+    // reached either: Landlock's scope holds where it is, and a worker has no CAP_KILL.
+    let abort = || Ok((libc::SYS_tgkill, vec![rule(vec![equals(2, libc::SIGABRT as u64)?])?]));
+    [no_exec(libc::SYS_mmap), no_exec(libc::SYS_mprotect), fcntl(), abort()].into_iter()
+}
+
+fn worker_rules() -> Result<Vec<Entry>, CageError> {
+    let to_pipe = |call| Ok((call, vec![rule(vec![equals(0, libc::STDOUT_FILENO as u64)?])?]));
+    // Reading only: no access mode but O_RDONLY, nothing created or truncated.
+    let forbidden = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_TMPFILE & !libc::O_DIRECTORY;
+    let read_only = |call| Ok((call, vec![rule(vec![condition(2, Op::MaskedEq(forbidden as u64), 0)?])?]));
+    let own = [to_pipe(libc::SYS_write), to_pipe(libc::SYS_writev), read_only(libc::SYS_openat)];
+    own.into_iter().chain(shared_rules()).collect()
+}
+
+/// A filter that refuses every call but these.
+fn allow_list(calls: &[i64], rules: Vec<Entry>) -> Result<BpfProgram, CageError> {
+    let mut table: Rules = COMMON_CALLS.iter().chain(calls).map(|call| (*call, Vec::new())).collect();
+    table.extend(rules);
+    compile(table, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
+}
+
+/// A filter that allows every call but those that change files' metadata or the machine: what Landlock does not hold.
+fn deny_changes() -> Result<BpfProgram, CageError> {
+    let table = CHANGING_CALLS.iter().chain(older::CHANGING).map(|call| (*call, Vec::new())).collect();
+    compile(table, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))
+}
+
+/// Calls that change something on the node, or reach into other processes.
+const CHANGING_CALLS: &[i64] = &[
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_utimensat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    libc::SYS_truncate,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_unlinkat,
+    libc::SYS_mkdirat,
+    libc::SYS_mknodat,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsmount,
+    libc::SYS_fsconfig,
+    libc::SYS_mount_setattr,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_io_uring_setup,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_kexec_load,
+    libc::SYS_swapon,
+    libc::SYS_setns,
+    libc::SYS_unshare,
+    libc::SYS_chroot,
+];
+
+fn compile(table: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Result<BpfProgram, CageError> {
+    let fail = |error: String| CageError::Seccomp(error);
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| fail(error.to_string()))?;
+    let filter = SeccompFilter::new(table, otherwise, matched, arch).map_err(|error| fail(error.to_string()))?;
+    filter.try_into().map_err(|error: seccompiler::BackendError| fail(error.to_string()))
+}

@@ -1,0 +1,122 @@
+//! A worker's life: take the job, enter the cage, do it, answer, end.
+
+use std::io::{IoSliceMut, Read as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::process::ExitCode;
+use std::sync::mpsc;
+
+use overlayfs_reader::{Limits, MarkNamespace, Marks, Options};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::thread::CapabilitySet;
+
+use super::cage::{self, Cage};
+use super::job::{Frame, Job, MAX_JOB, Started};
+use super::pipe::Pipe;
+use super::{config, reading, selftest, survive};
+
+/// Most handles that come with a job: the kernel passes at most 253 in one message.
+pub(super) const MAX_HANDLES: usize = 250;
+
+/// The entry of a worker process: its job comes through standard input, its answer goes to standard output.
+pub(crate) fn main() -> ExitCode {
+    let mut pipe = Pipe::standard_output();
+    // A panic is told like any other death; its message must not reach the terminal, since it may quote the image.
+    std::panic::set_hook(Box::new(|_| {}));
+    match run(&mut pipe) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            // If the pipe is gone nobody is left to tell.
+            let _ = Frame::Failed(message).write(&mut pipe);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(pipe: &mut Pipe) -> Result<(), String> {
+    let (job, handles) = receive().map_err(|error| format!("the job did not arrive: {error}"))?;
+    let may_see_marks = matches!(job, Job::Layer { .. } | Job::Stack { .. });
+    let namespace = match &job {
+        Job::Layer { marks, .. } | Job::Stack { marks, .. } => MarkNamespace::from(*marks),
+        _ => MarkNamespace::Trusted,
+    };
+    // Asked before Landlock closes /proc.
+    let marks = if may_see_marks { Marks::detect(namespace) } else { Marks::Unreadable };
+    let cage = enter(&handles, may_see_marks).map_err(|error| format!("the cage could not be entered: {error}"))?;
+    Frame::Caged(Started { cage, marks: marks == Marks::Readable }).write(pipe).map_err(|error| error.to_string())?;
+    let options = Options { namespace, marks, limits: Limits::default() };
+    let answer = match job {
+        Job::Layer { skip, .. } => reading::layer(one(handles)?, options, &skip, pipe)?,
+        Job::Stack { skip, paths, .. } => reading::stack(handles, options, &skip, &paths, pipe)?,
+        Job::Survive { paths } => survive::survive(handles, &paths)?,
+        Job::Config { bytes } => {
+            let config = config::parse_image_config(&bytes)?;
+            postcard::to_stdvec(&config).map_err(|error| error.to_string())?
+        }
+        Job::Selftest { outside } => selftest::try_everything(&one(handles)?, &outside, pipe)?,
+    };
+    Frame::Answer(answer).write(pipe).map_err(|error| error.to_string())
+}
+
+fn one(mut handles: Vec<OwnedFd>) -> Result<OwnedFd, String> {
+    match (handles.pop(), handles.is_empty()) {
+        (Some(handle), true) => Ok(handle),
+        _ => Err("the job needs exactly one handle".to_owned()),
+    }
+}
+
+/// Takes the job and its handles from standard input.
+fn receive() -> Result<(Job, Vec<OwnedFd>), String> {
+    let stdin = std::io::stdin();
+    let mut length = [0; 8];
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_HANDLES))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(stdin.as_fd(), &mut [IoSliceMut::new(&mut length)], &mut control, RecvFlags::CMSG_CLOEXEC)
+        .map_err(|error| error.to_string())?;
+    if received.bytes != length.len() {
+        return Err("no job".to_owned());
+    }
+    let mut handles = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            handles.extend(fds);
+        }
+    }
+    let length = usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX);
+    if length > MAX_JOB {
+        return Err(format!("{length} bytes are too many"));
+    }
+    let mut job = vec![0; length];
+    stdin.lock().read_exact(&mut job).map_err(|error| error.to_string())?;
+    Ok((postcard::from_bytes(&job).map_err(|error| error.to_string())?, handles))
+}
+
+fn enter(handles: &[OwnedFd], may_see_marks: bool) -> Result<Cage, cage::CageError> {
+    cage::limit()?;
+    let readable: Vec<BorrowedFd<'_>> = handles.iter().map(|handle| handle.as_fd()).collect();
+    let cage = cage::enter_landlock(&readable)?;
+    end_with_the_pipe();
+    let marks = if may_see_marks { CapabilitySet::SYS_ADMIN } else { CapabilitySet::empty() };
+    cage::keep_capabilities(CapabilitySet::DAC_READ_SEARCH | marks)?;
+    cage::enter_worker_seccomp()?;
+    Ok(cage)
+}
+
+/// Ends this process when the other end of standard input goes, however busy a parser is.
+///
+/// `PR_SET_PDEATHSIG` would fire when the *thread* that started this process ends, which is not the same.
+fn end_with_the_pipe() {
+    let (ready, is_ready) = mpsc::channel();
+    std::thread::spawn(move || {
+        let dropped = cage::keep_capabilities(CapabilitySet::empty());
+        if dropped.is_err() || ready.send(()).is_err() {
+            std::process::exit(1);
+        }
+        let mut byte = [0];
+        // Nothing more is ever sent: this returns at the end of the stream.
+        let _ = rustix::io::read(std::io::stdin(), &mut byte);
+        std::process::exit(1);
+    });
+    // The thread holds no capability before the first byte is looked at.
+    let _ = is_ready.recv();
+}

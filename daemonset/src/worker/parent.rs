@@ -1,0 +1,348 @@
+//! The parent's side: start a worker, hand it a job, hear it out.
+
+use std::io::{self, IoSlice, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use outcrop_proto::fact::Fact;
+use outcrop_proto::inventory::Inventory;
+use overlayfs_reader::MarkNamespace;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
+};
+
+use super::child::MAX_HANDLES;
+use super::config::ImageConfig;
+use super::job::{Frame, Job, Started};
+use super::reading::StackAnswer;
+use super::selftest::Attempt;
+use super::survive::Survival;
+use crate::role;
+
+/// How often a job is done again without the path that killed its worker.
+const MAX_DEATHS: usize = 8;
+
+/// How long a worker may take, whatever it waits for; its processor time is limited separately.
+const MAX_TIME: Duration = Duration::from_secs(600);
+
+/// Why a job could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The program could not be started again as a worker, or spoken to.
+    #[error("a worker could not be started: {0}")]
+    Start(#[source] io::Error),
+    /// The worker said what was wrong.
+    #[error("{0}")]
+    Job(String),
+    /// The worker ended without an answer.
+    #[error("the worker died ({how}) {doing}")]
+    Died {
+        /// How it ended.
+        how: String,
+        /// What it had named last.
+        doing: String,
+    },
+    /// Too many paths killed it.
+    #[error("the worker died {MAX_DEATHS} times, the last time while reading {0}")]
+    DiedTooOften(String),
+    /// The answer was not what a worker of this program writes.
+    #[error("a worker's answer could not be understood: {0}")]
+    Answer(String),
+}
+
+/// What a worker read of one layer.
+#[derive(Clone, Debug)]
+pub struct LayerReading {
+    /// What the layer says.
+    pub inventory: Inventory,
+    /// The cage that the worker was in, and whether it could see overlay's marks.
+    pub started: Started,
+}
+
+/// What a worker read on a stack: by path.
+pub type StackReading = Vec<(Vec<u8>, Result<Fact, String>)>;
+
+/// The program that is started as a worker: it has to call [`crate::role::enter`] first in its `main`.
+#[derive(Clone, Debug)]
+pub struct Program {
+    path: PathBuf,
+}
+
+impl Program {
+    /// The program that is running now.
+    pub fn this() -> Self {
+        Self { path: PathBuf::from("/proc/self/exe") }
+    }
+
+    /// Another program; tests have to start the real one.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The command that starts this program in `role`, with an empty environment.
+    pub fn command(&self, role: &str) -> Command {
+        let mut command = Command::new(&self.path);
+        command.arg(role::ARGUMENT).arg(role).env_clear();
+        command
+    }
+
+    /// Reads one layer, whose overlay marks lie in `marks`.
+    ///
+    /// # Errors
+    /// When no inventory could be made. Files that could not be read are in the inventory, as tombstones.
+    pub fn read_layer(&self, root: BorrowedFd<'_>, marks: MarkNamespace) -> Result<LayerReading, WorkerError> {
+        let job = |skip| Job::Layer { marks: marks.into(), skip };
+        let (started, answer) = self.persevere(&job, &[root])?;
+        let inventory = Inventory::decode(&answer).map_err(|error| WorkerError::Answer(error.to_string()))?;
+        Ok(LayerReading { inventory, started })
+    }
+
+    /// Reads `paths` in the merged view of `layers`, newest first.
+    ///
+    /// # Errors
+    /// When the worker could not do the job at all.
+    pub fn read_stack(
+        &self,
+        layers: &[BorrowedFd<'_>],
+        marks: MarkNamespace,
+        paths: &[Vec<u8>],
+    ) -> Result<StackReading, WorkerError> {
+        let job = |skip| Job::Stack { marks: marks.into(), skip, paths: paths.to_vec() };
+        let (_, answer) = self.persevere(&job, layers)?;
+        let answer: StackAnswer = decode(&answer)?;
+        answer
+            .into_iter()
+            .map(|(path, read)| match read.map(|bytes| Fact::decode(&bytes)) {
+                Ok(Ok(fact)) => Ok((path, Ok(fact))),
+                Ok(Err(error)) => Err(WorkerError::Answer(error.to_string())),
+                Err(reason) => Ok((path, Err(reason))),
+            })
+            .collect()
+    }
+
+    /// Says which `paths` a container's mounted root shows; `upper` is its writable layer.
+    ///
+    /// # Errors
+    /// When the worker could not do the job.
+    pub fn survives(
+        &self,
+        root: BorrowedFd<'_>,
+        upper: Option<BorrowedFd<'_>>,
+        paths: &[Vec<u8>],
+    ) -> Result<Vec<Survival>, WorkerError> {
+        let handles: Vec<BorrowedFd<'_>> = std::iter::once(root).chain(upper).collect();
+        let (_, answer) = self.once(&Job::Survive { paths: paths.to_vec() }, &handles)?.done()?;
+        decode(&answer)
+    }
+
+    /// Parses an image configuration.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse_config(&self, bytes: &[u8]) -> Result<ImageConfig, WorkerError> {
+        let (_, answer) = self.once(&Job::Config { bytes: bytes.to_vec() }, &[])?.done()?;
+        decode(&answer)
+    }
+
+    /// Tries every forbidden act in a worker that may read `root` only; `outside` are files that must not open.
+    ///
+    /// # Errors
+    /// When the worker could not be started.
+    pub fn selftest(
+        &self,
+        root: BorrowedFd<'_>,
+        outside: Vec<(String, Vec<u8>)>,
+    ) -> Result<(Started, Vec<Attempt>), WorkerError> {
+        let (started, answer) = self.once(&Job::Selftest { outside }, &[root])?.done()?;
+        Ok((started, decode(&answer)?))
+    }
+
+    /// Does a job, again and again without the paths that kill it.
+    fn persevere(
+        &self,
+        job: &dyn Fn(Vec<Vec<u8>>) -> Job,
+        handles: &[BorrowedFd<'_>],
+    ) -> Result<(Started, Vec<u8>), WorkerError> {
+        let mut skip: Vec<Vec<u8>> = Vec::new();
+        loop {
+            let outcome = self.once(&job(skip.clone()), handles)?;
+            let Outcome::Died { path: Some(path), .. } = outcome else { return outcome.done() };
+            if skip.len() == MAX_DEATHS {
+                return Err(WorkerError::DiedTooOften(path.escape_ascii().to_string()));
+            }
+            skip.push(path);
+        }
+    }
+
+    fn once(&self, job: &Job, handles: &[BorrowedFd<'_>]) -> Result<Outcome, WorkerError> {
+        let mut worker = self.start(job, handles).map_err(WorkerError::Start)?;
+        let outcome = worker.hear();
+        // Whatever it still does, it is done.
+        let _ = worker.child.kill();
+        let status = worker.child.wait().map_err(WorkerError::Start)?;
+        Ok(match outcome.map_err(|error| WorkerError::Answer(error.to_string()))? {
+            Heard { end: Some(Ok(answer)), started: Some(started), .. } => Outcome::Done(started, answer),
+            Heard { end: Some(Err(message)), .. } => Outcome::Failed(message),
+            Heard { path, late, .. } => {
+                let how = if late { format!("no answer after {} s", MAX_TIME.as_secs()) } else { status.to_string() };
+                Outcome::Died { path, how }
+            }
+        })
+    }
+
+    fn start(&self, job: &Job, handles: &[BorrowedFd<'_>]) -> io::Result<Worker> {
+        if handles.len() > MAX_HANDLES {
+            return Err(io::Error::other(format!("{} layers are more than {MAX_HANDLES}", handles.len())));
+        }
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let mut child = self
+            .command(role::WORKER)
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no pipe"))?;
+        let bytes = postcard::to_stdvec(job).map_err(io::Error::other)?;
+        let length = (bytes.len() as u64).to_le_bytes();
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_HANDLES))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !handles.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(handles));
+        }
+        let sent = sendmsg(&ours, &[IoSlice::new(&length)], &mut control, SendFlags::NOSIGNAL)
+            .map_err(io::Error::from)
+            .and_then(|_| io::Write::write_all(&mut Socket(ours.as_fd()), &bytes));
+        match sent {
+            // A worker that died at once is heard as such below.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                child.kill()?;
+                child.wait()?;
+                Err(error)
+            }
+            _ => Ok(Worker { child, stdout, _alive: ours }),
+        }
+    }
+}
+
+fn decode<T: serde::de::DeserializeOwned>(answer: &[u8]) -> Result<T, WorkerError> {
+    postcard::from_bytes(answer).map_err(|error| WorkerError::Answer(error.to_string()))
+}
+
+/// Reads `bytes` as everything that a worker may send, and throws it away: a worker that its image has taken over sends
+/// what it likes. For the fuzz target.
+#[doc(hidden)]
+pub fn check_frames(mut bytes: &[u8]) {
+    while let Ok(Some(frame)) = Frame::read(&mut bytes) {
+        if let Frame::Answer(answer) = frame {
+            let _ = Inventory::decode(&answer);
+            let _ = decode::<StackAnswer>(&answer);
+            let _ = decode::<Vec<Survival>>(&answer);
+            let _ = decode::<ImageConfig>(&answer);
+            let _ = decode::<Vec<Attempt>>(&answer);
+        }
+    }
+}
+
+/// Our end of the job's socket, as a writer that raises no signal.
+struct Socket<'a>(BorrowedFd<'a>);
+
+impl io::Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(self.0, bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How a job ended.
+enum Outcome {
+    Done(Started, Vec<u8>),
+    Failed(String),
+    Died { path: Option<Vec<u8>>, how: String },
+}
+
+impl Outcome {
+    fn done(self) -> Result<(Started, Vec<u8>), WorkerError> {
+        match self {
+            Self::Done(started, answer) => Ok((started, answer)),
+            Self::Failed(message) => Err(WorkerError::Job(message)),
+            Self::Died { path, how } => {
+                let doing = match path {
+                    Some(path) => format!("at {:?}", path.escape_ascii().to_string()),
+                    None => "before it read anything".to_owned(),
+                };
+                Err(WorkerError::Died { how, doing })
+            }
+        }
+    }
+}
+
+/// A running worker. It ends when the socket is dropped.
+struct Worker {
+    child: Child,
+    stdout: ChildStdout,
+    _alive: OwnedFd,
+}
+
+/// What a worker said.
+#[derive(Default)]
+struct Heard {
+    started: Option<Started>,
+    path: Option<Vec<u8>>,
+    end: Option<Result<Vec<u8>, String>>,
+    late: bool,
+}
+
+impl Worker {
+    fn hear(&mut self) -> io::Result<Heard> {
+        let deadline = Instant::now() + MAX_TIME;
+        let mut input = io::BufReader::with_capacity(64 << 10, Timed { stdout: &mut self.stdout, deadline });
+        let mut heard = Heard::default();
+        loop {
+            match Frame::read(&mut input) {
+                Ok(None) => return Ok(heard),
+                Ok(Some(Frame::Caged(started))) => heard.started = Some(started),
+                Ok(Some(Frame::Path(path))) => heard.path = Some(path),
+                Ok(Some(Frame::Answer(answer))) => {
+                    heard.end = Some(Ok(answer));
+                    return Ok(heard);
+                }
+                Ok(Some(Frame::Failed(message))) => {
+                    heard.end = Some(Err(message));
+                    return Ok(heard);
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    heard.late = true;
+                    return Ok(heard);
+                }
+                // It died in the middle of a frame.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(heard),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The worker's pipe, with a deadline for the whole of it.
+struct Timed<'a> {
+    stdout: &'a mut ChildStdout,
+    deadline: Instant,
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: 0 };
+        let ready = poll(&mut [PollFd::new(&self.stdout, PollFlags::IN)], Some(&timeout))?;
+        if ready == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stdout.read(buf)
+    }
+}

@@ -1,0 +1,298 @@
+//! One layer → its inventory, and paths of a stack → their facts. Everything here runs in the cage.
+//!
+//! The walk comes first and looks at names only, with the right to see overlay's marks if it was given; that right is gone
+//! before the first byte of a file is read.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+
+use outcrop_proto::fact::{Fact, FileDigest};
+use outcrop_proto::inventory::{EvidenceRecord, Inventory, Tombstone};
+use outcrop_proto::paths::{Node, PathTableBuilder};
+use overlayfs_reader::{ErrorKind, Kind, Layer, LayerReader, Options, Stack};
+use rustix::thread::CapabilitySet;
+
+use super::cage;
+use super::job::Frame;
+use super::pipe::Pipe;
+use crate::catalog::{self, Cataloguer, Evidence, Source, Want};
+
+/// Most bytes of a path table, not compressed: some million paths.
+const MAX_TABLE: usize = 64 << 20;
+
+/// Most evidence of one layer. The largest image seen, a JavaScript monorepo, has 60,000.
+const MAX_EVIDENCE: usize = 500_000;
+
+/// An open file as cataloguers see it.
+struct FileSource {
+    file: File,
+    size: u64,
+}
+
+impl FileSource {
+    fn new(file: File) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        Ok(Self { file, size })
+    }
+}
+
+impl Source for FileSource {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.file.read_at(&mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// A path that a cataloguer wants.
+struct Candidate {
+    path: Vec<u8>,
+    cataloguer: &'static dyn Cataloguer,
+    /// Why it must not be parsed, if it must not.
+    refused: Option<String>,
+}
+
+/// Which cataloguer wants `path`.
+fn wanted(path: &[u8]) -> Option<(&'static dyn Cataloguer, Want)> {
+    catalog::ALL.iter().map(|cataloguer| (*cataloguer, cataloguer.wants(path))).find(|(_, want)| *want != Want::No)
+}
+
+/// Reads one layer.
+pub(super) fn layer(root: OwnedFd, options: Options, skip: &[Vec<u8>], pipe: &mut Pipe) -> Result<Vec<u8>, String> {
+    let layer = Layer::from_fd(root).map_err(|error| error.to_string())?;
+    let reader = LayerReader::new(layer, options);
+    let mut inventory = Inventory { cataloguers: catalog::VERSION, ..Inventory::default() };
+    let mut candidates = walk(&reader, &mut inventory)?;
+    for candidate in &mut candidates {
+        candidate.refused = if skip.contains(&candidate.path) {
+            Some("the worker died while reading it".to_owned())
+        } else {
+            reader
+                .stub(&candidate.path)
+                .map_or_else(|error| Some(error.to_string()), |stub| stub.map(|stub| stub.to_string()))
+        };
+    }
+    cage::keep_capabilities(CapabilitySet::DAC_READ_SEARCH).map_err(|error| error.to_string())?;
+
+    // Databases first: what they claim decides which digests are taken.
+    candidates.sort_by_key(|candidate| !reads_claims(candidate));
+    let mut claimed: HashMap<Vec<u8>, FileDigest> = HashMap::new();
+    for candidate in candidates {
+        let Candidate { path, cataloguer, refused } = candidate;
+        let database = cataloguer.is_database(&path);
+        let name = || cataloguer.name().to_owned();
+        let read = match refused {
+            Some(reason) => Err(reason),
+            None => read_one(&path, cataloguer, &|path| reader.open(path), pipe)?,
+        };
+        match read {
+            Ok(Read { fact, companions, source }) if !fact.is_empty() => {
+                for claim in &fact.claims {
+                    if let Some(digest) = &claim.digest {
+                        claimed.insert(claim.path.clone(), digest.clone());
+                    }
+                }
+                let claim = claimed.get(&path).or_else(|| claimed.get(path.strip_prefix(b"usr/")?));
+                let digest = claim.and_then(|claim| digest_like(claim, &source).ok());
+                let fact = inventory.add_fact(fact);
+                inventory.evidence.push(EvidenceRecord {
+                    path,
+                    cataloguer: name(),
+                    database,
+                    fact,
+                    digest,
+                    companions,
+                });
+            }
+            Ok(_) => {
+                inventory.tombstones.push(Tombstone { path, cataloguer: name(), database, reason: String::new() });
+            }
+            Err(reason) => inventory.tombstones.push(Tombstone { path, cataloguer: name(), database, reason }),
+        }
+    }
+    inventory.normalize();
+    Ok(inventory.encode())
+}
+
+/// Whether a candidate may claim files, so that it has to be read before those.
+fn reads_claims(candidate: &Candidate) -> bool {
+    matches!(candidate.cataloguer.name(), "dpkg" | "apk" | "rpm")
+}
+
+/// Walks the layer: every path into the table, every wanted one into the list.
+fn walk(reader: &LayerReader, inventory: &mut Inventory) -> Result<Vec<Candidate>, String> {
+    let mut table = PathTableBuilder::default();
+    let mut candidates = Vec::new();
+    let mut failure = None;
+    let mut errors: Vec<(Vec<u8>, String)> = Vec::new();
+    let end = reader.walk(&mut |entry| {
+        let path = entry.path();
+        if path.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        let target;
+        let node = match entry.kind() {
+            Kind::File => Node::File,
+            Kind::Dir => Node::Dir { opaque: entry.is_opaque() },
+            Kind::Whiteout => Node::Whiteout,
+            Kind::Symlink => match entry.read_link() {
+                Ok(link) => {
+                    target = link;
+                    Node::Symlink(&target)
+                }
+                Err(error) => {
+                    errors.push((path.to_vec(), error.to_string()));
+                    Node::Other
+                }
+            },
+            Kind::CharDevice | Kind::BlockDevice | Kind::Fifo | Kind::Socket => Node::Other,
+        };
+        table.push(path, &node);
+        if node == Node::File
+            && let Some((cataloguer, want)) = wanted(path)
+        {
+            let executable = || entry.metadata().is_ok_and(|metadata| metadata.mode & 0o111 != 0);
+            if want == Want::Yes || executable() {
+                candidates.push(Candidate { path: path.to_vec(), cataloguer, refused: None });
+            }
+        }
+        if table.size() > MAX_TABLE {
+            failure = Some(format!("its paths take more than {MAX_TABLE} bytes"));
+        } else if candidates.len() > MAX_EVIDENCE {
+            failure = Some(format!("more than {MAX_EVIDENCE} files could be evidence"));
+        }
+        if failure.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let end = end.map_err(|error| error.to_string())?;
+    errors.extend(end.errors.into_iter().map(|error| (error.path().to_vec(), error.to_string())));
+    inventory.unwalked = errors;
+    inventory.paths = table.finish();
+    Ok(candidates)
+}
+
+/// An evidence that was read.
+struct Read {
+    fact: Fact,
+    companions: Vec<(Vec<u8>, bool)>,
+    source: FileSource,
+}
+
+/// How a path becomes an open file.
+type Open<'a> = &'a dyn Fn(&[u8]) -> Result<File, overlayfs_reader::Error>;
+
+/// Reads one evidence with its companions. The inner error costs this evidence, the outer one the worker.
+fn read_one(
+    path: &[u8],
+    cataloguer: &dyn Cataloguer,
+    open: Open<'_>,
+    pipe: &mut Pipe,
+) -> Result<Result<Read, String>, String> {
+    let mut others = Vec::new();
+    let mut companions = Vec::new();
+    let opened = open(path).map_err(|error| error.to_string()).and_then(|file| {
+        for companion in cataloguer.companions(path) {
+            match open(&companion) {
+                Ok(file) => others.push((companion.clone(), FileSource::new(file).map_err(|error| error.to_string())?)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.to_string()),
+            }
+            let found = others.last().is_some_and(|(path, _)| *path == companion);
+            companions.push((companion, found));
+        }
+        FileSource::new(file).map_err(|error| error.to_string())
+    });
+    let source = match opened {
+        Ok(source) => source,
+        Err(error) => return Ok(Err(error)),
+    };
+    Frame::Path(path.to_vec()).write(pipe).map_err(|error| error.to_string())?;
+    let others: Vec<(&[u8], &dyn Source)> =
+        others.iter().map(|(path, source)| (path.as_slice(), source as _)).collect();
+    let read = cataloguer.read(&Evidence { path, source: &source, companions: &others });
+    let mut fact = match read {
+        Ok(fact) => fact,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    drop(others);
+    fact.normalize();
+    Ok(Ok(Read { fact, companions, source }))
+}
+
+/// The digest of a file by the algorithm of `claim`.
+fn digest_like(claim: &FileDigest, source: &dyn Source) -> io::Result<FileDigest> {
+    fn run<D: sha2::Digest>(source: &dyn Source) -> io::Result<sha2::digest::Output<D>> {
+        let mut hasher = D::new();
+        let mut buffer = vec![0; 64 << 10];
+        let mut offset = 0;
+        loop {
+            let count = source.read_at(offset, &mut buffer)?;
+            hasher.update(&buffer[..count]);
+            offset += count as u64;
+            if count < buffer.len() {
+                return Ok(hasher.finalize());
+            }
+        }
+    }
+    Ok(match claim {
+        FileDigest::Md5(_) => FileDigest::Md5(run::<md5::Md5>(source)?.into()),
+        FileDigest::Sha1(_) => FileDigest::Sha1(run::<sha1::Sha1>(source)?.into()),
+        FileDigest::Sha256(_) => FileDigest::Sha256(run::<sha2::Sha256>(source)?.into()),
+    })
+}
+
+/// What was read on a stack: path → encoded fact, or why not.
+pub(super) type StackAnswer = Vec<(Vec<u8>, Result<Vec<u8>, String>)>;
+
+/// Reads paths in the merged view of a stack.
+pub(super) fn stack(
+    handles: Vec<OwnedFd>,
+    options: Options,
+    skip: &[Vec<u8>],
+    paths: &[Vec<u8>],
+    pipe: &mut Pipe,
+) -> Result<Vec<u8>, String> {
+    let layers: Result<Vec<Layer>, _> = handles.into_iter().map(Layer::from_fd).collect();
+    let stack = Stack::new(layers.map_err(|error| error.to_string())?, None, options);
+    // Opened while marks can be seen, parsed when they no longer can.
+    let opened: RefCell<HashMap<Vec<u8>, Result<File, overlayfs_reader::Error>>> = RefCell::default();
+    let resolve = |path: &[u8]| stack.resolve(path).and_then(|resolved| stack.open(&resolved));
+    for path in paths {
+        let others = wanted(path).map(|(cataloguer, _)| cataloguer.companions(path)).unwrap_or_default();
+        for path in others.into_iter().chain([path.clone()]) {
+            let file = resolve(&path);
+            opened.borrow_mut().insert(path, file);
+        }
+    }
+    cage::keep_capabilities(CapabilitySet::DAC_READ_SEARCH).map_err(|error| error.to_string())?;
+    let open =
+        |path: &[u8]| opened.borrow_mut().remove(path).unwrap_or_else(|| Err(overlayfs_reader::Error::not_found(path)));
+    let mut answer: StackAnswer = Vec::new();
+    for path in paths {
+        let read = match wanted(path) {
+            None => Err("no cataloguer wants it".to_owned()),
+            Some(_) if skip.contains(path) => Err("the worker died while reading it".to_owned()),
+            Some((cataloguer, _)) => read_one(path, cataloguer, &open, pipe)?.map(|read| read.fact.encode()),
+        };
+        answer.push((path.clone(), read));
+    }
+    postcard::to_stdvec(&answer).map_err(|error| error.to_string())
+}

@@ -1,0 +1,7 @@
+//! apk's installed database: any bytes are a fact or an error, never a panic.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    outcrop_fuzz::catalogue("apk", b"lib/apk/db/installed", data);
+});

@@ -1,0 +1,7 @@
+//! The status of dpkg: any bytes are a fact or an error, never a panic.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    outcrop_fuzz::catalogue("dpkg", b"var/lib/dpkg/status", data);
+});

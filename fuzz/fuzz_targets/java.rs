@@ -1,0 +1,7 @@
+//! Java archives and the archives inside them: any bytes are a fact or an error, never a panic.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    outcrop_fuzz::catalogue("java", b"app/x-1.0.jar", data);
+});

@@ -1,0 +1,7 @@
+//! overlay's lowerdir syntax: any bytes are paths or an error.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = overlayfs_reader::parse_lowerdir(data);
+});

@@ -1,0 +1,7 @@
+//! os-release: any bytes are a fact or an error, never a panic.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    outcrop_fuzz::catalogue("os-release", b"etc/os-release", data);
+});

@@ -1,0 +1,9 @@
+//! OSV records, in JSON and in YAML: any bytes are a record or an error, and a record can be evaluated.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    if let Some((first, rest)) = data.split_first() {
+        outcrop_fuzz::osv(first % 2 == 1, rest);
+    }
+});

@@ -1,0 +1,7 @@
+//! RPM's SQLite database: any bytes are a fact or an error, never a panic.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    outcrop_fuzz::catalogue("rpm", b"var/lib/rpm/rpmdb.sqlite", data);
+});

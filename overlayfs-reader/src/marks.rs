@@ -1,0 +1,113 @@
+//! The attributes in which overlayfs keeps what file modes cannot say.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities};
+
+use crate::error::{Error, ErrorKind};
+
+/// Where overlayfs keeps its marks. The mount's own `userxattr` option decides; never both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MarkNamespace {
+    /// `trusted.overlay.*`
+    Trusted,
+    /// `user.overlay.*`
+    User,
+}
+
+/// Whether marks can be read.
+///
+/// `trusted.*` attributes read as *absent* without CAP_SYS_ADMIN in the initial user namespace: no error tells of it. A reader
+/// whose marks are unreadable reports every opaque directory as a plain one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Marks {
+    /// What the reader reports of opaque directories is so.
+    Readable,
+    /// Opaque directories look like plain ones, and stubs like files.
+    Unreadable,
+}
+
+impl Marks {
+    /// What holds for this thread now: looks at its effective capabilities and its user namespace. Needs `/proc`.
+    pub fn detect(namespace: MarkNamespace) -> Self {
+        let capable = || capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+        match namespace {
+            MarkNamespace::User => Self::Readable,
+            MarkNamespace::Trusted if capable() && in_initial_user_namespace() => Self::Readable,
+            MarkNamespace::Trusted => Self::Unreadable,
+        }
+    }
+}
+
+/// Whether this process is in the initial user namespace. Its inode number is fixed in the kernel (`PROC_USER_INIT_INO`); the
+/// map of identities alone would not tell, since a child namespace can map all of them too.
+fn in_initial_user_namespace() -> bool {
+    const PROC_USER_INIT_INO: u64 = 0xEFFF_FFFD;
+    rustix::fs::stat("/proc/self/ns/user").is_ok_and(|stat| stat.st_ino == PROC_USER_INIT_INO)
+}
+
+/// What a directory's marks say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DirMarks {
+    /// `opaque` = `y`: hides older layers.
+    pub(crate) opaque: bool,
+    /// `opaque` = `x`: may contain whiteouts that are marked regular files.
+    pub(crate) xwhiteouts: bool,
+}
+
+/// A mark's full name, as it stands in attribute lists.
+fn name(namespace: MarkNamespace, mark: &str) -> String {
+    match namespace {
+        MarkNamespace::Trusted => format!("trusted.overlay.{mark}"),
+        MarkNamespace::User => format!("user.overlay.{mark}"),
+    }
+}
+
+/// The marks of the directory `dir`, one call where it has no attributes. `path` is for messages.
+pub(crate) fn of_directory(
+    dir: BorrowedFd<'_>,
+    namespace: MarkNamespace,
+    limit: usize,
+    path: &[u8],
+) -> Result<DirMarks, Error> {
+    const DOING: &str = "reading attributes of";
+    let mut small = [0; 1024];
+    let mut large;
+    let names: &[u8] = match rustix::fs::flistxattr(dir, &mut small[..]) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(DirMarks::default()),
+        Ok(size) => &small[..size],
+        Err(Errno::RANGE) => {
+            large = vec![0; limit];
+            match rustix::fs::flistxattr(dir, &mut large[..]) {
+                Ok(size) => &large[..size],
+                Err(Errno::RANGE) => {
+                    return Err(Error::new(ErrorKind::Limit("bytes of attribute names", limit as u64), DOING, path));
+                }
+                Err(errno) => return Err(Error::system(errno, DOING, path)),
+            }
+        }
+        Err(errno) => return Err(Error::system(errno, DOING, path)),
+    };
+    let prefix = name(namespace, "");
+    if !names.split(|byte| *byte == 0).any(|name| name.starts_with(prefix.as_bytes())) {
+        return Ok(DirMarks::default());
+    }
+    let has = |mark: &str| names.split(|byte| *byte == 0).any(|found| found == name(namespace, mark).as_bytes());
+    if has("redirect") {
+        return Err(Error::new(ErrorKind::Unsupported("a redirected directory (redirect_dir)"), DOING, path));
+    }
+    let mut value = [0; 8];
+    let value = match rustix::fs::fgetxattr(dir, name(namespace, "opaque"), &mut value[..]) {
+        Ok(size) => &value[..size],
+        Err(_) => &[],
+    };
+    Ok(DirMarks { opaque: value == b"y", xwhiteouts: value == b"x" })
+}
+
+/// Whether an open file carries `mark`.
+pub(crate) fn on_file(file: BorrowedFd<'_>, namespace: MarkNamespace, mark: &str) -> bool {
+    let mut value: [u8; 0] = [];
+    // With an empty buffer the answer is the value's size.
+    rustix::fs::fgetxattr(file, name(namespace, mark), &mut value[..]).is_ok()
+}

@@ -1,0 +1,218 @@
+//! The walk over one layer: close to what listing its directories costs.
+//!
+//! Kinds come with the names from `getdents64`; only character devices (is it a whiteout?) and entries of unknown kind cost a
+//! `stat`. Directories are opened from the root each time: a handle of an inner directory could have been renamed out.
+
+use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, RawDir};
+use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind};
+use crate::layer::{Kind, LayerReader, Metadata};
+use crate::marks::DirMarks;
+
+/// Bytes of names asked for at once.
+const BUFFER: usize = 32 << 10;
+
+/// An entry, lent for the moment of the visit.
+#[derive(Debug)]
+pub struct WalkEntry<'a> {
+    dir: BorrowedFd<'a>,
+    path: &'a [u8],
+    name: &'a [u8],
+    kind: Kind,
+    opaque: bool,
+}
+
+impl WalkEntry<'_> {
+    /// Path from the layer's root, without a leading slash.
+    pub fn path(&self) -> &[u8] {
+        self.path
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether it is a directory that hides what older layers have below it. Always `false` where marks cannot be read.
+    pub fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
+    /// What the filesystem keeps of it.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn metadata(&self) -> Result<Metadata, Error> {
+        rustix::fs::statat(self.dir, self.name, AtFlags::SYMLINK_NOFOLLOW)
+            .map(|stat| Metadata::of(&stat))
+            .map_err(|errno| Error::system(errno, "looking at", self.path))
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn read_link(&self) -> Result<Vec<u8>, Error> {
+        rustix::fs::readlinkat(self.dir, self.name, Vec::new())
+            .map(std::ffi::CString::into_bytes)
+            .map_err(|errno| Error::system(errno, "reading", self.path))
+    }
+}
+
+/// How a walk ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WalkEnd {
+    /// Directories that could not be read, each with the reason.
+    pub errors: Vec<Error>,
+}
+
+/// Names of one directory, sorted.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    names: Vec<u8>,
+    /// Start and end in `names`, and the kind.
+    entries: Vec<(u32, u32, FileType)>,
+}
+
+impl Listing {
+    /// Lists `dir`. `path` is for messages.
+    pub(crate) fn read(
+        dir: BorrowedFd<'_>,
+        buffer: &mut [MaybeUninit<u8>],
+        limit: u64,
+        path: &[u8],
+    ) -> Result<Self, Error> {
+        let mut listing = Self { names: Vec::new(), entries: Vec::new() };
+        let mut raw = RawDir::new(dir, buffer);
+        while let Some(entry) = raw.next() {
+            let entry = entry.map_err(|errno| Error::system(errno, "listing", path))?;
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            let start = listing.names.len();
+            listing.names.extend_from_slice(name);
+            let (Ok(start), Ok(end)) = (u32::try_from(start), u32::try_from(listing.names.len())) else {
+                return Err(Error::new(ErrorKind::Limit("bytes of names", u64::from(u32::MAX)), "listing", path));
+            };
+            listing.entries.push((start, end, entry.file_type()));
+            if listing.entries.len() as u64 > limit {
+                return Err(Error::new(ErrorKind::Limit("entries of a directory", limit), "listing", path));
+            }
+        }
+        let Self { names, entries } = &mut listing;
+        let name = |(start, end, _): &(u32, u32, FileType)| &names[*start as usize..*end as usize];
+        entries.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+        Ok(listing)
+    }
+
+    pub(crate) fn get(&self, at: usize) -> Option<(&[u8], FileType)> {
+        let (start, end, kind) = self.entries.get(at)?;
+        Some((&self.names[*start as usize..*end as usize], *kind))
+    }
+}
+
+/// A directory that is being walked.
+struct Frame {
+    dir: OwnedFd,
+    listing: Listing,
+    marks: DirMarks,
+    next: usize,
+    /// Bytes of the directory's path.
+    path: usize,
+}
+
+pub(crate) fn walk(
+    reader: &LayerReader,
+    visit: &mut dyn FnMut(&WalkEntry<'_>) -> ControlFlow<()>,
+) -> Result<WalkEnd, Error> {
+    let limits = &reader.options.limits;
+    let mut end = WalkEnd::default();
+    let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
+    let mut path: Vec<u8> = Vec::new();
+    let mut met = 0_u64;
+    let open = |path: &[u8]| {
+        let dir = reader.open_dir(path)?;
+        let marks = reader.dir_marks(dir.as_fd(), path)?;
+        Ok::<_, Error>((dir, marks))
+    };
+    let list = |buffer: &mut [MaybeUninit<u8>], dir: &OwnedFd, path: &[u8]| {
+        Listing::read(dir.as_fd(), buffer, limits.directory_entries, path)
+    };
+    let (dir, marks) = open(&path)?;
+    let listing = list(&mut buffer, &dir, &path)?;
+    let mut frames = vec![Frame { dir, listing, marks, next: 0, path: 0 }];
+    while let Some(frame) = frames.last_mut() {
+        path.truncate(frame.path);
+        let Some((name, file_type)) = frame.listing.get(frame.next) else {
+            frames.pop();
+            continue;
+        };
+        frame.next += 1;
+        met += 1;
+        if met > limits.entries {
+            return Err(Error::new(ErrorKind::Limit("entries", limits.entries), "walking", &path));
+        }
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        if path.len() > limits.path_bytes {
+            let limit = ErrorKind::Limit("bytes of a path", limits.path_bytes as u64);
+            end.errors.push(Error::new(limit, "walking", &path));
+            continue;
+        }
+        let kind = match kind(reader, frame, name, file_type, &path) {
+            Ok(kind) => kind,
+            Err(error) => {
+                end.errors.push(error);
+                continue;
+            }
+        };
+        // A directory is opened before it is visited, since only its marks tell whether it is opaque.
+        let inner = (kind == Kind::Dir).then(|| open(&path));
+        let opaque = matches!(&inner, Some(Ok((_, marks))) if marks.opaque);
+        let entry = WalkEntry { dir: frame.dir.as_fd(), path: &path, name, kind, opaque };
+        if visit(&entry).is_break() {
+            return Ok(end);
+        }
+        let depth = frames.len();
+        let inner = match inner {
+            None => continue,
+            // What is mounted here is no part of the layer.
+            Some(Err(error)) if error.kind() == ErrorKind::System(Errno::XDEV) => continue,
+            Some(_) if depth >= limits.depth => {
+                Err(Error::new(ErrorKind::Limit("directories above an entry", limits.depth as u64), "walking", &path))
+            }
+            Some(inner) => inner.and_then(|(dir, marks)| Ok((list(&mut buffer, &dir, &path)?, dir, marks))),
+        };
+        match inner {
+            Ok((listing, dir, marks)) => frames.push(Frame { dir, listing, marks, next: 0, path: path.len() }),
+            Err(error) => end.errors.push(error),
+        }
+    }
+    Ok(end)
+}
+
+fn kind(reader: &LayerReader, frame: &Frame, name: &[u8], file_type: FileType, path: &[u8]) -> Result<Kind, Error> {
+    let kind = match file_type {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Dir,
+        FileType::Symlink => Kind::Symlink,
+        FileType::BlockDevice => Kind::BlockDevice,
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::CharacterDevice | FileType::Unknown => {
+            let stat = rustix::fs::statat(&frame.dir, name, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|errno| Error::system(errno, "looking at", path))?;
+            Kind::of(&stat)
+        }
+    };
+    let whiteout = kind == Kind::File && frame.marks.xwhiteouts && reader.is_xwhiteout(path);
+    Ok(if whiteout { Kind::Whiteout } else { kind })
+}

@@ -1,0 +1,189 @@
+//! The byte syntax below every canonical encoding.
+//!
+//! Unsigned integers are LEB128 in their shortest form, strings and byte strings carry their length before them, lists
+//! their count, options one byte. One value has one encoding: decoders refuse every other.
+
+/// Why bytes are not a canonical encoding.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The bytes end inside a value.
+    #[error("cut short at byte {0}")]
+    Truncated(usize),
+    /// Bytes are left over.
+    #[error("{0} bytes too many")]
+    Trailing(usize),
+    /// A value that the encoder never writes.
+    #[error("{what} at byte {at} is not canonical")]
+    Invalid {
+        /// What was being decoded.
+        what: &'static str,
+        /// Where.
+        at: usize,
+    },
+    /// Another format, or another version of it.
+    #[error("not an {0} of this version")]
+    Format(&'static str),
+    /// Compressed bytes that do not decompress, or to more than the limit.
+    #[error("decompression failed: {0}")]
+    Compression(String),
+}
+
+/// Appends values to a buffer.
+#[derive(Debug, Default)]
+pub(crate) struct Writer(pub(crate) Vec<u8>);
+
+impl Writer {
+    pub(crate) fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+
+    pub(crate) fn number(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
+        self.byte(u8::from(value.is_some()));
+        if let Some(value) = value {
+            write(self, value);
+        }
+    }
+
+    pub(crate) fn list<T>(&mut self, list: &[T], mut write: impl FnMut(&mut Self, &T)) {
+        self.number(list.len() as u64);
+        list.iter().for_each(|item| write(self, item));
+    }
+
+    /// A path, as what it shares with the one before it and the rest.
+    pub(crate) fn front_coded(&mut self, previous: &[u8], path: &[u8]) {
+        let shared = previous.iter().zip(path).take_while(|(a, b)| a == b).count();
+        self.number(shared as u64);
+        self.bytes(&path[shared..]);
+    }
+}
+
+/// Takes values from a buffer.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    pub(crate) fn invalid(&self, what: &'static str) -> DecodeError {
+        DecodeError::Invalid { what, at: self.at }
+    }
+
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    pub(crate) fn end(self) -> Result<(), DecodeError> {
+        if self.is_at_end() { Ok(()) } else { Err(DecodeError::Trailing(self.bytes.len() - self.at)) }
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, DecodeError> {
+        let byte = *self.bytes.get(self.at).ok_or(DecodeError::Truncated(self.at))?;
+        self.at += 1;
+        Ok(byte)
+    }
+
+    pub(crate) fn number(&mut self) -> Result<u64, DecodeError> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            if shift == 63 && byte > 1 {
+                break;
+            }
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                // A last byte of zero would be a longer form of a smaller number.
+                return if byte == 0 && shift > 0 { Err(self.invalid("number")) } else { Ok(value) };
+            }
+        }
+        Err(self.invalid("number"))
+    }
+
+    /// A length or count, which can never exceed the bytes that are left.
+    fn length(&mut self) -> Result<usize, DecodeError> {
+        let length = self.number()?;
+        usize::try_from(length)
+            .ok()
+            .filter(|length| *length <= self.bytes.len() - self.at)
+            .ok_or(DecodeError::Truncated(self.at))
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let array = self.bytes[self.at..].first_chunk().ok_or(DecodeError::Truncated(self.at))?;
+        self.at += N;
+        Ok(*array)
+    }
+
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
+        let length = self.length()?;
+        let bytes = &self.bytes[self.at..self.at + length];
+        self.at += length;
+        Ok(bytes)
+    }
+
+    pub(crate) fn string(&mut self) -> Result<String, DecodeError> {
+        let bytes = self.bytes()?;
+        String::from_utf8(bytes.to_vec()).map_err(|_| self.invalid("string"))
+    }
+
+    pub(crate) fn option<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<Option<T>, DecodeError> {
+        match self.byte()? {
+            0 => Ok(None),
+            1 => read(self).map(Some),
+            _ => Err(self.invalid("option")),
+        }
+    }
+
+    pub(crate) fn flag(&mut self) -> Result<bool, DecodeError> {
+        Ok(self.option(|_| Ok(()))?.is_some())
+    }
+
+    /// A list; it grows as items are read, since a count is only a claim.
+    pub(crate) fn list<T>(
+        &mut self,
+        mut read: impl FnMut(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<Vec<T>, DecodeError> {
+        let count = self.length()?;
+        let mut list = Vec::new();
+        for _ in 0..count {
+            list.push(read(self)?);
+        }
+        Ok(list)
+    }
+
+    /// Replaces `path` with the next front-coded one.
+    pub(crate) fn front_coded(&mut self, path: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let shared = usize::try_from(self.number()?).unwrap_or(usize::MAX);
+        if shared > path.len() {
+            return Err(self.invalid("path"));
+        }
+        let rest = self.bytes()?;
+        // The longest shared part is the one form.
+        if path.get(shared).is_some() && path.get(shared) == rest.first() {
+            return Err(self.invalid("path"));
+        }
+        path.truncate(shared);
+        path.extend_from_slice(rest);
+        Ok(())
+    }
+}

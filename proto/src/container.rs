@@ -1,0 +1,160 @@
+//! What a runtime says of one container, and how far Outcrop could look into it.
+
+use serde::{Deserialize, Serialize};
+
+/// How far a container was looked into. Every container has exactly one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CoverageState {
+    /// Everything that cataloguers want was read.
+    Scanned,
+    /// Some of it could not be read or decided.
+    Partial,
+    /// Not looked at yet.
+    Pending,
+    /// Its storage is of a kind that is not read.
+    Unsupported,
+    /// Beyond a limit.
+    TooLarge,
+    /// An error got in the way.
+    Failed,
+    /// The operator left it out.
+    Excluded,
+}
+
+impl CoverageState {
+    /// The word as users see it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scanned => "scanned",
+            Self::Partial => "partial",
+            Self::Pending => "pending",
+            Self::Unsupported => "unsupported",
+            Self::TooLarge => "too-large",
+            Self::Failed => "failed",
+            Self::Excluded => "excluded",
+        }
+    }
+}
+
+impl std::fmt::Display for CoverageState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A coverage state with its reason.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Coverage {
+    /// The state.
+    pub state: CoverageState,
+    /// Why, in words for the operator; empty only for [`CoverageState::Scanned`].
+    pub reason: String,
+}
+
+impl Coverage {
+    /// A state and its reason.
+    pub fn new(state: CoverageState, reason: impl Into<String>) -> Self {
+        Self { state, reason: reason.into() }
+    }
+
+    /// Storage of a kind that is not read.
+    pub fn unsupported(reason: impl Into<String>) -> Self {
+        Self::new(CoverageState::Unsupported, reason)
+    }
+
+    /// An error got in the way.
+    pub fn failed(reason: impl Into<String>) -> Self {
+        Self::new(CoverageState::Failed, reason)
+    }
+}
+
+/// The Kubernetes pod of a container, as the kubelet told the runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Pod {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The pod's UID; for static pods the hash of their manifest.
+    pub uid: String,
+}
+
+/// Whether a container's processes live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It has a task that is created, running or paused.
+    Running,
+    /// It has none, but its sandbox lives: an init container, a finished job, one between two starts.
+    Exited,
+}
+
+/// One mount as a snapshotter describes it (containerd's `types.Mount`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// `overlay`, `bind`, `btrfs`, …; containerd 2.2 and later may put `format/`, `mkfs/` or `mkdir/` before it.
+    pub kind: String,
+    /// What is mounted; for `bind` a path on the host.
+    pub source: String,
+    /// Where below the root; empty for all but multi-part mounts.
+    pub target: String,
+    /// As given, in the order given: the order differs between containerd's versions and means nothing.
+    pub options: Vec<String>,
+}
+
+/// What a runtime says of one container.
+///
+/// Environment, arguments and labels are not here, since all of them may hold secrets.
+/// Every string but the sandbox's and pod's may have been chosen by whoever built the image or the pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// The runtime's ID; unique within [`Self::containerd_namespace`].
+    pub id: String,
+    /// `k8s.io` for Kubernetes, `moby` for Docker, `default` for `ctr`.
+    pub containerd_namespace: String,
+    /// The container's name in its pod; the ID where it has no pod.
+    pub name: String,
+    /// The pod, where the CRI plugin made this container.
+    pub pod: Option<Pod>,
+    /// The image's *name* as it was when the container was made. Names move: this is for people, never an identity.
+    pub image: String,
+    /// The digest of the image's config (`sha256:…`) that the CRI plugin recorded when it made the container.
+    pub image_ref: Option<String>,
+    /// Whether it runs.
+    pub status: Status,
+    /// Whether it is a pod's sandbox (the pause container) and not a workload. Nothing below is asked for a sandbox.
+    pub sandbox: bool,
+    /// The snapshotter's name: `overlayfs`, `native`, `stargz`, …; empty for Docker's containers.
+    pub snapshotter: String,
+    /// The key of the container's own, writable snapshot.
+    pub snapshot_key: String,
+    /// The names of that snapshot's parents, **newest first** (an image config's diff IDs stand base first). For layers
+    /// that containerd unpacked these are chain IDs, `sha256:…`; other tools may have named theirs differently.
+    pub chain: Vec<String>,
+    /// How the runtime would mount the container's root; empty where [`Self::refused`] says why nobody asked.
+    pub mounts: Vec<Mount>,
+    /// Image configs that may be the container's, unparsed; each byte may be hostile. One is the container's own only if
+    /// the chain IDs of its diff IDs equal [`Self::chain`].
+    pub configs: Vec<Vec<u8>>,
+    /// Set where it is known already that this container is not read.
+    pub refused: Option<Coverage>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_prints_as_it_is_stored() {
+        use CoverageState::*;
+        for state in [Scanned, Partial, Pending, Unsupported, TooLarge, Failed, Excluded] {
+            let word: String = state.as_str().into();
+            let stored = CoverageState::deserialize(
+                serde::de::value::StringDeserializer::<serde::de::value::Error>::new(word.clone()),
+            );
+            assert_eq!(stored, Ok(state), "{word}");
+            assert_eq!(format!("{state:>12}").trim(), word);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A layer's path table: every path that the layer has, with its kind, in about five bytes a path once compressed.
+
+use std::cmp::Ordering;
+
+use crate::codec::{DecodeError, Reader, Writer};
+
+/// What a layer holds at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Node<'a> {
+    /// A regular file.
+    File,
+    /// A directory; an opaque one hides what lies below it in older layers.
+    Dir {
+        /// Whether it is marked opaque.
+        opaque: bool,
+    },
+    /// A symbolic link, with its target.
+    Symlink(&'a [u8]),
+    /// The removal of whatever older layers have at this path.
+    Whiteout,
+    /// A device, FIFO or socket: never evidence, but it hides older layers as a file does.
+    Other,
+}
+
+/// Compares two paths as a walk meets them: component by component, a directory before what it contains.
+pub fn walk_order(a: &[u8], b: &[u8]) -> Ordering {
+    // A slash sorts before every byte that a name can hold.
+    let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+    a.iter().map(key).cmp(b.iter().map(key))
+}
+
+/// Every path of a layer, in [`walk_order`], front-coded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PathTable {
+    count: u64,
+    entries: Vec<u8>,
+}
+
+impl PathTable {
+    /// How many paths there are.
+    pub fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Walks over the paths. The table was checked when it was made or decoded, so nothing can fail.
+    pub fn iter(&self) -> PathIter<'_> {
+        PathIter { reader: Reader::new(&self.entries), path: Vec::new() }
+    }
+
+    pub(crate) fn write(&self, w: &mut Writer) {
+        w.number(self.count);
+        w.bytes(&self.entries);
+    }
+
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let count = r.number()?;
+        let entries = r.bytes()?;
+        let mut reader = Reader::new(entries);
+        let mut path = Vec::new();
+        let mut previous = Vec::new();
+        let mut seen = 0;
+        while !reader.is_at_end() {
+            reader.front_coded(&mut path)?;
+            read_node(&mut reader)?;
+            let ordered = seen == 0 || walk_order(&previous, &path) == Ordering::Less;
+            if !ordered || !is_relative(&path) {
+                return Err(r.invalid("path table"));
+            }
+            previous.clone_from(&path);
+            seen += 1;
+        }
+        if seen != count {
+            return Err(r.invalid("path table"));
+        }
+        Ok(Self { count, entries: entries.to_vec() })
+    }
+}
+
+/// Whether `path` has only proper names between its slashes: no leading slash, no empty name, `.` or `..`.
+pub fn is_relative(path: &[u8]) -> bool {
+    !path.contains(&0) && path.split(|byte| *byte == b'/').all(|name| !matches!(name, b"" | b"." | b".."))
+}
+
+/// Makes a [`PathTable`] from paths in [`walk_order`].
+#[derive(Debug, Default)]
+pub struct PathTableBuilder {
+    count: u64,
+    writer: Writer,
+    previous: Vec<u8>,
+}
+
+impl PathTableBuilder {
+    /// Appends a path.
+    ///
+    /// # Panics
+    /// In debug builds, when `path` does not come after the one before it: the walk that feeds the builder is ordered.
+    pub fn push(&mut self, path: &[u8], node: &Node<'_>) {
+        debug_assert!(self.count == 0 || walk_order(&self.previous, path) == Ordering::Less);
+        self.writer.front_coded(&self.previous, path);
+        write_node(&mut self.writer, node);
+        self.previous.clear();
+        self.previous.extend_from_slice(path);
+        self.count += 1;
+    }
+
+    /// Bytes used so far.
+    pub fn size(&self) -> usize {
+        self.writer.0.len()
+    }
+
+    /// The finished table.
+    pub fn finish(self) -> PathTable {
+        PathTable { count: self.count, entries: self.writer.0 }
+    }
+}
+
+fn write_node(w: &mut Writer, node: &Node<'_>) {
+    match node {
+        Node::File => w.byte(0),
+        Node::Dir { opaque: false } => w.byte(1),
+        Node::Dir { opaque: true } => w.byte(2),
+        Node::Symlink(target) => {
+            w.byte(3);
+            w.bytes(target);
+        }
+        Node::Whiteout => w.byte(4),
+        Node::Other => w.byte(5),
+    }
+}
+
+fn read_node<'a>(r: &mut Reader<'a>) -> Result<Node<'a>, DecodeError> {
+    Ok(match r.byte()? {
+        0 => Node::File,
+        1 => Node::Dir { opaque: false },
+        2 => Node::Dir { opaque: true },
+        3 => Node::Symlink(r.bytes()?),
+        4 => Node::Whiteout,
+        5 => Node::Other,
+        _ => return Err(r.invalid("kind")),
+    })
+}
+
+/// Lends one path after the other.
+#[derive(Debug)]
+pub struct PathIter<'a> {
+    reader: Reader<'a>,
+    path: Vec<u8>,
+}
+
+impl<'a> PathIter<'a> {
+    /// The next path and what lies there.
+    pub fn next_entry(&mut self) -> Option<(&[u8], Node<'a>)> {
+        if self.reader.is_at_end() {
+            return None;
+        }
+        self.reader.front_coded(&mut self.path).ok()?;
+        let node = read_node(&mut self.reader).ok()?;
+        Some((&self.path, node))
+    }
+}

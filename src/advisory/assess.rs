@@ -1,0 +1,159 @@
+//! Was it possible to match at all?
+//!
+//! Zero findings mean something only where there was something to match against. Every ecosystem of every container is
+//! `matched`, `stale` or `unmatched`, with the reason.
+
+use std::collections::BTreeSet;
+
+use outcrop_proto::{Distribution, Package, PackageType};
+use serde::Serialize;
+
+use super::database::{Database, DatabaseError, SourceInfo};
+use super::ecosystem;
+
+/// A source whose newest record is older than this many days is stale.
+pub const STALE_AFTER_DAYS: i64 = 30;
+
+/// Whether an ecosystem could be matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Against a current source.
+    Matched,
+    /// Against a source that is old: what came since is not known.
+    Stale,
+    /// Not at all.
+    Unmatched,
+}
+
+impl State {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Matched => "matched",
+            Self::Stale => "stale",
+            Self::Unmatched => "unmatched",
+        }
+    }
+}
+
+/// What matching is worth for one ecosystem of a target.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Assessed {
+    /// OSV's name, with the release for a distribution.
+    pub ecosystem: String,
+    /// The state.
+    pub state: State,
+    /// Why, unless it is matched; and where a matched release is at the end of its life.
+    pub reason: String,
+}
+
+/// When releases get no more fixes from their distribution's own teams, as (ecosystem, year, month, day): the end of Debian's LTS,
+/// Ubuntu's standard support, Alpine's and the RPM distributions' security support, from their own release pages.
+const END_OF_LIFE: &[(&str, i16, u8, u8)] = &[
+    ("Debian:8", 2020, 6, 30),
+    ("Debian:9", 2022, 6, 30),
+    ("Debian:10", 2024, 6, 30),
+    ("Debian:11", 2026, 8, 31),
+    ("Debian:12", 2028, 6, 30),
+    ("Debian:13", 2030, 6, 30),
+    ("Ubuntu:16.04:LTS", 2021, 4, 30),
+    ("Ubuntu:18.04:LTS", 2023, 5, 31),
+    ("Ubuntu:20.04:LTS", 2025, 5, 31),
+    ("Ubuntu:22.04:LTS", 2027, 4, 30),
+    ("Ubuntu:24.04:LTS", 2029, 4, 30),
+    ("Alpine:v3.14", 2023, 5, 1),
+    ("Alpine:v3.15", 2023, 11, 1),
+    ("Alpine:v3.16", 2024, 5, 23),
+    ("Alpine:v3.17", 2024, 11, 22),
+    ("Alpine:v3.18", 2025, 5, 9),
+    ("Alpine:v3.19", 2025, 11, 1),
+    ("Alpine:v3.20", 2026, 4, 1),
+    ("Alpine:v3.21", 2026, 11, 1),
+    ("Alpine:v3.22", 2027, 5, 1),
+    ("Alpine:v3.23", 2027, 11, 1),
+    ("AlmaLinux:8", 2029, 3, 1),
+    ("AlmaLinux:9", 2032, 5, 31),
+    ("Rocky Linux:8", 2029, 5, 31),
+    ("Rocky Linux:9", 2032, 5, 31),
+];
+
+/// Says for every ecosystem among `packages` whether it could be matched; `now` is the day to judge by.
+///
+/// # Errors
+/// When the database is damaged.
+pub fn assess<'a>(
+    database: &Database,
+    distribution: Option<&Distribution>,
+    packages: impl IntoIterator<Item = &'a Package>,
+    now: jiff::civil::Date,
+) -> Result<Vec<Assessed>, DatabaseError> {
+    let sources = database.sources()?;
+    let kinds: BTreeSet<PackageType> = packages.into_iter().map(|package| package.kind).collect();
+    let mut assessed: Vec<Assessed> = kinds
+        .into_iter()
+        .map(|kind| match ecosystem::of_application(kind) {
+            Some(ecosystem) => by_source(&sources, &[ecosystem.to_owned()], now),
+            None => of_system(&sources, kind, distribution, now),
+        })
+        .collect();
+    assessed.sort();
+    assessed.dedup();
+    Ok(assessed)
+}
+
+fn unmatched(ecosystem: impl Into<String>, reason: impl Into<String>) -> Assessed {
+    Assessed { ecosystem: ecosystem.into(), state: State::Unmatched, reason: reason.into() }
+}
+
+fn of_system(
+    sources: &[SourceInfo],
+    kind: PackageType,
+    distribution: Option<&Distribution>,
+    now: jiff::civil::Date,
+) -> Assessed {
+    let Some(distribution) = distribution else {
+        return unmatched(kind.as_str(), "the image does not say which distribution it is (no os-release)");
+    };
+    match ecosystem::of_distribution(distribution) {
+        None => unmatched(&distribution.id, "no source of advisories is known for this distribution"),
+        Some(names) if names.is_empty() => {
+            unmatched(&distribution.id, "its release is unknown: os-release has no usable VERSION_ID")
+        }
+        Some(names) => by_source(sources, &names, now),
+    }
+}
+
+/// Judges by the first of `names` that the database has.
+fn by_source(sources: &[SourceInfo], names: &[String], now: jiff::civil::Date) -> Assessed {
+    let first = names.first().cloned().unwrap_or_default();
+    let ended = END_OF_LIFE
+        .iter()
+        .find(|(ecosystem, ..)| *ecosystem == first)
+        .map(|(_, year, month, day)| jiff::civil::date(*year, (*month).cast_signed(), (*day).cast_signed()))
+        .filter(|end| *end < now);
+    let ended = ended.map(|end| format!("end of life since {end}: problems found later have no record"));
+    let Some(source) = names.iter().find_map(|name| sources.iter().find(|source| source.ecosystem == *name)) else {
+        return unmatched(first, ended.unwrap_or_else(|| "the advisory database has no source for it".to_owned()));
+    };
+    if let Some(reason) = ended {
+        return unmatched(source.ecosystem.clone(), reason);
+    }
+    let newest = source.newest.get(..10).and_then(|day| day.parse::<jiff::civil::Date>().ok());
+    let age = newest.and_then(|day| now.since(day).ok()).map(|span| i64::from(span.get_days()));
+    match age {
+        Some(age) if age <= STALE_AFTER_DAYS => {
+            Assessed { ecosystem: source.ecosystem.clone(), state: State::Matched, reason: String::new() }
+        }
+        Some(age) => Assessed {
+            ecosystem: source.ecosystem.clone(),
+            state: State::Stale,
+            reason: format!("its newest record is {age} days old; rebuild the database from a current feed"),
+        },
+        None => Assessed {
+            ecosystem: source.ecosystem.clone(),
+            state: State::Stale,
+            reason: "its records do not say when they were changed".to_owned(),
+        },
+    }
+}

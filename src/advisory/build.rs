@@ -1,0 +1,289 @@
+//! From feeds to one database file.
+//!
+//! The same input gives the same bytes, whatever order it comes in: records are sorted by id, and SQLite is told everything
+//! that could differ. The file appears whole or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, params};
+
+use super::database::{APPLICATION_ID, FORMAT, SCHEMA};
+use super::ecosystem;
+use super::feed::{self, Sink, Unusable};
+use super::osv::{Affected, Range, Record};
+
+/// Longest summary kept, characters.
+const MAX_SUMMARY: usize = 300;
+
+/// Most affected entries of one record, and most versions and events of one entry.
+const MAX_ENTRIES: usize = 100_000;
+
+/// Longest version or name that is kept, bytes.
+const MAX_TEXT: usize = 1024;
+
+/// Why no database was built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// An input that a person named.
+    #[error("{0}")]
+    Input(String),
+    /// Nothing to put into it.
+    #[error("no usable OSV record was found in {0}; nothing was written")]
+    Empty(String),
+    /// The file could not be written.
+    #[error("writing {path}: {reason}", path = .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// What was built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuildReport {
+    /// Records in the database.
+    pub records: usize,
+    /// Records that are withdrawn, and so left out.
+    pub withdrawn: usize,
+    /// Records about nothing that Outcrop matches: other ecosystems, or ranges of commits only.
+    pub irrelevant: usize,
+    /// Older copies of a record that came twice.
+    pub superseded: usize,
+    /// What could not be used, with the reason, in order.
+    pub unusable: Vec<Unusable>,
+}
+
+#[derive(Default)]
+struct Gathered {
+    records: BTreeMap<String, (Record, String)>,
+    origin: String,
+    report: BuildReport,
+}
+
+impl Sink for Gathered {
+    fn record(&mut self, mut record: Record, archive: Option<&str>) {
+        let origin = archive.map_or_else(|| self.origin.clone(), ToOwned::to_owned);
+        // Whole feeds are held until they are sorted: only what is written is kept.
+        record.summary = Some(summary(&record));
+        record.details = None;
+        // Records that were never published anywhere carry Go's zero time.
+        if record.modified.starts_with("0001-") {
+            record.modified.clear();
+        }
+        match self.records.get(&record.id) {
+            // The newest copy counts; of two as new the one that reads later in order, so that input order does not matter.
+            Some((known, _)) if rank(known) >= rank(&record) => self.report.superseded += 1,
+            known => {
+                self.report.superseded += usize::from(known.is_some());
+                self.records.insert(record.id.clone(), (record, origin));
+            }
+        }
+    }
+
+    fn unusable(&mut self, unusable: Unusable) {
+        self.report.unusable.push(unusable);
+    }
+}
+
+fn rank(record: &Record) -> (String, String) {
+    (record.modified.clone(), format!("{record:?}"))
+}
+
+/// Builds the database `out` from the OSV records in `from`.
+///
+/// # Errors
+/// When an input cannot be read, nothing usable is found, or the file cannot be written. Single records that could not be
+/// used are in the report.
+pub fn build(from: &[PathBuf], out: &Path) -> Result<BuildReport, BuildError> {
+    let mut gathered = Gathered::default();
+    for path in from {
+        gathered.origin =
+            path.canonicalize().as_ref().unwrap_or(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        feed::read(path, &mut gathered).map_err(BuildError::Input)?;
+    }
+    let Gathered { records, mut report, .. } = gathered;
+    report.unusable.sort();
+    let fail = |reason: String| BuildError::Write { path: out.to_owned(), reason };
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let temporary = tempfile::Builder::new()
+        .prefix(".outcrop-db-")
+        .tempfile_in(folder)
+        .map_err(|error| fail(error.to_string()))?
+        .into_temp_path();
+    let written = write(&temporary, records, &mut report).map_err(|error| fail(error.to_string()))?;
+    if written == 0 {
+        let inputs: Vec<String> = from.iter().map(|path| path.display().to_string()).collect();
+        return Err(BuildError::Empty(inputs.join(", ")));
+    }
+    let sync = || -> std::io::Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = fs::File::open(&temporary)?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.sync_all()
+    };
+    sync().map_err(|error| fail(error.to_string()))?;
+    temporary.persist(out).map_err(|error| fail(error.to_string()))?;
+    // The rename itself has to reach the disk too.
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| fail(error.to_string()))?;
+    Ok(report)
+}
+
+/// What a source, an ecosystem with its release, has.
+#[derive(Default)]
+struct Source {
+    records: u64,
+    newest: String,
+    origins: BTreeSet<String>,
+}
+
+fn write(
+    path: &Path,
+    records: BTreeMap<String, (Record, String)>,
+    report: &mut BuildReport,
+) -> Result<usize, rusqlite::Error> {
+    let mut connection = Connection::open(path)?;
+    connection.execute_batch(&format!(
+        "PRAGMA page_size = 4096; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;
+         PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
+    ))?;
+    let transaction = connection.transaction()?;
+    let mut sources: BTreeMap<String, Source> = BTreeMap::new();
+    let mut number = 0_i64;
+    {
+        let mut advisory = transaction.prepare("INSERT INTO advisory VALUES (?,?,?,?,?,?,?,?,?)")?;
+        let mut affected = transaction.prepare("INSERT OR IGNORE INTO affected VALUES (?,?,?,?,?,?,?,?)")?;
+        let mut alias = transaction.prepare("INSERT OR IGNORE INTO alias VALUES (?,?,?)")?;
+        for (record, origin) in records.into_values() {
+            if record.withdrawn.is_some() {
+                report.withdrawn += 1;
+                continue;
+            }
+            let entries = usable(&record);
+            if entries.is_empty() {
+                report.irrelevant += 1;
+                continue;
+            }
+            number += 1;
+            let rating = record.database_specific.as_ref().and_then(|specific| specific.severity.as_ref()?.text());
+            advisory.execute(params![
+                number,
+                record.id,
+                record.modified,
+                record.summary,
+                json(&record.severity.clone().unwrap_or_default()),
+                rating,
+                json(&ids(record.aliases.as_ref())),
+                json(&ids(record.upstream.as_ref())),
+                json(&ids(record.related.as_ref())),
+            ])?;
+            let mut ecosystems = BTreeSet::new();
+            for (part, entry) in entries.iter().enumerate() {
+                ecosystems.insert(entry.ecosystem.clone());
+                affected.execute(params![
+                    entry.ecosystem,
+                    entry.name,
+                    number,
+                    part as i64,
+                    json(&entry.ranges),
+                    json(&entry.affected.versions.clone().unwrap_or_default()),
+                    json(&entry.affected.severity.clone().unwrap_or_default()),
+                    entry.status,
+                ])?;
+            }
+            for ecosystem in ecosystems {
+                let own = [Some(&vec![record.id.clone()]), record.aliases.as_ref()];
+                // Distributions tell in these which problem a record of theirs is about.
+                let more = [record.upstream.as_ref(), record.related.as_ref()];
+                let more = more.into_iter().filter(|_| ecosystem::is_distribution(&ecosystem));
+                for id in own.into_iter().chain(more).flat_map(ids) {
+                    alias.execute(params![id, ecosystem, number])?;
+                }
+                let source = sources.entry(ecosystem).or_default();
+                source.records += 1;
+                source.newest = source.newest.as_str().max(&record.modified).to_owned();
+                source.origins.insert(origin.clone());
+            }
+        }
+        let mut insert = transaction.prepare("INSERT INTO source VALUES (?,?,?,?)")?;
+        for (ecosystem, source) in &sources {
+            let origins: Vec<&str> = source.origins.iter().map(String::as_str).collect();
+            insert.execute(params![ecosystem, source.records as i64, source.newest, origins.join(", ")])?;
+        }
+    }
+    transaction.commit()?;
+    connection.close().map_err(|(_, error)| error)?;
+    report.records = usize::try_from(number).unwrap_or_default();
+    Ok(report.records)
+}
+
+/// An affected entry that can be matched.
+struct Entry<'a> {
+    ecosystem: String,
+    name: String,
+    ranges: Vec<Range>,
+    status: Option<String>,
+    affected: &'a Affected,
+}
+
+/// The entries of a record that Outcrop can match: of its ecosystems, with a range of versions or with listed ones.
+fn usable(record: &Record) -> Vec<Entry<'_>> {
+    let mut entries = Vec::new();
+    for affected in record.affected.iter().flatten().take(MAX_ENTRIES) {
+        let Some(package) = &affected.package else { continue };
+        if ecosystem::scheme(&package.ecosystem).is_none() || package.name.len() > MAX_TEXT {
+            continue;
+        }
+        let bounded = |text: &Option<String>| text.as_ref().is_none_or(|text| text.len() <= MAX_TEXT);
+        let ranges: Vec<Range> = affected
+            .ranges
+            .iter()
+            .flatten()
+            .filter(|range| range.r#type != "GIT" && range.events.len() <= MAX_ENTRIES)
+            .filter(|range| {
+                range.events.iter().all(|event| {
+                    [&event.introduced, &event.fixed, &event.last_affected, &event.limit].into_iter().all(bounded)
+                })
+            })
+            .cloned()
+            .collect();
+        let listed =
+            affected.versions.as_ref().is_some_and(|versions| !versions.is_empty() && versions.len() <= MAX_ENTRIES);
+        if ranges.is_empty() && !listed {
+            continue;
+        }
+        let specific = [&affected.ecosystem_specific, &affected.database_specific];
+        let status = specific
+            .into_iter()
+            .flatten()
+            .find_map(|specific| specific.urgency.as_ref().or(specific.status.as_ref())?.text());
+        entries.push(Entry {
+            ecosystem: package.ecosystem.clone(),
+            name: ecosystem::normalize(&package.ecosystem, &package.name),
+            ranges,
+            status: status.map(|status| status.chars().take(64).collect()),
+            affected,
+        });
+    }
+    entries
+}
+
+fn ids(list: Option<&Vec<String>>) -> Vec<String> {
+    list.into_iter().flatten().filter(|id| !id.is_empty() && id.len() <= 256).take(1000).cloned().collect()
+}
+
+fn summary(record: &Record) -> String {
+    let text = [&record.summary, &record.details].into_iter().flatten().find(|text| !text.trim().is_empty());
+    let text = text.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")).unwrap_or_default();
+    match text.char_indices().nth(MAX_SUMMARY) {
+        Some((end, _)) => format!("{}…", text[..end].trim_end()),
+        None => text,
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}

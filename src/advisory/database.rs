@@ -1,0 +1,243 @@
+//! The database file: a SQLite file that anyone can open with `sqlite3`; for us it is read-only and never changes.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+
+use super::osv::{Range, Severity};
+
+/// SQLite's `application_id` of our files: `Outc`.
+pub(super) const APPLICATION_ID: u32 = 0x4f75_7463;
+
+/// SQLite's `user_version`: the version of this schema.
+pub(super) const FORMAT: u32 = 1;
+
+/// Lists of identifiers, ranges, versions and severities are JSON, in OSV's own form.
+pub(super) const SCHEMA: &str = "
+    CREATE TABLE source (ecosystem TEXT PRIMARY KEY, records INTEGER NOT NULL, newest TEXT NOT NULL, origins TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE advisory (number INTEGER PRIMARY KEY, id TEXT NOT NULL, modified TEXT NOT NULL, summary TEXT NOT NULL,
+        severity TEXT NOT NULL, rating TEXT, aliases TEXT NOT NULL, upstream TEXT NOT NULL, related TEXT NOT NULL);
+    CREATE TABLE affected (ecosystem TEXT, package TEXT, number INTEGER, part INTEGER, ranges TEXT NOT NULL, versions TEXT NOT NULL,
+        severity TEXT NOT NULL, status TEXT, PRIMARY KEY (ecosystem, package, number, part)) WITHOUT ROWID;
+    CREATE TABLE alias (id TEXT, ecosystem TEXT, number INTEGER, PRIMARY KEY (id, ecosystem, number)) WITHOUT ROWID;";
+
+/// Longest text that is taken from a column, bytes: a file is not trusted more than a feed.
+const MAX_COLUMN: i32 = 64 << 20;
+
+/// Why a database cannot be used. Each text ends with what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// There is no such file.
+    #[error("there is no advisory database at {0:?}; build one: outcrop db build --from PATH --out {0:?}")]
+    Missing(PathBuf),
+    /// It is something else.
+    #[error("{path:?} is not an advisory database ({reason}); build one: outcrop db build --from PATH --out FILE")]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead, as far as that shows.
+        reason: String,
+    },
+    /// It was made by another version of Outcrop.
+    #[error(
+        "{path:?} has format {found}, and this program reads format {FORMAT}; build it anew: outcrop db build --from PATH --out FILE"
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// It broke while it was read.
+    #[error("{path:?} is damaged ({reason}); build it anew: outcrop db build --from PATH --out FILE")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        reason: String,
+    },
+}
+
+/// What a database has of one ecosystem.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct SourceInfo {
+    /// OSV's name of the ecosystem, with its release.
+    pub ecosystem: String,
+    /// Records about it.
+    pub records: u64,
+    /// When the newest of them was last changed (RFC 3339).
+    pub newest: String,
+    /// The files that they came from.
+    pub origins: String,
+}
+
+/// An open advisory database.
+#[derive(Debug)]
+pub struct Database {
+    path: PathBuf,
+    connection: Connection,
+}
+
+/// A row of `advisory` with one of its rows of `affected`.
+#[derive(Clone, Debug)]
+pub(super) struct Hit {
+    pub(super) id: String,
+    pub(super) summary: String,
+    pub(super) severity: Vec<Severity>,
+    pub(super) rating: Option<String>,
+    pub(super) aliases: Vec<String>,
+    pub(super) upstream: Vec<String>,
+    pub(super) related: Vec<String>,
+    pub(super) ranges: Vec<Range>,
+    pub(super) versions: Vec<String>,
+    pub(super) status: Option<String>,
+}
+
+impl Database {
+    /// Opens a database file, read-only.
+    ///
+    /// # Errors
+    /// When it is missing, something else, of another version, or damaged.
+    pub fn open(path: &Path) -> Result<Self, DatabaseError> {
+        let bad = |reason: String| DatabaseError::NotADatabase { path: path.to_owned(), reason };
+        let metadata = match std::fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(DatabaseError::Missing(path.to_owned()));
+            }
+            Err(error) => return Err(bad(error.to_string())),
+        };
+        if !metadata.is_file() {
+            return Err(bad("not a regular file".to_owned()));
+        }
+        // Immutable: no lock, no journal is looked for, and no file appears beside it.
+        let name = path.canonicalize().map_err(|error| bad(error.to_string()))?;
+        let mut uri = String::from("file:");
+        for byte in name.as_os_str().as_encoded_bytes() {
+            match byte {
+                b'/' | b'.' | b'-' | b'_' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => uri.push(char::from(*byte)),
+                byte => uri.push_str(&format!("%{byte:02x}")),
+            }
+        }
+        uri.push_str("?immutable=1");
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(uri, flags).map_err(|error| bad(error.to_string()))?;
+        connection
+            .set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_LENGTH, MAX_COLUMN)
+            .map_err(|error| bad(error.to_string()))?;
+        let number = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
+        let application = number("application_id").map_err(|error| bad(error.to_string()))?;
+        if application != APPLICATION_ID {
+            return Err(bad("another program's SQLite file, or an empty one".to_owned()));
+        }
+        let found = number("user_version").map_err(|error| bad(error.to_string()))?;
+        if found != FORMAT {
+            return Err(DatabaseError::Format { path: path.to_owned(), found });
+        }
+        let database = Self { path: path.to_owned(), connection };
+        // SQLite knows how many pages there have to be: a file cut short shows here and not in the middle of a scan.
+        let pages: u32 =
+            database.query(|connection| connection.query_row("PRAGMA page_count", [], |row| row.get(0)))?;
+        let size: u32 = database.query(|connection| connection.query_row("PRAGMA page_size", [], |row| row.get(0)))?;
+        let header: u32 = {
+            let mut header = [0; 32];
+            let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut header));
+            read.map_err(|error| bad(error.to_string()))?;
+            u32::from_be_bytes([header[28], header[29], header[30], header[31]])
+        };
+        if u64::from(pages.max(header)) * u64::from(size) > metadata.len() {
+            return Err(DatabaseError::Damaged { path: path.to_owned(), reason: "the file is cut short".to_owned() });
+        }
+        database.sources()?;
+        Ok(database)
+    }
+
+    fn query<T>(&self, run: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, DatabaseError> {
+        run(&self.connection)
+            .map_err(|error| DatabaseError::Damaged { path: self.path.clone(), reason: error.to_string() })
+    }
+
+    /// The file that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What there is, by ecosystem.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn sources(&self) -> Result<Vec<SourceInfo>, DatabaseError> {
+        self.query(|connection| {
+            let mut statement = connection
+                .prepare_cached("SELECT ecosystem, records, newest, origins FROM source ORDER BY ecosystem")?;
+            let rows = statement.query_map([], |row| {
+                Ok(SourceInfo {
+                    ecosystem: row.get(0)?,
+                    records: u64::from(row.get::<_, u32>(1)?),
+                    newest: row.get(2)?,
+                    origins: row.get(3)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// The advisories about a package.
+    pub(super) fn about(&self, ecosystem: &str, package: &str) -> Result<Vec<Hit>, DatabaseError> {
+        self.query(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT a.id, a.summary, a.severity, a.rating, a.aliases, a.upstream, a.related,
+                        f.ranges, f.versions, f.severity, f.status
+                 FROM affected f JOIN advisory a ON a.number = f.number
+                 WHERE f.ecosystem = ? AND f.package = ? ORDER BY f.number, f.part",
+            )?;
+            let rows = statement.query_map(params![ecosystem, package], |row| {
+                let own: Vec<Severity> = list(row, 9)?;
+                Ok(Hit {
+                    id: row.get(0)?,
+                    summary: row.get(1)?,
+                    severity: if own.is_empty() { list(row, 2)? } else { own },
+                    rating: row.get(3)?,
+                    aliases: list(row, 4)?,
+                    upstream: list(row, 5)?,
+                    related: list(row, 6)?,
+                    ranges: list(row, 7)?,
+                    versions: list(row, 8)?,
+                    status: row.get(10)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// Whether an ecosystem has any advisory about a package.
+    pub(super) fn names(&self, ecosystem: &str, package: &str) -> Result<bool, DatabaseError> {
+        self.query(|connection| {
+            let mut statement =
+                connection.prepare_cached("SELECT 1 FROM affected WHERE ecosystem = ? AND package = ? LIMIT 1")?;
+            statement.exists(params![ecosystem, package])
+        })
+    }
+
+    /// Whether an ecosystem has any advisory that goes by this identifier.
+    pub(super) fn knows(&self, ecosystem: &str, id: &str) -> Result<bool, DatabaseError> {
+        self.query(|connection| {
+            let mut statement =
+                connection.prepare_cached("SELECT 1 FROM alias WHERE id = ? AND ecosystem = ? LIMIT 1")?;
+            statement.query_row(params![id, ecosystem], |_| Ok(())).optional().map(|found| found.is_some())
+        })
+    }
+}
+
+/// A JSON list in a column.
+fn list<T: serde::de::DeserializeOwned>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Vec<T>> {
+    let text = row.get_ref(column)?.as_str().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })?;
+    if text == "[]" {
+        return Ok(Vec::new());
+    }
+    serde_json::from_str(text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}

@@ -1,0 +1,236 @@
+//! Where advisories come from: files, folders and archives of OSV records.
+//!
+//! Feeds are not trusted: records, archives and what they unpack to are bounded, and one bad record costs itself only.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use super::osv::Record;
+use super::{ecosystem, range};
+
+/// Most bytes of one record. The largest real ones, of the Linux kernel, have some two megabytes.
+const MAX_RECORD: u64 = 16 << 20;
+
+/// Most records of one input.
+const MAX_RECORDS: u64 = 5_000_000;
+
+/// Most bytes that one archive may unpack to.
+const MAX_UNPACKED: u64 = 64 << 30;
+
+/// Deepest folder that is looked into.
+const MAX_DEPTH: usize = 16;
+
+/// A file or an entry of an archive that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unusable {
+    /// Which: a path, and for an archive the entry after `!/`.
+    pub file: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Takes records and complaints.
+pub(super) trait Sink {
+    /// A record, and the archive that it lay in, if it lay in one.
+    fn record(&mut self, record: Record, archive: Option<&str>);
+    fn unusable(&mut self, unusable: Unusable);
+}
+
+/// What a file is, by its name.
+enum Kind {
+    Json,
+    Yaml,
+    Zip,
+    TarZstd,
+    /// Not a feed's.
+    Other,
+}
+
+fn kind(name: &str) -> Kind {
+    let ends = |end: &str| name.ends_with(end);
+    match () {
+        () if ends(".json") => Kind::Json,
+        () if ends(".yaml") || ends(".yml") => Kind::Yaml,
+        () if ends(".zip") => Kind::Zip,
+        () if ends(".tar.zst") => Kind::TarZstd,
+        () => Kind::Other,
+    }
+}
+
+/// Reads every record below `path`.
+///
+/// # Errors
+/// When `path` itself cannot be read, or is no kind of feed.
+pub(super) fn read(path: &Path, sink: &mut dyn Sink) -> Result<(), String> {
+    let metadata = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    if metadata.is_dir() {
+        return folder(path, 0, sink);
+    }
+    let name = path.display().to_string();
+    match kind(&name) {
+        Kind::Other => Err(format!(
+            "{name} is no feed: a folder, a .json or .yaml file, a .zip as osv.dev publishes them, or a .tar.zst is wanted"
+        )),
+        known => {
+            file(path, known, sink);
+            Ok(())
+        }
+    }
+}
+
+/// Reads a folder in order of names, so that complaints come in one order too.
+fn folder(path: &Path, depth: usize, sink: &mut dyn Sink) -> Result<(), String> {
+    if depth > MAX_DEPTH {
+        return Err(format!("{}: folders are nested more than {MAX_DEPTH} deep", path.display()));
+    }
+    let fail = |error: io::Error| format!("{}: {error}", path.display());
+    let mut entries: Vec<PathBuf> = fs::read_dir(path)
+        .map_err(fail)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()
+        .map_err(fail)?;
+    entries.sort();
+    for entry in entries {
+        // Links are followed only where a person named them.
+        let Ok(metadata) = fs::symlink_metadata(&entry) else { continue };
+        if metadata.is_dir() {
+            folder(&entry, depth + 1, sink)?;
+        } else if metadata.is_file() {
+            file(&entry, kind(&entry.display().to_string()), sink);
+        }
+    }
+    Ok(())
+}
+
+fn file(path: &Path, kind: Kind, sink: &mut dyn Sink) {
+    let name = path.display().to_string();
+    let own = path.file_name().unwrap_or_default().to_string_lossy();
+    let result = File::open(path).map_err(|error| error.to_string()).and_then(|file| match kind {
+        Kind::Json | Kind::Yaml => {
+            record(&name, &kind, BufReader::new(file), None, sink);
+            Ok(())
+        }
+        Kind::Zip => zip(&name, &own, file, sink),
+        Kind::TarZstd => tar(&name, &own, file, sink),
+        Kind::Other => Ok(()),
+    });
+    if let Err(reason) = result {
+        sink.unusable(Unusable { file: name, reason });
+    }
+}
+
+/// Reads one record, or complains about it. Returns how many bytes it has.
+fn record(name: &str, kind: &Kind, reader: impl Read, archive: Option<&str>, sink: &mut dyn Sink) -> u64 {
+    let mut bytes = Vec::new();
+    let parsed = match reader.take(MAX_RECORD + 1).read_to_end(&mut bytes) {
+        Ok(_) if bytes.len() as u64 > MAX_RECORD => Err(format!("larger than {MAX_RECORD} bytes")),
+        Ok(_) => parse(kind, &bytes),
+        Err(error) => Err(error.to_string()),
+    };
+    match parsed {
+        Ok(record) => sink.record(record, archive),
+        Err(reason) => sink.unusable(Unusable { file: name.to_owned(), reason }),
+    }
+    bytes.len() as u64
+}
+
+/// Whether `bytes` are an OSV record that can be used, in YAML or else in JSON. For the fuzz target: nothing comes of it.
+///
+/// # Errors
+/// Why they are not.
+#[doc(hidden)]
+pub fn check_record(yaml: bool, bytes: &[u8]) -> Result<(), String> {
+    let record = parse(if yaml { &Kind::Yaml } else { &Kind::Json }, bytes)?;
+    for affected in record.affected.iter().flatten() {
+        let Some(scheme) = affected.package.as_ref().and_then(|package| ecosystem::scheme(&package.ecosystem)) else {
+            continue;
+        };
+        let versions = affected.versions.as_deref().unwrap_or_default();
+        range::evaluate(scheme, "1.2.3-4", affected.ranges.as_deref().unwrap_or_default(), versions);
+    }
+    Ok(())
+}
+
+fn parse(kind: &Kind, bytes: &[u8]) -> Result<Record, String> {
+    let record: Record = match kind {
+        Kind::Yaml => {
+            let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+            serde_saphyr::from_str(text).map_err(|error| format!("not an OSV record: {error}"))?
+        }
+        _ => serde_json::from_slice(bytes).map_err(|error| format!("not an OSV record: {error}"))?,
+    };
+    if record.id.is_empty() || record.id.len() > 256 {
+        return Err("not an OSV record: its id is empty or too long".to_owned());
+    }
+    Ok(record)
+}
+
+/// Counts what an archive makes us do.
+#[derive(Default)]
+struct Spent {
+    records: u64,
+    bytes: u64,
+}
+
+impl Spent {
+    fn add(&mut self, bytes: u64) -> Result<(), String> {
+        self.records += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.records > MAX_RECORDS || self.bytes > MAX_UNPACKED {
+            return Err(format!("more than {MAX_RECORDS} records or {MAX_UNPACKED} bytes"));
+        }
+        Ok(())
+    }
+}
+
+fn zip(name: &str, own: &str, file: File, sink: &mut dyn Sink) -> Result<(), String> {
+    let fail = |error: rawzip::Error| format!("not a usable zip archive: {error}");
+    let mut buffer = vec![0; rawzip::RECOMMENDED_BUFFER_SIZE];
+    let archive = rawzip::ZipArchive::from_file(file, &mut buffer).map_err(fail)?;
+    let mut spent = Spent::default();
+    let mut entries = archive.entries(&mut buffer);
+    while let Some(entry) = entries.next_entry().map_err(fail)? {
+        let path = entry.file_path();
+        let path = String::from_utf8_lossy(path.as_ref()).into_owned();
+        let kind = kind(&path);
+        if !matches!(kind, Kind::Json | Kind::Yaml) {
+            continue;
+        }
+        let name = format!("{name}!/{path}");
+        let method = entry.compression_method();
+        let content = archive.get_entry(entry.wayfinder()).map_err(fail)?;
+        match method {
+            rawzip::CompressionMethod::STORE => spent.add(record(&name, &kind, content.reader(), Some(own), sink))?,
+            rawzip::CompressionMethod::DEFLATE => {
+                #[expect(clippy::disallowed_types, reason = "capped: a record reads no more than its own limit")]
+                let decoder = flate2::bufread::DeflateDecoder::new(BufReader::new(content.reader()));
+                spent.add(record(&name, &kind, decoder, Some(own), sink))?;
+            }
+            _ => {
+                let reason = "compressed in a way that is not read; only stored and deflated entries are".to_owned();
+                sink.unusable(Unusable { file: name, reason });
+                spent.add(0)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tar(name: &str, own: &str, file: File, sink: &mut dyn Sink) -> Result<(), String> {
+    let fail = |error: io::Error| format!("not a usable .tar.zst archive: {error}");
+    let decoder = zstd::Decoder::new(file).map_err(fail)?.take(MAX_UNPACKED);
+    let mut archive = tar::Archive::new(decoder);
+    let mut spent = Spent::default();
+    for entry in archive.entries().map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        // Nothing is ever unpacked: a path is only a name.
+        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let kind = kind(&path);
+        if !entry.header().entry_type().is_file() || !matches!(kind, Kind::Json | Kind::Yaml) {
+            continue;
+        }
+        spent.add(record(&format!("{name}!/{path}"), &kind, entry, Some(own), sink))?;
+    }
+    Ok(())
+}

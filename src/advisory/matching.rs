@@ -1,0 +1,314 @@
+//! Which advisories is a package affected by?
+//!
+//! Aliases make one finding of several records; `related` takes an erratum apart into the CVEs that it is about and never
+//! joins records. An application package that the distribution owns is the distribution's to judge: its findings are
+//! withheld where the distribution's source knows the problem, and stay, marked, where it does not.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use outcrop_proto::{Distribution, Package};
+use serde::Serialize;
+
+use super::database::{Database, DatabaseError, Hit};
+use super::ecosystem;
+use super::range::{Verdict, evaluate};
+use super::severity::{Rating, Severity, rate};
+
+/// What is known of a way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// A fixed version exists.
+    Fixed,
+    /// Affected, and no fix is known.
+    Affected,
+    /// The distribution will not fix it.
+    WillNotFix,
+    /// The distribution is still looking into it.
+    UnderInvestigation,
+    /// The release gets no fixes any more.
+    EndOfLife,
+}
+
+impl Status {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::Affected => "affected",
+            Self::WillNotFix => "will-not-fix",
+            Self::UnderInvestigation => "under-investigation",
+            Self::EndOfLife => "end-of-life",
+        }
+    }
+
+    /// From a fix, and the word of the record's source where there is none.
+    fn of(fixed: Option<&String>, word: Option<&str>) -> Self {
+        match (fixed, word) {
+            (Some(_), _) => Self::Fixed,
+            (None, Some("end-of-life")) => Self::EndOfLife,
+            (None, Some("ignored" | "wont-fix" | "will-not-fix" | "deferred")) => Self::WillNotFix,
+            (None, Some("needs-triage" | "not yet assigned" | "under-investigation")) => Self::UnderInvestigation,
+            (None, _) => Self::Affected,
+        }
+    }
+}
+
+/// A problem of a package.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// Index of the package in what was matched.
+    pub package: usize,
+    /// The CVE, where there is exactly one; else the id of the record.
+    pub id: String,
+    /// Every other identifier that it goes by, and the errata that mend it, sorted.
+    pub aliases: Vec<String>,
+    /// The way out.
+    pub status: Status,
+    /// The lowest version that mends it, of those the records name.
+    pub fixed: Option<String>,
+    /// How bad it is.
+    pub rating: Rating,
+    /// One line of what it is about.
+    pub summary: String,
+    /// An owned package's problem that its distribution's source has no record of.
+    pub not_assessed_by_distribution: bool,
+}
+
+/// A finding that is not shown by default, since the package is the distribution's to judge.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Withheld {
+    /// What would have been shown.
+    pub finding: Finding,
+    /// The operating-system package that owns the evidence.
+    pub owner: String,
+}
+
+/// A package to match, and who owns it.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The package.
+    pub package: &'a Package,
+    /// The operating-system package that installed it, unchanged.
+    pub owner: Option<&'a Package>,
+}
+
+/// What matching found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Matched {
+    /// Findings, by package and then identifier.
+    pub findings: Vec<Finding>,
+    /// Findings left to the distribution.
+    pub withheld: Vec<Withheld>,
+}
+
+/// Matches packages of one distribution.
+///
+/// # Errors
+/// When the database is damaged.
+pub fn match_packages(
+    database: &Database,
+    distribution: Option<&Distribution>,
+    subjects: &[Subject<'_>],
+) -> Result<Matched, DatabaseError> {
+    let present: BTreeSet<String> = database.sources()?.into_iter().map(|source| source.ecosystem).collect();
+    let distribution = distribution
+        .and_then(ecosystem::of_distribution)
+        .into_iter()
+        .flatten()
+        .find(|ecosystem| present.contains(ecosystem));
+    let mut matched = Matched::default();
+    // Several binary packages of one source ask the same.
+    let mut cache: HashMap<(String, String, String), Vec<Problem>> = HashMap::new();
+    for (number, subject) in subjects.iter().enumerate() {
+        let ecosystem = match ecosystem::of_application(subject.package.kind) {
+            Some(ecosystem) => Some(ecosystem.to_owned()),
+            None => distribution.clone(),
+        };
+        let Some(ecosystem) = ecosystem else { continue };
+        let (name, version) = ecosystem::subject(subject.package);
+        let name = ecosystem::normalize(&ecosystem, name);
+        let key = (ecosystem, name, version.to_owned());
+        let problems = match cache.get(&key) {
+            Some(problems) => problems.clone(),
+            None => {
+                let problems = problems(database, &key.0, &key.1, version)?;
+                cache.insert(key, problems.clone());
+                problems
+            }
+        };
+        let owner = match (subject.owner, &distribution) {
+            (Some(owner), Some(ecosystem)) if owns(database, ecosystem, owner)? => Some((owner, ecosystem)),
+            _ => None,
+        };
+        for problem in problems {
+            let ids = problem.ids.clone();
+            let mut finding = problem.into_finding(number);
+            match owner {
+                None => matched.findings.push(finding),
+                Some((owner, ecosystem)) if knows_any(database, ecosystem, &ids)? => {
+                    matched.withheld.push(Withheld { finding, owner: owner.name.clone() });
+                }
+                Some(_) => {
+                    finding.not_assessed_by_distribution = true;
+                    matched.findings.push(finding);
+                }
+            }
+        }
+    }
+    Ok(matched)
+}
+
+/// Whether a package is the distribution's own: one whose source package its feed names; for RPM, by its vendor.
+fn owns(database: &Database, ecosystem: &str, owner: &Package) -> Result<bool, DatabaseError> {
+    if let Some(vendor) = &owner.vendor {
+        let distribution = ecosystem.split([':', ' ']).next().unwrap_or_default();
+        return Ok(vendor.to_lowercase().contains(&distribution.to_lowercase()));
+    }
+    database.names(ecosystem, ecosystem::subject(owner).0)
+}
+
+fn knows_any(database: &Database, ecosystem: &str, ids: &BTreeSet<String>) -> Result<bool, DatabaseError> {
+    for id in ids {
+        if database.knows(ecosystem, id)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// One problem, gathered from the records about it.
+#[derive(Clone, Debug)]
+struct Problem {
+    /// Identifiers of the problem itself.
+    ids: BTreeSet<String>,
+    /// Records that say so.
+    records: BTreeSet<String>,
+    fixed: Option<String>,
+    status: Option<String>,
+    rating: Rating,
+    summary: String,
+}
+
+impl Problem {
+    fn into_finding(self, package: usize) -> Finding {
+        let cves: Vec<&String> = self.ids.iter().filter(|id| id.starts_with("CVE-")).collect();
+        let id = match (cves.as_slice(), self.records.first().or(self.ids.first())) {
+            ([only], _) => (*only).clone(),
+            (_, Some(first)) => first.clone(),
+            (_, None) => String::new(),
+        };
+        let aliases = self.ids.union(&self.records).filter(|alias| **alias != id).cloned().collect();
+        Finding {
+            package,
+            id,
+            aliases,
+            status: Status::of(self.fixed.as_ref(), self.status.as_deref()),
+            fixed: self.fixed,
+            rating: self.rating,
+            summary: self.summary,
+            not_assessed_by_distribution: false,
+        }
+    }
+
+    /// Takes up another record's word on the same problem.
+    fn join(&mut self, other: Self) {
+        self.ids.extend(other.ids);
+        self.records.extend(other.records);
+        self.fixed = self.fixed.take().or(other.fixed);
+        self.status = self.status.take().or(other.status);
+        let better = |rating: &Rating| (rating.score.is_some(), rating.severity);
+        if better(&other.rating) > better(&self.rating) {
+            self.rating = other.rating;
+        }
+        if self.summary.is_empty() {
+            self.summary = other.summary;
+        }
+    }
+}
+
+/// The problems that one version of a package has.
+fn problems(database: &Database, ecosystem: &str, name: &str, version: &str) -> Result<Vec<Problem>, DatabaseError> {
+    let Some(scheme) = ecosystem::scheme(ecosystem) else { return Ok(Vec::new()) };
+    let distribution = ecosystem::is_distribution(ecosystem);
+    let mut problems: Vec<Problem> = Vec::new();
+    for hit in database.about(ecosystem, name)? {
+        let Verdict::Affected(fixed) = evaluate(scheme, version, &hit.ranges, &hit.versions) else { continue };
+        if distribution && is_of_another_module(version, &hit) {
+            continue;
+        }
+        for ids in identities(&hit, distribution) {
+            problems.push(Problem {
+                ids,
+                records: BTreeSet::from([hit.id.clone()]),
+                fixed: fixed.clone(),
+                status: hit.status.clone(),
+                rating: rate(&hit.severity, hit.rating.as_deref().or(hit.status.as_deref()), distribution),
+                summary: hit.summary.clone(),
+            });
+        }
+    }
+    Ok(gather(problems))
+}
+
+/// Whether an erratum is about a module's build of a package and the package is not one, or the other way round: streams of
+/// modules carry versions of their own (`…module_el8…`), and comparing across them means nothing.
+fn is_of_another_module(version: &str, hit: &Hit) -> bool {
+    let is_module = |text: &str| text.contains(".module");
+    let mut fixes =
+        hit.ranges.iter().flat_map(|range| &range.events).filter_map(|event| event.fixed.as_deref()).peekable();
+    fixes.peek().is_some() && fixes.all(|fixed| is_module(fixed) != is_module(version))
+}
+
+/// The problems that a record is about: one, by all its names, or for an erratum each CVE by itself.
+fn identities(hit: &Hit, distribution: bool) -> Vec<BTreeSet<String>> {
+    let is_cve = |id: &&String| id.starts_with("CVE-");
+    let own = |more: &[String]| {
+        let ids = std::iter::once(&hit.id).chain(&hit.aliases).chain(more);
+        ids.cloned().collect::<BTreeSet<String>>()
+    };
+    if hit.aliases.iter().any(|id| is_cve(&id)) || is_cve(&&hit.id) {
+        return vec![own(&[])];
+    }
+    let upstream: BTreeSet<&String> = hit.upstream.iter().filter(is_cve).collect();
+    if upstream.len() == 1 {
+        return vec![own(&hit.upstream)];
+    }
+    let problems: BTreeSet<&String> =
+        if distribution { upstream.into_iter().chain(hit.related.iter().filter(is_cve)).collect() } else { upstream };
+    if problems.is_empty() {
+        return vec![own(&[])];
+    }
+    problems.into_iter().map(|cve| BTreeSet::from([cve.clone()])).collect()
+}
+
+/// Joins problems that share an identifier.
+fn gather(problems: Vec<Problem>) -> Vec<Problem> {
+    let mut gathered: Vec<Option<Problem>> = Vec::new();
+    let mut by_id: HashMap<String, usize> = HashMap::new();
+    for mut problem in problems {
+        let known: BTreeSet<usize> = problem.ids.iter().filter_map(|id| by_id.get(id).copied()).collect();
+        // The first record keeps its word; later ones add to it.
+        let at = known.first().copied().unwrap_or(gathered.len());
+        for other in known.into_iter().rev() {
+            if let Some(mut earlier) = gathered.get_mut(other).and_then(Option::take) {
+                earlier.join(problem);
+                problem = earlier;
+            }
+        }
+        by_id.extend(problem.ids.iter().map(|id| (id.clone(), at)));
+        if at == gathered.len() {
+            gathered.push(Some(problem));
+        } else if let Some(slot) = gathered.get_mut(at) {
+            *slot = Some(problem);
+        }
+    }
+    let by_name: BTreeMap<BTreeSet<String>, Problem> =
+        gathered.into_iter().flatten().map(|problem| (problem.ids.clone(), problem)).collect();
+    by_name.into_values().collect()
+}
+
+/// Whether a finding is at least this bad.
+pub fn is_at_least(finding: &Finding, severity: Severity) -> bool {
+    finding.rating.severity >= severity
+}

@@ -1,0 +1,19 @@
+//! Advisories: OSV feeds → one database file → findings, offline.
+
+mod assess;
+mod build;
+mod database;
+mod ecosystem;
+mod feed;
+mod matching;
+mod osv;
+mod range;
+mod severity;
+pub mod version;
+
+pub use assess::{Assessed, STALE_AFTER_DAYS, State, assess};
+pub use build::{BuildError, BuildReport, build};
+pub use database::{Database, DatabaseError, SourceInfo};
+pub use feed::{Unusable, check_record};
+pub use matching::{Finding, Matched, Status, Subject, Withheld, is_at_least, match_packages};
+pub use severity::{Rating, Severity};

@@ -1,0 +1,136 @@
+//! Is a version affected?
+//!
+//! [OSV's evaluation](https://ossf.github.io/osv-schema/#evaluation): listed explicitly, or within a range.
+
+use super::osv::{Event, Range};
+use super::version::{Scheme, Version};
+
+/// Most events of a range that are looked at. The longest real one has some three hundred.
+const MAX_EVENTS: usize = 10_000;
+
+/// What an advisory says of one version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Not affected.
+    Unaffected,
+    /// Affected, and the first version that is not, if there is one.
+    Affected(Option<String>),
+}
+
+/// Evaluates ranges and listed versions for `version`.
+pub(super) fn evaluate(scheme: Scheme, version: &str, ranges: &[Range], versions: &[String]) -> Verdict {
+    let parsed = Version::parse(scheme, version);
+    let mut fixed: Option<(Version, String)> = None;
+    let mut affected = versions.iter().any(|listed| listed == version || Version::parse(scheme, listed) == parsed);
+    let listed = affected;
+    for range in ranges.iter().filter(|range| range.r#type != "GIT") {
+        let (within, fix) = within(scheme, &parsed, &range.events);
+        affected |= within;
+        // A listed version may lie outside of every range: the next fix is still its fix.
+        if within || listed {
+            fixed = match (fixed, fix) {
+                (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
+                (a, b) => a.or(b),
+            };
+        }
+    }
+    if affected { Verdict::Affected(fixed.map(|(_, fixed)| fixed)) } else { Verdict::Unaffected }
+}
+
+/// Whether a version lies within a range, and the first fix above it.
+fn within(scheme: Scheme, version: &Version, events: &[Event]) -> (bool, Option<(Version, String)>) {
+    enum Turn {
+        On,
+        Off,
+        OffAfter,
+    }
+    let mut turns: Vec<(Version, Turn)> = Vec::new();
+    let mut limits: Vec<Version> = Vec::new();
+    let mut fix: Option<(Version, String)> = None;
+    let mut from_start = false;
+    for event in events.iter().take(MAX_EVENTS) {
+        let parse = |text: &String| Version::parse(scheme, text);
+        if let Some(introduced) = &event.introduced {
+            if introduced == "0" {
+                from_start = true;
+            } else {
+                turns.push((parse(introduced), Turn::On));
+            }
+        }
+        if let Some(text) = &event.fixed {
+            let parsed = parse(text);
+            if parsed > *version && fix.as_ref().is_none_or(|(fix, _)| parsed < *fix) {
+                fix = Some((parsed.clone(), text.clone()));
+            }
+            turns.push((parsed, Turn::Off));
+        }
+        if let Some(last) = &event.last_affected {
+            turns.push((parse(last), Turn::OffAfter));
+        }
+        if let Some(limit) = event.limit.as_ref().filter(|limit| *limit != "*") {
+            limits.push(parse(limit));
+        }
+    }
+    // Stable: at one version the order of the record stands.
+    turns.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut affected = from_start;
+    for (at, turn) in &turns {
+        match turn {
+            Turn::On if version >= at => affected = true,
+            Turn::Off if version >= at => affected = false,
+            Turn::OffAfter if version > at => affected = false,
+            _ => {}
+        }
+    }
+    let below_limit = limits.is_empty() || limits.iter().any(|limit| version < limit);
+    (affected && below_limit, fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(events: &str) -> Vec<Range> {
+        let event = |word: &str| {
+            let (kind, version) = word.split_once('=').unwrap();
+            let version = Some(version.to_owned());
+            match kind {
+                "introduced" => Event { introduced: version, ..Event::default() },
+                "fixed" => Event { fixed: version, ..Event::default() },
+                "last" => Event { last_affected: version, ..Event::default() },
+                _ => Event { limit: version, ..Event::default() },
+            }
+        };
+        vec![Range { r#type: "ECOSYSTEM".to_owned(), events: events.split(' ').map(event).collect() }]
+    }
+
+    #[test]
+    fn ranges_are_evaluated_as_the_schema_says() {
+        let fixed = |version: &str| Verdict::Affected(Some(version.to_owned()));
+        let cases = [
+            ("introduced=0 fixed=1.2", "1.1", fixed("1.2")),
+            ("introduced=0 fixed=1.2", "1.2", Verdict::Unaffected),
+            ("introduced=1.0", "0.9", Verdict::Unaffected),
+            ("introduced=1.0", "7", Verdict::Affected(None)),
+            ("introduced=1.0 last=1.5", "1.5", Verdict::Affected(None)),
+            ("introduced=1.0 last=1.5", "1.6", Verdict::Unaffected),
+            ("introduced=1 fixed=1.2 introduced=2 fixed=2.2", "2.1", fixed("2.2")),
+            ("introduced=1 fixed=1.2 introduced=2 fixed=2.2", "1.5", Verdict::Unaffected),
+            ("fixed=2.2 introduced=2 fixed=1.2 introduced=1", "1.1", fixed("1.2")),
+            ("introduced=0 limit=2", "1", Verdict::Affected(None)),
+            ("introduced=0 limit=2", "2", Verdict::Unaffected),
+        ];
+        for (events, version, expected) in cases {
+            assert_eq!(evaluate(Scheme::Dpkg, version, &range(events), &[]), expected, "{events} {version}");
+        }
+    }
+
+    #[test]
+    fn listed_versions_count_whatever_the_ranges_say() {
+        let listed = ["1.0".to_owned()];
+        assert_eq!(evaluate(Scheme::Pep440, "1.0.0", &[], &listed), Verdict::Affected(None));
+        assert_eq!(evaluate(Scheme::Pep440, "1.1", &[], &listed), Verdict::Unaffected);
+        let ranges = range("introduced=2 fixed=3");
+        assert_eq!(evaluate(Scheme::Pep440, "1.0", &ranges, &listed), Verdict::Affected(Some("3".to_owned())));
+    }
+}

@@ -1,0 +1,42 @@
+//! Python's order ([PEP 440](https://peps.python.org/pep-0440/)), from the `pep440_rs` crate. What PEP 440 refuses is older
+//! than everything else, as pip had it while it still took such versions, and in the order of its text.
+
+use std::borrow::Cow;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Version {
+    Legacy(Box<str>),
+    Valid(pep440_rs::Version),
+}
+
+impl Version {
+    pub(super) fn parse(text: &str) -> Self {
+        match clamp(text).parse() {
+            Ok(version) => Self::Valid(version),
+            Err(_) => Self::Legacy(text.to_lowercase().into()),
+        }
+    }
+}
+
+/// Numbers beyond 64 bits, which `pep440_rs` refuses, become the largest that it takes.
+fn clamp(text: &str) -> Cow<'_, str> {
+    const LONGEST: usize = 19;
+    let mut out = String::new();
+    let mut rest = text;
+    let mut changed = false;
+    while !rest.is_empty() {
+        let start = rest.find(|character: char| character.is_ascii_digit()).unwrap_or(rest.len());
+        let (plain, after) = rest.split_at(start);
+        let (digits, after) = super::digits::split_digits(after);
+        let significant = digits.trim_start_matches('0');
+        out.push_str(plain);
+        if significant.len() > LONGEST {
+            changed = true;
+            out.push_str("9999999999999999999");
+        } else {
+            out.push_str(digits);
+        }
+        rest = after;
+    }
+    if changed { Cow::Owned(out) } else { Cow::Borrowed(text) }
+}

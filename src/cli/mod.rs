@@ -1,0 +1,102 @@
+//! The command line: one file a subcommand.
+
+mod bom;
+mod db;
+mod report;
+mod scan;
+mod selftest;
+mod table;
+mod text;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit codes, as `docs/architecture.md` promises them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    /// Done.
+    Done = 0,
+    /// Something went wrong.
+    Failed = 1,
+    /// Findings at or above `--fail-on`.
+    Findings = 2,
+    /// The command line was wrong.
+    Usage = 64,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Tells which known vulnerabilities run on this node, without pulling one image.
+#[derive(Debug, Parser)]
+#[command(name = "outcrop", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tell which known vulnerabilities run on this node, or lie in a directory, layers or an SBOM
+    Scan(Box<scan::Arguments>),
+    /// Make an advisory database, or look into one
+    Db(db::Arguments),
+    /// Try every forbidden act in a worker's cage, and print what stopped it
+    Selftest,
+}
+
+/// An error that ends the command: one line, and what to do next.
+#[derive(Debug)]
+struct Fatal {
+    exit: Exit,
+    message: String,
+}
+
+impl Fatal {
+    fn failed(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Failed, message: message.into() }
+    }
+
+    fn usage(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Usage, message: message.into() }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are not errors. If nobody can be told, the code still tells.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    let result = match arguments.command {
+        Command::Scan(arguments) => scan::run(*arguments),
+        Command::Db(arguments) => db::run(arguments),
+        Command::Selftest => selftest::run(),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(Fatal { exit, message }) => {
+            let _ = writeln!(std::io::stderr(), "outcrop: {}", text::escape(&message));
+            exit.into()
+        }
+    }
+}
+
+/// Writes to standard output. A reader that went away, as `head` does, is no failure of ours.
+fn print(output: &str) -> Result<(), Fatal> {
+    match std::io::stdout().lock().write_all(output.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Fatal::failed(format!("writing the result: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

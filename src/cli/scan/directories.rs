@@ -1,0 +1,70 @@
+//! Scanning without a container runtime: a directory tree, or overlay layers.
+
+use std::path::{Path, PathBuf};
+
+use outcrop_agent::scan::{LayerPlace, Scanner, StackPlace};
+use outcrop_proto::container::Coverage;
+use overlayfs_reader::MarkNamespace;
+
+use super::judge::Judge;
+use crate::cli::Fatal;
+use crate::cli::report::{Subject, Target};
+
+/// The directories of `--layers`.
+#[derive(Clone, Debug)]
+pub(super) struct Layers(Vec<PathBuf>);
+
+/// Parses `--layers`: as overlay's own `lowerdir`, so that it can be copied from there.
+pub(super) fn layers(value: &str) -> Result<Layers, String> {
+    overlayfs_reader::parse_lowerdir(value.as_bytes()).map(Layers).map_err(|error| error.to_string())
+}
+
+/// What `--rootfs` or `--layers` named.
+pub(super) struct Directories {
+    name: String,
+    roots: Vec<PathBuf>,
+}
+
+/// The directories to scan, if any were named, each looked at.
+pub(super) fn chosen(rootfs: Option<PathBuf>, layers: Option<Layers>) -> Result<Option<Directories>, Fatal> {
+    let (name, roots) = match (rootfs, layers) {
+        (Some(rootfs), _) => (rootfs.display().to_string(), vec![rootfs]),
+        (None, Some(Layers(roots))) => {
+            let names: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
+            (names.join(":"), roots)
+        }
+        (None, None) => return Ok(None),
+    };
+    roots.iter().try_for_each(|root| check_directory(root))?;
+    Ok(Some(Directories { name, roots }))
+}
+
+/// Says what is wrong with a directory that a person named.
+fn check_directory(path: &Path) -> Result<(), Fatal> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(Fatal::failed(format!("{} is not a directory", path.display()))),
+        Err(error) => Err(Fatal::failed(format!("{}: {error}", path.display()))),
+    }
+}
+
+impl Directories {
+    pub(super) fn scan(self, scanner: &mut Scanner, judge: &Judge) -> Result<Target, Fatal> {
+        let subject = Subject::named(self.name);
+        // A person may name a directory through a symbolic link; a layer's root is never one.
+        let resolved = self.roots.into_iter().map(|root| root.canonicalize().unwrap_or(root));
+        let stack = StackPlace {
+            layers: resolved.map(|root| LayerPlace { id: None, root }).collect(),
+            marks: MarkNamespace::Trusted,
+            upper: None,
+            mounted: None,
+        };
+        Ok(match scanner.scan(&stack) {
+            Ok(scanned) => {
+                let judged = judge.judge(scanned.merged.distribution.as_ref(), &scanned.merged.packages)?;
+                Target::scanned(subject, stack.layers.len(), &[], &[], scanned, judged)
+            }
+            Err(error) => Target::not_scanned(subject, Coverage::failed(error.to_string())),
+        })
+    }
+}

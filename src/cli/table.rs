@@ -1,0 +1,150 @@
+//! Tables in kubectl's manner: upper-case heads, columns as wide as their widest cell, three blanks between.
+
+use super::report::{Report, Target};
+use super::text::escape;
+
+/// Warnings shown of one target.
+const MAX_WARNINGS: usize = 10;
+
+/// Lays out rows below their heads. Cells are escaped.
+pub(super) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| escape(cell).into_owned()).collect()).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain(heads.get(column).map(|head| head.len())).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let mut out = String::new();
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut text = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            text.push_str(&format!("{cell:<width$}   "));
+        }
+        out.push_str(text.trim_end());
+        out.push('\n');
+    };
+    line(&mut heads.iter().copied());
+    for row in &rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+    out
+}
+
+/// The packages of every target.
+pub(super) fn packages(report: &Report) -> String {
+    let mut out = String::new();
+    for target in &report.targets {
+        out.push_str(&head(target));
+        let rows: Vec<Vec<String>> = target
+            .packages
+            .iter()
+            .map(|package| {
+                let evidence = package.evidence.first().cloned().unwrap_or_default();
+                let owner = package.owner.clone().unwrap_or_default();
+                vec![package.r#type.to_owned(), package.name.clone(), package.version.clone(), evidence, owner]
+            })
+            .collect();
+        if !rows.is_empty() {
+            out.push_str(&table(&["TYPE", "NAME", "VERSION", "EVIDENCE", "OWNER"], &rows));
+        }
+        out.push_str(&foot(target));
+        out.push('\n');
+    }
+    out
+}
+
+/// The findings of every target, and what they are worth.
+pub(super) fn findings(report: &Report) -> String {
+    let mut out = String::new();
+    for target in &report.targets {
+        out.push_str(&head(target));
+        let rows: Vec<Vec<String>> = target
+            .findings
+            .iter()
+            .map(|finding| {
+                let fixed = finding.fixed.clone().unwrap_or_else(|| finding.status.as_str().to_owned());
+                let note = match (&finding.withheld_for, finding.not_assessed_by_distribution) {
+                    (Some(owner), _) => format!("left to {owner}"),
+                    (None, true) => "not assessed by the distribution".to_owned(),
+                    (None, false) => finding.summary.chars().take(60).collect(),
+                };
+                vec![
+                    finding.severity.to_string(),
+                    finding.id.clone(),
+                    finding.package.clone(),
+                    finding.installed.clone(),
+                    fixed,
+                    note,
+                ]
+            })
+            .collect();
+        if !rows.is_empty() {
+            out.push_str(&table(&["SEVERITY", "ID", "PACKAGE", "INSTALLED", "FIXED IN", "SUMMARY"], &rows));
+        }
+        out.push_str(&foot(target));
+        out.push('\n');
+    }
+    out
+}
+
+/// What zero findings would mean, and what is not shown.
+fn foot(target: &Target) -> String {
+    let mut out = String::new();
+    for assessed in &target.assessed {
+        let reason = match assessed.reason.as_str() {
+            "" => String::new(),
+            reason => format!(" ({reason})"),
+        };
+        let line = format!("{}: {}{reason}", assessed.ecosystem, assessed.state.as_str());
+        out.push_str(&format!("assessed: {}\n", escape(&line)));
+    }
+    if target.withheld > 0 {
+        out.push_str(&format!(
+            "withheld: {} findings of packages that the distribution installed and judges itself; --owned shows them\n",
+            target.withheld
+        ));
+    }
+    if target.unidentified > 0 {
+        out.push_str(&format!(
+            "unidentified: {} packages without a name, which nothing can match\n",
+            target.unidentified
+        ));
+    }
+    for warning in target.warnings.iter().take(MAX_WARNINGS) {
+        out.push_str(&format!("warning: {}: {}\n", escape(&warning.path), escape(&warning.message)));
+    }
+    if let Some(more) = target.warnings.len().checked_sub(MAX_WARNINGS).filter(|more| *more > 0) {
+        out.push_str(&format!("warning: {more} more; --output json lists them all\n"));
+    }
+    out
+}
+
+/// What a target is, and how far it was seen: a line.
+fn head(target: &Target) -> String {
+    let subject = &target.subject;
+    let place = [&subject.containerd_namespace, &subject.namespace, &subject.pod].into_iter().flatten();
+    let name: Vec<&str> = place.chain([&subject.name]).map(String::as_str).collect();
+    let image = subject.image.as_ref().map(|image| format!(", image {image}")).unwrap_or_default();
+    let distro = target.distro.as_ref().map(|distro| format!(", {distro}")).unwrap_or_default();
+    let reason = match target.coverage.reason.as_str() {
+        "" => String::new(),
+        reason => format!(" ({reason})"),
+    };
+    let (packages, findings) = (target.packages.len(), target.findings.len());
+    let found = if target.assessed.is_empty() { String::new() } else { format!("{findings} findings, ") };
+    let line =
+        format!("{}{image}{distro}: {found}{packages} packages, {}{reason}", name.join("/"), target.coverage.state);
+    format!("{}\n", escape(&line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_lines_have_no_trailing_blanks() {
+        let rows = [vec!["a\n".to_owned(), "1".to_owned()], vec!["longer".to_owned(), String::new()]];
+        assert_eq!(table(&["NAME", "X"], &rows), "NAME     X\na\\u{a}   1\nlonger\n");
+    }
+}
