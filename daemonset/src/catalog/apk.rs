@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn files_of_interest_are_claimed_with_their_own_digest() {
         let fact = read(
-            b"P:alpine-release\nV:1\nF:\nR:os-release\nF:etc\nM:0:0:755\nR:none\nZ:Q11Q7hNe8QpDS531guqCdrXBzoA/o=\n\
+            b"P:alpine-release\nV:1\nF:\nR:os-release.txt\nF:etc\nM:0:0:755\nR:none.txt\nZ:Q11Q7hNe8QpDS531guqCdrXBzoA/o=\n\
               R:os-release\na:0:0:644\nZ:Q11Q7hNe8QpDS531guqCdrXBzoA/o=\nF:usr/lib\nR:os-release\n\nR:os-release\n",
         )
         .unwrap();

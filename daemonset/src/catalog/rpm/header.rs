@@ -159,7 +159,7 @@ mod tests {
         ]);
         let header = Header::parse(&bytes).unwrap();
         assert_eq!(header.string(Tag::Name), Some(&b"unterminated"[..]), "up to the next zero of the store");
-        assert_eq!(header.strings(Tag::BaseNames).collect::<Vec<_>>(), [&b""[..], b"a", b"b", b"", b"", b""]);
+        assert_eq!(header.strings(Tag::BaseNames).collect::<Vec<_>>(), [&b""[..], b"a", b"b", b"", b"", b"\x01"]);
         assert_eq!(header.int32s(Tag::DirIndexes).collect::<Vec<_>>(), [1]);
         assert_eq!(header.string(Tag::Vendor), None);
 
