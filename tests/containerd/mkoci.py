@@ -205,7 +205,7 @@ def main():
     parser.add_argument("layers", nargs="*", help="directories or tars, base first")
     parser.add_argument("--cmd", type=json.loads, default=["sleep", "infinity"], help="JSON list; default: sleep infinity")
     parser.add_argument("--env", action="append", default=[])
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
 
     directory = os.path.dirname(os.path.abspath(arguments.out))
     with tempfile.TemporaryDirectory(prefix=".mkoci.", dir=directory) as blobs:
