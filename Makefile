@@ -4,20 +4,30 @@ CACHE := $(or $(OUTCROP_CACHE),$(CURDIR)/.cache)
 STACKS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint soak clean
+.PHONY: help demo test lint bench fuzz soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
 
-test: ## Format, lints, docs, all tests
+demo: ## Run real containers, and scan them
+	@tests/demo
+
+test: ## Format, lints, docs, all tests, some seconds of fuzzing
 	@tests/run
 
 lint: ## Format, lints and docs only
 	@tests/run lint
 
+bench: ## Measure against find, syft and osv-scanner
+	@benches/run
+
+fuzz: ## Fuzz every target, SECONDS each
+	@tests/fuzz $(or $(SECONDS),60)
+
 soak: ## The reader against the kernel, STACKS random layer stacks
 	STACKS=$(STACKS) cargo test --release -p overlayfs-reader --test kernel -- --nocapture
 
 clean: ## Remove what was built and cached
+	-OUTCROP_CACHE=$(CACHE) tests/containerd/node stop
 	cargo clean
 	rm -rf $(CACHE)
