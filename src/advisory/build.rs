@@ -76,7 +76,7 @@ impl Sink for Gathered {
         }
         match self.records.get(&record.id) {
             // The newest copy counts; of two as new the one that reads later in order, so that input order does not matter.
-            Some((known, _)) if rank(known) >= rank(&record) => self.report.superseded += 1,
+            Some((known, from)) if (rank(known), from) >= (rank(&record), &origin) => self.report.superseded += 1,
             known => {
                 self.report.superseded += usize::from(known.is_some());
                 self.records.insert(record.id.clone(), (record, origin));

@@ -66,6 +66,11 @@ pub(super) struct Target {
     pub(super) warnings: Vec<Warning>,
     /// Findings of owned packages, left to the distribution.
     pub(super) withheld: usize,
+    /// Findings that `--severity` or `--only-fixed` leave out.
+    pub(super) hidden: usize,
+    /// Whether a finding is as bad as `--fail-on` says.
+    #[serde(skip)]
+    pub(super) fails: bool,
     /// Packages without identity.
     pub(super) unidentified: usize,
     pub(super) distro: Option<String>,
@@ -201,6 +206,8 @@ impl Target {
             coverage,
             assessed: judged.assessed,
             withheld: judged.withheld,
+            hidden: judged.hidden,
+            fails: judged.fails,
             findings: judged.findings,
             warnings: merged
                 .warnings
@@ -224,6 +231,8 @@ impl Target {
             assessed: Vec::new(),
             warnings: Vec::new(),
             withheld: 0,
+            hidden: 0,
+            fails: false,
             unidentified: 0,
             distro: None,
             layers: Vec::new(),

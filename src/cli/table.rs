@@ -99,6 +99,12 @@ fn foot(target: &Target) -> String {
         let line = format!("{}: {}{reason}", assessed.ecosystem, assessed.state.as_str());
         out.push_str(&format!("assessed: {}\n", escape(&line)));
     }
+    if target.hidden > 0 {
+        out.push_str(&format!(
+            "hidden: {} more findings that --severity or --only-fixed leave out, those that nobody rated among them\n",
+            target.hidden
+        ));
+    }
     if target.withheld > 0 {
         out.push_str(&format!(
             "withheld: {} findings of packages that the distribution installed and judges itself; --owned shows them\n",

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use outcrop_proto::{Distribution, StackPackage};
 
 use crate::advisory::{self, Database, Finding, Severity, State, Status, Subject};
+use crate::cli::Fatal;
 use crate::cli::report::{self, DatabaseInfo};
-use crate::cli::{Exit, Fatal};
 use crate::export::purl;
 
 /// Which findings are shown, and which make the command fail.
@@ -24,8 +24,16 @@ pub(super) struct Wanted {
 
 impl Wanted {
     fn shows(&self, finding: &Finding) -> bool {
-        self.severity.is_none_or(|severity| advisory::is_at_least(finding, severity))
-            && (!self.only_fixed || finding.status == Status::Fixed)
+        self.severity.is_none_or(|severity| advisory::is_at_least(finding, severity)) && self.counts(finding)
+    }
+
+    fn counts(&self, finding: &Finding) -> bool {
+        !self.only_fixed || finding.status == Status::Fixed
+    }
+
+    /// Whether the command fails for it. What `--severity` leaves out of the table still counts.
+    fn fails(&self, finding: &Finding) -> bool {
+        self.counts(finding) && self.fail_on.is_some_and(|severity| advisory::is_at_least(finding, severity))
     }
 }
 
@@ -34,7 +42,12 @@ impl Wanted {
 pub(in crate::cli) struct Judged {
     pub(in crate::cli) assessed: Vec<advisory::Assessed>,
     pub(in crate::cli) findings: Vec<report::Finding>,
+    /// Findings left to the distribution.
     pub(in crate::cli) withheld: usize,
+    /// Findings that the person did not want to see.
+    pub(in crate::cli) hidden: usize,
+    /// Whether one of them, shown or not, is as bad as `--fail-on` says.
+    pub(in crate::cli) fails: bool,
 }
 
 /// Matches packages against a database; without one it says nothing.
@@ -91,12 +104,10 @@ impl Judge {
             let package = packages.get(finding.package)?;
             Some(report::Finding::new(finding, package, purl(&package.package, distribution), owner))
         };
-        let mut findings: Vec<report::Finding> = matched
-            .findings
-            .into_iter()
-            .filter(|finding| self.wanted.shows(finding))
-            .filter_map(|finding| row(finding, None))
-            .collect();
+        let fails = matched.findings.iter().any(|finding| self.wanted.fails(finding));
+        let (shown, hidden): (Vec<Finding>, Vec<Finding>) =
+            matched.findings.into_iter().partition(|finding| self.wanted.shows(finding));
+        let mut findings: Vec<report::Finding> = shown.into_iter().filter_map(|finding| row(finding, None)).collect();
         let withheld = matched.withheld.len();
         if self.wanted.owned {
             let shown = matched.withheld.into_iter().filter(|withheld| self.wanted.shows(&withheld.finding));
@@ -108,16 +119,7 @@ impl Judge {
             };
             key(a).cmp(&key(b))
         });
-        Ok(Judged { assessed, findings, withheld })
-    }
-
-    /// How the command ends, by what was found.
-    pub(super) fn exit(&self, targets: &[report::Target]) -> Exit {
-        let bad = |finding: &report::Finding| {
-            finding.withheld_for.is_none() && self.wanted.fail_on.is_some_and(|level| finding.severity >= level)
-        };
-        let found = targets.iter().flat_map(|target| &target.findings).any(bad);
-        if found { Exit::Findings } else { Exit::Done }
+        Ok(Judged { assessed, findings, withheld, hidden: hidden.len(), fails })
     }
 }
 

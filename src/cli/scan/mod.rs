@@ -145,7 +145,14 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
             containers::scan(&wanted, &mut scanner, &judge)?
         }
     };
-    let stale = judge::staleness(&targets);
+    let hint = match targets.as_slice() {
+        [] => Some(
+            "no container runs here, so there was nothing to scan. ctr namespaces ls shows where containers could be; \
+             --rootfs DIR scans a directory"
+                .to_owned(),
+        ),
+        targets => judge::staleness(targets),
+    };
     let report = Report::new(judge.database()?, targets);
     match output {
         Output::Json => print(&json(&report)?)?,
@@ -153,14 +160,15 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         Output::Table if packages => print(&table::packages(&report))?,
         Output::Table => print(&table::findings(&report))?,
     }
-    if let Some(stale) = stale {
-        // A hint beside the result; if nobody reads it, the result still says it.
-        let _ = writeln!(std::io::stderr(), "outcrop: {stale}");
+    if let Some(hint) = hint {
+        // Beside the result, which says the same for programs; if nobody can be told, nothing is lost.
+        let _ = writeln!(std::io::stderr(), "outcrop: {hint}");
     }
     let failed = |target: &Target| target.coverage.state == CoverageState::Failed;
-    Ok(match judge.exit(&report.targets) {
-        Exit::Done if report.targets.iter().any(failed) => Exit::Failed,
-        exit => exit,
+    Ok(match () {
+        () if report.targets.iter().any(|target| target.fails) => Exit::Findings,
+        () if report.targets.iter().any(failed) => Exit::Failed,
+        () => Exit::Done,
     })
 }
 
@@ -199,6 +207,8 @@ fn of_sbom(path: &Path, judge: &judge::Judge) -> Result<Target, Fatal> {
     target.assessed = judged.assessed;
     target.findings = judged.findings;
     target.withheld = judged.withheld;
+    target.hidden = judged.hidden;
+    target.fails = judged.fails;
     target.distro = distribution.as_ref().map(|distribution| distribution.name.clone());
     target.packages = packages.into_iter().map(|package| Package::new(package, distribution.as_ref())).collect();
     Ok(target)
