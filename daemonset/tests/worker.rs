@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, clippy::unwrap_used, reason = "a test says what it skips, and fails by panicking")]
 
 use std::fs;
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
@@ -25,7 +26,7 @@ fn write(root: &Path, path: &str, content: impl AsRef<[u8]>) {
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("SKIPPED: needs root");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: needs root");
     }
     root
 }
@@ -54,7 +55,7 @@ fn every_forbidden_act_is_stopped_and_no_other_layer_can_be_read() {
     let layer = Layer::open(&dir.path().join("a")).unwrap();
     let (started, attempts) = program().selftest(layer.as_fd(), outside.to_vec()).unwrap();
     if started.cage.landlock == Landlock::Missing {
-        eprintln!("SKIPPED: this kernel has no Landlock");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: this kernel has no Landlock");
         return;
     }
     let passed: Vec<_> = attempts.iter().filter(|attempt| attempt.stopped_by.is_none()).collect();

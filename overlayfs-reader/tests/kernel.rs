@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -326,7 +326,7 @@ fn private_mounts() -> Option<tempfile::TempDir> {
         rustix::mount::mount("tmpfs", dir.path(), "tmpfs", MountFlags::empty(), None)
     });
     if let Err(errno) = private {
-        eprintln!("SKIPPED: no mount namespace of our own ({errno}): run as root");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: no mount namespace of our own ({errno}): run as root");
         return None;
     }
     Some(dir)
@@ -339,7 +339,8 @@ fn the_reader_shows_what_the_kernel_shows() {
     fs::create_dir(&probe).expect("probe");
     let knows = knows_xwhiteouts(&probe);
     if !knows {
-        eprintln!("SKIPPED: this kernel does not know whiteouts that are marked regular files");
+        let _ =
+            writeln!(std::io::stderr(), "SKIPPED: this kernel does not know whiteouts that are marked regular files");
     }
     let (stacks, seed) = (number("STACKS", 2000), number("SEED", 1));
     eprintln!("{stacks} stacks from SEED={seed}");

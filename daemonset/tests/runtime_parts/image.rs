@@ -35,6 +35,16 @@ impl Image {
 /// An image whose layers hold one file each, `/layer-N` with the image's name in it; the lowest has `/pause` as well, which
 /// sleeps for ever, or ends at once when it is given an argument.
 pub(crate) fn build(dir: &Path, name: &str, layers: usize) -> Image {
+    let layers: Vec<Layer<'_>> = vec![&[]; layers];
+    build_with(dir, name, &layers)
+}
+
+/// What a layer holds beside its mark: paths and contents. A whiteout is `.wh.NAME`, an opaque directory has
+/// `.wh..wh..opq`.
+pub(crate) type Layer<'a> = &'a [(&'a str, &'a str)];
+
+/// The same with more in it, base first.
+pub(crate) fn build_with(dir: &Path, name: &str, layers: &[Layer<'_>]) -> Image {
     let full = format!("docker.io/library/{name}");
     let work = dir.join(name.replace([':', '/'], "_"));
     let blobs = work.join("oci/blobs/sha256");
@@ -51,12 +61,17 @@ pub(crate) fn build(dir: &Path, name: &str, layers: usize) -> Image {
 
     let mut diff_ids = Vec::new();
     let mut descriptors = Vec::new();
-    for number in 0..layers {
+    for (number, files) in layers.iter().enumerate() {
         let root = work.join(format!("layer-{number}"));
         fs::create_dir_all(&root).unwrap();
         fs::write(root.join(format!("layer-{number}")), name).unwrap();
         if number == 0 {
             fs::copy(pause(dir), root.join("pause")).unwrap();
+        }
+        for (path, content) in *files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
         }
         let tar = work.join(format!("layer-{number}.tar"));
         run(Command::new("tar")

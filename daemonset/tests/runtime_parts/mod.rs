@@ -3,6 +3,7 @@
 pub(crate) mod image;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ impl Containerd {
     /// that is impossible.
     pub(crate) fn start() -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED: starting containerd needs root");
+            let _ = writeln!(std::io::stderr(), "SKIPPED: starting containerd needs root");
             return None;
         }
         let bin = std::env::var_os("OUTCROP_CONTAINERD_BIN").map(PathBuf::from);
@@ -47,7 +48,7 @@ impl Containerd {
         match launch(dir.path(), bin.as_deref()) {
             Ok(child) => Some(Self { dir, bin, child }),
             Err(error) => {
-                eprintln!("SKIPPED: containerd cannot be started: {error}");
+                let _ = writeln!(std::io::stderr(), "SKIPPED: containerd cannot be started: {error}");
                 None
             }
         }
