@@ -20,6 +20,7 @@ const BUFFER: usize = 32 << 10;
 /// An entry, lent for the moment of the visit.
 #[derive(Debug)]
 pub struct WalkEntry<'a> {
+    reader: &'a LayerReader,
     dir: BorrowedFd<'a>,
     path: &'a [u8],
     name: &'a [u8],
@@ -43,7 +44,8 @@ impl WalkEntry<'_> {
         self.opaque
     }
 
-    /// What the filesystem keeps of it.
+    /// What the filesystem keeps of it. Of a directory that is renamed away in this very moment it may tell what became of
+    /// it: content is only ever read from the root.
     ///
     /// # Errors
     /// When it is gone.
@@ -58,9 +60,7 @@ impl WalkEntry<'_> {
     /// # Errors
     /// When it is none.
     pub fn read_link(&self) -> Result<Vec<u8>, Error> {
-        rustix::fs::readlinkat(self.dir, self.name, Vec::new())
-            .map(std::ffi::CString::into_bytes)
-            .map_err(|errno| Error::system(errno, "reading", self.path))
+        self.reader.read_link(self.path)
     }
 }
 
@@ -177,7 +177,7 @@ pub(crate) fn walk(
         // A directory is opened before it is visited, since only its marks tell whether it is opaque.
         let inner = (kind == Kind::Dir).then(|| open(&path));
         let opaque = matches!(&inner, Some(Ok((_, marks))) if marks.opaque);
-        let entry = WalkEntry { dir: frame.dir.as_fd(), path: &path, name, kind, opaque };
+        let entry = WalkEntry { reader, dir: frame.dir.as_fd(), path: &path, name, kind, opaque };
         if visit(&entry).is_break() {
             return Ok(end);
         }
