@@ -154,3 +154,40 @@ fn hostile_kinds_and_sizes_cost_their_evidence_only() {
         assert!(warned.iter().any(|warned| warned == path), "{path} is not among {warned:?}");
     }
 }
+
+/// Pages of a file that are in the page cache.
+fn cached_pages(path: &Path) -> u64 {
+    let output = std::process::Command::new("fincore").args(["--noheadings", "--output", "PAGES"]).arg(path).output();
+    String::from_utf8(output.unwrap().stdout).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn reading_leaves_the_page_cache_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let big = status(&["bash"]) + &"x".repeat(1 << 20);
+    for name in ["probe", "cold", "hot"] {
+        write(dir.path(), &format!("{name}/var/lib/dpkg/status"), &big);
+    }
+    let at = |name: &str| dir.path().join(name).join("var/lib/dpkg/status");
+    for name in ["cold", "hot", "probe"] {
+        let file = fs::File::open(at(name)).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let mut bytes = [0; 16];
+        let mut some = [std::io::IoSliceMut::new(&mut bytes)];
+        let flag = rustix::io::ReadWriteFlags::from_bits_retain(0x80);
+        if cached_pages(&at(name)) > 0 || name == "probe" && rustix::io::preadv2(&file, &mut some, 0, flag).is_err() {
+            let _ = writeln!(std::io::stderr(), "SKIPPED: this kernel or filesystem does not know RWF_DONTCACHE");
+            return;
+        }
+    }
+    fs::read(at("hot")).unwrap();
+    let hot = cached_pages(&at("hot"));
+    assert!(hot >= 256, "{hot} pages of the hot file are cached");
+    for name in ["cold", "hot"] {
+        let scanned = Scanner::new(program()).scan(&stack(&[&dir.path().join(name)])).unwrap();
+        assert_eq!(scanned.merged.packages.len(), 1, "{scanned:?}");
+    }
+    assert_eq!(cached_pages(&at("hot")), hot, "what was hot stays");
+    assert!(cached_pages(&at("cold")) < 16, "{} pages of the cold file stay", cached_pages(&at("cold")));
+}

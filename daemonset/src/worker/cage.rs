@@ -209,6 +209,7 @@ const COMMON_CALLS: &[i64] = &[
 /// Reading through handles. `openat2` is held by Landlock, since its flags lie in memory where a filter cannot see them.
 const WORKER_CALLS: &[i64] = &[
     libc::SYS_pread64,
+    libc::SYS_preadv2,
     libc::SYS_lseek,
     libc::SYS_fstat,
     libc::SYS_newfstatat,

@@ -13,6 +13,7 @@ mod parent;
 mod pipe;
 mod reading;
 mod selftest;
+mod source;
 mod survive;
 
 pub use cage::{Cage, CageError, Landlock, enter_read_only, enter_runtime_cage, hide_memory};

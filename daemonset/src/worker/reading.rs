@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt as _;
 
 use outcrop_proto::fact::{Fact, FileDigest};
 use outcrop_proto::inventory::{EvidenceRecord, Inventory, Tombstone};
@@ -20,6 +19,7 @@ use rustix::thread::CapabilitySet;
 use super::cage;
 use super::job::Frame;
 use super::pipe::Pipe;
+use super::source::FileSource;
 use crate::catalog::{self, Cataloguer, Evidence, Source, Want};
 
 /// Most bytes of a path table, not compressed: some million paths.
@@ -27,38 +27,6 @@ const MAX_TABLE: usize = 64 << 20;
 
 /// Most evidence of one layer. The largest image seen, a JavaScript monorepo, has 60,000.
 const MAX_EVIDENCE: usize = 500_000;
-
-/// An open file as cataloguers see it.
-struct FileSource {
-    file: File,
-    size: u64,
-}
-
-impl FileSource {
-    fn new(file: File) -> io::Result<Self> {
-        let size = file.metadata()?.len();
-        Ok(Self { file, size })
-    }
-}
-
-impl Source for FileSource {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let mut done = 0;
-        while done < buf.len() {
-            match self.file.read_at(&mut buf[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
-    }
-}
 
 /// A path that a cataloguer wants.
 struct Candidate {

@@ -29,7 +29,8 @@ impl Containerd {
         let dir = tempfile::Builder::new().prefix("outcrop-runtime-").tempdir().unwrap();
         let config = dir.path().join("config.toml");
         let at = |name: &str| dir.path().join(name).display().to_string();
-        // CRI, NRI and opt keep state outside of root and state, and are not needed.
+        // CRI, NRI and opt keep state outside of root and state, and are not needed. Garbage is not collected at times of
+        // containerd's own choosing: tests compare its storage before and after.
         fs::write(
             &config,
             format!(
@@ -37,6 +38,7 @@ impl Containerd {
                  disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.runtime\", \
                  \"io.containerd.cri.v1.images\", \"io.containerd.nri.v1.nri\", \"io.containerd.internal.v1.opt\", \
                  \"io.containerd.internal.v1.tracing\", \"io.containerd.snapshotter.v1.devmapper\"]\n\
+                 [plugins.\"io.containerd.gc.v1.scheduler\"]\nstartup_delay = \"1h\"\n\
                  [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n",
                 at("root"),
                 at("state"),
