@@ -125,36 +125,6 @@ fn an_unreadable_database_makes_the_stack_partial_and_keeps_the_rest() {
     assert_eq!(scanned.merged.packages.len(), 1);
 }
 
-#[test]
-fn hostile_kinds_and_sizes_cost_their_evidence_only() {
-    let dir = tempfile::tempdir().unwrap();
-    let dpkg = dir.path().join("var/lib/dpkg");
-    fs::create_dir_all(&dpkg).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, dpkg.join("status"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
-        .unwrap();
-    // A package.json of a tebibyte, all hole; one with a byte at its end; one that is nested a hundred thousand deep.
-    for (name, tail) in [("hole", None), ("sparse", Some(b"x"))] {
-        write(dir.path(), &format!("{name}/package.json"), "");
-        let file = fs::OpenOptions::new().write(true).open(dir.path().join(name).join("package.json")).unwrap();
-        file.set_len(1 << 40).unwrap();
-        if let Some(tail) = tail {
-            std::os::unix::fs::FileExt::write_all_at(&file, tail, (1 << 40) - 1).unwrap();
-        }
-    }
-    write(dir.path(), "deep/package.json", "[".repeat(100_000));
-    write(dir.path(), "loop/package.json", r#"{"name":"fine","version":"1.0.0"}"#);
-    symlink("/loop", dir.path().join("loop/again")).unwrap();
-    write(dir.path(), "esc\x1b[2J/package.json", r#"{"name":"odd","version":"1.0.0"}"#);
-    let scanned = Scanner::new(program()).scan(&stack(&[dir.path()])).unwrap();
-    let names: Vec<_> = scanned.merged.packages.iter().map(|package| package.package.name.as_str()).collect();
-    assert_eq!(names, ["fine", "odd"], "{:?}", scanned.merged.warnings);
-    let warned: Vec<String> =
-        scanned.merged.warnings.iter().map(|(path, _)| String::from_utf8_lossy(path).into_owned()).collect();
-    for path in ["hole/package.json", "sparse/package.json"] {
-        assert!(warned.iter().any(|warned| warned == path), "{path} is not among {warned:?}");
-    }
-}
-
 /// Pages of a file that are in the page cache.
 fn cached_pages(path: &Path) -> u64 {
     let output = std::process::Command::new("fincore").args(["--noheadings", "--output", "PAGES"]).arg(path).output();

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use crate::fact::{Claim, Distribution, Fact, FileDigest, Unidentified};
 use crate::inventory::{EvidenceRecord, Inventory};
 use crate::package::Package;
-use crate::view::{Effect, Said, View};
+use crate::view::{DeadEnd, Effect, Said, View};
 
 /// What had to be asked of the disks after a first merge.
 #[derive(Clone, Debug, Default)]
@@ -204,9 +204,23 @@ fn follow_links<'a>(
 ) {
     for KnownPath { path, database } in known {
         let path = path.as_bytes();
-        let Some(target) = view.resolve(path).filter(|target| target != path) else { continue };
-        let Some((layer, Said::File)) = view.visible(&target) else { continue };
-        if records[layer].contains_key(target.as_slice()) {
+        if answers.hidden.contains(path) {
+            continue;
+        }
+        let target = match view.resolve(path) {
+            Ok(target) => target,
+            Err(DeadEnd::Missing) => continue,
+            Err(DeadEnd::Loop) => {
+                merged.fail(path, *database, "its symbolic links loop".to_owned());
+                continue;
+            }
+        };
+        let Some((layer, said)) = view.visible(&target) else { continue };
+        if *said != Said::File {
+            merged.fail(path, *database, "it is not a regular file".to_owned());
+            continue;
+        }
+        if target == path || records[layer].contains_key(target.as_slice()) {
             continue;
         }
         match answers.facts.get_key_value(path) {
@@ -283,7 +297,7 @@ impl<'a> Owners<'a> {
             .collect();
         let moved: Vec<(&[u8], Vec<u8>)> = USR_MERGED
             .into_iter()
-            .filter_map(|dir| Some((dir, view.resolve(dir).filter(|target| target != dir)?)))
+            .filter_map(|dir| Some((dir, view.resolve(dir).ok().filter(|target| target != dir)?)))
             .collect();
         let mut claims = HashMap::new();
         for claim in visible.iter().flat_map(|evidence| &evidence.fact.claims) {

@@ -45,6 +45,15 @@ pub enum Effect<'a> {
     Shows(&'a Said),
 }
 
+/// Why a path leads to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadEnd {
+    /// A name on the way is missing, or is no directory.
+    Missing,
+    /// More symbolic links than the kernel would follow.
+    Loop,
+}
+
 /// The merged view of a stack, newest layer first.
 #[derive(Debug)]
 pub struct View<'a> {
@@ -157,8 +166,11 @@ impl<'a> View<'a> {
     }
 
     /// Where `path` leads once every symbolic link in it is followed, in the merged tree with its own root. Learns what it
-    /// needs. `None` when something is missing, is no directory, or links loop.
-    pub fn resolve(&mut self, path: &[u8]) -> Option<Vec<u8>> {
+    /// needs.
+    ///
+    /// # Errors
+    /// Where the way ends.
+    pub fn resolve(&mut self, path: &[u8]) -> Result<Vec<u8>, DeadEnd> {
         let mut pending: Vec<Vec<u8>> = split(path);
         let mut resolved: Vec<u8> = Vec::new();
         let mut hops = 0;
@@ -177,11 +189,11 @@ impl<'a> View<'a> {
             }
             next.extend_from_slice(&name);
             self.learn([next.as_slice()]);
-            match self.visible(&next)?.1 {
+            match self.visible(&next).ok_or(DeadEnd::Missing)?.1 {
                 Said::Symlink(target) => {
                     hops += 1;
                     if hops > MAX_HOPS {
-                        return None;
+                        return Err(DeadEnd::Loop);
                     }
                     if target.first() == Some(&b'/') {
                         resolved.clear();
@@ -190,10 +202,10 @@ impl<'a> View<'a> {
                 }
                 Said::Dir { .. } => resolved = next,
                 _ if pending.is_empty() => resolved = next,
-                _ => return None,
+                _ => return Err(DeadEnd::Missing),
             }
         }
-        Some(resolved)
+        Ok(resolved)
     }
 }
 

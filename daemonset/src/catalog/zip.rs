@@ -127,13 +127,13 @@ impl<'s> Archive<'s> {
     /// Calls `wanted` with the path of every file (directories are left out), and returns the entries that it wants
     /// with what it answered.
     ///
-    /// A directory that breaks off yields the entries before, and the error.
+    /// A directory that breaks off yields the entries before, and the error; a path that is too long, all others.
     pub(super) fn entries<T>(
         &self,
         work: &mut Work,
         mut wanted: impl FnMut(&[u8]) -> Option<T>,
     ) -> (Vec<(T, Entry)>, Option<CatalogError>) {
-        let mut found = Vec::new();
+        let (mut found, mut too_long) = (Vec::new(), None);
         let mut entries = self.inner.entries(&mut work.buffer);
         let mut collect = || -> Result<(), CatalogError> {
             while let Some(record) = entries.next_entry().map_err(from_zip)? {
@@ -146,7 +146,8 @@ impl<'s> Archive<'s> {
                 let Some(kind) = wanted(path) else { continue };
                 count(&work.wanted, "nested archives and manifests", MAX_WANTED)?;
                 if path.len() > MAX_NAME {
-                    return Err(CatalogError::Limit { what: "bytes in a path", limit: MAX_NAME as u64 });
+                    too_long = Some(CatalogError::Limit { what: "bytes in a path", limit: MAX_NAME as u64 });
+                    continue;
                 }
                 let entry = Entry {
                     name: String::from_utf8_lossy(path).into_owned(),
@@ -160,7 +161,7 @@ impl<'s> Archive<'s> {
             Ok(())
         };
         let error = collect().err();
-        (found, error)
+        (found, error.or(too_long))
     }
 
     /// Where the bytes of `entry` are.

@@ -193,14 +193,19 @@ fn read_one(
         Err(error) => return Ok(Err(error)),
     };
     Frame::Path(path.to_vec()).write(pipe).map_err(|error| error.to_string())?;
-    let others: Vec<(&[u8], &dyn Source)> =
-        others.iter().map(|(path, source)| (path.as_slice(), source as _)).collect();
-    let read = cataloguer.read(&Evidence { path, source: &source, companions: &others });
+    let group: Vec<(&[u8], &dyn Source)> = others.iter().map(|(path, source)| (path.as_slice(), source as _)).collect();
+    let read = cataloguer.read(&Evidence { path, source: &source, companions: &group });
+    for file in others.iter().map(|(_, other)| other).chain([&source]) {
+        match file.was_written() {
+            Ok(false) => {}
+            Ok(true) => return Ok(Err("it was written while it was read".to_owned())),
+            Err(error) => return Ok(Err(error.to_string())),
+        }
+    }
     let mut fact = match read {
         Ok(fact) => fact,
         Err(error) => return Ok(Err(error.to_string())),
     };
-    drop(others);
     fact.normalize();
     Ok(Ok(Read { fact, companions, source }))
 }

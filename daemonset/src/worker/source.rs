@@ -1,7 +1,8 @@
 //! An open file, read without disturbing the page cache of who runs here.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::{Errno, ReadWriteFlags};
@@ -11,19 +12,27 @@ use crate::catalog::Source;
 /// An open file as cataloguers see it.
 pub(super) struct FileSource {
     file: File,
-    size: u64,
+    opened: Metadata,
 }
 
 impl FileSource {
     pub(super) fn new(file: File) -> io::Result<Self> {
-        let size = file.metadata()?.len();
-        Ok(Self { file, size })
+        let opened = file.metadata()?;
+        Ok(Self { file, opened })
+    }
+
+    /// Whether it was written since it was opened: what was read of it may be half of one thing and half of another.
+    /// A file that was replaced by another is still the one that was opened.
+    pub(super) fn was_written(&self) -> io::Result<bool> {
+        let now = self.file.metadata()?;
+        let stamp = |of: &Metadata| (of.len(), of.mtime(), of.mtime_nsec());
+        Ok(stamp(&now) != stamp(&self.opened))
     }
 }
 
 impl Source for FileSource {
     fn size(&self) -> u64 {
-        self.size
+        self.opened.len()
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -54,4 +63,24 @@ fn read_some(file: &File, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
         }
     }
     rustix::io::pread(file, buf, offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_file_that_is_written_is_told_from_one_that_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("status"), dir.path().join("status-new"));
+        fs::write(&path, "one").unwrap();
+        fs::write(&other, "two").unwrap();
+        let source = FileSource::new(File::open(&path).unwrap()).unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert!(!source.was_written().unwrap());
+        let source = FileSource::new(File::open(&path).unwrap()).unwrap();
+        fs::write(&path, "three").unwrap();
+        assert!(source.was_written().unwrap());
+    }
 }

@@ -65,7 +65,7 @@ pub(crate) fn shared() -> Option<PathBuf> {
 
 /// Says on stderr, past the harness that captures it, why a test did nothing.
 pub(crate) fn skipped(what: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {what}");
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
 }
 
 /// A zip archive of `entries`, deflated or stored.
