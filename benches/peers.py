@@ -1,11 +1,13 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Outcrop beside find, syft and osv-scanner, on the demo's images: peers.py CACHE OUTCROP
 
 Prints what was compared, on what, and the ratio; lists every package and finding on which two programs differ with the
 reason, and ends with 1 where a difference has none in `differences.py`. Times are shown and judged against their bar, but
 never end the run: they belong to the machine.
 """
-import json, os, pathlib, platform, statistics, subprocess, sys, tempfile, time, zipfile
+import json, os, pathlib, platform, re, statistics, subprocess, sys, tempfile, time, zipfile
+
+import yaml
 
 import differences
 
@@ -19,6 +21,7 @@ ECOSYSTEMS = {"debian": "Debian", "pypi": "PyPI", "npm": "npm", "maven": "Maven"
 work = pathlib.Path(tempfile.mkdtemp(prefix="outcrop-bench-"))
 # Peers keep caches and ask for updates where they are let.
 ENV = {"PATH": os.environ["PATH"], "HOME": str(work), "XDG_CACHE_HOME": str(work), "SYFT_CHECK_FOR_APP_UPDATE": "false"}
+database = str(work / "outcrop.db")
 unexplained = []
 
 
@@ -37,8 +40,18 @@ def run(command, accept=(0,)):
         return wall, usage.ru_utime + usage.ru_stime, out.read()
 
 
-def pairs(count, first, second):
+def warm(*paths):
+    """Reads everything below into the page cache; twice, since what is read first can push out what is read next."""
+    for _ in range(2):
+        for path in paths:
+            for file in pathlib.Path(path).rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    file.read_bytes()
+
+
+def pairs(count, first, second, *inputs):
     """Two commands, one after the other, `count` times, after one round that is not counted: (wall, cpu) of each."""
+    warm(*inputs)
     times = ([], [])
     for number in range(count + 1):
         for kept, (command, accept) in zip(times, (first, second)):
@@ -61,7 +74,7 @@ def show(what, unit, ours, peer, bar, at_most):
 
 def compare(peer, image, ours, theirs):
     """Prints what only one side has, grouped by the reason."""
-    print(f"{image:11} both {len(ours & theirs):4}   only Outcrop {len(ours - theirs):4}   only {peer} {len(theirs - ours):4}")
+    print(f"{image:11} both {len(ours & theirs):4}, only Outcrop {len(ours - theirs):2}, only {peer} {len(theirs - ours):2}")
     for side, items in (("outcrop", ours - theirs), (peer, theirs - ours)):
         groups = {}
         for item in sorted(items):
@@ -84,17 +97,23 @@ def layers(image):
     return ":".join(str(folder / name) for name in sorted(os.listdir(folder), key=int, reverse=True))
 
 
+def package(kind, name, version):
+    """As both are compared: Python's names normalised (PEP 503), Java's by their artifact alone, as syft has them, and Go's
+    versions without their `v`, as osv-scanner has them."""
+    if kind in ("pypi", "PyPI"):
+        name = re.sub("[-_.]+", "-", name).lower()
+    return (kind, name.rsplit(":", 1)[-1] if kind == "maven" else name, version.removeprefix("v") if kind == "Go" else version)
+
+
 def syft_packages(image):
-    listed = json.loads(run([tools / "syft", "scan", f"dir:{cache}/rootfs/{image}", "-q", "-o", "json"])[2])
-    types = {"python": "pypi", "java-archive": "maven", "go-module": "golang"}
-    return {(types.get(a["type"], a["type"]), a["name"], a["version"]) for a in listed["artifacts"]}
+    listed = json.loads(run([tools / "syft", "scan", f"oci-archive:{cache}/images/{image}.tar", "-q", "-o", "json"])[2])
+    types = {"deb": "deb", "python": "pypi", "npm": "npm", "java-archive": "maven", "go-module": "golang"}
+    return {package(types[a["type"]], a["name"], a["version"]) for a in listed["artifacts"] if a["type"] in types}
 
 
 def outcrop_packages(image):
-    packages = report("--rootfs", f"{cache}/rootfs/{image}", "--packages")["packages"]
-    # syft names a Java package by its artifact alone.
-    short = lambda p: p["name"].rsplit(":", 1)[-1] if p["type"] == "maven" else p["name"]
-    return {(p["type"], short(p), p["version"]) for p in packages}
+    packages = report("--layers", layers(image), "--packages")["packages"]
+    return {package(p["type"], p["name"], p["version"]) for p in packages}
 
 
 def give_advisories_to_osv_scanner():
@@ -105,9 +124,10 @@ def give_advisories_to_osv_scanner():
         subprocess.run(["tar", "--zstd", "-xf", FEED / f"{name}.tar.zst", "-C", unpacked], check=True)
         folder = work / "osv-scalibr" / ecosystem
         folder.mkdir(parents=True)
-        with zipfile.ZipFile(folder / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in sorted(unpacked.rglob("*.json")):
-                archive.write(file, file.name)
+        with zipfile.ZipFile(folder / "all.zip", "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
+            for file in sorted(path for path in unpacked.rglob("*") if path.is_file()):
+                record = json.loads(file.read_bytes()) if file.suffix == ".json" else yaml.load(file.read_bytes(), yaml.BaseLoader)
+                archive.writestr(f"{file.stem}.json", json.dumps(record))
 
 
 def osv_scanner(image):
@@ -115,41 +135,59 @@ def osv_scanner(image):
             f"{cache}/images/{image}.tar"]
 
 
-def findings(image):
-    """(ecosystem, package, version, problem) of both. A problem is named by the smallest of all its names, so that one that
-    two sources publish is one."""
-    found = json.loads(run(osv_scanner(image), (0, 1))[2])
-    theirs, names = set(), {}
-    for package in (p for result in found["results"] for p in result["packages"]):
-        key = package["package"]
-        for record in package.get("vulnerabilities", []):
-            names.setdefault(record["id"], set()).update([record["id"], *record.get("aliases", []), *record.get("upstream", [])])
-            ecosystem = key["ecosystem"].split(":")[0]
-            theirs.add((ecosystem, key["name"], key["version"], record["id"]))
-    target = report("--layers", layers(image), "--db", str(work / "outcrop.db"), "--owned")
+def osv_findings(command, names):
+    """What osv-scanner finds: (ecosystem, package, version, record). Adds each record's other names to `names`."""
+    found = set()
+    for listed in (p for result in json.loads(run(command, (0, 1))[2])["results"] for p in result["packages"]):
+        name, version, ecosystem = (listed["package"][key] for key in ("name", "version", "ecosystem"))
+        for record in listed.get("vulnerabilities", []):
+            names.append({record["id"], *record.get("aliases", []), *record.get("upstream", [])})
+            found.add((*package(ecosystem.split(":")[0], name, version), record["id"]))
+    return found
+
+
+def outcrop_findings(image, names):
+    """The same of Outcrop, with Debian's packages by the name of their source, as osv-scanner has them."""
     types = {"deb": "Debian", "pypi": "PyPI", "npm": "npm", "maven": "Maven", "golang": "Go"}
-    ours = set()
+    found = set()
+    target = report("--layers", layers(image), "--db", database)
+    sources = {p["purl"]: p["source"]["name"] for p in target["packages"] if p["source"]}
     for finding in target["findings"]:
-        kind = finding["purl"].removeprefix("pkg:").split("/")[0]
-        names.setdefault(finding["id"], set()).update([finding["id"], *finding["aliases"]])
-        ours.add((types[kind], finding["package"], finding["installed"], finding["id"]))
-    parent = {}
+        names.append({finding["id"], *finding["aliases"]})
+        kind = types[finding["purl"].removeprefix("pkg:").split("/")[0]]
+        found.add((*package(kind, sources.get(finding["purl"], finding["package"]), finding["installed"]), finding["id"]))
+    return found
+
+
+def compare_findings(image):
+    """Beside osv-scanner on the image's archive, and beside osv-scanner on the packages that Outcrop listed: the one
+    compares the whole, the other the matching alone."""
+    bill = work / f"{image}.cdx.json"
+    bill.write_bytes(run([outcrop, "scan", "--layers", layers(image), "--packages", "--output", "cyclonedx"])[2])
+    names = []
+    ours = outcrop_findings(image, names)
+    archive = osv_findings(osv_scanner(image), names)
+    listed = osv_findings([tools / "osv-scanner", "scan", "source", "--offline", "--all-packages", "--format", "json", "-L", bill], names)
+    # One problem has a record in several sources: it goes by the first of all its names.
+    first = {}
     def root(name):
-        while parent.setdefault(name, name) != name:
-            name = parent[name]
+        while first.setdefault(name, name) != name:
+            name = first[name]
         return name
-    for group in names.values():
+    for group in names:
         for name in group:
-            a, b = sorted((root(name), root(min(group))))
-            parent[b] = a
+            low, high = sorted((root(name), root(min(group))))
+            first[high] = low
     canonical = lambda items: {(*item[:3], root(item[3])) for item in items}
-    return canonical(ours), canonical(theirs)
+    compare("osv-scanner's archive", image, canonical(ours), canonical(archive))
+    compare("osv-scanner's own matching of our list", image, canonical(ours), canonical(listed))
 
 
 def peak_memory(*arguments):
     """VmHWM of each process of a scan, in KiB. strace holds each at its exit for a moment, so that its last value is seen."""
-    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=exit_group", "-e", "inject=exit_group:delay_enter=50000"]
-    child = subprocess.Popen([*strace, outcrop, "scan", *arguments], stdout=subprocess.DEVNULL, env=ENV)
+    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=exit_group", "-e",
+              "inject=exit_group:delay_enter=50000"]
+    child = subprocess.Popen([*strace, outcrop, "scan", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENV)
     peaks = {}
     while child.poll() is None:
         for pid in os.listdir("/proc"):
@@ -168,35 +206,36 @@ def peak_memory(*arguments):
 rootfs = {image: f"{cache}/rootfs/{image}" for image in IMAGES}
 entries = sum(len(dirs) + len(files) for _, dirs, files in os.walk(rootfs["python-app"]))
 print(f"== on {os.cpu_count()} processors, Linux {platform.release()}, everything in the page cache; medians (range)")
-print(f"{run([outcrop, '--version'])[2].decode().strip()}, {run([tools / 'syft', '--version'])[2].decode().strip()}, "
-      f"{run([tools / 'osv-scanner', '--version'])[2].decode().splitlines()[0]}; python-app has {entries} entries")
+print(f"{run([outcrop, '--version'])[2].decode().strip()}, syft 1.57.0, "
+      f"osv-scanner 2.5.0; python-app has {entries} entries")
 
-print("\n== packages of each image's merged directory, beside syft: type, name and version")
+print("\n== packages of each image, beside syft (oci-archive): type, name and version, in the ecosystems that Outcrop reads")
 for image in IMAGES:
     compare("syft", image, outcrop_packages(image), syft_packages(image))
 
 print(f"\n== findings of each image with the same advisories (data/feed), beside osv-scanner: package, version, problem")
 give_advisories_to_osv_scanner()
-run([outcrop, "db", "build", "--out", work / "outcrop.db", *(x for n in ECOSYSTEMS for x in ("--from", FEED / f"{n}.tar.zst"))])
+run([outcrop, "db", "build", "--out", database, *(x for n in ECOSYSTEMS for x in ("--from", FEED / f"{n}.tar.zst"))])
 for image in IMAGES:
-    compare("osv-scanner", image, *findings(image))
+    compare_findings(image)
 
 print("\n== time")
 python = rootfs["python-app"]
-ours, find = pairs(11, ([outcrop, "scan", "--rootfs", python, "--packages"], (0,)), (["find", python, "-printf", ""], (0,)))
+ours, find = pairs(11, ([outcrop, "scan", "--rootfs", python, "--packages"], (0,)), (["find", python, "-printf", ""], (0,)), python)
 show("python-app, scan --packages : find", "wall", [w for w, _ in ours], [w for w, _ in find], 2, True)
 for image in IMAGES:
     ours, syft = pairs(5, ([outcrop, "scan", "--rootfs", rootfs[image], "--packages"], (0,)),
-                       ([tools / "syft", "scan", f"dir:{rootfs[image]}", "-q", "-o", "json"], (0,)))
+                       ([tools / "syft", "scan", f"dir:{rootfs[image]}", "-q", "-o", "json"], (0,)), rootfs[image])
     show(f"{image}, scan --packages : syft, same dir", "CPU", [c for _, c in ours], [c for _, c in syft], 30, False)
 print("osv-scanner reads the image's archive, and unpacks it; Outcrop the unpacked layers. Both match the same advisories.")
 for image in IMAGES:
-    ours, osv = pairs(5, ([outcrop, "scan", "--layers", layers(image), "--db", work / "outcrop.db"], (0,)), (osv_scanner(image), (0, 1)))
+    ours, osv = pairs(5, ([outcrop, "scan", "--layers", layers(image), "--db", database], (0,)), (osv_scanner(image), (0, 1)),
+                      *layers(image).split(":"))
     show(f"{image}, scan : osv-scanner", "CPU", [c for _, c in ours], [c for _, c in osv], 10, False)
 
 print("\n== peak memory, VmHWM of every process, and their sum; bar: 48 MiB")
 for image in IMAGES:
-    peaks = peak_memory("--layers", layers(image), "--db", str(work / "outcrop.db"))
+    peaks = peak_memory("--layers", layers(image), "--db", database)
     total = sum(peaks) / 1024
     print(f"{image:11} {total:6.1f} MiB  {'reached' if total <= 48 else 'NOT REACHED'}  ({', '.join(f'{p / 1024:.1f}' for p in peaks)})")
 
