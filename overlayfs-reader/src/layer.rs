@@ -232,13 +232,13 @@ impl LayerReader {
         Ok(File::from(file))
     }
 
-    /// Whether the regular file at `path` is a stub by its mark. Asked while marks can be read, for files that
-    /// [are sparse](Metadata::is_sparse); [`Self::open`] asks by itself.
+    /// Whether the regular file at `path` is a stub by its mark; for who opens it later, when marks can no longer be read.
+    /// [`Self::open`] asks by itself.
     ///
     /// # Errors
     /// When it cannot be opened.
     pub fn stub(&self, path: &[u8]) -> Result<Option<Stub>, Error> {
-        if self.options.marks == Marks::Unreadable {
+        if self.options.marks == Marks::Unreadable || !self.metadata(path)?.is_sparse() {
             return Ok(None);
         }
         match self.open(path) {
@@ -253,12 +253,16 @@ impl LayerReader {
     /// # Errors
     /// When it is none.
     pub fn read_link(&self, path: &[u8]) -> Result<Vec<u8>, Error> {
-        let (handle, stat) = self.look(path)?;
-        if Kind::of(&stat) != Kind::Symlink {
-            return Err(Error::new(ErrorKind::WrongKind("a symbolic link"), "reading", path));
+        let handle = sys::open_beneath(self.layer.as_fd(), path, OFlags::PATH)
+            .map_err(|errno| Error::system(errno, "looking up", path))?;
+        match rustix::fs::readlinkat(&handle, "", Vec::with_capacity(256)) {
+            Ok(target) => Ok(target.into_bytes()),
+            // What an empty name says of a handle to anything else.
+            Err(Errno::NOENT | Errno::INVAL) => {
+                Err(Error::new(ErrorKind::WrongKind("a symbolic link"), "reading", path))
+            }
+            Err(errno) => Err(Error::system(errno, "reading", path)),
         }
-        let target = rustix::fs::readlinkat(&handle, "", Vec::new());
-        Ok(target.map_err(|errno| Error::system(errno, "reading", path))?.into_bytes())
     }
 
     pub(crate) fn look(&self, path: &[u8]) -> Result<(OwnedFd, Stat), Error> {

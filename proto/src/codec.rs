@@ -171,8 +171,8 @@ impl<'a> Reader<'a> {
         Ok(list)
     }
 
-    /// Replaces `path` with the next front-coded one.
-    pub(crate) fn front_coded(&mut self, path: &mut Vec<u8>) -> Result<(), DecodeError> {
+    /// The next front-coded path after `path`: how many bytes it shares with it, and the rest.
+    pub(crate) fn front_coded(&mut self, path: &[u8]) -> Result<(usize, &'a [u8]), DecodeError> {
         let shared = usize::try_from(self.number()?).unwrap_or(usize::MAX);
         if shared > path.len() {
             return Err(self.invalid("path"));
@@ -182,8 +182,6 @@ impl<'a> Reader<'a> {
         if path.get(shared).is_some() && path.get(shared) == rest.first() {
             return Err(self.invalid("path"));
         }
-        path.truncate(shared);
-        path.extend_from_slice(rest);
-        Ok(())
+        Ok((shared, rest))
     }
 }

@@ -164,9 +164,11 @@ impl Fact {
                 id_like: r.list(Reader::string)?,
             })
         })?;
-        let mut path = Vec::new();
+        let mut path: Vec<u8> = Vec::new();
         let claims = r.list(|r| {
-            r.front_coded(&mut path)?;
+            let (shared, rest) = r.front_coded(&path)?;
+            path.truncate(shared);
+            path.extend_from_slice(rest);
             Ok(Claim { path: path.clone(), package: r.string()?, digest: read_file_digest(r)? })
         })?;
         let unidentified = r.list(|r| Ok(Unidentified { inner: r.string()?, sha256: r.array()? }))?;

@@ -104,6 +104,7 @@ pub fn merge(layers: &[&Inventory], known: &[KnownPath], answers: &Answers) -> M
         .iter()
         .map(|layer| layer.evidence.iter().map(|record| (record.path.as_slice(), record)).collect())
         .collect();
+    let in_usr = USR_MERGED.map(|dir| [b"usr/", dir].concat());
     view.learn(
         layers
             .iter()
@@ -117,7 +118,10 @@ pub fn merge(layers: &[&Inventory], known: &[KnownPath], answers: &Answers) -> M
                     .chain(layer.tombstones.iter().map(|tombstone| tombstone.path.as_slice()))
                     .chain(layer.unwalked.iter().map(|(path, _)| path.as_slice()))
             })
-            .chain(USR_MERGED),
+            // All at once, and where they are likely to lead: what is learned later costs another pass over every table.
+            .chain(USR_MERGED)
+            .chain(in_usr.iter().map(Vec::as_slice))
+            .chain(known.iter().map(|known| known.path.as_bytes())),
     );
 
     let mut merged = Merged::default();

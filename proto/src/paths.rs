@@ -61,17 +61,19 @@ impl PathTable {
         let count = r.number()?;
         let entries = r.bytes()?;
         let mut reader = Reader::new(entries);
-        let mut path = Vec::new();
-        let mut previous = Vec::new();
+        let mut path: Vec<u8> = Vec::new();
         let mut seen = 0;
         while !reader.is_at_end() {
-            reader.front_coded(&mut path)?;
-            read_node(&mut reader)?;
-            let ordered = seen == 0 || walk_order(&previous, &path) == Ordering::Less;
-            if !ordered || !is_relative(&path) {
+            // What two neighbours share was looked at with the first of them.
+            let (shared, rest) = reader.front_coded(&path)?;
+            let ordered = seen == 0 || walk_order(&path[shared..], rest) == Ordering::Less;
+            path.truncate(shared);
+            path.extend_from_slice(rest);
+            let name = path[..shared].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+            if !ordered || !is_relative(&path[name..]) {
                 return Err(r.invalid("path table"));
             }
-            previous.clone_from(&path);
+            read_node(&mut reader)?;
             seen += 1;
         }
         if seen != count {
@@ -158,7 +160,9 @@ impl<'a> PathIter<'a> {
         if self.reader.is_at_end() {
             return None;
         }
-        self.reader.front_coded(&mut self.path).ok()?;
+        let (shared, rest) = self.reader.front_coded(&self.path).ok()?;
+        self.path.truncate(shared);
+        self.path.extend_from_slice(rest);
         let node = read_node(&mut self.reader).ok()?;
         Some((&self.path, node))
     }

@@ -29,7 +29,7 @@ const MAX_DATA: u64 = 192 << 20;
 const MAX_CPU: u64 = 120;
 
 /// Files that a worker may hold open: a stack of overlay's most layers, and some.
-const MAX_FILES: u64 = 640;
+pub(super) const MAX_FILES: u64 = 640;
 
 /// How much of Landlock is enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -307,7 +307,9 @@ fn worker_rules() -> Result<Vec<Entry>, CageError> {
     // Reading only: no access mode but O_RDONLY, nothing created or truncated.
     let forbidden = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_TMPFILE & !libc::O_DIRECTORY;
     let read_only = |call| Ok((call, vec![rule(vec![condition(2, Op::MaskedEq(forbidden as u64), 0)?])?]));
-    let own = [to_pipe(libc::SYS_write), to_pipe(libc::SYS_writev), read_only(libc::SYS_openat)];
+    // Advice about one's own reading; advice to drop pages would reach those of who runs here.
+    let advise = Ok((libc::SYS_fadvise64, vec![rule(vec![equals(3, libc::POSIX_FADV_RANDOM as u64)?])?]));
+    let own = [to_pipe(libc::SYS_write), to_pipe(libc::SYS_writev), read_only(libc::SYS_openat), advise];
     own.into_iter().chain(shared_rules()).collect()
 }
 

@@ -46,8 +46,8 @@ fn run(pipe: &mut Pipe) -> Result<(), String> {
     Frame::Caged(Started { cage, marks: marks == Marks::Readable }).write(pipe).map_err(|error| error.to_string())?;
     let options = Options { namespace, marks, limits: Limits::default() };
     let answer = match job {
-        Job::Layer { skip, .. } => reading::layer(one(handles)?, options, &skip, pipe)?,
-        Job::Stack { skip, paths, .. } => reading::stack(handles, options, &skip, &paths, pipe)?,
+        Job::Layer { caution, .. } => reading::layer(one(handles)?, options, &caution, pipe)?,
+        Job::Stack { caution, paths, .. } => reading::stack(handles, options, &caution, &paths, pipe)?,
         Job::Survive { paths } => survive::survive(handles, &paths)?,
         Job::Config { bytes } => {
             let config = config::parse_image_config(&bytes)?;
@@ -93,6 +93,7 @@ fn receive() -> Result<(Job, Vec<OwnedFd>), String> {
 
 fn enter(handles: &[OwnedFd], may_see_marks: bool) -> Result<Cage, cage::CageError> {
     cage::limit()?;
+    grow_file_table();
     let readable: Vec<BorrowedFd<'_>> = handles.iter().map(|handle| handle.as_fd()).collect();
     let cage = cage::enter_landlock(&readable)?;
     end_with_the_pipe();
@@ -100,6 +101,15 @@ fn enter(handles: &[OwnedFd], may_see_marks: bool) -> Result<Cage, cage::CageErr
     cage::keep_capabilities(CapabilitySet::DAC_READ_SEARCH | marks)?;
     cage::enter_worker_seccomp()?;
     Ok(cage)
+}
+
+/// Makes the process's table of open files as large as it may become, while there is one thread only. Later the kernel would
+/// wait for a grace period of all processors at each doubling (`expand_fdtable` in fs/file.c): together longer than reading an
+/// image.
+fn grow_file_table() {
+    let last = i32::try_from(cage::MAX_FILES).map_or(i32::MAX, |files| files - 1);
+    // Where the limit was lower already, growing is late and not wrong.
+    drop(rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), last));
 }
 
 /// Ends this process when the other end of standard input goes, however busy a parser is.

@@ -20,15 +20,15 @@ pub(super) enum Job {
     Layer {
         /// Where its overlay marks lie.
         marks: Namespace,
-        /// Paths that killed a worker before.
-        skip: Vec<Vec<u8>>,
+        /// What earlier workers died of.
+        caution: Caution,
     },
     /// Read paths in the merged view; the layers' roots are the handles, newest first.
     Stack {
         /// Where the overlay marks lie.
         marks: Namespace,
-        /// Paths that killed a worker before.
-        skip: Vec<Vec<u8>>,
+        /// What earlier workers died of.
+        caution: Caution,
         /// What to read.
         paths: Vec<Vec<u8>>,
     },
@@ -47,6 +47,22 @@ pub(super) enum Job {
         /// Files outside that directory, which must not open: `(what, absolute path)`.
         outside: Vec<(String, Vec<u8>)>,
     },
+}
+
+/// What is known of the paths that kill a worker.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Caution {
+    /// Paths that killed one, and are not to be parsed again.
+    pub(super) skip: Vec<Vec<u8>>,
+    /// Name each path alone: one of several that were named together has killed a worker.
+    pub(super) one_by_one: bool,
+}
+
+impl Caution {
+    /// How many paths are named at once. Each naming wakes the parent, which costs as much as reading a small file.
+    pub(super) fn group(&self) -> usize {
+        if self.one_by_one { 1 } else { 64 }
+    }
 }
 
 /// [`MarkNamespace`], as it travels.
@@ -79,8 +95,8 @@ impl From<Namespace> for MarkNamespace {
 pub(super) enum Frame {
     /// It is in its cage now; first of all.
     Caged(Started),
-    /// It is about to parse this path.
-    Path(Vec<u8>),
+    /// It is about to parse these paths, one after the other.
+    Paths(Vec<Vec<u8>>),
     /// The answer; last of all.
     Answer(Vec<u8>),
     /// It could not do the job; last of all.
@@ -100,7 +116,7 @@ impl Frame {
     fn tag(&self) -> u8 {
         match self {
             Self::Caged(_) => 1,
-            Self::Path(_) => 2,
+            Self::Paths(_) => 2,
             Self::Answer(_) => 3,
             Self::Failed(_) => 4,
         }
@@ -108,17 +124,21 @@ impl Frame {
 
     /// Writes the frame: tag, length, payload.
     pub(super) fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let caged;
+        let encoded;
         let payload: &[u8] = match self {
             Self::Caged(started) => {
-                caged = postcard::to_stdvec(started).map_err(io::Error::other)?;
-                &caged
+                encoded = postcard::to_stdvec(started).map_err(io::Error::other)?;
+                &encoded
             }
-            Self::Path(bytes) | Self::Answer(bytes) => bytes,
+            Self::Paths(paths) => {
+                encoded = postcard::to_stdvec(paths).map_err(io::Error::other)?;
+                &encoded
+            }
+            Self::Answer(bytes) => bytes,
             Self::Failed(message) => message.as_bytes(),
         };
         let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
-        // One write for a small frame, so that naming a path costs one call.
+        // One write for a small frame.
         if payload.len() <= 4096 {
             let mut frame = vec![self.tag()];
             frame.extend_from_slice(&length.to_le_bytes());
@@ -149,7 +169,7 @@ impl Frame {
         }
         Ok(Some(match tag {
             [1] => Self::Caged(postcard::from_bytes(&payload).map_err(io::Error::other)?),
-            [2] => Self::Path(payload),
+            [2] => Self::Paths(postcard::from_bytes(&payload).map_err(io::Error::other)?),
             [3] => Self::Answer(payload),
             [4] => Self::Failed(String::from_utf8_lossy(&payload).into_owned()),
             [tag] => return Err(io::Error::other(format!("a worker said something unknown ({tag})"))),

@@ -17,7 +17,7 @@ use rustix::net::{
 
 use super::child::MAX_HANDLES;
 use super::config::ImageConfig;
-use super::job::{Frame, Job, Started};
+use super::job::{Caution, Frame, Job, Started};
 use super::reading::StackAnswer;
 use super::selftest::Attempt;
 use super::survive::Survival;
@@ -95,7 +95,7 @@ impl Program {
     /// # Errors
     /// When no inventory could be made. Files that could not be read are in the inventory, as tombstones.
     pub fn read_layer(&self, root: BorrowedFd<'_>, marks: MarkNamespace) -> Result<LayerReading, WorkerError> {
-        let job = |skip| Job::Layer { marks: marks.into(), skip };
+        let job = |caution| Job::Layer { marks: marks.into(), caution };
         let (started, answer) = self.persevere(&job, &[root])?;
         let inventory = Inventory::decode(&answer).map_err(|error| WorkerError::Answer(error.to_string()))?;
         Ok(LayerReading { inventory, started })
@@ -111,7 +111,7 @@ impl Program {
         marks: MarkNamespace,
         paths: &[Vec<u8>],
     ) -> Result<StackReading, WorkerError> {
-        let job = |skip| Job::Stack { marks: marks.into(), skip, paths: paths.to_vec() };
+        let job = |caution| Job::Stack { marks: marks.into(), caution, paths: paths.to_vec() };
         let (_, answer) = self.persevere(&job, layers)?;
         let answer: StackAnswer = decode(&answer)?;
         answer
@@ -164,17 +164,21 @@ impl Program {
     /// Does a job, again and again without the paths that kill it.
     fn persevere(
         &self,
-        job: &dyn Fn(Vec<Vec<u8>>) -> Job,
+        job: &dyn Fn(Caution) -> Job,
         handles: &[BorrowedFd<'_>],
     ) -> Result<(Started, Vec<u8>), WorkerError> {
-        let mut skip: Vec<Vec<u8>> = Vec::new();
+        let mut caution = Caution::default();
         loop {
-            let outcome = self.once(&job(skip.clone()), handles)?;
-            let Outcome::Died { path: Some(path), .. } = outcome else { return outcome.done() };
-            if skip.len() == MAX_DEATHS {
-                return Err(WorkerError::DiedTooOften(path.escape_ascii().to_string()));
+            match self.once(&job(caution.clone()), handles)? {
+                Outcome::Died { mut paths, .. } if paths.len() == 1 => {
+                    if caution.skip.len() == MAX_DEATHS {
+                        return Err(WorkerError::DiedTooOften(in_words(&paths)));
+                    }
+                    caution.skip.append(&mut paths);
+                }
+                Outcome::Died { paths, .. } if !paths.is_empty() && !caution.one_by_one => caution.one_by_one = true,
+                outcome => return outcome.done(),
             }
-            skip.push(path);
         }
     }
 
@@ -187,9 +191,9 @@ impl Program {
         Ok(match outcome.map_err(|error| WorkerError::Answer(error.to_string()))? {
             Heard { end: Some(Ok(answer)), started: Some(started), .. } => Outcome::Done(started, answer),
             Heard { end: Some(Err(message)), .. } => Outcome::Failed(message),
-            Heard { path, late, .. } => {
+            Heard { paths, late, .. } => {
                 let how = if late { format!("no answer after {} s", MAX_TIME.as_secs()) } else { status.to_string() };
-                Outcome::Died { path, how }
+                Outcome::Died { paths, how }
             }
         })
     }
@@ -264,7 +268,7 @@ impl io::Write for Socket<'_> {
 enum Outcome {
     Done(Started, Vec<u8>),
     Failed(String),
-    Died { path: Option<Vec<u8>>, how: String },
+    Died { paths: Vec<Vec<u8>>, how: String },
 }
 
 impl Outcome {
@@ -272,10 +276,11 @@ impl Outcome {
         match self {
             Self::Done(started, answer) => Ok((started, answer)),
             Self::Failed(message) => Err(WorkerError::Job(message)),
-            Self::Died { path, how } => {
-                let doing = match path {
-                    Some(path) => format!("at {:?}", path.escape_ascii().to_string()),
-                    None => "before it read anything".to_owned(),
+            Self::Died { paths, how } => {
+                let doing = if paths.is_empty() {
+                    "before it read anything".to_owned()
+                } else {
+                    format!("at {}", in_words(&paths))
                 };
                 Err(WorkerError::Died { how, doing })
             }
@@ -290,11 +295,17 @@ struct Worker {
     _alive: OwnedFd,
 }
 
+/// Paths in a message.
+fn in_words(paths: &[Vec<u8>]) -> String {
+    let quoted: Vec<String> = paths.iter().map(|path| format!("\"{}\"", path.escape_ascii())).collect();
+    quoted.join(" or ")
+}
+
 /// What a worker said.
 #[derive(Default)]
 struct Heard {
     started: Option<Started>,
-    path: Option<Vec<u8>>,
+    paths: Vec<Vec<u8>>,
     end: Option<Result<Vec<u8>, String>>,
     late: bool,
 }
@@ -308,7 +319,7 @@ impl Worker {
             match Frame::read(&mut input) {
                 Ok(None) => return Ok(heard),
                 Ok(Some(Frame::Caged(started))) => heard.started = Some(started),
-                Ok(Some(Frame::Path(path))) => heard.path = Some(path),
+                Ok(Some(Frame::Paths(paths))) => heard.paths = paths,
                 Ok(Some(Frame::Answer(answer))) => {
                     heard.end = Some(Ok(answer));
                     return Ok(heard);
@@ -344,5 +355,79 @@ impl Read for Timed<'_> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         self.stdout.read(buf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cage::{Cage, Landlock};
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// A program that stands for a worker that its image kills, which no image is known to do: the n-th time it is started
+    /// it keeps its job, says what is in the file of that number, and dies if there is a next one.
+    fn mortal(dir: &std::path::Path, lives: &[Vec<Frame>]) -> Program {
+        for (number, frames) in lives.iter().enumerate() {
+            let mut bytes = Vec::new();
+            frames.iter().for_each(|frame| frame.write(&mut bytes).unwrap());
+            fs::write(dir.join(format!("says.{number}")), bytes).unwrap();
+        }
+        let script = dir.join("worker");
+        let text = format!(
+            "#!/bin/bash\ncd '{}'\nn=$(ls | grep -c job)\n\
+             head -c 8 >length.$n\nhead -c $(od -An -t u8 length.$n | tr -d ' ') >job.$n\n\
+             cat says.$n\n[ ! -e says.$((n + 1)) ] || kill -9 $$\n",
+            dir.display()
+        );
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        Program::at(script)
+    }
+
+    #[test]
+    fn a_path_that_kills_the_worker_is_found_and_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = |names: &[&str]| Frame::Paths(names.iter().map(|name| name.as_bytes().to_vec()).collect());
+        let caged = || Frame::Caged(Started { cage: Cage { landlock: Landlock::Full }, marks: true });
+        let program = mortal(
+            dir.path(),
+            &[
+                vec![caged(), paths(&["a", "b"]), paths(&["c", "d"])],
+                vec![caged(), paths(&["a"]), paths(&["b"]), paths(&["c"])],
+                vec![
+                    caged(),
+                    paths(&["a"]),
+                    paths(&["b"]),
+                    paths(&["c"]),
+                    paths(&["d"]),
+                    Frame::Answer(b"done".into()),
+                ],
+            ],
+        );
+        let job = |caution| Job::Layer { marks: MarkNamespace::Trusted.into(), caution };
+        let (_, answer) = program.persevere(&job, &[]).unwrap();
+        assert_eq!(answer, b"done");
+        let cautions: Vec<(bool, Vec<Vec<u8>>)> = (0..3)
+            .map(|number| match postcard::from_bytes(&fs::read(dir.path().join(format!("job.{number}"))).unwrap()) {
+                Ok(Job::Layer { caution, .. }) => (caution.one_by_one, caution.skip),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(cautions, [(false, vec![]), (true, vec![]), (true, vec![b"c".to_vec()])]);
+    }
+
+    #[test]
+    fn eight_deaths_are_survived_and_no_more() {
+        for deaths in [MAX_DEATHS, MAX_DEATHS + 1] {
+            let dir = tempfile::tempdir().unwrap();
+            let caged = || Frame::Caged(Started { cage: Cage { landlock: Landlock::Full }, marks: true });
+            let mut lives: Vec<Vec<Frame>> =
+                (0..deaths).map(|death| vec![caged(), Frame::Paths(vec![vec![b'a' + death as u8]])]).collect();
+            lives.push(vec![caged(), Frame::Answer(Vec::new())]);
+            let job = |caution| Job::Layer { marks: MarkNamespace::Trusted.into(), caution };
+            let outcome = mortal(dir.path(), &lives).persevere(&job, &[]);
+            assert_eq!(outcome.is_ok(), deaths == MAX_DEATHS, "{outcome:?}");
+        }
     }
 }

@@ -13,11 +13,11 @@ use std::os::fd::OwnedFd;
 use outcrop_proto::fact::{Fact, FileDigest};
 use outcrop_proto::inventory::{EvidenceRecord, Inventory, Tombstone};
 use outcrop_proto::paths::{Node, PathTableBuilder};
-use overlayfs_reader::{ErrorKind, Kind, Layer, LayerReader, Options, Stack};
+use overlayfs_reader::{ErrorKind, Kind, Layer, LayerReader, Options, Stack, Stub};
 use rustix::thread::CapabilitySet;
 
 use super::cage;
-use super::job::Frame;
+use super::job::{Caution, Frame};
 use super::pipe::Pipe;
 use super::source::FileSource;
 use crate::catalog::{self, Cataloguer, Evidence, Source, Want};
@@ -28,12 +28,24 @@ const MAX_TABLE: usize = 64 << 20;
 /// Most evidence of one layer. The largest image seen, a JavaScript monorepo, has 60,000.
 const MAX_EVIDENCE: usize = 500_000;
 
+/// Files that are held open from the look at their marks to their parsing; what lies beyond is opened twice.
+const MAX_HELD: usize = 512;
+
 /// A path that a cataloguer wants.
 struct Candidate {
     path: Vec<u8>,
     cataloguer: &'static dyn Cataloguer,
-    /// Why it must not be parsed, if it must not.
-    refused: Option<String>,
+    state: State,
+}
+
+/// What stands between a candidate and its parsing.
+enum State {
+    /// It has to be opened.
+    Closed,
+    /// It is open.
+    Open(File),
+    /// It must not be parsed.
+    Refused(String),
 }
 
 /// Which cataloguer wants `path`.
@@ -42,60 +54,83 @@ fn wanted(path: &[u8]) -> Option<(&'static dyn Cataloguer, Want)> {
 }
 
 /// Reads one layer.
-pub(super) fn layer(root: OwnedFd, options: Options, skip: &[Vec<u8>], pipe: &mut Pipe) -> Result<Vec<u8>, String> {
+pub(super) fn layer(root: OwnedFd, options: Options, caution: &Caution, pipe: &mut Pipe) -> Result<Vec<u8>, String> {
     let layer = Layer::from_fd(root).map_err(|error| error.to_string())?;
     let reader = LayerReader::new(layer, options);
     let mut inventory = Inventory { cataloguers: catalog::VERSION, ..Inventory::default() };
     let mut candidates = walk(&reader, &mut inventory)?;
-    for candidate in &mut candidates {
-        candidate.refused = if skip.contains(&candidate.path) {
-            Some("the worker died while reading it".to_owned())
-        } else {
-            reader
-                .stub(&candidate.path)
-                .map_or_else(|error| Some(error.to_string()), |stub| stub.map(|stub| stub.to_string()))
-        };
+    // Databases first: what they claim decides which digests are taken.
+    candidates.sort_by_key(|candidate| !reads_claims(candidate));
+    for (number, candidate) in candidates.iter_mut().enumerate() {
+        candidate.state = look(&reader, &candidate.path, number < MAX_HELD, caution);
     }
     cage::keep_capabilities(CapabilitySet::DAC_READ_SEARCH).map_err(|error| error.to_string())?;
 
-    // Databases first: what they claim decides which digests are taken.
-    candidates.sort_by_key(|candidate| !reads_claims(candidate));
     let mut claimed: HashMap<Vec<u8>, FileDigest> = HashMap::new();
-    for candidate in candidates {
-        let Candidate { path, cataloguer, refused } = candidate;
-        let database = cataloguer.is_database(&path);
-        let name = || cataloguer.name().to_owned();
-        let read = match refused {
-            Some(reason) => Err(reason),
-            None => read_one(&path, cataloguer, &|path| reader.open(path), pipe)?,
-        };
-        match read {
-            Ok(Read { fact, companions, source }) if !fact.is_empty() => {
-                for claim in &fact.claims {
-                    if let Some(digest) = &claim.digest {
-                        claimed.insert(claim.path.clone(), digest.clone());
-                    }
-                }
-                let claim = claimed.get(&path).or_else(|| claimed.get(path.strip_prefix(b"usr/")?));
-                let digest = claim.and_then(|claim| digest_like(claim, &source).ok());
-                let fact = inventory.add_fact(fact);
-                inventory.evidence.push(EvidenceRecord {
-                    path,
-                    cataloguer: name(),
-                    database,
-                    fact,
-                    digest,
-                    companions,
-                });
-            }
-            Ok(_) => {
-                inventory.tombstones.push(Tombstone { path, cataloguer: name(), database, reason: String::new() });
-            }
-            Err(reason) => inventory.tombstones.push(Tombstone { path, cataloguer: name(), database, reason }),
+    let mut candidates = candidates.into_iter().peekable();
+    while candidates.peek().is_some() {
+        let group: Vec<Candidate> = candidates.by_ref().take(caution.group()).collect();
+        name(group.iter().map(|candidate| candidate.path.as_slice()), pipe)?;
+        for Candidate { path, cataloguer, state } in group {
+            let read = match state {
+                State::Refused(reason) => Err(reason),
+                State::Open(file) => read_one(&path, cataloguer, file, &|path| reader.open(path)),
+                State::Closed => reader
+                    .open(&path)
+                    .map_err(|error| error.to_string())
+                    .and_then(|file| read_one(&path, cataloguer, file, &|path| reader.open(path))),
+            };
+            record(path, cataloguer, read, &mut claimed, &mut inventory);
         }
     }
     inventory.normalize();
     Ok(inventory.encode())
+}
+
+/// Looks at a candidate while marks can be read.
+fn look(reader: &LayerReader, path: &[u8], hold: bool, caution: &Caution) -> State {
+    if caution.skip.iter().any(|skip| skip == path) {
+        return State::Refused("the worker died while reading it".to_owned());
+    }
+    let looked = if hold {
+        reader.open(path).map(State::Open)
+    } else {
+        let refused = |stub: Option<Stub>| stub.map_or(State::Closed, |stub| State::Refused(stub.to_string()));
+        reader.stub(path).map(refused)
+    };
+    looked.unwrap_or_else(|error| State::Refused(error.to_string()))
+}
+
+/// Names what is parsed next, so that a death has a cause.
+fn name<'a>(paths: impl Iterator<Item = &'a [u8]>, pipe: &mut Pipe) -> Result<(), String> {
+    Frame::Paths(paths.map(<[u8]>::to_vec).collect()).write(pipe).map_err(|error| error.to_string())
+}
+
+/// Puts what was read of an evidence into the inventory, or why nothing was.
+fn record(
+    path: Vec<u8>,
+    cataloguer: &dyn Cataloguer,
+    read: Result<Read, String>,
+    claimed: &mut HashMap<Vec<u8>, FileDigest>,
+    inventory: &mut Inventory,
+) {
+    let database = cataloguer.is_database(&path);
+    let cataloguer = cataloguer.name().to_owned();
+    match read {
+        Ok(Read { fact, companions, source }) if !fact.is_empty() => {
+            for claim in &fact.claims {
+                if let Some(digest) = &claim.digest {
+                    claimed.insert(claim.path.clone(), digest.clone());
+                }
+            }
+            let claim = claimed.get(&path).or_else(|| claimed.get(path.strip_prefix(b"usr/")?));
+            let digest = claim.and_then(|claim| digest_like(claim, &source).ok());
+            let fact = inventory.add_fact(fact);
+            inventory.evidence.push(EvidenceRecord { path, cataloguer, database, fact, digest, companions });
+        }
+        Ok(_) => inventory.tombstones.push(Tombstone { path, cataloguer, database, reason: String::new() }),
+        Err(reason) => inventory.tombstones.push(Tombstone { path, cataloguer, database, reason }),
+    }
 }
 
 /// Whether a candidate may claim files, so that it has to be read before those.
@@ -137,7 +172,7 @@ fn walk(reader: &LayerReader, inventory: &mut Inventory) -> Result<Vec<Candidate
         {
             let executable = || entry.metadata().is_ok_and(|metadata| metadata.mode & 0o111 != 0);
             if want == Want::Yes || executable() {
-                candidates.push(Candidate { path: path.to_vec(), cataloguer, refused: None });
+                candidates.push(Candidate { path: path.to_vec(), cataloguer, state: State::Closed });
             }
         }
         if table.size() > MAX_TABLE {
@@ -167,47 +202,30 @@ struct Read {
 /// How a path becomes an open file.
 type Open<'a> = &'a dyn Fn(&[u8]) -> Result<File, overlayfs_reader::Error>;
 
-/// Reads one evidence with its companions. The inner error costs this evidence, the outer one the worker.
-fn read_one(
-    path: &[u8],
-    cataloguer: &dyn Cataloguer,
-    open: Open<'_>,
-    pipe: &mut Pipe,
-) -> Result<Result<Read, String>, String> {
+/// Reads one evidence, open as `file`, with its companions.
+fn read_one(path: &[u8], cataloguer: &dyn Cataloguer, file: File, open: Open<'_>) -> Result<Read, String> {
+    let source = FileSource::new(file).map_err(|error| error.to_string())?;
     let mut others = Vec::new();
     let mut companions = Vec::new();
-    let opened = open(path).map_err(|error| error.to_string()).and_then(|file| {
-        for companion in cataloguer.companions(path) {
-            match open(&companion) {
-                Ok(file) => others.push((companion.clone(), FileSource::new(file).map_err(|error| error.to_string())?)),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error.to_string()),
-            }
-            let found = others.last().is_some_and(|(path, _)| *path == companion);
-            companions.push((companion, found));
-        }
-        FileSource::new(file).map_err(|error| error.to_string())
-    });
-    let source = match opened {
-        Ok(source) => source,
-        Err(error) => return Ok(Err(error)),
-    };
-    Frame::Path(path.to_vec()).write(pipe).map_err(|error| error.to_string())?;
+    for companion in cataloguer.companions(path) {
+        let found = match open(&companion) {
+            Ok(file) => Some(FileSource::new(file).map_err(|error| error.to_string())?),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error.to_string()),
+        };
+        companions.push((companion.clone(), found.is_some()));
+        others.extend(found.map(|found| (companion, found)));
+    }
     let group: Vec<(&[u8], &dyn Source)> = others.iter().map(|(path, source)| (path.as_slice(), source as _)).collect();
     let read = cataloguer.read(&Evidence { path, source: &source, companions: &group });
     for file in others.iter().map(|(_, other)| other).chain([&source]) {
-        match file.was_written() {
-            Ok(false) => {}
-            Ok(true) => return Ok(Err("it was written while it was read".to_owned())),
-            Err(error) => return Ok(Err(error.to_string())),
+        if file.was_written().map_err(|error| error.to_string())? {
+            return Err("it was written while it was read".to_owned());
         }
     }
-    let mut fact = match read {
-        Ok(fact) => fact,
-        Err(error) => return Ok(Err(error.to_string())),
-    };
+    let mut fact = read.map_err(|error| error.to_string())?;
     fact.normalize();
-    Ok(Ok(Read { fact, companions, source }))
+    Ok(Read { fact, companions, source })
 }
 
 /// The digest of a file by the algorithm of `claim`.
@@ -239,7 +257,7 @@ pub(super) type StackAnswer = Vec<(Vec<u8>, Result<Vec<u8>, String>)>;
 pub(super) fn stack(
     handles: Vec<OwnedFd>,
     options: Options,
-    skip: &[Vec<u8>],
+    caution: &Caution,
     paths: &[Vec<u8>],
     pipe: &mut Pipe,
 ) -> Result<Vec<u8>, String> {
@@ -259,13 +277,19 @@ pub(super) fn stack(
     let open =
         |path: &[u8]| opened.borrow_mut().remove(path).unwrap_or_else(|| Err(overlayfs_reader::Error::not_found(path)));
     let mut answer: StackAnswer = Vec::new();
-    for path in paths {
-        let read = match wanted(path) {
-            None => Err("no cataloguer wants it".to_owned()),
-            Some(_) if skip.contains(path) => Err("the worker died while reading it".to_owned()),
-            Some((cataloguer, _)) => read_one(path, cataloguer, &open, pipe)?.map(|read| read.fact.encode()),
-        };
-        answer.push((path.clone(), read));
+    for group in paths.chunks(caution.group()) {
+        name(group.iter().map(Vec::as_slice), pipe)?;
+        for path in group {
+            let read = match wanted(path) {
+                None => Err("no cataloguer wants it".to_owned()),
+                Some(_) if caution.skip.contains(path) => Err("the worker died while reading it".to_owned()),
+                Some((cataloguer, _)) => open(path)
+                    .map_err(|error| error.to_string())
+                    .and_then(|file| read_one(path, cataloguer, file, &open))
+                    .map(|read| read.fact.encode()),
+            };
+            answer.push((path.clone(), read));
+        }
     }
     postcard::to_stdvec(&answer).map_err(|error| error.to_string())
 }

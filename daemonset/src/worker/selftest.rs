@@ -36,7 +36,7 @@ pub(super) fn try_everything(
     let mut attempts: Vec<Attempt> = Vec::new();
     for (act, attempt) in acts(root.as_fd()) {
         // Named like a path before it is parsed: if this process does not survive the act, one can tell which it was.
-        Frame::Path(act.into()).write(pipe).map_err(|error| error.to_string())?;
+        Frame::Paths(vec![act.into()]).write(pipe).map_err(|error| error.to_string())?;
         attempts.push(judge(act.to_owned(), attempt()));
     }
     for (what, path) in outside {
@@ -108,6 +108,10 @@ fn acts<'a>(root: BorrowedFd<'a>) -> Vec<Act<'a>> {
     );
     add("remove an attribute", Box::new(move || Ok(rustix::fs::fremovexattr(root, "user.outcrop")?)));
     add("truncate a file", Box::new(move || Ok(rustix::fs::ftruncate(root, 0)?)));
+    add(
+        "drop pages from the cache",
+        Box::new(move || Ok(rustix::fs::fadvise(root, 0, None, rustix::fs::Advice::DontNeed)?)),
+    );
     add("make a directory", Box::new(move || Ok(rustix::fs::mkdirat(root, name, Mode::RWXU)?)));
     add(
         "make a device",

@@ -1,10 +1,10 @@
 //! An open file, read without disturbing the page cache of who runs here.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::{Advice, Stat};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::catalog::Source;
@@ -12,27 +12,30 @@ use crate::catalog::Source;
 /// An open file as cataloguers see it.
 pub(super) struct FileSource {
     file: File,
-    opened: Metadata,
+    opened: Stat,
 }
 
 impl FileSource {
     pub(super) fn new(file: File) -> io::Result<Self> {
-        let opened = file.metadata()?;
+        let opened = rustix::fs::fstat(&file)?;
+        // No reading ahead: pages that come in unasked would stay behind, marked to be dropped by whoever reads them next.
+        // Where the advice is not taken, reading works all the same.
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
         Ok(Self { file, opened })
     }
 
     /// Whether it was written since it was opened: what was read of it may be half of one thing and half of another.
     /// A file that was replaced by another is still the one that was opened.
     pub(super) fn was_written(&self) -> io::Result<bool> {
-        let now = self.file.metadata()?;
-        let stamp = |of: &Metadata| (of.len(), of.mtime(), of.mtime_nsec());
+        let now = rustix::fs::fstat(&self.file)?;
+        let stamp = |of: &Stat| (of.st_size, of.st_mtime, of.st_mtime_nsec);
         Ok(stamp(&now) != stamp(&self.opened))
     }
 }
 
 impl Source for FileSource {
     fn size(&self) -> u64 {
-        self.opened.len()
+        u64::try_from(self.opened.st_size).unwrap_or(0)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
