@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use crate::container::{Coverage, CoverageState};
 use crate::fact::{Claim, Distribution, Fact, FileDigest, Unidentified};
 use crate::inventory::{EvidenceRecord, Inventory};
 use crate::package::Package;
@@ -186,6 +187,35 @@ impl Merged {
             self.failed.push((path.to_vec(), reason.clone()));
         }
         self.warnings.push((path.to_vec(), reason));
+    }
+
+    /// How much of the stack was seen; `doubts` are the [doubtful](Self::doubtful) paths that nobody could decide.
+    pub fn coverage(&self, doubts: &[Vec<u8>]) -> Coverage {
+        let path = |path: &[u8]| format!("/{}", path.escape_ascii());
+        let more = |count: usize| if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+        if let Some((first, reason)) = self.failed.first() {
+            return Coverage::new(
+                CoverageState::Partial,
+                format!("{}{} could not be read: {reason}", path(first), more(self.failed.len())),
+            );
+        }
+        if let Some(unread) = self.unread.first() {
+            return Coverage::new(
+                CoverageState::Partial,
+                format!("{} was not read: {}", path(&unread.path), unread.reason),
+            );
+        }
+        if let Some(first) = doubts.first() {
+            return Coverage::new(
+                CoverageState::Partial,
+                format!(
+                    "opaque marks could not be read (no CAP_SYS_ADMIN) and may hide {}{}",
+                    path(first),
+                    more(doubts.len())
+                ),
+            );
+        }
+        Coverage::new(CoverageState::Scanned, "")
     }
 }
 

@@ -5,22 +5,25 @@
 //! doubtful paths are really there.
 
 mod mounted;
+mod place;
+mod reader;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
-use outcrop_proto::container::{Coverage, CoverageState};
+use outcrop_proto::container::Coverage;
 use outcrop_proto::identity::LayerId;
 use outcrop_proto::inventory::Inventory;
 use outcrop_proto::merge::{Answers, Merged, merge};
-use overlayfs_reader::{Layer, MarkNamespace};
+use overlayfs_reader::MarkNamespace;
 
 pub use mounted::mounted_root;
+pub use place::{Place, Places};
+pub use reader::{Doubt, StackReader};
 
 use crate::catalog;
-use crate::worker::{Cage, LayerReading, Program, Survival, WorkerError};
+use crate::worker::{Cage, LayerReading, Program, WorkerError};
 
 /// One layer of a stack, and where its root lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,14 +89,14 @@ pub enum ScanError {
 /// Scans stacks, and remembers the layers that it read.
 #[derive(Debug)]
 pub struct Scanner {
-    program: Program,
+    reader: StackReader,
     known: HashMap<LayerId, Rc<LayerReading>>,
 }
 
 impl Scanner {
     /// A scanner that starts `program` for its workers.
     pub fn new(program: Program) -> Self {
-        Self { program, known: HashMap::new() }
+        Self { reader: StackReader::new(program), known: HashMap::new() }
     }
 
     /// Scans a stack.
@@ -108,7 +111,7 @@ impl Scanner {
                 Some(known) => Rc::clone(known),
                 None => {
                     layers_read += 1;
-                    let reading = Rc::new(self.read(place, stack.marks)?);
+                    let reading = Rc::new(self.reader.layer(&place.root, stack.marks)?);
                     if let Some(id) = place.id {
                         self.known.insert(id, Rc::clone(&reading));
                     }
@@ -123,98 +126,23 @@ impl Scanner {
         let mut merged = merge(&inventories, catalog::KNOWN, &answers);
         let mut doubts = Vec::new();
         if !merged.unread.is_empty() {
-            answers.facts = self.read_on_stack(stack, &merged)?;
+            let paths: Vec<Vec<u8>> = merged.unread.iter().map(|unread| unread.path.clone()).collect();
+            answers.facts = self.reader.stack(stack, &paths)?.into_iter().collect();
         }
         if !marks && !merged.doubtful.is_empty() {
-            doubts = self.check(stack, &merged.doubtful, &mut answers);
+            let doubt = self.reader.check(stack, &merged.doubtful);
+            answers.hidden.extend(doubt.hidden);
+            doubts = doubt.undecided;
         }
         if !answers.facts.is_empty() || !answers.hidden.is_empty() {
             merged = merge(&inventories, catalog::KNOWN, &answers);
         }
         Ok(Scanned {
-            coverage: coverage(&merged, &doubts),
+            coverage: merged.coverage(&doubts),
             merged,
             cage: readings.iter().map(|reading| reading.started.cage).min_by_key(|cage| cage.landlock),
             marks,
             layers_read,
         })
     }
-
-    fn read(&self, place: &LayerPlace, marks: MarkNamespace) -> Result<LayerReading, ScanError> {
-        let layer = open(&place.root)?;
-        self.program
-            .read_layer(layer.as_fd(), marks)
-            .map_err(|source| ScanError::Layer { path: place.root.clone(), source })
-    }
-
-    /// Reads on the stack what its inventories cannot decide.
-    fn read_on_stack(
-        &self,
-        stack: &StackPlace,
-        merged: &Merged,
-    ) -> Result<std::collections::BTreeMap<Vec<u8>, Result<outcrop_proto::Fact, String>>, ScanError> {
-        let layers: Result<Vec<Layer>, ScanError> = stack.layers.iter().map(|place| open(&place.root)).collect();
-        let layers = layers?;
-        let handles: Vec<BorrowedFd<'_>> = layers.iter().map(|layer| layer.as_fd()).collect();
-        let paths: Vec<Vec<u8>> = merged.unread.iter().map(|unread| unread.path.clone()).collect();
-        let read = self.program.read_stack(&handles, stack.marks, &paths).map_err(ScanError::Stack)?;
-        Ok(read.into_iter().collect())
-    }
-
-    /// Asks the container's mounted root for evidence that an unseen opaque directory may hide. Returns what stays in doubt.
-    fn check(&self, stack: &StackPlace, doubtful: &[Vec<u8>], answers: &mut Answers) -> Vec<Vec<u8>> {
-        let survivals = stack.mounted.as_deref().and_then(|root| self.survives(root, stack.upper.as_deref(), doubtful));
-        let Some(survivals) = survivals else { return doubtful.to_vec() };
-        let mut open = Vec::new();
-        for (path, survival) in doubtful.iter().zip(survivals) {
-            match survival {
-                Survival::Present => {}
-                Survival::Absent => {
-                    answers.hidden.insert(path.clone());
-                }
-                Survival::Inconclusive => open.push(path.clone()),
-            }
-        }
-        open
-    }
-
-    fn survives(&self, root: &Path, upper: Option<&Path>, paths: &[Vec<u8>]) -> Option<Vec<Survival>> {
-        // The handles are held for the moment of the question only: an open one would make the node's umount fail.
-        let root = open(root).ok()?;
-        let upper = upper.map(open).transpose().ok()?;
-        self.program.survives(root.as_fd(), upper.as_ref().map(|upper| upper.as_fd()), paths).ok()
-    }
-}
-
-fn open(path: &Path) -> Result<Layer, ScanError> {
-    Layer::open(path).map_err(|source| ScanError::Open { path: path.to_owned(), source })
-}
-
-/// How much of the stack was seen.
-fn coverage(merged: &Merged, doubts: &[Vec<u8>]) -> Coverage {
-    let path = |path: &[u8]| format!("/{}", path.escape_ascii());
-    let more = |count: usize| if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
-    if let Some((first, reason)) = merged.failed.first() {
-        return Coverage::new(
-            CoverageState::Partial,
-            format!("{}{} could not be read: {reason}", path(first), more(merged.failed.len())),
-        );
-    }
-    if let Some(unread) = merged.unread.first() {
-        return Coverage::new(
-            CoverageState::Partial,
-            format!("{} was not read: {}", path(&unread.path), unread.reason),
-        );
-    }
-    if let Some(first) = doubts.first() {
-        return Coverage::new(
-            CoverageState::Partial,
-            format!(
-                "opaque marks could not be read (no CAP_SYS_ADMIN) and may hide {}{}",
-                path(first),
-                more(doubts.len())
-            ),
-        );
-    }
-    Coverage::new(CoverageState::Scanned, "")
 }
