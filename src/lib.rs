@@ -1,5 +1,8 @@
-//! The command line and, later, the aggregator.
+//! The aggregator and the command line.
 
 pub mod advisory;
+pub mod aggregator;
 pub mod cli;
 pub mod export;
+pub mod store;
+pub mod web;

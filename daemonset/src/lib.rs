@@ -1,5 +1,6 @@
 //! Everything of Outcrop that runs on a node.
 
+pub mod agent;
 pub mod catalog;
 pub mod role;
 pub mod runtime;

@@ -23,6 +23,10 @@ pub enum CoverageState {
 }
 
 impl CoverageState {
+    /// Every state.
+    pub const ALL: [Self; 7] =
+        [Self::Scanned, Self::Partial, Self::Pending, Self::Unsupported, Self::TooLarge, Self::Failed, Self::Excluded];
+
     /// The word as users see it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -147,8 +151,7 @@ mod tests {
 
     #[test]
     fn a_state_prints_as_it_is_stored() {
-        use CoverageState::*;
-        for state in [Scanned, Partial, Pending, Unsupported, TooLarge, Failed, Excluded] {
+        for state in CoverageState::ALL {
             let word: String = state.as_str().into();
             let stored = CoverageState::deserialize(
                 serde::de::value::StringDeserializer::<serde::de::value::Error>::new(word.clone()),

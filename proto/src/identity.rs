@@ -5,6 +5,7 @@
 //! digests ([OCI image configuration, layer `ChainID`](https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid)).
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::digest::Digest;
 
@@ -26,6 +27,25 @@ impl fmt::Display for LayerId {
         }
     }
 }
+
+impl FromStr for LayerId {
+    type Err = ParseLayerIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseLayerIdError> {
+        let (kind, digest) = text.split_once(':').ok_or(ParseLayerIdError)?;
+        let digest = digest.parse().map_err(|_| ParseLayerIdError)?;
+        match kind {
+            "diff" => Ok(Self::Diff(digest)),
+            "chain" => Ok(Self::Chain(digest)),
+            _ => Err(ParseLayerIdError),
+        }
+    }
+}
+
+/// Not a layer's identity: `diff:` or `chain:`, and a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a layer's identity")]
+pub struct ParseLayerIdError;
 
 /// The chain IDs of an image's diff IDs, base first, as containerd's `identity.ChainIDs` computes them.
 pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
@@ -69,6 +89,16 @@ mod tests {
 
     fn digests(names: &[&str]) -> Vec<Digest> {
         names.iter().map(|name| Digest::of(name.as_bytes())).collect()
+    }
+
+    #[test]
+    fn text_form_survives_the_round_trip_and_nothing_else_is_accepted() {
+        for id in [LayerId::Diff(Digest::of(b"a")), LayerId::Chain(Digest::of(b"b"))] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for text in ["", "diff", "diff:", "other:sha256:00", "sha256:00"] {
+            assert_eq!(text.parse::<LayerId>(), Err(ParseLayerIdError), "{text}");
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub mod merge;
 pub mod package;
 pub mod paths;
 pub mod view;
+#[cfg(feature = "grpc")]
+pub mod wire;
 
 pub use codec::DecodeError;
 pub use container::{Container, Coverage, CoverageState, Mount, Pod, Status};

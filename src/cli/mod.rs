@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod aggregator;
 mod bom;
 mod db;
 mod report;
@@ -46,6 +47,10 @@ enum Command {
     Scan(Box<scan::Arguments>),
     /// Make an advisory database, or look into one
     Db(db::Arguments),
+    /// Take what agents tell, match it, and answer questions about all nodes
+    Aggregator(aggregator::Arguments),
+    /// Make tokens for nodes
+    Token(aggregator::TokenArguments),
     /// Try every forbidden act in a worker's cage, and print what stopped it
     Selftest,
 }
@@ -80,6 +85,8 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Scan(arguments) => scan::run(*arguments),
         Command::Db(arguments) => db::run(arguments),
+        Command::Aggregator(arguments) => aggregator::run(arguments),
+        Command::Token(arguments) => aggregator::token(arguments),
         Command::Selftest => selftest::run(),
     };
     match result {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -116,7 +116,7 @@ pub(super) fn keep_capabilities(keep: CapabilitySet) -> Result<(), CageError> {
 /// Lets this thread, and what it starts later, open only what lies below `readable`, and only to read. Nothing else of the
 /// file system can be opened, no TCP port bound or connected, no foreign process signalled.
 pub(super) fn enter_landlock(readable: &[BorrowedFd<'_>]) -> Result<Cage, CageError> {
-    let mut rules = ruleset()?;
+    let mut rules = ruleset(AccessNet::from_all(ABI_WANTED))?;
     for root in readable {
         rules = rules.add_rule(PathBeneath::new(*root, AccessFs::ReadFile | AccessFs::ReadDir))?;
     }
@@ -125,7 +125,16 @@ pub(super) fn enter_landlock(readable: &[BorrowedFd<'_>]) -> Result<Cage, CageEr
 
 /// Lets this thread, and what it starts later, read and execute the whole file system but change nothing in it.
 pub fn enter_read_only() -> Result<Cage, CageError> {
-    let mut rules = ruleset()?;
+    read_only(AccessNet::from_all(ABI_WANTED))
+}
+
+/// The same for the process that speaks to the aggregator: it may connect, and not listen.
+pub fn enter_reader_cage() -> Result<Cage, CageError> {
+    read_only(AccessNet::BindTcp.into())
+}
+
+fn read_only(no_net: BitFlags<AccessNet>) -> Result<Cage, CageError> {
+    let mut rules = ruleset(no_net)?;
     if let Ok(root) = PathFd::new("/") {
         rules = rules.add_rule(PathBeneath::new(root, AccessFs::from_read(ABI_WANTED)))?;
     }
@@ -138,11 +147,11 @@ pub fn enter_read_only() -> Result<Cage, CageError> {
     Ok(cage)
 }
 
-fn ruleset() -> Result<landlock::RulesetCreated, CageError> {
+fn ruleset(no_net: BitFlags<AccessNet>) -> Result<landlock::RulesetCreated, CageError> {
     Ok(Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI_WANTED))?
-        .handle_access(AccessNet::from_all(ABI_WANTED))?
+        .handle_access(no_net)?
         .scope(Scope::from_all(ABI_WANTED))?
         .create()?)
 }

@@ -16,7 +16,7 @@ mod selftest;
 mod source;
 mod survive;
 
-pub use cage::{Cage, CageError, Landlock, enter_read_only, enter_runtime_cage, hide_memory};
+pub use cage::{Cage, CageError, Landlock, enter_read_only, enter_reader_cage, enter_runtime_cage, hide_memory};
 pub use config::{ImageConfig, parse_image_config};
 pub use job::Started;
 pub use parent::{LayerReading, Program, StackReading, WorkerError, check_frames};

@@ -1,0 +1,262 @@
+//! This node: what runs on it, and the reading of what is asked for. One thread, one thing at a time.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use outcrop_proto::container::{Container, Coverage, CoverageState};
+use outcrop_proto::inventory::compress;
+use outcrop_proto::wire::{PIECE, Seen, v1};
+use outcrop_proto::{Digest, LayerId};
+use tokio::sync::mpsc::Sender;
+
+use super::{AgentError, Config};
+use crate::role;
+use crate::runtime::Sibling;
+use crate::scan::{Place, Places, StackPlace, StackReader};
+use crate::worker::Program;
+
+/// Something that the uplink tells.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// The aggregator listens: everything is told anew, there.
+    Attached(Sender<v1::Report>),
+    /// It ordered something.
+    Order(v1::order::Order),
+}
+
+type Key = (String, String);
+
+/// A container, and where it can be read.
+#[derive(Debug)]
+struct Known {
+    container: Container,
+    seen: Seen,
+    stack: Option<StackPlace>,
+}
+
+pub(super) struct Node {
+    cluster: String,
+    host: PathBuf,
+    sibling: Sibling,
+    places: Places,
+    reader: StackReader,
+    containers: BTreeMap<Key, Known>,
+    sequence: u64,
+    /// Where reports go; `None` while no aggregator listens.
+    reports: Option<Sender<v1::Report>>,
+}
+
+impl Node {
+    pub(super) fn start(config: &Config) -> Result<Self, AgentError> {
+        let program = Program::this();
+        let command = role::runtime_command(&program, config.containerd.as_deref());
+        Ok(Self {
+            cluster: config.cluster.clone(),
+            host: config.host.clone(),
+            sibling: Sibling::spawn(command)?,
+            places: Places::new(program.clone()),
+            reader: StackReader::new(program),
+            containers: BTreeMap::new(),
+            sequence: 0,
+            reports: None,
+        })
+    }
+
+    /// Lists what runs every `interval`, and does what is ordered between.
+    pub(super) fn run(mut self, inbox: &Receiver<Command>, interval: Duration) -> Result<(), AgentError> {
+        let mut next = Instant::now();
+        loop {
+            match inbox.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Command::Attached(reports)) => {
+                    self.reports = Some(reports);
+                    self.list()?;
+                    self.tell_all();
+                }
+                Ok(Command::Order(order)) => self.obey(order)?,
+                Err(RecvTimeoutError::Timeout) => {
+                    next = Instant::now() + interval;
+                    let (changed, gone) = self.list()?;
+                    if !changed.is_empty() || !gone.is_empty() {
+                        self.tell(false, changed, gone);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    fn send(&mut self, report: v1::report::Report) {
+        let report = v1::Report { cluster: self.cluster.clone(), report: Some(report) };
+        // Where nobody listens any more, everything is told again at the next attach.
+        if self.reports.as_ref().is_some_and(|reports| reports.blocking_send(report).is_err()) {
+            self.reports = None;
+        }
+    }
+
+    fn tell(&mut self, full: bool, containers: Vec<v1::Container>, gone: Vec<v1::ContainerKey>) {
+        self.sequence += 1;
+        let report = v1::Containers { sequence: self.sequence, full, containers, gone };
+        self.send(v1::report::Report::Containers(report));
+    }
+
+    fn tell_all(&mut self) {
+        let all = self.containers.values().map(|known| (&known.seen).into()).collect();
+        self.tell(true, all, Vec::new());
+    }
+
+    /// Asks containerd what runs. Returns what is new or different since the last time, and what is gone.
+    fn list(&mut self) -> Result<(Vec<v1::Container>, Vec<v1::ContainerKey>), AgentError> {
+        let listed = self.sibling.list(&[])?;
+        let mut containers = BTreeMap::new();
+        let mut changed = Vec::new();
+        for container in listed.into_iter().filter(|container| !container.sandbox) {
+            let key = (container.containerd_namespace.clone(), container.id.clone());
+            // A container never changes its snapshots: what is known of it stands.
+            let known = self.containers.remove(&key).filter(|known| known.container == container);
+            let known = known.unwrap_or_else(|| {
+                let known = self.known(container);
+                changed.push((&known.seen).into());
+                known
+            });
+            containers.insert(key, known);
+        }
+        let gone = std::mem::replace(&mut self.containers, containers);
+        let gone = gone.into_keys().filter(|key| !self.containers.contains_key(key));
+        let gone = gone.map(|(containerd_namespace, id)| v1::ContainerKey { containerd_namespace, id }).collect();
+        Ok((changed, gone))
+    }
+
+    fn known(&mut self, container: Container) -> Known {
+        let (stack, identity, refused) = match self.places.find(&container, &self.host) {
+            Place::Not(coverage) => (None, None, Some(coverage)),
+            Place::Merged { .. } => {
+                let reason = "its snapshotter keeps one merged tree, which agents do not read yet; outcrop scan does";
+                (None, None, Some(Coverage::unsupported(reason)))
+            }
+            Place::Stack { stack, chain, .. } => {
+                let layers: Option<Vec<LayerId>> = stack.layers.iter().map(|layer| layer.id).collect();
+                match (layers, chain.first()) {
+                    (Some(layers), _) if layers.is_empty() => {
+                        (None, None, Some(Coverage::new(CoverageState::Scanned, "")))
+                    }
+                    (Some(layers), Some(top)) => (Some(stack), Some((*top, layers)), None),
+                    _ => (None, None, Some(Coverage::unsupported("its snapshots have no names that identify them"))),
+                }
+            }
+        };
+        let seen = Seen {
+            containerd_namespace: container.containerd_namespace.clone(),
+            id: container.id.clone(),
+            name: container.name.clone(),
+            pod: container.pod.clone(),
+            image: container.image.clone(),
+            stack: identity,
+            refused,
+        };
+        Known { container, seen, stack }
+    }
+
+    fn obey(&mut self, order: v1::order::Order) -> Result<(), AgentError> {
+        match order {
+            v1::order::Order::Resync(_) => self.tell_all(),
+            v1::order::Order::Lease(lease) => {
+                for id in lease.layers.iter().filter_map(|id| LayerId::try_from(id).ok()) {
+                    self.read(id)?;
+                }
+            }
+            v1::order::Order::Check(check) => self.check(&check)?,
+            v1::order::Order::Welcome(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Reads a layer for the aggregator.
+    fn read(&mut self, id: LayerId) -> Result<(), AgentError> {
+        use v1::report::Report;
+        let unreadable = |reason: String| Report::Unreadable(v1::Unreadable { layer: Some(id.into()), reason });
+        let found = self.containers.values().find_map(|known| {
+            let stack = known.stack.as_ref()?;
+            let layer = stack.layers.iter().find(|layer| layer.id == Some(id))?;
+            Some((known.container.clone(), layer.root.clone(), stack.marks))
+        });
+        let Some((container, root, marks)) = found else {
+            self.send(unreadable("no container of this node has it any more".to_owned()));
+            return Ok(());
+        };
+        let reading = match self.reader.layer(&root, marks) {
+            Ok(reading) => reading,
+            Err(error) => {
+                self.send(unreadable(error.to_string()));
+                return Ok(());
+            }
+        };
+        // What was read counts only if the container still stands on the same snapshots.
+        if !self.sibling.recheck(&container)? {
+            self.send(unreadable("its container was replaced or removed while it was read".to_owned()));
+            return Ok(());
+        }
+        let compressed = match compress(&reading.inventory.encode()) {
+            Ok(compressed) => compressed,
+            Err(error) => {
+                self.send(unreadable(error.to_string()));
+                return Ok(());
+            }
+        };
+        let cage = reading.started.cage.to_string();
+        let pieces = compressed.len().div_ceil(PIECE);
+        for (number, bytes) in compressed.chunks(PIECE).enumerate() {
+            self.send(Report::Piece(v1::Piece {
+                layer: Some(id.into()),
+                bytes: bytes.to_vec(),
+                last: number + 1 == pieces,
+                cage: cage.clone(),
+                marks: reading.started.marks,
+            }));
+        }
+        Ok(())
+    }
+
+    /// Decides for the aggregator what a stack's inventories leave open.
+    fn check(&mut self, check: &v1::Check) -> Result<(), AgentError> {
+        let Ok(id) = <[u8; 32]>::try_from(check.stack.as_slice()).map(Digest) else { return Ok(()) };
+        let known =
+            self.containers.values().find(|known| known.seen.stack.as_ref().is_some_and(|(stack, _)| *stack == id));
+        let Some((known, stack)) = known.and_then(|known| Some((known, known.stack.clone()?))) else { return Ok(()) };
+        let container = known.container.clone();
+        let undecided = |path: &Vec<u8>, reason: &str| v1::Undecided { path: path.clone(), reason: reason.to_owned() };
+        let read = self.reader.stack(&stack, &check.unread);
+        let doubt = self.reader.check(&stack, &check.doubtful);
+        if !self.sibling.recheck(&container)? {
+            return Ok(());
+        }
+        let answers = match read {
+            Ok(read) => read
+                .into_iter()
+                .map(|(path, fact)| {
+                    let read = match fact {
+                        Ok(fact) => v1::answer::Read::Fact(fact.encode()),
+                        Err(reason) => v1::answer::Read::Error(reason),
+                    };
+                    v1::Answer { path, read: Some(read) }
+                })
+                .collect(),
+            Err(error) => {
+                let failed = |path: &Vec<u8>| v1::Answer {
+                    path: path.clone(),
+                    read: Some(v1::answer::Read::Error(error.to_string())),
+                };
+                check.unread.iter().map(failed).collect()
+            }
+        };
+        let reason = "the container's mounted root tells nothing of it";
+        self.send(v1::report::Report::Answers(v1::Answers {
+            stack: check.stack.clone(),
+            answers,
+            hidden: doubt.hidden,
+            undecided: doubt.undecided.iter().map(|path| undecided(path, reason)).collect(),
+        }));
+        Ok(())
+    }
+}

@@ -1,0 +1,224 @@
+//! The interface between agents and the aggregator, `outcrop/v1/collector.proto`, and the way between its messages and the
+//! plain types. Messages come from other machines: each is checked as it is turned into what it says.
+
+use crate::container::{Coverage, CoverageState, Pod};
+use crate::digest::Digest;
+use crate::identity::LayerId;
+
+/// Messages, client and server as they are generated.
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "generated"
+)]
+pub mod v1 {
+    tonic::include_proto!("outcrop.v1");
+}
+
+/// Most bytes of a message in either direction.
+pub const MAX_MESSAGE: usize = 16 << 20;
+
+/// Most bytes of an inventory in one [`v1::Piece`].
+pub const PIECE: usize = 4 << 20;
+
+/// Most bytes of a compressed inventory, all pieces together; and of one that is not compressed.
+pub const MAX_INVENTORY: usize = 256 << 20;
+
+/// A message says what cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} is missing or malformed")]
+pub struct WireError {
+    /// Which part of the message.
+    pub what: &'static str,
+}
+
+const fn wrong(what: &'static str) -> WireError {
+    WireError { what }
+}
+
+/// A SHA-256 digest.
+///
+/// # Errors
+/// When there are not 32 bytes.
+pub fn digest(bytes: &[u8], what: &'static str) -> Result<Digest, WireError> {
+    bytes.try_into().map(Digest).map_err(|_| wrong(what))
+}
+
+impl From<LayerId> for v1::LayerId {
+    fn from(id: LayerId) -> Self {
+        let id = match id {
+            LayerId::Diff(digest) => v1::layer_id::Id::Diff(digest.0.to_vec()),
+            LayerId::Chain(digest) => v1::layer_id::Id::Chain(digest.0.to_vec()),
+        };
+        Self { id: Some(id) }
+    }
+}
+
+impl TryFrom<&v1::LayerId> for LayerId {
+    type Error = WireError;
+
+    fn try_from(id: &v1::LayerId) -> Result<Self, WireError> {
+        const WHAT: &str = "a layer's identity";
+        match id.id.as_ref().ok_or(wrong(WHAT))? {
+            v1::layer_id::Id::Diff(bytes) => digest(bytes, WHAT).map(Self::Diff),
+            v1::layer_id::Id::Chain(bytes) => digest(bytes, WHAT).map(Self::Chain),
+        }
+    }
+}
+
+impl From<&Coverage> for v1::Coverage {
+    fn from(coverage: &Coverage) -> Self {
+        Self { state: coverage.state.as_str().to_owned(), reason: coverage.reason.clone() }
+    }
+}
+
+impl TryFrom<&v1::Coverage> for Coverage {
+    type Error = WireError;
+
+    fn try_from(coverage: &v1::Coverage) -> Result<Self, WireError> {
+        let state = CoverageState::ALL.into_iter().find(|state| state.as_str() == coverage.state);
+        Ok(Self { state: state.ok_or(wrong("a coverage state"))?, reason: coverage.reason.clone() })
+    }
+}
+
+impl From<&Pod> for v1::Pod {
+    fn from(pod: &Pod) -> Self {
+        Self { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() }
+    }
+}
+
+/// A container as a node tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The runtime's namespace.
+    pub containerd_namespace: String,
+    /// The runtime's ID, unique in that namespace.
+    pub id: String,
+    /// Its name in its pod, or its ID.
+    pub name: String,
+    /// Its pod.
+    pub pod: Option<Pod>,
+    /// The image's name as it was.
+    pub image: String,
+    /// The identity of its stack and its layers, newest first.
+    pub stack: Option<(Digest, Vec<LayerId>)>,
+    /// Why it is not looked into.
+    pub refused: Option<Coverage>,
+}
+
+/// Most layers of a stack: the kernel takes 500.
+const MAX_LAYERS: usize = 500;
+
+/// Most bytes of a name in a message.
+const MAX_NAME: usize = 4096;
+
+impl From<&Seen> for v1::Container {
+    fn from(seen: &Seen) -> Self {
+        let (stack, layers) = match &seen.stack {
+            Some((stack, layers)) => (stack.0.to_vec(), layers.iter().map(|id| (*id).into()).collect()),
+            None => (Vec::new(), Vec::new()),
+        };
+        Self {
+            key: Some(v1::ContainerKey {
+                containerd_namespace: seen.containerd_namespace.clone(),
+                id: seen.id.clone(),
+            }),
+            name: seen.name.clone(),
+            pod: seen.pod.as_ref().map(Into::into),
+            image: seen.image.clone(),
+            layers,
+            stack,
+            coverage: seen.refused.as_ref().map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<v1::Container> for Seen {
+    type Error = WireError;
+
+    fn try_from(container: v1::Container) -> Result<Self, WireError> {
+        let key = container.key.ok_or(wrong("a container's key"))?;
+        let named = |name: &String| !name.is_empty() && name.len() <= MAX_NAME;
+        if !named(&key.containerd_namespace) || !named(&key.id) || container.layers.len() > MAX_LAYERS {
+            return Err(wrong("a container"));
+        }
+        let stack = if container.stack.is_empty() {
+            None
+        } else {
+            let layers = container.layers.iter().map(LayerId::try_from).collect::<Result<Vec<_>, _>>()?;
+            Some((digest(&container.stack, "a stack's identity")?, layers))
+        };
+        let refused = container.coverage.as_ref().map(Coverage::try_from).transpose()?;
+        if stack.is_none() && refused.is_none() {
+            return Err(wrong("a container's layers"));
+        }
+        let cut = |mut text: String| {
+            text.truncate(text.floor_char_boundary(MAX_NAME));
+            text
+        };
+        Ok(Self {
+            containerd_namespace: key.containerd_namespace,
+            id: key.id,
+            name: cut(container.name),
+            pod: container.pod.map(|pod| Pod { namespace: cut(pod.namespace), name: cut(pod.name), uid: cut(pod.uid) }),
+            image: cut(container.image),
+            stack,
+            refused,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen() -> Seen {
+        let chain = Digest::of(b"base");
+        Seen {
+            containerd_namespace: "k8s.io".to_owned(),
+            id: "abc".to_owned(),
+            name: "web".to_owned(),
+            pod: Some(Pod { namespace: "shop".to_owned(), name: "web-1".to_owned(), uid: "u".to_owned() }),
+            image: "example.org/web:1".to_owned(),
+            stack: Some((chain, vec![LayerId::Diff(Digest::of(b"app")), LayerId::Chain(chain)])),
+            refused: None,
+        }
+    }
+
+    #[test]
+    fn a_container_arrives_as_it_was_sent() {
+        let refused = Seen { stack: None, refused: Some(Coverage::unsupported("devmapper")), ..seen() };
+        for seen in [seen(), refused] {
+            assert_eq!(Seen::try_from(v1::Container::from(&seen)), Ok(seen));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let good = v1::Container::from(&seen());
+        let short = v1::Container { stack: vec![1; 31], ..good.clone() };
+        let nameless = v1::Container { key: None, ..good.clone() };
+        let nothing = v1::Container { stack: Vec::new(), ..good.clone() };
+        let many = v1::Container { layers: vec![v1::LayerId { id: None }; 501], ..good.clone() };
+        let state = v1::Coverage { state: "perfect".to_owned(), reason: String::new() };
+        let unknown = v1::Container { coverage: Some(state), ..good };
+        for container in [short, nameless, nothing, many, unknown] {
+            assert!(Seen::try_from(container).is_err());
+        }
+    }
+
+    #[test]
+    fn fields_and_reports_of_a_newer_agent_are_passed_over() {
+        use prost::Message as _;
+        let mut bytes = v1::Report { cluster: "c".to_owned(), report: None }.encode_to_vec();
+        // Field 900, a report that this version does not know, and field 901, a number.
+        bytes.extend_from_slice(&[0xa2, 0x38, 2, b'h', b'i', 0xa8, 0x38, 7]);
+        let report = v1::Report::decode(bytes.as_slice()).unwrap();
+        assert_eq!((report.cluster.as_str(), report.report), ("c", None));
+    }
+}

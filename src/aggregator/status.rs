@@ -1,0 +1,154 @@
+//! What the aggregator knows, put into words for the web.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use outcrop_proto::{CoverageState, Digest};
+
+use super::{Aggregator, lock};
+use crate::web::{
+    AssessedCount, ContainerItem, CoverageCount, DatabaseStatus, Failure, FindingItem, Future, NodeStatus, ReasonCount,
+    Source, SourceStatus, Status,
+};
+
+/// A container, as far as its answers need it.
+struct Row {
+    item: ContainerItem,
+    stack: Option<Digest>,
+}
+
+impl Aggregator {
+    fn rows(&self) -> Vec<Row> {
+        let fleet = self.fleet();
+        let rows = fleet.coverage().map(|(node, seen, coverage)| Row {
+            item: ContainerItem {
+                node: node.to_owned(),
+                containerd_namespace: seen.containerd_namespace.clone(),
+                id: seen.id.clone(),
+                name: seen.name.clone(),
+                namespace: seen.pod.as_ref().map(|pod| pod.namespace.clone()),
+                pod: seen.pod.as_ref().map(|pod| pod.name.clone()),
+                image: seen.image.clone(),
+                stack: seen.stack.as_ref().map(|(stack, _)| stack.to_string()),
+                coverage,
+            },
+            stack: seen.stack.as_ref().map(|(stack, _)| *stack),
+        });
+        rows.collect()
+    }
+
+    async fn status_now(&self) -> Result<Status, Failure> {
+        let now = Instant::now();
+        let nodes = self
+            .fleet()
+            .nodes()
+            .map(|(name, node)| NodeStatus {
+                name: name.to_owned(),
+                agent_version: node.agent_version.clone(),
+                attached: node.attached,
+                silent_seconds: now.saturating_duration_since(node.heard).as_secs(),
+                containers: node.containers(),
+            })
+            .collect();
+        let rows = self.rows();
+        let mut coverage: BTreeMap<CoverageState, usize> =
+            CoverageState::ALL.into_iter().map(|state| (state, 0)).collect();
+        let mut reasons: BTreeMap<(CoverageState, String), usize> = BTreeMap::new();
+        let mut by_stack: BTreeMap<Digest, usize> = BTreeMap::new();
+        for row in &rows {
+            let coverage_of = &row.item.coverage;
+            *coverage.entry(coverage_of.state).or_default() += 1;
+            if !coverage_of.reason.is_empty() {
+                *reasons.entry((coverage_of.state, coverage_of.reason.clone())).or_default() += 1;
+            }
+            if let Some(stack) = row.stack {
+                *by_stack.entry(stack).or_default() += 1;
+            }
+        }
+        let mut assessed: BTreeMap<(String, String, String), usize> = BTreeMap::new();
+        let mut findings: BTreeMap<String, usize> = BTreeMap::new();
+        let mut withheld = 0;
+        for (stack, containers) in by_stack {
+            for key in self.store.assessed(&stack).await? {
+                *assessed.entry(key).or_default() += containers;
+            }
+            let (severities, left) = self.store.counts(&stack).await?;
+            withheld += left * containers;
+            for (severity, count) in severities {
+                *findings.entry(severity).or_default() += count * containers;
+            }
+        }
+        let database = match self.sources() {
+            None => None,
+            Some((path, sources)) => Some(DatabaseStatus {
+                path,
+                error: lock(&self.database_error).clone(),
+                sources: sources
+                    .map_err(|error| Failure(error.to_string()))?
+                    .into_iter()
+                    .map(|source| SourceStatus {
+                        ecosystem: source.ecosystem,
+                        records: source.records,
+                        newest: source.newest,
+                    })
+                    .collect(),
+            }),
+        };
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION"),
+            cluster: self.cluster.clone(),
+            uptime_seconds: now.saturating_duration_since(self.started).as_secs(),
+            nodes,
+            containers: rows.len(),
+            coverage: coverage.into_iter().map(|(state, containers)| CoverageCount { state, containers }).collect(),
+            reasons: reasons
+                .into_iter()
+                .map(|((state, reason), containers)| ReasonCount { state, reason, containers })
+                .collect(),
+            assessed: assessed
+                .into_iter()
+                .map(|((ecosystem, state, reason), containers)| AssessedCount { ecosystem, state, reason, containers })
+                .collect(),
+            layers: {
+                let counts = self.fleet().layer_counts();
+                crate::web::LayerCounts {
+                    known: counts.known,
+                    leased: counts.leased,
+                    waiting: counts.waiting,
+                    failed: counts.failed,
+                }
+            },
+            database,
+            findings,
+            withheld,
+        })
+    }
+
+    async fn findings_now(&self) -> Result<Vec<FindingItem>, Failure> {
+        let mut known = BTreeMap::new();
+        let mut items = Vec::new();
+        for row in self.rows() {
+            let Some(stack) = row.stack else { continue };
+            if let std::collections::btree_map::Entry::Vacant(entry) = known.entry(stack) {
+                entry.insert(self.store.findings(&stack).await?);
+            }
+            let found = known.get(&stack).into_iter().flatten();
+            items.extend(found.map(|finding| FindingItem { container: row.item.clone(), finding: finding.clone() }));
+        }
+        Ok(items)
+    }
+}
+
+impl Source for Aggregator {
+    fn status(&self) -> Future<'_, Status> {
+        Box::pin(self.status_now())
+    }
+
+    fn containers(&self) -> Future<'_, Vec<ContainerItem>> {
+        Box::pin(async { Ok(self.rows().into_iter().map(|row| row.item).collect()) })
+    }
+
+    fn findings(&self) -> Future<'_, Vec<FindingItem>> {
+        Box::pin(self.findings_now())
+    }
+}

@@ -1,0 +1,58 @@
+-- What layers and stacks hold, and what was found in them. What nodes have is told by themselves, and not kept here.
+
+CREATE TABLE layer (
+    -- `diff:sha256:…` or `chain:sha256:…`
+    id TEXT PRIMARY KEY,
+    -- The canonical encoding, compressed with zstd.
+    inventory BLOB NOT NULL,
+    -- SHA-256 of the canonical encoding: two honest readers agree on it.
+    digest BLOB NOT NULL,
+    cataloguers INTEGER NOT NULL,
+    -- Who read it, in which cage, and whether overlay's marks could be seen.
+    node TEXT NOT NULL,
+    cage TEXT NOT NULL,
+    marks INTEGER NOT NULL,
+    -- Seconds since 1970.
+    read_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE stack (
+    -- The chain ID of the newest layer.
+    id BLOB PRIMARY KEY,
+    -- Identities of its layers, newest first, one a line.
+    layers TEXT NOT NULL,
+    -- What a node answered to what the layers leave open: an outcrop.v1.Answers.
+    answers BLOB,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    distribution TEXT,
+    packages INTEGER NOT NULL,
+    withheld INTEGER NOT NULL,
+    unidentified INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE assessed (
+    stack BLOB NOT NULL REFERENCES stack ON DELETE CASCADE,
+    ecosystem TEXT NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (stack, ecosystem)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE finding (
+    stack BLOB NOT NULL REFERENCES stack ON DELETE CASCADE,
+    purl TEXT NOT NULL,
+    id TEXT NOT NULL,
+    -- Every other name of the problem, one a line.
+    aliases TEXT NOT NULL,
+    package TEXT NOT NULL,
+    installed TEXT NOT NULL,
+    status TEXT NOT NULL,
+    fixed TEXT,
+    severity TEXT NOT NULL,
+    score REAL,
+    -- Index into the stack's layers.
+    layer INTEGER NOT NULL,
+    summary TEXT NOT NULL,
+    PRIMARY KEY (stack, purl, id)
+) STRICT, WITHOUT ROWID;
