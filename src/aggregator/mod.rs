@@ -12,6 +12,7 @@ mod tokens;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -115,6 +116,18 @@ pub(crate) struct Aggregator {
     /// What is wrong with the database's file, if anything is.
     database_error: Mutex<Option<String>>,
     changed: Notify,
+    counters: Counters,
+}
+
+/// What was taken from nodes and what was not, since the start.
+#[derive(Debug, Default)]
+struct Counters {
+    /// Inventories that are in the store.
+    inventories: AtomicU64,
+    /// Inventories and answers that nobody had asked for.
+    unasked: AtomicU64,
+    /// Streams that were ended for what was said in them, or not begun.
+    refused: AtomicU64,
 }
 
 /// A lock whose data stays right when somebody panics with it: every change of it is one assignment or call.
@@ -147,6 +160,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         database: Mutex::new(database),
         database_error: Mutex::default(),
         changed: Notify::new(),
+        counters: Counters::default(),
     });
 
     let mut server = Server::builder();

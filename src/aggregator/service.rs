@@ -1,6 +1,7 @@
 //! The gRPC service: what nodes say comes in, what they are to do goes out.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use outcrop_proto::inventory::{Inventory, decompress};
@@ -30,6 +31,19 @@ impl Collector for Service {
     type AttachStream = ReceiverStream<Result<v1::Order, Status>>;
 
     async fn attach(&self, request: Request<Streaming<v1::Report>>) -> Result<Response<Self::AttachStream>, Status> {
+        let opened = self.open(request).await;
+        if opened.is_err() {
+            self.0.counters.refused.fetch_add(1, Relaxed);
+        }
+        opened
+    }
+}
+
+impl Service {
+    async fn open(
+        &self,
+        request: Request<Streaming<v1::Report>>,
+    ) -> Result<Response<ReceiverStream<Result<v1::Order, Status>>>, Status> {
         let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
         let node = self.0.tokens.node(token).ok_or_else(|| {
@@ -51,6 +65,7 @@ impl Collector for Service {
                     Ok(None) | Err(_) => break,
                 };
                 if let Err(status) = outcome {
+                    aggregator.counters.refused.fetch_add(1, Relaxed);
                     let _ = orders.try_send(Err(status));
                     break;
                 }
@@ -113,6 +128,8 @@ impl Aggregator {
                 if self.fleet().was_asked(node, &stack) {
                     self.fleet().merging(stack);
                     self.merge(stack, Some(answers));
+                } else {
+                    self.counters.unasked.fetch_add(1, Relaxed);
                 }
             }
             // A second Hello, or a report of a newer agent.
@@ -151,6 +168,7 @@ impl Aggregator {
         let compressed = std::mem::take(&mut assembly.bytes);
         // Only what this node was asked for, and only the first of two answers.
         if !self.fleet().is_leased(node, &layer) {
+            self.counters.unasked.fetch_add(1, Relaxed);
             return Ok(());
         }
         let checked = tokio::task::spawn_blocking(move || {
@@ -178,6 +196,7 @@ impl Aggregator {
         };
         self.store.put_layer(&row).await.map_err(|error| Status::unavailable(error.to_string()))?;
         self.fleet().known(layer);
+        self.counters.inventories.fetch_add(1, Relaxed);
         Ok(())
     }
 }

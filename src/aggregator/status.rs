@@ -1,6 +1,7 @@
 //! What the aggregator knows, put into words for the web.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use outcrop_proto::{CoverageState, Digest};
@@ -8,7 +9,7 @@ use outcrop_proto::{CoverageState, Digest};
 use super::{Aggregator, lock};
 use crate::web::{
     AssessedCount, ContainerItem, CoverageCount, DatabaseStatus, Failure, FindingItem, Future, NodeStatus, ReasonCount,
-    Source, SourceStatus, Status,
+    ReportCounts, Source, SourceStatus, Status,
 };
 
 /// A container, as far as its answers need it.
@@ -117,6 +118,11 @@ impl Aggregator {
                     waiting: counts.waiting,
                     failed: counts.failed,
                 }
+            },
+            reports: ReportCounts {
+                inventories: self.counters.inventories.load(Relaxed),
+                unasked: self.counters.unasked.load(Relaxed),
+                refused: self.counters.refused.load(Relaxed),
             },
             database,
             findings,

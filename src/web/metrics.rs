@@ -9,15 +9,21 @@ fn label(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// One metric with all its samples: (labels, value).
-fn gauge<'a>(
-    out: &mut String,
-    name: &str,
-    help: &str,
-    samples: impl IntoIterator<Item = (Vec<(&'a str, &'a str)>, u64)>,
-) {
+/// A metric's samples: labels, value.
+type Sample<'a> = (Vec<(&'a str, &'a str)>, u64);
+
+fn gauge<'a>(out: &mut String, name: &str, help: &str, samples: impl IntoIterator<Item = Sample<'a>>) {
+    metric(out, "gauge", name, help, samples);
+}
+
+fn counter(out: &mut String, name: &str, help: &str, value: u64) {
+    metric(out, "counter", name, help, [(Vec::new(), value)]);
+}
+
+/// One metric with all its samples.
+fn metric<'a>(out: &mut String, kind: &str, name: &str, help: &str, samples: impl IntoIterator<Item = Sample<'a>>) {
     // Writing into a string cannot fail.
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
     for (labels, value) in samples {
         let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", label(value))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
@@ -76,6 +82,15 @@ pub(super) fn text(status: &Status) -> String {
         "outcrop_findings_withheld",
         "Findings that are left to the distribution.",
         [(Vec::new(), number(status.withheld))],
+    );
+    let reports = &status.reports;
+    counter(&mut out, "outcrop_inventories_total", "Inventories that were asked for and stored.", reports.inventories);
+    counter(&mut out, "outcrop_unasked_total", "Inventories and answers that nobody had asked for.", reports.unasked);
+    counter(
+        &mut out,
+        "outcrop_refused_streams_total",
+        "Streams of nodes that were not begun or ended.",
+        reports.refused,
     );
     out
 }

@@ -77,6 +77,8 @@ pub struct Status {
     pub assessed: Vec<AssessedCount>,
     /// The layers that the nodes have.
     pub layers: LayerCounts,
+    /// What was taken from nodes, and what was not, since the start.
+    pub reports: ReportCounts,
     /// The advisory database.
     pub database: Option<DatabaseStatus>,
     /// Findings of containers, by severity.
@@ -144,6 +146,17 @@ pub struct LayerCounts {
     pub waiting: usize,
     /// Could not be read.
     pub failed: usize,
+}
+
+/// What was taken from nodes, and what was not.
+#[derive(Debug, Serialize)]
+pub struct ReportCounts {
+    /// Inventories that were asked for, and are in the store.
+    pub inventories: u64,
+    /// Inventories and answers that nobody had asked for.
+    pub unasked: u64,
+    /// Streams that were ended for what was said in them, or not begun.
+    pub refused: u64,
 }
 
 /// The advisory database.

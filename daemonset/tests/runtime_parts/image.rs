@@ -32,7 +32,7 @@ impl Image {
     }
 }
 
-/// An image whose layers hold one file each, `/layer-N` with the image's name in it; the lowest has `/pause` as well, which
+/// An image whose layers hold one file each, `/layer-N` with the name of its repository in it; the lowest has `/pause` as well, which
 /// sleeps for ever, or ends at once when it is given an argument.
 pub(crate) fn build(dir: &Path, name: &str, layers: usize) -> Image {
     let layers: Vec<Layer<'_>> = vec![&[]; layers];
@@ -46,6 +46,7 @@ pub(crate) type Layer<'a> = &'a [(&'a str, &'a str)];
 /// The same with more in it, base first.
 pub(crate) fn build_with(dir: &Path, name: &str, layers: &[Layer<'_>]) -> Image {
     let full = format!("docker.io/library/{name}");
+    let repository = name.split_once(':').map_or(name, |(repository, _)| repository);
     let work = dir.join(name.replace([':', '/'], "_"));
     let blobs = work.join("oci/blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
@@ -64,7 +65,7 @@ pub(crate) fn build_with(dir: &Path, name: &str, layers: &[Layer<'_>]) -> Image 
     for (number, files) in layers.iter().enumerate() {
         let root = work.join(format!("layer-{number}"));
         fs::create_dir_all(&root).unwrap();
-        fs::write(root.join(format!("layer-{number}")), name).unwrap();
+        fs::write(root.join(format!("layer-{number}")), repository).unwrap();
         if number == 0 {
             fs::copy(pause(dir), root.join("pause")).unwrap();
         }

@@ -1,0 +1,387 @@
+//! Agents on real containerds and one aggregator: what they tell each other, what is kept, and who is not believed.
+//!
+//! Needs what `tests/containerd.rs` needs; where containerd cannot be started each test says so and passes.
+
+#![allow(clippy::unwrap_used, reason = "a step that fails is a failed test, in helpers too")]
+
+#[allow(dead_code, reason = "the harness serves other tests as well")]
+#[path = "../daemonset/tests/runtime_parts/mod.rs"]
+mod parts;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use outcrop_proto::inventory::{Inventory, compress};
+use outcrop_proto::wire::v1::collector_client::CollectorClient;
+use outcrop_proto::wire::{Seen, v1};
+use outcrop_proto::{Digest, LayerId};
+use parts::Containerd;
+use parts::image::{Layer, build_with};
+use serde_json::{Value, json};
+use tokio_stream::wrappers::ReceiverStream;
+
+const OUTCROP: &str = env!("CARGO_BIN_EXE_outcrop");
+
+const BASE: Layer<'static> = &[
+    ("etc/os-release", "ID=debian\nVERSION_ID=12\nPRETTY_NAME=\"Debian 12\"\n"),
+    ("var/lib/dpkg/status", "Package: bash\nStatus: install ok installed\nVersion: 5.2-1\n"),
+];
+const SHOP: Layer<'static> = &[("srv/package.json", r#"{"name":"shop","version":"1.0.0"}"#)];
+const BANK: Layer<'static> = &[("srv/package.json", r#"{"name":"bank","version":"1.0.0"}"#)];
+
+/// A child that is killed when it is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An aggregator with its files.
+struct Place {
+    dir: tempfile::TempDir,
+    listen: SocketAddr,
+    api: SocketAddr,
+    aggregator: Option<Running>,
+}
+
+/// An address that nobody listens at.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+impl Place {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("tokens"), "").unwrap();
+        let mut place = Self { dir, listen: free(), api: free(), aggregator: None };
+        place.feed("1.0.0");
+        for node in ["one", "two", "evil"] {
+            let output =
+                Command::new(OUTCROP).args(["token", "new", node, "--tokens"]).arg(place.at("tokens")).output();
+            fs::write(place.at(&format!("{node}.token")), output.unwrap().stdout).unwrap();
+        }
+        place.run();
+        place
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A database that knows one problem of npm's `shop`, in versions up to `last`.
+    fn feed(&self, last: &str) {
+        let record = json!({ "id": "CVE-2026-1", "modified": "2026-11-01T00:00:00Z", "affected": [{
+            "package": { "ecosystem": "npm", "name": "shop" },
+            "ranges": [{ "type": "SEMVER", "events": [{ "introduced": "0" }, { "last_affected": last }] }] }] });
+        fs::write(self.at("record.json"), record.to_string()).unwrap();
+        let out = self.at("advisories.new");
+        let mut build = Command::new(OUTCROP);
+        build.args(["db", "build", "--from"]).arg(self.at("record.json")).arg("--out").arg(&out);
+        let built = build.output().unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        fs::rename(out, self.at("advisories.db")).unwrap();
+    }
+
+    fn run(&mut self) {
+        let child = Command::new(OUTCROP)
+            .args(["aggregator", "--insecure", "--cluster", "test", "--listen", &self.listen.to_string()])
+            .args(["--api", &self.api.to_string(), "--data"])
+            .arg(self.at("data"))
+            .arg("--db")
+            .arg(self.at("advisories.db"))
+            .arg("--tokens")
+            .arg(self.at("tokens"))
+            .stderr(fs::File::create(self.at("aggregator.log")).unwrap())
+            .spawn()
+            .unwrap();
+        self.aggregator = Some(Running(child));
+        until("the aggregator to answer", || TcpStream::connect(self.api).is_ok());
+    }
+
+    /// `kill -9`, and a new one on the same data.
+    fn restart(&mut self) {
+        self.aggregator = None;
+        self.run();
+    }
+
+    fn agent(&self, node: &str, containerd: &Containerd) -> Running {
+        let program = Path::new(OUTCROP).with_file_name("outcrop-agent");
+        let child = Command::new(&program)
+            .args(["--aggregator", &format!("http://{}", self.listen), "--cluster", "test", "--node", node])
+            .args(["--interval", "1", "--token-file"])
+            .arg(self.at(&format!("{node}.token")))
+            .arg("--containerd")
+            .arg(containerd.socket())
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(self.at(&format!("{node}.log"))).unwrap())
+            .spawn();
+        Running(child.unwrap_or_else(|error| panic!("{}: {error} (build with --workspace)", program.display())))
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.api).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: outcrop\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+        body.to_owned()
+    }
+
+    fn json(&self, path: &str) -> Value {
+        serde_json::from_str(&self.get(path)).unwrap()
+    }
+
+    fn status(&self) -> Value {
+        self.json("/api/v1/status")
+    }
+
+    /// How many containers are in `state`.
+    fn count(&self, state: &str) -> u64 {
+        let status = self.status();
+        let counts = status["coverage"].as_array().unwrap();
+        let all: u64 = counts.iter().map(|count| count["containers"].as_u64().unwrap()).sum();
+        assert_eq!(Some(all), status["containers"].as_u64(), "the states add up");
+        counts.iter().find(|count| count["state"] == state).unwrap()["containers"].as_u64().unwrap()
+    }
+
+    fn until_scanned(&self, containers: u64) {
+        until(&format!("{containers} scanned containers"), || self.count("scanned") == containers);
+    }
+
+    /// `container package id` of each finding, sorted.
+    fn findings(&self) -> Vec<String> {
+        let findings = self.json("/api/v1/findings");
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let line = |finding: &Value| {
+            format!("{} {} {}", text(&finding["container"]["id"]), text(&finding["package"]), text(&finding["id"]))
+        };
+        let mut lines: Vec<String> = findings.as_array().unwrap().iter().map(line).collect();
+        lines.sort();
+        lines
+    }
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn two_nodes_with_images_on_one_base_read_each_layer_once() {
+    let (Some(first), Some(second)) = (Containerd::start(), Containerd::start()) else { return };
+    let place = Place::start();
+    let images =
+        [build_with(first.dir(), "app:shop", &[BASE, SHOP]), build_with(first.dir(), "app:bank", &[BASE, BANK])];
+    for (containerd, names) in [(&first, ["a", "b"]), (&second, ["c", "d"])] {
+        for (image, name) in images.iter().zip(names) {
+            containerd.import("k8s.io", image);
+            containerd.run("k8s.io", image, name);
+        }
+    }
+    let _agents = [place.agent("one", &first), place.agent("two", &second)];
+    place.until_scanned(4);
+    let status = place.status();
+    assert_eq!(status["layers"], json!({ "known": 3, "leased": 0, "waiting": 0, "failed": 0 }), "{status:#}");
+    assert_eq!(status["reports"], json!({ "inventories": 3, "unasked": 0, "refused": 0 }));
+    assert_eq!(place.findings(), ["a shop CVE-2026-1", "c shop CVE-2026-1"]);
+    let assessed = &status["assessed"];
+    assert!(
+        assessed.as_array().unwrap().iter().any(|row| row["ecosystem"] == "npm" && row["state"] == "matched"),
+        "{assessed}"
+    );
+    assert!(
+        assessed.as_array().unwrap().iter().any(|row| row["state"] == "unmatched"),
+        "no silence about Debian: {assessed}"
+    );
+
+    // One more container of what is known, and one that ends: nobody reads anything.
+    first.run("k8s.io", &images[0], "e");
+    place.until_scanned(5);
+    first.remove("k8s.io", "e");
+    place.until_scanned(4);
+    assert_eq!(place.status()["reports"]["inventories"], 3);
+    let metrics = place.get("/metrics");
+    assert!(metrics.contains("\noutcrop_containers{coverage=\"scanned\"} 4\n"), "{metrics}");
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill_and_a_new_database_needs_no_node() {
+    let Some(containerd) = Containerd::start() else { return };
+    let mut place = Place::start();
+    let image = build_with(containerd.dir(), "shop:1", &[BASE, SHOP]);
+    containerd.import("k8s.io", &image);
+    containerd.run("k8s.io", &image, "web");
+    let agent = place.agent("one", &containerd);
+    place.until_scanned(1);
+    place.restart();
+    // The agent comes back by itself, tells everything, and is asked for nothing.
+    place.until_scanned(1);
+    assert_eq!(place.status()["reports"]["inventories"], 0);
+    assert_eq!(place.findings(), ["web shop CVE-2026-1"]);
+    // A database in which the version is mended; then one that is none, which is refused, and the good one kept.
+    place.feed("0.9.0");
+    until("the finding to go", || place.findings().is_empty());
+    fs::write(place.at("broken"), "no database").unwrap();
+    fs::rename(place.at("broken"), place.at("advisories.db")).unwrap();
+    until("the bad database to be said", || !place.status()["database"]["error"].is_null());
+    assert_eq!(place.count("scanned"), 1);
+    assert_eq!(place.status()["reports"]["inventories"], 0);
+    // A node that goes is said to be gone; what it had stays known.
+    drop(agent);
+    until("the node to be gone", || place.status()["nodes"][0]["attached"] == false);
+    assert_eq!(place.count("scanned"), 1);
+}
+
+/// A node that speaks the protocol by hand.
+struct Evil {
+    reports: tokio::sync::mpsc::Sender<v1::Report>,
+    orders: tonic::Streaming<v1::Order>,
+}
+
+impl Evil {
+    async fn attach(place: &Place, token: &str, node: &str, cluster: &str) -> Result<Self, tonic::Status> {
+        let mut client = CollectorClient::connect(format!("http://{}", place.listen)).await.unwrap();
+        let (reports, outbox) = tokio::sync::mpsc::channel(16);
+        let hello = v1::Hello { node: node.to_owned(), agent_version: "0".to_owned(), cataloguers: 1 };
+        reports.send(report(cluster, v1::report::Report::Hello(hello))).await.unwrap();
+        let mut request = tonic::Request::new(ReceiverStream::new(outbox));
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let orders = client.attach(request).await?.into_inner();
+        Ok(Self { reports, orders })
+    }
+
+    async fn say(&self, what: v1::report::Report) {
+        self.reports.send(report("test", what)).await.unwrap();
+    }
+
+    async fn order(&mut self) -> Result<Option<v1::order::Order>, tonic::Status> {
+        Ok(self.orders.message().await?.and_then(|order| order.order))
+    }
+}
+
+fn report(cluster: &str, report: v1::report::Report) -> v1::Report {
+    v1::Report { cluster: cluster.to_owned(), report: Some(report) }
+}
+
+fn piece(layer: LayerId, bytes: Vec<u8>) -> v1::report::Report {
+    v1::report::Report::Piece(v1::Piece {
+        layer: Some(layer.into()),
+        bytes,
+        last: true,
+        cage: String::new(),
+        marks: true,
+    })
+}
+
+/// A report of one container with one layer.
+fn containers(layer: LayerId) -> v1::report::Report {
+    let seen = Seen {
+        containerd_namespace: "k8s.io".to_owned(),
+        id: "x".to_owned(),
+        name: "x".to_owned(),
+        pod: None,
+        image: "x".to_owned(),
+        stack: Some((Digest::of(b"stack"), vec![layer])),
+        refused: None,
+    };
+    v1::report::Report::Containers(v1::Containers {
+        sequence: 1,
+        full: true,
+        containers: vec![(&seen).into()],
+        gone: Vec::new(),
+    })
+}
+
+#[test]
+fn a_node_speaks_for_itself_only_and_says_nothing_unasked() {
+    let place = Place::start();
+    let token = |node: &str| fs::read_to_string(place.at(&format!("{node}.token"))).unwrap().trim().to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for (token, node, cluster, code) in [
+            ("guess".to_owned(), "evil", "test", tonic::Code::Unauthenticated),
+            (token("evil"), "one", "test", tonic::Code::PermissionDenied),
+            (token("evil"), "evil", "other", tonic::Code::FailedPrecondition),
+        ] {
+            let refused = Evil::attach(&place, &token, node, cluster).await;
+            assert_eq!(refused.err().map(|status| status.code()), Some(code), "{node} {cluster}");
+        }
+        let layer = LayerId::Diff(Digest::of(b"layer"));
+        let inventory = compress(&Inventory { cataloguers: 1, ..Inventory::default() }.encode()).unwrap();
+        let mut evil = Evil::attach(&place, &token("evil"), "evil", "test").await.unwrap();
+        assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Welcome(_)))));
+        // An inventory that nobody asked for, of a layer that it does not have; and an answer to no question.
+        evil.say(piece(layer, inventory.clone())).await;
+        evil.say(v1::report::Report::Answers(v1::Answers { stack: vec![7; 32], ..v1::Answers::default() })).await;
+        // Then it has the layer, is asked, and answers; twice.
+        evil.say(containers(layer)).await;
+        assert!(
+            matches!(evil.order().await, Ok(Some(v1::order::Order::Lease(lease))) if lease.layers == [layer.into()])
+        );
+        evil.say(piece(layer, inventory.clone())).await;
+        evil.say(piece(layer, inventory)).await;
+        tokio::task::spawn_blocking({
+            let api =
+                Place { dir: tempfile::tempdir().unwrap(), listen: place.listen, api: place.api, aggregator: None };
+            move || until("three of four to be counted as unasked", || api.status()["reports"]["unasked"] == 3)
+        })
+        .await
+        .unwrap();
+    });
+    let status = place.status();
+    assert_eq!(status["reports"], json!({ "inventories": 1, "unasked": 3, "refused": 3 }), "{status:#}");
+}
+
+#[test]
+fn bombs_and_nonsense_end_the_stream_of_who_sends_them_and_nothing_else() {
+    let place = Place::start();
+    let token = fs::read_to_string(place.at("evil.token")).unwrap().trim().to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let bomb = zstd::bulk::compress(&vec![0; 300 << 20], 1).unwrap();
+    let mut wrong = compress(&Inventory { cataloguers: 1, ..Inventory::default() }.encode()).unwrap();
+    wrong.push(0);
+    let newer = compress(&Inventory { cataloguers: 900, ..Inventory::default() }.encode()).unwrap();
+    let cases = [
+        ("a bomb", vec![bomb]),
+        ("bytes after the end", vec![wrong]),
+        ("other cataloguers than were said", vec![newer]),
+        ("a layer without identity", Vec::new()),
+    ];
+    let count = cases.len();
+    for (number, (what, pieces)) in cases.into_iter().enumerate() {
+        let layer = LayerId::Diff(Digest::of(what.as_bytes()));
+        let ended = runtime.block_on(async {
+            let mut evil = Evil::attach(&place, &token, "evil", "test").await.unwrap();
+            evil.say(containers(layer)).await;
+            // Welcome, then the lease.
+            assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Welcome(_)))), "{what}");
+            assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Lease(_)))), "{what}");
+            if pieces.is_empty() {
+                let nothing = v1::Unreadable { layer: None, reason: String::new() };
+                evil.say(v1::report::Report::Unreadable(nothing)).await;
+            }
+            for bytes in pieces {
+                evil.say(piece(layer, bytes)).await;
+            }
+            evil.order().await
+        });
+        assert!(ended.is_err(), "{what}: {ended:?}");
+        until(what, || place.status()["reports"]["refused"] == number + 1);
+    }
+    assert_eq!(place.status()["reports"], json!({ "inventories": 0, "unasked": 0, "refused": count }));
+    let peak = fs::read_to_string(format!("/proc/{}/status", place.aggregator.as_ref().unwrap().0.id())).unwrap();
+    let peak =
+        peak.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB").to_owned();
+    assert!(peak.parse::<u64>().unwrap() < 700_000, "the aggregator took {peak} kB");
+}
