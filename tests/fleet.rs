@@ -48,6 +48,7 @@ struct Place {
     dir: tempfile::TempDir,
     listen: SocketAddr,
     api: SocketAddr,
+    tls: bool,
     aggregator: Option<Running>,
 }
 
@@ -58,9 +59,19 @@ fn free() -> SocketAddr {
 
 impl Place {
     fn start() -> Self {
+        Self::start_with(false)
+    }
+
+    /// An aggregator that speaks TLS, with a certificate of its own authority.
+    fn start_with(tls: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("tokens"), "").unwrap();
-        let mut place = Self { dir, listen: free(), api: free(), aggregator: None };
+        let mut place = Self { dir, listen: free(), api: free(), tls, aggregator: None };
+        if tls {
+            let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+            fs::write(place.at("cert.pem"), made.cert.pem()).unwrap();
+            fs::write(place.at("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        }
         place.feed("1.0.0");
         for node in ["one", "two", "evil"] {
             let output =
@@ -90,8 +101,14 @@ impl Place {
     }
 
     fn run(&mut self) {
-        let child = Command::new(OUTCROP)
-            .args(["aggregator", "--insecure", "--cluster", "test", "--listen", &self.listen.to_string()])
+        let mut command = Command::new(OUTCROP);
+        command.args(["aggregator", "--cluster", "test", "--listen", &self.listen.to_string()]);
+        if self.tls {
+            command.arg("--tls-cert").arg(self.at("cert.pem")).arg("--tls-key").arg(self.at("key.pem"));
+        } else {
+            command.arg("--insecure");
+        }
+        let child = command
             .args(["--api", &self.api.to_string(), "--data"])
             .arg(self.at("data"))
             .arg("--db")
@@ -112,9 +129,26 @@ impl Place {
     }
 
     fn agent(&self, node: &str, containerd: &Containerd) -> Running {
+        self.agent_by(&[], node, containerd)
+    }
+
+    /// An agent that is started by another program.
+    fn agent_by(&self, before: &[&str], node: &str, containerd: &Containerd) -> Running {
         let program = Path::new(OUTCROP).with_file_name("outcrop-agent");
-        let child = Command::new(&program)
-            .args(["--aggregator", &format!("http://{}", self.listen), "--cluster", "test", "--node", node])
+        let mut command = match before.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(&program);
+                command
+            }
+            None => Command::new(&program),
+        };
+        let scheme = if self.tls { "https" } else { "http" };
+        if self.tls {
+            command.arg("--ca").arg(self.at("cert.pem"));
+        }
+        let child = command
+            .args(["--aggregator", &format!("{scheme}://{}", self.listen), "--cluster", "test", "--node", node])
             .args(["--interval", "1", "--token-file"])
             .arg(self.at(&format!("{node}.token")))
             .arg("--containerd")
@@ -243,6 +277,99 @@ fn what_was_acknowledged_survives_a_kill_and_a_new_database_needs_no_node() {
     assert_eq!(place.count("scanned"), 1);
 }
 
+#[test]
+fn agents_speak_tls_and_to_no_aggregator_of_another_authority() {
+    let Some(containerd) = Containerd::start() else { return };
+    let place = Place::start_with(true);
+    let image = build_with(containerd.dir(), "app:shop", &[BASE, SHOP]);
+    containerd.import("k8s.io", &image);
+    containerd.run("k8s.io", &image, "web");
+    let agent = place.agent("one", &containerd);
+    place.until_scanned(1);
+    drop(agent);
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    fs::write(place.at("cert.pem"), other.cert.pem()).unwrap();
+    let _agent = place.agent("two", &containerd);
+    let log = || fs::read_to_string(place.at("two.log")).unwrap();
+    until("the agent to refuse", || log().contains("the aggregator is not there"));
+    assert!(!log().contains("attached"), "{}", log());
+    assert_eq!(place.status()["nodes"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn what_an_agent_without_sys_admin_cannot_see_is_decided_where_the_container_is_mounted() {
+    let Some(containerd) = Containerd::start() else { return };
+    let place = Place::start();
+    let below: Layer<'_> = &[("srv/a/package.json", r#"{"name":"gone","version":"1.0.0"}"#)];
+    let above: Layer<'_> =
+        &[("srv/a/.wh..wh..opq", ""), ("srv/a/b/package.json", r#"{"name":"shop","version":"1.0.0"}"#)];
+    let image = build_with(containerd.dir(), "app:opaque", &[BASE, below, above]);
+    containerd.import("k8s.io", &image);
+    containerd.run("k8s.io", &image, "web");
+    let weak = ["setpriv", "--bounding-set", "-all,+dac_read_search", "--inh-caps", "-all"];
+    let _agent = place.agent_by(&weak, "one", &containerd);
+    place.until_scanned(1);
+    assert_eq!(place.findings(), ["web shop CVE-2026-1"]);
+    let database = rusqlite::Connection::open(place.at("data/outcrop.db")).unwrap();
+    let one = |sql: &str| database.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(one("SELECT packages FROM stack"), 2, "bash and shop: what the opaque directory hides is not there");
+    assert_eq!(one("SELECT count(*) FROM layer WHERE marks = 0"), 3, "nobody could see the mark");
+}
+
+#[test]
+fn a_restarted_containerd_is_found_again() {
+    let Some(mut containerd) = Containerd::start() else { return };
+    let place = Place::start();
+    let image = build_with(containerd.dir(), "app:shop", &[BASE, SHOP]);
+    containerd.import("k8s.io", &image);
+    containerd.run("k8s.io", &image, "before");
+    let _agent = place.agent("one", &containerd);
+    place.until_scanned(1);
+    containerd.restart();
+    containerd.run("k8s.io", &image, "after");
+    place.until_scanned(2);
+}
+
+#[test]
+fn no_secret_of_a_container_or_image_is_kept_or_told() {
+    let Some(containerd) = Containerd::start() else { return };
+    let place = Place::start();
+    // The image's environment has a password; so have the container's, and its labels.
+    let image = build_with(containerd.dir(), "app:shop", &[BASE, SHOP]);
+    containerd.import("k8s.io", &image);
+    let runc = containerd.dir().join("runc").display().to_string();
+    containerd.ctr(
+        "k8s.io",
+        &[
+            "run",
+            "--detach",
+            "--null-io",
+            "--runc-root",
+            &runc,
+            "--env",
+            "TOKEN=hunter2",
+            "--label",
+            "key=hunter2",
+            &image.name,
+            "web",
+            "/pause",
+        ],
+    );
+    let _agent = place.agent("one", &containerd);
+    place.until_scanned(1);
+    for path in ["/api/v1/status", "/api/v1/containers", "/api/v1/findings", "/metrics"] {
+        assert!(!place.get(path).contains("hunter2"), "{path}");
+    }
+    let database = rusqlite::Connection::open(place.at("data/outcrop.db")).unwrap();
+    let mut inventories = database.prepare("SELECT inventory FROM layer").unwrap();
+    let rows = inventories.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
+    let texts: Vec<Vec<u8>> = rows.map(|row| zstd::decode_all(row.unwrap().as_slice()).unwrap()).collect();
+    assert!(!texts.is_empty());
+    for bytes in texts {
+        assert!(!bytes.windows(7).any(|part| part == b"hunter2"));
+    }
+}
+
 /// A node that speaks the protocol by hand.
 struct Evil {
     reports: tokio::sync::mpsc::Sender<v1::Report>,
@@ -332,8 +459,13 @@ fn a_node_speaks_for_itself_only_and_says_nothing_unasked() {
         evil.say(piece(layer, inventory.clone())).await;
         evil.say(piece(layer, inventory)).await;
         tokio::task::spawn_blocking({
-            let api =
-                Place { dir: tempfile::tempdir().unwrap(), listen: place.listen, api: place.api, aggregator: None };
+            let api = Place {
+                dir: tempfile::tempdir().unwrap(),
+                listen: place.listen,
+                api: place.api,
+                tls: false,
+                aggregator: None,
+            };
             move || until("three of four to be counted as unasked", || api.status()["reports"]["unasked"] == 3)
         })
         .await

@@ -173,6 +173,30 @@ impl TryFrom<v1::Container> for Seen {
     }
 }
 
+/// Reads `bytes` as everything that a node may send, and throws it away. For the fuzz target.
+#[doc(hidden)]
+pub fn check_report(bytes: &[u8]) {
+    let report = <v1::Report as prost::Message>::decode(bytes);
+    match report.ok().and_then(|report| report.report) {
+        Some(v1::report::Report::Containers(containers)) => {
+            for container in containers.containers {
+                if let Ok(seen) = Seen::try_from(container) {
+                    // What was taken can be told again, and is the same.
+                    assert!(Seen::try_from(v1::Container::from(&seen)).as_ref() == Ok(&seen));
+                }
+            }
+        }
+        Some(v1::report::Report::Answers(answers)) => {
+            for answer in answers.answers {
+                if let Some(v1::answer::Read::Fact(bytes)) = answer.read {
+                    let _ = crate::Fact::decode(&bytes);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -38,7 +38,7 @@ pub struct Config {
     pub interval: Duration,
 }
 
-/// Why the agent could not start, or had to end.
+/// Why the agent could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// A file that the operator named.
@@ -68,10 +68,10 @@ pub enum AgentError {
     Start(#[source] std::io::Error),
 }
 
-/// Runs the agent; returns only when it cannot go on.
+/// Runs the agent; returns only when its way to the aggregator has ended for good.
 ///
 /// # Errors
-/// When it cannot start, or containerd's sibling has ended.
+/// When it cannot start.
 pub fn run(config: Config) -> Result<(), AgentError> {
     hide_memory()?;
     let read = |path: &PathBuf| {
@@ -86,7 +86,14 @@ pub fn run(config: Config) -> Result<(), AgentError> {
     let uplink = Uplink { endpoint, token, cluster: config.cluster, node: config.node, commands };
     let thread = std::thread::Builder::new().name("uplink".to_owned());
     thread.spawn(move || uplink.run()).map_err(AgentError::Start)?;
-    node.run(&inbox, config.interval)
+    node.run(&inbox, config.interval);
+    Ok(())
+}
+
+/// A line for the log.
+fn say(line: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "outcrop-agent: {line}");
 }
 
 fn endpoint(address: &str, ca: Option<String>) -> Result<Endpoint, AgentError> {

@@ -1,7 +1,7 @@
 //! This node: what runs on it, and the reading of what is asked for. One thread, one thing at a time.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use outcrop_proto::wire::{PIECE, Seen, v1};
 use outcrop_proto::{Digest, LayerId};
 use tokio::sync::mpsc::Sender;
 
-use super::{AgentError, Config};
+use super::{Config, say};
 use crate::role;
-use crate::runtime::Sibling;
+use crate::runtime::{Error, Sibling};
 use crate::scan::{Place, Places, StackPlace, StackReader};
 use crate::worker::Program;
 
@@ -28,6 +28,11 @@ pub(super) enum Command {
 
 type Key = (String, String);
 
+/// Starts the process that holds containerd's socket.
+fn sibling(socket: Option<&Path>) -> Result<Sibling, Error> {
+    Sibling::spawn(role::runtime_command(&Program::this(), socket))
+}
+
 /// A container, and where it can be read.
 #[derive(Debug)]
 struct Known {
@@ -39,6 +44,7 @@ struct Known {
 pub(super) struct Node {
     cluster: String,
     host: PathBuf,
+    socket: Option<PathBuf>,
     sibling: Sibling,
     places: Places,
     reader: StackReader,
@@ -49,13 +55,13 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn start(config: &Config) -> Result<Self, AgentError> {
+    pub(super) fn start(config: &Config) -> Result<Self, Error> {
         let program = Program::this();
-        let command = role::runtime_command(&program, config.containerd.as_deref());
         Ok(Self {
             cluster: config.cluster.clone(),
             host: config.host.clone(),
-            sibling: Sibling::spawn(command)?,
+            socket: config.containerd.clone(),
+            sibling: sibling(config.containerd.as_deref())?,
             places: Places::new(program.clone()),
             reader: StackReader::new(program),
             containers: BTreeMap::new(),
@@ -65,24 +71,34 @@ impl Node {
     }
 
     /// Lists what runs every `interval`, and does what is ordered between.
-    pub(super) fn run(mut self, inbox: &Receiver<Command>, interval: Duration) -> Result<(), AgentError> {
+    pub(super) fn run(mut self, inbox: &Receiver<Command>, interval: Duration) {
         let mut next = Instant::now();
         loop {
-            match inbox.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            let done = match inbox.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(Command::Attached(reports)) => {
                     self.reports = Some(reports);
-                    self.list()?;
+                    let listed = self.list();
                     self.tell_all();
+                    listed.map(drop)
                 }
-                Ok(Command::Order(order)) => self.obey(order)?,
+                Ok(Command::Order(order)) => self.obey(order),
                 Err(RecvTimeoutError::Timeout) => {
                     next = Instant::now() + interval;
-                    let (changed, gone) = self.list()?;
-                    if !changed.is_empty() || !gone.is_empty() {
-                        self.tell(false, changed, gone);
-                    }
+                    self.list().map(|(changed, gone)| {
+                        if !changed.is_empty() || !gone.is_empty() {
+                            self.tell(false, changed, gone);
+                        }
+                    })
                 }
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if let Err(error) = done {
+                // containerd restarts, and its containers live on: what was known stands until it says otherwise.
+                say(&error.to_string());
+                match sibling(self.socket.as_deref()) {
+                    Ok(sibling) => self.sibling = sibling,
+                    Err(error) => say(&error.to_string()),
+                }
             }
         }
     }
@@ -107,7 +123,7 @@ impl Node {
     }
 
     /// Asks containerd what runs. Returns what is new or different since the last time, and what is gone.
-    fn list(&mut self) -> Result<(Vec<v1::Container>, Vec<v1::ContainerKey>), AgentError> {
+    fn list(&mut self) -> Result<(Vec<v1::Container>, Vec<v1::ContainerKey>), Error> {
         let listed = self.sibling.list(&[])?;
         let mut containers = BTreeMap::new();
         let mut changed = Vec::new();
@@ -158,7 +174,7 @@ impl Node {
         Known { container, seen, stack }
     }
 
-    fn obey(&mut self, order: v1::order::Order) -> Result<(), AgentError> {
+    fn obey(&mut self, order: v1::order::Order) -> Result<(), Error> {
         match order {
             v1::order::Order::Resync(_) => self.tell_all(),
             v1::order::Order::Lease(lease) => {
@@ -173,7 +189,7 @@ impl Node {
     }
 
     /// Reads a layer for the aggregator.
-    fn read(&mut self, id: LayerId) -> Result<(), AgentError> {
+    fn read(&mut self, id: LayerId) -> Result<(), Error> {
         use v1::report::Report;
         let unreadable = |reason: String| Report::Unreadable(v1::Unreadable { layer: Some(id.into()), reason });
         let found = self.containers.values().find_map(|known| {
@@ -219,7 +235,7 @@ impl Node {
     }
 
     /// Decides for the aggregator what a stack's inventories leave open.
-    fn check(&mut self, check: &v1::Check) -> Result<(), AgentError> {
+    fn check(&mut self, check: &v1::Check) -> Result<(), Error> {
         let Ok(id) = <[u8; 32]>::try_from(check.stack.as_slice()).map(Digest) else { return Ok(()) };
         let known =
             self.containers.values().find(|known| known.seen.stack.as_ref().is_some_and(|(stack, _)| *stack == id));

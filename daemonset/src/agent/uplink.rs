@@ -11,6 +11,7 @@ use tonic::transport::Endpoint;
 use tonic::{Request, Status};
 
 use super::node::Command;
+use super::say;
 use crate::catalog;
 
 /// Reports that wait for the network. Beyond them reading waits, so that memory stays bounded.
@@ -91,12 +92,6 @@ enum Ended {
     Stream,
     /// The agent.
     Node,
-}
-
-/// A line for the log.
-fn say(line: &str) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "outcrop-agent: {line}");
 }
 
 /// The innermost reason: a transport's own words tell only that it is one.

@@ -71,6 +71,13 @@ impl Containerd {
         let _ = self.child.wait();
     }
 
+    /// Stops it, and starts it again on the same state.
+    #[allow(dead_code, reason = "not every test that uses the harness restarts it")]
+    pub(crate) fn restart(&mut self) {
+        self.stop();
+        self.child = launch(self.dir.path(), self.bin.as_deref()).unwrap();
+    }
+
     /// Runs `ctr` in a namespace; it must succeed.
     pub(crate) fn ctr(&self, namespace: &str, args: &[&str]) -> String {
         let output = self.try_ctr(namespace, args);
