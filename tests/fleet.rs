@@ -239,6 +239,33 @@ fn two_nodes_with_images_on_one_base_read_each_layer_once() {
         "no silence about Debian: {assessed}"
     );
 
+    // Who has it? By package, version and problem, with the layer that brought it; and a question that is none.
+    let ask = |question: &str| {
+        let server = format!("http://{}", place.api);
+        Command::new(OUTCROP).args(["who-has", question, "--server", &server]).output().unwrap()
+    };
+    let shop: LayerId = format!("diff:{}", images[0].diff_ids[1]).parse().unwrap();
+    for question in ["shop", "pkg:npm/shop@<1.0.1", "shop@1.0.0", "CVE-2026-1"] {
+        let answer = String::from_utf8(ask(question).stdout).unwrap();
+        let lines: Vec<&str> = answer.lines().skip(1).collect();
+        assert_eq!(lines.len(), 2, "{question}: {answer}");
+        assert!(
+            lines.iter().all(|line| line.contains(&shop.to_string()) && line.contains("/srv/package.json")),
+            "{answer}"
+        );
+    }
+    for question in ["shop@>1.0.0", "pkg:pypi/shop", "nobody"] {
+        assert!(String::from_utf8(ask(question).stdout).unwrap().starts_with("nobody"), "{question}");
+    }
+    let wrong = ask("pkg:cargo/serde");
+    assert_eq!(wrong.status.code(), Some(64), "{}", String::from_utf8_lossy(&wrong.stderr));
+    let server = format!("http://{}", place.api);
+    let told = Command::new(OUTCROP).args(["status", "--server", &server]).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    for line in ["scanned    4", "npm         matched", "layers known 3, leased 0"] {
+        assert!(told.contains(line), "{line:?} is not in\n{told}");
+    }
+
     // One more container of what is known, and one that ends: nobody reads anything.
     first.run("k8s.io", &images[0], "e");
     place.until_scanned(5);

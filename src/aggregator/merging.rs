@@ -3,11 +3,11 @@
 use jiff::civil::Date;
 use outcrop_agent::catalog;
 use outcrop_proto::wire::v1;
-use outcrop_proto::{Answers, Digest, Fact, Inventory, LayerId, merge};
+use outcrop_proto::{Answers, Digest, Distribution, Fact, Inventory, LayerId, StackPackage, merge};
 
 use crate::advisory::{self, Database, DatabaseError, Subject};
 use crate::export::purl;
-use crate::store::{FindingRow, StackRow};
+use crate::store::{FindingRow, PackageRow, StackRow};
 
 /// A stack to merge.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ pub(super) fn merge_stack(
         answers: stack.answers.map(prost::Message::encode_to_vec),
         coverage: merged.coverage(&undecided),
         distribution: distribution.map(|distribution| distribution.name.clone()),
-        packages: merged.packages.len(),
+        packages: merged.packages.iter().map(|package| package_row(package, distribution)).collect(),
         withheld: 0,
         unidentified: merged.unidentified.len(),
         assessed: Vec::new(),
@@ -85,7 +85,7 @@ pub(super) fn merge_stack(
         let words =
             |assessed: advisory::Assessed| (assessed.ecosystem, assessed.state.as_str().to_owned(), assessed.reason);
         row.assessed = assessed.into_iter().map(words).collect();
-        let owner = |package: &outcrop_proto::StackPackage| package.owner.as_ref().map(|owner| owner.package.clone());
+        let owner = |package: &StackPackage| package.owner.as_ref().map(|owner| owner.package.clone());
         let owners: Vec<Option<outcrop_proto::Package>> = merged.packages.iter().map(owner).collect();
         let subjects: Vec<Subject<'_>> = merged
             .packages
@@ -117,4 +117,16 @@ pub(super) fn merge_stack(
             .collect();
     }
     Ok(Outcome::Done(Box::new(row)))
+}
+
+fn package_row(package: &StackPackage, distribution: Option<&Distribution>) -> PackageRow {
+    let evidence = package.evidence.first().map(|path| String::from_utf8_lossy(path)).unwrap_or_default();
+    PackageRow {
+        r#type: package.package.kind.as_str().to_owned(),
+        name: package.package.name.clone(),
+        version: package.package.version.clone(),
+        purl: purl(&package.package, distribution),
+        evidence: format!("/{evidence}"),
+        layer: u32::try_from(package.layer).unwrap_or(u32::MAX),
+    }
 }

@@ -8,6 +8,7 @@ mod merging;
 mod service;
 mod status;
 mod tokens;
+mod who_has;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

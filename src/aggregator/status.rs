@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use outcrop_proto::{CoverageState, Digest};
+use outcrop_proto::wire::Seen;
+use outcrop_proto::{Coverage, CoverageState, Digest, PackageType};
 
+use super::who_has::{Query, is_within};
 use super::{Aggregator, lock};
+use crate::store::PackageRow;
 use crate::web::{
-    AssessedCount, ContainerItem, CoverageCount, DatabaseStatus, Failure, FindingItem, Future, NodeStatus, ReasonCount,
-    ReportCounts, Source, SourceStatus, Status,
+    AssessedCount, ContainerItem, CoverageCount, DatabaseStatus, Failure, FindingItem, Future, HasItem, NodeStatus,
+    ReasonCount, ReportCounts, Source, SourceStatus, Status,
 };
 
 /// A container, as far as its answers need it.
@@ -22,17 +25,7 @@ impl Aggregator {
     fn rows(&self) -> Vec<Row> {
         let fleet = self.fleet();
         let rows = fleet.coverage().map(|(node, seen, coverage)| Row {
-            item: ContainerItem {
-                node: node.to_owned(),
-                containerd_namespace: seen.containerd_namespace.clone(),
-                id: seen.id.clone(),
-                name: seen.name.clone(),
-                namespace: seen.pod.as_ref().map(|pod| pod.namespace.clone()),
-                pod: seen.pod.as_ref().map(|pod| pod.name.clone()),
-                image: seen.image.clone(),
-                stack: seen.stack.as_ref().map(|(stack, _)| stack.to_string()),
-                coverage,
-            },
+            item: item(node, seen, coverage),
             stack: seen.stack.as_ref().map(|(stack, _)| *stack),
         });
         rows.collect()
@@ -85,7 +78,7 @@ impl Aggregator {
                 path,
                 error: lock(&self.database_error).clone(),
                 sources: sources
-                    .map_err(|error| Failure(error.to_string()))?
+                    .map_err(|error| Failure::Store(error.to_string()))?
                     .into_iter()
                     .map(|source| SourceStatus {
                         ecosystem: source.ecosystem,
@@ -145,6 +138,56 @@ impl Aggregator {
     }
 }
 
+impl Aggregator {
+    async fn who_has_now(&self, question: &str) -> Result<Vec<HasItem>, Failure> {
+        let query = Query::parse(question).map_err(|error| Failure::Question(error.to_string()))?;
+        let mut packages = match &query {
+            Query::Problem(name) => self.store.packages_with(name).await?,
+            Query::Package { name, .. } => self.store.packages_named(name).await?,
+        };
+        if let Query::Package { kind, bound, .. } = &query {
+            packages.retain(|(_, package)| {
+                let Some(of) = PackageType::from_name(&package.r#type) else { return false };
+                kind.is_none_or(|kind| kind == of)
+                    && bound.as_ref().is_none_or(|bound| is_within(of, &package.version, bound))
+            });
+        }
+        let mut by_stack: BTreeMap<Digest, Vec<PackageRow>> = BTreeMap::new();
+        for (stack, package) in packages {
+            by_stack.entry(stack).or_default().push(package);
+        }
+        let fleet = self.fleet();
+        let mut items = Vec::new();
+        for (node, seen, coverage) in fleet.coverage() {
+            let Some((stack, layers)) = &seen.stack else { continue };
+            for package in by_stack.get(stack).into_iter().flatten() {
+                let layer = usize::try_from(package.layer).ok().and_then(|layer| layers.get(layer));
+                items.push(HasItem {
+                    container: item(node, seen, coverage.clone()),
+                    package: package.clone(),
+                    layer_id: layer.map(ToString::to_string),
+                });
+            }
+        }
+        Ok(items)
+    }
+}
+
+/// A container in words.
+fn item(node: &str, seen: &Seen, coverage: Coverage) -> ContainerItem {
+    ContainerItem {
+        node: node.to_owned(),
+        containerd_namespace: seen.containerd_namespace.clone(),
+        id: seen.id.clone(),
+        name: seen.name.clone(),
+        namespace: seen.pod.as_ref().map(|pod| pod.namespace.clone()),
+        pod: seen.pod.as_ref().map(|pod| pod.name.clone()),
+        image: seen.image.clone(),
+        stack: seen.stack.as_ref().map(|(stack, _)| stack.to_string()),
+        coverage,
+    }
+}
+
 impl Source for Aggregator {
     fn status(&self) -> Future<'_, Status> {
         Box::pin(self.status_now())
@@ -152,6 +195,10 @@ impl Source for Aggregator {
 
     fn containers(&self) -> Future<'_, Vec<ContainerItem>> {
         Box::pin(async { Ok(self.rows().into_iter().map(|row| row.item).collect()) })
+    }
+
+    fn who_has<'a>(&'a self, question: &'a str) -> Future<'a, Vec<HasItem>> {
+        Box::pin(self.who_has_now(question))
     }
 
     fn findings(&self) -> Future<'_, Vec<FindingItem>> {

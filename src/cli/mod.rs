@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod aggregator;
+mod ask;
 mod bom;
 mod db;
 mod report;
@@ -49,6 +50,10 @@ enum Command {
     Db(db::Arguments),
     /// Take what agents tell, match it, and answer questions about all nodes
     Aggregator(aggregator::Arguments),
+    /// Tell the state of everything that an aggregator knows
+    Status(ask::StatusArguments),
+    /// Tell which containers have a package, a version of it, or a problem
+    WhoHas(ask::WhoHasArguments),
     /// Make tokens for nodes
     Token(aggregator::TokenArguments),
     /// Try every forbidden act in a worker's cage, and print what stopped it
@@ -86,6 +91,8 @@ pub fn main() -> ExitCode {
         Command::Scan(arguments) => scan::run(*arguments),
         Command::Db(arguments) => db::run(arguments),
         Command::Aggregator(arguments) => aggregator::run(arguments),
+        Command::Status(arguments) => ask::status(&arguments),
+        Command::WhoHas(arguments) => ask::who_has(&arguments),
         Command::Token(arguments) => aggregator::token(arguments),
         Command::Selftest => selftest::run(),
     };

@@ -64,8 +64,8 @@ pub struct StackRow {
     pub coverage: Coverage,
     /// The distribution's name.
     pub distribution: Option<String>,
-    /// How many packages it holds.
-    pub packages: usize,
+    /// What it holds.
+    pub packages: Vec<PackageRow>,
     /// How many findings are left to the distribution.
     pub withheld: usize,
     /// How many packages name nothing.
@@ -74,6 +74,23 @@ pub struct StackRow {
     pub assessed: Vec<(String, String, String)>,
     /// What was found.
     pub findings: Vec<FindingRow>,
+}
+
+/// A package of a stack.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct PackageRow {
+    /// As purl names it.
+    pub r#type: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The package.
+    pub purl: String,
+    /// The first path that lists it.
+    pub evidence: String,
+    /// Index into the stack's layers, newest first.
+    pub layer: u32,
 }
 
 /// A problem of a package of a stack.
@@ -178,7 +195,7 @@ impl Store {
             .bind(row.coverage.state.as_str())
             .bind(&row.coverage.reason)
             .bind(row.distribution.as_deref())
-            .bind(count(row.packages))
+            .bind(count(row.packages.len()))
             .bind(count(row.withheld))
             .bind(count(row.unidentified))
             .execute(&mut *transaction)
@@ -209,8 +226,50 @@ impl Store {
                 .execute(&mut *transaction)
                 .await?;
         }
+        for finding in &row.findings {
+            for name in finding.aliases.iter().chain([&finding.id]) {
+                sqlx::query("INSERT OR IGNORE INTO problem VALUES (?, ?)")
+                    .bind(name)
+                    .bind(&finding.id)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+        }
+        for package in &row.packages {
+            let short = package.name.rsplit([':', '/']).next().unwrap_or_default();
+            sqlx::query("INSERT OR IGNORE INTO package VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
+                .bind(id)
+                .bind(&package.purl)
+                .bind(&package.r#type)
+                .bind(&package.name)
+                .bind(short)
+                .bind(&package.version)
+                .bind(&package.evidence)
+                .bind(package.layer)
+                .execute(&mut *transaction)
+                .await?;
+        }
         transaction.commit().await?;
         Ok(())
+    }
+
+    /// Packages of this name, whole or without what stands before its last `:` or `/`, by stack.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn packages_named(&self, name: &str) -> Result<Vec<(Digest, PackageRow)>, StoreError> {
+        let sql = "SELECT * FROM package WHERE name = ?1 OR short = ?1 ORDER BY name, version, purl";
+        packages(&sqlx::query(sql).bind(name).fetch_all(&self.pool).await?)
+    }
+
+    /// Packages that have the problem of this name, by stack.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn packages_with(&self, problem: &str) -> Result<Vec<(Digest, PackageRow)>, StoreError> {
+        let sql = "SELECT DISTINCT package.* FROM problem JOIN finding USING (id) JOIN package USING (stack, purl) \
+            WHERE problem.name = ? ORDER BY package.name, package.version, package.purl";
+        packages(&sqlx::query(sql).bind(problem).fetch_all(&self.pool).await?)
     }
 
     /// Every stack with how far it was seen.
@@ -311,6 +370,22 @@ fn layer_id(text: &str) -> Result<LayerId, StoreError> {
     text.parse().map_err(|_| StoreError::Damaged("a layer's identity"))
 }
 
+fn packages(rows: &[SqliteRow]) -> Result<Vec<(Digest, PackageRow)>, StoreError> {
+    let package = |row: &SqliteRow| {
+        let id: &[u8] = row.try_get("stack")?;
+        let package = PackageRow {
+            r#type: row.try_get("type")?,
+            name: row.try_get("name")?,
+            version: row.try_get("version")?,
+            purl: row.try_get("purl")?,
+            evidence: row.try_get("evidence")?,
+            layer: row.try_get("layer")?,
+        };
+        Ok((id.try_into().map(Digest).map_err(|_| StoreError::Damaged("a stack's identity"))?, package))
+    };
+    rows.iter().map(package).collect()
+}
+
 fn stack_id(row: &SqliteRow) -> Result<Digest, StoreError> {
     let id: &[u8] = row.try_get("id")?;
     id.try_into().map(Digest).map_err(|_| StoreError::Damaged("a stack's identity"))
@@ -323,6 +398,17 @@ fn state(word: &str) -> Result<CoverageState, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn package() -> PackageRow {
+        PackageRow {
+            r#type: "maven".to_owned(),
+            name: "org.apache:curl-core".to_owned(),
+            version: "1".to_owned(),
+            purl: "pkg:deb/debian/curl@1".to_owned(),
+            evidence: "/app.jar!/curl.jar".to_owned(),
+            layer: 1,
+        }
+    }
 
     fn stack(findings: &[&str]) -> StackRow {
         let finding = |id: &&str| FindingRow {
@@ -344,7 +430,7 @@ mod tests {
             answers: Some(vec![1, 2]),
             coverage: Coverage::new(CoverageState::Partial, "why"),
             distribution: None,
-            packages: 3,
+            packages: vec![package()],
             withheld: 2,
             unidentified: 1,
             assessed: vec![("npm".to_owned(), "stale".to_owned(), "old".to_owned())],
@@ -379,6 +465,14 @@ mod tests {
         assert_eq!(store.stack(&expected.id).await.unwrap(), Some((expected.layers, expected.answers)));
         assert_eq!(store.findings(&expected.id).await.unwrap(), expected.findings);
         assert_eq!(store.assessed(&expected.id).await.unwrap(), expected.assessed);
+        let found = [(expected.id, package())];
+        for name in ["curl-core", "org.apache:curl-core"] {
+            assert_eq!(store.packages_named(name).await.unwrap(), found, "{name}");
+        }
+        for name in ["CVE-1", "GHSA-1"] {
+            assert_eq!(store.packages_with(name).await.unwrap(), found, "{name}");
+        }
+        assert!(store.packages_named("curl").await.unwrap().is_empty());
         assert_eq!(store.counts(&expected.id).await.unwrap(), (vec![("high".to_owned(), 2)], 2));
     }
 

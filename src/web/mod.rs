@@ -1,6 +1,6 @@
 //! The API: plain answers to plain questions, of whoever can answer them.
 //!
-//! `GET /api/v1/status`, `/api/v1/containers`, `/api/v1/findings`, `/metrics`, `/healthz`. Errors are `application/problem+json`
+//! `GET /api/v1/status`, `/api/v1/containers`, `/api/v1/findings`, `/api/v1/who-has?q=…`, `/metrics`, `/healthz`. Errors are `application/problem+json`
 //! ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
 
 mod metrics;
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -17,7 +17,7 @@ use axum::{Json, Router};
 use outcrop_proto::{Coverage, CoverageState};
 use serde::Serialize;
 
-use crate::store::{FindingRow, StoreError};
+use crate::store::{FindingRow, PackageRow, StoreError};
 
 /// An answer that takes time.
 pub type Future<'a, T> = Pin<Box<dyn std::future::Future<Output = Result<T, Failure>> + Send + 'a>>;
@@ -28,17 +28,24 @@ pub trait Source: Send + Sync {
     fn status(&self) -> Future<'_, Status>;
     /// Every container.
     fn containers(&self) -> Future<'_, Vec<ContainerItem>>;
+    /// Who has a package or a problem.
+    fn who_has<'a>(&'a self, question: &'a str) -> Future<'a, Vec<HasItem>>;
     /// Every finding of every container.
     fn findings(&self) -> Future<'_, Vec<FindingItem>>;
 }
 
 /// A question could not be answered.
 #[derive(Debug)]
-pub struct Failure(pub String);
+pub enum Failure {
+    /// It is none.
+    Question(String),
+    /// The store could not be read.
+    Store(String),
+}
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self(error.to_string())
+        Self::Store(error.to_string())
     }
 }
 
@@ -50,8 +57,11 @@ impl IntoResponse for Failure {
             status: u16,
             detail: String,
         }
-        let status = StatusCode::INTERNAL_SERVER_ERROR;
-        let problem = Problem { title: "the question could not be answered", status: status.as_u16(), detail: self.0 };
+        let (status, detail) = match self {
+            Self::Question(detail) => (StatusCode::BAD_REQUEST, detail),
+            Self::Store(detail) => (StatusCode::INTERNAL_SERVER_ERROR, detail),
+        };
+        let problem = Problem { title: "the question could not be answered", status: status.as_u16(), detail };
         (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(problem)).into_response()
     }
 }
@@ -214,6 +224,24 @@ pub struct FindingItem {
     pub finding: FindingRow,
 }
 
+/// A package of a container.
+#[derive(Clone, Debug, Serialize)]
+pub struct HasItem {
+    /// The container.
+    pub container: ContainerItem,
+    /// The package.
+    pub package: PackageRow,
+    /// The layer that brought it.
+    pub layer_id: Option<String>,
+}
+
+/// The question of `/api/v1/who-has`.
+#[derive(Debug, serde::Deserialize)]
+struct Question {
+    #[serde(default)]
+    q: String,
+}
+
 type Shared = Arc<dyn Source>;
 
 /// The API of `source`.
@@ -224,7 +252,15 @@ pub fn routes(source: Shared) -> Router {
         .route("/api/v1/status", get(async |State(source): State<Shared>| source.status().await.map(Json)))
         .route("/api/v1/containers", get(async |State(source): State<Shared>| source.containers().await.map(Json)))
         .route("/api/v1/findings", get(async |State(source): State<Shared>| source.findings().await.map(Json)))
+        .route("/api/v1/who-has", get(who_has))
         .with_state(source)
+}
+
+async fn who_has(
+    State(source): State<Shared>,
+    Query(question): Query<Question>,
+) -> Result<Json<Vec<HasItem>>, Failure> {
+    source.who_has(&question.q).await.map(Json)
 }
 
 async fn metrics(State(source): State<Shared>) -> Result<Response, Failure> {

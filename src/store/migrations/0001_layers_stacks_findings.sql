@@ -56,3 +56,31 @@ CREATE TABLE finding (
     summary TEXT NOT NULL,
     PRIMARY KEY (stack, purl, id)
 ) STRICT, WITHOUT ROWID;
+
+-- A problem by any of its names.
+CREATE TABLE problem (
+    name TEXT NOT NULL,
+    id TEXT NOT NULL,
+    PRIMARY KEY (name, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX finding_id ON finding (id);
+
+CREATE TABLE package (
+    stack BLOB NOT NULL REFERENCES stack ON DELETE CASCADE,
+    purl TEXT NOT NULL,
+    -- As purl names it: deb, npm, maven, …
+    type TEXT NOT NULL,
+    name TEXT NOT NULL,
+    -- The name without what stands before its last `:` or `/`: `log4j-core` of `org.apache.logging.log4j:log4j-core`.
+    short TEXT NOT NULL,
+    version TEXT NOT NULL,
+    -- The first path that lists it, with the place in an archive after `!/`.
+    evidence TEXT NOT NULL,
+    -- Index into the stack's layers.
+    layer INTEGER NOT NULL,
+    PRIMARY KEY (stack, purl, evidence)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX package_name ON package (name);
+CREATE INDEX package_short ON package (short);
