@@ -149,7 +149,8 @@ impl Place {
         }
         let child = command
             .args(["--aggregator", &format!("{scheme}://{}", self.listen), "--cluster", "test", "--node", node])
-            .args(["--interval", "1", "--token-file"])
+            // What happens in between it is told by containerd.
+            .args(["--interval", "3600", "--token-file"])
             .arg(self.at(&format!("{node}.token")))
             .arg("--containerd")
             .arg(containerd.socket())

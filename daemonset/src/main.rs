@@ -40,8 +40,8 @@ struct Arguments {
     #[arg(long, value_name = "DIR", default_value = "/")]
     host: PathBuf,
 
-    /// Seconds between two questions to containerd
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// Seconds after which containerd is asked what runs, also when it told of no change
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     interval: u64,
 }
 

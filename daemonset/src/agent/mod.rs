@@ -7,7 +7,6 @@ mod node;
 mod uplink;
 
 use std::path::PathBuf;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
@@ -82,7 +81,7 @@ pub fn run(config: Config) -> Result<(), AgentError> {
     // Its child goes its own way before this process gives up what only the child needs.
     let node = Node::start(&config)?;
     enter_reader_cage()?;
-    let (commands, inbox) = mpsc::channel();
+    let (commands, inbox) = node::commands().map_err(AgentError::Start)?;
     let uplink = Uplink { endpoint, token, cluster: config.cluster, node: config.node, commands };
     let thread = std::thread::Builder::new().name("uplink".to_owned());
     thread.spawn(move || uplink.run()).map_err(AgentError::Start)?;

@@ -1,14 +1,17 @@
 //! This node: what runs on it, and the reading of what is asked for. One thread, one thing at a time.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use outcrop_proto::container::{Container, Coverage, CoverageState};
 use outcrop_proto::inventory::compress;
 use outcrop_proto::wire::{PIECE, Seen, v1};
 use outcrop_proto::{Digest, LayerId};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::PipeFlags;
 use tokio::sync::mpsc::Sender;
 
 use super::{Config, say};
@@ -16,6 +19,9 @@ use crate::role;
 use crate::runtime::{Error, Sibling};
 use crate::scan::{Place, Places, StackPlace, StackReader};
 use crate::worker::Program;
+
+/// The pause before containerd is looked for again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Something that the uplink tells.
 #[derive(Debug)]
@@ -26,11 +32,46 @@ pub(super) enum Command {
     Order(v1::order::Order),
 }
 
+/// The uplink's end of what it tells the node.
+#[derive(Debug)]
+pub(super) struct Commands {
+    sender: mpsc::Sender<Command>,
+    /// A byte for each command, since the node waits for containerd at the same time.
+    bell: OwnedFd,
+}
+
+/// The node's end of it.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    commands: mpsc::Receiver<Command>,
+    bell: OwnedFd,
+}
+
+/// Both ends of a channel of commands.
+pub(super) fn commands() -> std::io::Result<(Commands, Inbox)> {
+    let (sender, commands) = mpsc::channel();
+    let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    Ok((Commands { sender, bell: theirs }, Inbox { commands, bell: ours }))
+}
+
+impl Commands {
+    /// Tells the node something; `false` when it has ended.
+    pub(super) fn send(&self, command: Command) -> bool {
+        let sent = self.sender.send(command).is_ok();
+        // A pipe that is full rings all the same.
+        let _ = rustix::io::write(&self.bell, &[0]);
+        sent
+    }
+}
+
 type Key = (String, String);
 
 /// Starts the process that holds containerd's socket.
 fn sibling(socket: Option<&Path>) -> Result<Sibling, Error> {
-    Sibling::spawn(role::runtime_command(&Program::this(), socket))
+    let mut sibling = Sibling::spawn(role::runtime_command(&Program::this(), socket))?;
+    // Before anything is listed, so that nothing falls between.
+    sibling.watch()?;
+    Ok(sibling)
 }
 
 /// A container, and where it can be read.
@@ -70,37 +111,53 @@ impl Node {
         })
     }
 
-    /// Lists what runs every `interval`, and does what is ordered between.
-    pub(super) fn run(mut self, inbox: &Receiver<Command>, interval: Duration) {
+    /// Lists what runs whenever something starts or ends, and every `interval`; does what is ordered between.
+    pub(super) fn run(mut self, inbox: &Inbox, interval: Duration) {
         let mut next = Instant::now();
         loop {
-            let done = match inbox.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(Command::Attached(reports)) => {
-                    self.reports = Some(reports);
-                    let listed = self.list();
-                    self.tell_all();
-                    listed.map(drop)
-                }
-                Ok(Command::Order(order)) => self.obey(order),
-                Err(RecvTimeoutError::Timeout) => {
-                    next = Instant::now() + interval;
-                    self.list().map(|(changed, gone)| {
-                        if !changed.is_empty() || !gone.is_empty() {
-                            self.tell(false, changed, gone);
-                        }
-                    })
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            if let Err(error) = done {
+            if let Err(error) = self.turn(inbox, &mut next, interval) {
                 // containerd restarts, and its containers live on: what was known stands until it says otherwise.
                 say(&error.to_string());
+                next = Instant::now();
                 match sibling(self.socket.as_deref()) {
                     Ok(sibling) => self.sibling = sibling,
-                    Err(error) => say(&error.to_string()),
+                    Err(error) => {
+                        say(&error.to_string());
+                        std::thread::sleep(PAUSE);
+                    }
                 }
             }
         }
+    }
+
+    /// Waits for something to do, and does it.
+    fn turn(&mut self, inbox: &Inbox, next: &mut Instant, interval: Duration) -> Result<(), Error> {
+        let left = next.saturating_duration_since(Instant::now());
+        let timeout =
+            Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+        let mut ready = [PollFd::new(&self.sibling, PollFlags::IN), PollFd::new(&inbox.bell, PollFlags::IN)];
+        // Interrupted or not, all of it is looked at.
+        let _ = poll(&mut ready, Some(&timeout));
+        let _ = rustix::io::read(&inbox.bell, &mut [0; 64]);
+        while let Ok(command) = inbox.commands.try_recv() {
+            match command {
+                Command::Attached(reports) => {
+                    self.reports = Some(reports);
+                    let listed = self.list();
+                    self.tell_all();
+                    listed?;
+                }
+                Command::Order(order) => self.obey(order)?,
+            }
+        }
+        if self.sibling.has_changed()? || *next <= Instant::now() {
+            *next = Instant::now() + interval;
+            let (changed, gone) = self.list()?;
+            if !changed.is_empty() || !gone.is_empty() {
+                self.tell(false, changed, gone);
+            }
+        }
+        Ok(())
     }
 
     fn send(&mut self, report: v1::report::Report) {

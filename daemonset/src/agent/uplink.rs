@@ -1,6 +1,5 @@
 //! The way to the aggregator: one stream, made again whenever it ends.
 
-use std::sync::mpsc;
 use std::time::Duration;
 
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
@@ -10,7 +9,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::transport::Endpoint;
 use tonic::{Request, Status};
 
-use super::node::Command;
+use super::node::{Command, Commands};
 use super::say;
 use crate::catalog;
 
@@ -26,7 +25,7 @@ pub(super) struct Uplink {
     pub(super) token: String,
     pub(super) cluster: String,
     pub(super) node: String,
-    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) commands: Commands,
 }
 
 impl Uplink {
@@ -72,12 +71,12 @@ impl Uplink {
         request.metadata_mut().insert("authorization", bearer);
         let mut orders = client.attach(request).await?.into_inner();
         say("attached to the aggregator");
-        if self.commands.send(Command::Attached(reports)).is_err() {
+        if !self.commands.send(Command::Attached(reports)) {
             return Ok(Ended::Node);
         }
         while let Some(order) = orders.message().await? {
             if let Some(order) = order.order
-                && self.commands.send(Command::Order(order)).is_err()
+                && !self.commands.send(Command::Order(order))
             {
                 return Ok(Ended::Node);
             }

@@ -7,15 +7,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use containerd_client::services::v1::PluginsRequest;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::content_client::ContentClient;
+use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::introspection_client::IntrospectionClient;
 use containerd_client::services::v1::namespaces_client::NamespacesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::version_client::VersionClient;
+use containerd_client::services::v1::{PluginsRequest, SubscribeRequest};
 use hyper_util::rt::TokioIo;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
@@ -104,6 +107,26 @@ impl Client {
             .collect();
         found.sort();
         Ok(found)
+    }
+
+    /// Tells whenever containers start or end, in every namespace; several such at once are one. Nothing is promised to be
+    /// told. Its end is the end of containerd.
+    pub(super) fn changes(&self) -> mpsc::Receiver<()> {
+        let topics = ["/tasks/start", "/tasks/exit", "/tasks/delete", "/containers/delete"];
+        let request = SubscribeRequest { filters: topics.map(|topic| format!("topic==\"{topic}\"")).to_vec() };
+        let mut client = EventsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+        let (tell, told) = mpsc::channel(1);
+        // containerd answers a subscription with the first event and not before: waiting for the answer is waiting for an event.
+        tokio::spawn(async move {
+            let Ok(events) = client.subscribe(request).await else { return };
+            let mut events = events.into_inner();
+            while let Ok(Some(_)) = events.message().await {
+                if let Err(TrySendError::Closed(())) = tell.try_send(()) {
+                    return;
+                }
+            }
+        });
+        told
     }
 
     pub(super) fn namespaces(&self) -> NamespacesClient<Guarded> {

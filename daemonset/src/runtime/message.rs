@@ -25,6 +25,8 @@ pub(super) enum Request {
     Recheck(Pin),
     /// Answered with [`Reply::Snapshotters`].
     Snapshotters,
+    /// Answered with [`Reply::End`]; from then on a [`Reply::Changed`] may come between answers.
+    Watch,
 }
 
 /// An answer, or a part of it.
@@ -40,6 +42,8 @@ pub(super) enum Reply {
     Same(bool),
     /// The snapshotters.
     Snapshotters(Vec<Snapshotter>),
+    /// Said unasked, between answers: containers started or ended since the last time that this was said.
+    Changed,
     /// The question failed, in words for the user. It ends the answer.
     Failed(String),
 }

@@ -22,6 +22,7 @@ pub const METHODS: &[&str] = &[
     "/containerd.services.snapshots.v1.Snapshots/Mounts",
     "/containerd.services.content.v1.Content/List",
     "/containerd.services.content.v1.Content/Read",
+    "/containerd.services.events.v1.Events/Subscribe",
 ];
 
 /// A connection that takes only [`METHODS`].

@@ -9,8 +9,11 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
 
 use super::frame::{self, FrameError};
 use super::message::{Reply, Request};
@@ -76,21 +79,71 @@ async fn run(stream: UnixStream, opened: Opened) -> Result<(), FrameError> {
     let socket = client.socket().display().to_string();
     frame::send(&mut answers, &Reply::Ready { socket, version: client.version().to_owned() }).await?;
 
-    while let Some(question) = frame::receive(&mut questions).await? {
+    let mut events = Events::default();
+    loop {
+        let mut first = [0];
+        // A read of one byte loses nothing when it is given up for an event.
+        let read = tokio::select! {
+            biased;
+            read = questions.read(&mut first) => read?,
+            () = events.happen() => {
+                frame::send(&mut answers, &Reply::Changed).await?;
+                continue;
+            }
+        };
+        let mut stream = (&first[..read]).chain(&mut questions);
+        let Some(question) = frame::receive(&mut stream).await? else { return Ok(()) };
         tokio::select! {
             biased;
-            answered = answer(&mut client, question, &mut answers) => answered?,
+            answered = answer(&mut client, question, &mut events, &mut answers) => answered?,
             () = interrupted(&questions) => return Ok(()),
         }
     }
-    Ok(())
 }
 
-async fn answer(client: &mut Client, question: Request, answers: &mut OwnedWriteHalf) -> Result<(), FrameError> {
+/// What containerd tells of containers that start and end.
+#[derive(Default)]
+struct Events {
+    /// While it tells.
+    told: Option<mpsc::Receiver<()>>,
+    /// Something was told, and not passed on yet.
+    pending: bool,
+}
+
+impl Events {
+    /// Waits until something happens, and a moment more: a pod's containers come together. Given up and called again, it has
+    /// lost nothing.
+    async fn happen(&mut self) {
+        const MOMENT: Duration = Duration::from_millis(20);
+        if !self.pending {
+            let Some(told) = &mut self.told else { return std::future::pending().await };
+            if told.recv().await.is_none() {
+                // The end of containerd: whoever asks next is told so.
+                self.told = None;
+            }
+            self.pending = true;
+        }
+        tokio::time::sleep(MOMENT).await;
+        self.pending = false;
+    }
+}
+
+async fn answer(
+    client: &mut Client,
+    question: Request,
+    events: &mut Events,
+    answers: &mut OwnedWriteHalf,
+) -> Result<(), FrameError> {
     let last = match question {
         Request::List { namespaces } => list(client, &namespaces, answers).await?,
         Request::Recheck(pin) => client.recheck(&pin).await.map(Reply::Same),
         Request::Snapshotters => client.snapshotters().await.map(Reply::Snapshotters),
+        Request::Watch => {
+            events.told = Some(client.changes());
+            // The subscription goes out before any question that follows.
+            tokio::task::yield_now().await;
+            Ok(Reply::End)
+        }
     };
     frame::send(answers, &last.unwrap_or_else(|error| Reply::Failed(error.to_string()))).await
 }

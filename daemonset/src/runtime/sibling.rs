@@ -1,13 +1,14 @@
 //! The other end of [`role`](super::role): for the process that must not hold containerd's socket.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use outcrop_proto::Container;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::frame::{self, FrameError};
 use super::message::{Reply, Request, Snapshotter};
@@ -29,6 +30,8 @@ pub struct Sibling {
     version: String,
     /// Set when the two may no longer agree whose turn it is.
     broken: bool,
+    /// Set when it said that containers started or ended.
+    changed: bool,
 }
 
 impl Sibling {
@@ -41,7 +44,8 @@ impl Sibling {
         let child = command.stdin(OwnedFd::from(theirs)).spawn().map_err(Error::Spawn)?;
         // The command holds the child's end, too: while it lives, the child's death would not end the stream.
         drop(command);
-        let mut sibling = Self { child, stream, socket: String::new(), version: String::new(), broken: false };
+        let mut sibling =
+            Self { child, stream, socket: String::new(), version: String::new(), broken: false, changed: false };
         match sibling.next()? {
             Reply::Ready { socket, version } => {
                 sibling.socket = socket;
@@ -105,6 +109,35 @@ impl Sibling {
         }
     }
 
+    /// Has it tell from now on when containers start or end: then its [file descriptor](Self::as_fd) becomes readable, and
+    /// [`Self::has_changed`] says so.
+    ///
+    /// # Errors
+    /// When containerd does not tell.
+    pub fn watch(&mut self) -> Result<(), Error> {
+        self.ask(&Request::Watch)?;
+        match self.next()? {
+            Reply::End => Ok(()),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// Whether containers started or ended since this was asked last. Waits for nothing.
+    ///
+    /// # Errors
+    /// When the child has ended.
+    pub fn has_changed(&mut self) -> Result<bool, Error> {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let readable = poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&now)).unwrap_or(0) > 0;
+        if readable {
+            match self.next_of_any_kind()? {
+                Reply::Changed => self.changed = true,
+                other => return Err(self.unexpected(other)),
+            }
+        }
+        Ok(std::mem::take(&mut self.changed))
+    }
+
     fn ask(&mut self, question: &Request) -> Result<(), Error> {
         if self.broken {
             return Err(Error::SiblingEnded("cannot be asked any more after an earlier failure".into()));
@@ -112,7 +145,17 @@ impl Sibling {
         frame::write(&self.stream, question).map_err(|error| self.lost(error))
     }
 
+    /// The next part of an answer.
     fn next(&mut self) -> Result<Reply, Error> {
+        loop {
+            match self.next_of_any_kind()? {
+                Reply::Changed => self.changed = true,
+                reply => return Ok(reply),
+            }
+        }
+    }
+
+    fn next_of_any_kind(&mut self) -> Result<Reply, Error> {
         match frame::read(&self.stream) {
             Ok(Some(reply)) => Ok(reply),
             Ok(None) => Err(self.ended()),
@@ -147,6 +190,12 @@ impl Sibling {
             Some(status) => format!("has ended: {}", in_words(status)),
             None => "has closed its stream".into(),
         })
+    }
+}
+
+impl AsFd for Sibling {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 
