@@ -61,8 +61,8 @@ pub(super) enum Stack {
     Merging,
     /// A node was asked what its inventories cannot decide.
     Asked {
-        /// Which one.
-        node: String,
+        /// Which one; `None` where none could be asked.
+        node: Option<String>,
         /// Until when it may answer.
         until: Instant,
     },
@@ -105,6 +105,8 @@ pub(super) struct Fleet {
     leases: HashMap<LayerId, Lease>,
     failures: HashMap<LayerId, Failure>,
     stacks: HashMap<Digest, Stack>,
+    /// Stacks that nodes have and that are not in the store, with their layers: what is looked through at every report.
+    waiting: HashMap<Digest, Vec<LayerId>>,
 }
 
 impl Fleet {
@@ -139,7 +141,8 @@ impl Fleet {
             node.attached = false;
         }
         self.leases.retain(|_, lease| lease.node != node);
-        self.stacks.retain(|_, stack| !matches!(stack, Stack::Asked { node: asked, .. } if asked == node));
+        self.stacks
+            .retain(|_, stack| !matches!(stack, Stack::Asked { node: asked, .. } if asked.as_deref() == Some(node)));
     }
 
     /// A node was heard.
@@ -170,6 +173,11 @@ impl Fleet {
         node.sequence = Some(sequence);
         for key in gone {
             node.containers.remove(key);
+        }
+        for (stack, layers) in containers.iter().filter_map(|seen| seen.stack.as_ref()) {
+            if !matches!(self.stacks.get(stack), Some(Stack::Done(_))) {
+                self.waiting.insert(*stack, layers.clone());
+            }
         }
         node.containers
             .extend(containers.into_iter().map(|seen| ((seen.containerd_namespace.clone(), seen.id.clone()), seen)));
@@ -247,38 +255,40 @@ impl Fleet {
 
     /// Stacks whose layers are all known and that nobody merges yet: from now on they are being merged.
     pub(super) fn ready(&mut self, now: Instant) -> Vec<Ready> {
-        let mut ready: Vec<Ready> = Vec::new();
-        let mut seen: HashSet<Digest> = HashSet::new();
-        let attached = self.nodes.values().filter(|node| node.attached).flat_map(|node| node.containers.values());
-        for (stack, layers) in attached.filter_map(|seen| seen.stack.as_ref()) {
-            let idle = match self.stacks.get(stack) {
-                None => true,
-                Some(Stack::Asked { until, .. }) => *until <= now,
-                Some(Stack::Merging | Stack::Done(_)) => false,
-            };
-            if idle && layers.iter().all(|layer| self.is_known(layer)) && seen.insert(*stack) {
-                ready.push(Ready { stack: *stack, layers: layers.clone() });
-            }
-        }
+        let is_idle = |stack: &Digest| match self.stacks.get(stack) {
+            None => true,
+            Some(Stack::Asked { until, .. }) => *until <= now,
+            Some(Stack::Merging | Stack::Done(_)) => false,
+        };
+        let ready: Vec<Ready> = self
+            .waiting
+            .iter()
+            .filter(|(stack, layers)| is_idle(stack) && layers.iter().all(|layer| self.is_known(layer)))
+            .map(|(stack, layers)| Ready { stack: *stack, layers: layers.clone() })
+            .collect();
         self.stacks.extend(ready.iter().map(|ready| (ready.stack, Stack::Merging)));
         ready
     }
 
-    /// Picks an attached node that has the stack, to be asked what inventories cannot decide. Where there is none, the stack waits
-    /// for one.
+    /// Forgets stacks that wait and that no node has any more.
+    pub(super) fn tidy(&mut self) {
+        let there: HashSet<Digest> =
+            self.nodes.keys().flat_map(|node| self.stacks_of(node)).map(|(stack, _)| *stack).collect();
+        self.waiting.retain(|stack, _| there.contains(stack));
+    }
+
+    /// Picks an attached node that has the stack, to be asked what inventories cannot decide. Where there is none, it is
+    /// looked for again after a while.
     pub(super) fn ask(&mut self, stack: Digest, now: Instant) -> Option<String> {
         let node = self.nodes.iter().find(|(name, node)| node.attached && self.has_stack(name, &stack));
         let node = node.map(|(name, _)| name.clone());
-        match &node {
-            Some(node) => self.stacks.insert(stack, Stack::Asked { node: node.clone(), until: now + LEASE }),
-            None => self.stacks.remove(&stack),
-        };
+        self.stacks.insert(stack, Stack::Asked { node: node.clone(), until: now + LEASE });
         node
     }
 
     /// Whether `node` was asked about the stack.
     pub(super) fn was_asked(&self, node: &str, stack: &Digest) -> bool {
-        matches!(self.stacks.get(stack), Some(Stack::Asked { node: asked, .. }) if asked == node)
+        matches!(self.stacks.get(stack), Some(Stack::Asked { node: asked, .. }) if asked.as_deref() == Some(node))
     }
 
     /// The stack is being merged again.
@@ -288,6 +298,7 @@ impl Fleet {
 
     /// The stack is in the store.
     pub(super) fn done(&mut self, stack: Digest, coverage: Coverage) {
+        self.waiting.remove(&stack);
         self.stacks.insert(stack, Stack::Done(coverage));
     }
 
@@ -312,10 +323,10 @@ impl Fleet {
             Some(Stack::Done(coverage)) => return coverage.clone(),
             Some(Stack::Merging) => return Coverage::new(CoverageState::Pending, "its layers are being merged"),
             Some(Stack::Asked { node, .. }) => {
-                return Coverage::new(
-                    CoverageState::Pending,
-                    format!("node {node} was asked to decide what its layers leave open"),
-                );
+                let who = node
+                    .as_ref()
+                    .map_or("no node that has it is attached".to_owned(), |node| format!("node {node} was asked"));
+                return Coverage::new(CoverageState::Pending, format!("its layers leave something open, and {who}"));
             }
             None => {}
         }
@@ -458,6 +469,36 @@ mod tests {
         assert_eq!(fleet.coverage().count(), 2);
         fleet.attach("a", "0.2.0", now);
         assert_eq!(fleet.containers("a", 3, false, more(), &[]), Err(Gap), "after a new stream all are wanted");
+    }
+
+    #[test]
+    fn an_open_question_goes_to_a_node_that_has_the_stack_and_to_another_when_that_one_goes() {
+        let now = Instant::now();
+        let mut fleet = two_nodes(now);
+        fleet.containers("b", 1, false, vec![container("shop", &["shop", "base"])], &[]).unwrap();
+        ["shop", "base"].into_iter().for_each(|layer| fleet.known(id(layer)));
+        let stack = fleet.ready(now)[0].stack;
+        assert_eq!(fleet.ask(stack, now).as_deref(), Some("a"));
+        assert!(fleet.was_asked("a", &stack) && !fleet.was_asked("b", &stack));
+        assert_eq!(fleet.ready(now), [], "it waits for the answer");
+        fleet.detach("a");
+        assert_eq!(fleet.ready(now).len(), 1);
+        assert_eq!(fleet.ask(stack, now).as_deref(), Some("b"));
+        fleet.detach("b");
+        fleet.ready(now);
+        assert_eq!(fleet.ask(stack, now), None);
+        assert_eq!(fleet.ready(now), []);
+        assert_eq!(fleet.ready(now + LEASE).len(), 1, "somebody may have come back");
+    }
+
+    #[test]
+    fn what_nobody_has_any_more_is_not_waited_for() {
+        let now = Instant::now();
+        let mut fleet = two_nodes(now);
+        fleet.containers("a", 1, true, Vec::new(), &[]).unwrap();
+        fleet.tidy();
+        ["shop", "bank", "base"].into_iter().for_each(|layer| fleet.known(id(layer)));
+        assert_eq!(fleet.ready(now).len(), 1, "the bank alone");
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod who_has;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -114,6 +114,8 @@ pub(crate) struct Aggregator {
     streams: Mutex<HashMap<String, Stream>>,
     database_path: Option<PathBuf>,
     database: Mutex<Option<Loaded>>,
+    /// How often the database was changed: what was matched against an older one is matched again.
+    generation: AtomicU64,
     /// What is wrong with the database's file, if anything is.
     database_error: Mutex<Option<String>>,
     changed: Notify,
@@ -159,6 +161,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         streams: Mutex::default(),
         database_path: config.database,
         database: Mutex::new(database),
+        generation: AtomicU64::new(0),
         database_error: Mutex::default(),
         changed: Notify::new(),
         counters: Counters::default(),
@@ -234,17 +237,14 @@ impl Aggregator {
         }
     }
 
-    /// Does what has become possible: leases layers to nodes, merges stacks whose layers are known.
-    fn advance(self: &Arc<Self>) {
+    /// Leases to `node` what it has and nobody reads, and merges the stacks whose layers are known.
+    fn advance(self: &Arc<Self>, node: &str) {
         let now = Instant::now();
-        let nodes: Vec<String> = lock(&self.streams).keys().cloned().collect();
-        for node in nodes {
-            let layers = self.fleet().lease(&node, now);
-            if !layers.is_empty() {
-                let seconds = u32::try_from(fleet::LEASE.as_secs()).unwrap_or(u32::MAX);
-                let lease = v1::Lease { layers: layers.into_iter().map(Into::into).collect(), seconds };
-                self.send(&node, v1::order::Order::Lease(lease));
-            }
+        let layers = self.fleet().lease(node, now);
+        if !layers.is_empty() {
+            let seconds = u32::try_from(fleet::LEASE.as_secs()).unwrap_or(u32::MAX);
+            let lease = v1::Lease { layers: layers.into_iter().map(Into::into).collect(), seconds };
+            self.send(node, v1::order::Order::Lease(lease));
         }
         let ready = self.fleet().ready(now);
         for Ready { stack, layers } in ready {
@@ -255,7 +255,9 @@ impl Aggregator {
     async fn tick(self: Arc<Self>) {
         loop {
             let _ = tokio::time::timeout(TICK, self.changed.notified()).await;
-            self.advance();
+            let nodes: Vec<String> = lock(&self.streams).keys().cloned().collect();
+            nodes.iter().for_each(|node| self.advance(node));
+            self.fleet().tidy();
             self.reload();
         }
     }
@@ -271,6 +273,7 @@ impl Aggregator {
             Ok(loaded) => {
                 *lock(&self.database) = Some(loaded);
                 *lock(&self.database_error) = None;
+                self.generation.fetch_add(1, Ordering::SeqCst);
                 self.rematch();
             }
             Err(error) => *lock(&self.database_error) = Some(error.to_string()),
@@ -304,7 +307,18 @@ impl Aggregator {
         tokio::spawn(async move { aggregator.merge_now(stack, layers, answers).await });
     }
 
+    /// Merges until the result is of the database that is used now.
     async fn merge_now(self: Arc<Self>, stack: Digest, layers: Vec<LayerId>, answers: Option<v1::Answers>) {
+        loop {
+            let generation = self.generation.load(Ordering::SeqCst);
+            Arc::clone(&self).merge_once(stack, layers.clone(), answers.clone()).await;
+            if generation == self.generation.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+
+    async fn merge_once(self: Arc<Self>, stack: Digest, layers: Vec<LayerId>, answers: Option<v1::Answers>) {
         let mut compressed = Vec::with_capacity(layers.len());
         for layer in &layers {
             match self.store.inventory(layer).await {

@@ -135,7 +135,7 @@ impl Aggregator {
             // A second Hello, or a report of a newer agent.
             Some(Report::Hello(_)) | None => {}
         }
-        self.advance();
+        self.advance(node);
         Ok(())
     }
 
