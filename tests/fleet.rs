@@ -439,6 +439,13 @@ fn piece(layer: LayerId, bytes: Vec<u8>) -> v1::report::Report {
     })
 }
 
+/// The identity of a stack that has one layer.
+fn chain_of(layer: LayerId) -> Digest {
+    match layer {
+        LayerId::Diff(digest) | LayerId::Chain(digest) => digest,
+    }
+}
+
 /// A report of one container with one layer.
 fn containers(layer: LayerId) -> v1::report::Report {
     let seen = Seen {
@@ -447,7 +454,7 @@ fn containers(layer: LayerId) -> v1::report::Report {
         name: "x".to_owned(),
         pod: None,
         image: "x".to_owned(),
-        stack: Some((Digest::of(b"stack"), vec![layer])),
+        stack: Some((chain_of(layer), vec![layer])),
         refused: None,
     };
     v1::report::Report::Containers(v1::Containers {
@@ -517,6 +524,7 @@ fn bombs_and_nonsense_end_the_stream_of_who_sends_them_and_nothing_else() {
         ("bytes after the end", vec![wrong]),
         ("other cataloguers than were said", vec![newer]),
         ("a layer without identity", Vec::new()),
+        ("layers that are not the stack's", Vec::new()),
     ];
     let count = cases.len();
     for (number, (what, pieces)) in cases.into_iter().enumerate() {
@@ -527,7 +535,11 @@ fn bombs_and_nonsense_end_the_stream_of_who_sends_them_and_nothing_else() {
             // Welcome, then the lease.
             assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Welcome(_)))), "{what}");
             assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Lease(_)))), "{what}");
-            if pieces.is_empty() {
+            if what == "layers that are not the stack's" {
+                let v1::report::Report::Containers(mut lie) = containers(layer) else { unreachable!() };
+                lie.containers[0].stack = vec![7; 32];
+                evil.say(v1::report::Report::Containers(lie)).await;
+            } else if pieces.is_empty() {
                 let nothing = v1::Unreadable { layer: None, reason: String::new() };
                 evil.say(v1::report::Report::Unreadable(nothing)).await;
             }

@@ -83,6 +83,24 @@ pub fn layer_ids(chain: &[Digest], diff_ids: Option<&[Digest]>) -> Vec<LayerId> 
     ids
 }
 
+/// Whether `layers` (newest first) can be those of the stack whose identity is the chain ID `top`.
+///
+/// Where diff IDs are proved the chain ID follows from them, and no other layers have it. A layer known by its chain ID alone says
+/// nothing of what lies below it: there a list can be wrong and not be found out; [`is_proved`] tells.
+pub fn fits(top: &Digest, layers: &[LayerId]) -> bool {
+    let chain = layers.iter().rev().fold(None, |below: Option<Digest>, layer| match (below, layer) {
+        (_, LayerId::Chain(chain)) => Some(*chain),
+        (None, LayerId::Diff(diff)) => Some(*diff),
+        (Some(below), LayerId::Diff(diff)) => Some(Digest::of(format!("{below} {diff}").as_bytes())),
+    });
+    chain.as_ref() == Some(top)
+}
+
+/// Whether the identity of a stack proves which layers (newest first) it has: all but the lowest have proved diff IDs.
+pub fn is_proved(layers: &[LayerId]) -> bool {
+    layers.iter().rev().skip(1).all(|layer| matches!(layer, LayerId::Diff(_)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +126,22 @@ mod tests {
         let expected = Digest::of(format!("{} {}", diff_ids[0], diff_ids[1]).as_bytes());
         assert_eq!(chain_ids(&diff_ids), [diff_ids[0], expected]);
         assert!(chain_ids(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_stack_has_the_layers_that_its_identity_follows_from() {
+        let diff_ids = digests(&["base", "app", "config"]);
+        let mut chain = chain_ids(&diff_ids);
+        chain.reverse();
+        let (proved, chained) = (layer_ids(&chain, Some(&diff_ids)), layer_ids(&chain, None));
+        assert!(fits(&chain[0], &proved) && is_proved(&proved));
+        assert!(fits(&chain[0], &chained) && !is_proved(&chained));
+        assert!(fits(&chain[2], &chained[2..]) && is_proved(&chained[2..]));
+        // A layer more, less, or another one.
+        let other = LayerId::Diff(Digest::of(b"other"));
+        for wrong in [&proved[1..], &[proved[0], other, proved[2]], &[other, proved[0], proved[1], proved[2]], &[]] {
+            assert!(!fits(&chain[0], wrong), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::container::{Coverage, CoverageState, Pod};
 use crate::digest::Digest;
-use crate::identity::LayerId;
+use crate::identity::{LayerId, fits};
 
 /// Messages, client and server as they are generated.
 #[allow(
@@ -151,7 +151,12 @@ impl TryFrom<v1::Container> for Seen {
             None
         } else {
             let layers = container.layers.iter().map(LayerId::try_from).collect::<Result<Vec<_>, _>>()?;
-            Some((digest(&container.stack, "a stack's identity")?, layers))
+            let stack = digest(&container.stack, "a stack's identity")?;
+            // Else a node could say of everybody's stack what lies in it.
+            if !fits(&stack, &layers) {
+                return Err(wrong("the layers that a stack's identity follows from"));
+            }
+            Some((stack, layers))
         };
         let refused = container.coverage.as_ref().map(Coverage::try_from).transpose()?;
         if stack.is_none() && refused.is_none() {
@@ -202,14 +207,16 @@ mod tests {
     use super::*;
 
     fn seen() -> Seen {
-        let chain = Digest::of(b"base");
+        let base = Digest::of(b"base");
+        let app = Digest::of(b"app");
+        let stack = Digest::of(format!("{base} {app}").as_bytes());
         Seen {
             containerd_namespace: "k8s.io".to_owned(),
             id: "abc".to_owned(),
             name: "web".to_owned(),
             pod: Some(Pod { namespace: "shop".to_owned(), name: "web-1".to_owned(), uid: "u".to_owned() }),
             image: "example.org/web:1".to_owned(),
-            stack: Some((chain, vec![LayerId::Diff(Digest::of(b"app")), LayerId::Chain(chain)])),
+            stack: Some((stack, vec![LayerId::Diff(app), LayerId::Chain(base)])),
             refused: None,
         }
     }
@@ -230,8 +237,9 @@ mod tests {
         let nothing = v1::Container { stack: Vec::new(), ..good.clone() };
         let many = v1::Container { layers: vec![v1::LayerId { id: None }; 501], ..good.clone() };
         let state = v1::Coverage { state: "perfect".to_owned(), reason: String::new() };
-        let unknown = v1::Container { coverage: Some(state), ..good };
-        for container in [short, nameless, nothing, many, unknown] {
+        let unknown = v1::Container { coverage: Some(state), ..good.clone() };
+        let foreign = v1::Container { layers: vec![LayerId::Diff(Digest::of(b"evil")).into()], ..good };
+        for container in [short, nameless, nothing, many, unknown, foreign] {
             assert!(Seen::try_from(container).is_err());
         }
     }

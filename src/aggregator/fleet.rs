@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use outcrop_proto::identity::is_proved;
 use outcrop_proto::wire::Seen;
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
 
@@ -164,6 +165,7 @@ impl Fleet {
         containers: Vec<Seen>,
         gone: &[Key],
     ) -> Result<(), Gap> {
+        let containers: Vec<Seen> = containers.into_iter().map(|seen| self.undisputed(node, seen)).collect();
         let node = self.nodes.get_mut(node).ok_or(Gap)?;
         if full {
             node.containers.clear();
@@ -182,6 +184,20 @@ impl Fleet {
         node.containers
             .extend(containers.into_iter().map(|seen| ((seen.containerd_namespace.clone(), seen.id.clone()), seen)));
         Ok(())
+    }
+
+    /// A container whose stack's identity does not prove its layers, and of whose stack another node names other layers, is not
+    /// looked into: one of the two is wrong.
+    fn undisputed(&self, node: &str, seen: Seen) -> Seen {
+        let Some((stack, layers)) = seen.stack.as_ref().filter(|(_, layers)| !is_proved(layers)) else { return seen };
+        let others = self.nodes.keys().filter(|other| *other != node);
+        let other = others.flat_map(|other| self.stacks_of(other)).find(|(id, other)| id == stack && other != layers);
+        if other.is_none() {
+            return seen;
+        }
+        let reason =
+            "disputed: another node names other layers for its stack, and no image configuration proves either";
+        Seen { stack: None, refused: Some(Coverage::failed(reason)), ..seen }
     }
 
     /// Layers that `node` has, and nobody has read or is reading: from now on they are leased to it.
@@ -489,6 +505,26 @@ mod tests {
         assert_eq!(fleet.ask(stack, now), None);
         assert_eq!(fleet.ready(now), []);
         assert_eq!(fleet.ready(now + LEASE).len(), 1, "somebody may have come back");
+    }
+
+    #[test]
+    fn two_nodes_that_name_other_layers_for_one_unproved_stack_are_not_both_believed() {
+        let now = Instant::now();
+        let mut fleet = two_nodes(now);
+        let unproved = |name: &str, below: &str| {
+            let chain = |name: &str| LayerId::Chain(Digest::of(name.as_bytes()));
+            Seen { stack: Some((Digest::of(b"top"), vec![chain("top"), chain(below)])), ..container(name, &[]) }
+        };
+        fleet.containers("a", 1, true, vec![unproved("honest", "base")], &[]).unwrap();
+        fleet.containers("b", 1, true, vec![unproved("liar", "empty"), unproved("other", "base")], &[]).unwrap();
+        let said: Vec<(&str, CoverageState)> = fleet
+            .coverage()
+            .map(|(_, seen, coverage)| (if seen.id == "liar" { "liar" } else { "honest" }, coverage.state))
+            .collect();
+        assert_eq!(
+            said,
+            [("honest", CoverageState::Pending), ("liar", CoverageState::Failed), ("honest", CoverageState::Pending)]
+        );
     }
 
     #[test]

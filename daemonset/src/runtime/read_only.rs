@@ -113,7 +113,8 @@ mod tests {
         for method in METHODS {
             let verb = method.rsplit('/').next().unwrap();
             assert!(
-                ["Version", "Plugins", "Get", "List", "ListStream", "Stat", "Mounts", "Read"].contains(&verb),
+                ["Version", "Plugins", "Get", "List", "ListStream", "Stat", "Mounts", "Read", "Subscribe"]
+                    .contains(&verb),
                 "{method}"
             );
         }
