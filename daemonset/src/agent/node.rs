@@ -150,10 +150,12 @@ impl Node {
                 Command::Order(order) => self.obey(order)?,
             }
         }
-        if self.sibling.has_changed()? || *next <= Instant::now() {
+        let due = *next <= Instant::now();
+        if self.sibling.has_changed()? || due {
             *next = Instant::now() + interval;
             let (changed, gone) = self.list()?;
-            if !changed.is_empty() || !gone.is_empty() {
+            // That nothing has changed is worth saying now and then: else silence would mean it.
+            if due || !changed.is_empty() || !gone.is_empty() {
                 self.tell(false, changed, gone);
             }
         }
