@@ -62,11 +62,13 @@ impl Aggregator {
         let mut assessed: BTreeMap<(String, String, String), usize> = BTreeMap::new();
         let mut findings: BTreeMap<String, usize> = BTreeMap::new();
         let mut withheld = 0;
-        for (stack, containers) in by_stack {
-            for key in self.store.assessed(&stack).await? {
-                *assessed.entry(key).or_default() += containers;
+        for (stack, ecosystem, state, reason) in self.store.assessed().await? {
+            if let Some(containers) = by_stack.get(&stack) {
+                *assessed.entry((ecosystem, state, reason)).or_default() += containers;
             }
-            let (severities, left) = self.store.counts(&stack).await?;
+        }
+        for (stack, severities, left) in self.store.counts().await? {
+            let Some(containers) = by_stack.get(&stack) else { continue };
             withheld += left * containers;
             for (severity, count) in severities {
                 *findings.entry(severity).or_default() += count * containers;

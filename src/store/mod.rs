@@ -2,6 +2,7 @@
 //!
 //! One SQLite file. Whatever a method acknowledged is on the disk (`synchronous = FULL`): it survives a kill and a power loss.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
@@ -188,7 +189,11 @@ impl Store {
         let mut transaction = self.pool.begin().await?;
         sqlx::query("DELETE FROM stack WHERE id = ?").bind(id).execute(&mut *transaction).await?;
         let layers: Vec<String> = row.layers.iter().map(ToString::to_string).collect();
-        sqlx::query("INSERT INTO stack VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
+        let mut severities: BTreeMap<&str, usize> = BTreeMap::new();
+        for finding in &row.findings {
+            *severities.entry(&finding.severity).or_default() += 1;
+        }
+        sqlx::query("INSERT INTO stack VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
             .bind(id)
             .bind(layers.join("\n"))
             .bind(row.answers.as_deref())
@@ -198,6 +203,7 @@ impl Store {
             .bind(count(row.packages.len()))
             .bind(count(row.withheld))
             .bind(count(row.unidentified))
+            .bind(serde_json::to_string(&severities).map_err(|_| StoreError::Damaged("counts"))?)
             .execute(&mut *transaction)
             .await?;
         for (ecosystem, state, reason) in &row.assessed {
@@ -329,36 +335,31 @@ impl Store {
             .collect()
     }
 
-    /// How many findings of each severity, and how many withheld ones, a stack has.
+    /// Every stack with how many findings of each severity it has, and how many withheld ones.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn counts(&self, stack: &Digest) -> Result<(Vec<(String, usize)>, usize), StoreError> {
-        let rows = sqlx::query("SELECT severity, count(*) AS n FROM finding WHERE stack = ? GROUP BY severity")
-            .bind(stack.0.as_slice())
-            .fetch_all(&self.pool)
-            .await?;
-        let severities = rows
-            .iter()
-            .map(|row| Ok((row.try_get("severity")?, usize::try_from(row.try_get::<i64, _>("n")?).unwrap_or(0))))
-            .collect::<Result<_, StoreError>>()?;
-        let withheld: Option<i64> = sqlx::query_scalar("SELECT withheld FROM stack WHERE id = ?")
-            .bind(stack.0.as_slice())
-            .fetch_optional(&self.pool)
-            .await?;
-        Ok((severities, withheld.and_then(|count| usize::try_from(count).ok()).unwrap_or(0)))
+    pub async fn counts(&self) -> Result<Vec<(Digest, BTreeMap<String, usize>, usize)>, StoreError> {
+        let rows = sqlx::query("SELECT id, severities, withheld FROM stack").fetch_all(&self.pool).await?;
+        let counts = |row: &SqliteRow| {
+            let severities: &str = row.try_get("severities")?;
+            let severities = serde_json::from_str(severities).map_err(|_| StoreError::Damaged("counts"))?;
+            Ok((stack_id(row)?, severities, usize::try_from(row.try_get::<i64, _>("withheld")?).unwrap_or(0)))
+        };
+        rows.iter().map(counts).collect()
     }
 
-    /// What matching was worth: (ecosystem, state, reason) of a stack.
+    /// What matching was worth, of every stack: (stack, ecosystem, state, reason).
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn assessed(&self, stack: &Digest) -> Result<Vec<(String, String, String)>, StoreError> {
-        let rows = sqlx::query("SELECT ecosystem, state, reason FROM assessed WHERE stack = ? ORDER BY ecosystem")
-            .bind(stack.0.as_slice())
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(|row| Ok((row.try_get("ecosystem")?, row.try_get("state")?, row.try_get("reason")?))).collect()
+    pub async fn assessed(&self) -> Result<Vec<(Digest, String, String, String)>, StoreError> {
+        let sql = "SELECT stack AS id, ecosystem, state, reason FROM assessed ORDER BY stack, ecosystem";
+        let rows = sqlx::query(sql).fetch_all(&self.pool).await?;
+        let assessed = |row: &SqliteRow| {
+            Ok((stack_id(row)?, row.try_get("ecosystem")?, row.try_get("state")?, row.try_get("reason")?))
+        };
+        rows.iter().map(assessed).collect()
     }
 }
 
@@ -464,7 +465,8 @@ mod tests {
         assert_eq!(store.stacks().await.unwrap(), [(expected.id, expected.coverage)]);
         assert_eq!(store.stack(&expected.id).await.unwrap(), Some((expected.layers, expected.answers)));
         assert_eq!(store.findings(&expected.id).await.unwrap(), expected.findings);
-        assert_eq!(store.assessed(&expected.id).await.unwrap(), expected.assessed);
+        let assessed = (expected.id, "npm".to_owned(), "stale".to_owned(), "old".to_owned());
+        assert_eq!(store.assessed().await.unwrap(), [assessed]);
         let found = [(expected.id, package())];
         for name in ["curl-core", "org.apache:curl-core"] {
             assert_eq!(store.packages_named(name).await.unwrap(), found, "{name}");
@@ -473,7 +475,7 @@ mod tests {
             assert_eq!(store.packages_with(name).await.unwrap(), found, "{name}");
         }
         assert!(store.packages_named("curl").await.unwrap().is_empty());
-        assert_eq!(store.counts(&expected.id).await.unwrap(), (vec![("high".to_owned(), 2)], 2));
+        assert_eq!(store.counts().await.unwrap(), [(expected.id, BTreeMap::from([("high".to_owned(), 2)]), 2)]);
     }
 
     #[tokio::test]

@@ -28,7 +28,9 @@ CREATE TABLE stack (
     distribution TEXT,
     packages INTEGER NOT NULL,
     withheld INTEGER NOT NULL,
-    unidentified INTEGER NOT NULL
+    unidentified INTEGER NOT NULL,
+    -- How many findings of each severity, as a JSON object: the status of all stacks is asked for often.
+    severities TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE assessed (
