@@ -171,6 +171,14 @@ impl<'a> Reader<'a> {
         Ok(list)
     }
 
+    /// Replaces `path` with the next front-coded one.
+    pub(crate) fn next_path(&mut self, path: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let (shared, rest) = self.front_coded(path)?;
+        path.truncate(shared);
+        path.extend_from_slice(rest);
+        Ok(())
+    }
+
     /// The next front-coded path after `path`: how many bytes it shares with it, and the rest.
     pub(crate) fn front_coded(&mut self, path: &[u8]) -> Result<(usize, &'a [u8]), DecodeError> {
         let shared = usize::try_from(self.number()?).unwrap_or(usize::MAX);

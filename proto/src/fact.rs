@@ -166,9 +166,7 @@ impl Fact {
         })?;
         let mut path: Vec<u8> = Vec::new();
         let claims = r.list(|r| {
-            let (shared, rest) = r.front_coded(&path)?;
-            path.truncate(shared);
-            path.extend_from_slice(rest);
+            r.next_path(&mut path)?;
             Ok(Claim { path: path.clone(), package: r.string()?, digest: read_file_digest(r)? })
         })?;
         let unidentified = r.list(|r| Ok(Unidentified { inner: r.string()?, sha256: r.array()? }))?;

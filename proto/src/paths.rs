@@ -160,9 +160,7 @@ impl<'a> PathIter<'a> {
         if self.reader.is_at_end() {
             return None;
         }
-        let (shared, rest) = self.reader.front_coded(&self.path).ok()?;
-        self.path.truncate(shared);
-        self.path.extend_from_slice(rest);
+        self.reader.next_path(&mut self.path).ok()?;
         let node = read_node(&mut self.reader).ok()?;
         Some((&self.path, node))
     }

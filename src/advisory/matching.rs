@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use outcrop_proto::{Distribution, Package};
+use outcrop_proto::{Distribution, Package, StackPackage};
 use serde::Serialize;
 
 use super::database::{Database, DatabaseError, Hit};
@@ -91,6 +91,12 @@ pub struct Subject<'a> {
     pub package: &'a Package,
     /// The operating-system package that installed it, unchanged.
     pub owner: Option<&'a Package>,
+}
+
+impl<'a> From<&'a StackPackage> for Subject<'a> {
+    fn from(package: &'a StackPackage) -> Self {
+        Self { package: &package.package, owner: package.owner.as_ref().map(|owner| &owner.package) }
+    }
 }
 
 /// What matching found.

@@ -11,6 +11,8 @@ use outcrop_proto::identity::is_proved;
 use outcrop_proto::wire::Seen;
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
 
+use crate::web::LayerCounts;
+
 /// How long a node may take to read what was leased to it, until another one is asked.
 pub(super) const LEASE: Duration = Duration::from_secs(120);
 
@@ -83,19 +85,6 @@ pub(super) struct Ready {
 /// A report of changes that does not follow the last one: all containers are wanted again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gap;
-
-/// How many layers there are, by how far they are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub(super) struct LayerCounts {
-    /// Read.
-    pub(super) known: usize,
-    /// Being read.
-    pub(super) leased: usize,
-    /// Not read yet.
-    pub(super) waiting: usize,
-    /// Could not be read.
-    pub(super) failed: usize,
-}
 
 /// The picture.
 #[derive(Debug, Default)]
@@ -229,8 +218,8 @@ impl Fleet {
 
     /// The layers of a stack that some node has, newest first.
     pub(super) fn layers_of(&self, stack: &Digest) -> Option<Vec<LayerId>> {
-        let stacks = self.nodes.keys().flat_map(|node| self.stacks_of(node));
-        stacks.filter(|(id, _)| id == stack).map(|(_, layers)| layers.clone()).next()
+        let mut stacks = self.nodes.keys().flat_map(|node| self.stacks_of(node));
+        stacks.find(|(id, _)| id == stack).map(|(_, layers)| layers.clone())
     }
 
     /// Whether `node` has the stack.

@@ -51,7 +51,7 @@ pub(super) fn merge_stack(
             }));
         };
         // What nobody asked is not taken from an answer, and what was not answered stays open.
-        let hidden: Vec<&Vec<u8>> = said.hidden.iter().filter(|path| doubtful.contains(path)).collect();
+        let hidden = said.hidden.iter().filter(|path| doubtful.contains(path)).cloned().collect();
         let open = |path: &&Vec<u8>| said.undecided.iter().any(|undecided| undecided.path == **path);
         undecided = doubtful.iter().filter(open).cloned().collect();
         let asked = |path: &Vec<u8>| merged.unread.iter().any(|unread| unread.path == *path);
@@ -63,7 +63,7 @@ pub(super) fn merge_stack(
             };
             (answer.path.clone(), fact)
         });
-        let answers = Answers { facts: facts.collect(), hidden: hidden.into_iter().cloned().collect() };
+        let answers = Answers { facts: facts.collect(), hidden };
         merged = merge(&inventories, catalog::KNOWN, &answers);
     }
     let distribution = merged.distribution.as_ref();
@@ -85,14 +85,7 @@ pub(super) fn merge_stack(
         let words =
             |assessed: advisory::Assessed| (assessed.ecosystem, assessed.state.as_str().to_owned(), assessed.reason);
         row.assessed = assessed.into_iter().map(words).collect();
-        let owner = |package: &StackPackage| package.owner.as_ref().map(|owner| owner.package.clone());
-        let owners: Vec<Option<outcrop_proto::Package>> = merged.packages.iter().map(owner).collect();
-        let subjects: Vec<Subject<'_>> = merged
-            .packages
-            .iter()
-            .zip(&owners)
-            .map(|(package, owner)| Subject { package: &package.package, owner: owner.as_ref() })
-            .collect();
+        let subjects: Vec<Subject<'_>> = merged.packages.iter().map(Subject::from).collect();
         let matched = advisory::match_packages(database, distribution, &subjects)?;
         row.withheld = matched.withheld.len();
         row.findings = matched

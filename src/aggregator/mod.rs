@@ -295,10 +295,10 @@ impl Aggregator {
     }
 
     /// Merges a stack that a node has answered about.
-    fn merge(self: &Arc<Self>, stack: Digest, answers: Option<v1::Answers>) {
+    fn merge(self: &Arc<Self>, stack: Digest, answers: v1::Answers) {
         let layers = self.fleet().layers_of(&stack);
         if let Some(layers) = layers {
-            self.merge_layers(stack, layers, answers);
+            self.merge_layers(stack, layers, Some(answers));
         }
     }
 

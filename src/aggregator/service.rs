@@ -127,7 +127,7 @@ impl Aggregator {
                 // An answer that nobody asked for is not listened to.
                 if self.fleet().was_asked(node, &stack) {
                     self.fleet().merging(stack);
-                    self.merge(stack, Some(answers));
+                    self.merge(stack, answers);
                 } else {
                     self.counters.unasked.fetch_add(1, Relaxed);
                 }

@@ -105,15 +105,7 @@ impl Aggregator {
                 .into_iter()
                 .map(|((ecosystem, state, reason), containers)| AssessedCount { ecosystem, state, reason, containers })
                 .collect(),
-            layers: {
-                let counts = self.fleet().layer_counts();
-                crate::web::LayerCounts {
-                    known: counts.known,
-                    leased: counts.leased,
-                    waiting: counts.waiting,
-                    failed: counts.failed,
-                }
-            },
+            layers: self.fleet().layer_counts(),
             reports: ReportCounts {
                 inventories: self.counters.inventories.load(Relaxed),
                 unasked: self.counters.unasked.load(Relaxed),

@@ -286,7 +286,10 @@ impl Store {
         let rows = sqlx::query("SELECT id, state, reason FROM stack").fetch_all(&self.pool).await?;
         rows.iter()
             .map(|row| {
-                Ok((stack_id(row)?, Coverage::new(state(row.try_get("state")?)?, row.try_get::<String, _>("reason")?)))
+                Ok((
+                    stack_id(row, "id")?,
+                    Coverage::new(state(row.try_get("state")?)?, row.try_get::<String, _>("reason")?),
+                ))
             })
             .collect()
     }
@@ -344,7 +347,7 @@ impl Store {
         let counts = |row: &SqliteRow| {
             let severities: &str = row.try_get("severities")?;
             let severities = serde_json::from_str(severities).map_err(|_| StoreError::Damaged("counts"))?;
-            Ok((stack_id(row)?, severities, usize::try_from(row.try_get::<i64, _>("withheld")?).unwrap_or(0)))
+            Ok((stack_id(row, "id")?, severities, usize::try_from(row.try_get::<i64, _>("withheld")?).unwrap_or(0)))
         };
         rows.iter().map(counts).collect()
     }
@@ -354,10 +357,10 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn assessed(&self) -> Result<Vec<(Digest, String, String, String)>, StoreError> {
-        let sql = "SELECT stack AS id, ecosystem, state, reason FROM assessed ORDER BY stack, ecosystem";
+        let sql = "SELECT stack, ecosystem, state, reason FROM assessed ORDER BY stack, ecosystem";
         let rows = sqlx::query(sql).fetch_all(&self.pool).await?;
         let assessed = |row: &SqliteRow| {
-            Ok((stack_id(row)?, row.try_get("ecosystem")?, row.try_get("state")?, row.try_get("reason")?))
+            Ok((stack_id(row, "stack")?, row.try_get("ecosystem")?, row.try_get("state")?, row.try_get("reason")?))
         };
         rows.iter().map(assessed).collect()
     }
@@ -373,7 +376,6 @@ fn layer_id(text: &str) -> Result<LayerId, StoreError> {
 
 fn packages(rows: &[SqliteRow]) -> Result<Vec<(Digest, PackageRow)>, StoreError> {
     let package = |row: &SqliteRow| {
-        let id: &[u8] = row.try_get("stack")?;
         let package = PackageRow {
             r#type: row.try_get("type")?,
             name: row.try_get("name")?,
@@ -382,13 +384,13 @@ fn packages(rows: &[SqliteRow]) -> Result<Vec<(Digest, PackageRow)>, StoreError>
             evidence: row.try_get("evidence")?,
             layer: row.try_get("layer")?,
         };
-        Ok((id.try_into().map(Digest).map_err(|_| StoreError::Damaged("a stack's identity"))?, package))
+        Ok((stack_id(row, "stack")?, package))
     };
     rows.iter().map(package).collect()
 }
 
-fn stack_id(row: &SqliteRow) -> Result<Digest, StoreError> {
-    let id: &[u8] = row.try_get("id")?;
+fn stack_id(row: &SqliteRow, column: &str) -> Result<Digest, StoreError> {
+    let id: &[u8] = row.try_get(column)?;
     id.try_into().map(Digest).map_err(|_| StoreError::Damaged("a stack's identity"))
 }
 

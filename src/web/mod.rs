@@ -146,7 +146,7 @@ pub struct AssessedCount {
 }
 
 /// Layers by how far they are.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LayerCounts {
     /// Read.
     pub known: usize,

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use outcrop_proto::LayerId;
 use outcrop_proto::container::{Container, Coverage, CoverageState};
 use outcrop_proto::inventory::compress;
-use outcrop_proto::wire::{PIECE, Seen, v1};
-use outcrop_proto::{Digest, LayerId};
+use outcrop_proto::wire::{PIECE, Seen, digest, v1};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::PipeFlags;
 use tokio::sync::mpsc::Sender;
@@ -18,7 +18,7 @@ use super::{Config, say};
 use crate::role;
 use crate::runtime::{Error, Sibling};
 use crate::scan::{Place, Places, StackPlace, StackReader};
-use crate::worker::Program;
+use crate::worker::{Program, Started};
 
 /// The pause before containerd is looked for again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -249,53 +249,51 @@ impl Node {
 
     /// Reads a layer for the aggregator.
     fn read(&mut self, id: LayerId) -> Result<(), Error> {
-        use v1::report::Report;
-        let unreadable = |reason: String| Report::Unreadable(v1::Unreadable { layer: Some(id.into()), reason });
-        let found = self.containers.values().find_map(|known| {
-            let stack = known.stack.as_ref()?;
-            let layer = stack.layers.iter().find(|layer| layer.id == Some(id))?;
-            Some((known.container.clone(), layer.root.clone(), stack.marks))
-        });
-        let Some((container, root, marks)) = found else {
-            self.send(unreadable("no container of this node has it any more".to_owned()));
-            return Ok(());
-        };
-        let reading = match self.reader.layer(&root, marks) {
-            Ok(reading) => reading,
-            Err(error) => {
-                self.send(unreadable(error.to_string()));
-                return Ok(());
+        match self.compressed(id)? {
+            Ok((compressed, started)) => {
+                let pieces = compressed.len().div_ceil(PIECE);
+                for (number, bytes) in compressed.chunks(PIECE).enumerate() {
+                    self.send(v1::report::Report::Piece(v1::Piece {
+                        layer: Some(id.into()),
+                        bytes: bytes.to_vec(),
+                        last: number + 1 == pieces,
+                        cage: started.cage.to_string(),
+                        marks: started.marks,
+                    }));
+                }
             }
-        };
-        // What was read counts only if the container still stands on the same snapshots.
-        if !self.sibling.recheck(&container)? {
-            self.send(unreadable("its container was replaced or removed while it was read".to_owned()));
-            return Ok(());
-        }
-        let compressed = match compress(&reading.inventory.encode()) {
-            Ok(compressed) => compressed,
-            Err(error) => {
-                self.send(unreadable(error.to_string()));
-                return Ok(());
+            Err(reason) => {
+                self.send(v1::report::Report::Unreadable(v1::Unreadable { layer: Some(id.into()), reason }));
             }
-        };
-        let cage = reading.started.cage.to_string();
-        let pieces = compressed.len().div_ceil(PIECE);
-        for (number, bytes) in compressed.chunks(PIECE).enumerate() {
-            self.send(Report::Piece(v1::Piece {
-                layer: Some(id.into()),
-                bytes: bytes.to_vec(),
-                last: number + 1 == pieces,
-                cage: cage.clone(),
-                marks: reading.started.marks,
-            }));
         }
         Ok(())
     }
 
+    /// A layer's inventory, compressed, or why there is none. The outer error is containerd's.
+    fn compressed(&mut self, id: LayerId) -> Result<Result<(Vec<u8>, Started), String>, Error> {
+        let found = self.containers.values().find_map(|known| {
+            let stack = known.stack.as_ref()?;
+            let layer = stack.layers.iter().find(|layer| layer.id == Some(id))?;
+            Some((&known.container, &layer.root, stack.marks))
+        });
+        let Some((container, root, marks)) = found else {
+            return Ok(Err("no container of this node has it any more".to_owned()));
+        };
+        let reading = match self.reader.layer(root, marks) {
+            Ok(reading) => reading,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        // What was read counts only if the container still stands on the same snapshots.
+        if !self.sibling.recheck(container)? {
+            return Ok(Err("its container was replaced or removed while it was read".to_owned()));
+        }
+        let compressed = compress(&reading.inventory.encode()).map_err(|error| error.to_string());
+        Ok(compressed.map(|compressed| (compressed, reading.started)))
+    }
+
     /// Decides for the aggregator what a stack's inventories leave open.
     fn check(&mut self, check: &v1::Check) -> Result<(), Error> {
-        let Ok(id) = <[u8; 32]>::try_from(check.stack.as_slice()).map(Digest) else { return Ok(()) };
+        let Ok(id) = digest(&check.stack, "a stack's identity") else { return Ok(()) };
         let known =
             self.containers.values().find(|known| known.seen.stack.as_ref().is_some_and(|(stack, _)| *stack == id));
         let Some((known, stack)) = known.and_then(|known| Some((known, known.stack.clone()?))) else { return Ok(()) };

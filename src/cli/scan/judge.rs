@@ -92,13 +92,7 @@ impl Judge {
         let assessed =
             advisory::assess(database, distribution, packages.iter().map(|package| &package.package), self.now)
                 .map_err(fail)?;
-        let subjects: Vec<Subject<'_>> = packages
-            .iter()
-            .map(|package| Subject {
-                package: &package.package,
-                owner: package.owner.as_ref().map(|owner| &owner.package),
-            })
-            .collect();
+        let subjects: Vec<Subject<'_>> = packages.iter().map(Subject::from).collect();
         let matched = advisory::match_packages(database, distribution, &subjects).map_err(fail)?;
         let row = |finding: Finding, owner: Option<String>| -> Option<report::Finding> {
             let package = packages.get(finding.package)?;
