@@ -408,7 +408,8 @@ impl Evil {
     async fn attach(place: &Place, token: &str, node: &str, cluster: &str) -> Result<Self, tonic::Status> {
         let mut client = CollectorClient::connect(format!("http://{}", place.listen)).await.unwrap();
         let (reports, outbox) = tokio::sync::mpsc::channel(16);
-        let hello = v1::Hello { node: node.to_owned(), agent_version: "0".to_owned(), cataloguers: 1 };
+        let hello =
+            v1::Hello { node: node.to_owned(), agent_version: "0".to_owned(), cataloguers: 1, ..v1::Hello::default() };
         reports.send(report(cluster, v1::report::Report::Hello(hello))).await.unwrap();
         let mut request = tonic::Request::new(ReceiverStream::new(outbox));
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
@@ -456,6 +457,7 @@ fn containers(layer: LayerId) -> v1::report::Report {
         image: "x".to_owned(),
         stack: Some((chain_of(layer), vec![layer])),
         refused: None,
+        steps: Vec::new(),
     };
     v1::report::Report::Containers(v1::Containers {
         sequence: 1,
@@ -540,7 +542,7 @@ fn bombs_and_nonsense_end_the_stream_of_who_sends_them_and_nothing_else() {
                 lie.containers[0].stack = vec![7; 32];
                 evil.say(v1::report::Report::Containers(lie)).await;
             } else if pieces.is_empty() {
-                let nothing = v1::Unreadable { layer: None, reason: String::new() };
+                let nothing = v1::Unreadable::default();
                 evil.say(v1::report::Report::Unreadable(nothing)).await;
             }
             for bytes in pieces {

@@ -84,6 +84,20 @@ pub struct Pod {
     pub uid: String,
 }
 
+/// A step of an image's build, as its configuration's `history` tells of it
+/// ([OCI image configuration](https://github.com/opencontainers/image-spec/blob/main/config.md#properties)).
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Step {
+    /// Its place in the history, from 0.
+    pub number: u32,
+    /// `RUN`, `COPY`, `ADD`, …; empty where that does not show.
+    pub keyword: String,
+    /// When, in seconds since 1970; 0 where that is not known.
+    pub created: i64,
+    /// Its text; empty unless the node's operator switched it on, since it may hold secrets.
+    pub text: String,
+}
+
 /// Whether a container's processes live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

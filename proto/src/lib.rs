@@ -17,7 +17,7 @@ pub mod view;
 pub mod wire;
 
 pub use codec::DecodeError;
-pub use container::{Container, Coverage, CoverageState, Mount, Pod, Status};
+pub use container::{Container, Coverage, CoverageState, Mount, Pod, Status, Step};
 pub use digest::Digest;
 pub use fact::{Claim, Distribution, Fact, FileDigest, Unidentified};
 pub use identity::LayerId;

@@ -1,7 +1,7 @@
 //! The interface between agents and the aggregator, `outcrop/v1/collector.proto`, and the way between its messages and the
 //! plain types. Messages come from other machines: each is checked as it is turned into what it says.
 
-use crate::container::{Coverage, CoverageState, Pod};
+use crate::container::{Coverage, CoverageState, Pod, Step};
 use crate::digest::Digest;
 use crate::identity::{LayerId, fits};
 
@@ -109,7 +109,12 @@ pub struct Seen {
     pub stack: Option<(Digest, Vec<LayerId>)>,
     /// Why it is not looked into.
     pub refused: Option<Coverage>,
+    /// The steps of the image's build that made its layers, one for each, newest first; empty where that is not known.
+    pub steps: Vec<Step>,
 }
+
+/// Most bytes of a step's text, cut where it is longer.
+const MAX_STEP_TEXT: usize = 1024;
 
 /// Most layers of a stack: the kernel takes 500.
 const MAX_LAYERS: usize = 500;
@@ -134,7 +139,14 @@ impl From<&Seen> for v1::Container {
             layers,
             stack,
             coverage: seen.refused.as_ref().map(Into::into),
+            steps: seen.steps.iter().map(Into::into).collect(),
         }
+    }
+}
+
+impl From<&Step> for v1::Step {
+    fn from(step: &Step) -> Self {
+        Self { number: step.number, keyword: step.keyword.clone(), created: step.created, text: step.text.clone() }
     }
 }
 
@@ -162,10 +174,20 @@ impl TryFrom<v1::Container> for Seen {
         if stack.is_none() && refused.is_none() {
             return Err(wrong("a container's layers"));
         }
-        let cut = |mut text: String| {
-            text.truncate(text.floor_char_boundary(MAX_NAME));
+        let cut_to = |mut text: String, most: usize| {
+            text.truncate(text.floor_char_boundary(most));
             text
         };
+        let cut = |text: String| cut_to(text, MAX_NAME);
+        let step = |step: v1::Step| Step {
+            number: step.number,
+            keyword: cut_to(step.keyword, 16),
+            created: step.created,
+            text: cut_to(step.text, MAX_STEP_TEXT),
+        };
+        // Steps explain layers: without a layer for each they explain nothing.
+        let one_each = stack.as_ref().is_some_and(|(_, layers)| layers.len() == container.steps.len());
+        let steps = if one_each { container.steps.into_iter().map(step).collect() } else { Vec::new() };
         Ok(Self {
             containerd_namespace: key.containerd_namespace,
             id: key.id,
@@ -174,6 +196,7 @@ impl TryFrom<v1::Container> for Seen {
             image: cut(container.image),
             stack,
             refused,
+            steps,
         })
     }
 }
@@ -218,12 +241,17 @@ mod tests {
             image: "example.org/web:1".to_owned(),
             stack: Some((stack, vec![LayerId::Diff(app), LayerId::Chain(base)])),
             refused: None,
+            steps: vec![
+                Step { number: 3, keyword: "RUN".to_owned(), created: 7, text: String::new() },
+                Step::default(),
+            ],
         }
     }
 
     #[test]
     fn a_container_arrives_as_it_was_sent() {
-        let refused = Seen { stack: None, refused: Some(Coverage::unsupported("devmapper")), ..seen() };
+        let refused =
+            Seen { stack: None, refused: Some(Coverage::unsupported("devmapper")), steps: Vec::new(), ..seen() };
         for seen in [seen(), refused] {
             assert_eq!(Seen::try_from(v1::Container::from(&seen)), Ok(seen));
         }

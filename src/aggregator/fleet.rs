@@ -393,6 +393,7 @@ mod tests {
             image: "example.org/image:1".to_owned(),
             stack: Some((Digest::of(layers.concat().as_bytes()), layers.iter().map(|name| id(name)).collect())),
             refused: None,
+            steps: Vec::new(),
         }
     }
 

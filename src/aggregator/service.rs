@@ -85,7 +85,7 @@ struct Assembly {
 }
 
 pub(super) fn order(order: v1::order::Order) -> v1::Order {
-    v1::Order { order: Some(order) }
+    v1::Order { order: Some(order), cluster: String::new() }
 }
 
 fn malformed(error: WireError) -> Status {
@@ -133,7 +133,7 @@ impl Aggregator {
                 }
             }
             // A second Hello, or a report of a newer agent.
-            Some(Report::Hello(_)) | None => {}
+            Some(Report::Hello(_) | Report::Verified(_) | Report::Metrics(_)) | None => {}
         }
         self.advance(node);
         Ok(())

@@ -229,6 +229,7 @@ impl Node {
             image: container.image.clone(),
             stack: identity,
             refused,
+            steps: Vec::new(),
         };
         Known { container, seen, stack }
     }
@@ -242,7 +243,7 @@ impl Node {
                 }
             }
             v1::order::Order::Check(check) => self.check(&check)?,
-            v1::order::Order::Welcome(_) => {}
+            v1::order::Order::CrossRead(_) | v1::order::Order::Welcome(_) => {}
         }
         Ok(())
     }
@@ -263,7 +264,12 @@ impl Node {
                 }
             }
             Err(reason) => {
-                self.send(v1::report::Report::Unreadable(v1::Unreadable { layer: Some(id.into()), reason }));
+                self.send(v1::report::Report::Unreadable(v1::Unreadable {
+                    layer: Some(id.into()),
+                    reason,
+                    state: String::new(),
+                    gone: false,
+                }));
             }
         }
         Ok(())

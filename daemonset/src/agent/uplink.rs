@@ -62,6 +62,8 @@ impl Uplink {
             node: self.node.clone(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             cataloguers: catalog::VERSION,
+            cage: String::new(),
+            marks: false,
         };
         let hello = v1::Report { cluster: self.cluster.clone(), report: Some(v1::report::Report::Hello(hello)) };
         let _ = reports.send(hello).await;

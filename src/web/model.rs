@@ -1,0 +1,486 @@
+//! What the API answers: plain types, as they are written in JSON.
+//!
+//! Names of people's words are those of `docs/architecture.md`. Counts never say more than the caller may see. Times are RFC 3339, UTC.
+
+use std::collections::BTreeMap;
+
+use outcrop_proto::{Coverage, CoverageState, Step};
+use serde::Serialize;
+
+/// A page of a list.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Page<T> {
+    /// The items, in the order asked for.
+    pub items: Vec<T>,
+    /// Where the next page begins: the value for `continue`. `None` on the last page.
+    #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// The state of everything that the caller may see.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The aggregator's version.
+    pub version: String,
+    /// The cluster that it is for.
+    pub cluster: String,
+    /// How long it has run.
+    pub uptime_seconds: u64,
+    /// The nodes, counted.
+    pub nodes: NodeCounts,
+    /// How many containers there are; the sum of `coverage`.
+    pub containers: u64,
+    /// Every state, with how many containers have it.
+    pub coverage: Vec<CoverageCount>,
+    /// Why, for those that are not simply scanned.
+    pub reasons: Vec<ReasonCount>,
+    /// What matching was worth, by ecosystem.
+    pub assessed: Vec<AssessedCount>,
+    /// The layers that nodes have.
+    pub layers: LayerCounts,
+    /// How long the container that waits longest has waited to be scanned.
+    pub oldest_unscanned_seconds: Option<u64>,
+    /// Containers since the aggregator started, and how those that ended had been seen.
+    pub lifetimes: Lifetimes,
+    /// What was taken from nodes, and what was not, since the start.
+    pub reports: ReportCounts,
+    /// Why nothing is taken from nodes at the moment, if so: the store's volume is full.
+    pub store_error: Option<String>,
+    /// The advisory database.
+    pub database: Option<DatabaseStatus>,
+    /// What is wrong with the database that was offered last, if anything is: the one in use was kept.
+    pub database_error: Option<String>,
+    /// Findings of containers, by severity: a finding of a stack counts for each container on it.
+    pub findings: BTreeMap<String, u64>,
+    /// Findings left to the distribution, counted in the same way.
+    pub withheld: u64,
+    /// The last time that everything was matched again.
+    pub rematch: Option<Rematch>,
+}
+
+/// Nodes, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NodeCounts {
+    /// All that are known.
+    pub known: u64,
+    /// Those whose stream lives.
+    pub attached: u64,
+    /// Those that are not attached.
+    pub silent: u64,
+    /// Those whose agent has a weaker cage than the full one.
+    pub weak_cage: u64,
+    /// Those that are not believed.
+    pub distrusted: u64,
+}
+
+/// A node.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeItem {
+    /// Its name.
+    pub name: String,
+    /// Its agent's version.
+    pub agent_version: String,
+    /// Version of its set of cataloguers.
+    pub cataloguers: u32,
+    /// The weakest cage of its agent's processes.
+    pub cage: String,
+    /// Whether it can read overlay's marks.
+    pub marks: bool,
+    /// Whether its stream lives.
+    pub attached: bool,
+    /// Whether what it reads is not believed.
+    pub distrusted: bool,
+    /// How long nothing was heard of it.
+    pub silent_seconds: u64,
+    /// How many containers it has.
+    pub containers: u64,
+    /// How many layers it has read that are in the store.
+    pub layers_read: u64,
+    /// What its agent tells of itself; `None` until it did.
+    pub agent: Option<AgentItem>,
+}
+
+/// What an agent tells of itself: it has no listener that could be asked.
+#[derive(Clone, Debug, Serialize)]
+pub struct AgentItem {
+    /// Its processes.
+    pub roles: Vec<RoleItem>,
+    /// Layers read.
+    pub layers_read: u64,
+    /// Layers read for another node's word.
+    pub layers_verified: u64,
+    /// Layers that could not be read.
+    pub layers_failed: u64,
+    /// Workers that died of what they read.
+    pub worker_deaths: u64,
+    /// Containers that ended before anything could be read of them.
+    pub gone_before_reading: u64,
+    /// Layers that wait to be read.
+    pub queue: u64,
+}
+
+/// A process of an agent.
+#[derive(Clone, Debug, Serialize)]
+pub struct RoleItem {
+    /// `runtime`, `reader`, `worker`
+    pub name: String,
+    /// Resident memory, bytes.
+    pub resident_bytes: u64,
+    /// Processor time, milliseconds.
+    pub cpu_milliseconds: u64,
+    /// How often it was started.
+    pub starts: u64,
+}
+
+/// How many containers have a state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CoverageCount {
+    /// The state.
+    pub state: CoverageState,
+    /// How many.
+    pub containers: u64,
+}
+
+/// How many containers have a state for a reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReasonCount {
+    /// The state.
+    pub state: CoverageState,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub containers: u64,
+}
+
+/// What matching was worth for an ecosystem, in how many containers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AssessedCount {
+    /// OSV's name for it.
+    pub ecosystem: String,
+    /// matched, stale, unmatched
+    pub state: String,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub containers: u64,
+}
+
+/// Layers by how far they are. Each is counted in exactly one of the first four; `disputed` and `outdated` are among the known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LayerCounts {
+    /// Read.
+    pub known: u64,
+    /// Being read.
+    pub leased: u64,
+    /// Not read yet.
+    pub waiting: u64,
+    /// Could not be read.
+    pub failed: u64,
+    /// Two nodes disagree on what it holds.
+    pub disputed: u64,
+    /// Read by older cataloguers; waits to be read again.
+    pub outdated: u64,
+}
+
+/// Containers since the aggregator started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Lifetimes {
+    /// How many were told of.
+    pub seen: u64,
+    /// Those that have ended, by the state that they had in the end: `seen` is these and those that run.
+    pub ended: BTreeMap<CoverageState, u64>,
+    /// Those that ended before anything could be read of them; they are among the `failed`.
+    pub gone_before_reading: u64,
+}
+
+/// What was taken from nodes, and what was not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ReportCounts {
+    /// Inventories that were asked for, and are in the store.
+    pub inventories: u64,
+    /// Cross-reads that came to the same.
+    pub verified: u64,
+    /// Cross-reads that came to something else.
+    pub contradicted: u64,
+    /// Inventories and answers that nobody had asked for.
+    pub unasked: u64,
+    /// Streams that were ended for what was said in them, or not begun.
+    pub refused: u64,
+}
+
+/// The advisory database.
+#[derive(Clone, Debug, Serialize)]
+pub struct DatabaseStatus {
+    /// SHA-256 of its file.
+    pub digest: String,
+    /// Who brought it: the watched file, or who pushed it.
+    pub brought_by: String,
+    /// When.
+    pub brought_at: String,
+    /// The key that it is signed with, if it is.
+    pub signed_by: Option<String>,
+    /// What is in it.
+    pub sources: Vec<SourceStatus>,
+}
+
+/// A source of advisories.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceStatus {
+    /// OSV's name for it.
+    pub ecosystem: String,
+    /// How many records.
+    pub records: u64,
+    /// When the newest was changed.
+    pub newest: String,
+    /// How many days ago that is.
+    pub age_days: Option<i64>,
+}
+
+/// Everything was matched again.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rematch {
+    /// When it began.
+    pub at: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// Stacks that were looked at.
+    pub stacks: u64,
+    /// Findings of stacks that were not there before.
+    pub appeared: u64,
+    /// Findings of stacks that are not there any more.
+    pub went: u64,
+    /// Nodes that had to read something for it.
+    pub nodes_rescanned: u64,
+}
+
+/// A container.
+#[derive(Clone, Debug, Serialize)]
+pub struct ContainerItem {
+    /// Its node.
+    pub node: String,
+    /// The runtime's namespace.
+    pub containerd_namespace: String,
+    /// The runtime's ID.
+    pub id: String,
+    /// Its name in its pod.
+    pub name: String,
+    /// Its pod's namespace.
+    pub namespace: Option<String>,
+    /// Its pod.
+    pub pod: Option<String>,
+    /// The image's name as it was.
+    pub image: String,
+    /// The identity of its stack.
+    pub stack: Option<String>,
+    /// How far it was seen.
+    pub coverage: Coverage,
+    /// The distribution's name.
+    pub distribution: Option<String>,
+    /// How many packages it has.
+    pub packages: u64,
+    /// Findings, by severity.
+    pub findings: BTreeMap<String, u64>,
+    /// Since when it has been known here.
+    pub since: String,
+}
+
+/// An image that runs: a stack, by whatever names.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImageItem {
+    /// The identity of its stack.
+    pub stack: String,
+    /// The names that containers call it by.
+    pub names: Vec<String>,
+    /// How far it was seen.
+    pub coverage: Coverage,
+    /// The distribution's name.
+    pub distribution: Option<String>,
+    /// How many layers it has.
+    pub layers: u64,
+    /// How many packages.
+    pub packages: u64,
+    /// Packages without a name, which nothing can match.
+    pub unidentified: u64,
+    /// Findings, by severity.
+    pub findings: BTreeMap<String, u64>,
+    /// Findings left to the distribution.
+    pub withheld: u64,
+    /// How many containers run it.
+    pub containers: u64,
+    /// On how many nodes.
+    pub nodes: u64,
+}
+
+/// A layer.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerItem {
+    /// Its identity.
+    pub id: String,
+    /// `known`, `leased`, `waiting`, `failed`
+    pub state: String,
+    /// Why it could not be read, or that nodes disagree on it.
+    pub reason: String,
+    /// Whether two nodes disagree on what it holds.
+    pub disputed: bool,
+    /// Who read it.
+    pub read_by: Option<String>,
+    /// When.
+    pub read_at: Option<String>,
+    /// In which cage.
+    pub cage: Option<String>,
+    /// Version of the cataloguers that read it.
+    pub cataloguers: Option<u32>,
+    /// How many other nodes came to the same.
+    pub verified_by: u64,
+    /// The step of the build that made it.
+    pub step: Option<Step>,
+    /// How many images stand on it.
+    pub images: u64,
+    /// How many containers.
+    pub containers: u64,
+    /// Impact: how many findings would go if it were replaced. Each finding of each container counts.
+    pub findings: u64,
+    /// In how many containers these are.
+    pub affected_containers: u64,
+}
+
+/// A package that runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct PackageItem {
+    /// The package URL.
+    pub purl: String,
+    /// As purl names it: `deb`, `npm`, `maven`, …
+    pub r#type: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// How many images have it.
+    pub images: u64,
+    /// How many containers.
+    pub containers: u64,
+    /// Findings in it, by severity, counted once and not for each container.
+    pub findings: BTreeMap<String, u64>,
+}
+
+/// A finding of a container.
+#[derive(Clone, Debug, Serialize)]
+pub struct FindingItem {
+    /// The container.
+    pub container: ContainerRef,
+    /// The problem.
+    pub id: String,
+    /// Its other names.
+    pub aliases: Vec<String>,
+    /// The package's name.
+    pub package: String,
+    /// The package URL.
+    pub purl: String,
+    /// Its version.
+    pub installed: String,
+    /// The path that lists it, with the place in an archive after `!/`.
+    pub evidence: String,
+    /// fixed, affected, will-not-fix, under-investigation, end-of-life
+    pub status: String,
+    /// The version that mends it.
+    pub fixed: Option<String>,
+    /// How bad it is.
+    pub severity: String,
+    /// The score that this comes from.
+    pub score: Option<f64>,
+    /// The layer that brought the package.
+    pub layer: Option<String>,
+    /// What it is about.
+    pub summary: String,
+    /// Since when this subject has had it: new images, re-created containers and new databases do not reset it.
+    pub first_seen: String,
+    /// When it went, for one that is closed.
+    pub fixed_on: Option<String>,
+}
+
+/// Which container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ContainerRef {
+    /// Its node.
+    pub node: String,
+    /// The runtime's namespace.
+    pub containerd_namespace: String,
+    /// The runtime's ID.
+    pub id: String,
+    /// Its name in its pod.
+    pub name: String,
+    /// Its pod's namespace.
+    pub namespace: Option<String>,
+    /// Its pod.
+    pub pod: Option<String>,
+    /// The image's name as it was.
+    pub image: String,
+    /// The identity of its stack.
+    pub stack: Option<String>,
+}
+
+/// What a problem touches.
+#[derive(Clone, Debug, Serialize)]
+pub struct AdvisoryItem {
+    /// The problem.
+    pub id: String,
+    /// Its other names.
+    pub aliases: Vec<String>,
+    /// What it is about.
+    pub summary: String,
+    /// How bad it is at worst.
+    pub severity: String,
+    /// The packages that have it.
+    pub packages: Vec<AdvisoryPackage>,
+    /// How many containers have one of them.
+    pub containers: u64,
+    /// How many images.
+    pub images: u64,
+    /// How many nodes.
+    pub nodes: u64,
+}
+
+/// A package that a problem touches.
+#[derive(Clone, Debug, Serialize)]
+pub struct AdvisoryPackage {
+    /// The package URL.
+    pub purl: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The way out.
+    pub status: String,
+    /// The version that mends it.
+    pub fixed: Option<String>,
+    /// How many containers have it.
+    pub containers: u64,
+}
+
+/// Who has it: a container and a package.
+#[derive(Clone, Debug, Serialize)]
+pub struct HasItem {
+    /// The container.
+    pub container: ContainerRef,
+    /// The package URL.
+    pub purl: String,
+    /// The package's name.
+    pub package: String,
+    /// Its version.
+    pub version: String,
+    /// The path that lists it, with the place in an archive after `!/`.
+    pub evidence: String,
+    /// The layer that brought it.
+    pub layer: Option<String>,
+}
+
+/// What came of a database that was offered.
+#[derive(Clone, Debug, Serialize)]
+pub struct Pushed {
+    /// SHA-256 of its file.
+    pub digest: String,
+    /// Whether it is the one that was in use already.
+    pub unchanged: bool,
+    /// What matching against it changed; `None` where it is unchanged.
+    pub rematch: Option<Rematch>,
+}
