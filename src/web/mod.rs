@@ -3,7 +3,10 @@
 //! `GET /api/v1/status`, `/api/v1/containers`, `/api/v1/findings`, `/api/v1/who-has?q=…`, `/metrics`, `/healthz`. Errors are `application/problem+json`
 //! ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
 
+pub mod list;
 mod metrics;
+pub mod model;
+pub mod source;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
