@@ -188,13 +188,19 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     };
     let nodes = tonic::transport::server::TcpIncoming::from(listen(config.listen).await?);
     let api = listen(config.api).await?;
-    let routes = web::routes(Arc::clone(&aggregator) as Arc<dyn web::Source>);
+    let web = web::Config {
+        loopback: config.api.ip().is_loopback(),
+        hosts: Vec::new(),
+        uploads: config.data.clone(),
+        max_upload: 1 << 30,
+    };
+    let routes = web::routes(Arc::clone(&aggregator) as Arc<dyn web::Source>, Arc::new(web::Loopback), web);
 
     tokio::spawn(Arc::clone(&aggregator).tick());
     aggregator.rematch();
     tokio::select! {
         served = server.serve_with_incoming(nodes) => Ok(served?),
-        served = async { axum::serve(api, routes).await } => served.map_err(AggregatorError::Api),
+        () = web::serve(api, routes, None) => Ok(()),
     }
 }
 

@@ -2,12 +2,7 @@
 
 use std::borrow::Cow;
 
-/// Whether a terminal, or the eye, could be misled by this character: control characters, and those that change the direction of
-/// text or cannot be seen.
-fn is_treacherous(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
+use crate::web::is_treacherous;
 
 /// `text` with treacherous characters written as `\u{…}`.
 pub(super) fn escape(text: &str) -> Cow<'_, str> {
@@ -38,5 +33,6 @@ mod tests {
     fn nothing_from_an_image_moves_the_cursor() {
         assert_eq!(escape("plain ü"), "plain ü");
         assert_eq!(escape("a\x1b[2Jb\u{202e}"), "a\\u{1b}[2Jb\\u{202e}");
+        assert_eq!(escape("a\u{9b}31m\r\u{e0041}"), "a\\u{9b}31m\\u{d}\\u{e0041}");
     }
 }

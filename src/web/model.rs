@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use outcrop_proto::{Coverage, CoverageState, Step};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// A page of a list.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Page<T> {
     /// The items, in the order asked for.
     pub items: Vec<T>,
@@ -18,7 +19,7 @@ pub struct Page<T> {
 }
 
 /// The state of everything that the caller may see.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Status {
     /// The aggregator's version.
     pub version: String,
@@ -59,7 +60,7 @@ pub struct Status {
 }
 
 /// Nodes, counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct NodeCounts {
     /// All that are known.
     pub known: u64,
@@ -74,7 +75,7 @@ pub struct NodeCounts {
 }
 
 /// A node.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct NodeItem {
     /// Its name.
     pub name: String,
@@ -101,7 +102,7 @@ pub struct NodeItem {
 }
 
 /// What an agent tells of itself: it has no listener that could be asked.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AgentItem {
     /// Its processes.
     pub roles: Vec<RoleItem>,
@@ -120,7 +121,7 @@ pub struct AgentItem {
 }
 
 /// A process of an agent.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RoleItem {
     /// `runtime`, `reader`, `worker`
     pub name: String,
@@ -133,18 +134,20 @@ pub struct RoleItem {
 }
 
 /// How many containers have a state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CoverageCount {
     /// The state.
+    #[schema(value_type = CoverageWord)]
     pub state: CoverageState,
     /// How many.
     pub containers: u64,
 }
 
 /// How many containers have a state for a reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ReasonCount {
     /// The state.
+    #[schema(value_type = CoverageWord)]
     pub state: CoverageState,
     /// Why.
     pub reason: String,
@@ -153,7 +156,7 @@ pub struct ReasonCount {
 }
 
 /// What matching was worth for an ecosystem, in how many containers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AssessedCount {
     /// OSV's name for it.
     pub ecosystem: String,
@@ -166,7 +169,7 @@ pub struct AssessedCount {
 }
 
 /// Layers by how far they are. Each is counted in exactly one of the first four; `disputed` and `outdated` are among the known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LayerCounts {
     /// Read.
     pub known: u64,
@@ -183,18 +186,19 @@ pub struct LayerCounts {
 }
 
 /// Containers since the aggregator started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Lifetimes {
     /// How many were told of.
     pub seen: u64,
     /// Those that have ended, by the state that they had in the end: `seen` is these and those that run.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub ended: BTreeMap<CoverageState, u64>,
     /// Those that ended before anything could be read of them; they are among the `failed`.
     pub gone_before_reading: u64,
 }
 
 /// What was taken from nodes, and what was not.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ReportCounts {
     /// Inventories that were asked for, and are in the store.
     pub inventories: u64,
@@ -209,7 +213,7 @@ pub struct ReportCounts {
 }
 
 /// The advisory database.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct DatabaseStatus {
     /// SHA-256 of its file.
     pub digest: String,
@@ -224,7 +228,7 @@ pub struct DatabaseStatus {
 }
 
 /// A source of advisories.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SourceStatus {
     /// OSV's name for it.
     pub ecosystem: String,
@@ -237,7 +241,7 @@ pub struct SourceStatus {
 }
 
 /// Everything was matched again.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Rematch {
     /// When it began.
     pub at: String,
@@ -254,7 +258,7 @@ pub struct Rematch {
 }
 
 /// A container.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ContainerItem {
     /// Its node.
     pub node: String,
@@ -273,6 +277,7 @@ pub struct ContainerItem {
     /// The identity of its stack.
     pub stack: Option<String>,
     /// How far it was seen.
+    #[schema(value_type = CoverageShape)]
     pub coverage: Coverage,
     /// The distribution's name.
     pub distribution: Option<String>,
@@ -285,13 +290,14 @@ pub struct ContainerItem {
 }
 
 /// An image that runs: a stack, by whatever names.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ImageItem {
     /// The identity of its stack.
     pub stack: String,
     /// The names that containers call it by.
     pub names: Vec<String>,
     /// How far it was seen.
+    #[schema(value_type = CoverageShape)]
     pub coverage: Coverage,
     /// The distribution's name.
     pub distribution: Option<String>,
@@ -312,7 +318,7 @@ pub struct ImageItem {
 }
 
 /// A layer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LayerItem {
     /// Its identity.
     pub id: String,
@@ -333,6 +339,7 @@ pub struct LayerItem {
     /// How many other nodes came to the same.
     pub verified_by: u64,
     /// The step of the build that made it.
+    #[schema(value_type = Option<StepShape>)]
     pub step: Option<Step>,
     /// How many images stand on it.
     pub images: u64,
@@ -345,7 +352,7 @@ pub struct LayerItem {
 }
 
 /// A package that runs.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PackageItem {
     /// The package URL.
     pub purl: String,
@@ -364,7 +371,7 @@ pub struct PackageItem {
 }
 
 /// A finding of a container.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct FindingItem {
     /// The container.
     pub container: ContainerRef,
@@ -399,7 +406,7 @@ pub struct FindingItem {
 }
 
 /// Which container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ContainerRef {
     /// Its node.
     pub node: String,
@@ -420,7 +427,7 @@ pub struct ContainerRef {
 }
 
 /// What a problem touches.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AdvisoryItem {
     /// The problem.
     pub id: String,
@@ -441,7 +448,7 @@ pub struct AdvisoryItem {
 }
 
 /// A package that a problem touches.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AdvisoryPackage {
     /// The package URL.
     pub purl: String,
@@ -458,7 +465,7 @@ pub struct AdvisoryPackage {
 }
 
 /// Who has it: a container and a package.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct HasItem {
     /// The container.
     pub container: ContainerRef,
@@ -475,7 +482,7 @@ pub struct HasItem {
 }
 
 /// What came of a database that was offered.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Pushed {
     /// SHA-256 of its file.
     pub digest: String,
@@ -483,4 +490,50 @@ pub struct Pushed {
     pub unchanged: bool,
     /// What matching against it changed; `None` where it is unchanged.
     pub rematch: Option<Rematch>,
+}
+
+/// How many layers have to be read again, because a node's word is worth more or less than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Requeued {
+    /// How many.
+    pub layers: u64,
+}
+
+/// What the OpenAPI document says of [`CoverageState`], which the ground floor has without it. A test holds both together.
+#[derive(ToSchema)]
+#[schema(as = CoverageState, rename_all = "kebab-case")]
+#[expect(dead_code, reason = "the document is made from its shape")]
+enum CoverageWord {
+    Scanned,
+    Partial,
+    Pending,
+    Unsupported,
+    TooLarge,
+    Failed,
+    Excluded,
+}
+
+/// How far a container was seen.
+#[derive(ToSchema)]
+#[schema(as = Coverage)]
+#[expect(dead_code, reason = "the document is made from its shape")]
+struct CoverageShape {
+    state: CoverageWord,
+    /// Why; empty only where everything was scanned.
+    reason: String,
+}
+
+/// A step of an image's build.
+#[derive(ToSchema)]
+#[schema(as = Step)]
+#[expect(dead_code, reason = "the document is made from its shape")]
+struct StepShape {
+    /// Its place in the history, from 0.
+    number: u32,
+    /// `RUN`, `COPY`, `ADD`, …; empty where that does not show.
+    keyword: String,
+    /// When, in seconds since 1970; 0 where that is not known.
+    created: i64,
+    /// Its text; empty unless the node's operator switched it on, since it may hold secrets.
+    text: String,
 }

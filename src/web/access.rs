@@ -1,0 +1,296 @@
+//! Who asks, what they may do, and what they may see: one seam, where Kubernetes' RBAC will stand as well.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use outcrop_proto::Digest;
+
+use super::source::Scope;
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    /// Ask questions.
+    Read,
+    /// Put an advisory database in the place of the one in use.
+    PushDatabase,
+    /// Say that a node is not believed, or is again.
+    ManageNodes,
+}
+
+impl Right {
+    /// Every right.
+    pub const ALL: [Self; 3] = [Self::Read, Self::PushDatabase, Self::ManageNodes];
+
+    /// The word as users see it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::PushDatabase => "push-database",
+            Self::ManageNodes => "manage-nodes",
+        }
+    }
+}
+
+impl FromStr for Right {
+    type Err = AccessError;
+
+    fn from_str(word: &str) -> Result<Self, AccessError> {
+        Self::ALL.into_iter().find(|right| right.as_str() == word).ok_or_else(|| AccessError::Right(word.to_owned()))
+    }
+}
+
+/// Somebody who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// What they are called.
+    pub name: String,
+    /// What they may see.
+    pub scope: Scope,
+    /// What they may do.
+    pub rights: BTreeSet<Right>,
+}
+
+/// Somebody is not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Nobody knows who that is.
+    Unknown,
+    /// It cannot be told now who that is, and why.
+    Unavailable(String),
+}
+
+/// Whether somebody is let in, which may take time to find out.
+pub type Admission<'a> = Pin<Box<dyn Future<Output = Result<Caller, Denied>> + Send + 'a>>;
+
+/// Who tells who asks, and what they may.
+pub trait Authorizer: Send + Sync {
+    /// The caller who shows `bearer`, or shows nothing.
+    fn authorize<'a>(&'a self, bearer: Option<&'a str>) -> Admission<'a>;
+}
+
+/// Everybody may do everything: for an API that is bound to loopback only, and has no file of tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Loopback;
+
+impl Authorizer for Loopback {
+    fn authorize<'a>(&'a self, _: Option<&'a str>) -> Admission<'a> {
+        let caller = Caller { name: "loopback".to_owned(), scope: Scope::All, rights: Right::ALL.into() };
+        Box::pin(async { Ok(caller) })
+    }
+}
+
+/// Why tokens of the API could not be read or made.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// The file.
+    #[error("the API's tokens in {path}: {source}", path = .path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What is the matter.
+        source: std::io::Error,
+    },
+    /// A line that is none.
+    #[error(
+        "{path}:{line}: not \"NAME RIGHT[,RIGHT] sha256:HASH [NAMESPACE,...]\": make lines with outcrop token new --api NAME",
+        path = .path.display()
+    )]
+    Line {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+    },
+    /// A name that would not be one word of a line.
+    #[error("{0:?} is no name: letters, digits, '-', '.' and '_', at most 253")]
+    Name(String),
+    /// A right that there is not.
+    #[error("{0:?} is no right: read, push-database and manage-nodes are")]
+    Right(String),
+    /// A token that may do nothing.
+    #[error("a token without a right is of no use: --rights read,push-database,manage-nodes")]
+    Nothing,
+}
+
+fn is_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    !name.is_empty() && name.len() <= 253 && name.bytes().all(allowed)
+}
+
+/// A file of names, rights and hashes of tokens, one a line: `NAME RIGHT[,RIGHT] sha256:HASH [NAMESPACE,...]`. Without namespaces the
+/// caller sees everything. It is read again when it changes; one that cannot be read leaves what was read before in force.
+#[derive(Clone, Debug)]
+pub struct TokenFile {
+    path: PathBuf,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    stamp: Stamp,
+    callers: HashMap<Digest, Caller>,
+}
+
+/// What tells one content of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp(Option<(SystemTime, u64, u64)>);
+
+impl Stamp {
+    fn of(path: &Path) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = std::fs::metadata(path).ok();
+        Self(metadata.and_then(|metadata| Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))))
+    }
+}
+
+impl TokenFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has a line that is none.
+    pub fn open(path: &Path) -> Result<Self, AccessError> {
+        let stamp = Stamp::of(path);
+        let callers = read(path)?;
+        Ok(Self { path: path.to_owned(), state: Arc::new(Mutex::new(State { stamp, callers })) })
+    }
+
+    /// Looked up by its hash, so that the time it takes tells nothing of the tokens there are.
+    fn caller(&self, token: &str) -> Option<Caller> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = Stamp::of(&self.path);
+        if stamp != state.stamp
+            && let Ok(callers) = read(&self.path)
+        {
+            *state = State { stamp, callers };
+        }
+        state.callers.get(&Digest::of(token.as_bytes())).cloned()
+    }
+}
+
+impl Authorizer for TokenFile {
+    fn authorize<'a>(&'a self, bearer: Option<&'a str>) -> Admission<'a> {
+        let caller = bearer.and_then(|token| self.caller(token)).ok_or(Denied::Unknown);
+        Box::pin(async { caller })
+    }
+}
+
+fn read(path: &Path) -> Result<HashMap<Digest, Caller>, AccessError> {
+    let text = std::fs::read_to_string(path).map_err(|source| AccessError::File { path: path.to_owned(), source })?;
+    let mut callers = HashMap::new();
+    for (number, line) in text.lines().enumerate() {
+        if line.trim().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (hash, caller) = parse(line).ok_or(AccessError::Line { path: path.to_owned(), line: number + 1 })?;
+        callers.insert(hash, caller);
+    }
+    Ok(callers)
+}
+
+fn parse(line: &str) -> Option<(Digest, Caller)> {
+    let mut words = line.split_whitespace();
+    let name = words.next().filter(|name| is_name(name))?.to_owned();
+    let rights = words.next()?.split(',').map(Right::from_str).collect::<Result<_, _>>().ok()?;
+    let hash = words.next()?.parse().ok()?;
+    let scope = match words.next() {
+        None => Scope::All,
+        Some(names) if names.split(',').all(is_name) => {
+            Scope::Namespaces(names.split(',').map(ToOwned::to_owned).collect())
+        }
+        Some(_) => return None,
+    };
+    words.next().is_none().then_some((hash, Caller { name, scope, rights }))
+}
+
+/// Makes a token of the API, puts its hash into the file, and returns it. It is nowhere else.
+///
+/// # Errors
+/// When a name is none, there is no right, or the file cannot be written.
+pub fn make_api_token(path: &Path, name: &str, rights: &[Right], namespaces: &[String]) -> Result<String, AccessError> {
+    for name in namespaces.iter().map(String::as_str).chain([name]) {
+        if !is_name(name) {
+            return Err(AccessError::Name(name.to_owned()));
+        }
+    }
+    if rights.is_empty() {
+        return Err(AccessError::Nothing);
+    }
+    let file = |source| AccessError::File { path: path.to_owned(), source };
+    let mut random = [0; 32];
+    std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).map_err(file)?;
+    let mut token = String::with_capacity(64);
+    for byte in random {
+        // Writing into a string cannot fail.
+        let _ = write!(token, "{byte:02x}");
+    }
+    let rights: Vec<&str> = rights.iter().map(|right| right.as_str()).collect();
+    let line = format!("{name} {} {} {}", rights.join(","), Digest::of(token.as_bytes()), namespaces.join(","));
+    let mut out = std::fs::File::options().create(true).append(true).open(path).map_err(file)?;
+    writeln!(out, "{}", line.trim_end()).map_err(file)?;
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_opens_what_its_line_says_and_no_other_text_anything() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api");
+        let names = ["shop".to_owned(), "bank".to_owned()];
+        let reader = make_api_token(&path, "ann", &[Right::Read], &names).unwrap();
+        let file = TokenFile::open(&path).unwrap();
+        let ann = file.caller(&reader).unwrap();
+        assert_eq!((ann.name.as_str(), ann.rights), ("ann", [Right::Read].into()));
+        assert!(ann.scope.sees(Some("shop")) && !ann.scope.sees(Some("other")) && !ann.scope.sees(None));
+        // A line that comes later counts without a start, and so does one that goes.
+        let admin = make_api_token(&path, "bob", &Right::ALL, &[]).unwrap();
+        let bob = file.caller(&admin).unwrap();
+        assert_eq!((bob.scope, bob.rights), (Scope::All, Right::ALL.into()));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains(&reader) && !text.contains(&admin), "the file does not hold the tokens");
+        for other in ["", "ann", text.split_whitespace().nth(2).unwrap()] {
+            assert_eq!(file.caller(other), None);
+        }
+        std::fs::write(&path, "# nobody\n").unwrap();
+        assert_eq!(file.caller(&admin), None);
+        // A file that is none leaves what was in force, which is nobody.
+        std::fs::write(&path, text.replace("sha256", "sha1")).unwrap();
+        assert_eq!(file.caller(&admin), None);
+    }
+
+    #[test]
+    fn a_line_that_is_none_is_said_with_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api");
+        let hash = Digest::of(b"x");
+        for line in [
+            format!("ann {hash}"),
+            format!("ann write {hash}"),
+            format!("ann read, {hash}"),
+            format!("a/b read {hash}"),
+            format!("ann read {hash} shop,"),
+            format!("ann read {hash} shop bank"),
+            "ann read secret".to_owned(),
+        ] {
+            std::fs::write(&path, format!("# who\n\n{line}\n")).unwrap();
+            let error = TokenFile::open(&path).unwrap_err();
+            assert!(error.to_string().contains("api:3: not"), "{line}: {error}");
+        }
+        for (name, rights, namespaces) in [
+            ("two words", &[Right::Read][..], vec![]),
+            ("ann", &[], vec![]),
+            ("ann", &[Right::Read], vec!["a b".to_owned()]),
+        ] {
+            assert!(make_api_token(&path, name, rights, &namespaces).is_err());
+        }
+    }
+}

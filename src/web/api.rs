@@ -1,0 +1,201 @@
+//! The routes below `/api/v1`.
+
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Router, extract};
+use outcrop_proto::Digest;
+use serde::Serialize;
+use tokio::io::AsyncWriteExt as _;
+use tokio_stream::StreamExt as _;
+
+use super::access::{Caller, Right};
+use super::list::{CONTAINERS, FINDINGS, IMAGES, LAYERS, NODES, PACKAGES, WHO_HAS};
+use super::model::Requeued;
+use super::problem::Problem;
+use super::query::{self, Parameters};
+use super::{Api, openapi};
+
+/// How long the next bytes of a file that is pushed may take to come.
+const PUSH_PAUSE: Duration = Duration::from_secs(30);
+
+/// What an answer to a question is, or why there is none.
+type Answer = Result<Response, Problem>;
+
+/// A list of a resource, by the source's method for it.
+macro_rules! list {
+    ($resource:ident, $method:ident) => {
+        get(
+            async |State(api): State<Api>,
+                   Extension(caller): Extension<Caller>,
+                   headers: HeaderMap,
+                   uri: Uri|
+                   -> Answer {
+                let (list, _) = query::list(&$resource, &uri, &[])?;
+                answer(&caller, &headers, &api.source.$method(&caller.scope, &list).await?)
+            },
+        )
+    };
+}
+
+/// The routes.
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/api/v1/openapi.json", get(document))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/nodes", list!(NODES, nodes))
+        .route("/api/v1/containers", list!(CONTAINERS, containers))
+        .route("/api/v1/images", list!(IMAGES, images))
+        .route("/api/v1/layers", list!(LAYERS, layers))
+        .route("/api/v1/packages", list!(PACKAGES, packages))
+        .route("/api/v1/findings", list!(FINDINGS, findings))
+        .route("/api/v1/advisories/{id}", get(advisory))
+        .route("/api/v1/who-has", get(who_has))
+        .route("/api/v1/database", post(push_database))
+        .route("/api/v1/nodes/{name}/distrust", post(distrust))
+        .route("/api/v1/nodes/{name}/trust", post(trust))
+}
+
+/// What a value is in JSON.
+fn json(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
+    serde_json::to_vec(value)
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("writing the answer: {error}")))
+}
+
+/// What came of what was done.
+fn done(value: &impl Serialize) -> Answer {
+    Ok(([(header::CONTENT_TYPE, "application/json")], json(value)?).into_response())
+}
+
+/// An answer in JSON. Its tag is of its bytes and of whom it is for; who has that already is told so.
+fn answer(caller: &Caller, headers: &HeaderMap, value: &impl Serialize) -> Answer {
+    let body = json(value)?;
+    let mut tagged = format!("{:?}\n", caller.scope).into_bytes();
+    tagged.extend_from_slice(&body);
+    let digest = Digest::of(&tagged).to_string();
+    let tag = format!("\"{}\"", digest.trim_start_matches("sha256:"));
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let has = known.flat_map(|value| value.split(',')).map(|value| value.trim().trim_start_matches("W/"));
+    let mut response = if has.into_iter().any(|value| value == tag || value == "*") {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    };
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    Ok(response)
+}
+
+async fn document(Extension(caller): Extension<Caller>, headers: HeaderMap, uri: Uri) -> Answer {
+    Parameters::of(&uri, &[])?;
+    answer(&caller, &headers, &openapi::document())
+}
+
+async fn status(State(api): State<Api>, Extension(caller): Extension<Caller>, headers: HeaderMap, uri: Uri) -> Answer {
+    Parameters::of(&uri, &[])?;
+    answer(&caller, &headers, &api.source.status(&caller.scope).await?)
+}
+
+/// A word of the path.
+type Word = Result<Path<String>, extract::rejection::PathRejection>;
+
+fn word(word: Word) -> Result<String, Problem> {
+    word.map(|Path(word)| word).map_err(|error| Problem::question(error.body_text()))
+}
+
+async fn advisory(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    id: Word,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Answer {
+    Parameters::of(&uri, &[])?;
+    answer(&caller, &headers, &api.source.advisory(&caller.scope, &word(id)?).await?)
+}
+
+async fn who_has(State(api): State<Api>, Extension(caller): Extension<Caller>, headers: HeaderMap, uri: Uri) -> Answer {
+    let (list, mut parameters) = query::list(&WHO_HAS, &uri, &["q"])?;
+    let question = parameters.take("q").filter(|question| !question.trim().is_empty());
+    let question = question.ok_or_else(|| {
+        Problem::question(
+            "q: a package (log4j-core), a package URL (pkg:npm/lodash@<4.17.21) or a problem (CVE-2021-44228)",
+        )
+    })?;
+    answer(&caller, &headers, &api.source.who_has(&caller.scope, &question, &list).await?)
+}
+
+async fn push_database(State(api): State<Api>, Extension(caller): Extension<Caller>, uri: Uri, body: Body) -> Answer {
+    caller.may(Right::PushDatabase)?;
+    let allow_shrink = match Parameters::of(&uri, &["allow-shrink"])?.take("allow-shrink").as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => return Err(Problem::question(format!("allow-shrink={other}: true and false are known"))),
+    };
+    let Ok(_one) = api.push.try_acquire() else {
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "another database is being pushed; try again"));
+    };
+    let file = receive(&api, body).await?;
+    let pushed = api.source.push_database(&caller.name, file.to_path_buf(), allow_shrink).await?;
+    done(&pushed)
+}
+
+/// Writes a body into a file, as it comes. The file goes when the path that is returned is dropped.
+async fn receive(api: &Api, body: Body) -> Result<tempfile::TempPath, Problem> {
+    let limit = api.config.max_upload;
+    let fail = |error: std::io::Error| {
+        let detail = format!("keeping what is pushed in {}: {error}", api.config.uploads.display());
+        Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
+    };
+    let too_large =
+        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("more than {limit} bytes; the limit is configurable"));
+    if body.size_hint().lower() > limit {
+        return Err(too_large());
+    }
+    let (file, path) = tempfile::NamedTempFile::new_in(&api.config.uploads).map_err(fail)?.into_parts();
+    let mut file = tokio::fs::File::from_std(file);
+    let mut size = 0;
+    let mut pieces = body.into_data_stream();
+    loop {
+        let piece = tokio::time::timeout(PUSH_PAUSE, pieces.next()).await;
+        let piece = piece.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the file stopped coming"))?;
+        let Some(piece) = piece else { break };
+        let bytes = piece.map_err(|error| Problem::question(format!("the file did not come whole: {error}")))?;
+        size += bytes.len() as u64;
+        if size > limit {
+            return Err(too_large());
+        }
+        file.write_all(&bytes).await.map_err(fail)?;
+    }
+    file.flush().await.map_err(fail)?;
+    if size == 0 {
+        return Err(Problem::question("the body is empty; it has to be the database"));
+    }
+    Ok(path)
+}
+
+async fn distrust(state: State<Api>, caller: Extension<Caller>, name: Word, uri: Uri) -> Answer {
+    believe(state, caller, name, uri, true).await
+}
+
+async fn trust(state: State<Api>, caller: Extension<Caller>, name: Word, uri: Uri) -> Answer {
+    believe(state, caller, name, uri, false).await
+}
+
+async fn believe(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    name: Word,
+    uri: Uri,
+    distrusted: bool,
+) -> Answer {
+    caller.may(Right::ManageNodes)?;
+    Parameters::of(&uri, &[])?;
+    let layers = api.source.distrust(&word(name)?, distrusted).await?;
+    done(&Requeued { layers })
+}

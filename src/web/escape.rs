@@ -1,0 +1,72 @@
+//! Strings from images, made harmless for whoever looks at them.
+
+/// Whether a terminal, a browser or the eye could be misled by this character: control characters, and those that change the
+/// direction of text or cannot be seen.
+pub fn is_treacherous(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// A page of HTML. Markup comes from the program's own text alone, by its type; everything else is escaped.
+#[derive(Debug, Default)]
+pub(super) struct Html(String);
+
+impl Html {
+    /// Markup.
+    pub(super) fn raw(&mut self, markup: &'static str) -> &mut Self {
+        self.0.push_str(markup);
+        self
+    }
+
+    /// Text, between tags or within a quoted attribute.
+    pub(super) fn text(&mut self, text: impl std::fmt::Display) -> &mut Self {
+        for character in text.to_string().chars() {
+            match character {
+                '&' => self.0.push_str("&amp;"),
+                '<' => self.0.push_str("&lt;"),
+                '>' => self.0.push_str("&gt;"),
+                '"' => self.0.push_str("&quot;"),
+                '\'' => self.0.push_str("&#39;"),
+                other if is_treacherous(other) => self.0.extend(other.escape_unicode()),
+                other => self.0.push(other),
+            }
+        }
+        self
+    }
+
+    /// A table: heads, and rows of text.
+    pub(super) fn table(&mut self, heads: &[&'static str], rows: impl IntoIterator<Item = Vec<String>>) -> &mut Self {
+        self.raw("<table><thead><tr>");
+        for head in heads {
+            self.raw("<th scope=\"col\">").text(head).raw("</th>");
+        }
+        self.raw("</tr></thead><tbody>\n");
+        for row in rows {
+            self.raw("<tr>");
+            for cell in row {
+                self.raw("<td>").text(cell).raw("</td>");
+            }
+            self.raw("</tr>\n");
+        }
+        self.raw("</tbody></table>\n")
+    }
+
+    pub(super) fn finish(self) -> String {
+        self.0
+    }
+}
+
+/// A value of a metric's label, without what would end it.
+pub(super) fn label(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for character in value.chars() {
+        match character {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            other => out.push(other),
+        }
+    }
+    out
+}

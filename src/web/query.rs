@@ -1,0 +1,103 @@
+//! Query parameters: what is not known is refused, and the refusal says what is.
+
+use axum::extract::Query;
+use axum::http::Uri;
+
+use super::list::{DEFAULT_LIMIT, MAX_LIMIT, Resource};
+use super::problem::Problem;
+use super::source::List;
+
+/// The parameters of a question, each at most once.
+#[derive(Debug)]
+pub(super) struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    /// The parameters of `uri`, all of them among `known`.
+    pub(super) fn of(uri: &Uri, known: &[&str]) -> Result<Self, Problem> {
+        let Query(pairs): Query<Vec<(String, String)>> =
+            Query::try_from_uri(uri).map_err(|error| Problem::question(error.body_text()))?;
+        for (number, (name, _)) in pairs.iter().enumerate() {
+            if !known.contains(&name.as_str()) {
+                let known = if known.is_empty() { "none is".to_owned() } else { known.join(", ") };
+                return Err(Problem::question(format!("the parameter {name:?} is not known here; known: {known}")));
+            }
+            if pairs.iter().take(number).any(|(earlier, _)| earlier == name) {
+                return Err(Problem::question(format!("the parameter {name:?} is given twice")));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    /// A parameter's value, taken out.
+    pub(super) fn take(&mut self, name: &str) -> Option<String> {
+        let place = self.0.iter().position(|(key, _)| key == name)?;
+        Some(self.0.swap_remove(place).1)
+    }
+}
+
+/// What a list of `resource` is asked for. `more` are parameters besides a list's own; they are returned beside it.
+pub(super) fn list(resource: &Resource, uri: &Uri, more: &[&str]) -> Result<(List, Parameters), Problem> {
+    let mut known: Vec<&str> = resource.filters.iter().map(|(name, _)| *name).chain(more.iter().copied()).collect();
+    if !resource.sorts.is_empty() {
+        known.push("sort");
+    }
+    known.extend(["limit", "continue"]);
+    let mut parameters = Parameters::of(uri, &known)?;
+    let limit = match parameters.take("limit") {
+        None => DEFAULT_LIMIT,
+        Some(limit) => limit
+            .parse()
+            .ok()
+            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+            .ok_or_else(|| Problem::question(format!("limit={limit}: a number from 1 to {MAX_LIMIT} is known")))?,
+    };
+    let mut list = List { limit, cursor: parameters.take("continue"), ..List::default() };
+    if let Some(sort) = parameters.take("sort") {
+        let field = sort.strip_prefix('-').unwrap_or(&sort);
+        if !resource.sorts.contains(&field) {
+            let known = resource.sorts.join(", ");
+            return Err(Problem::question(format!(
+                "sort={sort}: known: {known}; with - before it from the greatest down"
+            )));
+        }
+        list.descending = sort.starts_with('-');
+        list.sort = Some(field.to_owned());
+    }
+    for (name, _) in resource.filters {
+        if let Some(value) = parameters.take(name) {
+            list.filters.push(((*name).to_owned(), value));
+        }
+    }
+    Ok((list, parameters))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::list::{LAYERS, WHO_HAS};
+    use super::*;
+
+    #[test]
+    fn a_question_is_understood_whole_or_refused_with_what_is_known() {
+        let ask = |query: &str| list(&LAYERS, &format!("/x?{query}").parse().unwrap(), &[]).map(|(list, _)| list);
+        let all = ask("state=known&sort=-findings&limit=7&continue=abc&node=a%20b").unwrap();
+        assert_eq!(all.filters, [("state", "known"), ("node", "a b")].map(|(key, value)| (key.into(), value.into())));
+        assert_eq!((all.sort.as_deref(), all.descending, all.limit), (Some("findings"), true, 7));
+        assert_eq!(all.cursor.as_deref(), Some("abc"));
+        assert_eq!(ask("").unwrap(), List { limit: DEFAULT_LIMIT, ..List::default() });
+        for (query, says) in [
+            ("colour=red", "known: id, state, disputed, node, stack, sort, limit, continue"),
+            ("sort=colour", "known: id, findings, containers"),
+            ("sort=--id", "known: id"),
+            ("limit=0", "from 1 to 1000"),
+            ("limit=1001", "from 1 to 1000"),
+            ("limit=all", "from 1 to 1000"),
+            ("node=a&node=b", "given twice"),
+        ] {
+            let problem = format!("{:?}", ask(query).unwrap_err());
+            assert!(problem.contains(says), "{query}: {problem}");
+        }
+        let uri = "/x?q=bash&limit=2".parse().unwrap();
+        let (list, mut more) = list(&WHO_HAS, &uri, &["q"]).unwrap();
+        assert_eq!((list.limit, more.take("q").as_deref()), (2, Some("bash")));
+    }
+}
