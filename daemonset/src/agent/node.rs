@@ -243,7 +243,7 @@ impl Node {
                 }
             }
             v1::order::Order::Check(check) => self.check(&check)?,
-            v1::order::Order::CrossRead(_) | v1::order::Order::Welcome(_) => {}
+            v1::order::Order::CrossRead(_) | v1::order::Order::Stored(_) | v1::order::Order::Welcome(_) => {}
         }
         Ok(())
     }
