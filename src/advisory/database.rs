@@ -75,7 +75,7 @@ pub struct SourceInfo {
 #[derive(Debug)]
 pub struct Database {
     path: PathBuf,
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 /// A row of `advisory` with one of its rows of `affected`.
@@ -125,6 +125,7 @@ impl Database {
         connection
             .set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_LENGTH, MAX_COLUMN)
             .map_err(|error| bad(error.to_string()))?;
+        super::trust::only_tables(&connection).map_err(&bad)?;
         let number = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
         let application = number("application_id").map_err(|error| bad(error.to_string()))?;
         if application != APPLICATION_ID {
