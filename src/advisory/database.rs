@@ -125,7 +125,6 @@ impl Database {
         connection
             .set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_LENGTH, MAX_COLUMN)
             .map_err(|error| bad(error.to_string()))?;
-        super::trust::only_tables(&connection).map_err(&bad)?;
         let number = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
         let application = number("application_id").map_err(|error| bad(error.to_string()))?;
         if application != APPLICATION_ID {
@@ -149,6 +148,7 @@ impl Database {
         if u64::from(pages.max(header)) * u64::from(size) > metadata.len() {
             return Err(DatabaseError::Damaged { path: path.to_owned(), reason: "the file is cut short".to_owned() });
         }
+        super::trust::only_tables(&database.connection).map_err(bad)?;
         database.sources()?;
         Ok(database)
     }

@@ -56,7 +56,9 @@ pub enum TrustError {
     #[error("the signature with key {0} is not of this file: one of the two was changed; sign the file as it is now")]
     Wrong(String),
     /// A signature over the file itself, and the file is large.
-    #[error("it is larger than {MAX_LEGACY} bytes, and the signature is of minisign's old form: sign it anew with minisign -S -H")]
+    #[error(
+        "it is larger than {MAX_LEGACY} bytes, and the signature is of minisign's old form: sign it anew with minisign -S -H"
+    )]
     Legacy,
 }
 
@@ -122,9 +124,7 @@ fn key_id(line: &str) -> Option<String> {
 fn read_text(path: &Path) -> Result<Vec<u8>, TrustError> {
     let file = |source| TrustError::File { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(MAX_TEXT as u64 + 1).read_to_end(&mut bytes))
-        .map_err(file)?;
+    fs::File::open(path).and_then(|file| file.take(MAX_TEXT as u64 + 1).read_to_end(&mut bytes)).map_err(file)?;
     if bytes.len() > MAX_TEXT {
         return Err(file(io::Error::other("too long for a key or a signature")));
     }
@@ -400,7 +400,10 @@ mod tests {
             (
                 "over a tenth fewer",
                 vec![source("npm", 89, "2026-11-02T00:00:00Z"), source("Debian:12", 899, "2026-11-02T00:00:00Z")],
-                &["it has 89 records of npm, and there are 100 now", "it has 899 records of Debian:12, and there are 1000 now"],
+                &[
+                    "it has 89 records of npm, and there are 100 now",
+                    "it has 899 records of Debian:12, and there are 1000 now",
+                ],
             ),
             (
                 "a source is missing",
@@ -410,17 +413,24 @@ mod tests {
             (
                 "older by half a second",
                 vec![source("npm", 100, "2026-11-02T00:00:00Z"), source("Debian:12", 1000, "2026-11-01T00:00:00Z")],
-                &["the newest record of Debian:12 is of \"2026-11-01T00:00:00Z\", older than the one there is now, of \"2026-11-01T00:00:00.5Z\""],
+                &[
+                    "the newest record of Debian:12 is of \"2026-11-01T00:00:00Z\", older than the one there is now, of \"2026-11-01T00:00:00.5Z\"",
+                ],
             ),
             (
                 "the same moment in another zone",
-                vec![source("npm", 100, "2026-11-02T01:00:00+01:00"), source("Debian:12", 1000, "2026-11-02T00:00:00Z")],
+                vec![
+                    source("npm", 100, "2026-11-02T01:00:00+01:00"),
+                    source("Debian:12", 1000, "2026-11-02T00:00:00Z"),
+                ],
                 &[],
             ),
             (
                 "no time at all",
                 vec![source("npm", 100, "soon"), source("Debian:12", 1000, "2026-11-02T00:00:00Z")],
-                &["the newest record of npm is of \"soon\", older than the one there is now, of \"2026-11-02T00:00:00Z\""],
+                &[
+                    "the newest record of npm is of \"soon\", older than the one there is now, of \"2026-11-02T00:00:00Z\"",
+                ],
             ),
         ];
         for (name, candidate, told) in cases {
