@@ -3,6 +3,7 @@
 //! A roof: it wires the gRPC service to the picture of the fleet, the store, the advisory database and the web. All decisions are
 //! the fleet's, which is plain data; this does what it says.
 
+pub mod advisories;
 mod fleet;
 mod merging;
 mod service;

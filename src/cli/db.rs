@@ -1,13 +1,18 @@
 //! `outcrop db`: make an advisory database, and look into one.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use outcrop_proto::Digest;
+use sha2::{Digest as _, Sha256};
 
 use super::table::table;
 use super::text::escape;
 use super::{Exit, Fatal, print};
+use crate::advisory::trust::{PublicKey, Signature, signature_beside, signature_path};
 use crate::advisory::{self, Database};
 
 /// How many unusable records are told one by one.
@@ -37,6 +42,14 @@ enum Command {
     Info {
         /// The database
         file: PathBuf,
+    },
+    /// Check who signed a database; the signature lies beside it as FILE.minisig
+    Verify {
+        /// The database
+        file: PathBuf,
+        /// A minisign public key, as base64 or as a .pub file; may be given again
+        #[arg(long, value_name = "KEY", required = true)]
+        key: Vec<String>,
     },
 }
 
@@ -71,8 +84,43 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
                 .into_iter()
                 .map(|source| vec![source.ecosystem, source.records.to_string(), source.newest, source.origins])
                 .collect();
+            print(&format!("{}\n\n", digest(&file)?))?;
             print(&table(&["SOURCE", "RECORDS", "NEWEST", "FROM"], &rows))?;
+        }
+        Command::Verify { file, key } => {
+            let failed = |error: advisory::trust::TrustError| Fatal::failed(error.to_string());
+            let keys: Vec<PublicKey> =
+                key.iter().map(|key| PublicKey::from_argument(key)).collect::<Result<_, _>>().map_err(failed)?;
+            let signature = signature_beside(&file).map_err(failed)?.ok_or_else(|| {
+                Fatal::failed(format!(
+                    "{} is not signed: there is no {}",
+                    file.display(),
+                    signature_path(&file).display()
+                ))
+            })?;
+            let wrong = |reason: String| Fatal::failed(format!("{}: {reason}", file.display()));
+            let signature = Signature::parse(&signature).map_err(|error| wrong(error.to_string()))?;
+            let mut reader = File::open(&file).map_err(|error| wrong(error.to_string()))?;
+            let signed = signature.verify(&mut reader, &keys).map_err(|error| wrong(error.to_string()))?;
+            print(&format!("{}: signed with key {}: {}\n", file.display(), signed.key, escape(&signed.comment)))?;
         }
     }
     Ok(Exit::Done)
+}
+
+/// The digest of a file.
+fn digest(path: &Path) -> Result<Digest, Fatal> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut read = || -> std::io::Result<()> {
+        let mut file = File::open(path)?;
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(()),
+                count => hash.update(buffer.get(..count).unwrap_or_default()),
+            }
+        }
+    };
+    read().map_err(|error| Fatal::failed(format!("{}: {error}", path.display())))?;
+    Ok(Digest(hash.finalize().into()))
 }
