@@ -120,6 +120,14 @@ fn of_system(
     }
 }
 
+impl SourceInfo {
+    /// How many days ago its newest record was changed; `None` where its records do not say.
+    pub fn age_days(&self, now: jiff::civil::Date) -> Option<i64> {
+        let newest = self.newest.get(..10).and_then(|day| day.parse::<jiff::civil::Date>().ok());
+        newest.and_then(|day| now.since(day).ok()).map(|span| i64::from(span.get_days()))
+    }
+}
+
 /// Judges by the first of `names` that the database has.
 fn by_source(sources: &[SourceInfo], names: &[String], now: jiff::civil::Date) -> Assessed {
     let first = names.first().cloned().unwrap_or_default();
@@ -135,9 +143,7 @@ fn by_source(sources: &[SourceInfo], names: &[String], now: jiff::civil::Date) -
     if let Some(reason) = ended {
         return unmatched(source.ecosystem.clone(), reason);
     }
-    let newest = source.newest.get(..10).and_then(|day| day.parse::<jiff::civil::Date>().ok());
-    let age = newest.and_then(|day| now.since(day).ok()).map(|span| i64::from(span.get_days()));
-    match age {
+    match source.age_days(now) {
         Some(age) if age <= STALE_AFTER_DAYS => {
             Assessed { ecosystem: source.ecosystem.clone(), state: State::Matched, reason: String::new() }
         }

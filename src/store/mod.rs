@@ -6,6 +6,7 @@
 
 mod row;
 mod sqlite;
+mod volume;
 
 use async_trait::async_trait;
 use outcrop_proto::{Digest, Distribution, LayerId, Package};
@@ -15,6 +16,7 @@ pub use row::{
     Run, Seen, SeenFinding, StackFindings, StackId, Summary, Verdict, VerdictId, Wanted, WantedPackages,
 };
 pub use sqlite::Sqlite;
+pub use volume::{VolumeError, check_local, free};
 
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -101,8 +103,9 @@ pub trait History {
     async fn record_runs(&self, begun: &[Run], ended: &[Run]) -> Result<(), StoreError>;
     /// Runs that have not ended.
     async fn open_runs(&self) -> Result<Vec<Run>, StoreError>;
-    /// All runs of a subject, oldest first, with the findings of the stacks that they ran: what first-seen follows from.
-    async fn seen(&self, subject: &str) -> Result<Vec<Seen>, StoreError>;
+    /// All runs of these subjects, oldest first, with what was found of these problems in the stacks that they ran: what first-seen
+    /// follows from.
+    async fn seen(&self, subjects: &[String], problems: &[String]) -> Result<Vec<Seen>, StoreError>;
     /// Removes runs that ended before `history`; packages and inventories of stacks that nobody has run since `unused`;
     /// and what nothing refers to any more. `present` are stacks that are there now.
     async fn tidy(&self, history: i64, unused: i64, present: &[StackId]) -> Result<(), StoreError>;

@@ -185,13 +185,15 @@ pub struct Run {
 /// A subject had a finding while it ran a stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
+    /// Who.
+    pub subject: String,
     /// Since when it ran the stack.
     pub since: i64,
     /// Until when; `None` while it does.
     pub until: Option<i64>,
     /// The stack.
     pub stack: StackId,
-    /// The finding, and since and until when matching said so; `None` for a run of a stack without any.
+    /// A finding of the stack, and since and until when matching said so; `None` for a run of a stack without any of those asked for.
     pub finding: Option<SeenFinding>,
 }
 
@@ -202,8 +204,6 @@ pub struct SeenFinding {
     pub problem: String,
     /// Type and name of the package, without its version.
     pub package: (String, String),
-    /// The verdict.
-    pub verdict: VerdictId,
     /// Since when.
     pub opened: i64,
     /// Until when.

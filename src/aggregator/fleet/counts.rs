@@ -1,9 +1,9 @@
 //! What is counted over the fleet, for whoever may see it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use outcrop_proto::{Coverage, CoverageState, Digest};
+use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
 
 use super::layers::LayerState;
 use super::stacks::Stack;
@@ -69,11 +69,18 @@ impl Fleet {
         pending.map(|visible| now.instant.saturating_duration_since(visible.stack.since()).as_secs()).max()
     }
 
-    /// Layers that somebody has, by how far they are.
-    pub(in crate::aggregator) fn layer_counts(&self) -> LayerCounts {
+    /// Layers below containers that `scope` sees, by how far they are.
+    pub(in crate::aggregator) fn layer_counts(&self, scope: &Scope) -> LayerCounts {
         let newest = self.nodes.values().filter(|node| node.attached).map(|node| node.cataloguers).max();
         let mut counts = LayerCounts::default();
-        for (_, layer) in self.present_layers() {
+        let seen: Option<HashSet<&LayerId>> = match scope {
+            Scope::All => None,
+            Scope::Namespaces(_) => Some(self.visible(scope).flat_map(|visible| visible.stack.layers()).collect()),
+        };
+        for (id, layer) in self.present_layers() {
+            if seen.as_ref().is_some_and(|seen| !seen.contains(id)) {
+                continue;
+            }
             match layer.state() {
                 LayerState::Known => counts.known += 1,
                 LayerState::Leased => counts.leased += 1,

@@ -22,12 +22,14 @@ use outcrop_proto::identity::is_proved;
 use outcrop_proto::wire::{Seen, v1};
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Pod};
 
-pub(super) use counts::Counted;
+pub(super) use counts::Visible;
+pub(super) use runs::subject;
 pub(super) use layers::LayerState;
 pub(super) use stacks::Ready;
 pub(super) use verify::{Distrusted, Verified};
 
 use crate::store::{Layer as KnownLayer, Summary};
+use counts::Counted;
 use layers::Layer;
 use runs::Runs;
 use stacks::Stack;
@@ -430,9 +432,32 @@ impl Fleet {
         self.nodes.iter().map(|(name, node)| (&**name, node))
     }
 
+    /// The same, with names that can be kept.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
+        self.nodes.iter()
+    }
+
     /// Whether what a node reads is not believed.
     pub(super) fn is_distrusted(&self, node: &str) -> bool {
         self.distrusted.contains(node)
+    }
+
+    /// What the store has, after it removed what nobody needed: whatever it has not is not known any more. Layers that were read after
+    /// `since` are not looked at, since they may have come after the store was asked.
+    pub(super) fn keep_only(&mut self, layers: &HashSet<LayerId>, stacks: &HashSet<Digest>, since: i64) {
+        let mut lost = Vec::new();
+        for (id, layer) in &mut self.layers {
+            if layer.read().is_some_and(|read| read.read_at < since) && !layers.contains(id) {
+                layer.unread();
+                lost.extend(layer.stacks().copied());
+            }
+        }
+        for (digest, stack) in &mut self.stacks {
+            if stack.summary().is_some() && !stacks.contains(digest) && stack.containers() == 0 {
+                stack.forget();
+            }
+        }
+        self.invalidate(lost);
     }
 
     /// Changes of who runs what, to be kept: begun and ended.

@@ -4,8 +4,7 @@ use async_trait::async_trait;
 use sqlx::Row as _;
 
 use super::{Sqlite, StoreError, json};
-use crate::store::row::SeenFinding;
-use crate::store::{History, Run, Seen, StackId};
+use crate::store::{History, Run, Seen, SeenFinding, StackId};
 
 #[async_trait]
 impl History for Sqlite {
@@ -51,15 +50,17 @@ impl History for Sqlite {
             .collect()
     }
 
-    async fn seen(&self, subject: &str) -> Result<Vec<Seen>, StoreError> {
-        let sql = "SELECT run.since, run.until, run.stack, verdict.problem, package.type, package.name, verdict.id,
-                finding.opened, finding.closed
-            FROM subject CROSS JOIN run ON run.subject = subject.id
-            LEFT JOIN finding ON finding.stack = run.stack
-            LEFT JOIN verdict ON verdict.id = finding.verdict
-            LEFT JOIN package ON package.id = verdict.package
-            WHERE subject.key = ? ORDER BY run.since, run.stack";
-        let rows = sqlx::query(sql).bind(subject).fetch_all(&self.reader).await?;
+    async fn seen(&self, subjects: &[String], problems: &[String]) -> Result<Vec<Seen>, StoreError> {
+        let sql = "SELECT subject.key, run.since, run.until, run.stack, found.problem, found.type, found.name, found.opened,
+                found.closed
+            FROM json_each(?1) AS wanted CROSS JOIN subject ON subject.key = wanted.value
+            CROSS JOIN run ON run.subject = subject.id
+            LEFT JOIN (SELECT finding.stack, opened, closed, problem, type, name FROM finding
+                CROSS JOIN verdict ON verdict.id = finding.verdict CROSS JOIN package ON package.id = verdict.package
+                WHERE problem IN (SELECT value FROM json_each(?2))) AS found ON found.stack = run.stack
+            ORDER BY subject.key, run.since, run.stack";
+        let query = sqlx::query(sql).bind(json(&subjects)?).bind(json(&problems)?);
+        let rows = query.fetch_all(&self.reader).await?;
         rows.iter()
             .map(|row| {
                 let finding = match row.try_get::<Option<String>, _>("problem")? {
@@ -67,12 +68,12 @@ impl History for Sqlite {
                     Some(problem) => Some(SeenFinding {
                         problem,
                         package: (row.try_get("type")?, row.try_get("name")?),
-                        verdict: row.try_get("id")?,
                         opened: row.try_get("opened")?,
                         closed: row.try_get("closed")?,
                     }),
                 };
                 Ok(Seen {
+                    subject: row.try_get("key")?,
                     since: row.try_get("since")?,
                     until: row.try_get("until")?,
                     stack: row.try_get("stack")?,
