@@ -7,8 +7,10 @@ pub mod advisories;
 mod fleet;
 mod merging;
 mod service;
+mod stamp;
 mod status;
-mod tokens;
+pub mod tls;
+pub mod tokens;
 mod who_has;
 
 use std::collections::HashMap;
