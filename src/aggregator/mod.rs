@@ -5,6 +5,7 @@
 
 pub mod advisories;
 mod fleet;
+pub mod incoming;
 mod merging;
 mod service;
 mod stamp;
