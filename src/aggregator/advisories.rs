@@ -13,6 +13,7 @@ use outcrop_proto::Digest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::stamp::Stamp;
 use crate::advisory::trust::{
     self, MAX_SHRINK_PERCENT, PublicKey, Regression, Signature, Signed, TrustError, regressions,
 };
@@ -164,17 +165,6 @@ struct Record {
     watched: Option<String>,
 }
 
-/// What of a file changes when the file does.
-type Stamp = Option<(u64, u64, u64, i64, i64, i64, i64)>;
-
-fn stamp(path: &Path) -> Stamp {
-    fs::metadata(path).ok().map(|metadata| stamp_of(&metadata))
-}
-
-fn stamp_of(of: &fs::Metadata) -> (u64, u64, u64, i64, i64, i64, i64) {
-    (of.dev(), of.ino(), of.size(), of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec())
-}
-
 #[derive(Debug, Default)]
 struct State {
     current: Option<Arc<Current>>,
@@ -184,7 +174,7 @@ struct State {
     former: Vec<Weak<Current>>,
     refused: Option<String>,
     /// The watched file and its signature, as they were when they were looked at.
-    seen: Option<(PathBuf, Stamp, Stamp)>,
+    seen: Option<(PathBuf, Option<Stamp>, Option<Stamp>)>,
 }
 
 /// The keeper.
@@ -290,7 +280,7 @@ impl Advisories {
     /// Looks at the file that the operator named: takes it if it has changed since the last look, and is good. The signature lies beside
     /// it. `None` where nothing has changed, which costs two calls of `stat`, also after it was refused.
     pub fn watch(&self, path: &Path) -> Option<Result<Offer, Refusal>> {
-        let now = (path.to_owned(), stamp(path), stamp(&trust::signature_path(path)));
+        let now = (path.to_owned(), Stamp::of(path), Stamp::of(&trust::signature_path(path)));
         {
             let mut state = lock(&self.state);
             let is_seen = state.seen.as_ref() == Some(&now);
@@ -416,8 +406,8 @@ impl Advisories {
             return Err(Refusal::TooLarge { file: file.to_owned(), limit });
         }
         let after = handle.metadata().map_err(unread)?;
-        let is_still = stamp_of(&after) == stamp_of(&before) && length == before.size();
-        if !is_still || stamp(file) != Some(stamp_of(&before)) {
+        let is_still = Stamp::from(&after) == Stamp::from(&before) && length == before.size();
+        if !is_still || Stamp::of(file) != Some(Stamp::from(&before)) {
             return Err(Refusal::Changing(file.to_owned()));
         }
         Ok(Incoming { copy: copied, digest: Digest(hash.finalize().into()) })

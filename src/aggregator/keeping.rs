@@ -97,7 +97,7 @@ impl Aggregator {
     /// Goes on when there is room again.
     fn recover(&self) {
         let mut store_error = lock(&self.store_error);
-        let is_roomy = || crate::store::free(&self.config.data).is_ok_and(|free| free >= ROOM);
+        let is_roomy = || crate::store::free(&self.config.data).is_ok_and(|space| space.free >= ROOM);
         if store_error.is_some() && is_roomy() {
             *store_error = None;
             drop(store_error);

@@ -6,6 +6,7 @@
 mod advisories;
 mod answers;
 mod fleet;
+mod incoming;
 mod keeping;
 mod matching;
 mod merging;
@@ -37,7 +38,9 @@ use crate::store::{Run, Sqlite, Store, StoreError};
 use crate::web;
 use advisories::Advisories;
 use fleet::{Fleet, Now, Rules};
+use incoming::{Incoming, Limits};
 use matching::Matchmaker;
+use tls::Protocol;
 use tokens::{Identify, Speaker, TokenFile};
 
 /// How often leases that have ended, nodes that are silent and files that may have changed are looked at.
@@ -110,9 +113,12 @@ pub enum AggregatorError {
     /// The gRPC server.
     #[error("serving nodes: {0}")]
     Serve(#[from] tonic::transport::Error),
-    /// The certificates.
+    /// The certificate for nodes.
     #[error(transparent)]
-    Tls(#[from] web::TlsError),
+    Tls(#[from] tls::TlsError),
+    /// The certificate of the API.
+    #[error(transparent)]
+    ApiTls(#[from] web::TlsError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -218,11 +224,12 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         let listener = tokio::net::TcpListener::bind(address).await;
         listener.map_err(|source| AggregatorError::Listen { address, source })
     };
-    let certificates = |tls: &Option<(PathBuf, PathBuf)>, protocol| {
-        let open = |(certificate, key): &(PathBuf, PathBuf)| web::Certificates::open(certificate, key, &[protocol]);
-        tls.as_ref().map(open).transpose()
-    };
-    let nodes = tls::incoming(listen(config.listen).await?, certificates(&config.tls, "h2")?);
+    let open = |(certificate, key): &(PathBuf, PathBuf)| tls::Certificate::open(certificate, key);
+    let certificate = config.tls.as_ref().map(open).transpose()?;
+    let certificate = certificate.map(|certificate| (certificate, Protocol::Http2));
+    let address = config.listen;
+    let nodes = Incoming::new(listen(address).await?, certificate, Limits::default())
+        .map_err(|source| AggregatorError::Listen { address, source })?;
     let api = listen(config.api).await?;
     let authorizer: Arc<dyn web::Authorizer> = match &config.api_tokens {
         Some(path) => Arc::new(web::TokenFile::open(path)?),
@@ -235,7 +242,8 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         max_upload: config.policy.max_size,
     };
     let routes = web::routes(Arc::clone(&aggregator) as Arc<dyn web::Source>, authorizer, web_config);
-    let api_tls = certificates(&config.api_tls, "http/1.1")?;
+    let open = |(certificate, key): &(PathBuf, PathBuf)| web::Certificates::open(certificate, key, &["http/1.1"]);
+    let api_tls = config.api_tls.as_ref().map(open).transpose()?;
 
     tokio::spawn(Arc::clone(&aggregator).tick());
     tokio::spawn(Arc::clone(&aggregator).keep_advisories());

@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::fleet::{NotTaken, Verified};
+use super::incoming::Peer;
 use super::tokens::Denied;
 use super::{Aggregator, now};
 use crate::store::{Layer, LayerRow, StoreError};
@@ -65,6 +66,9 @@ impl Service {
             Denied::Unknown => Status::unauthenticated(denied.to_string()),
             Denied::Unavailable(_) => Status::unavailable(denied.to_string()),
         })?;
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            peer.identified();
+        }
         let mut reports = request.into_inner();
         let first = tokio::time::timeout(Duration::from_secs(20), reports.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("nothing was said"))??;
