@@ -123,10 +123,11 @@ pub fn match_packages(
     for (number, subject) in subjects.iter().enumerate() {
         let Matched { findings, withheld } = matcher.judge(distribution, *subject)?;
         all.findings.extend(findings.into_iter().map(|finding| Finding { package: number, ..finding }));
-        all.withheld.extend(withheld.into_iter().map(|Withheld { finding, owner }| Withheld {
-            finding: Finding { package: number, ..finding },
-            owner,
-        }));
+        all.withheld.extend(
+            withheld
+                .into_iter()
+                .map(|Withheld { finding, owner }| Withheld { finding: Finding { package: number, ..finding }, owner }),
+        );
     }
     Ok(all)
 }

@@ -69,6 +69,7 @@ impl Aggregator {
                     self.send(&node, v1::order::Order::CrossRead(cross_read));
                 }
             }
+            self.fleet().wake(now());
             self.fleet().tidy(now());
             self.merge_ready();
             self.record_runs().await;

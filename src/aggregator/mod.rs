@@ -3,17 +3,17 @@
 //! A roof: it wires the gRPC service to the picture of the fleet, the store, the advisory database and the web. All decisions about nodes,
 //! layers and stacks are the fleet's, which is plain data; this does what it says.
 
-mod advisories;
+pub mod advisories;
 mod answers;
 mod fleet;
-mod incoming;
+pub mod incoming;
 mod keeping;
 mod matching;
 mod merging;
 mod service;
 mod stamp;
-mod tls;
-mod tokens;
+pub mod tls;
+pub mod tokens;
 mod who_has;
 
 use std::collections::HashMap;
@@ -241,7 +241,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         uploads,
         max_upload: config.policy.max_size,
     };
-    let routes = web::routes(Arc::clone(&aggregator) as Arc<dyn web::Source>, authorizer, web_config);
+    let routes = web::routes(Arc::new(answers::Answers(Arc::clone(&aggregator))), authorizer, web_config);
     let open = |(certificate, key): &(PathBuf, PathBuf)| web::Certificates::open(certificate, key, &["http/1.1"]);
     let api_tls = config.api_tls.as_ref().map(open).transpose()?;
 
@@ -297,12 +297,7 @@ impl Aggregator {
     }
 
     /// A node's stream begins; the number tells it from a later one of the same node.
-    fn attach(
-        &self,
-        speaker: &Speaker,
-        hello: &v1::Hello,
-        orders: mpsc::Sender<Result<v1::Order, Status>>,
-    ) -> u64 {
+    fn attach(&self, speaker: &Speaker, hello: &v1::Hello, orders: mpsc::Sender<Result<v1::Order, Status>>) -> u64 {
         let Speaker { node, token } = speaker;
         let mut streams = lock(&self.streams);
         let number = streams.get(node).map_or(0, |stream| stream.number + 1);

@@ -87,7 +87,9 @@ impl Service {
                 let outcome = match reports.message().await {
                     Ok(Some(report)) => aggregator.report(&node, report, &mut assembly).await,
                     // Nonsense is the node's doing; the end of a connection is nobody's.
-                    Err(status) if status.code() == tonic::Code::Internal || status.code() == tonic::Code::OutOfRange => {
+                    Err(status)
+                        if status.code() == tonic::Code::Internal || status.code() == tonic::Code::OutOfRange =>
+                    {
                         Err(status)
                     }
                     Ok(None) | Err(_) => break,
@@ -277,7 +279,9 @@ impl Aggregator {
         let settled = self.fleet().is_settled(&layer, &digest);
         if !settled {
             self.counters.contradicted.fetch_add(1, Relaxed);
-            return Err(Status::failed_precondition(format!("the inventory of {layer} is not the one that was settled on")));
+            return Err(Status::failed_precondition(format!(
+                "the inventory of {layer} is not the one that was settled on"
+            )));
         }
         let read = Layer {
             id: layer,

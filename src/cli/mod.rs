@@ -4,11 +4,13 @@ mod aggregator;
 mod ask;
 mod bom;
 mod db;
+mod duration;
 mod report;
 mod scan;
 mod selftest;
 mod table;
 mod text;
+mod token;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -55,7 +57,7 @@ enum Command {
     /// Tell which containers have a package, a version of it, or a problem
     WhoHas(ask::WhoHasArguments),
     /// Make tokens for nodes
-    Token(aggregator::TokenArguments),
+    Token(token::Arguments),
     /// Try every forbidden act in a worker's cage, and print what stopped it
     Selftest,
 }
@@ -98,7 +100,7 @@ pub fn main() -> ExitCode {
         Command::Aggregator(arguments) => aggregator::run(arguments),
         Command::Status(arguments) => ask::status(&arguments),
         Command::WhoHas(arguments) => ask::who_has(&arguments),
-        Command::Token(arguments) => aggregator::token(arguments),
+        Command::Token(arguments) => token::run(arguments),
         Command::Selftest => selftest::run(),
     };
     match result {

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use outcrop_proto::{Digest, Distribution, LayerId, Package};
 
 pub use row::{
-    Counts, FindingRow, HasRow, Layer, LayerRow, MergedPackage, MergedStack, PackageRef, PackageRow, ProblemRow, RANKS, RematchRow,
-    Run, Seen, SeenFinding, StackFindings, StackId, Summary, Verdict, VerdictId, Wanted, WantedPackages,
+    Counts, FindingRow, HasRow, Layer, LayerRow, MergedPackage, MergedStack, PackageRef, PackageRow, ProblemRow, RANKS,
+    RematchRow, Run, Seen, SeenFinding, StackFindings, StackId, Summary, Verdict, VerdictId, Wanted, WantedPackages,
 };
 pub use sqlite::Sqlite;
 pub use volume::{VolumeError, check_local, free};

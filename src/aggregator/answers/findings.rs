@@ -24,9 +24,10 @@ impl Aggregator {
         }
         let worst_to = match list.filter("severity") {
             None => RANKS.len() - 1,
-            Some(word) => RANKS.iter().position(|rank| *rank == word).ok_or_else(|| {
-                Failure::Question(format!("severity={word}: only {} are known", RANKS.join(", ")))
-            })?,
+            Some(word) => RANKS
+                .iter()
+                .position(|rank| *rank == word)
+                .ok_or_else(|| Failure::Question(format!("severity={word}: only {} are known", RANKS.join(", "))))?,
         };
         let chosen = Chosen::new(scope, list)?;
         let stacks: Vec<StackId> = chosen.stacks(&self.fleet()).into_keys().collect();
@@ -56,11 +57,8 @@ impl Aggregator {
         let layers = self.layers_of(page.items.iter().map(|(row, _)| row.stack).collect());
         let unix = now().unix;
         Ok(page.map(|(row, (node, key, container))| {
-            let had = (
-                subject(node, &key.0, container),
-                row.problem.clone(),
-                (row.r#type.clone(), row.package.clone()),
-            );
+            let had =
+                (subject(node, &key.0, container), row.problem.clone(), (row.r#type.clone(), row.package.clone()));
             FindingItem {
                 container: container_ref(node, key, container),
                 id: row.problem.clone(),
@@ -149,7 +147,8 @@ impl Aggregator {
             let missing = format!("{id:?} touches nothing that has been read; outcrop status tells what has not");
             return Err(Failure::Missing(missing));
         };
-        let aliases: BTreeSet<String> = seen.flat_map(|row| row.aliases.iter().chain([&row.problem]).cloned()).collect();
+        let aliases: BTreeSet<String> =
+            seen.flat_map(|row| row.aliases.iter().chain([&row.problem]).cloned()).collect();
         Ok(AdvisoryItem {
             id: worst.problem.clone(),
             aliases: aliases.into_iter().filter(|alias| *alias != worst.problem).collect(),

@@ -111,7 +111,11 @@ mod tests {
             ),
             (
                 "taken back before the next image ran it",
-                vec![run(10, Some(20), Some((10, Some(15)))), run(20, None, Some((1, Some(5)))), run(30, None, Some((30, None)))],
+                vec![
+                    run(10, Some(20), Some((10, Some(15)))),
+                    run(20, None, Some((1, Some(5)))),
+                    run(30, None, Some((30, None))),
+                ],
                 30,
             ),
         ];

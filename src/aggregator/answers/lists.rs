@@ -29,7 +29,11 @@ impl Aggregator {
                 && distrusted.is_none_or(|distrusted| distrusted == fleet.is_distrusted(name))
                 && sees_node(scope, node)
         });
-        let page = page(&NODES, list, nodes.map(|(name, node)| (name.to_owned(), node)).map(|(name, node)| (name.clone(), (name, node))))?;
+        let page = page(
+            &NODES,
+            list,
+            nodes.map(|(name, node)| (name.to_owned(), node)).map(|(name, node)| (name.clone(), (name, node))),
+        )?;
         let at = now().instant;
         Ok(page.map(|(name, node)| {
             let seen = node.containers.values().filter(|container| scope.sees(container.namespace())).count();
@@ -97,7 +101,9 @@ impl Aggregator {
                 coverage: fleet.coverage_of(container),
                 distribution: summary.as_ref().and_then(|summary| Some(summary.distribution.as_ref()?.name.clone())),
                 packages: summary.as_ref().map_or(0, |summary| summary.packages),
-                findings: summary.map(|summary| by_severity(summary.counts.severities.map(u64::from))).unwrap_or_default(),
+                findings: summary
+                    .map(|summary| by_severity(summary.counts.severities.map(u64::from)))
+                    .unwrap_or_default(),
                 since: time(container.since),
             }
         }))
@@ -144,7 +150,9 @@ impl Aggregator {
                 layers: stack.layers().len() as u64,
                 packages: count(|summary| summary.packages),
                 unidentified: count(|summary| summary.unidentified),
-                findings: summary.map(|summary| by_severity(summary.counts.severities.map(u64::from))).unwrap_or_default(),
+                findings: summary
+                    .map(|summary| by_severity(summary.counts.severities.map(u64::from)))
+                    .unwrap_or_default(),
                 withheld: count(|summary| u64::from(summary.counts.withheld)),
                 containers: u64::from(containers),
                 nodes: nodes.len() as u64,
@@ -158,7 +166,9 @@ impl Aggregator {
         let on_node = |visible: &Visible<'_>| {
             list.filter("node").is_none_or(|name| visible.stack.nodes().any(|other| **other == *name))
         };
-        let wanted = fleet.visible(scope).filter(|visible| stack.is_none_or(|stack| stack == *visible.digest) && on_node(visible));
+        let wanted = fleet
+            .visible(scope)
+            .filter(|visible| stack.is_none_or(|stack| stack == *visible.digest) && on_node(visible));
         let mut impacts: HashMap<LayerId, Impact> = HashMap::new();
         for visible in wanted {
             Impact::add(&mut impacts, &visible);

@@ -8,6 +8,7 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use outcrop_proto::Digest;
 
@@ -19,47 +20,51 @@ use crate::web::{
     NodeItem, PackageItem, Page, Pushed, Rematch, Scope, Source, Status,
 };
 
-impl Source for Aggregator {
+/// The aggregator, as the web asks it.
+#[derive(Debug)]
+pub(super) struct Answers(pub(super) Arc<Aggregator>);
+
+impl Source for Answers {
     fn status<'a>(&'a self, scope: &'a Scope) -> Future<'a, Status> {
-        Box::pin(self.status_now(scope))
+        Box::pin(self.0.status_now(scope))
     }
 
     fn nodes<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<NodeItem>> {
-        Box::pin(async { self.list_nodes(scope, list) })
+        Box::pin(async { self.0.list_nodes(scope, list) })
     }
 
     fn containers<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<ContainerItem>> {
-        Box::pin(async { self.list_containers(scope, list) })
+        Box::pin(async { self.0.list_containers(scope, list) })
     }
 
     fn images<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<ImageItem>> {
-        Box::pin(async { self.list_images(scope, list) })
+        Box::pin(async { self.0.list_images(scope, list) })
     }
 
     fn layers<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<LayerItem>> {
-        Box::pin(async { self.list_layers(scope, list) })
+        Box::pin(async { self.0.list_layers(scope, list) })
     }
 
     fn packages<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<PackageItem>> {
-        Box::pin(self.list_packages(scope, list))
+        Box::pin(self.0.list_packages(scope, list))
     }
 
     fn findings<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<FindingItem>> {
-        Box::pin(self.list_findings(scope, list))
+        Box::pin(self.0.list_findings(scope, list))
     }
 
     fn advisory<'a>(&'a self, scope: &'a Scope, id: &'a str) -> Future<'a, AdvisoryItem> {
-        Box::pin(self.advisory_now(scope, id))
+        Box::pin(self.0.advisory_now(scope, id))
     }
 
     fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, Page<HasItem>> {
-        Box::pin(self.who_has_now(scope, question, list))
+        Box::pin(self.0.who_has_now(scope, question, list))
     }
 
     fn push_database<'a>(&'a self, who: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed> {
         Box::pin(async move {
-            let this = self.this();
-            let (digest, rematch) = this
+            let (digest, rematch) = self
+                .0
                 .take_database(file, format!("pushed by {who}"), allow_shrink)
                 .await
                 .map_err(|refusal| Failure::Refused(refusal.to_string()))?;
@@ -68,24 +73,25 @@ impl Source for Aggregator {
     }
 
     fn distrust<'a>(&'a self, node: &'a str, distrusted: bool) -> Future<'a, u64> {
+        let aggregator = &self.0;
         Box::pin(async move {
-            if !self.fleet().nodes().any(|(name, _)| name == node) && !self.fleet().is_distrusted(node) {
+            if !aggregator.fleet().nodes().any(|(name, _)| name == node) && !aggregator.fleet().is_distrusted(node) {
                 return Err(Failure::Missing(format!("there is no node {node:?}")));
             }
             if !distrusted {
-                self.store.distrust(node, None).await?;
-                self.fleet().trust(node);
-                self.changed.notify_one();
+                aggregator.store.distrust(node, None).await?;
+                aggregator.fleet().trust(node);
+                aggregator.changed.notify_one();
                 return Ok(0);
             }
             // First it is kept that the node is not believed: a crash between the two leaves nothing of it believed again.
-            self.store.distrust(node, Some(now().unix)).await?;
-            let outcome = self.fleet().distrust(node);
+            aggregator.store.distrust(node, Some(now().unix)).await?;
+            let outcome = aggregator.fleet().distrust(node);
             for (layer, other) in &outcome.attributed {
-                self.store.attribute(layer, other).await?;
+                aggregator.store.attribute(layer, other).await?;
             }
-            self.store.forget_layers(&outcome.forgotten).await?;
-            self.changed.notify_one();
+            aggregator.store.forget_layers(&outcome.forgotten).await?;
+            aggregator.changed.notify_one();
             Ok(outcome.forgotten.len() as u64)
         })
     }
@@ -164,7 +170,8 @@ impl<'a> Chosen<'a> {
     /// The containers, by node and key.
     fn containers<'f>(&'f self, fleet: &'f Fleet) -> impl Iterator<Item = (&'f str, &'f Key, &'f Container)> {
         let nodes = fleet.nodes().filter(|(name, _)| is(self.list, "node", name));
-        let all = nodes.flat_map(|(name, node)| node.containers.iter().map(move |(key, container)| (name, key, container)));
+        let all =
+            nodes.flat_map(|(name, node)| node.containers.iter().map(move |(key, container)| (name, key, container)));
         all.filter(|(name, _, container)| self.is(name, container))
     }
 

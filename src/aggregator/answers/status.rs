@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use outcrop_proto::{CoverageState, Distribution, PackageType};
 
-use super::{by_severity, time, words};
+use super::{by_severity, words};
 use crate::advisory;
 use crate::aggregator::{Aggregator, lock, now};
 use crate::store::RANKS;
@@ -102,7 +102,7 @@ impl Aggregator {
                 digest: current.digest.to_string(),
                 brought_by: current.brought_by.clone(),
                 brought_at: current.brought_at.to_string(),
-                signed_by: current.signed_by.as_ref().map(ToString::to_string),
+                signed_by: current.signed_by.as_ref().map(|signed| signed.key.clone()),
                 sources: current
                     .sources
                     .iter()

@@ -65,7 +65,8 @@ impl Fleet {
 
     /// How long the stack that waits longest has waited, in seconds.
     pub(in crate::aggregator) fn oldest_unscanned(&self, scope: &Scope, now: Now) -> Option<u64> {
-        let pending = self.visible(scope).filter(|visible| self.coverage(visible.digest).state == CoverageState::Pending);
+        let pending =
+            self.visible(scope).filter(|visible| self.coverage(visible.digest).state == CoverageState::Pending);
         pending.map(|visible| now.instant.saturating_duration_since(visible.stack.since()).as_secs()).max()
     }
 

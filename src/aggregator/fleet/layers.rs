@@ -179,9 +179,8 @@ impl Fleet {
         let room = LEASES_OF_A_NODE.saturating_sub(node.asked.len());
         let mut leased: Vec<LayerId> = Vec::new();
         let has = || node.stacks.keys().filter_map(|stack| self.stacks.get(stack)).flat_map(Stack::layers);
-        let free = |renew: bool, id: &LayerId| {
-            self.layers.get(id).is_some_and(|layer| layer.is_free(name, node, renew, now))
-        };
+        let free =
+            |renew: bool, id: &LayerId| self.layers.get(id).is_some_and(|layer| layer.is_free(name, node, renew, now));
         for id in has() {
             if leased.len() >= room {
                 break;
@@ -275,12 +274,14 @@ impl Fleet {
             node.asked.remove(&read.id);
         }
         if let Some(dispute) = layer.dispute.take() {
-            read.verified_by.extend(dispute.agreeing(&read.digest).filter(|name| *name != read.node).map(ToOwned::to_owned));
+            read.verified_by
+                .extend(dispute.agreeing(&read.digest).filter(|name| *name != read.node).map(ToOwned::to_owned));
         }
         layer.failure = None;
         layer.cross = None;
         layer.read = Some(read);
-        self.invalidate(layer_stacks(layer));
+        let stacks = layer_stacks(layer);
+        self.invalidate(stacks);
     }
 
     /// Something is different with a layer of these stacks.
@@ -294,7 +295,14 @@ impl Fleet {
     }
 
     /// `node` could not read a layer that it was asked for; `gone` says only that it has it no more.
-    pub(in crate::aggregator) fn unreadable(&mut self, name: &str, id: &LayerId, coverage: Coverage, gone: bool, now: Now) {
+    pub(in crate::aggregator) fn unreadable(
+        &mut self,
+        name: &str,
+        id: &LayerId,
+        coverage: Coverage,
+        gone: bool,
+        now: Now,
+    ) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         let Some(layer) = self.layers.get_mut(id) else { return };
         node.asked.remove(id);

@@ -23,10 +23,10 @@ use outcrop_proto::wire::{Seen, v1};
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Pod};
 
 pub(super) use counts::Visible;
-pub(super) use runs::subject;
 pub(super) use layers::LayerState;
+pub(super) use runs::subject;
 pub(super) use stacks::Ready;
-pub(super) use verify::{Distrusted, Verified};
+pub(super) use verify::Verified;
 
 use crate::store::{Layer as KnownLayer, Summary};
 use counts::Counted;
@@ -330,8 +330,9 @@ impl Fleet {
 
     /// A container is there no more.
     fn leave(&mut self, name: &str, key: &Key, now: Now) {
-        let Some(container) = self.remove(name, key, now) else { return };
-        let coverage = self.coverage_of(&container);
+        let container = self.nodes.get(name).and_then(|node| node.containers.get(key));
+        let Some(coverage) = container.map(|container| self.coverage_of(container)) else { return };
+        self.remove(name, key, now);
         let unread = coverage.state == CoverageState::Pending;
         let state = if unread { CoverageState::Failed } else { coverage.state };
         *self.counted.lifetimes.ended.entry(state).or_default() += 1;
@@ -408,9 +409,8 @@ impl Fleet {
 
     /// Forgets nodes that have been silent for too long, and what nobody has and nobody read.
     pub(super) fn tidy(&mut self, now: Now) {
-        let silent = |node: &Node| {
-            !node.attached && now.instant.saturating_duration_since(node.heard) > self.rules.forget_after
-        };
+        let silent =
+            |node: &Node| !node.attached && now.instant.saturating_duration_since(node.heard) > self.rules.forget_after;
         let forgotten: Vec<Arc<str>> =
             self.nodes.iter().filter(|(_, node)| silent(node)).map(|(name, _)| Arc::clone(name)).collect();
         for name in forgotten {

@@ -42,7 +42,8 @@ pub(in crate::aggregator) fn subject(node: &str, containerd_namespace: &str, con
 impl Runs {
     pub(super) fn begin(&mut self, node: &str, namespace: &str, container: &Container, stack: Digest, at: i64) {
         let key = (subject(node, namespace, container), stack);
-        let state = self.running.entry(key.clone()).or_insert(State { containers: 0, since: at, until: at, recorded: false });
+        let state =
+            self.running.entry(key.clone()).or_insert(State { containers: 0, since: at, until: at, recorded: false });
         state.containers += 1;
         if !state.recorded {
             self.changed.insert(key);

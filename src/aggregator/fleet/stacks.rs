@@ -162,10 +162,8 @@ impl Stack {
 impl Fleet {
     /// A container has a stack.
     pub(super) fn place(&mut self, digest: Digest, layers: Vec<LayerId>, steps: Vec<Step>, now: Now) {
-        let stack = self
-            .stacks
-            .entry(digest)
-            .or_insert_with(|| Stack::new(layers.into(), Vec::new(), None, now.instant));
+        let stack =
+            self.stacks.entry(digest).or_insert_with(|| Stack::new(layers.into(), Vec::new(), None, now.instant));
         if stack.steps.is_empty() && steps.len() == stack.layers.len() {
             stack.steps = steps;
         }
@@ -182,11 +180,6 @@ impl Fleet {
     /// Stacks that somebody has.
     pub(in crate::aggregator) fn present(&self) -> impl Iterator<Item = (&Digest, &Stack)> {
         self.stacks.iter().filter(|(_, stack)| stack.containers() > 0)
-    }
-
-    /// Whether `node` has the stack.
-    pub(in crate::aggregator) fn has_stack(&self, node: &str, stack: &Digest) -> bool {
-        self.nodes.get(node).is_some_and(|node| node.stacks.contains_key(stack))
     }
 
     /// Stacks whose layers are all known, and that were never merged or whose layers better cataloguers have read since: from now on
@@ -216,7 +209,7 @@ impl Fleet {
     }
 
     /// Questions that nobody answered in time are asked again.
-    pub(super) fn wake(&mut self, now: Now) {
+    pub(in crate::aggregator) fn wake(&mut self, now: Now) {
         let late = |stack: &Stack| matches!(&stack.progress, Progress::Asked { until, .. } if *until <= now.instant);
         let late = self.stacks.iter().filter(|(_, stack)| late(stack)).map(|(digest, _)| *digest);
         self.touched.extend(late);
@@ -294,7 +287,9 @@ impl Fleet {
     pub(in crate::aggregator) fn coverage(&self, digest: &Digest) -> Coverage {
         let pending = |reason: String| Coverage::new(CoverageState::Pending, reason);
         let Some(stack) = self.stacks.get(digest) else { return pending("it is not known yet".to_owned()) };
-        if let Some(disputed) = stack.layers.iter().find(|id| self.layers.get(id).is_some_and(|layer| layer.is_disputed())) {
+        if let Some(disputed) =
+            stack.layers.iter().find(|id| self.layers.get(id).is_some_and(|layer| layer.is_disputed()))
+        {
             return Coverage::new(CoverageState::Partial, format!("disputed: nodes disagree on what {disputed} holds"));
         }
         if let Some(summary) = &stack.summary {
@@ -315,7 +310,7 @@ impl Fleet {
             return failure.clone();
         }
         let waiting = layers().filter(|layer| layer.read().is_none()).count();
-        let distrusted = stack.by_node.keys().all(|node| self.distrusted.contains(&**node));
+        let distrusted = stack.containers() > 0 && stack.by_node.keys().all(|node| self.distrusted.contains(&**node));
         if waiting > 0 && distrusted {
             return Coverage::failed("only nodes that are not believed have its layers: outcrop node trust NAME");
         }

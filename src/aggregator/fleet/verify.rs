@@ -153,13 +153,12 @@ impl Fleet {
         if let Some(node) = self.nodes.get_mut(name) {
             node.asked.remove(id);
         }
+        let is_disputed = layer.dispute.is_some();
         let Some(read) = layer.read_mut().filter(|read| read.cataloguers == cataloguers && read.marks == marks) else {
             return Verified::Inconclusive;
         };
-        if layer.dispute.is_none() && layer.read().is_some_and(|read| read.digest == digest) {
-            if let Some(read) = layer.read_mut() {
-                read.verified_by.insert(name.to_owned());
-            }
+        if !is_disputed && read.digest == digest {
+            read.verified_by.insert(name.to_owned());
             return Verified::Same;
         }
         let (reader, in_store) = (read.node.clone(), read.digest);
@@ -228,9 +227,10 @@ impl Fleet {
         }
         // Stacks that nobody has now stand on forgotten layers too.
         let forgotten: std::collections::HashSet<&LayerId> = outcome.forgotten.iter().collect();
-        let absent = self.stacks.iter().filter(|(_, stack)| {
-            stack.containers() == 0 && stack.layers().iter().any(|id| forgotten.contains(id))
-        });
+        let absent = self
+            .stacks
+            .iter()
+            .filter(|(_, stack)| stack.containers() == 0 && stack.layers().iter().any(|id| forgotten.contains(id)));
         stacks.extend(absent.map(|(digest, _)| *digest));
         self.forget(stacks);
         outcome

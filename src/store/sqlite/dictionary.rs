@@ -220,16 +220,15 @@ impl Additions {
 
 /// A row of `package`: its number, the package, the number of its distribution.
 pub(super) fn package(row: &SqliteRow) -> Result<(i64, Package, Option<i64>), StoreError> {
-    let kind = outcrop_proto::PackageType::from_name(row.try_get("type")?)
-        .ok_or(StoreError::Damaged("a package's type"))?;
+    let kind =
+        outcrop_proto::PackageType::from_name(row.try_get("type")?).ok_or(StoreError::Damaged("a package's type"))?;
     let name: String = row.try_get("name")?;
     let version: String = row.try_get("version")?;
     let mut package = Package::new(kind, name, version);
     package.arch = row.try_get("arch")?;
     let source: Option<String> = row.try_get("source")?;
     let source_version: Option<String> = row.try_get("source_version")?;
-    package.source =
-        source.zip(source_version).map(|(name, version)| outcrop_proto::SourcePackage { name, version });
+    package.source = source.zip(source_version).map(|(name, version)| outcrop_proto::SourcePackage { name, version });
     package.vendor = row.try_get("vendor")?;
     package.module = row.try_get("module")?;
     Ok((row.try_get("id")?, package, row.try_get("distribution")?))

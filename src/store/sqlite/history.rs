@@ -51,7 +51,8 @@ impl History for Sqlite {
     }
 
     async fn seen(&self, subjects: &[String], problems: &[String]) -> Result<Vec<Seen>, StoreError> {
-        let sql = "SELECT subject.key, run.since, run.until, run.stack, found.problem, found.type, found.name, found.opened,
+        let sql =
+            "SELECT subject.key, run.since, run.until, run.stack, found.problem, found.type, found.name, found.opened,
                 found.closed
             FROM json_each(?1) AS wanted CROSS JOIN subject ON subject.key = wanted.value
             CROSS JOIN run ON run.subject = subject.id

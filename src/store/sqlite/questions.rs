@@ -7,9 +7,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::{Sqlite, StoreError, count, json, lines};
-use crate::store::{
-    FindingRow, HasRow, PackageRow, ProblemRow, Questions, RANKS, StackId, Wanted, WantedPackages,
-};
+use crate::store::{FindingRow, HasRow, PackageRow, ProblemRow, Questions, RANKS, StackId, Wanted, WantedPackages};
 
 /// With so few stacks their findings are sorted; with more, verdicts are gone through in their order.
 const FEW: usize = 64;
@@ -158,7 +156,8 @@ impl Questions for Sqlite {
     }
 
     async fn problem(&self, name: &str) -> Result<Vec<ProblemRow>, StoreError> {
-        let sql = "SELECT problem.verdict, verdict.problem, aliases, rank, summary, package.name, version, purl, status,
+        let sql =
+            "SELECT problem.verdict, verdict.problem, aliases, rank, summary, package.name, version, purl, status,
                 fixed, finding.stack
             FROM problem CROSS JOIN verdict ON verdict.id = problem.verdict
             CROSS JOIN package ON package.id = verdict.package

@@ -36,9 +36,7 @@ impl Stacks for Sqlite {
         let sql = "SELECT package, owner, layer FROM stack_package WHERE stack = ?";
         let rows = sqlx::query(sql).bind(stack).fetch_all(&self.reader).await?;
         rows.iter()
-            .map(|row| {
-                Ok(PackageRef { package: row.try_get(0)?, owner: row.try_get(1)?, layer: count(row, "layer")? })
-            })
+            .map(|row| Ok(PackageRef { package: row.try_get(0)?, owner: row.try_get(1)?, layer: count(row, "layer")? }))
             .collect()
     }
 
@@ -64,14 +62,14 @@ impl Sqlite {
         dictionary: &mut dictionary::Dictionary,
     ) -> Result<Summary, StoreError> {
         let mut add = Additions::default();
-        let distribution = stack.distribution.as_ref().map(|distribution| dictionary.distribution(distribution, &mut add));
+        let distribution =
+            stack.distribution.as_ref().map(|distribution| dictionary.distribution(distribution, &mut add));
         let mut rows = Vec::with_capacity(stack.packages.len());
         for MergedPackage { package, purl, owner_purl } in &stack.packages {
             let number = dictionary.package(&package.package, distribution, purl, &mut add);
             let owner = package.owner.as_ref().zip(owner_purl.as_deref());
-            let owner = owner.map_or(0, |(owner, purl)| {
-                dictionary.package(&owner.package, distribution, purl, &mut add)
-            });
+            let owner =
+                owner.map_or(0, |(owner, purl)| dictionary.package(&owner.package, distribution, purl, &mut add));
             let evidence = dictionary.evidence(&paths(package), &mut add);
             rows.push((number, owner, package.layer, evidence));
         }
