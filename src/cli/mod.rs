@@ -3,7 +3,11 @@
 mod aggregator;
 mod ask;
 mod bom;
+mod client;
 mod db;
+mod get;
+mod node;
+mod output;
 mod report;
 mod scan;
 mod selftest;
@@ -46,7 +50,7 @@ struct Arguments {
 enum Command {
     /// Tell which known vulnerabilities run on this node, or lie in a directory, layers or an SBOM
     Scan(Box<scan::Arguments>),
-    /// Make an advisory database, or look into one
+    /// Make an advisory database, look into one, or push it to an aggregator
     Db(db::Arguments),
     /// Take what agents tell, match it, and answer questions about all nodes
     Aggregator(aggregator::Arguments),
@@ -54,7 +58,11 @@ enum Command {
     Status(ask::StatusArguments),
     /// Tell which containers have a package, a version of it, or a problem
     WhoHas(ask::WhoHasArguments),
-    /// Make tokens for nodes
+    /// List nodes, containers, images, layers, packages, findings, or what an advisory touches
+    Get(Box<get::Arguments>),
+    /// Believe a node no more, or again
+    Node(node::Arguments),
+    /// Make tokens for nodes, and for callers of the API
     Token(aggregator::TokenArguments),
     /// Try every forbidden act in a worker's cage, and print what stopped it
     Selftest,
@@ -93,6 +101,8 @@ pub fn main() -> ExitCode {
         Command::Aggregator(arguments) => aggregator::run(arguments),
         Command::Status(arguments) => ask::status(&arguments),
         Command::WhoHas(arguments) => ask::who_has(&arguments),
+        Command::Get(arguments) => get::run(&arguments),
+        Command::Node(arguments) => node::run(&arguments),
         Command::Token(arguments) => aggregator::token(arguments),
         Command::Selftest => selftest::run(),
     };
