@@ -95,10 +95,17 @@ enum TokenCommand {
         #[arg(long, value_name = "NAME")]
         api: Option<String>,
         /// What the caller may do: read, push-database, manage-nodes
-        #[arg(long, value_name = "RIGHT", value_delimiter = ',', default_value = "read", requires = "api")]
+        #[arg(
+            long,
+            value_name = "RIGHT",
+            value_delimiter = ',',
+            default_value = "read",
+            requires = "api",
+            conflicts_with = "node"
+        )]
         rights: Vec<Right>,
         /// The namespaces that the caller may see into; without it all, and what has none
-        #[arg(long, value_name = "NAMESPACE", value_delimiter = ',', requires = "api")]
+        #[arg(long, value_name = "NAMESPACE", value_delimiter = ',', requires = "api", conflicts_with = "node")]
         namespaces: Vec<String>,
         /// The file that the aggregator reads
         #[arg(long, value_name = "FILE")]

@@ -138,6 +138,8 @@ impl Client {
         body: impl AsSendBody,
     ) -> Result<Value, Fatal> {
         let mut request = self.agent.post(format!("{}{path}", self.base)).header("Content-Type", kind);
+        // What is refused is not sent.
+        request = request.header("Expect", "100-continue");
         request = request.query_pairs(query.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         if let Some(authorization) = &self.authorization {
             request = request.header("Authorization", authorization);

@@ -6,6 +6,9 @@ use super::text::escape;
 /// Warnings shown of one target.
 const MAX_WARNINGS: usize = 10;
 
+/// Most characters that a column makes room for. One hostile name does not push everybody's lines apart.
+const MAX_WIDTH: usize = 80;
+
 /// A table that grows. Columns are as wide as the first rows need; later rows keep to that where they fit.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -30,7 +33,7 @@ impl Table {
         let widths = self.widths.get_or_insert_with(|| {
             let width = |(column, head): (usize, &&str)| {
                 let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-                cells.chain(with_heads.then_some(head.len())).max().unwrap_or(0)
+                cells.chain(with_heads.then_some(head.len())).max().unwrap_or(0).min(MAX_WIDTH)
             };
             heads.iter().enumerate().map(width).collect()
         });
