@@ -1,40 +1,31 @@
-//! `outcrop status` and `outcrop who-has`: questions to an aggregator.
-
-use std::time::Duration;
+//! `outcrop status` and `outcrop who-has`: the first question, and the one of every emergency.
 
 use clap::ValueEnum;
 use serde_json::Value;
 
+use super::client::Server;
+use super::output::{self, Column, Format, List, cell, column, wide};
 use super::table::table;
 use super::text::escape;
 use super::{Exit, Fatal, print};
 
-/// Most bytes of an answer.
-const MAX_ANSWER: u64 = 256 << 20;
-
-/// How the answer is written.
+/// How the status is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
+enum StatusFormat {
     /// For people
     Table,
     /// As the API answers
     Json,
-}
-
-/// Where to ask.
-#[derive(Debug, clap::Args)]
-struct Server {
-    /// The aggregator's API
-    #[arg(long, value_name = "URL", env = "OUTCROP_SERVER", default_value = "http://127.0.0.1:7480")]
-    server: String,
-
-    /// How to write the answer
-    #[arg(long, short, value_enum, default_value = "table")]
-    output: Output,
+    /// The same as YAML
+    Yaml,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArguments {
+    /// How to write it
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: StatusFormat,
+
     #[command(flatten)]
     server: Server,
 }
@@ -44,49 +35,34 @@ pub(super) struct WhoHasArguments {
     /// A package (log4j-core), a package URL ('pkg:npm/lodash@<4.17.21') or a problem (CVE-2021-44228)
     question: String,
 
+    /// How to write it
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Format,
+
+    /// At most so many
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<usize>,
+
+    /// Leave out the line of heads
+    #[arg(long)]
+    no_headers: bool,
+
     #[command(flatten)]
     server: Server,
 }
 
-impl Server {
-    fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Fatal> {
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(60)))
-            .http_status_as_error(false)
-            .build()
-            .into();
-        let url = format!("{}{path}", self.server.trim_end_matches('/'));
-        let fail = |error: ureq::Error| {
-            Fatal::failed(format!("asking {}: {error}; is the aggregator there? --server URL says where", self.server))
-        };
-        let mut answer = agent.get(&url).query_pairs(query.iter().copied()).call().map_err(fail)?;
-        let status = answer.status();
-        let text = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_string().map_err(fail)?;
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|_| Fatal::failed(format!("{} answers, and not as an aggregator does ({status})", self.server)))?;
-        if !status.is_success() {
-            let detail = value["detail"].as_str().map_or_else(|| status.to_string(), ToOwned::to_owned);
-            return Err(if status == 400 { Fatal::usage(detail) } else { Fatal::failed(detail) });
+pub(super) fn status(arguments: &StatusArguments) -> Result<Exit, Fatal> {
+    let status = arguments.server.connect()?.get("/api/v1/status", &[])?;
+    match arguments.output {
+        StatusFormat::Table => print(&in_words(&status))?,
+        StatusFormat::Json => print(&format!("{}\n", output::json(&status)))?,
+        StatusFormat::Yaml => {
+            let mut text = String::new();
+            output::yaml(&status, 0, &mut text);
+            print(&text)?;
         }
-        Ok(value)
     }
-
-    fn show(&self, value: &Value, text: impl FnOnce(&Value) -> String) -> Result<Exit, Fatal> {
-        match self.output {
-            Output::Json => print(&format!("{value:#}\n"))?,
-            Output::Table => print(&text(value))?,
-        }
-        Ok(Exit::Done)
-    }
-}
-
-/// A value as a table's cell.
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
+    Ok(Exit::Done)
 }
 
 /// Rows of the list at `value`, with these fields; a field is a path of keys.
@@ -95,37 +71,41 @@ fn rows(value: &Value, fields: &[&str]) -> Vec<Vec<String>> {
     value.as_array().map(|items| items.iter().map(row).collect()).unwrap_or_default()
 }
 
-pub(super) fn status(arguments: &StatusArguments) -> Result<Exit, Fatal> {
-    let status = arguments.server.get("/api/v1/status", &[])?;
-    arguments.server.show(&status, in_words)
-}
-
 /// The status for people.
 fn in_words(status: &Value) -> String {
     let number = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
     let text = |pointer: &str| escape(&status.pointer(pointer).map(cell).unwrap_or_default()).into_owned();
     let mut out = format!(
-        "aggregator {} of cluster {}, up {} s; {} containers\n\n",
+        "aggregator {} of cluster {}, up {} s; {} containers\n\
+         nodes known {}, attached {}, silent {}, with a weaker cage {}, distrusted {}\n",
         text("/version"),
         text("/cluster"),
         number("/uptime_seconds"),
-        number("/containers")
+        number("/containers"),
+        number("/nodes/known"),
+        number("/nodes/attached"),
+        number("/nodes/silent"),
+        number("/nodes/weak_cage"),
+        number("/nodes/distrusted")
     );
-    let mut section = |heads: &[&str], rows: Vec<Vec<String>>, none: &str| {
+    if number("/nodes/known") == 0 {
+        out.push_str("no node has attached: start outcrop-agent on one\n");
+    }
+    if let Some(error) = status["store_error"].as_str() {
+        out.push_str(&format!("NOTHING IS TAKEN FROM NODES: {}\n", escape(error)));
+    }
+    out.push('\n');
+    let mut section = |heads: &[&'static str], rows: Vec<Vec<String>>, none: &str| {
         if rows.is_empty() {
             out.push_str(none);
-            out.push('\n');
         } else {
             out.push_str(&table(heads, &rows));
         }
         out.push('\n');
     };
-    let nodes = rows(&status["nodes"], &["/name", "/agent_version", "/attached", "/silent_seconds", "/containers"]);
-    let heads = ["NODE", "AGENT", "ATTACHED", "SILENT S", "CONTAINERS"];
-    section(&heads, nodes, "no node has attached: start outcrop-agent on one");
     let mut coverage = rows(&status["coverage"], &["/state", "/containers"]);
     coverage.retain(|row| row.get(1).is_some_and(|count| count != "0"));
-    section(&["COVERAGE", "CONTAINERS"], coverage, "no containers");
+    section(&["COVERAGE", "CONTAINERS"], coverage, "no containers\n");
     let reasons = rows(&status["reasons"], &["/containers", "/state", "/reason"]);
     if !reasons.is_empty() {
         section(&["CONTAINERS", "COVERAGE", "REASON"], reasons, "");
@@ -134,50 +114,120 @@ fn in_words(status: &Value) -> String {
     section(
         &["ECOSYSTEM", "ASSESSED", "CONTAINERS", "REASON"],
         assessed,
-        "nothing is assessed: no database, or nothing read",
+        "nothing is assessed: no database, or nothing read\n",
     );
     let findings = status["findings"]
         .as_object()
         .map(|counts| counts.iter().map(|(severity, count)| vec![severity.clone(), cell(count)]).collect::<Vec<_>>());
-    section(&["SEVERITY", "FINDINGS"], findings.unwrap_or_default(), "no findings in what is assessed");
+    section(&["SEVERITY", "FINDINGS"], findings.unwrap_or_default(), "no findings in what is assessed\n");
     out.push_str(&format!(
-        "withheld {}; layers known {}, leased {}, waiting {}, failed {}\n",
+        "withheld {}; layers known {}, leased {}, waiting {}, failed {}; disputed {}, outdated {}\n",
         number("/withheld"),
         number("/layers/known"),
         number("/layers/leased"),
         number("/layers/waiting"),
-        number("/layers/failed")
+        number("/layers/failed"),
+        number("/layers/disputed"),
+        number("/layers/outdated")
     ));
-    match &status["database"] {
-        Value::Null => out.push_str("no advisory database: start the aggregator with --db FILE\n"),
-        database => {
-            let sources = database["sources"].as_array().map_or(0, Vec::len);
-            out.push_str(&format!("advisory database {}, {sources} sources\n", text("/database/path")));
-            if let Some(error) = database["error"].as_str() {
-                out.push_str(&format!("its new file is refused: {}\n", escape(error)));
-            }
+    if let Some(seconds) = status["oldest_unscanned_seconds"].as_u64() {
+        out.push_str(&format!("the container that waits longest has waited {seconds} s\n"));
+    }
+    out.push_str(&format!(
+        "containers seen since the start {}, gone before anything could be read of them {}\n",
+        number("/lifetimes/seen"),
+        number("/lifetimes/gone_before_reading")
+    ));
+    out.push_str(&database(status));
+    out
+}
+
+/// What the status says of the advisory database.
+fn database(status: &Value) -> String {
+    let text = |pointer: &str| escape(&status.pointer(pointer).map(cell).unwrap_or_default()).into_owned();
+    let mut out = String::new();
+    if status["database"].is_null() {
+        out.push_str("no advisory database: outcrop db push FILE, or start the aggregator with --db FILE\n");
+    } else {
+        let signed = match status["database"]["signed_by"].as_str() {
+            Some(key) => format!("signed by {}", escape(key)),
+            None => "not signed".to_owned(),
+        };
+        let (digest, by, at) = (text("/database/digest"), text("/database/brought_by"), text("/database/brought_at"));
+        out.push_str(&format!("advisory database {digest}, brought by {by} at {at}, {signed}\n"));
+        let sources = rows(&status["database"]["sources"], &["/ecosystem", "/records", "/newest", "/age_days"]);
+        if !sources.is_empty() {
+            out.push_str(&format!("\n{}", table(&["SOURCE", "RECORDS", "NEWEST", "AGE DAYS"], &sources)));
         }
+    }
+    if let Some(error) = status["database_error"].as_str() {
+        out.push_str(&format!("the database that was offered last is refused: {}\n", escape(error)));
+    }
+    if let Some(rematch) = rematch(&status["rematch"]) {
+        out.push_str(&format!("last rematch {}: {rematch}\n", text("/rematch/at")));
     }
     out
 }
 
-pub(super) fn who_has(arguments: &WhoHasArguments) -> Result<Exit, Fatal> {
-    let answer = arguments.server.get("/api/v1/who-has", &[("q", &arguments.question)])?;
-    arguments.server.show(&answer, |answer| {
-        let fields = [
-            "/container/node",
-            "/container/namespace",
-            "/container/name",
-            "/container/image",
-            "/package/name",
-            "/package/version",
-            "/package/evidence",
-            "/layer_id",
-        ];
-        let rows = rows(answer, &fields);
-        if rows.is_empty() {
-            return "nobody, in what has been read: outcrop status tells what has not\n".to_owned();
-        }
-        table(&["NODE", "NAMESPACE", "CONTAINER", "IMAGE", "PACKAGE", "VERSION", "EVIDENCE", "LAYER"], &rows)
+/// What a rematch changed: `+N −M findings, T s, 0 nodes rescanned`.
+pub(super) fn rematch(rematch: &Value) -> Option<String> {
+    let number = |name: &str| rematch[name].as_u64().unwrap_or(0);
+    rematch.is_object().then(|| {
+        format!(
+            "+{} −{} findings, {:.1} s, {} nodes rescanned",
+            number("appeared"),
+            number("went"),
+            rematch["seconds"].as_f64().unwrap_or(0.0),
+            number("nodes_rescanned")
+        )
     })
+}
+
+const HAS: &[Column] = &[
+    column("NODE", "/container/node"),
+    column("NAMESPACE", "/container/namespace"),
+    column("CONTAINER", "/container/name"),
+    column("IMAGE", "/container/image"),
+    column("PACKAGE", "/package"),
+    column("VERSION", "/version"),
+    column("EVIDENCE", "/evidence"),
+    column("LAYER", "/layer"),
+    wide("POD", "/container/pod"),
+    wide("PURL", "/purl"),
+    wide("STACK", "/container/stack"),
+    wide("CONTAINERD NAMESPACE", "/container/containerd_namespace"),
+    wide("ID", "/container/id"),
+];
+
+pub(super) fn who_has(arguments: &WhoHasArguments) -> Result<Exit, Fatal> {
+    if arguments.limit == Some(0) {
+        return Err(Fatal::usage("--limit 0 lists nothing"));
+    }
+    let client = arguments.server.connect()?;
+    let query = vec![("q".to_owned(), arguments.question.clone())];
+    let pages = client.pages("/api/v1/who-has", query, arguments.limit);
+    let count = List::new(arguments.output, HAS, !arguments.no_headers).write(pages)?;
+    if count == 0 {
+        let unread = unread(&client.get("/api/v1/status", &[])?);
+        output::note(arguments.output, &format!("nobody, in what has been read: {unread}"))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// What "nobody" leaves open.
+fn unread(status: &Value) -> String {
+    let mut parts = Vec::new();
+    for count in status["coverage"].as_array().into_iter().flatten() {
+        let state = count["state"].as_str().unwrap_or_default();
+        let containers = count["containers"].as_u64().unwrap_or(0);
+        if state != "scanned" && containers > 0 {
+            parts.push(format!("{containers} {state}"));
+        }
+    }
+    let all = status["containers"].as_u64().unwrap_or(0);
+    match (all, parts.is_empty()) {
+        (0, _) => "no container is known; outcrop status tells more".to_owned(),
+        (_, true) => format!("all of {all} containers; outcrop status tells what is not matched"),
+        (_, false) => format!("of {all} containers {} are not read whole; outcrop status tells why", parts.join(", ")),
+    }
 }

@@ -1,4 +1,4 @@
-//! `outcrop db`: make an advisory database, and look into one.
+//! `outcrop db`: make an advisory database, look into one, and push it to an aggregator.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -9,6 +9,7 @@ use clap::Subcommand;
 use outcrop_proto::Digest;
 use sha2::{Digest as _, Sha256};
 
+use super::client::Server;
 use super::table::table;
 use super::text::escape;
 use super::{Exit, Fatal, print};
@@ -51,6 +52,16 @@ enum Command {
         #[arg(long, value_name = "KEY", required = true)]
         key: Vec<String>,
     },
+    /// Put a database in the place of the one that an aggregator uses; no node reads anything for it
+    Push {
+        /// The database
+        file: PathBuf,
+        /// Take it though it is older, or a source has far fewer records
+        #[arg(long)]
+        allow_shrink: bool,
+        #[command(flatten)]
+        server: Server,
+    },
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
@@ -77,6 +88,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
             );
             print(&text)?;
         }
+        Command::Push { file, allow_shrink, server } => push(&file, allow_shrink, &server)?,
         Command::Info { file } => {
             let database = Database::open(&file).map_err(|error| Fatal::failed(error.to_string()))?;
             let sources = database.sources().map_err(|error| Fatal::failed(error.to_string()))?;
@@ -123,4 +135,17 @@ fn digest(path: &Path) -> Result<Digest, Fatal> {
     };
     read().map_err(|error| Fatal::failed(format!("{}: {error}", path.display())))?;
     Ok(Digest(hash.finalize().into()))
+}
+
+fn push(path: &Path, allow_shrink: bool, server: &Server) -> Result<(), Fatal> {
+    let client = server.connect()?;
+    let file = File::open(path).map_err(|error| Fatal::failed(format!("{}: {error}", path.display())))?;
+    let query = [("allow-shrink".to_owned(), allow_shrink.to_string())];
+    let answer = client.post("/api/v1/database", &query, "application/vnd.sqlite3", file)?;
+    let digest = escape(answer["digest"].as_str().unwrap_or_default()).into_owned();
+    let told = match super::ask::rematch(&answer["rematch"]) {
+        Some(rematch) => format!("{digest}: {rematch}\n"),
+        None => format!("{digest} was in use already: nothing changed\n"),
+    };
+    print(&told)
 }

@@ -3,8 +3,12 @@
 mod aggregator;
 mod ask;
 mod bom;
+mod client;
 mod db;
 mod duration;
+mod get;
+mod node;
+mod output;
 mod report;
 mod scan;
 mod selftest;
@@ -48,7 +52,7 @@ struct Arguments {
 enum Command {
     /// Tell which known vulnerabilities run on this node, or lie in a directory, layers or an SBOM
     Scan(Box<scan::Arguments>),
-    /// Make an advisory database, or look into one
+    /// Make an advisory database, look into one, or push it to an aggregator
     Db(db::Arguments),
     /// Take what agents tell, match it, and answer questions about all nodes
     Aggregator(aggregator::Arguments),
@@ -56,7 +60,11 @@ enum Command {
     Status(ask::StatusArguments),
     /// Tell which containers have a package, a version of it, or a problem
     WhoHas(ask::WhoHasArguments),
-    /// Make tokens for nodes
+    /// List nodes, containers, images, layers, packages, findings, or what an advisory touches
+    Get(Box<get::Arguments>),
+    /// Believe a node no more, or again
+    Node(node::Arguments),
+    /// Make tokens for nodes, and for callers of the API
     Token(token::Arguments),
     /// Try every forbidden act in a worker's cage, and print what stopped it
     Selftest,
@@ -101,6 +109,8 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => ask::status(&arguments),
         Command::WhoHas(arguments) => ask::who_has(&arguments),
         Command::Token(arguments) => token::run(arguments),
+        Command::Get(arguments) => get::run(&arguments),
+        Command::Node(arguments) => node::run(&arguments),
         Command::Selftest => selftest::run(),
     };
     match result {

@@ -6,29 +6,59 @@ use super::text::escape;
 /// Warnings shown of one target.
 const MAX_WARNINGS: usize = 10;
 
-/// Lays out rows below their heads. Cells are escaped.
-pub(super) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| escape(cell).into_owned()).collect()).collect();
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain(heads.get(column).map(|head| head.len())).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
-    let mut out = String::new();
-    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
-        let mut text = String::new();
-        for (cell, width) in cells.zip(&widths) {
-            text.push_str(&format!("{cell:<width$}   "));
-        }
-        out.push_str(text.trim_end());
-        out.push('\n');
-    };
-    line(&mut heads.iter().copied());
-    for row in &rows {
-        line(&mut row.iter().map(String::as_str));
+/// Most characters that a column makes room for. One hostile name does not push everybody's lines apart.
+const MAX_WIDTH: usize = 80;
+
+/// A table that grows. Columns are as wide as the first rows need; later rows keep to that where they fit.
+#[derive(Debug)]
+pub(super) struct Table {
+    heads: Vec<&'static str>,
+    /// Whether heads are written.
+    with_heads: bool,
+    widths: Option<Vec<usize>>,
+}
+
+impl Table {
+    pub(super) fn new(heads: Vec<&'static str>, with_heads: bool) -> Self {
+        Self { heads, with_heads, widths: None }
     }
-    out
+
+    /// The next rows, below the heads if they are the first. Cells are escaped.
+    pub(super) fn rows(&mut self, rows: &[Vec<String>]) -> String {
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|row| row.iter().map(|cell| escape(cell).into_owned()).collect()).collect();
+        let first = self.widths.is_none();
+        let with_heads = self.with_heads && first;
+        let heads = &self.heads;
+        let widths = self.widths.get_or_insert_with(|| {
+            let width = |(column, head): (usize, &&str)| {
+                let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+                cells.chain(with_heads.then_some(head.len())).max().unwrap_or(0).min(MAX_WIDTH)
+            };
+            heads.iter().enumerate().map(width).collect()
+        });
+        let mut out = String::new();
+        let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+            let mut text = String::new();
+            for (cell, width) in cells.zip(&*widths) {
+                text.push_str(&format!("{cell:<width$}   "));
+            }
+            out.push_str(text.trim_end());
+            out.push('\n');
+        };
+        if with_heads {
+            line(&mut heads.iter().copied());
+        }
+        for row in &rows {
+            line(&mut row.iter().map(String::as_str));
+        }
+        out
+    }
+}
+
+/// Lays out rows below their heads. Cells are escaped.
+pub(super) fn table(heads: &[&'static str], rows: &[Vec<String>]) -> String {
+    Table::new(heads.to_vec(), true).rows(rows)
 }
 
 /// The packages of every target.

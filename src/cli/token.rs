@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{Exit, Fatal, print};
 use crate::aggregator::make_token;
+use crate::web::{Right, make_api_token};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -13,10 +14,27 @@ pub(super) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum TokenCommand {
-    /// Make a token for a node, and print it: it is nowhere else
+    /// Make a token for a node, or for a caller of the API, and print it: it is nowhere else
     New {
         /// The node's name
-        node: String,
+        #[arg(required_unless_present = "api", conflicts_with = "api")]
+        node: Option<String>,
+        /// The name of a caller of the API
+        #[arg(long, value_name = "NAME")]
+        api: Option<String>,
+        /// What the caller may do: read, push-database, manage-nodes
+        #[arg(
+            long,
+            value_name = "RIGHT",
+            value_delimiter = ',',
+            default_value = "read",
+            requires = "api",
+            conflicts_with = "node"
+        )]
+        rights: Vec<Right>,
+        /// The namespaces that the caller may see into; without it all, and what has none
+        #[arg(long, value_name = "NAMESPACE", value_delimiter = ',', requires = "api", conflicts_with = "node")]
+        namespaces: Vec<String>,
         /// The file that the aggregator reads
         #[arg(long, value_name = "FILE")]
         tokens: PathBuf,
@@ -24,8 +42,11 @@ enum TokenCommand {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
-    let TokenCommand::New { node, tokens } = arguments.command;
-    let token = make_token(&tokens, &node).map_err(|error| Fatal::failed(error.to_string()))?;
-    print(&format!("{token}\n"))?;
+    let TokenCommand::New { node, api, rights, namespaces, tokens } = arguments.command;
+    let token = match api {
+        Some(name) => make_api_token(&tokens, &name, &rights, &namespaces).map_err(|error| error.to_string()),
+        None => make_token(&tokens, &node.unwrap_or_default()).map_err(|error| error.to_string()),
+    };
+    print(&format!("{}\n", token.map_err(Fatal::failed)?))?;
     Ok(Exit::Done)
 }

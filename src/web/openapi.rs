@@ -36,19 +36,24 @@ struct Document {
 }
 
 impl Document {
-    /// A reference to a type's schema, which becomes a component.
-    fn refer<T: ToSchema>(&mut self) -> Ref {
+    /// A reference to a type's schema, which becomes a component of this name.
+    fn refer<T: ToSchema>(&mut self, name: &str) -> Ref {
         T::schemas(&mut self.schemas);
-        self.schemas.push((T::name().into_owned(), T::schema()));
-        Ref::from_schema_name(T::name())
+        self.schemas.push((name.to_owned(), T::schema()));
+        Ref::from_schema_name(name)
+    }
+
+    /// The same, of the type's own name.
+    fn named<T: ToSchema>(&mut self) -> Ref {
+        self.refer::<T>(&T::name())
     }
 
     /// What may come of a question, besides its answer.
-    fn operation<T: ToSchema>(&mut self, summary: &str, errors: &[StatusCode]) -> OperationBuilder {
-        let answer = ContentBuilder::new().schema(Some(self.refer::<T>())).build();
+    fn operation(&mut self, answer: Ref, summary: &str, errors: &[StatusCode]) -> OperationBuilder {
+        let answer = ContentBuilder::new().schema(Some(answer)).build();
         let answer = ResponseBuilder::new().description("The answer").content("application/json", answer);
         let mut operation = OperationBuilder::new().summary(Some(summary)).response("200", answer);
-        let problem = self.refer::<Problem>();
+        let problem = self.refer::<Problem>("Problem");
         let common = [
             StatusCode::BAD_REQUEST,
             StatusCode::UNAUTHORIZED,
@@ -68,11 +73,11 @@ impl Document {
     }
 
     /// A question: `GET`, with a tag by which it is not answered twice.
-    fn get<T: ToSchema>(&mut self, path: &str, summary: &str, parameters: Vec<Parameter>, errors: &[StatusCode]) {
+    fn get(&mut self, path: &str, answer: Ref, summary: &str, parameters: Vec<Parameter>, errors: &[StatusCode]) {
         let tag = "If-None-Match";
         let known = parameter(tag, ParameterIn::Header, false, "the ETag of the answer that the caller has", text());
         let mut operation =
-            self.operation::<T>(summary, errors).parameters(Some(parameters.into_iter().chain([known]))).build();
+            self.operation(answer, summary, errors).parameters(Some(parameters.into_iter().chain([known]))).build();
         let etag = || {
             HeaderBuilder::new()
                 .schema(Some(RefOr::T(text())))
@@ -113,20 +118,24 @@ impl Document {
         parameters.push(parameter("limit", ParameterIn::Query, false, "most items of the page", limit));
         let about = "where to go on: the field `continue` of the page before, with the same sort";
         parameters.push(parameter("continue", ParameterIn::Query, false, about, text()));
-        self.get::<Page<T>>(&format!("/api/v1/{}", resource.name), resource.about, parameters, &[]);
+        // A generic type's name does not tell of what it is one.
+        self.named::<T>();
+        let answer = self.refer::<Page<T>>(&format!("{}Page", T::name()));
+        self.get(&format!("/api/v1/{}", resource.name), answer, resource.about, parameters, &[]);
     }
 
     /// Something that is done: `POST`.
-    fn post<T: ToSchema>(
+    fn post(
         &mut self,
         path: &str,
+        answer: Ref,
         summary: &str,
         parameters: Vec<Parameter>,
         body: RequestBodyBuilder,
         errors: &[StatusCode],
     ) {
         let operation =
-            self.operation::<T>(summary, errors).parameters(Some(parameters)).request_body(Some(body.build()));
+            self.operation(answer, summary, errors).parameters(Some(parameters)).request_body(Some(body.build()));
         self.add(path, HttpMethod::Post, operation.build());
     }
 }
@@ -164,8 +173,10 @@ impl ToSchema for AnyObject {
 
 fn make() -> OpenApi {
     let mut document = Document::default();
-    document.get::<AnyObject>("/api/v1/openapi.json", "This document", Vec::new(), &[]);
-    document.get::<Status>("/api/v1/status", "The state of everything that the caller may see", Vec::new(), &[]);
+    let answer = document.named::<AnyObject>();
+    document.get("/api/v1/openapi.json", answer, "This document", Vec::new(), &[]);
+    let answer = document.named::<Status>();
+    document.get("/api/v1/status", answer, "The state of everything that the caller may see", Vec::new(), &[]);
     document.list::<NodeItem>(&list::NODES, Vec::new());
     document.list::<ContainerItem>(&list::CONTAINERS, Vec::new());
     document.list::<ImageItem>(&list::IMAGES, Vec::new());
@@ -175,12 +186,8 @@ fn make() -> OpenApi {
     let about = "a package (log4j-core), a package URL (pkg:npm/lodash@<4.17.21) or a problem (CVE-2021-44228)";
     document.list::<HasItem>(&list::WHO_HAS, vec![parameter("q", ParameterIn::Query, true, about, text())]);
     let id = parameter("id", ParameterIn::Path, true, "any of its names: CVE-2021-44228", text());
-    document.get::<AdvisoryItem>(
-        "/api/v1/advisories/{id}",
-        "What a problem touches",
-        vec![id],
-        &[StatusCode::NOT_FOUND],
-    );
+    let answer = document.named::<AdvisoryItem>();
+    document.get("/api/v1/advisories/{id}", answer, "What a problem touches", vec![id], &[StatusCode::NOT_FOUND]);
     let binary = ObjectBuilder::new()
         .schema_type(Type::String)
         .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
@@ -195,8 +202,10 @@ fn make() -> OpenApi {
     let shrink = ObjectBuilder::new().schema_type(Type::Boolean).default(Some(false.into())).build();
     let shrink =
         parameter("allow-shrink", ParameterIn::Query, false, "take it though a source has fewer records", shrink);
-    document.post::<Pushed>(
+    let answer = document.named::<Pushed>();
+    document.post(
         "/api/v1/database",
+        answer,
         "Put an advisory database in the place of the one in use; needs the right push-database",
         vec![shrink],
         file,
@@ -217,7 +226,8 @@ fn make() -> OpenApi {
             RequestBodyBuilder::new().description(Some("Nothing; the type is needed, so that no page can send it"));
         let body = body.content("application/json", ContentBuilder::new().build());
         let errors = [StatusCode::NOT_FOUND, StatusCode::CONFLICT, StatusCode::UNSUPPORTED_MEDIA_TYPE];
-        document.post::<Requeued>(&format!("/api/v1/nodes/{{name}}/{act}"), summary, vec![name], body, &errors);
+        let answer = document.named::<Requeued>();
+        document.post(&format!("/api/v1/nodes/{{name}}/{act}"), answer, summary, vec![name], body, &errors);
     }
     let Document { paths, schemas } = document;
     let bearer = HttpBuilder::new()

@@ -1,0 +1,249 @@
+//! Questions to an aggregator, over its API.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio_rustls::rustls::crypto::ring;
+use ureq::http::{Response, StatusCode, Uri};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{AsSendBody, Body};
+
+use super::Fatal;
+
+/// Most bytes of an answer: a page of a list is far smaller.
+const MAX_ANSWER: u64 = 64 << 20;
+
+/// How long a question may take.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How long a database may take until it is there, and everything is matched again.
+const PUSH_PATIENCE: Duration = Duration::from_secs(1800);
+
+/// Items that are asked for at a time.
+const PAGE: usize = 1000;
+
+/// Where to ask.
+#[derive(Debug, clap::Args)]
+pub(super) struct Server {
+    /// The aggregator's API
+    #[arg(long, value_name = "URL", env = "OUTCROP_SERVER", default_value = "http://127.0.0.1:7480")]
+    server: String,
+
+    /// A file that holds the token to show, as outcrop token new --api prints it
+    #[arg(long, value_name = "FILE", env = "OUTCROP_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+
+    /// The certificates that the aggregator's is signed by, PEM; needed for https
+    #[arg(long, value_name = "FILE", env = "OUTCROP_CA")]
+    ca: Option<PathBuf>,
+}
+
+impl Server {
+    /// Makes ready to ask. Nothing is sent yet.
+    pub(super) fn connect(&self) -> Result<Client, Fatal> {
+        let uri: Uri = self
+            .server
+            .parse()
+            .map_err(|error| Fatal::usage(format!("--server {}: {error}; give http://HOST:PORT", self.server)))?;
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let secure = uri.scheme_str() == Some("https");
+        if secure && self.ca.is_none() {
+            return Err(Fatal::usage("https needs --ca FILE: the certificates that the aggregator's is signed by"));
+        }
+        if self.token_file.is_some() && !secure && !is_loopback {
+            return Err(Fatal::usage(format!("a token is not shown in the clear to {host}: use https, or a tunnel")));
+        }
+        let authorization = self.token_file.as_deref().map(read_token).transpose()?;
+        let mut config = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0);
+        if let Some(path) = &self.ca {
+            config = config.tls_config(
+                TlsConfig::builder()
+                    .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+                    .root_certs(RootCerts::new_with_certs(&read_certificates(path)?))
+                    .build(),
+            );
+        }
+        let base = self.server.trim_end_matches('/').to_owned();
+        Ok(Client { agent: config.build().into(), base, authorization })
+    }
+}
+
+fn read_token(path: &Path) -> Result<String, Fatal> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Fatal::failed(format!("the token in {}: {error}", path.display())))?;
+    Ok(format!("Bearer {}", text.trim()))
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<Certificate<'static>>, Fatal> {
+    let fail = |why: String| Fatal::failed(format!("the certificates in {}: {why}", path.display()));
+    let bytes = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
+    let mut certificates = Vec::new();
+    for item in parse_pem(&bytes) {
+        if let PemItem::Certificate(certificate) = item.map_err(|error| fail(error.to_string()))? {
+            certificates.push(certificate);
+        }
+    }
+    if certificates.is_empty() {
+        return Err(fail("there is none, in PEM".to_owned()));
+    }
+    Ok(certificates)
+}
+
+/// A word as a part of a path.
+pub(super) fn segment(word: &str) -> String {
+    let mut out = String::with_capacity(word.len());
+    for byte in word.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// Parameters of a question.
+pub(super) type Parameters = Vec<(String, String)>;
+
+/// Who asks.
+#[derive(Debug)]
+pub(super) struct Client {
+    agent: ureq::Agent,
+    base: String,
+    authorization: Option<String>,
+}
+
+impl Client {
+    /// What is at `path`.
+    pub(super) fn get(&self, path: &str, query: &[(String, String)]) -> Result<Value, Fatal> {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        request = request.query_pairs(query.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
+        }
+        let answer = request.config().timeout_global(Some(PATIENCE)).build().call();
+        self.understand(answer)
+    }
+
+    /// Does what `path` names.
+    pub(super) fn post(
+        &self,
+        path: &str,
+        query: &[(String, String)],
+        kind: &str,
+        body: impl AsSendBody,
+    ) -> Result<Value, Fatal> {
+        let mut request = self.agent.post(format!("{}{path}", self.base)).header("Content-Type", kind);
+        // What is refused is not sent.
+        request = request.header("Expect", "100-continue");
+        request = request.query_pairs(query.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
+        }
+        let answer = request.config().timeout_global(Some(PUSH_PATIENCE)).build().send(body);
+        self.understand(answer)
+    }
+
+    fn understand(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<Value, Fatal> {
+        let fail = |error: ureq::Error| {
+            Fatal::failed(format!("asking {}: {error}; is the aggregator there? --server URL says where", self.base))
+        };
+        let mut answer = answer.map_err(fail)?;
+        let status = answer.status();
+        let text = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_string().map_err(fail)?;
+        let value: Value = serde_json::from_str(&text)
+            .map_err(|_| Fatal::failed(format!("{} answers, and not as an aggregator does ({status})", self.base)))?;
+        if status.is_success() {
+            return Ok(value);
+        }
+        let detail = value["detail"].as_str().map_or_else(|| status.to_string(), ToOwned::to_owned);
+        Err(match status {
+            StatusCode::BAD_REQUEST => Fatal::usage(detail),
+            StatusCode::UNAUTHORIZED if self.authorization.is_none() => {
+                Fatal::failed(format!("{detail}; --token-file FILE shows one"))
+            }
+            StatusCode::UNAUTHORIZED => Fatal::failed("the aggregator does not know this token"),
+            _ => Fatal::failed(detail),
+        })
+    }
+
+    /// The pages of a list, one after the other; `limit` items at most.
+    pub(super) fn pages(&self, path: &str, query: Parameters, limit: Option<usize>) -> Pages<'_> {
+        Pages { client: self, path: path.to_owned(), query, left: limit.unwrap_or(usize::MAX), next: Some(None) }
+    }
+}
+
+/// The pages of a list.
+#[derive(Debug)]
+pub(super) struct Pages<'a> {
+    client: &'a Client,
+    path: String,
+    query: Parameters,
+    left: usize,
+    /// Where the next begins; the outer `None` where there is none.
+    next: Option<Option<String>>,
+}
+
+impl Pages<'_> {
+    fn page(&mut self, cursor: Option<String>) -> Result<Vec<Value>, Fatal> {
+        let mut query = self.query.clone();
+        query.push(("limit".to_owned(), self.left.min(PAGE).to_string()));
+        query.extend(cursor.clone().map(|cursor| ("continue".to_owned(), cursor)));
+        let mut answer = self.client.get(&self.path, &query)?;
+        let Value::Array(mut items) = answer["items"].take() else {
+            return Err(Fatal::failed(format!("{} answers, and not with a list", self.client.base)));
+        };
+        items.truncate(self.left);
+        self.left -= items.len();
+        if let Some(next) = answer["continue"].as_str().filter(|_| self.left > 0) {
+            if cursor.as_deref() == Some(next) {
+                return Err(Fatal::failed(format!("{} does not go on in its list", self.client.base)));
+            }
+            self.next = Some(Some(next.to_owned()));
+        }
+        Ok(items)
+    }
+}
+
+impl Iterator for Pages<'_> {
+    type Item = Result<Vec<Value>, Fatal>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let cursor = self.next.take()?;
+        Some(self.page(cursor))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_word_leaves_its_place_in_a_path() {
+        assert_eq!(segment("CVE-2021-44228"), "CVE-2021-44228");
+        assert_eq!(segment("../status?x=ü"), "..%2Fstatus%3Fx%3D%C3%BC");
+    }
+
+    #[test]
+    fn a_token_is_not_shown_in_the_clear() {
+        let server = |url: &str, ca: Option<&str>| Server {
+            server: url.to_owned(),
+            token_file: Some("/nonexistent/token".into()),
+            ca: ca.map(Into::into),
+        };
+        for (url, says) in [
+            ("http://outcrop.example:7480", "in the clear"),
+            ("http://127.0.0.1.evil.example", "in the clear"),
+            ("https://outcrop.example", "--ca"),
+            ("http://127.0.0.1:1", "/nonexistent/token"),
+            ("http://[::1]:1", "/nonexistent/token"),
+        ] {
+            let error = server(url, None).connect().unwrap_err();
+            assert!(error.message.contains(says), "{url}: {}", error.message);
+        }
+    }
+}

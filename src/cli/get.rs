@@ -1,0 +1,319 @@
+//! `outcrop get`: lists of what an aggregator knows, in kubectl's manner.
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use super::client::{Client, Parameters, Server, segment};
+use super::output::{self, Column, Format, List, cell, column, wide};
+use super::table::table;
+use super::text::escape;
+use super::{Exit, Fatal, print};
+use crate::web::list::{self, Resource};
+
+/// What can be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Nodes, and how their agents are
+    #[value(aliases = ["node", "no"])]
+    Nodes,
+    /// Containers, and how far each was seen
+    #[value(aliases = ["container", "ctr", "co"])]
+    Containers,
+    /// Images that run
+    #[value(aliases = ["image", "img"])]
+    Images,
+    /// Layers, and how many findings each brings
+    #[value(aliases = ["layer", "ly"])]
+    Layers,
+    /// Packages that run
+    #[value(aliases = ["package", "pkg", "pkgs"])]
+    Packages,
+    /// Findings of containers
+    #[value(aliases = ["finding", "find", "vulns", "vuln"])]
+    Findings,
+    /// What one problem touches
+    #[value(aliases = ["advisories", "adv"])]
+    Advisory,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// What to list
+    #[arg(value_enum, hide_possible_values = true)]
+    kind: Kind,
+
+    /// Only the one of this name; a layer's identity, a problem's name
+    name: Option<String>,
+
+    /// How to write it
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Format,
+
+    /// Only what runs in pods of this namespace
+    #[arg(long, short, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+
+    /// Only what is on this node
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+
+    /// Only what is of the image of this name
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+
+    /// Only findings that are at least this bad: low, medium, high, critical
+    #[arg(long, value_name = "SEVERITY")]
+    severity: Option<String>,
+
+    /// Only what has these values: field=value, with a comma between
+    #[arg(long, value_name = "FIELD=VALUE", value_delimiter = ',')]
+    field_selector: Vec<String>,
+
+    /// The field to sort by; with - before it from the greatest to the least
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort_by: Option<String>,
+
+    /// Layers whose replacement would clear most findings first
+    #[arg(long, conflicts_with = "sort_by")]
+    by_impact: bool,
+
+    /// At most so many
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<usize>,
+
+    /// Leave out the line of heads
+    #[arg(long)]
+    no_headers: bool,
+
+    #[command(flatten)]
+    server: Server,
+}
+
+const NODES: &[Column] = &[
+    column("NAME", "/name"),
+    column("ATTACHED", "/attached"),
+    column("SILENT S", "/silent_seconds"),
+    column("CONTAINERS", "/containers"),
+    column("LAYERS READ", "/layers_read"),
+    column("DISTRUSTED", "/distrusted"),
+    column("CAGE", "/cage"),
+    column("AGENT", "/agent_version"),
+    wide("CATALOGUERS", "/cataloguers"),
+    wide("MARKS", "/marks"),
+    wide("QUEUE", "/agent/queue"),
+    wide("LAYERS FAILED", "/agent/layers_failed"),
+    wide("WORKER DEATHS", "/agent/worker_deaths"),
+    wide("GONE BEFORE READING", "/agent/gone_before_reading"),
+];
+
+const CONTAINERS: &[Column] = &[
+    column("NODE", "/node"),
+    column("NAMESPACE", "/namespace"),
+    column("POD", "/pod"),
+    column("NAME", "/name"),
+    column("IMAGE", "/image"),
+    column("COVERAGE", "/coverage/state"),
+    column("PACKAGES", "/packages"),
+    column("FINDINGS", "/findings"),
+    wide("REASON", "/coverage/reason"),
+    wide("DISTRIBUTION", "/distribution"),
+    wide("SINCE", "/since"),
+    wide("CONTAINERD NAMESPACE", "/containerd_namespace"),
+    wide("ID", "/id"),
+    wide("STACK", "/stack"),
+];
+
+const IMAGES: &[Column] = &[
+    column("NAMES", "/names"),
+    column("COVERAGE", "/coverage/state"),
+    column("LAYERS", "/layers"),
+    column("PACKAGES", "/packages"),
+    column("CONTAINERS", "/containers"),
+    column("NODES", "/nodes"),
+    column("FINDINGS", "/findings"),
+    wide("WITHHELD", "/withheld"),
+    wide("UNIDENTIFIED", "/unidentified"),
+    wide("DISTRIBUTION", "/distribution"),
+    wide("REASON", "/coverage/reason"),
+    wide("STACK", "/stack"),
+];
+
+const LAYERS: &[Column] = &[
+    column("FINDINGS", "/findings"),
+    column("AFFECTED", "/affected_containers"),
+    column("CONTAINERS", "/containers"),
+    column("IMAGES", "/images"),
+    column("STATE", "/state"),
+    column("STEP", "/step/keyword"),
+    column("ID", "/id"),
+    wide("STEP NUMBER", "/step/number"),
+    wide("DISPUTED", "/disputed"),
+    wide("READ BY", "/read_by"),
+    wide("READ AT", "/read_at"),
+    wide("CAGE", "/cage"),
+    wide("CATALOGUERS", "/cataloguers"),
+    wide("VERIFIED BY", "/verified_by"),
+    wide("REASON", "/reason"),
+];
+
+const PACKAGES: &[Column] = &[
+    column("TYPE", "/type"),
+    column("NAME", "/name"),
+    column("VERSION", "/version"),
+    column("IMAGES", "/images"),
+    column("CONTAINERS", "/containers"),
+    column("FINDINGS", "/findings"),
+    wide("PURL", "/purl"),
+];
+
+const FINDINGS: &[Column] = &[
+    column("SEVERITY", "/severity"),
+    column("ID", "/id"),
+    column("PACKAGE", "/package"),
+    column("INSTALLED", "/installed"),
+    column("FIXED IN", "/fixed"),
+    column("NAMESPACE", "/container/namespace"),
+    column("CONTAINER", "/container/name"),
+    column("NODE", "/container/node"),
+    wide("STATUS", "/status"),
+    wide("SCORE", "/score"),
+    wide("POD", "/container/pod"),
+    wide("IMAGE", "/container/image"),
+    wide("EVIDENCE", "/evidence"),
+    wide("LAYER", "/layer"),
+    wide("FIRST SEEN", "/first_seen"),
+    wide("FIXED ON", "/fixed_on"),
+    wide("PURL", "/purl"),
+    wide("ALIASES", "/aliases"),
+    wide("SUMMARY", "/summary"),
+];
+
+impl Kind {
+    /// The resource, its columns, and the filter that a name is for.
+    const fn list(self) -> Option<(Resource, &'static [Column], &'static str)> {
+        Some(match self {
+            Self::Nodes => (list::NODES, NODES, "name"),
+            Self::Containers => (list::CONTAINERS, CONTAINERS, "name"),
+            Self::Images => (list::IMAGES, IMAGES, "name"),
+            Self::Layers => (list::LAYERS, LAYERS, "id"),
+            Self::Packages => (list::PACKAGES, PACKAGES, "name"),
+            Self::Findings => (list::FINDINGS, FINDINGS, "id"),
+            Self::Advisory => return None,
+        })
+    }
+}
+
+/// The question as the API's parameters. What the resource does not know is said here, before anybody is asked.
+fn parameters(arguments: &Arguments, resource: &Resource, named: &str) -> Result<Parameters, Fatal> {
+    let image = if resource.name == list::IMAGES.name { "name" } else { "image" };
+    let mut parameters = Vec::new();
+    let mut filter = |name: &str, value: &str| {
+        if !resource.filters.iter().any(|(known, _)| *known == name) {
+            let known: Vec<&str> = resource.filters.iter().map(|(known, _)| *known).collect();
+            let known = known.join(", ");
+            return Err(Fatal::usage(format!("{} are not chosen by {name}; known: {known}", resource.name)));
+        }
+        parameters.push((name.to_owned(), value.to_owned()));
+        Ok(())
+    };
+    for (name, value) in [
+        (named, &arguments.name),
+        ("namespace", &arguments.namespace),
+        ("node", &arguments.node),
+        (image, &arguments.image),
+        ("severity", &arguments.severity),
+    ] {
+        value.as_deref().map_or(Ok(()), |value| filter(name, value))?;
+    }
+    for selector in &arguments.field_selector {
+        let (name, value) = selector
+            .split_once('=')
+            .ok_or_else(|| Fatal::usage(format!("--field-selector {selector}: give field=value")))?;
+        filter(name, value.trim_start_matches('='))?;
+    }
+    if arguments.by_impact && resource.name != list::LAYERS.name {
+        return Err(Fatal::usage("--by-impact is for layers: outcrop get layers --by-impact"));
+    }
+    let sort = if arguments.by_impact { Some("-findings".to_owned()) } else { arguments.sort_by.clone() };
+    if let Some(sort) = sort {
+        if !resource.sorts.contains(&sort.strip_prefix('-').unwrap_or(&sort)) {
+            let known = resource.sorts.join(", ");
+            return Err(Fatal::usage(format!("{} are not sorted by {sort}; known: {known}", resource.name)));
+        }
+        parameters.push(("sort".to_owned(), sort));
+    }
+    Ok(parameters)
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
+    if arguments.limit == Some(0) {
+        return Err(Fatal::usage("--limit 0 lists nothing"));
+    }
+    let Some((resource, columns, named)) = arguments.kind.list() else {
+        return advisory(arguments);
+    };
+    let query = parameters(arguments, &resource, named)?;
+    let client = arguments.server.connect()?;
+    let pages = client.pages(&format!("/api/v1/{}", resource.name), query, arguments.limit);
+    let count = List::new(arguments.output, columns, !arguments.no_headers).write(pages)?;
+    if count == 0 {
+        output::note(
+            arguments.output,
+            &format!("no {} found: outcrop status tells what has not been read", resource.name),
+        )?;
+    }
+    Ok(Exit::Done)
+}
+
+fn advisory(arguments: &Arguments) -> Result<Exit, Fatal> {
+    let Some(id) = &arguments.name else {
+        return Err(Fatal::usage("which one? outcrop get advisory CVE-2021-44228"));
+    };
+    let client: Client = arguments.server.connect()?;
+    let answer = client.get(&format!("/api/v1/advisories/{}", segment(id)), &[])?;
+    match arguments.output {
+        Format::Json => print(&format!("{}\n", output::json(&answer)))?,
+        Format::Yaml => {
+            let mut text = String::new();
+            output::yaml(&answer, 0, &mut text);
+            print(&text)?;
+        }
+        Format::Csv => return Err(Fatal::usage("one advisory is no table: -o table, json or yaml")),
+        Format::Table | Format::Wide => print(&describe(&answer))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// An advisory for people, as kubectl describes.
+fn describe(answer: &Value) -> String {
+    let mut out = String::new();
+    for (name, pointer) in [
+        ("Name", "/id"),
+        ("Aliases", "/aliases"),
+        ("Summary", "/summary"),
+        ("Severity", "/severity"),
+        ("Containers", "/containers"),
+        ("Images", "/images"),
+        ("Nodes", "/nodes"),
+    ] {
+        let value = answer.pointer(pointer).map(cell).unwrap_or_default();
+        out.push_str(format!("{:<13}{}", format!("{name}:"), escape(&value)).trim_end());
+        out.push('\n');
+    }
+    let field = |package: &Value, pointer: &str| package.pointer(pointer).map(cell).unwrap_or_default();
+    let rows: Vec<Vec<String>> = answer["packages"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|package| {
+            ["/name", "/version", "/status", "/fixed", "/containers", "/purl"].map(|at| field(package, at)).to_vec()
+        })
+        .collect();
+    if rows.is_empty() {
+        out.push_str("Packages:    none that runs, in what has been read\n");
+    } else {
+        out.push_str("\n");
+        out.push_str(&table(&["PACKAGE", "VERSION", "STATUS", "FIXED IN", "CONTAINERS", "PURL"], &rows));
+    }
+    out
+}

@@ -1,0 +1,135 @@
+//! Connections of those who are slow, greedy or rude.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use outcrop::web::Loopback;
+
+use super::fake::Fake;
+use super::server::Server;
+
+#[test]
+fn who_talks_slowly_stops_nobody_else() {
+    let server = Server::open(Fake::new(2, 2));
+    let mut slow: Vec<TcpStream> = Vec::new();
+    for number in 0..200 {
+        let mut stream = server.connect();
+        let begun = match number % 3 {
+            0 => "GET /api/v1/sta",
+            // A body that never comes whole.
+            1 => {
+                "POST /api/v1/database HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\nx"
+            }
+            _ => "GET /api/v1/findings HTTP/1.1\r\nHost: localhost\r\n\r\nGET /api/v1/fin",
+        };
+        stream.write_all(begun.as_bytes()).unwrap();
+        slow.push(stream);
+    }
+    assert_eq!(server.get("/api/v1/status").status, 200);
+    // Of one address there are only so many; those that go make room.
+    let more: Vec<TcpStream> = (0..120).map(|_| server.connect()).collect();
+    let mut last = more.last().unwrap().try_clone().unwrap();
+    let mut none = [0; 1];
+    assert!(matches!(last.read(&mut none), Ok(0) | Err(_)), "the last was turned away");
+    drop((slow, more, last));
+    let mut answered = false;
+    for _ in 0..200 {
+        let mut stream = server.connect();
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let mut text = String::new();
+        answered = stream.read_to_string(&mut text).is_ok() && text.starts_with("HTTP/1.1 200");
+        if answered {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(answered, "there is room again");
+}
+
+#[test]
+fn heads_that_are_too_large_are_refused() {
+    let server = Server::open(Fake::new(2, 2));
+    let long = "x".repeat(300 << 10);
+    for request in [
+        format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n\r\n"),
+        format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(100)),
+        "nonsense\r\n\r\n".to_owned(),
+    ] {
+        let mut stream = server.connect();
+        let _ = stream.write_all(request.as_bytes());
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text);
+        assert!(text.is_empty() || text.starts_with("HTTP/1.1 4"), "{text}");
+    }
+    assert_eq!(server.get("/api/v1/status").status, 200);
+}
+
+#[test]
+fn a_pushed_file_is_whole_bounded_and_gone_afterwards() {
+    let fake = Fake::new(2, 2);
+    let pushed = Arc::clone(&fake.pushed);
+    let server = Server::start(fake, |_| (Arc::new(Loopback), None), |config| config.max_upload = 3 << 20);
+    let uploads = server.at("uploads");
+    let file = server.at("advisories.db");
+    let path = file.display().to_string();
+    for (content, arguments, code, says) in [
+        (vec![7; 3 << 20], &[][..], 0, "sha256:11: +12 −5 findings, 1.2 s, 0 nodes rescanned\n"),
+        (b"same".to_vec(), &[], 0, "sha256:11 was in use already: nothing changed\n"),
+        (b"shrunk".to_vec(), &["--allow-shrink"], 0, "sha256:11: +12"),
+        (b"shrunk".to_vec(), &[], 1, "has far fewer records: --allow-shrink takes it"),
+        (vec![7; (3 << 20) + 1], &[], 1, "more than 3145728 bytes"),
+        (Vec::new(), &[], 1, ""),
+    ] {
+        fs::write(&file, &content).unwrap();
+        let output = server.outcrop(&[&["db", "push", &path][..], arguments].concat());
+        let told = [output.stdout, output.stderr].concat();
+        let told = String::from_utf8(told).unwrap();
+        let code = if content.is_empty() { 64 } else { code };
+        assert!(output.status.code() == Some(code) && told.contains(says), "{code} {says}: {told}");
+        assert_eq!(fs::read_dir(&uploads).unwrap().count(), 0, "nothing is left behind");
+    }
+    // Without a length, as a pipe would send it.
+    let chunked = [("Content-Type", "application/octet-stream"), ("Transfer-Encoding", "chunked")];
+    let body = format!("5\r\nfresh\r\n100000\r\n{}\r\n0\r\n\r\n", "x".repeat(1 << 20));
+    let mut stream = server.connect();
+    let head: String = chunked.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    write!(stream, "POST /api/v1/database HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{head}\r\n{body}")
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    let pushed = pushed.lock().unwrap();
+    let sizes: Vec<(usize, bool)> = pushed.iter().map(|(_, size, shrink, _)| (*size, *shrink)).collect();
+    assert_eq!(sizes, [(3 << 20, false), (4, false), (6, true), (6, false), ((1 << 20) + 5, false)]);
+    assert!(pushed.iter().all(|(who, _, _, path)| who == "loopback" && path.starts_with(&uploads) && !path.exists()));
+}
+
+#[test]
+fn over_tls_the_certificate_is_the_one_in_the_file() {
+    let make = || {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    };
+    let (one, two) = (make(), make());
+    let server = Server::with_tls(Fake::new(2, 2), |dir| {
+        fs::write(dir.join("tls.crt"), &one.0).unwrap();
+        fs::write(dir.join("tls.key"), &one.1).unwrap();
+    });
+    let ca = |name: &str, text: &str| {
+        fs::write(server.at(name), text).unwrap();
+        server.at(name).display().to_string()
+    };
+    let (first, second) = (ca("one.pem", &one.0), ca("two.pem", &two.0));
+    let code = |ca: &str| server.outcrop(&["status", "--ca", ca]).status.code();
+    assert_eq!((code(&first), code(&second)), (Some(0), Some(1)));
+    assert_eq!(server.outcrop(&["status"]).status.code(), Some(64), "nobody is trusted unasked");
+    // Half of a new pair is none: the one before stays.
+    fs::write(server.at("tls.crt"), &two.0).unwrap();
+    assert_eq!((code(&first), code(&second)), (Some(0), Some(1)));
+    fs::write(server.at("tls.key"), &two.1).unwrap();
+    assert_eq!((code(&first), code(&second)), (Some(1), Some(0)));
+    assert_eq!(server.outcrop(&["status", "--ca", "/dev/null"]).status.code(), Some(1));
+}

@@ -1,0 +1,397 @@
+//! A fleet that is made up: some of it honest, some of it named by an attacker.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use outcrop::web::list::{CONTAINERS, FINDINGS, IMAGES, LAYERS, NODES, PACKAGES, WHO_HAS, page};
+use outcrop::web::{
+    AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,
+    DatabaseStatus, Failure, FindingItem, Future, HasItem, ImageItem, LayerCounts, LayerItem, Lifetimes, List,
+    NodeCounts, NodeItem, PackageItem, Page, Pushed, ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source,
+    SourceStatus, Status,
+};
+use outcrop_proto::{Coverage, CoverageState, Step};
+
+/// What an attacker may call anything: it tries every sink at once.
+pub(super) const HOSTILE: &str = "=cmd|'/c calc'!A1<script>alert(1)</script><img src=x onerror=alert(1)>\"},{evil=\"1\"} 1\nevil 2\r\n,\u{1b}]0;own\u{7}\u{1b}[2J\u{9b}31m\u{202e}\u{200b}\\&amp;: - #";
+
+/// A fleet.
+#[derive(Debug)]
+pub(super) struct Fake {
+    /// How many nodes; all but the first are honest.
+    pub(super) nodes: usize,
+    /// How many containers; all but the first are honest.
+    pub(super) containers: usize,
+    /// Databases that were pushed: who, how many bytes, whether it may shrink, where it lay.
+    pub(super) pushed: Arc<Mutex<Vec<(String, usize, bool, PathBuf)>>>,
+}
+
+impl Fake {
+    pub(super) fn new(nodes: usize, containers: usize) -> Self {
+        Self { nodes, containers, pushed: Arc::default() }
+    }
+
+    fn node(&self, number: usize) -> NodeItem {
+        let role = |name: &str, resident_bytes| RoleItem {
+            name: name.to_owned(),
+            resident_bytes,
+            cpu_milliseconds: 1500,
+            starts: 1,
+        };
+        let hostile = number == 0;
+        NodeItem {
+            name: name("node", number),
+            agent_version: if hostile { HOSTILE } else { "0.1.0" }.to_owned(),
+            cataloguers: 7,
+            cage: if hostile { HOSTILE } else { "landlock, seccomp" }.to_owned(),
+            marks: !hostile,
+            attached: number % 10 != 0,
+            distrusted: hostile,
+            silent_seconds: if number % 10 == 0 { 4000 } else { 1 },
+            containers: 2,
+            layers_read: 3,
+            agent: (number != 1).then(|| AgentItem {
+                roles: vec![
+                    role("runtime", 9 << 20),
+                    role(if hostile { HOSTILE } else { "worker" }, 7 << 20),
+                    role("worker", 5 << 20),
+                ],
+                layers_read: 3,
+                layers_verified: 1,
+                layers_failed: 0,
+                worker_deaths: 1,
+                gone_before_reading: 2,
+                queue: 4,
+            }),
+        }
+    }
+
+    fn container(&self, number: usize) -> ContainerItem {
+        let hostile = number == 0;
+        let ContainerRef { node, containerd_namespace, id, name, namespace, pod, image, stack } = self.place(number);
+        let coverage = if hostile {
+            Coverage::new(CoverageState::Partial, HOSTILE)
+        } else {
+            Coverage::new(CoverageState::Scanned, "")
+        };
+        ContainerItem {
+            node,
+            containerd_namespace,
+            id,
+            name,
+            namespace,
+            pod,
+            image,
+            stack,
+            coverage,
+            distribution: hostile.then(|| HOSTILE.to_owned()).or(Some("Debian GNU/Linux 12".to_owned())),
+            packages: 88,
+            findings: severities(),
+            since: "2026-11-01T00:00:00Z".to_owned(),
+        }
+    }
+
+    fn place(&self, number: usize) -> ContainerRef {
+        ContainerRef {
+            node: name("node", number % self.nodes),
+            containerd_namespace: "k8s.io".to_owned(),
+            id: format!("{number:064x}"),
+            name: name("app", number),
+            namespace: Some(if number % 2 == 0 { "shop" } else { "bank" }.to_owned()),
+            pod: Some(name("pod", number)),
+            image: name("registry.example/app", number),
+            stack: Some(format!("sha256:{:064x}", number % 3)),
+        }
+    }
+
+    fn seen(&self, scope: &Scope) -> impl Iterator<Item = usize> {
+        let scope = scope.clone();
+        (0..self.containers).filter(move |number| scope.sees(self_namespace(*number)))
+    }
+
+    fn finding(&self, number: usize) -> FindingItem {
+        FindingItem {
+            container: self.place(number),
+            id: name("CVE-2026", number),
+            aliases: vec![name("GHSA-x", number)],
+            package: name("bash", number),
+            purl: format!("pkg:deb/debian/{}", name("bash", number)),
+            installed: name("5.2-1", number),
+            evidence: format!("/var/lib/dpkg/status!/{}", name("x", number)),
+            status: "fixed".to_owned(),
+            fixed: Some(name("5.2-2", number)),
+            severity: "critical".to_owned(),
+            score: Some(9.8),
+            layer: Some(layer(0)),
+            summary: name("A summary", number),
+            first_seen: "2026-11-01T00:00:00Z".to_owned(),
+            fixed_on: None,
+        }
+    }
+
+    fn status(&self, scope: &Scope) -> Status {
+        let containers = self.seen(scope).count() as u64;
+        let hostile = u64::from(self.seen(scope).any(|number| number == 0));
+        let count = |state| match state {
+            CoverageState::Scanned => containers - hostile,
+            CoverageState::Partial => hostile,
+            _ => 0,
+        };
+        let silent = self.nodes.div_ceil(10) as u64;
+        Status {
+            version: "0.1.0".to_owned(),
+            cluster: HOSTILE.to_owned(),
+            uptime_seconds: 90_000,
+            nodes: NodeCounts {
+                known: self.nodes as u64,
+                attached: self.nodes as u64 - silent,
+                silent,
+                weak_cage: 1,
+                distrusted: 1,
+            },
+            containers,
+            coverage: CoverageState::ALL
+                .into_iter()
+                .map(|state| CoverageCount { state, containers: count(state) })
+                .collect(),
+            reasons: vec![ReasonCount {
+                state: CoverageState::Partial,
+                reason: HOSTILE.to_owned(),
+                containers: hostile,
+            }],
+            assessed: vec![
+                assessed("Debian:12", "matched", "", containers),
+                assessed("Debian:12", "stale", HOSTILE, 1),
+                assessed(HOSTILE, "unmatched", "no source", 1),
+            ],
+            layers: LayerCounts { known: 9, leased: 1, waiting: 2, failed: 3, disputed: 1, outdated: 4 },
+            oldest_unscanned_seconds: Some(77),
+            lifetimes: Lifetimes {
+                seen: containers + 3,
+                ended: [(CoverageState::Scanned, 2), (CoverageState::Failed, 1)].into(),
+                gone_before_reading: 1,
+            },
+            reports: ReportCounts { inventories: 10, verified: 4, contradicted: 1, unasked: 2, refused: 3 },
+            store_error: Some(HOSTILE.to_owned()),
+            database: Some(DatabaseStatus {
+                digest: "sha256:00".to_owned(),
+                brought_by: HOSTILE.to_owned(),
+                brought_at: "2026-11-02T00:00:00Z".to_owned(),
+                signed_by: None,
+                sources: vec![
+                    SourceStatus {
+                        ecosystem: "Debian:12".to_owned(),
+                        records: 40_000,
+                        newest: "2026-11-01T00:00:00Z".to_owned(),
+                        age_days: Some(1),
+                    },
+                    SourceStatus {
+                        ecosystem: HOSTILE.to_owned(),
+                        records: 1,
+                        newest: HOSTILE.to_owned(),
+                        age_days: Some(3),
+                    },
+                ],
+            }),
+            database_error: Some(HOSTILE.to_owned()),
+            findings: severities(),
+            withheld: 5,
+            rematch: Some(rematch()),
+        }
+    }
+}
+
+/// Namespaces take turns.
+fn self_namespace(number: usize) -> Option<&'static str> {
+    Some(if number % 2 == 0 { "shop" } else { "bank" })
+}
+
+/// The name of the first is the attacker's.
+fn name(kind: &str, number: usize) -> String {
+    if number == 0 { HOSTILE.to_owned() } else { format!("{kind}-{number}") }
+}
+
+fn layer(number: usize) -> String {
+    format!("diff:sha256:{number:064x}")
+}
+
+fn assessed(ecosystem: &str, state: &str, reason: &str, containers: u64) -> AssessedCount {
+    AssessedCount { ecosystem: ecosystem.to_owned(), state: state.to_owned(), reason: reason.to_owned(), containers }
+}
+
+fn severities() -> BTreeMap<String, u64> {
+    [("low", 4), ("critical", 1), ("high", 2)].map(|(severity, count)| (severity.to_owned(), count)).into()
+}
+
+fn rematch() -> Rematch {
+    Rematch {
+        at: "2026-11-02T00:00:01Z".to_owned(),
+        seconds: 1.25,
+        stacks: 3,
+        appeared: 12,
+        went: 5,
+        nodes_rescanned: 0,
+    }
+}
+
+/// An answer that is there already.
+fn ready<'a, T: Send + 'a>(answer: Result<T, Failure>) -> Future<'a, T> {
+    Box::pin(async { answer })
+}
+
+impl Source for Fake {
+    fn status<'a>(&'a self, scope: &'a Scope) -> Future<'a, Status> {
+        ready(Ok(self.status(scope)))
+    }
+
+    fn nodes<'a>(&'a self, _: &'a Scope, list: &'a List) -> Future<'a, Page<NodeItem>> {
+        let flags = list.flag("attached").and_then(|attached| Ok((attached, list.flag("distrusted")?)));
+        let (attached, distrusted) = match flags {
+            Ok(flags) => flags,
+            Err(failure) => return ready(Err(failure)),
+        };
+        let nodes = (0..self.nodes).map(|number| (number, self.node(number))).filter(|(_, node)| {
+            list.filter("name").is_none_or(|name| node.name == name)
+                && attached.is_none_or(|attached| node.attached == attached)
+                && distrusted.is_none_or(|distrusted| node.distrusted == distrusted)
+        });
+        ready(page(&NODES, list, nodes))
+    }
+
+    fn containers<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<ContainerItem>> {
+        let items = self.seen(scope).map(|number| (number, self.container(number))).filter(|(_, item)| {
+            list.filter("namespace").is_none_or(|namespace| item.namespace.as_deref() == Some(namespace))
+                && list.filter("node").is_none_or(|node| item.node == node)
+                && list.filter("image").is_none_or(|image| item.image == image)
+        });
+        ready(page(&CONTAINERS, list, items))
+    }
+
+    fn images<'a>(&'a self, _: &'a Scope, list: &'a List) -> Future<'a, Page<ImageItem>> {
+        let image = |number: usize| ImageItem {
+            stack: format!("sha256:{number:064x}"),
+            names: vec![name("registry.example/app", number), "again".to_owned()],
+            coverage: self.container(number).coverage,
+            distribution: None,
+            layers: 5,
+            packages: 88,
+            unidentified: 1,
+            findings: severities(),
+            withheld: 2,
+            containers: 3,
+            nodes: 2,
+        };
+        ready(page(&IMAGES, list, (0..3).map(|number| (number, image(number)))))
+    }
+
+    fn layers<'a>(&'a self, _: &'a Scope, list: &'a List) -> Future<'a, Page<LayerItem>> {
+        let item = |number: usize| LayerItem {
+            id: layer(number),
+            state: if number == 0 { "failed" } else { "known" }.to_owned(),
+            reason: if number == 0 { HOSTILE } else { "" }.to_owned(),
+            disputed: number == 0,
+            read_by: Some(name("node", number)),
+            read_at: Some("2026-11-01T00:00:00Z".to_owned()),
+            cage: Some(name("cage", number)),
+            cataloguers: Some(7),
+            verified_by: 1,
+            step: (number < 2).then(|| Step {
+                number: 3,
+                keyword: if number == 0 { HOSTILE } else { "RUN" }.to_owned(),
+                created: 1,
+                text: String::new(),
+            }),
+            images: 2,
+            containers: 4,
+            findings: number as u64 * 10,
+            affected_containers: 4,
+        };
+        let items = (0..4).map(|number| {
+            let impact = if list.sort.as_deref() == Some("findings") { item(number).findings } else { 0 };
+            ((impact, Cow::Owned::<str>(layer(number))), item(number))
+        });
+        ready(page(&LAYERS, list, items))
+    }
+
+    fn packages<'a>(&'a self, _: &'a Scope, list: &'a List) -> Future<'a, Page<PackageItem>> {
+        let item = |number: usize| PackageItem {
+            purl: format!("pkg:npm/{}", name("lodash", number)),
+            r#type: "npm".to_owned(),
+            name: name("lodash", number),
+            version: name("4.17", number),
+            images: 1,
+            containers: 2,
+            findings: severities(),
+        };
+        ready(page(&PACKAGES, list, (0..3).map(|number| (number, item(number)))))
+    }
+
+    fn findings<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<FindingItem>> {
+        ready(page(&FINDINGS, list, self.seen(scope).map(|number| (number, self.finding(number)))))
+    }
+
+    fn advisory<'a>(&'a self, _: &'a Scope, id: &'a str) -> Future<'a, AdvisoryItem> {
+        match id {
+            "panic" => Box::pin(async { panic!("a defect, as a test of what becomes of one") }),
+            "store" => ready(Err(Failure::Store("the store is away".to_owned()))),
+            "CVE-2021-44228" => ready(Ok(AdvisoryItem {
+                id: id.to_owned(),
+                aliases: vec!["GHSA-jfh8-c2jp-5v3q".to_owned(), HOSTILE.to_owned()],
+                summary: HOSTILE.to_owned(),
+                severity: "critical".to_owned(),
+                packages: vec![AdvisoryPackage {
+                    purl: "pkg:maven/org.apache.logging.log4j/log4j-core@2.14.1".to_owned(),
+                    name: "log4j-core".to_owned(),
+                    version: "2.14.1".to_owned(),
+                    status: "fixed".to_owned(),
+                    fixed: Some("2.15.0".to_owned()),
+                    containers: 7,
+                }],
+                containers: 7,
+                images: 2,
+                nodes: 3,
+            })),
+            other => ready(Err(Failure::Missing(format!("no advisory is known as {other}")))),
+        }
+    }
+
+    fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, Page<HasItem>> {
+        if question.starts_with('!') {
+            return ready(Err(Failure::Question(format!("{question} is no question"))));
+        }
+        let item = |number: usize| HasItem {
+            container: self.place(number),
+            purl: "pkg:maven/org.apache.logging.log4j/log4j-core@2.14.1".to_owned(),
+            package: question.to_owned(),
+            version: "2.14.1".to_owned(),
+            evidence: format!("/app.jar!/BOOT-INF/lib/{}", name("log4j-core", number)),
+            layer: Some(layer(1)),
+        };
+        let none = question == "nobody";
+        let items = self.seen(scope).filter(|_| !none).map(|number| (number, item(number)));
+        ready(page(&WHO_HAS, list, items))
+    }
+
+    fn push_database<'a>(&'a self, who: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed> {
+        let Ok(bytes) = std::fs::read(&file) else {
+            return ready(Err(Failure::Store("the file is not there".to_owned())));
+        };
+        self.pushed.lock().unwrap().push((who.to_owned(), bytes.len(), allow_shrink, file));
+        if bytes.starts_with(b"shrunk") && !allow_shrink {
+            return ready(Err(Failure::Refused(format!("{HOSTILE} has far fewer records: --allow-shrink takes it"))));
+        }
+        let unchanged = bytes.starts_with(b"same");
+        ready(Ok(Pushed { digest: "sha256:11".to_owned(), unchanged, rematch: (!unchanged).then(rematch) }))
+    }
+
+    fn distrust<'a>(&'a self, node: &'a str, distrusted: bool) -> Future<'a, u64> {
+        let known = (0..self.nodes).any(|number| name("node", number) == node);
+        ready(if known {
+            Ok(if distrusted { 3 } else { 0 })
+        } else {
+            Err(Failure::Missing(format!("no node is called {node}")))
+        })
+    }
+}

@@ -1,0 +1,147 @@
+//! The API on loopback, and who asks it without any politeness.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outcrop::web::{Authorizer, Certificates, Config, Loopback, TokenFile, routes, serve};
+use serde_json::Value;
+
+use super::fake::Fake;
+
+/// A server, until it is dropped.
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    pub(super) dir: tempfile::TempDir,
+    scheme: &'static str,
+    _runtime: tokio::runtime::Runtime,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    head: String,
+    pub(super) body: String,
+}
+
+impl Answer {
+    /// All values of a header, joined.
+    pub(super) fn header(&self, name: &str) -> String {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        let values = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        values.collect::<Vec<_>>().join("; ")
+    }
+
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl Server {
+    /// One that lets everybody in, as on loopback.
+    pub(super) fn open(fake: Fake) -> Self {
+        Self::start(fake, |_| (Arc::new(Loopback), None), |_| ())
+    }
+
+    /// One that has a file of tokens, with these lines.
+    pub(super) fn with_tokens(fake: Fake) -> Self {
+        Self::start(
+            fake,
+            |dir| {
+                let path = dir.join("tokens");
+                fs::write(&path, "").unwrap();
+                (Arc::new(TokenFile::open(&path).unwrap()), None)
+            },
+            |_| (),
+        )
+    }
+
+    /// One over TLS, with the certificate in `dir`.
+    pub(super) fn with_tls(fake: Fake, make: impl FnOnce(&Path)) -> Self {
+        let tls = |dir: &Path| {
+            make(dir);
+            let certificates = Certificates::open(&dir.join("tls.crt"), &dir.join("tls.key"), &["http/1.1"]);
+            (Arc::new(Loopback) as Arc<dyn Authorizer>, Some(certificates.unwrap()))
+        };
+        Self { scheme: "https", ..Self::start(fake, tls, |_| ()) }
+    }
+
+    pub(super) fn start(
+        fake: Fake,
+        access: impl FnOnce(&Path) -> (Arc<dyn Authorizer>, Option<Certificates>),
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let uploads = dir.path().join("uploads");
+        fs::create_dir(&uploads).unwrap();
+        let mut config =
+            Config { loopback: true, hosts: vec!["outcrop.example".to_owned()], uploads, max_upload: 1 << 20 };
+        change(&mut config);
+        let (authorizer, tls) = access(dir.path());
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(serve(listener, routes(Arc::new(fake), authorizer, config), tls));
+        Self { address, dir, scheme: "http", _runtime: runtime }
+    }
+
+    pub(super) fn at(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    pub(super) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream
+    }
+
+    /// Asks with these headers and this body, and nothing that is not said here but the host and the body's length.
+    pub(super) fn ask(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut request = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n");
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            request.push_str(&format!("Host: {}\r\n", self.address));
+        }
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !body.is_empty() {
+            request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        let mut stream = self.connect();
+        stream.write_all(format!("{request}\r\n").as_bytes()).unwrap();
+        // Who refuses a body may close before all of it is sent.
+        let _ = stream.write_all(body);
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {request}: {text:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    pub(super) fn get(&self, target: &str) -> Answer {
+        self.ask("GET", target, &[], b"")
+    }
+
+    /// Runs `outcrop` against it.
+    pub(super) fn outcrop(&self, arguments: &[&str]) -> Output {
+        let server = format!("{}://{}", self.scheme, self.address);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outcrop"));
+        for variable in ["OUTCROP_TOKEN_FILE", "OUTCROP_CA"] {
+            command.env_remove(variable);
+        }
+        command.args(arguments).env("OUTCROP_SERVER", server).output().unwrap()
+    }
+
+    /// The same, where it has to go well: what it prints.
+    pub(super) fn told(&self, arguments: &[&str]) -> String {
+        let output = self.outcrop(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
