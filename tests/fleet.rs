@@ -410,6 +410,8 @@ fn no_secret_of_a_container_or_image_is_kept_or_told() {
 
 /// A node that speaks the protocol by hand.
 struct Evil {
+    client: CollectorClient<tonic::transport::Channel>,
+    token: String,
     reports: tokio::sync::mpsc::Sender<v1::Report>,
     orders: tonic::Streaming<v1::Order>,
 }
@@ -421,10 +423,22 @@ impl Evil {
         let hello =
             v1::Hello { node: node.to_owned(), agent_version: "0".to_owned(), cataloguers: 1, ..v1::Hello::default() };
         reports.send(report(cluster, v1::report::Report::Hello(hello))).await.unwrap();
-        let mut request = tonic::Request::new(ReceiverStream::new(outbox));
-        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-        let orders = client.attach(request).await?.into_inner();
-        Ok(Self { reports, orders })
+        let orders = client.attach(with_token(ReceiverStream::new(outbox), token)).await?.into_inner();
+        Ok(Self { client, token: token.to_owned(), reports, orders })
+    }
+
+    /// Hands over an inventory, in two pieces.
+    async fn deliver(&mut self, layer: LayerId, bytes: &[u8]) -> Result<v1::Stored, tonic::Code> {
+        let (one, two) = bytes.split_at(bytes.len() / 2);
+        let pieces = [one, two].map(|bytes| v1::Piece {
+            cluster: "test".to_owned(),
+            layer: Some(layer.into()),
+            bytes: bytes.to_vec(),
+            cage: String::new(),
+            marks: true,
+        });
+        let delivered = self.client.deliver(with_token(tokio_stream::iter(pieces), &self.token)).await;
+        delivered.map(tonic::Response::into_inner).map_err(|status| status.code())
     }
 
     async fn say(&self, what: v1::report::Report) {
@@ -436,18 +450,14 @@ impl Evil {
     }
 }
 
-fn report(cluster: &str, report: v1::report::Report) -> v1::Report {
-    v1::Report { cluster: cluster.to_owned(), report: Some(report) }
+fn with_token<T>(message: T, token: &str) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    request
 }
 
-fn piece(layer: LayerId, bytes: Vec<u8>) -> v1::report::Report {
-    v1::report::Report::Piece(v1::Piece {
-        layer: Some(layer.into()),
-        bytes,
-        last: true,
-        cage: String::new(),
-        marks: true,
-    })
+fn report(cluster: &str, report: v1::report::Report) -> v1::Report {
+    v1::Report { cluster: cluster.to_owned(), report: Some(report) }
 }
 
 /// The identity of a stack that has one layer.
@@ -496,15 +506,16 @@ fn a_node_speaks_for_itself_only_and_says_nothing_unasked() {
         let mut evil = Evil::attach(&place, &token("evil"), "evil", "test").await.unwrap();
         assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Welcome(_)))));
         // An inventory that nobody asked for, of a layer that it does not have; and an answer to no question.
-        evil.say(piece(layer, inventory.clone())).await;
+        assert_eq!(evil.deliver(layer, &inventory).await, Err(tonic::Code::FailedPrecondition));
         evil.say(v1::report::Report::Answers(v1::Answers { stack: vec![7; 32], ..v1::Answers::default() })).await;
         // Then it has the layer, is asked, and answers; twice.
         evil.say(containers(layer)).await;
         assert!(
             matches!(evil.order().await, Ok(Some(v1::order::Order::Lease(lease))) if lease.layers == [layer.into()])
         );
-        evil.say(piece(layer, inventory.clone())).await;
-        evil.say(piece(layer, inventory)).await;
+        let stored = evil.deliver(layer, &inventory).await.unwrap();
+        assert_eq!((stored.cluster.as_str(), stored.layer), ("test", Some(layer.into())));
+        assert_eq!(evil.deliver(layer, &inventory).await, Err(tonic::Code::FailedPrecondition));
         tokio::task::spawn_blocking({
             let api = Place {
                 dir: tempfile::tempdir().unwrap(),
@@ -519,7 +530,7 @@ fn a_node_speaks_for_itself_only_and_says_nothing_unasked() {
         .unwrap();
     });
     let status = place.status();
-    assert_eq!(status["reports"], reports(1, 3, 3), "{status:#}");
+    assert_eq!(status["reports"], reports(1, 3, 5), "{status:#}");
 }
 
 #[test]
@@ -531,39 +542,40 @@ fn bombs_and_nonsense_end_the_stream_of_who_sends_them_and_nothing_else() {
     let mut wrong = compress(&Inventory { cataloguers: 1, ..Inventory::default() }.encode()).unwrap();
     wrong.push(0);
     let newer = compress(&Inventory { cataloguers: 900, ..Inventory::default() }.encode()).unwrap();
-    let cases = [
-        ("a bomb", vec![bomb]),
-        ("bytes after the end", vec![wrong]),
-        ("other cataloguers than were said", vec![newer]),
-        ("a layer without identity", Vec::new()),
-        ("layers that are not the stack's", Vec::new()),
-    ];
-    let count = cases.len();
-    for (number, (what, pieces)) in cases.into_iter().enumerate() {
+    let deliveries = [("a bomb", bomb), ("bytes after the end", wrong), ("other cataloguers than were said", newer)];
+    for (what, bytes) in deliveries {
         let layer = LayerId::Diff(Digest::of(what.as_bytes()));
-        let ended = runtime.block_on(async {
+        let outcome = runtime.block_on(async {
             let mut evil = Evil::attach(&place, &token, "evil", "test").await.unwrap();
             evil.say(containers(layer)).await;
             // Welcome, then the lease.
             assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Welcome(_)))), "{what}");
             assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Lease(_)))), "{what}");
-            if what == "layers that are not the stack's" {
+            evil.deliver(layer, &bytes).await
+        });
+        assert_eq!(outcome, Err(tonic::Code::InvalidArgument), "{what}");
+        assert_eq!(place.count("failed"), 1, "{what}: it is said, and not asked for again at once");
+    }
+    let cases = ["a layer without identity", "layers that are not the stack's"];
+    for (number, what) in cases.into_iter().enumerate() {
+        let layer = LayerId::Diff(Digest::of(what.as_bytes()));
+        let ended = runtime.block_on(async {
+            let mut evil = Evil::attach(&place, &token, "evil", "test").await.unwrap();
+            assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Welcome(_)))), "{what}");
+            evil.say(if number == 0 {
+                v1::report::Report::Unreadable(v1::Unreadable::default())
+            } else {
                 let v1::report::Report::Containers(mut lie) = containers(layer) else { unreachable!() };
                 lie.containers[0].stack = vec![7; 32];
-                evil.say(v1::report::Report::Containers(lie)).await;
-            } else if pieces.is_empty() {
-                let nothing = v1::Unreadable::default();
-                evil.say(v1::report::Report::Unreadable(nothing)).await;
-            }
-            for bytes in pieces {
-                evil.say(piece(layer, bytes)).await;
-            }
+                v1::report::Report::Containers(lie)
+            })
+            .await;
             evil.order().await
         });
         assert!(ended.is_err(), "{what}: {ended:?}");
-        until(what, || place.status()["reports"]["refused"] == number + 1);
+        until(what, || place.status()["reports"]["refused"] == 4 + number);
     }
-    assert_eq!(place.status()["reports"], reports(0, 0, count));
+    assert_eq!(place.status()["reports"], reports(0, 0, 5));
     let peak = fs::read_to_string(format!("/proc/{}/status", place.aggregator.as_ref().unwrap().0.id())).unwrap();
     let peak =
         peak.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB").to_owned();

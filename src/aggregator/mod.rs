@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use outcrop_proto::Digest;
 use outcrop_proto::wire::v1::collector_server::CollectorServer;
 use outcrop_proto::wire::{MAX_MESSAGE, v1};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tonic::Status;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
@@ -141,6 +141,8 @@ struct Stream {
     /// The token that it was let in with.
     token: Digest,
     orders: mpsc::Sender<Result<v1::Order, Status>>,
+    /// Dropped with this, it ends the task that listens to the node.
+    _end: oneshot::Sender<()>,
 }
 
 /// A running aggregator.
@@ -296,8 +298,14 @@ impl Aggregator {
         lock(&self.fleet)
     }
 
-    /// A node's stream begins; the number tells it from a later one of the same node.
-    fn attach(&self, speaker: &Speaker, hello: &v1::Hello, orders: mpsc::Sender<Result<v1::Order, Status>>) -> u64 {
+    /// A node's stream begins, and an earlier one of the same node ends. The number tells it from others; what is returned beside it
+    /// comes when it has to end.
+    fn attach(
+        &self,
+        speaker: &Speaker,
+        hello: &v1::Hello,
+        orders: mpsc::Sender<Result<v1::Order, Status>>,
+    ) -> (u64, oneshot::Receiver<()>) {
         let Speaker { node, token } = speaker;
         let mut streams = lock(&self.streams);
         let number = streams.get(node).map_or(0, |stream| stream.number + 1);
@@ -305,13 +313,9 @@ impl Aggregator {
         fleet.detach(node);
         fleet.attach(node, hello, now());
         drop(fleet);
-        streams.insert(node.clone(), Stream { number, token: *token, orders });
-        number
-    }
-
-    /// Whether a stream is still the one that its node is spoken to through.
-    fn is_attached(&self, node: &str, number: u64) -> bool {
-        lock(&self.streams).get(node).is_some_and(|stream| stream.number == number)
+        let (end, ended) = oneshot::channel();
+        streams.insert(node.clone(), Stream { number, token: *token, orders, _end: end });
+        (number, ended)
     }
 
     fn detach(&self, node: &str, number: u64) {

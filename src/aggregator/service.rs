@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::fleet::{NotTaken, Verified};
 use super::incoming::Peer;
-use super::tokens::Denied;
+use super::tokens::{Denied, Speaker};
 use super::{Aggregator, now};
 use crate::store::{Layer, LayerRow, StoreError};
 
@@ -34,6 +34,9 @@ pub(super) const PERMITS: usize = (192 << 20) / PERMIT;
 const BURST: f64 = 500.0;
 const RATE: f64 = 100.0;
 
+/// How long an inventory may stand still on its way, or wait for memory.
+const STALLED: Duration = Duration::from_secs(30);
+
 /// Longest reason that a node may give, bytes.
 const MAX_REASON: usize = 1024;
 
@@ -52,23 +55,37 @@ impl Collector for Service {
         }
         opened
     }
+
+    async fn deliver(&self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
+        let delivered = self.take(request).await;
+        if delivered.as_ref().is_err_and(|status| status.code() != tonic::Code::Unavailable) {
+            self.0.counters.refused.fetch_add(1, Relaxed);
+        }
+        delivered
+    }
 }
 
 impl Service {
-    async fn open(
-        &self,
-        request: Request<Streaming<v1::Report>>,
-    ) -> Result<Response<ReceiverStream<Result<v1::Order, Status>>>, Status> {
-        let aggregator = Arc::clone(&self.0);
+    /// Who speaks.
+    async fn identify<T>(&self, request: &Request<T>) -> Result<Speaker, Status> {
         let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        let speaker = aggregator.identify.node(token).await.map_err(|denied| match denied {
+        let speaker = self.0.identify.node(token).await.map_err(|denied| match denied {
             Denied::Unknown => Status::unauthenticated(denied.to_string()),
             Denied::Unavailable(_) => Status::unavailable(denied.to_string()),
         })?;
         if let Some(peer) = request.extensions().get::<Peer>() {
             peer.identified();
         }
+        Ok(speaker)
+    }
+
+    async fn open(
+        &self,
+        request: Request<Streaming<v1::Report>>,
+    ) -> Result<Response<ReceiverStream<Result<v1::Order, Status>>>, Status> {
+        let aggregator = Arc::clone(&self.0);
+        let speaker = self.identify(&request).await?;
         let mut reports = request.into_inner();
         let first = tokio::time::timeout(Duration::from_secs(20), reports.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("nothing was said"))??;
@@ -78,33 +95,65 @@ impl Service {
         let welcome = v1::Welcome { aggregator_version: env!("CARGO_PKG_VERSION").to_owned() };
         let _ = orders.try_send(Ok(aggregator.order(v1::order::Order::Welcome(welcome))));
         let node = speaker.node.clone();
-        let stream = aggregator.attach(&speaker, &hello, orders.clone());
+        let (stream, ended) = aggregator.attach(&speaker, &hello, orders.clone());
         tokio::spawn(async move {
-            let mut assembly = Assembly { cataloguers: hello.cataloguers, ..Assembly::default() };
-            let mut allowance = Allowance::new();
-            // An aggregator that has no room for orders to it has let the node go: so does this.
-            while aggregator.is_attached(&node, stream) {
-                let outcome = match reports.message().await {
-                    Ok(Some(report)) => aggregator.report(&node, report, &mut assembly).await,
-                    // Nonsense is the node's doing; the end of a connection is nobody's.
-                    Err(status)
-                        if status.code() == tonic::Code::Internal || status.code() == tonic::Code::OutOfRange =>
-                    {
-                        Err(status)
-                    }
-                    Ok(None) | Err(_) => break,
-                };
-                if let Err(status) = outcome {
-                    aggregator.counters.refused.fetch_add(1, Relaxed);
-                    let _ = orders.try_send(Err(status));
-                    break;
-                }
-                allowance.spend().await;
+            tokio::select! {
+                () = aggregator.listen(&node, reports, &orders) => {}
+                // Its place was taken, or it did not take its orders.
+                _ = ended => {}
             }
             aggregator.detach(&node, stream);
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
+
+    /// Takes an inventory.
+    async fn take(&self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
+        let Speaker { node, .. } = self.identify(&request).await?;
+        let mut pieces = request.into_inner();
+        let next = async |pieces: &mut Streaming<v1::Piece>| {
+            let next = tokio::time::timeout(STALLED, pieces.message()).await;
+            next.map_err(|_| Status::deadline_exceeded("the inventory does not go on"))?
+        };
+        let first = next(&mut pieces).await?.ok_or_else(|| Status::invalid_argument("an inventory without a piece"))?;
+        self.0.same_cluster(&first.cluster)?;
+        let layer = layer(first.layer.as_ref())?;
+        // Only what this node was asked for, and only the first of two answers, takes memory.
+        let Some(cataloguers) = self.0.fleet().is_leased(&node, &layer) else {
+            self.0.counters.unasked.fetch_add(1, Relaxed);
+            return Err(Status::failed_precondition(format!("{layer} is not leased to this node")));
+        };
+        let (cage, marks) = (cut(first.cage, 100), first.marks);
+        let mut held: Vec<OwnedSemaphorePermit> = Vec::new();
+        let mut compressed = Vec::new();
+        let mut piece = Some(first.bytes);
+        while let Some(bytes) = piece {
+            if compressed.len() + bytes.len() > MAX_COMPRESSED {
+                return Err(Status::resource_exhausted(format!("an inventory of more than {MAX_COMPRESSED} bytes")));
+            }
+            let permits = u32::try_from(bytes.len().div_ceil(PERMIT)).unwrap_or(u32::MAX);
+            let permit = tokio::time::timeout(STALLED, Arc::clone(&self.0.memory).acquire_many_owned(permits)).await;
+            let permit = permit.map_err(|_| Status::unavailable("too many inventories are on their way: try again"))?;
+            held.push(permit.map_err(|_| Status::unavailable("the aggregator ends"))?);
+            compressed.extend_from_slice(&bytes);
+            piece = next(&mut pieces).await?.map(|piece| piece.bytes);
+        }
+        let told = Told { layer, cataloguers, cage, marks, compressed };
+        self.0.store_inventory(&node, told).await?;
+        drop(held);
+        self.0.advance(&node);
+        Ok(Response::new(v1::Stored { cluster: self.0.cluster.clone(), layer: Some(layer.into()) }))
+    }
+}
+
+/// An inventory as a node told of it.
+struct Told {
+    layer: LayerId,
+    /// The version that its agent said that its cataloguers have.
+    cataloguers: u32,
+    cage: String,
+    marks: bool,
+    compressed: Vec<u8>,
 }
 
 /// How many reports a node may still send at once: one that floods waits, and nobody else.
@@ -128,17 +177,6 @@ impl Allowance {
     }
 }
 
-/// Pieces of an inventory that are on their way.
-#[derive(Debug, Default)]
-struct Assembly {
-    cataloguers: u32,
-    layer: Option<LayerId>,
-    bytes: Vec<u8>,
-    held: Vec<OwnedSemaphorePermit>,
-    /// Whether what is told of the layer was asked for.
-    asked: bool,
-}
-
 fn malformed(error: WireError) -> Status {
     Status::invalid_argument(error.to_string())
 }
@@ -160,7 +198,7 @@ impl Aggregator {
 
     /// Checks who is speaking: a node speaks for itself only, and in the cluster that this aggregator is for.
     fn hello(&self, node: &str, report: v1::Report) -> Result<v1::Hello, Status> {
-        self.same_cluster(&report)?;
+        self.same_cluster(&report.cluster)?;
         match report.report {
             Some(v1::report::Report::Hello(hello)) if hello.node == node => Ok(hello),
             Some(v1::report::Report::Hello(hello)) => {
@@ -170,21 +208,47 @@ impl Aggregator {
         }
     }
 
-    fn same_cluster(&self, report: &v1::Report) -> Result<(), Status> {
-        if report.cluster == self.cluster {
+    fn same_cluster(&self, cluster: &str) -> Result<(), Status> {
+        if cluster == self.cluster {
             return Ok(());
         }
-        let message = format!("this aggregator is for cluster {:?}, not {:?}", self.cluster, report.cluster);
+        let message = format!("this aggregator is for cluster {:?}, not {cluster:?}", self.cluster);
         Err(Status::failed_precondition(message))
     }
 
-    async fn report(self: &Arc<Self>, node: &str, report: v1::Report, assembly: &mut Assembly) -> Result<(), Status> {
+    /// Hears a node out until its stream ends, by itself or for what was said in it.
+    async fn listen(
+        self: &Arc<Self>,
+        node: &str,
+        mut reports: Streaming<v1::Report>,
+        orders: &mpsc::Sender<Result<v1::Order, Status>>,
+    ) {
+        let mut allowance = Allowance::new();
+        loop {
+            let outcome = match reports.message().await {
+                Ok(Some(report)) => self.report(node, report).await,
+                Ok(None) => return,
+                // Nonsense is the node's doing; the end of a connection is nobody's.
+                Err(status) => match status.code() {
+                    tonic::Code::Internal | tonic::Code::OutOfRange => Err(status),
+                    _ => return,
+                },
+            };
+            if let Err(status) = outcome {
+                self.counters.refused.fetch_add(1, Relaxed);
+                let _ = orders.try_send(Err(status));
+                return;
+            }
+            allowance.spend().await;
+        }
+    }
+
+    async fn report(self: &Arc<Self>, node: &str, report: v1::Report) -> Result<(), Status> {
         use v1::report::Report;
-        self.same_cluster(&report)?;
+        self.same_cluster(&report.cluster)?;
         self.fleet().heard(node, now());
         match report.report {
             Some(Report::Containers(containers)) => self.containers(node, containers)?,
-            Some(Report::Piece(piece)) => self.piece(node, piece, assembly).await?,
             Some(Report::Verified(verified)) => self.verified(node, &verified).await?,
             Some(Report::Metrics(metrics)) => {
                 self.fleet().metrics(node, metrics);
@@ -233,33 +297,9 @@ impl Aggregator {
         }
     }
 
-    async fn piece(self: &Arc<Self>, node: &str, piece: v1::Piece, assembly: &mut Assembly) -> Result<(), Status> {
-        let layer = layer(piece.layer.as_ref())?;
-        if assembly.layer != Some(layer) {
-            // Only what this node was asked for, and only the first of two answers, takes memory.
-            let asked = self.fleet().is_leased(node, &layer);
-            let cataloguers = assembly.cataloguers;
-            *assembly = Assembly { cataloguers, layer: Some(layer), asked, ..Assembly::default() };
-        }
-        if assembly.asked {
-            if assembly.bytes.len() + piece.bytes.len() > MAX_COMPRESSED {
-                return Err(Status::resource_exhausted(format!("an inventory of more than {MAX_COMPRESSED} bytes")));
-            }
-            let permits = u32::try_from(piece.bytes.len().div_ceil(PERMIT)).unwrap_or(u32::MAX);
-            let held = Arc::clone(&self.memory).acquire_many_owned(permits).await;
-            assembly.held.push(held.map_err(|_| Status::unavailable("the aggregator ends"))?);
-            assembly.bytes.extend_from_slice(&piece.bytes);
-        }
-        if !piece.last {
-            return Ok(());
-        }
-        let compressed = std::mem::take(&mut assembly.bytes);
-        let held = std::mem::take(&mut assembly.held);
-        assembly.layer = None;
-        if !assembly.asked || !self.fleet().is_leased(node, &layer) {
-            self.counters.unasked.fetch_add(1, Relaxed);
-            return Ok(());
-        }
+    /// Checks what a node read of a layer, and keeps it.
+    async fn store_inventory(&self, node: &str, told: Told) -> Result<(), Status> {
+        let Told { layer, cataloguers, cage, marks, compressed } = told;
         // Decoding takes several times what is compressed: few at a time.
         let turn = self.decoding.acquire().await.map_err(|_| Status::unavailable("the aggregator ends"))?;
         let checked = tokio::task::spawn_blocking(move || {
@@ -267,21 +307,23 @@ impl Aggregator {
             let inventory = Inventory::decode(&encoding).map_err(|error| error.to_string())?;
             Ok::<_, String>((compressed, Digest::of(&encoding), encoding.len(), inventory.cataloguers))
         });
-        let (inventory, digest, size, cataloguers) = match checked.await {
+        let (inventory, digest, size, read_by) = match checked.await {
             Ok(Ok(checked)) => checked,
-            Ok(Err(error)) => return Err(Status::invalid_argument(format!("the inventory of {layer}: {error}"))),
+            Ok(Err(error)) => {
+                let reason = format!("the inventory of {layer}: {error}");
+                return Err(self.worthless(node, &layer, Status::invalid_argument(reason)));
+            }
             Err(error) => return Err(Status::internal(error.to_string())),
         };
         drop(turn);
-        if cataloguers != assembly.cataloguers {
-            return Err(Status::invalid_argument("the inventory is of other cataloguers than the agent said"));
+        if read_by != cataloguers {
+            let status = Status::invalid_argument("the inventory is of other cataloguers than the agent said");
+            return Err(self.worthless(node, &layer, status));
         }
-        let settled = self.fleet().is_settled(&layer, &digest);
-        if !settled {
+        if !self.fleet().is_settled(&layer, &digest) {
             self.counters.contradicted.fetch_add(1, Relaxed);
-            return Err(Status::failed_precondition(format!(
-                "the inventory of {layer} is not the one that was settled on"
-            )));
+            let reason = format!("the inventory of {layer} is not the one that was settled on");
+            return Err(self.worthless(node, &layer, Status::failed_precondition(reason)));
         }
         let read = Layer {
             id: layer,
@@ -289,27 +331,32 @@ impl Aggregator {
             size,
             cataloguers,
             node: node.to_owned(),
-            cage: cut(piece.cage, 100),
-            marks: piece.marks,
+            cage,
+            marks,
             read_at: now().unix,
             verified_by: std::collections::BTreeSet::new(),
         };
-        let stored = self.store.put_layer(&LayerRow { layer: read.clone(), inventory }).await;
-        drop(held);
-        match stored {
+        match self.store.put_layer(&LayerRow { layer: read.clone(), inventory }).await {
             Ok(()) => {
                 self.fleet().known(read);
                 self.counters.inventories.fetch_add(1, Relaxed);
-                self.send(node, v1::order::Order::Stored(v1::Stored { layers: vec![layer.into()] }));
+                Ok(())
             }
             // The node did what it was asked; it is asked again when there is room.
             Err(error) => {
                 let coverage = Coverage::failed(error.to_string());
                 self.fleet().unreadable(node, &layer, coverage, true, now());
                 self.store_failed(&error);
+                Err(Status::unavailable(error.to_string()))
             }
         }
-        Ok(())
+    }
+
+    /// What a node told of a layer is of no use: that counts as a failure to read it.
+    fn worthless(&self, node: &str, layer: &LayerId, status: Status) -> Status {
+        let coverage = Coverage::failed(format!("node {node}: {}", status.message()));
+        self.fleet().unreadable(node, layer, coverage, false, now());
+        status
     }
 
     async fn verified(&self, node: &str, report: &v1::Verified) -> Result<(), Status> {

@@ -253,10 +253,11 @@ impl Fleet {
         }
     }
 
-    /// Whether `node` is to read the layer: what it says of others is not believed.
-    pub(in crate::aggregator) fn is_leased(&self, node: &str, layer: &LayerId) -> bool {
+    /// Whether `node` is to read the layer, and with which version of the cataloguers: what it says of others is not believed.
+    pub(in crate::aggregator) fn is_leased(&self, node: &str, layer: &LayerId) -> Option<u32> {
         let lease = self.layers.get(layer).and_then(|layer| layer.lease.as_ref());
-        lease.is_some_and(|lease| *lease.node == *node)
+        lease.filter(|lease| *lease.node == *node)?;
+        self.nodes.get(node).map(|node| node.cataloguers)
     }
 
     /// Whether an inventory with this digest is the one that a settled dispute came to; `true` where there was none.
