@@ -397,8 +397,11 @@ impl Advisories {
         let mut kept = Ok(());
         let length = copy(&mut handle, limit.saturating_add(1), |piece| {
             hash.update(piece);
-            kept = copied.write_all(piece);
-            kept.as_ref().map(|()| ()).map_err(|error| error.kind().into())
+            copied.write_all(piece).map_err(|error| {
+                let kind = error.kind();
+                kept = Err(error);
+                kind.into()
+            })
         });
         kept.map_err(unkept)?;
         let length = length.map_err(unread)?;
