@@ -6,7 +6,7 @@
 
 mod row;
 mod sqlite;
-mod volume;
+pub mod volume;
 
 use async_trait::async_trait;
 use outcrop_proto::{Digest, Distribution, LayerId, Package};
