@@ -4,5 +4,6 @@ pub mod advisory;
 pub mod aggregator;
 pub mod cli;
 pub mod export;
+mod stamp;
 pub mod store;
 pub mod web;

@@ -13,11 +13,11 @@ use outcrop_proto::Digest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::stamp::Stamp;
 use crate::advisory::trust::{
     self, MAX_SHRINK_PERCENT, PublicKey, Regression, Signature, Signed, TrustError, regressions,
 };
 use crate::advisory::{Database, DatabaseError, SourceInfo};
+use crate::stamp::Stamp;
 use crate::store::volume;
 
 /// What says which copy is the one in use.

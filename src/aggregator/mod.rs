@@ -6,14 +6,11 @@
 pub mod advisories;
 mod answers;
 mod fleet;
-pub mod incoming;
 mod keeping;
 mod matching;
 mod memory;
 mod merging;
 mod service;
-mod stamp;
-pub mod tls;
 pub mod tokens;
 mod who_has;
 
@@ -37,11 +34,10 @@ pub use tokens::{TokenError, make_token};
 
 use crate::store::{Run, Sqlite, Store, StoreError};
 use crate::web;
+use crate::web::listen::{self, Certificate, Incoming, Limits, Protocol};
 use advisories::Advisories;
 use fleet::{Fleet, Now, Rules};
-use incoming::{Incoming, Limits};
 use matching::Matchmaker;
-use tls::Protocol;
 use tokens::{Identify, Speaker, TokenFile};
 
 /// How often leases that have ended, nodes that are silent and files that may have changed are looked at.
@@ -117,12 +113,9 @@ pub enum AggregatorError {
     /// The gRPC server.
     #[error("serving nodes: {0}")]
     Serve(#[from] tonic::transport::Error),
-    /// The certificate for nodes.
+    /// A certificate.
     #[error(transparent)]
-    Tls(#[from] tls::TlsError),
-    /// The certificate of the API.
-    #[error(transparent)]
-    ApiTls(#[from] web::TlsError),
+    Tls(#[from] listen::TlsError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -173,6 +166,8 @@ pub(crate) struct Aggregator {
     memory: Arc<Semaphore>,
     decoding: Semaphore,
     merging: Semaphore,
+    /// What is shown to nodes and to those who ask.
+    certificates: Vec<Arc<Certificate>>,
     config: Config,
 }
 
@@ -212,12 +207,17 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     };
     memory::return_large_blocks();
     // A stream a node, and some; what cannot be had is not needed by smaller fleets.
-    let _ = incoming::allow_files(32_768);
+    let _ = listen::allow_files(32_768);
     std::fs::create_dir_all(&config.data).map_err(file(&config.data))?;
     crate::store::check_local(&config.data)?;
     let uploads = config.data.join("uploads");
     std::fs::create_dir_all(&uploads).map_err(file(&uploads))?;
-    let aggregator = Arc::new(Aggregator::open(config).await?);
+    let open = |tls: &Option<(PathBuf, PathBuf)>| {
+        tls.as_ref().map(|(certificate, key)| Certificate::open(certificate, key)).transpose()
+    };
+    let (certificate, api_certificate) = (open(&config.tls)?, open(&config.api_tls)?);
+    let certificates = certificate.iter().chain(&api_certificate).cloned().collect();
+    let aggregator = Arc::new(Aggregator::open(config, certificates).await?);
     let config = &aggregator.config;
 
     let collector = CollectorServer::new(service::Service(Arc::clone(&aggregator)))
@@ -238,8 +238,6 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         let listener = tokio::net::TcpListener::bind(address).await;
         listener.map_err(|source| AggregatorError::Listen { address, source })
     };
-    let open = |(certificate, key): &(PathBuf, PathBuf)| tls::Certificate::open(certificate, key);
-    let certificate = config.tls.as_ref().map(open).transpose()?;
     let certificate = certificate.map(|certificate| (certificate, Protocol::Http2));
     let address = config.listen;
     let nodes = Incoming::new(listen(address).await?, certificate, Limits::default())
@@ -256,20 +254,18 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         max_upload: config.policy.max_size,
     };
     let routes = web::routes(Arc::new(answers::Answers(Arc::clone(&aggregator))), authorizer, web_config);
-    let open = |(certificate, key): &(PathBuf, PathBuf)| web::Certificates::open(certificate, key, &["http/1.1"]);
-    let api_tls = config.api_tls.as_ref().map(open).transpose()?;
 
     tokio::spawn(Arc::clone(&aggregator).tick());
     tokio::spawn(Arc::clone(&aggregator).keep_advisories());
     tokio::spawn(Arc::clone(&aggregator).keep_tidy());
     tokio::select! {
         served = server.serve_with_incoming(nodes) => Ok(served?),
-        () = web::serve(api, routes, api_tls) => Ok(()),
+        served = web::serve(api, routes, api_certificate) => served.map_err(|source| AggregatorError::Listen { address: config.api, source }),
     }
 }
 
 impl Aggregator {
-    async fn open(config: Config) -> Result<Self, AggregatorError> {
+    async fn open(config: Config, certificates: Vec<Arc<Certificate>>) -> Result<Self, AggregatorError> {
         let store = Sqlite::open(&config.data.join("outcrop.db")).await?;
         let identify = Box::new(TokenFile::open(&config.tokens)?);
         let advisories = Advisories::open(&config.data.join("advisories"), config.policy.clone())?;
@@ -302,8 +298,15 @@ impl Aggregator {
             memory: Arc::new(Semaphore::new(service::PERMITS)),
             decoding: Semaphore::new(DECODED_AT_ONCE),
             merging: Semaphore::new(DECODED_AT_ONCE),
+            certificates,
             config,
         })
+    }
+
+    /// What is wrong with files that are read again when they change.
+    fn problems(&self) -> Vec<String> {
+        let certificates = self.certificates.iter().filter_map(|certificate| certificate.problem());
+        self.identify.problem().into_iter().chain(certificates).collect()
     }
 
     fn fleet(&self) -> MutexGuard<'_, Fleet> {

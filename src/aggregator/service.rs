@@ -13,10 +13,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::fleet::{NotTaken, Verified};
-use super::incoming::Peer;
 use super::tokens::{Denied, Speaker};
 use super::{Aggregator, now};
 use crate::store::{Layer, LayerRow, StoreError};
+use crate::web::listen::Peer;
 
 /// Orders that wait for a node. One that does not take them is as good as gone.
 const WAITING_ORDERS: usize = 64;

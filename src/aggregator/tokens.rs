@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use outcrop_proto::Digest;
 
-use super::stamp::Stamp;
+use crate::stamp::Stamp;
 
 /// Largest file of tokens that is read, bytes: of 100,000 nodes, and more.
 const MAX_FILE: u64 = 64 << 20;

@@ -160,6 +160,9 @@ fn database(status: &Value) -> String {
             out.push_str(&format!("\n{}", table(&["SOURCE", "RECORDS", "NEWEST", "AGE DAYS"], &sources)));
         }
     }
+    for problem in status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        out.push_str(&format!("problem: {}\n", escape(problem)));
+    }
     if let Some(error) = status["database_error"].as_str() {
         out.push_str(&format!("the database that was offered last is refused: {}\n", escape(error)));
     }

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Subcommand;
 use outcrop_proto::Digest;
 use sha2::{Digest as _, Sha256};
@@ -140,7 +142,9 @@ fn digest(path: &Path) -> Result<Digest, Fatal> {
 fn push(path: &Path, allow_shrink: bool, server: &Server) -> Result<(), Fatal> {
     let client = server.connect()?;
     let file = File::open(path).map_err(|error| Fatal::failed(format!("{}: {error}", path.display())))?;
-    let query = [("allow-shrink".to_owned(), allow_shrink.to_string())];
+    let mut query = vec![("allow-shrink".to_owned(), allow_shrink.to_string())];
+    let signature = signature_beside(path).map_err(|error| Fatal::failed(error.to_string()))?;
+    query.extend(signature.map(|bytes| ("signature".to_owned(), URL_SAFE_NO_PAD.encode(bytes))));
     let answer = client.post("/api/v1/database", &query, "application/vnd.sqlite3", file)?;
     let digest = escape(answer["digest"].as_str().unwrap_or_default()).into_owned();
     let told = match super::ask::rematch(&answer["rematch"]) {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
+use crate::stamp::Stamp;
 use outcrop_proto::Digest;
 
 use super::source::Scope;
@@ -134,20 +134,8 @@ pub struct TokenFile {
 
 #[derive(Debug)]
 struct State {
-    stamp: Stamp,
+    stamp: Option<Stamp>,
     callers: HashMap<Digest, Caller>,
-}
-
-/// What tells one content of a file from another without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp(Option<(SystemTime, u64, u64)>);
-
-impl Stamp {
-    fn of(path: &Path) -> Self {
-        use std::os::unix::fs::MetadataExt as _;
-        let metadata = std::fs::metadata(path).ok();
-        Self(metadata.and_then(|metadata| Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))))
-    }
 }
 
 impl TokenFile {

@@ -8,6 +8,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Router, extract};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use outcrop_proto::Digest;
 use serde::Serialize;
 use tokio::io::AsyncWriteExt as _;
@@ -18,6 +20,7 @@ use super::list::{CONTAINERS, FINDINGS, IMAGES, LAYERS, NODES, PACKAGES, WHO_HAS
 use super::model::Requeued;
 use super::problem::Problem;
 use super::query::{self, Parameters};
+use super::source::Offered;
 use super::{Api, openapi};
 
 /// How long the next bytes of a file that is pushed may take to come.
@@ -132,7 +135,10 @@ async fn who_has(State(api): State<Api>, Extension(caller): Extension<Caller>, h
 
 async fn push_database(State(api): State<Api>, Extension(caller): Extension<Caller>, uri: Uri, body: Body) -> Answer {
     caller.may(Right::PushDatabase)?;
-    let allow_shrink = match Parameters::of(&uri, &["allow-shrink"])?.take("allow-shrink").as_deref() {
+    let mut parameters = Parameters::of(&uri, &["allow-shrink", "signature"])?;
+    let signature = parameters.take("signature").map(|text| URL_SAFE_NO_PAD.decode(text)).transpose();
+    let signature = signature.map_err(|_| Problem::question("signature: the text of a .minisig file in base64url"))?;
+    let allow_shrink = match parameters.take("allow-shrink").as_deref() {
         None | Some("false") => false,
         Some("true") => true,
         Some(other) => return Err(Problem::question(format!("allow-shrink={other}: true and false are known"))),
@@ -141,7 +147,8 @@ async fn push_database(State(api): State<Api>, Extension(caller): Extension<Call
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "another database is being pushed; try again"));
     };
     let file = receive(&api, body).await?;
-    let pushed = api.source.push_database(&caller.name, file.to_path_buf(), allow_shrink).await?;
+    let offered = Offered { who: caller.name, file: file.to_path_buf(), signature, allow_shrink };
+    let pushed = api.source.push_database(offered).await?;
     done(&pushed)
 }
 

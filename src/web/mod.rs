@@ -9,6 +9,7 @@ mod api;
 mod escape;
 mod guard;
 pub mod list;
+pub mod listen;
 mod metrics;
 mod model;
 mod openapi;
@@ -17,7 +18,6 @@ mod problem;
 mod query;
 mod serve;
 mod source;
-mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,8 +41,7 @@ pub use model::{
 };
 pub use problem::Problem;
 pub use serve::serve;
-pub use source::{Failure, Future, List, Scope, Source};
-pub use tls::{Certificates, TlsError};
+pub use source::{Failure, Future, List, Offered, Scope, Source};
 
 /// Questions that are answered at a time.
 const TURNS: usize = 64;

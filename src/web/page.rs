@@ -92,7 +92,7 @@ fn alarms(html: &mut Html, status: &Status) {
         .as_ref()
         .map(|error| format!("The advisory database that was offered is refused: {error}"));
     let none = status.database.is_none().then(|| "There is no advisory database: nothing is matched.".to_owned());
-    for alarm in [store, database, none, disputed].into_iter().flatten() {
+    for alarm in [store, database, none, disputed].into_iter().flatten().chain(status.problems.iter().cloned()) {
         html.raw("<p class=\"alarm\" role=\"alert\">").text(alarm).raw("</p>\n");
     }
 }

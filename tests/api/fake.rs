@@ -9,8 +9,8 @@ use outcrop::web::list::{CONTAINERS, FINDINGS, IMAGES, LAYERS, NODES, PACKAGES, 
 use outcrop::web::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,
     DatabaseStatus, Failure, FindingItem, Future, HasItem, ImageItem, LayerCounts, LayerItem, Lifetimes, List,
-    NodeCounts, NodeItem, PackageItem, Page, Pushed, ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source,
-    SourceStatus, Status,
+    NodeCounts, NodeItem, Offered, PackageItem, Page, Pushed, ReasonCount, Rematch, ReportCounts, RoleItem, Scope,
+    Source, SourceStatus, Status,
 };
 use outcrop_proto::{Coverage, CoverageState, Step};
 
@@ -196,6 +196,7 @@ impl Fake {
                 ],
             }),
             database_error: Some(HOSTILE.to_owned()),
+            problems: vec!["a token's file \u{1b}[2J".to_owned()],
             findings: severities(),
             withheld: 5,
             rematch: Some(rematch()),
@@ -374,7 +375,8 @@ impl Source for Fake {
         ready(page(&WHO_HAS, list, items))
     }
 
-    fn push_database<'a>(&'a self, who: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed> {
+    fn push_database<'a>(&'a self, offered: Offered) -> Future<'a, Pushed> {
+        let Offered { who, file, allow_shrink, .. } = offered;
         let Ok(bytes) = std::fs::read(&file) else {
             return ready(Err(Failure::Store("the file is not there".to_owned())));
         };

@@ -8,7 +8,8 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outcrop::web::{Authorizer, Certificates, Config, Loopback, TokenFile, routes, serve};
+use outcrop::web::listen::Certificate;
+use outcrop::web::{Authorizer, Config, Loopback, TokenFile, routes, serve};
 use serde_json::Value;
 
 use super::fake::Fake;
@@ -65,7 +66,7 @@ impl Server {
     pub(super) fn with_tls(fake: Fake, make: impl FnOnce(&Path)) -> Self {
         let tls = |dir: &Path| {
             make(dir);
-            let certificates = Certificates::open(&dir.join("tls.crt"), &dir.join("tls.key"), &["http/1.1"]);
+            let certificates = Certificate::open(&dir.join("tls.crt"), &dir.join("tls.key"));
             (Arc::new(Loopback) as Arc<dyn Authorizer>, Some(certificates.unwrap()))
         };
         Self { scheme: "https", ..Self::start(fake, tls, |_| ()) }
@@ -73,7 +74,7 @@ impl Server {
 
     pub(super) fn start(
         fake: Fake,
-        access: impl FnOnce(&Path) -> (Arc<dyn Authorizer>, Option<Certificates>),
+        access: impl FnOnce(&Path) -> (Arc<dyn Authorizer>, Option<Arc<Certificate>>),
         change: impl FnOnce(&mut Config),
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();

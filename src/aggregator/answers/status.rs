@@ -115,6 +115,7 @@ impl Aggregator {
                     .collect(),
             }),
             database_error: self.advisories.refused(),
+            problems: self.problems(),
             findings: by_severity(severities),
             withheld,
             rematch: rematch.map(words),

@@ -10,7 +10,7 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ServerConfig};
 
-use super::stamp::Stamp;
+use crate::stamp::Stamp;
 
 /// Why a certificate is of no use.
 #[derive(Debug, thiserror::Error)]
