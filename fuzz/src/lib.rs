@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use outcrop::advisory::trust::{PublicKey, Signature};
 use outcrop::advisory::version::{Scheme, Version};
 use outcrop_agent::catalog::{ALL, Evidence};
 use outcrop_proto::{Fact, Inventory};
@@ -52,5 +53,19 @@ pub fn versions(data: &[u8]) {
 pub fn inventory(bytes: &[u8]) {
     if let Ok(inventory) = Inventory::decode(bytes) {
         assert_eq!(inventory.encode(), bytes);
+    }
+}
+
+/// Reads a minisign key, and a signature that is then verified.
+///
+/// # Panics
+/// When a signature holds that the key did not make.
+pub fn minisign(bytes: &[u8]) {
+    let _ = PublicKey::parse(&String::from_utf8_lossy(bytes));
+    let Ok(signature) = Signature::parse(bytes) else { return };
+    let key = PublicKey::parse(include_str!("../../tests/data/minisign/minisign.pub")).expect("the key of the tests");
+    let mut signed: &[u8] = include_bytes!("../../tests/data/minisign/signed.txt");
+    if let Ok(signed) = signature.verify(&mut signed, &[key]) {
+        assert!(["made for tests, prehashed", "made for tests, legacy"].contains(&signed.comment.as_str()), "{signed:?}");
     }
 }

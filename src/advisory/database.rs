@@ -75,7 +75,7 @@ pub struct SourceInfo {
 #[derive(Debug)]
 pub struct Database {
     path: PathBuf,
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 /// A row of `advisory` with one of its rows of `affected`.
@@ -148,6 +148,7 @@ impl Database {
         if u64::from(pages.max(header)) * u64::from(size) > metadata.len() {
             return Err(DatabaseError::Damaged { path: path.to_owned(), reason: "the file is cut short".to_owned() });
         }
+        super::trust::only_tables(&database.connection).map_err(bad)?;
         database.sources()?;
         Ok(database)
     }

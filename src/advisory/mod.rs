@@ -9,6 +9,7 @@ mod matching;
 mod osv;
 mod range;
 mod severity;
+pub mod trust;
 pub mod version;
 
 pub use assess::{Assessed, STALE_AFTER_DAYS, State, assess};

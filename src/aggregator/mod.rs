@@ -3,11 +3,15 @@
 //! A roof: it wires the gRPC service to the picture of the fleet, the store, the advisory database and the web. All decisions are
 //! the fleet's, which is plain data; this does what it says.
 
+pub mod advisories;
 mod fleet;
+pub mod incoming;
 mod merging;
 mod service;
+mod stamp;
 mod status;
-mod tokens;
+pub mod tls;
+pub mod tokens;
 mod who_has;
 
 use std::collections::HashMap;
@@ -200,7 +204,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     aggregator.rematch();
     tokio::select! {
         served = server.serve_with_incoming(nodes) => Ok(served?),
-        () = web::serve(api, routes, None) => Ok(()),
+        () = web::serve(api, routes) => Ok(()),
     }
 }
 

@@ -1,12 +1,22 @@
-//! Who may speak for which node: a file of names and hashes, one node a line.
+//! Who may speak for which node: one seam, and behind it a file of names and hashes, one token a line.
 //!
 //! A token is 32 random bytes, written in hexadecimal; the file holds its SHA-256, so that who reads the file can speak for nobody.
+//! A node may have several lines: a new token is added, the agent restarted with it, and the old line removed.
 
 use std::collections::HashMap;
-use std::io::{Read as _, Write as _};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use outcrop_proto::Digest;
+
+use super::stamp::Stamp;
+
+/// Largest file of tokens that is read, bytes: of 100,000 nodes, and more.
+const MAX_FILE: u64 = 64 << 20;
 
 /// Why tokens could not be read or made.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +27,7 @@ pub enum TokenError {
         /// Which file.
         path: PathBuf,
         /// What is the matter.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A line that is not `NODE sha256:HASH`.
     #[error("{path}:{line}: not \"NODE sha256:HASH\": make lines with outcrop token new NODE", path = .path.display())]
@@ -27,9 +37,57 @@ pub enum TokenError {
         /// Which line, from 1.
         line: usize,
     },
+    /// One token for two nodes.
+    #[error("{path}:{line}: the same token as another node's: make one for each with outcrop token new NODE", path = .path.display())]
+    Shared {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+    },
     /// A name that would not be one word of a line.
     #[error("{0:?} is no node's name: letters, digits, '-', '.' and '_', at most 253")]
     Name(String),
+}
+
+/// Whose token it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// The node that it speaks for.
+    pub node: String,
+    /// The token's digest, for [`Identify::still_valid`]. The token itself is not kept.
+    pub token: Digest,
+}
+
+/// Why nobody is let in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// The token is nobody's.
+    #[error("the token is none of this aggregator's: make one with outcrop token new NODE")]
+    Unknown,
+    /// Whoever knows could not be asked. Try again.
+    #[error("who the token is for cannot be found out at the moment: {0}")]
+    Unavailable(String),
+}
+
+/// An answer that may take time.
+pub type Identified<'a> = Pin<Box<dyn Future<Output = Result<Speaker, Denied>> + Send + 'a>>;
+
+/// Who can tell which node a token speaks for. A node speaks for itself only: what it says of another one is refused by who asks this.
+pub trait Identify: fmt::Debug + Send + Sync {
+    /// The node that `token` speaks for.
+    fn node<'a>(&'a self, token: &'a str) -> Identified<'a>;
+
+    /// Whether a stream that was let in with this token may go on. Asked for every stream, often: it answers from memory.
+    fn still_valid(&self, node: &str, token: &Digest) -> bool;
+
+    /// Looks whether what is known is still so. Called now and then, before [`Self::still_valid`]; it may read a file.
+    fn refresh(&self) {}
+
+    /// What is wrong with what tokens are looked up in, if anything is: what was known before is still used.
+    fn problem(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Hashes of tokens, with the node that each is for.
@@ -49,17 +107,23 @@ impl Tokens {
     /// # Errors
     /// When it cannot be read, or has a line that is none.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| TokenError::File { path: path.to_owned(), source })?;
-        let mut nodes = HashMap::new();
+        let file = |source| TokenError::File { path: path.to_owned(), source };
+        Self::parse(path, &read_text(path).map_err(file)?)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, TokenError> {
+        let mut nodes: HashMap<Digest, String> = HashMap::new();
         for (number, line) in text.lines().enumerate() {
             if line.trim().is_empty() || line.starts_with('#') {
                 continue;
             }
+            let (path, line_number) = (path.to_owned(), number + 1);
             let parsed = line.split_once(' ').filter(|(name, _)| is_name(name));
             let parsed = parsed.and_then(|(name, hash)| Some((name, hash.trim().parse::<Digest>().ok()?)));
-            let (name, hash) = parsed.ok_or(TokenError::Line { path: path.to_owned(), line: number + 1 })?;
-            nodes.insert(hash, name.to_owned());
+            let Some((name, hash)) = parsed else { return Err(TokenError::Line { path, line: line_number }) };
+            if nodes.insert(hash, name.to_owned()).is_some_and(|other| other != name) {
+                return Err(TokenError::Shared { path, line: line_number });
+            }
         }
         Ok(Self { nodes })
     }
@@ -67,6 +131,88 @@ impl Tokens {
     /// The node that `token` is for. Looked up by its hash, so that the time it takes tells nothing of the tokens there are.
     pub fn node(&self, token: &str) -> Option<String> {
         self.nodes.get(&Digest::of(token.as_bytes())).cloned()
+    }
+}
+
+/// Reads a file of bounded length.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE { Err(io::Error::other("too large")) } else { Ok(text) }
+}
+
+#[derive(Debug)]
+struct Known {
+    tokens: Tokens,
+    /// The file as it was when it was looked into.
+    seen: Option<Stamp>,
+    problem: Option<String>,
+}
+
+/// The file of tokens, read again when it changes. One that turns bad changes nothing but [`Identify::problem`].
+#[derive(Debug)]
+pub struct TokenFile {
+    path: PathBuf,
+    known: Mutex<Known>,
+}
+
+impl TokenFile {
+    /// Opens the file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has a line that is none.
+    pub fn open(path: &Path) -> Result<Self, TokenError> {
+        let seen = Stamp::of(path);
+        let known = Known { tokens: Tokens::read(path)?, seen, problem: None };
+        Ok(Self { path: path.to_owned(), known: Mutex::new(known) })
+    }
+
+    /// What is known, after a look at the file: one call of `stat`, where it did not change.
+    fn fresh(&self) -> MutexGuard<'_, Known> {
+        let mut known = self.known();
+        let now = Stamp::of(&self.path);
+        if known.seen != now {
+            let read = Tokens::read(&self.path);
+            // Written to while it was read: half of it is not all of it, and it is looked into again.
+            if Stamp::of(&self.path) != now {
+                return known;
+            }
+            known.seen = now;
+            match read {
+                Ok(tokens) => (known.tokens, known.problem) = (tokens, None),
+                Err(error) => {
+                    known.problem = Some(format!("{error}; the tokens that were read before it changed are used"))
+                }
+            }
+        }
+        known
+    }
+
+    /// Every change is one assignment: what is known stays right when somebody panics with it.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Identify for TokenFile {
+    fn node<'a>(&'a self, token: &'a str) -> Identified<'a> {
+        Box::pin(async move {
+            let token = Digest::of(token.as_bytes());
+            let node = self.fresh().tokens.nodes.get(&token).cloned();
+            node.map(|node| Speaker { node, token }).ok_or(Denied::Unknown)
+        })
+    }
+
+    fn still_valid(&self, node: &str, token: &Digest) -> bool {
+        self.known().tokens.nodes.get(token).is_some_and(|of| of == node)
+    }
+
+    fn refresh(&self) {
+        drop(self.fresh());
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.known().problem.clone()
     }
 }
 
@@ -80,15 +226,33 @@ pub fn make_token(path: &Path, node: &str) -> Result<String, TokenError> {
     }
     let file = |source| TokenError::File { path: path.to_owned(), source };
     let mut random = [0; 32];
-    std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).map_err(file)?;
+    File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).map_err(file)?;
     let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut out = std::fs::File::options().create(true).append(true).open(path).map_err(file)?;
-    writeln!(out, "{node} {}", Digest::of(token.as_bytes())).map_err(file)?;
+    let mut line = format!("{node} {}\n", Digest::of(token.as_bytes()));
+    let mut out = File::options().create(true).append(true).read(true).open(path).map_err(file)?;
+    if !ends_with_newline(&mut out).map_err(file)? {
+        line.insert(0, '\n');
+    }
+    // One write, so that who reads meanwhile sees all of the line or nothing.
+    out.write_all(line.as_bytes()).and_then(|()| out.sync_all()).map_err(file)?;
     Ok(token)
+}
+
+/// Whether a line may be appended as it is.
+fn ends_with_newline(file: &mut File) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -99,7 +263,7 @@ mod tests {
         let tokens = Tokens::read(&path).unwrap();
         assert_eq!(tokens.node(&one).as_deref(), Some("node-1"));
         assert_eq!(tokens.node(&two).as_deref(), Some("node-2"));
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
         assert!(!text.contains(&one), "the file does not hold the token");
         for other in ["", "node-1", text.split(' ').nth(1).unwrap().trim()] {
             assert_eq!(tokens.node(other), None);
@@ -110,8 +274,68 @@ mod tests {
     fn a_file_that_is_none_is_said_with_its_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
-        std::fs::write(&path, "# nodes\n\nnode-1 secret\n").unwrap();
+        fs::write(&path, "# nodes\n\nnode-1 secret\n").unwrap();
         assert!(Tokens::read(&path).unwrap_err().to_string().contains("tokens:3: not"));
         assert!(make_token(&path, "two words").is_err());
+    }
+
+    fn node(file: &TokenFile, token: &str) -> Result<String, Denied> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(file.node(token)).map(|speaker| speaker.node)
+    }
+
+    #[test]
+    fn a_node_changes_its_token_without_being_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens");
+        let old = make_token(&path, "node-1").unwrap();
+        let file = TokenFile::open(&path).unwrap();
+        assert_eq!(node(&file, &old).as_deref(), Ok("node-1"));
+        let first = fs::read_to_string(&path).unwrap();
+
+        let new = make_token(&path, "node-1").unwrap();
+        for token in [&old, &new] {
+            assert_eq!(node(&file, token).as_deref(), Ok("node-1"));
+        }
+        let digest = |token: &str| Digest::of(token.as_bytes());
+        let both = fs::read_to_string(&path).unwrap();
+        fs::write(&path, both.strip_prefix(&first).unwrap()).unwrap();
+        assert!(file.still_valid("node-1", &digest(&old)), "nobody has looked");
+        file.refresh();
+        assert!(!file.still_valid("node-1", &digest(&old)), "its streams end");
+        assert!(file.still_valid("node-1", &digest(&new)));
+        assert!(!file.still_valid("node-2", &digest(&new)), "of another node");
+        assert_eq!(node(&file, &old), Err(Denied::Unknown));
+    }
+
+    #[test]
+    fn a_file_that_turns_bad_changes_nothing_and_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens");
+        let token = make_token(&path, "node-1").unwrap();
+        let good = fs::read_to_string(&path).unwrap();
+        let file = TokenFile::open(&path).unwrap();
+        let twice = format!("{good}node-2 {}", good.split(' ').nth(1).unwrap());
+        for (bad, reason) in [("node-1 half", "tokens:1: not"), (twice.as_str(), "tokens:2: the same token")] {
+            fs::write(&path, bad).unwrap();
+            assert_eq!(node(&file, &token).as_deref(), Ok("node-1"));
+            assert!(file.problem().unwrap().contains(reason), "{:?}", file.problem());
+        }
+        fs::remove_file(&path).unwrap();
+        file.refresh();
+        assert_eq!(node(&file, &token).as_deref(), Ok("node-1"));
+        assert!(file.problem().unwrap().contains("No such file"));
+        fs::write(&path, &good).unwrap();
+        file.refresh();
+        assert_eq!(file.problem(), None);
+    }
+
+    #[test]
+    fn a_token_is_added_to_a_file_whose_last_line_does_not_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens");
+        fs::write(&path, "# by hand").unwrap();
+        let token = make_token(&path, "node-1").unwrap();
+        assert_eq!(Tokens::read(&path).unwrap().node(&token).as_deref(), Some("node-1"));
     }
 }

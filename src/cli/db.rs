@@ -2,14 +2,20 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
+use outcrop_proto::Digest;
+use sha2::{Digest as _, Sha256};
 
 use super::client::Server;
 use super::table::table;
 use super::text::escape;
 use super::{Exit, Fatal, print};
+use crate::advisory::trust::{PublicKey, Signature, signature_beside, signature_path};
 use crate::advisory::{self, Database};
 
 /// How many unusable records are told one by one.
@@ -40,7 +46,7 @@ enum Command {
         /// The database
         file: PathBuf,
     },
-    /// Put a database in the place of the one that an aggregator uses; no node reads anything for it
+    /// Put a database in the place of the one that an aggregator uses, with the signature beside it; no node reads anything for it
     Push {
         /// The database
         file: PathBuf,
@@ -49,6 +55,14 @@ enum Command {
         allow_shrink: bool,
         #[command(flatten)]
         server: Server,
+    },
+    /// Check who signed a database; the signature lies beside it as FILE.minisig
+    Verify {
+        /// The database
+        file: PathBuf,
+        /// A minisign public key, as base64 or as a .pub file; may be given again
+        #[arg(long, value_name = "KEY", required = true)]
+        key: Vec<String>,
     },
 }
 
@@ -84,7 +98,25 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
                 .into_iter()
                 .map(|source| vec![source.ecosystem, source.records.to_string(), source.newest, source.origins])
                 .collect();
+            print(&format!("{}\n\n", digest(&file)?))?;
             print(&table(&["SOURCE", "RECORDS", "NEWEST", "FROM"], &rows))?;
+        }
+        Command::Verify { file, key } => {
+            let failed = |error: advisory::trust::TrustError| Fatal::failed(error.to_string());
+            let keys: Vec<PublicKey> =
+                key.iter().map(|key| PublicKey::from_argument(key)).collect::<Result<_, _>>().map_err(failed)?;
+            let signature = signature_beside(&file).map_err(failed)?.ok_or_else(|| {
+                Fatal::failed(format!(
+                    "{} is not signed: there is no {}",
+                    file.display(),
+                    signature_path(&file).display()
+                ))
+            })?;
+            let wrong = |reason: String| Fatal::failed(format!("{}: {reason}", file.display()));
+            let signature = Signature::parse(&signature).map_err(|error| wrong(error.to_string()))?;
+            let mut reader = File::open(&file).map_err(|error| wrong(error.to_string()))?;
+            let signed = signature.verify(&mut reader, &keys).map_err(|error| wrong(error.to_string()))?;
+            print(&format!("{}: signed with key {}: {}\n", file.display(), signed.key, escape(&signed.comment)))?;
         }
     }
     Ok(Exit::Done)
@@ -94,11 +126,32 @@ fn push(path: &Path, allow_shrink: bool, server: &Server) -> Result<(), Fatal> {
     let client = server.connect()?;
     let file = File::open(path).map_err(|error| Fatal::failed(format!("{}: {error}", path.display())))?;
     let query = [("allow-shrink".to_owned(), allow_shrink.to_string())];
-    let answer = client.post("/api/v1/database", &query, "application/vnd.sqlite3", file)?;
+    let signature = signature_beside(path).map_err(|error| Fatal::failed(error.to_string()))?;
+    let signature = signature.map(|signature| STANDARD.encode(signature));
+    let mut headers = vec![("Content-Type", "application/vnd.sqlite3")];
+    headers.extend(signature.as_deref().map(|signature| ("Outcrop-Signature", signature)));
+    let answer = client.post("/api/v1/database", &query, &headers, file)?;
     let digest = escape(answer["digest"].as_str().unwrap_or_default()).into_owned();
     let told = match super::ask::rematch(&answer["rematch"]) {
         Some(rematch) => format!("{digest}: {rematch}\n"),
         None => format!("{digest} was in use already: nothing changed\n"),
     };
     print(&told)
+}
+
+/// The digest of a file.
+fn digest(path: &Path) -> Result<Digest, Fatal> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut read = || -> std::io::Result<()> {
+        let mut file = File::open(path)?;
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(()),
+                count => hash.update(buffer.get(..count).unwrap_or_default()),
+            }
+        }
+    };
+    read().map_err(|error| Fatal::failed(format!("{}: {error}", path.display())))?;
+    Ok(Digest(hash.finalize().into()))
 }

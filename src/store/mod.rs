@@ -2,6 +2,8 @@
 //!
 //! One SQLite file. Whatever a method acknowledged is on the disk (`synchronous = FULL`): it survives a kill and a power loss.
 
+pub mod volume;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -1,13 +1,16 @@
 //! The routes below `/api/v1`.
 
+use std::path::Path;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::{Body, HttpBody as _};
-use axum::extract::{Extension, Path, State};
+use axum::extract::{self, Extension, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::{Router, extract};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use outcrop_proto::Digest;
 use serde::Serialize;
 use tokio::io::AsyncWriteExt as _;
@@ -22,6 +25,12 @@ use super::{Api, openapi};
 
 /// How long the next bytes of a file that is pushed may take to come.
 const PUSH_PAUSE: Duration = Duration::from_secs(30);
+
+/// The header that carries the signature of a database that is pushed.
+pub(super) const SIGNATURE: &str = "outcrop-signature";
+
+/// Most bytes of a signature.
+const MAX_SIGNATURE: usize = 4 << 10;
 
 /// What an answer to a question is, or why there is none.
 type Answer = Result<Response, Problem>;
@@ -102,10 +111,10 @@ async fn status(State(api): State<Api>, Extension(caller): Extension<Caller>, he
 }
 
 /// A word of the path.
-type Word = Result<Path<String>, extract::rejection::PathRejection>;
+type Word = Result<extract::Path<String>, extract::rejection::PathRejection>;
 
 fn word(word: Word) -> Result<String, Problem> {
-    word.map(|Path(word)| word).map_err(|error| Problem::question(error.body_text()))
+    word.map(|extract::Path(word)| word).map_err(|error| Problem::question(error.body_text()))
 }
 
 async fn advisory(
@@ -130,7 +139,13 @@ async fn who_has(State(api): State<Api>, Extension(caller): Extension<Caller>, h
     answer(&caller, &headers, &api.source.who_has(&caller.scope, &question, &list).await?)
 }
 
-async fn push_database(State(api): State<Api>, Extension(caller): Extension<Caller>, uri: Uri, body: Body) -> Answer {
+async fn push_database(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Answer {
     caller.may(Right::PushDatabase)?;
     let allow_shrink = match Parameters::of(&uri, &["allow-shrink"])?.take("allow-shrink").as_deref() {
         None | Some("false") => false,
@@ -140,25 +155,43 @@ async fn push_database(State(api): State<Api>, Extension(caller): Extension<Call
     let Ok(_one) = api.push.try_acquire() else {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "another database is being pushed; try again"));
     };
-    let file = receive(&api, body).await?;
-    let pushed = api.source.push_database(&caller.name, file.to_path_buf(), allow_shrink).await?;
+    let signature = signature(&headers)?;
+    let place = tempfile::TempDir::new_in(&api.config.uploads).map_err(|error| unkept(&api, &error))?;
+    let file = place.path().join("advisories.db");
+    receive(&api, body, &file).await?;
+    if let Some(signature) = signature {
+        let path = place.path().join("advisories.db.minisig");
+        tokio::fs::write(path, signature).await.map_err(|error| unkept(&api, &error))?;
+    }
+    let pushed = api.source.push_database(&caller.name, file, allow_shrink).await?;
     done(&pushed)
 }
 
-/// Writes a body into a file, as it comes. The file goes when the path that is returned is dropped.
-async fn receive(api: &Api, body: Body) -> Result<tempfile::TempPath, Problem> {
+/// The signature that is pushed with a database: what its `.minisig` holds, in base64.
+fn signature(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Problem> {
+    let Some(value) = headers.get(SIGNATURE) else { return Ok(None) };
+    let signature = STANDARD.decode(value.as_bytes()).ok().filter(|signature| signature.len() <= MAX_SIGNATURE);
+    let wrong =
+        || Problem::question(format!("{SIGNATURE}: not a signature file of at most {MAX_SIGNATURE} bytes, in base64"));
+    signature.map(Some).ok_or_else(wrong)
+}
+
+/// What is pushed could not be kept.
+fn unkept(api: &Api, error: &std::io::Error) -> Problem {
+    let detail = format!("keeping what is pushed in {}: {error}", api.config.uploads.display());
+    Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
+}
+
+/// Writes a body into a file, as it comes.
+async fn receive(api: &Api, body: Body, path: &Path) -> Result<(), Problem> {
     let limit = api.config.max_upload;
-    let fail = |error: std::io::Error| {
-        let detail = format!("keeping what is pushed in {}: {error}", api.config.uploads.display());
-        Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
-    };
+    let fail = |error: std::io::Error| unkept(api, &error);
     let too_large =
         || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("more than {limit} bytes; the limit is configurable"));
     if body.size_hint().lower() > limit {
         return Err(too_large());
     }
-    let (file, path) = tempfile::NamedTempFile::new_in(&api.config.uploads).map_err(fail)?.into_parts();
-    let mut file = tokio::fs::File::from_std(file);
+    let mut file = tokio::fs::File::create_new(path).await.map_err(fail)?;
     let mut size = 0;
     let mut pieces = body.into_data_stream();
     loop {
@@ -176,7 +209,7 @@ async fn receive(api: &Api, body: Body) -> Result<tempfile::TempPath, Problem> {
     if size == 0 {
         return Err(Problem::question("the body is empty; it has to be the database"));
     }
-    Ok(path)
+    Ok(())
 }
 
 async fn distrust(state: State<Api>, caller: Extension<Caller>, name: Word, uri: Uri) -> Answer {

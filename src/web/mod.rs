@@ -2,7 +2,7 @@
 //!
 //! [`routes`] is everything that can be asked, [`serve`] the connections that it is asked over. Who may ask what is [`Authorizer`]'s, what is
 //! answered [`Source`]'s. Below `/api/v1` everything is JSON, described by `/api/v1/openapi.json`; errors are `application/problem+json`. Strings
-//! from images and feeds are plain data there, and escaped in HTML ([`escape`]) and in metrics.
+//! from images and feeds are plain data there, and escaped in HTML and in metrics.
 
 mod access;
 mod api;
@@ -17,7 +17,6 @@ mod problem;
 mod query;
 mod serve;
 mod source;
-mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,7 +41,6 @@ pub use model::{
 pub use problem::Problem;
 pub use serve::serve;
 pub use source::{Failure, Future, List, Scope, Source};
-pub use tls::{Certificates, TlsError};
 
 /// Questions that are answered at a time.
 const TURNS: usize = 64;

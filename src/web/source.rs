@@ -68,7 +68,8 @@ pub trait Source: Send + Sync {
     fn advisory<'a>(&'a self, scope: &'a Scope, id: &'a str) -> Future<'a, AdvisoryItem>;
     /// Who has a package or a problem. `limit` and `cursor` as in a list.
     fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, Page<HasItem>>;
-    /// Takes the advisory database in `file`, which `who` has pushed, and matches everything against it.
+    /// Takes the advisory database in `file`, which `who` has pushed, and matches everything against it. A signature that came with it lies
+    /// beside it, as `FILE.minisig`. What is still there afterwards is removed.
     fn push_database<'a>(&'a self, who: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed>;
     /// Believes a node no more, or again. Returns how many layers have to be read again.
     fn distrust<'a>(&'a self, node: &'a str, distrusted: bool) -> Future<'a, u64>;

@@ -24,8 +24,18 @@ pub(super) struct Fake {
     pub(super) nodes: usize,
     /// How many containers; all but the first are honest.
     pub(super) containers: usize,
-    /// Databases that were pushed: who, how many bytes, whether it may shrink, where it lay.
-    pub(super) pushed: Arc<Mutex<Vec<(String, usize, bool, PathBuf)>>>,
+    /// Databases that were pushed.
+    pub(super) pushed: Arc<Mutex<Vec<Push>>>,
+}
+
+/// A database that was pushed.
+#[derive(Debug)]
+pub(super) struct Push {
+    pub(super) who: String,
+    pub(super) size: usize,
+    pub(super) allow_shrink: bool,
+    pub(super) path: PathBuf,
+    pub(super) signature: Option<Vec<u8>>,
 }
 
 impl Fake {
@@ -47,9 +57,9 @@ impl Fake {
             cataloguers: 7,
             cage: if hostile { HOSTILE } else { "landlock, seccomp" }.to_owned(),
             marks: !hostile,
-            attached: number % 10 != 0,
+            attached: !number.is_multiple_of(10),
             distrusted: hostile,
-            silent_seconds: if number % 10 == 0 { 4000 } else { 1 },
+            silent_seconds: if number.is_multiple_of(10) { 4000 } else { 1 },
             containers: 2,
             layers_read: 3,
             agent: (number != 1).then(|| AgentItem {
@@ -99,7 +109,7 @@ impl Fake {
             containerd_namespace: "k8s.io".to_owned(),
             id: format!("{number:064x}"),
             name: name("app", number),
-            namespace: Some(if number % 2 == 0 { "shop" } else { "bank" }.to_owned()),
+            namespace: Some(if number.is_multiple_of(2) { "shop" } else { "bank" }.to_owned()),
             pod: Some(name("pod", number)),
             image: name("registry.example/app", number),
             stack: Some(format!("sha256:{:064x}", number % 3)),
@@ -205,7 +215,7 @@ impl Fake {
 
 /// Namespaces take turns.
 fn self_namespace(number: usize) -> Option<&'static str> {
-    Some(if number % 2 == 0 { "shop" } else { "bank" })
+    Some(if number.is_multiple_of(2) { "shop" } else { "bank" })
 }
 
 /// The name of the first is the attacker's.
@@ -378,7 +388,9 @@ impl Source for Fake {
         let Ok(bytes) = std::fs::read(&file) else {
             return ready(Err(Failure::Store("the file is not there".to_owned())));
         };
-        self.pushed.lock().unwrap().push((who.to_owned(), bytes.len(), allow_shrink, file));
+        let signature = std::fs::read(file.with_extension("db.minisig")).ok();
+        let push = Push { who: who.to_owned(), size: bytes.len(), allow_shrink, path: file, signature };
+        self.pushed.lock().unwrap().push(push);
         if bytes.starts_with(b"shrunk") && !allow_shrink {
             return ready(Err(Failure::Refused(format!("{HOSTILE} has far fewer records: --allow-shrink takes it"))));
         }

@@ -1,0 +1,520 @@
+//! The keeper of the advisory database: takes a file that is offered, or does not, and keeps the good one.
+//!
+//! What is taken is copied into a directory of our own under its digest: a watched file that turns bad, is removed or changes while it
+//! is read harms nothing, and a restart finds what there was. All of it blocks; call it where that is allowed.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use outcrop_proto::Digest;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::stamp::Stamp;
+use crate::advisory::trust::{
+    self, MAX_SHRINK_PERCENT, PublicKey, Regression, Signature, Signed, TrustError, regressions,
+};
+use crate::advisory::{Database, DatabaseError, SourceInfo};
+
+/// What says which copy is the one in use.
+const RECORD: &str = "current.json";
+
+/// Copies that are not whole yet; what a crash leaves of them is removed at the next start.
+const INCOMING: &str = ".incoming-";
+
+/// What the operator demands of a database.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Keys that it may be signed with.
+    pub keys: Vec<PublicKey>,
+    /// Whether one without a signature is refused.
+    pub require_signature: bool,
+    /// Largest file that is copied, bytes.
+    pub max_size: u64,
+    /// How many per cent fewer records a source may have.
+    pub max_shrink_percent: u8,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { keys: Vec::new(), require_signature: false, max_size: 4 << 30, max_shrink_percent: MAX_SHRINK_PERCENT }
+    }
+}
+
+/// Why databases cannot be kept at all.
+#[derive(Debug, thiserror::Error)]
+pub enum AdvisoriesError {
+    /// The directory.
+    #[error("keeping advisory databases in {path}: {source}", path = .path.display())]
+    Directory {
+        /// Which one.
+        path: PathBuf,
+        /// What is the matter.
+        source: io::Error,
+    },
+    /// A signature is demanded that nothing could verify.
+    #[error("a signature is demanded of advisory databases, and no key is trusted: configure one")]
+    NoKey,
+}
+
+/// Why a database was not taken. The one in use was kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The file could not be read.
+    #[error("{file}: {source}", file = .file.display())]
+    File {
+        /// What was offered.
+        file: PathBuf,
+        /// What is the matter.
+        source: io::Error,
+    },
+    /// It is too large.
+    #[error("{file} is larger than {limit} bytes, the most that is taken", file = .file.display())]
+    TooLarge {
+        /// What was offered.
+        file: PathBuf,
+        /// The bound.
+        limit: u64,
+    },
+    /// It was written to, or replaced, while it was copied.
+    #[error(
+        "{file} changed while it was copied: write it under another name beside it and rename it, as outcrop db build does",
+        file = .0.display()
+    )]
+    Changing(PathBuf),
+    /// It is no database, or a damaged one.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// It has to be signed.
+    #[error("{file} is not signed, and has to be: there is no {signature}", file = .0.display(), signature = trust::signature_path(.0).display())]
+    Unsigned(PathBuf),
+    /// Its signature is not one that is trusted.
+    #[error("{file}: {reason}", file = .file.display())]
+    Signature {
+        /// What was offered.
+        file: PathBuf,
+        /// What is the matter.
+        reason: TrustError,
+    },
+    /// It says less than the one in use.
+    #[error("{file}: {}; if that is meant, outcrop db push --allow-shrink {file}", told(.regressions), file = .file.display())]
+    Shrinks {
+        /// What was offered.
+        file: PathBuf,
+        /// In what it says less; at least one.
+        regressions: Vec<Regression>,
+    },
+    /// The copy could not be kept: the volume is full, if nothing else.
+    #[error("keeping a copy in {path}: {source}", path = .path.display())]
+    Keep {
+        /// Our directory.
+        path: PathBuf,
+        /// What is the matter.
+        source: io::Error,
+    },
+}
+
+/// The first few of what is wrong, and how many more there are.
+fn told(regressions: &[Regression]) -> String {
+    let mut parts: Vec<String> = regressions.iter().take(3).map(ToString::to_string).collect();
+    if let Some(more) = regressions.len().checked_sub(3).filter(|more| *more > 0) {
+        parts.push(format!("and {more} more"));
+    }
+    parts.join("; ")
+}
+
+/// The database that is matched against. Its file is there for as long as anybody holds this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Current {
+    /// Digest of the file.
+    pub digest: Digest,
+    /// Our own copy, which never changes.
+    pub path: PathBuf,
+    /// Who brought it.
+    pub brought_by: String,
+    /// When.
+    pub brought_at: jiff::Timestamp,
+    /// The key that it is signed with, where that was verified.
+    pub signed_by: Option<Signed>,
+    /// What is in it.
+    pub sources: Vec<SourceInfo>,
+}
+
+/// What came of a database that was offered and not refused.
+#[derive(Clone, Debug)]
+pub enum Offer {
+    /// It is in use already, or is a watched file that was taken before and has been replaced by something else since.
+    Same,
+    /// It is in use from now on.
+    New(Arc<Current>),
+}
+
+/// `current.json`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Record {
+    digest: String,
+    file: String,
+    brought_by: String,
+    brought_at: jiff::Timestamp,
+    signed_by: Option<String>,
+    /// The last watched file that was taken: a restart does not bring it back over what was pushed since.
+    #[serde(default)]
+    watched: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    current: Option<Arc<Current>>,
+    /// The watched file that was taken last.
+    watched: Option<Digest>,
+    /// Those before, which somebody may still read.
+    former: Vec<Weak<Current>>,
+    refused: Option<String>,
+    /// The watched file and its signature, as they were when they were looked at.
+    seen: Option<(PathBuf, Option<Stamp>, Option<Stamp>)>,
+}
+
+/// The keeper.
+#[derive(Debug)]
+pub struct Advisories {
+    directory: PathBuf,
+    policy: Policy,
+    state: Mutex<State>,
+    /// One file is looked into at a time; who only asks what is current does not wait for it.
+    offering: Mutex<()>,
+}
+
+/// A lock whose data stays right when somebody panics with it: every change of it is one assignment or call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A copy on its way into the directory. It removes itself unless it is kept.
+struct Incoming {
+    copy: tempfile::NamedTempFile,
+    digest: Digest,
+}
+
+impl Advisories {
+    /// Opens the directory, which is made where it is missing, and takes up the database that was in use. One that is damaged, or that the policy
+    /// does not allow any more, is not used, and [`Self::refused`] says why.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, or the policy demands what it cannot verify.
+    pub fn open(directory: &Path, policy: Policy) -> Result<Self, AdvisoriesError> {
+        if policy.require_signature && policy.keys.is_empty() {
+            return Err(AdvisoriesError::NoKey);
+        }
+        let wrap = |source| AdvisoriesError::Directory { path: directory.to_owned(), source };
+        fs::create_dir_all(directory).map_err(wrap)?;
+        let opened =
+            Self { directory: directory.to_owned(), policy, state: Mutex::default(), offering: Mutex::default() };
+        match fs::read(directory.join(RECORD)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(wrap(error)),
+            Ok(bytes) => {
+                let mut state = lock(&opened.state);
+                match opened.take_up(&bytes) {
+                    Ok((current, watched)) => (state.current, state.watched) = (Some(Arc::new(current)), watched),
+                    Err(reason) => state.refused = Some(format!("the database that was kept is not used: {reason}")),
+                }
+            }
+        }
+        // What is kept and not used stays: somebody may want to see what is wrong with it. The next one that is taken removes it.
+        if opened.current().is_some() {
+            opened.sweep();
+        }
+        Ok(opened)
+    }
+
+    /// The database that `current.json` names, looked into as if it were offered.
+    fn take_up(&self, record: &[u8]) -> Result<(Current, Option<Digest>), String> {
+        let damaged = |reason: &str| format!("{}: {reason}", self.directory.join(RECORD).display());
+        let record: Record = serde_json::from_slice(record).map_err(|error| damaged(&error.to_string()))?;
+        let digest: Digest = record.digest.parse().map_err(|_| damaged("no digest"))?;
+        if record.file != file_name(&digest) {
+            return Err(damaged("the file's name is not that of its digest"));
+        }
+        let path = self.directory.join(&record.file);
+        let file = |error: io::Error| format!("{}: {error}", path.display());
+        let mut hash = Sha256::new();
+        let mut reader = File::open(&path).map_err(file)?;
+        copy(&mut reader, u64::MAX, |piece| {
+            hash.update(piece);
+            Ok(())
+        })
+        .map_err(file)?;
+        if Digest(hash.finalize().into()) != digest {
+            return Err(file(io::Error::other("it is not what was copied there; the disk has changed it")));
+        }
+        let signature = trust::signature_beside(&path).map_err(|error| error.to_string())?;
+        let signed_by = self.verify(&path, &path, signature.as_deref()).map_err(|error| error.to_string())?;
+        let database = Database::open(&path).map_err(|error| error.to_string())?;
+        let sources = database.sources().map_err(|error| error.to_string())?;
+        let watched = record.watched.and_then(|digest| digest.parse().ok());
+        let Record { brought_by, brought_at, .. } = record;
+        Ok((Current { digest, path, brought_by, brought_at, signed_by, sources }, watched))
+    }
+
+    /// The database in use.
+    pub fn current(&self) -> Option<Arc<Current>> {
+        lock(&self.state).current.clone()
+    }
+
+    /// Why the file that was offered last was refused, if it was.
+    pub fn refused(&self) -> Option<String> {
+        lock(&self.state).refused.clone()
+    }
+
+    /// Takes `file`, which `by` brings, if it is good. `signature` is what its `.minisig` holds.
+    ///
+    /// # Errors
+    /// When it is refused; then the one in use stays.
+    pub fn offer(&self, file: &Path, signature: Option<&[u8]>, by: &str, allow_shrink: bool) -> Result<Offer, Refusal> {
+        self.consider(file, signature, by, allow_shrink, false)
+    }
+
+    /// Looks at the file that the operator named: takes it if it has changed since the last look, and is good. The signature lies beside
+    /// it. `None` where nothing has changed, which costs two calls of `stat`, also after it was refused.
+    pub fn watch(&self, path: &Path) -> Option<Result<Offer, Refusal>> {
+        let now = (path.to_owned(), Stamp::of(path), Stamp::of(&trust::signature_path(path)));
+        {
+            let mut state = lock(&self.state);
+            let is_seen = state.seen.as_ref() == Some(&now);
+            state.seen = Some(now);
+            if is_seen {
+                let is_to_sweep = !state.former.is_empty();
+                drop(state);
+                // Not while a copy is on its way.
+                if let Some(_nothing_is_offered) = self.offering.try_lock().ok().filter(|_| is_to_sweep) {
+                    self.sweep();
+                }
+                return None;
+            }
+        }
+        let refuse = |refusal: Refusal| {
+            lock(&self.state).refused = Some(refusal.to_string());
+            Err(refusal)
+        };
+        Some(match trust::signature_beside(path) {
+            Ok(signature) => {
+                let by = format!("watched file {}", path.display());
+                self.consider(path, signature.as_deref(), &by, false, true)
+            }
+            Err(reason) => refuse(Refusal::Signature { file: path.to_owned(), reason }),
+        })
+    }
+
+    fn consider(
+        &self,
+        file: &Path,
+        signature: Option<&[u8]>,
+        by: &str,
+        allow_shrink: bool,
+        watched: bool,
+    ) -> Result<Offer, Refusal> {
+        let _one_at_a_time = lock(&self.offering);
+        let outcome = self.take(file, signature, by, allow_shrink, watched);
+        lock(&self.state).refused = outcome.as_ref().err().map(ToString::to_string);
+        self.sweep();
+        outcome
+    }
+
+    fn take(
+        &self,
+        file: &Path,
+        signature: Option<&[u8]>,
+        by: &str,
+        allow_shrink: bool,
+        watched: bool,
+    ) -> Result<Offer, Refusal> {
+        let Incoming { copy, digest } = self.copy(file)?;
+        let (current, taken_before) = {
+            let state = lock(&self.state);
+            (state.current.clone(), state.watched)
+        };
+        let signed_by = self.verify(copy.path(), file, signature)?;
+        let watched_last = if watched { Some(digest) } else { taken_before };
+        let same = current.as_ref().filter(|current| current.digest == digest);
+        let says_no_more = signed_by.is_none() || same.is_some_and(|current| current.signed_by == signed_by);
+        if (same.is_some() && says_no_more)
+            || (same.is_none() && current.is_some() && watched && taken_before == watched_last)
+        {
+            lock(&self.state).watched = watched_last;
+            return Ok(Offer::Same);
+        }
+        let renamed = |error| name_it(error, file);
+        let database = Database::open(copy.path()).map_err(renamed)?;
+        database.check().map_err(renamed)?;
+        let sources = database.sources().map_err(renamed)?;
+        drop(database);
+        if let Some(current) = current.as_ref().filter(|_| !allow_shrink) {
+            let regressions = regressions(&current.sources, &sources, self.policy.max_shrink_percent);
+            if !regressions.is_empty() {
+                return Err(Refusal::Shrinks { file: file.to_owned(), regressions });
+            }
+        }
+        let taken = Arc::new(Current {
+            digest,
+            path: self.directory.join(file_name(&digest)),
+            brought_by: same.map_or(by, |same| &same.brought_by).to_owned(),
+            brought_at: same.map_or_else(jiff::Timestamp::now, |same| same.brought_at),
+            signed_by,
+            sources,
+        });
+        let signature = signature.filter(|_| taken.signed_by.is_some());
+        self.keep(copy, &taken, signature, watched_last)
+            .map_err(|source| Refusal::Keep { path: self.directory.clone(), source })?;
+        let mut state = lock(&self.state);
+        state.watched = watched_last;
+        let former = state.current.replace(Arc::clone(&taken));
+        state.former.extend(former.iter().map(Arc::downgrade));
+        // The same bytes, now with a signature, or by another key: nothing has to be matched again.
+        Ok(if same.is_some() { Offer::Same } else { Offer::New(taken) })
+    }
+
+    /// Copies what one open handle reads, and makes sure that it was not changed under it.
+    fn copy(&self, file: &Path) -> Result<Incoming, Refusal> {
+        let unread = |source| Refusal::File { file: file.to_owned(), source };
+        let unkept = |source| Refusal::Keep { path: self.directory.clone(), source };
+        // Not blocking: a pipe in the file's place would wait for a writer.
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
+        let handle = rustix::fs::open(file, flags, rustix::fs::Mode::empty()).map_err(|error| unread(error.into()))?;
+        let mut handle = File::from(handle);
+        let before = handle.metadata().map_err(unread)?;
+        if !before.is_file() {
+            return Err(unread(io::Error::other("not a regular file")));
+        }
+        let limit = self.policy.max_size;
+        if before.size() > limit {
+            return Err(Refusal::TooLarge { file: file.to_owned(), limit });
+        }
+        let mut copied = tempfile::Builder::new().prefix(INCOMING).tempfile_in(&self.directory).map_err(unkept)?;
+        let mut hash = Sha256::new();
+        let mut kept = Ok(());
+        let length = copy(&mut handle, limit.saturating_add(1), |piece| {
+            hash.update(piece);
+            kept = copied.write_all(piece);
+            kept.as_ref().map(|()| ()).map_err(|error| error.kind().into())
+        });
+        kept.map_err(unkept)?;
+        let length = length.map_err(unread)?;
+        if length > limit {
+            return Err(Refusal::TooLarge { file: file.to_owned(), limit });
+        }
+        let after = handle.metadata().map_err(unread)?;
+        let is_still = Stamp::from(&after) == Stamp::from(&before) && length == before.size();
+        if !is_still || Stamp::of(file) != Some(Stamp::from(&before)) {
+            return Err(Refusal::Changing(file.to_owned()));
+        }
+        Ok(Incoming { copy: copied, digest: Digest(hash.finalize().into()) })
+    }
+
+    /// Verifies the signature of our copy, as far as the policy asks for one; `file` is what it is called in a refusal.
+    fn verify(&self, copy: &Path, file: &Path, signature: Option<&[u8]>) -> Result<Option<Signed>, Refusal> {
+        let refuse = |reason| Refusal::Signature { file: file.to_owned(), reason };
+        let signature = match signature {
+            None if self.policy.require_signature => return Err(Refusal::Unsigned(file.to_owned())),
+            // Without a key it says nothing.
+            Some(bytes) if !self.policy.keys.is_empty() => Signature::parse(bytes).map_err(refuse)?,
+            _ => return Ok(None),
+        };
+        let mut reader = File::open(copy).map_err(|error| refuse(TrustError::Read(error)))?;
+        signature.verify(&mut reader, &self.policy.keys).map(Some).map_err(refuse)
+    }
+
+    /// Puts the copy and what is known of it on the disk, in an order that a power loss at any moment leaves right.
+    fn keep(
+        &self,
+        copy: tempfile::NamedTempFile,
+        current: &Current,
+        signature: Option<&[u8]>,
+        watched: Option<Digest>,
+    ) -> io::Result<()> {
+        copy.as_file().sync_all()?;
+        match signature {
+            Some(bytes) => self.replace(&trust::signature_path(&current.path), bytes)?,
+            None => match fs::remove_file(trust::signature_path(&current.path)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            },
+        }
+        copy.persist(&current.path).map_err(|error| error.error)?;
+        let directory = File::open(&self.directory)?;
+        directory.sync_all()?;
+        let record = Record {
+            digest: current.digest.to_string(),
+            file: file_name(&current.digest),
+            brought_by: current.brought_by.clone(),
+            brought_at: current.brought_at,
+            signed_by: current.signed_by.as_ref().map(|signed| signed.key.clone()),
+            watched: watched.map(|digest| digest.to_string()),
+        };
+        self.replace(&self.directory.join(RECORD), &serde_json::to_vec_pretty(&record)?)?;
+        directory.sync_all()
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = tempfile::Builder::new().prefix(INCOMING).tempfile_in(&self.directory)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map(|_| ()).map_err(|error| error.error)
+    }
+
+    /// Removes copies that are not in use and that nobody reads any more. What cannot be removed is tried again later.
+    fn sweep(&self) {
+        let mut state = lock(&self.state);
+        state.former.retain(|former| former.strong_count() > 0);
+        let in_use: Vec<Arc<Current>> =
+            state.former.iter().filter_map(Weak::upgrade).chain(state.current.clone()).collect();
+        let Ok(entries) = fs::read_dir(&self.directory) else { return };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let is_copy = name.ends_with(".db") || name.ends_with(".db.minisig");
+            let is_ours = is_copy && name.len() > 64 || name.starts_with(INCOMING);
+            let is_used = in_use.iter().any(|used| path == used.path || path == trust::signature_path(&used.path));
+            if is_ours && !is_used {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+fn file_name(digest: &Digest) -> String {
+    let text = digest.to_string();
+    format!("{}.db", text.trim_start_matches("sha256:"))
+}
+
+/// Hands everything that `from` has, and no more than `limit` bytes, to `take` in pieces.
+fn copy(from: &mut File, limit: u64, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut length = 0;
+    let mut from = from.take(limit);
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(length),
+            Ok(count) => {
+                take(buffer.get(..count).unwrap_or_default())?;
+                length += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The error of our copy, told of the file that was offered.
+fn name_it(error: DatabaseError, file: &Path) -> DatabaseError {
+    let path = file.to_owned();
+    match error {
+        DatabaseError::Missing(_) => DatabaseError::Missing(path),
+        DatabaseError::NotADatabase { reason, .. } => DatabaseError::NotADatabase { path, reason },
+        DatabaseError::Format { found, .. } => DatabaseError::Format { path, found },
+        DatabaseError::Damaged { reason, .. } => DatabaseError::Damaged { path, reason },
+    }
+}

@@ -1,0 +1,244 @@
+//! Real sockets, and clients that misbehave.
+
+use std::fs;
+use std::path::PathBuf;
+
+use outcrop_proto::wire::v1;
+use outcrop_proto::wire::v1::collector_server::{Collector, CollectorServer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream as ClientStream;
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::*;
+
+/// A certificate on the disk.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> (Self, String) {
+        let files = Self(tempfile::tempdir().unwrap());
+        let authority = files.renew();
+        (files, authority)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Puts another certificate into the files, and returns what it is trusted by.
+    fn renew(&self) -> String {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(self.at("cert"), made.cert.pem()).unwrap();
+        fs::write(self.at("key"), made.signing_key.serialize_pem()).unwrap();
+        made.cert.pem()
+    }
+
+    fn open(&self) -> Arc<Certificate> {
+        Certificate::open(&self.at("cert"), &self.at("key")).unwrap()
+    }
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Connects from an address of the loopback.
+async fn connect(from: &str, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+async fn shake(stream: TcpStream, authority: &str) -> io::Result<ClientStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream).await
+}
+
+/// Sends back what comes, on every connection.
+fn echo(mut incoming: Incoming, identify: bool) -> Arc<Counts> {
+    let counts = incoming.counts();
+    tokio::spawn(async move {
+        while let Some(Ok(connection)) = incoming.next().await {
+            if identify {
+                connection.peer.identified();
+            }
+            tokio::spawn(async move {
+                let (mut from, mut to) = tokio::io::split(connection);
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+            });
+        }
+    });
+    counts
+}
+
+async fn is_echoed(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> bool {
+    let mut answer = [0; 4];
+    stream.write_all(b"ping").await.is_ok() && stream.read_exact(&mut answer).await.is_ok() && answer == *b"ping"
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_served_when_its_files_change_and_a_bad_one_never() {
+    let (files, old) = Files::new();
+    let (listener, address) = listen().await;
+    let certificate = files.open();
+    let tls = Some((Arc::clone(&certificate), Protocol::Http2));
+    echo(Incoming::new(listener, tls, Limits::default()).unwrap(), true);
+    let mut before = shake(connect("127.0.0.1", address).await, &old).await.unwrap();
+
+    let new = files.renew();
+    certificate.refresh();
+    assert_eq!(certificate.problem(), None);
+    assert!(is_echoed(&mut shake(connect("127.0.0.1", address).await, &new).await.unwrap()).await);
+    assert!(shake(connect("127.0.0.1", address).await, &old).await.is_err());
+    assert!(is_echoed(&mut before).await, "who was connected stays so");
+
+    let key = fs::read(files.at("key")).unwrap();
+    for (bad, reason) in [(&b"nothing"[..], "PEM"), (b"", "PEM")] {
+        fs::write(files.at("key"), bad).unwrap();
+        certificate.refresh();
+        assert!(certificate.problem().unwrap().contains(reason), "{:?}", certificate.problem());
+        assert!(shake(connect("127.0.0.1", address).await, &new).await.is_ok());
+    }
+    // Half replaced: the key belongs to another certificate.
+    let (other, _) = Files::new();
+    fs::copy(other.at("key"), files.at("key")).unwrap();
+    certificate.refresh();
+    assert!(certificate.problem().unwrap().contains("the certificate that was read before is used"));
+    assert!(shake(connect("127.0.0.1", address).await, &new).await.is_ok());
+    fs::write(files.at("key"), key).unwrap();
+    certificate.refresh();
+    assert_eq!(certificate.problem(), None);
+    assert!(Certificate::open(&files.at("cert"), &other.at("key")).is_err());
+}
+
+#[tokio::test]
+async fn who_does_not_finish_a_handshake_holds_up_nobody_else() {
+    let (files, authority) = Files::new();
+    let (listener, address) = listen().await;
+    // Never given up: only the bounds help.
+    let limits = Limits {
+        handshakes: 3,
+        handshakes_per_address: 2,
+        handshake_within: Duration::from_secs(3600),
+        identify_within: None,
+        ..Limits::default()
+    };
+    let counts = echo(Incoming::new(listener, Some((files.open(), Protocol::Http2)), limits).unwrap(), true);
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(connect("127.0.0.2", address).await);
+    }
+    for _ in 0..5 {
+        let mut stream = shake(connect("127.0.0.1", address).await, &authority).await.unwrap();
+        assert!(is_echoed(&mut stream).await);
+    }
+    assert_eq!(counts.turned_away.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn connections_are_bounded_in_all_and_by_address_and_given_back() {
+    let (listener, address) = listen().await;
+    let limits = Limits { connections: 3, per_address: 2, ..Limits::default() };
+    let counts = echo(Incoming::new(listener, None, limits).unwrap(), true);
+    let mut one = connect("127.0.0.1", address).await;
+    let mut two = connect("127.0.0.1", address).await;
+    assert!(is_echoed(&mut one).await && is_echoed(&mut two).await);
+    assert!(!is_echoed(&mut connect("127.0.0.1", address).await).await, "a third of one address");
+    let mut other = connect("127.0.0.2", address).await;
+    assert!(is_echoed(&mut other).await);
+    assert!(!is_echoed(&mut connect("127.0.0.3", address).await).await, "a fourth in all");
+    assert_eq!((counts.open.load(Ordering::Relaxed), counts.turned_away.load(Ordering::Relaxed)), (3, 2));
+    drop((one, other));
+    while counts.open.load(Ordering::Relaxed) > 1 {
+        tokio::task::yield_now().await;
+    }
+    assert!(is_echoed(&mut connect("127.0.0.1", address).await).await);
+    drop(two);
+    while counts.open.load(Ordering::Relaxed) > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(lock(&counts.addresses).is_empty(), "no address is remembered");
+}
+
+#[tokio::test]
+async fn who_does_not_say_who_it_is_has_to_go_and_who_did_stays() {
+    let short = Limits { identify_within: Some(Duration::from_millis(100)), ..Limits::default() };
+    let (listener, address) = listen().await;
+    let counts = echo(Incoming::new(listener, None, short).unwrap(), false);
+    let mut stream = connect("127.0.0.1", address).await;
+    assert_eq!(stream.read(&mut [0]).await.unwrap_or_default(), 0);
+    assert_eq!(counts.unidentified.load(Ordering::Relaxed), 1);
+
+    let (listener, address) = listen().await;
+    echo(Incoming::new(listener, None, short).unwrap(), true);
+    let mut stream = connect("127.0.0.1", address).await;
+    assert!(is_echoed(&mut stream).await);
+    sleep(Duration::from_millis(300)).await;
+    assert!(is_echoed(&mut stream).await);
+}
+
+#[test]
+fn addresses_of_one_network_of_ipv6_count_as_one() {
+    let same = |one: &str, two: &str| counted_as(one.parse().unwrap()) == counted_as(two.parse().unwrap());
+    assert!(same("2001:db8::1", "2001:db8::ffff:1"));
+    assert!(!same("2001:db8::1", "2001:db8:0:1::1"));
+    assert!(same("::ffff:10.0.0.1", "10.0.0.1"));
+    assert!(!same("10.0.0.1", "10.0.0.2"));
+}
+
+/// A service that tells who calls.
+struct Mirror;
+
+#[tonic::async_trait]
+impl Collector for Mirror {
+    type AttachStream = ReceiverStream<Result<v1::Order, Status>>;
+
+    async fn attach(&self, request: Request<Streaming<v1::Report>>) -> Result<Response<Self::AttachStream>, Status> {
+        let peer = request.extensions().get::<Peer>().ok_or_else(|| Status::internal("nobody"))?;
+        peer.identified();
+        Err(Status::aborted(peer.address().ip().to_string()))
+    }
+}
+
+#[tokio::test]
+async fn grpc_and_the_api_are_served_over_it() {
+    let (files, authority) = Files::new();
+    let (listener, address) = listen().await;
+    let incoming = Incoming::new(listener, Some((files.open(), Protocol::Http2)), Limits::default()).unwrap();
+    let server = tonic::transport::Server::builder().add_service(CollectorServer::new(Mirror));
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let tls = tonic::transport::ClientTlsConfig::new()
+        .ca_certificate(tonic::transport::Certificate::from_pem(&authority))
+        .domain_name("localhost");
+    let channel = tonic::transport::Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls);
+    let channel = channel.unwrap().connect().await.unwrap();
+    let mut client = v1::collector_client::CollectorClient::new(channel);
+    let status = client.attach(tokio_stream::empty()).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (tonic::Code::Aborted, "127.0.0.1"));
+
+    let (listener, address) = listen().await;
+    let incoming = Incoming::new(listener, Some((files.open(), Protocol::Http1)), Limits::default()).unwrap();
+    let routes = axum::Router::new().route("/", axum::routing::get(|| async { "here" }));
+    tokio::spawn(async move { axum::serve(incoming, routes).await });
+    let mut stream = shake(connect("127.0.0.1", address).await, &authority).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("here"), "{answer}");
+}

@@ -1,0 +1,218 @@
+//! The volume that a database lies on: whether it can hold one, and how much room is left.
+//!
+//! SQLite's write-ahead log needs memory that all of its processes share and locks and a `fsync` that mean what they say; network filesystems have
+//! neither for sure ([SQLite: how to corrupt](https://www.sqlite.org/howtocorrupt.html), [WAL](https://www.sqlite.org/wal.html)).
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a database cannot lie there.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// A filesystem of another machine, or of a program.
+    #[error(
+        "{path} lies on {kind}{mounted}: a database there is damaged sooner or later, since neither locks nor fsync hold; put it on a local \
+         disk, in Kubernetes on a volume of block storage (ReadWriteOnce)",
+        path = .path.display(), mounted = in_brackets(.mounted.as_deref())
+    )]
+    Network {
+        /// Where the database was to lie.
+        path: PathBuf,
+        /// What the filesystem is.
+        kind: &'static str,
+        /// Its type as the mount table has it, where that can be told: `fuse.sshfs`.
+        mounted: Option<String>,
+    },
+    /// The system does not tell.
+    #[error("asking what filesystem {path} lies on: {source}", path = .path.display())]
+    Ask {
+        /// Where the database was to lie.
+        path: PathBuf,
+        /// What is the matter.
+        source: io::Error,
+    },
+}
+
+fn in_brackets(kind: Option<&str>) -> String {
+    kind.map(|kind| format!(" ({kind})")).unwrap_or_default()
+}
+
+/// The types of `statfs(2)` that are not of a disk of this machine: the kernel's `magic.h`, and those of filesystems outside it.
+const NETWORK: [(u32, &str); 22] = [
+    (0x6969, "NFS"),
+    (0x517b, "SMB"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB"),
+    (0x0102_1997, "9P"),
+    (0x00c3_6400, "CephFS"),
+    (0x5346_414f, "AFS"),
+    (0x6b41_4653, "AFS"),
+    (0x7375_7245, "Coda"),
+    (0x564c, "NCP"),
+    (0x0116_1970, "GFS2"),
+    (0x7461_636f, "OCFS2"),
+    (0x0bd0_0bd0, "Lustre"),
+    (0x4750_4653, "GPFS"),
+    (0x1983_0326, "BeeGFS"),
+    (0x2003_0528, "OrangeFS"),
+    (0xaad7_aaea, "PanFS"),
+    (0x7c7c_6673, "a folder shared by a hypervisor"),
+    (0x786f_4256, "a folder shared by a hypervisor"),
+    (0xbacb_acbc, "a folder shared by a hypervisor"),
+    (0x0187, "an automounter"),
+    // sshfs, GlusterFS, S3, virtiofs: whatever a program makes up.
+    (0x6573_5546, "FUSE"),
+];
+
+/// What a filesystem of this type is, where it is none of a local disk.
+fn network(kind: u32) -> Option<&'static str> {
+    NETWORK.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name)
+}
+
+/// Refuses a place for a database that is not on a filesystem of this machine's own. What does not exist yet is where its folder is.
+///
+/// # Errors
+/// When it is one of a network or of a program, or the system does not tell.
+pub fn check_local(path: &Path) -> Result<(), VolumeError> {
+    let (existing, stat) = nearest(path, |path| rustix::fs::statfs(path))?;
+    // The type's width differs between architectures; all of its values have 32 bits.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "32 bits, as said above")]
+    match network(stat.f_type as u32) {
+        None => Ok(()),
+        Some(kind) => Err(VolumeError::Network { path: path.to_owned(), kind, mounted: mounted_as(&existing) }),
+    }
+}
+
+/// How much room a volume has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// All of it, bytes.
+    pub total: u64,
+    /// What this process may still take, bytes.
+    pub free: u64,
+}
+
+/// How much room there is where `path` lies, or will lie.
+///
+/// # Errors
+/// When the system does not tell.
+pub fn free(path: &Path) -> Result<Space, VolumeError> {
+    let (_, stat) = nearest(path, |path| rustix::fs::statvfs(path))?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(Space { total: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
+}
+
+/// Asks of `path`, or of the nearest folder above it that is there.
+fn nearest<T>(path: &Path, ask: impl Fn(&Path) -> rustix::io::Result<T>) -> Result<(PathBuf, T), VolumeError> {
+    let mut answer = Err(rustix::io::Errno::NOENT);
+    for place in path.ancestors() {
+        let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
+        answer = ask(place).map(|answer| (place.to_owned(), answer));
+        if !matches!(answer, Err(rustix::io::Errno::NOENT)) {
+            break;
+        }
+    }
+    answer.map_err(|error| VolumeError::Ask { path: path.to_owned(), source: error.into() })
+}
+
+/// The type of the mount that `path` lies on, as the mount table has it. Only for people: it decides nothing.
+fn mounted_as(path: &Path) -> Option<String> {
+    let path = path.canonicalize().ok()?;
+    mount_type(&fs::read_to_string("/proc/self/mountinfo").ok()?, &path)
+}
+
+/// The type in a line of `/proc/PID/mountinfo` ([proc(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)); of
+/// mounts one above another the last.
+fn mount_type(table: &str, path: &Path) -> Option<String> {
+    let mounts = table.lines().filter_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        Some((Path::new(mount.split(' ').nth(4)?), filesystem.split(' ').next()?))
+    });
+    let above = mounts.filter(|(point, _)| path.starts_with(point));
+    above.max_by_key(|(point, _)| point.components().count()).map(|(_, kind)| kind.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// A FUSE mount of the kernel with nobody behind it: a program has one as soon as it has opened `/dev/fuse`. Root may not look into what
+    /// another user mounted, and so is answered by the kernel alone.
+    struct Fuse(tempfile::TempDir);
+
+    impl Fuse {
+        fn mount() -> Option<Self> {
+            let dir = tempfile::tempdir().unwrap();
+            let script = "exec 3<>/dev/fuse && \
+                mount -i -t fuse.sshfs -o fd=3,rootmode=40000,user_id=65534,group_id=65534 nobody \"$0\"";
+            let output = Command::new("sh").args(["-c", script]).arg(dir.path()).output().unwrap();
+            if output.status.success() {
+                return Some(Self(dir));
+            }
+            eprintln!("SKIPPED: a FUSE mount cannot be made here: {}", String::from_utf8_lossy(&output.stderr).trim());
+            None
+        }
+    }
+
+    impl Drop for Fuse {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        }
+    }
+
+    #[test]
+    fn a_database_on_a_real_fuse_mount_is_refused_by_name() {
+        let Some(fuse) = Fuse::mount() else { return };
+        let told = check_local(fuse.0.path()).unwrap_err().to_string();
+        let path = fuse.0.path().display();
+        assert!(told.starts_with(&format!("{path} lies on FUSE (fuse.sshfs): ")), "{told}");
+        assert!(told.contains("put it on a local disk"), "{told}");
+    }
+
+    #[test]
+    fn a_database_on_a_disk_of_this_machine_is_allowed_before_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in
+            [dir.path().to_owned(), dir.path().join("not/yet/there.db"), PathBuf::from("not-yet"), "/dev/shm".into()]
+        {
+            assert!(check_local(&path).is_ok(), "{}: {:?}", path.display(), check_local(&path));
+            let space = free(&path).unwrap();
+            assert!(space.total > 0 && space.free <= space.total, "{space:?}");
+        }
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert!(matches!(check_local(&dir.path().join("file/below")), Err(VolumeError::Ask { .. })));
+    }
+
+    #[test]
+    fn every_type_that_is_not_local_has_a_name_and_no_local_one_has() {
+        for kind in ["NFS", "CIFS", "SMB", "9P", "CephFS", "AFS", "GFS2", "OCFS2", "Lustre", "FUSE"] {
+            assert!(NETWORK.iter().any(|(magic, name)| *name == kind && network(*magic) == Some(kind)), "{kind}");
+        }
+        // ext4, XFS, Btrfs, tmpfs, overlayfs, ZFS, F2FS, bcachefs, EROFS.
+        for local in [
+            0xef53,
+            0x5846_5342,
+            0x9123_683e,
+            0x0102_1994,
+            0x794c_7630,
+            0x2fc1_2fc1,
+            0xf2f5_2010,
+            0xca45_1a4e,
+            0xe0f5_e1e2,
+        ] {
+            assert_eq!(network(local), None, "{local:#x}");
+        }
+    }
+
+    #[test]
+    fn the_type_of_a_mount_is_that_of_the_nearest_and_latest_above_it() {
+        let table = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n40 22 0:40 / /data rw shared:1 - xfs /dev/sdb rw\n\
+            41 40 0:41 / /data rw - nfs4 server:/x rw\nnonsense\n";
+        for (path, kind) in [("/data/outcrop", "nfs4"), ("/database", "ext4"), ("/", "ext4")] {
+            assert_eq!(mount_type(table, Path::new(path)).as_deref(), Some(kind), "{path}");
+        }
+    }
+}
