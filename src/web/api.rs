@@ -1,6 +1,7 @@
 //! The routes below `/api/v1`.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -21,10 +22,14 @@ use super::list::{CONTAINERS, FINDINGS, IMAGES, LAYERS, NODES, PACKAGES, WHO_HAS
 use super::model::Requeued;
 use super::problem::Problem;
 use super::query::{self, Parameters};
+use super::source::Failure;
 use super::{Api, openapi};
 
 /// How long the next bytes of a file that is pushed may take to come.
 const PUSH_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long the whole file may take to come.
+const PUSH_WITHIN: Duration = Duration::from_secs(1800);
 
 /// The header that carries the signature of a database that is pushed.
 pub(super) const SIGNATURE: &str = "outcrop-signature";
@@ -73,6 +78,16 @@ pub(super) fn routes() -> Router<Api> {
 fn json(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
     serde_json::to_vec(value)
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("writing the answer: {error}")))
+}
+
+/// What changes something is done whole, also when who asked for it goes away.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::spawn(work).await {
+        Ok(outcome) => outcome.map_err(Problem::from),
+        Err(_) => Err(Problem::defect()),
+    }
 }
 
 /// What came of what was done.
@@ -152,19 +167,23 @@ async fn push_database(
         Some("true") => true,
         Some(other) => return Err(Problem::question(format!("allow-shrink={other}: true and false are known"))),
     };
-    let Ok(_one) = api.push.try_acquire() else {
+    let Ok(one) = Arc::clone(&api.push).try_acquire_owned() else {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "another database is being pushed; try again"));
     };
     let signature = signature(&headers)?;
     let place = tempfile::TempDir::new_in(&api.config.uploads).map_err(|error| unkept(&api, &error))?;
     let file = place.path().join("advisories.db");
-    receive(&api, body, &file).await?;
+    let received = tokio::time::timeout(PUSH_WITHIN, receive(&api, body, &file)).await;
+    received.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the file came too slowly"))??;
     if let Some(signature) = signature {
         let path = place.path().join("advisories.db.minisig");
         tokio::fs::write(path, signature).await.map_err(|error| unkept(&api, &error))?;
     }
-    let pushed = api.source.push_database(&caller.name, file, allow_shrink).await?;
-    done(&pushed)
+    let pushed = whole(async move {
+        let _held = (one, place);
+        api.source.push_database(&caller.name, file, allow_shrink).await
+    });
+    done(&pushed.await?)
 }
 
 /// The signature that is pushed with a database: what its `.minisig` holds, in base64.
@@ -229,6 +248,7 @@ async fn believe(
 ) -> Answer {
     caller.may(Right::ManageNodes)?;
     Parameters::of(&uri, &[])?;
-    let layers = api.source.distrust(&word(name)?, distrusted).await?;
+    let name = word(name)?;
+    let layers = whole(async move { api.source.distrust(&name, distrusted).await }).await?;
     done(&Requeued { layers })
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use outcrop::web::list::{CONTAINERS, FINDINGS, IMAGES, LAYERS, NODES, PACKAGES, WHO_HAS, page};
@@ -13,6 +14,7 @@ use outcrop::web::{
     SourceStatus, Status,
 };
 use outcrop_proto::{Coverage, CoverageState, Step};
+use tokio::sync::Semaphore;
 
 /// What an attacker may call anything: it tries every sink at once.
 pub(super) const HOSTILE: &str = "=cmd|'/c calc'!A1<script>alert(1)</script><img src=x onerror=alert(1)>\"},{evil=\"1\"} 1\nevil 2\r\n,\u{1b}]0;own\u{7}\u{1b}[2J\u{9b}31m\u{202e}\u{200b}\\&amp;: - #";
@@ -26,6 +28,23 @@ pub(super) struct Fake {
     pub(super) containers: usize,
     /// Databases that were pushed.
     pub(super) pushed: Arc<Mutex<Vec<Push>>>,
+    /// What the advisory `wait` and a database that begins with `slow` wait for.
+    pub(super) gate: Arc<Gate>,
+}
+
+/// Who waits, and until when.
+#[derive(Debug)]
+pub(super) struct Gate {
+    pub(super) waiting: AtomicUsize,
+    pub(super) open: Semaphore,
+}
+
+impl Gate {
+    async fn pass(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.open.acquire().await.unwrap().forget();
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A database that was pushed.
@@ -40,7 +59,8 @@ pub(super) struct Push {
 
 impl Fake {
     pub(super) fn new(nodes: usize, containers: usize) -> Self {
-        Self { nodes, containers, pushed: Arc::default() }
+        let gate = Arc::new(Gate { waiting: AtomicUsize::new(0), open: Semaphore::new(0) });
+        Self { nodes, containers, pushed: Arc::default(), gate }
     }
 
     fn node(&self, number: usize) -> NodeItem {
@@ -345,6 +365,10 @@ impl Source for Fake {
     fn advisory<'a>(&'a self, _: &'a Scope, id: &'a str) -> Future<'a, AdvisoryItem> {
         match id {
             "panic" => Box::pin(async { panic!("a defect, as a test of what becomes of one") }),
+            "wait" => Box::pin(async {
+                self.gate.pass().await;
+                Err(Failure::Missing("waited for nothing".to_owned()))
+            }),
             "store" => ready(Err(Failure::Store("the store is away".to_owned()))),
             "CVE-2021-44228" => ready(Ok(AdvisoryItem {
                 id: id.to_owned(),
@@ -388,6 +412,15 @@ impl Source for Fake {
         let Ok(bytes) = std::fs::read(&file) else {
             return ready(Err(Failure::Store("the file is not there".to_owned())));
         };
+        if bytes.starts_with(b"slow") {
+            return Box::pin(async move {
+                self.gate.pass().await;
+                let still = std::fs::read(&file).unwrap_or_default();
+                let push = Push { who: who.to_owned(), size: still.len(), allow_shrink, path: file, signature: None };
+                self.pushed.lock().unwrap().push(push);
+                Ok(Pushed { digest: "sha256:22".to_owned(), unchanged: true, rematch: None })
+            });
+        }
         let signature = std::fs::read(file.with_extension("db.minisig")).ok();
         let push = Push { who: who.to_owned(), size: bytes.len(), allow_shrink, path: file, signature };
         self.pushed.lock().unwrap().push(push);
