@@ -13,6 +13,7 @@ mod scan;
 mod selftest;
 mod table;
 mod text;
+mod token;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -63,7 +64,7 @@ enum Command {
     /// Believe a node no more, or again
     Node(node::Arguments),
     /// Make tokens for nodes, and for callers of the API
-    Token(aggregator::TokenArguments),
+    Token(token::Arguments),
     /// Try every forbidden act in a worker's cage, and print what stopped it
     Selftest,
 }
@@ -103,7 +104,7 @@ pub fn main() -> ExitCode {
         Command::WhoHas(arguments) => ask::who_has(&arguments),
         Command::Get(arguments) => get::run(&arguments),
         Command::Node(arguments) => node::run(&arguments),
-        Command::Token(arguments) => aggregator::token(arguments),
+        Command::Token(arguments) => token::run(arguments),
         Command::Selftest => selftest::run(),
     };
     match result {
