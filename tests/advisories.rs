@@ -367,6 +367,49 @@ fn a_large_file_with_a_signature_of_the_old_form_is_refused_without_taking_it_in
     assert!(matches!(refused, Err(TrustError::Legacy)), "{refused:?}");
 }
 
+#[test]
+fn a_full_volume_keeps_the_good_database_and_takes_the_new_one_when_there_is_room() {
+    let shop = Shop::new();
+    fs::create_dir(shop.at("kept")).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(shop.at("kept")).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: a small volume cannot be mounted here");
+        return;
+    }
+    let outcome = std::panic::catch_unwind(|| {
+        let watched = shop.database("watched", 10, 1);
+        let advisories = shop.open();
+        let first = new(advisories.watch(&watched).unwrap());
+        let filler = shop.at("kept/filler");
+        assert!(fs::write(&filler, vec![1; 1 << 20]).is_err(), "it is full");
+        shop.database("watched", 11, 2);
+        for _ in 0..3 {
+            let told = refusal(advisories.watch(&watched).unwrap());
+            assert!(told.contains("keeping a copy in"), "{told}");
+            assert_eq!(advisories.current().as_deref(), Some(&*first));
+        }
+        fs::remove_file(&filler).unwrap();
+        let second = new(advisories.watch(&watched).unwrap());
+        assert_eq!(second.sources[0].records, 11);
+    });
+    let unmounted = Command::new("umount").arg("-l").arg(shop.at("kept")).status();
+    assert!(unmounted.is_ok_and(|status| status.success()));
+    outcome.unwrap();
+}
+
+#[test]
+fn a_refused_offer_does_not_cost_a_kept_database_that_is_only_not_trusted_now() {
+    let shop = Shop::new();
+    let (ours, other) =
+        (KeyPair::generate_unencrypted_keypair().unwrap(), KeyPair::generate_unencrypted_keypair().unwrap());
+    let policy = |pair| Policy { keys: vec![key(pair)], require_signature: true, ..Policy::default() };
+    let file = shop.database("db", 10, 1);
+    let current = new(shop.open_with(policy(&ours)).offer(&file, Some(&sign(&ours, &file, "")), "somebody", false));
+    let mistaken = shop.open_with(policy(&other));
+    assert!(mistaken.current().is_none() && push(&mistaken, &file).is_err());
+    assert_eq!(shop.open_with(policy(&ours)).current(), Some(current), "the right key is back");
+}
+
 fn outcrop(arguments: &[&str], file: &Path, more: &[&str]) -> Output {
     Command::new(OUTCROP).args(arguments).arg(file).args(more).output().unwrap()
 }

@@ -415,7 +415,7 @@ fn every_ecosystem_says_whether_it_could_be_matched() {
     for (kind, system, ecosystem, state, reason) in cases {
         let system = system.map(|(id, version)| distribution(id, version));
         let package = Package::new(kind, "a", "1");
-        let said = assess(&database, system.as_ref(), [&package], now).unwrap();
+        let said = assess(&database.sources().unwrap(), system.as_ref(), [package.kind], now);
         let [assessed] = said.as_slice() else { panic!("{said:?}") };
         assert_eq!((assessed.ecosystem.as_str(), assessed.state), (ecosystem, state), "{assessed:?}");
         assert!(assessed.reason.contains(reason), "{assessed:?}");
@@ -423,7 +423,7 @@ fn every_ecosystem_says_whether_it_could_be_matched() {
     let day = |days: i64| {
         let package = Package::new(PackageType::Deb, "a", "1");
         let now = jiff::civil::date(2026, 11, 1).checked_add(jiff::Span::new().days(days)).unwrap();
-        assess(&database, Some(&distribution("debian", "12")), [&package], now).unwrap()[0].state
+        assess(&database.sources().unwrap(), Some(&distribution("debian", "12")), [package.kind], now)[0].state
     };
     assert_eq!((day(STALE_AFTER_DAYS), day(STALE_AFTER_DAYS + 1)), (State::Matched, State::Stale));
 }

@@ -23,8 +23,8 @@ pub mod v1 {
 /// Most bytes of a message in either direction.
 pub const MAX_MESSAGE: usize = 16 << 20;
 
-/// Most bytes of an inventory in one [`v1::Piece`].
-pub const PIECE: usize = 4 << 20;
+/// Most bytes of an inventory in one [`v1::Piece`] that we send: a stream keeps the memory of its longest message for as long as it lives.
+pub const PIECE: usize = 64 << 10;
 
 /// Most bytes of a compressed inventory, all pieces together; and of one that is not compressed.
 pub const MAX_INVENTORY: usize = 256 << 20;

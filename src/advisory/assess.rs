@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use outcrop_proto::{Distribution, Package, PackageType};
+use outcrop_proto::{Distribution, PackageType};
 use serde::Serialize;
 
-use super::database::{Database, DatabaseError, SourceInfo};
+use super::database::SourceInfo;
 use super::ecosystem;
 
 /// A source whose newest record is older than this many days is stale.
@@ -78,28 +78,24 @@ const END_OF_LIFE: &[(&str, i16, u8, u8)] = &[
     ("Rocky Linux:9", 2032, 5, 31),
 ];
 
-/// Says for every ecosystem among `packages` whether it could be matched; `now` is the day to judge by.
-///
-/// # Errors
-/// When the database is damaged.
-pub fn assess<'a>(
-    database: &Database,
+/// Says for every ecosystem of these types of packages whether it could be matched; `now` is the day to judge by.
+pub fn assess(
+    sources: &[SourceInfo],
     distribution: Option<&Distribution>,
-    packages: impl IntoIterator<Item = &'a Package>,
+    kinds: impl IntoIterator<Item = PackageType>,
     now: jiff::civil::Date,
-) -> Result<Vec<Assessed>, DatabaseError> {
-    let sources = database.sources()?;
-    let kinds: BTreeSet<PackageType> = packages.into_iter().map(|package| package.kind).collect();
+) -> Vec<Assessed> {
+    let kinds: BTreeSet<PackageType> = kinds.into_iter().collect();
     let mut assessed: Vec<Assessed> = kinds
         .into_iter()
         .map(|kind| match ecosystem::of_application(kind) {
-            Some(ecosystem) => by_source(&sources, &[ecosystem.to_owned()], now),
-            None => of_system(&sources, kind, distribution, now),
+            Some(ecosystem) => by_source(sources, &[ecosystem.to_owned()], now),
+            None => of_system(sources, kind, distribution, now),
         })
         .collect();
     assessed.sort();
     assessed.dedup();
-    Ok(assessed)
+    assessed
 }
 
 fn unmatched(ecosystem: impl Into<String>, reason: impl Into<String>) -> Assessed {
@@ -124,6 +120,14 @@ fn of_system(
     }
 }
 
+impl SourceInfo {
+    /// How many days ago its newest record was changed; `None` where its records do not say.
+    pub fn age_days(&self, now: jiff::civil::Date) -> Option<i64> {
+        let newest = self.newest.get(..10).and_then(|day| day.parse::<jiff::civil::Date>().ok());
+        newest.and_then(|day| now.since(day).ok()).map(|span| i64::from(span.get_days()))
+    }
+}
+
 /// Judges by the first of `names` that the database has.
 fn by_source(sources: &[SourceInfo], names: &[String], now: jiff::civil::Date) -> Assessed {
     let first = names.first().cloned().unwrap_or_default();
@@ -139,9 +143,7 @@ fn by_source(sources: &[SourceInfo], names: &[String], now: jiff::civil::Date) -
     if let Some(reason) = ended {
         return unmatched(source.ecosystem.clone(), reason);
     }
-    let newest = source.newest.get(..10).and_then(|day| day.parse::<jiff::civil::Date>().ok());
-    let age = newest.and_then(|day| now.since(day).ok()).map(|span| i64::from(span.get_days()));
-    match age {
+    match source.age_days(now) {
         Some(age) if age <= STALE_AFTER_DAYS => {
             Assessed { ecosystem: source.ecosystem.clone(), state: State::Matched, reason: String::new() }
         }

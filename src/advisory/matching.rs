@@ -4,6 +4,7 @@
 //! joins records. An application package that the distribution owns is the distribution's to judge: its findings are
 //! withheld where the distribution's source knows the problem, and stay, marked, where it does not.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use outcrop_proto::{Distribution, Package, StackPackage};
@@ -117,39 +118,64 @@ pub fn match_packages(
     distribution: Option<&Distribution>,
     subjects: &[Subject<'_>],
 ) -> Result<Matched, DatabaseError> {
-    let present: BTreeSet<String> = database.sources()?.into_iter().map(|source| source.ecosystem).collect();
-    let distribution = distribution
-        .and_then(ecosystem::of_distribution)
-        .into_iter()
-        .flatten()
-        .find(|ecosystem| present.contains(ecosystem));
-    let mut matched = Matched::default();
-    // Several binary packages of one source ask the same.
-    let mut cache: HashMap<(String, String, String), Vec<Problem>> = HashMap::new();
+    let mut matcher = Matcher::new(database)?;
+    let mut all = Matched::default();
     for (number, subject) in subjects.iter().enumerate() {
+        let Matched { findings, withheld } = matcher.judge(distribution, *subject)?;
+        all.findings.extend(findings.into_iter().map(|finding| Finding { package: number, ..finding }));
+        all.withheld.extend(
+            withheld
+                .into_iter()
+                .map(|Withheld { finding, owner }| Withheld { finding: Finding { package: number, ..finding }, owner }),
+        );
+    }
+    Ok(all)
+}
+
+/// Matches one package after the other, and remembers what it found: several binary packages of one source ask the same.
+#[derive(Debug)]
+pub struct Matcher<'a> {
+    database: &'a Database,
+    present: BTreeSet<String>,
+    /// Problems by ecosystem, name and version.
+    cache: HashMap<(String, String, String), Vec<Problem>>,
+}
+
+impl<'a> Matcher<'a> {
+    /// A matcher against `database`.
+    ///
+    /// # Errors
+    /// When the database is damaged.
+    pub fn new(database: &'a Database) -> Result<Self, DatabaseError> {
+        let present = database.sources()?.into_iter().map(|source| source.ecosystem).collect();
+        Ok(Self { database, present, cache: HashMap::new() })
+    }
+
+    /// What one package of `distribution` has; its index in the findings is 0.
+    ///
+    /// # Errors
+    /// When the database is damaged.
+    pub fn judge(
+        &mut self,
+        distribution: Option<&Distribution>,
+        subject: Subject<'_>,
+    ) -> Result<Matched, DatabaseError> {
+        let mut matched = Matched::default();
+        let candidates = distribution.and_then(ecosystem::of_distribution);
+        let distribution = candidates.into_iter().flatten().find(|ecosystem| self.present.contains(ecosystem));
         let ecosystem = match ecosystem::of_application(subject.package.kind) {
             Some(ecosystem) => Some(ecosystem.to_owned()),
             None => distribution.clone(),
         };
-        let Some(ecosystem) = ecosystem else { continue };
-        let (name, version) = ecosystem::subject(subject.package);
-        let name = ecosystem::normalize(&ecosystem, name);
-        let key = (ecosystem, name, version.to_owned());
-        let problems = match cache.get(&key) {
-            Some(problems) => problems.clone(),
-            None => {
-                let problems = problems(database, &key.0, &key.1, version)?;
-                cache.insert(key, problems.clone());
-                problems
-            }
-        };
+        let Some(ecosystem) = ecosystem else { return Ok(matched) };
+        let database = self.database;
         let owner = match (subject.owner, &distribution) {
             (Some(owner), Some(ecosystem)) if owns(database, ecosystem, owner)? => Some((owner, ecosystem)),
             _ => None,
         };
-        for problem in problems {
+        for problem in self.problems(ecosystem, subject.package)? {
             let ids = problem.ids.clone();
-            let mut finding = problem.into_finding(number);
+            let mut finding = problem.clone().into_finding();
             match owner {
                 None => matched.findings.push(finding),
                 Some((owner, ecosystem)) if knows_any(database, ecosystem, &ids)? => {
@@ -161,8 +187,21 @@ pub fn match_packages(
                 }
             }
         }
+        Ok(matched)
     }
-    Ok(matched)
+
+    fn problems(&mut self, ecosystem: String, package: &Package) -> Result<&[Problem], DatabaseError> {
+        let (name, version) = ecosystem::subject(package);
+        let name = ecosystem::normalize(&ecosystem, name);
+        Ok(match self.cache.entry((ecosystem, name, version.to_owned())) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(entry) => {
+                let (ecosystem, name, version) = entry.key();
+                let problems = problems(self.database, ecosystem, name, version)?;
+                entry.insert(problems)
+            }
+        })
+    }
 }
 
 /// Whether a package is the distribution's own: one whose source package its feed names; for RPM, by its vendor.
@@ -197,7 +236,7 @@ struct Problem {
 }
 
 impl Problem {
-    fn into_finding(self, package: usize) -> Finding {
+    fn into_finding(self) -> Finding {
         let cves: Vec<&String> = self.ids.iter().filter(|id| id.starts_with("CVE-")).collect();
         let id = match (cves.as_slice(), self.records.first().or(self.ids.first())) {
             ([only], _) => (*only).clone(),
@@ -206,7 +245,7 @@ impl Problem {
         };
         let aliases = self.ids.union(&self.records).filter(|alias| **alias != id).cloned().collect();
         Finding {
-            package,
+            package: 0,
             id,
             aliases,
             status: Status::of(self.fixed.as_ref(), self.status.as_deref()),

@@ -16,5 +16,5 @@ pub use assess::{Assessed, STALE_AFTER_DAYS, State, assess};
 pub use build::{BuildError, BuildReport, build};
 pub use database::{Database, DatabaseError, SourceInfo};
 pub use feed::{Unusable, check_record};
-pub use matching::{Finding, Matched, Status, Subject, Withheld, is_at_least, match_packages};
+pub use matching::{Finding, Matched, Matcher, Status, Subject, Withheld, is_at_least, match_packages};
 pub use severity::{Rating, Severity};

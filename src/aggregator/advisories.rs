@@ -18,6 +18,7 @@ use crate::advisory::trust::{
     self, MAX_SHRINK_PERCENT, PublicKey, Regression, Signature, Signed, TrustError, regressions,
 };
 use crate::advisory::{Database, DatabaseError, SourceInfo};
+use crate::store::volume;
 
 /// What says which copy is the one in use.
 const RECORD: &str = "current.json";
@@ -278,7 +279,8 @@ impl Advisories {
     }
 
     /// Looks at the file that the operator named: takes it if it has changed since the last look, and is good. The signature lies beside
-    /// it. `None` where nothing has changed, which costs two calls of `stat`, also after it was refused.
+    /// it. `None` where nothing has changed, which costs two calls of `stat`, also after it was refused. Only where there was no room for it is it
+    /// tried again every time.
     pub fn watch(&self, path: &Path) -> Option<Result<Offer, Refusal>> {
         let now = (path.to_owned(), Stamp::of(path), Stamp::of(&trust::signature_path(path)));
         {
@@ -318,8 +320,16 @@ impl Advisories {
     ) -> Result<Offer, Refusal> {
         let _one_at_a_time = lock(&self.offering);
         let outcome = self.take(file, signature, by, allow_shrink, watched);
-        lock(&self.state).refused = outcome.as_ref().err().map(ToString::to_string);
-        self.sweep();
+        let mut state = lock(&self.state);
+        state.refused = outcome.as_ref().err().map(ToString::to_string);
+        // The file is not to blame: once there is room it is taken, also when nobody touches it.
+        if watched && matches!(outcome, Err(Refusal::Keep { .. })) {
+            state.seen = None;
+        }
+        drop(state);
+        if outcome.is_ok() {
+            self.sweep();
+        }
         outcome
     }
 
@@ -392,13 +402,20 @@ impl Advisories {
         if before.size() > limit {
             return Err(Refusal::TooLarge { file: file.to_owned(), limit });
         }
+        // Found out before the copy, since it is tried again and again until there is room.
+        if volume::free(&self.directory).is_ok_and(|space| space.free < before.size()) {
+            return Err(unkept(io::ErrorKind::StorageFull.into()));
+        }
         let mut copied = tempfile::Builder::new().prefix(INCOMING).tempfile_in(&self.directory).map_err(unkept)?;
         let mut hash = Sha256::new();
         let mut kept = Ok(());
         let length = copy(&mut handle, limit.saturating_add(1), |piece| {
             hash.update(piece);
-            kept = copied.write_all(piece);
-            kept.as_ref().map(|()| ()).map_err(|error| error.kind().into())
+            copied.write_all(piece).map_err(|error| {
+                let kind = error.kind();
+                kept = Err(error);
+                kind.into()
+            })
         });
         kept.map_err(unkept)?;
         let length = length.map_err(unread)?;

@@ -1,25 +1,26 @@
-//! A stack's inventories and answers → what is kept of it: pure, but for questions to the advisory database.
+//! A stack's inventories and answers → what is kept of it: pure.
 
-use jiff::civil::Date;
 use outcrop_agent::catalog;
-use outcrop_proto::wire::v1;
-use outcrop_proto::{Answers, Digest, Distribution, Fact, Inventory, LayerId, StackPackage, merge};
+use outcrop_proto::inventory::{Inventory, decompress};
+use outcrop_proto::wire::{MAX_INVENTORY, v1};
+use outcrop_proto::{Answers, Coverage, CoverageState, Digest, Fact, LayerId, merge};
 
-use crate::advisory::{self, Database, DatabaseError, Subject};
 use crate::export::purl;
-use crate::store::{FindingRow, PackageRow, StackRow};
+use crate::store::{MergedPackage, MergedStack};
+
+/// Most bytes of a stack's inventories, not compressed, all layers together. A table of a million paths has some ten MiB.
+const MAX_STACK: usize = 256 << 20;
 
 /// A stack to merge.
 #[derive(Debug)]
-pub(super) struct Stack<'a> {
+pub(super) struct Stack {
     pub(super) id: Digest,
     /// Newest first, as the inventories.
-    pub(super) layers: &'a [LayerId],
-    pub(super) inventories: &'a [Inventory],
-    /// Whether overlay's marks could be seen in every layer.
-    pub(super) marks: bool,
+    pub(super) layers: Vec<LayerId>,
+    /// Compressed; each with its size when it is not, and whether overlay's marks could be seen.
+    pub(super) inventories: Vec<(Vec<u8>, usize, bool)>,
     /// What a node answered, if one was asked.
-    pub(super) answers: Option<&'a v1::Answers>,
+    pub(super) answers: Option<v1::Answers>,
 }
 
 /// What comes of merging.
@@ -28,27 +29,37 @@ pub(super) enum Outcome {
     /// A node has to decide something first.
     Ask(v1::Check),
     /// What is kept.
-    Done(Box<StackRow>),
+    Done(Box<MergedStack>),
+    /// It cannot be merged.
+    Failed(Coverage),
 }
 
-/// Merges a stack and matches what it holds.
-pub(super) fn merge_stack(
-    stack: &Stack<'_>,
-    database: Option<&Database>,
-    today: Date,
-) -> Result<Outcome, DatabaseError> {
-    let inventories: Vec<&Inventory> = stack.inventories.iter().collect();
+/// Merges a stack.
+pub(super) fn merge_stack(stack: Stack) -> Outcome {
+    let size: usize = stack.inventories.iter().map(|(_, size, _)| size).sum();
+    if size > MAX_STACK {
+        let reason = format!("its layers' inventories have {size} bytes together, more than {MAX_STACK}");
+        return Outcome::Failed(Coverage::new(CoverageState::TooLarge, reason));
+    }
+    let marks = stack.inventories.iter().all(|(_, _, marks)| *marks);
+    let decode = |(bytes, _, _): &(Vec<u8>, usize, bool)| Inventory::decode(&decompress(bytes, MAX_INVENTORY)?);
+    let inventories: Vec<Inventory> = match stack.inventories.iter().map(decode).collect() {
+        Ok(inventories) => inventories,
+        Err(error) => return Outcome::Failed(Coverage::failed(error.to_string())),
+    };
+    let inventories: Vec<&Inventory> = inventories.iter().collect();
+    let cataloguers = inventories.iter().map(|inventory| inventory.cataloguers).min().unwrap_or(catalog::VERSION);
     let mut merged = merge(&inventories, catalog::KNOWN, &Answers::default());
     // A single layer hides nothing below it.
-    let doubtful = if stack.marks || inventories.len() < 2 { Vec::new() } else { std::mem::take(&mut merged.doubtful) };
+    let doubtful = if marks || inventories.len() < 2 { Vec::new() } else { std::mem::take(&mut merged.doubtful) };
     let mut undecided = Vec::new();
     if !merged.unread.is_empty() || !doubtful.is_empty() {
-        let Some(said) = stack.answers else {
-            return Ok(Outcome::Ask(v1::Check {
+        let Some(said) = &stack.answers else {
+            return Outcome::Ask(v1::Check {
                 stack: stack.id.0.to_vec(),
                 unread: merged.unread.into_iter().map(|unread| unread.path).collect(),
                 doubtful,
-            }));
+            });
         };
         // What nobody asked is not taken from an answer, and what was not answered stays open.
         let hidden = said.hidden.iter().filter(|path| doubtful.contains(path)).cloned().collect();
@@ -66,60 +77,21 @@ pub(super) fn merge_stack(
         let answers = Answers { facts: facts.collect(), hidden };
         merged = merge(&inventories, catalog::KNOWN, &answers);
     }
-    let distribution = merged.distribution.as_ref();
-    let mut row = StackRow {
-        id: stack.id,
-        layers: stack.layers.to_vec(),
-        answers: stack.answers.map(prost::Message::encode_to_vec),
-        coverage: merged.coverage(&undecided),
-        distribution: distribution.map(|distribution| distribution.name.clone()),
-        packages: merged.packages.iter().map(|package| package_row(package, distribution)).collect(),
-        withheld: 0,
-        unidentified: merged.unidentified.len(),
-        assessed: Vec::new(),
-        findings: Vec::new(),
-    };
-    if let Some(database) = database {
-        let packages = merged.packages.iter().map(|package| &package.package);
-        let assessed = advisory::assess(database, distribution, packages, today)?;
-        let words =
-            |assessed: advisory::Assessed| (assessed.ecosystem, assessed.state.as_str().to_owned(), assessed.reason);
-        row.assessed = assessed.into_iter().map(words).collect();
-        let subjects: Vec<Subject<'_>> = merged.packages.iter().map(Subject::from).collect();
-        let matched = advisory::match_packages(database, distribution, &subjects)?;
-        row.withheld = matched.withheld.len();
-        row.findings = matched
-            .findings
-            .into_iter()
-            .filter_map(|finding| {
-                let package = merged.packages.get(finding.package)?;
-                Some(FindingRow {
-                    id: finding.id,
-                    aliases: finding.aliases,
-                    package: package.package.name.clone(),
-                    purl: purl(&package.package, distribution),
-                    installed: package.package.version.clone(),
-                    status: finding.status.as_str().to_owned(),
-                    fixed: finding.fixed,
-                    severity: finding.rating.severity.as_str().to_owned(),
-                    score: finding.rating.score,
-                    layer: u32::try_from(package.layer).unwrap_or(u32::MAX),
-                    summary: finding.summary,
-                })
-            })
-            .collect();
-    }
-    Ok(Outcome::Done(Box::new(row)))
-}
-
-fn package_row(package: &StackPackage, distribution: Option<&Distribution>) -> PackageRow {
-    let evidence = package.evidence.first().map(|path| String::from_utf8_lossy(path)).unwrap_or_default();
-    PackageRow {
-        r#type: package.package.kind.as_str().to_owned(),
-        name: package.package.name.clone(),
-        version: package.package.version.clone(),
-        purl: purl(&package.package, distribution),
-        evidence: format!("/{evidence}"),
-        layer: u32::try_from(package.layer).unwrap_or(u32::MAX),
-    }
+    let coverage = merged.coverage(&undecided);
+    let unidentified = merged.unidentified.len();
+    let distribution = merged.distribution;
+    let packages = merged.packages.into_iter().map(|package| MergedPackage {
+        purl: purl(&package.package, distribution.as_ref()),
+        owner_purl: package.owner.as_ref().map(|owner| purl(&owner.package, distribution.as_ref())),
+        package,
+    });
+    Outcome::Done(Box::new(MergedStack {
+        chain: stack.id,
+        layers: stack.layers,
+        coverage,
+        packages: packages.collect(),
+        distribution,
+        cataloguers,
+        unidentified,
+    }))
 }

@@ -1,15 +1,17 @@
 //! The aggregator: takes what nodes say, stores it, merges and matches it, and answers questions about it.
 //!
-//! A roof: it wires the gRPC service to the picture of the fleet, the store, the advisory database and the web. All decisions are
-//! the fleet's, which is plain data; this does what it says.
+//! A roof: it wires the gRPC service to the picture of the fleet, the store, the advisory database and the web. All decisions about nodes,
+//! layers and stacks are the fleet's, which is plain data; this does what it says.
 
 pub mod advisories;
+mod answers;
 mod fleet;
 pub mod incoming;
+mod keeping;
+mod matching;
 mod merging;
 mod service;
 mod stamp;
-mod status;
 pub mod tls;
 pub mod tokens;
 mod who_has;
@@ -17,30 +19,35 @@ mod who_has;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
-use outcrop_agent::catalog;
-use outcrop_proto::inventory::{Inventory, decompress};
+use outcrop_proto::Digest;
 use outcrop_proto::wire::v1::collector_server::CollectorServer;
-use outcrop_proto::wire::{MAX_INVENTORY, MAX_MESSAGE, v1};
-use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
-use tokio::sync::{Notify, mpsc};
+use outcrop_proto::wire::{MAX_MESSAGE, v1};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tonic::Status;
 use tonic::codec::CompressionEncoding;
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 
-pub use tokens::{TokenError, Tokens, make_token};
+pub use advisories::{AdvisoriesError, Policy, Refusal};
+pub use tokens::{TokenError, make_token};
 
-use crate::advisory::{Database, DatabaseError, SourceInfo};
-use crate::store::{Store, StoreError};
+use crate::store::{Run, Sqlite, Store, StoreError};
 use crate::web;
-use fleet::{Fleet, Ready};
-use merging::{Outcome, Stack, merge_stack};
+use advisories::Advisories;
+use fleet::{Fleet, Now, Rules};
+use incoming::{Incoming, Limits};
+use matching::Matchmaker;
+use tls::Protocol;
+use tokens::{Identify, Speaker, TokenFile};
 
-/// How often leases that have ended, nodes that are silent and the database's file are looked at.
-const TICK: Duration = Duration::from_secs(2);
+/// How often leases that have ended, nodes that are silent and files that may have changed are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Inventories that are decoded, and stacks that are merged, at a time: each may take a hundred megabytes.
+const DECODED_AT_ONCE: usize = 2;
 
 /// What the operator chose.
 #[derive(Clone, Debug)]
@@ -49,22 +56,42 @@ pub struct Config {
     pub cluster: String,
     /// Where its store lies.
     pub data: PathBuf,
-    /// The advisory database.
+    /// The advisory database to watch.
     pub database: Option<PathBuf>,
+    /// What is demanded of databases.
+    pub policy: Policy,
     /// The file of nodes and their tokens.
     pub tokens: PathBuf,
     /// Where nodes are listened to.
     pub listen: SocketAddr,
+    /// Certificate chain and key for nodes, PEM; without them nodes are spoken to in the clear.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// Where questions are answered.
     pub api: SocketAddr,
-    /// Certificate chain and key, PEM; without them nodes are spoken to in the clear.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Names by which the API is asked for.
+    pub api_hosts: Vec<String>,
+    /// The file of those who may ask; without it everybody may, on loopback.
+    pub api_tokens: Option<PathBuf>,
+    /// Certificate chain and key for the API, PEM.
+    pub api_tls: Option<(PathBuf, PathBuf)>,
+    /// Share of the layers on several nodes that another node reads as well, of 1.
+    pub verify_share: f64,
+    /// Layers below more containers than this are read by another node in any case.
+    pub verify_containers: u32,
+    /// Within what time after the first reading.
+    pub verify_within: Duration,
+    /// A node that is silent for longer is forgotten.
+    pub forget_after: Duration,
+    /// How long packages and inventories are kept that nobody runs.
+    pub keep_unused: Duration,
+    /// How long it is kept who ran what.
+    pub keep_history: Duration,
 }
 
 /// Why the aggregator could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum AggregatorError {
-    /// A file that the operator named.
+    /// A file or directory that the operator named.
     #[error("{path}: {source}", path = .path.display())]
     File {
         /// Which one.
@@ -80,31 +107,39 @@ pub enum AggregatorError {
         /// What is the matter.
         source: std::io::Error,
     },
+    /// The volume that the store lies on.
+    #[error(transparent)]
+    Volume(#[from] crate::store::VolumeError),
     /// The gRPC server.
     #[error("serving nodes: {0}")]
     Serve(#[from] tonic::transport::Error),
-    /// The web server.
-    #[error("serving the API: {0}")]
-    Api(#[source] std::io::Error),
+    /// A certificate, for nodes or of the API.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The advisory database.
+    /// The advisory databases.
     #[error(transparent)]
-    Database(#[from] DatabaseError),
-    /// The tokens.
+    Advisories(#[from] AdvisoriesError),
+    /// The tokens of nodes.
     #[error(transparent)]
     Tokens(#[from] TokenError),
+    /// The tokens of the API.
+    #[error(transparent)]
+    Access(#[from] web::AccessError),
 }
 
-/// A stream of orders to a node, and which of its streams it is.
-type Stream = (u64, mpsc::Sender<Result<v1::Order, Status>>);
-
-/// The advisory database that is matched against, and the time of its file.
+/// A node's stream.
 #[derive(Debug)]
-struct Loaded {
-    database: Database,
-    modified: Option<SystemTime>,
+struct Stream {
+    /// Which of the node's streams it is.
+    number: u64,
+    /// The token that it was let in with.
+    token: Digest,
+    orders: mpsc::Sender<Result<v1::Order, Status>>,
+    /// Dropped with this, it ends the task that listens to the node.
+    _end: oneshot::Sender<()>,
 }
 
 /// A running aggregator.
@@ -112,18 +147,26 @@ struct Loaded {
 pub(crate) struct Aggregator {
     cluster: String,
     started: Instant,
-    tokens: Tokens,
-    store: Store,
+    identify: Box<dyn Identify>,
+    store: Arc<dyn Store>,
     fleet: Mutex<Fleet>,
     streams: Mutex<HashMap<String, Stream>>,
-    database_path: Option<PathBuf>,
-    database: Mutex<Option<Loaded>>,
-    /// How often the database was changed: what was matched against an older one is matched again.
-    generation: AtomicU64,
-    /// What is wrong with the database's file, if anything is.
-    database_error: Mutex<Option<String>>,
+    advisories: Advisories,
+    /// What stacks are matched with; `None` while there is no database.
+    matchmaker: RwLock<Option<Arc<Matchmaker>>>,
+    /// One at a time matches everything.
+    rematching: tokio::sync::Mutex<()>,
+    /// Runs that the store could not take yet.
+    runs: Mutex<(Vec<Run>, Vec<Run>)>,
+    /// Why nothing is taken from nodes, if so.
+    store_error: Mutex<Option<String>>,
     changed: Notify,
     counters: Counters,
+    /// Memory of inventories that are on their way, in [permits](service::PERMIT).
+    memory: Arc<Semaphore>,
+    decoding: Semaphore,
+    merging: Semaphore,
+    config: Config,
 }
 
 /// What was taken from nodes and what was not, since the start.
@@ -131,6 +174,10 @@ pub(crate) struct Aggregator {
 struct Counters {
     /// Inventories that are in the store.
     inventories: AtomicU64,
+    /// Cross-reads that came to the same.
+    verified: AtomicU64,
+    /// Cross-reads that came to something else.
+    contradicted: AtomicU64,
     /// Inventories and answers that nobody had asked for.
     unasked: AtomicU64,
     /// Streams that were ended for what was said in them, or not begun.
@@ -140,6 +187,11 @@ struct Counters {
 /// A lock whose data stays right when somebody panics with it: every change of it is one assignment or call.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The time.
+fn now() -> Now {
+    Now { instant: Instant::now(), unix: jiff::Timestamp::now().as_second() }
 }
 
 /// Runs an aggregator; returns only when it cannot go on.
@@ -152,37 +204,18 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         move |source| AggregatorError::File { path, source }
     };
     std::fs::create_dir_all(&config.data).map_err(file(&config.data))?;
-    let store = Store::open(&config.data.join("outcrop.db")).await?;
-    let tokens = Tokens::read(&config.tokens)?;
-    let database = config.database.as_ref().map(|path| load(path)).transpose()?;
-    let fleet = Fleet::new(store.layers(catalog::VERSION).await?, store.stacks().await?);
-    let aggregator = Arc::new(Aggregator {
-        cluster: config.cluster,
-        started: Instant::now(),
-        tokens,
-        store,
-        fleet: Mutex::new(fleet),
-        streams: Mutex::default(),
-        database_path: config.database,
-        database: Mutex::new(database),
-        generation: AtomicU64::new(0),
-        database_error: Mutex::default(),
-        changed: Notify::new(),
-        counters: Counters::default(),
-    });
+    crate::store::check_local(&config.data)?;
+    let uploads = config.data.join("uploads");
+    std::fs::create_dir_all(&uploads).map_err(file(&uploads))?;
+    let aggregator = Arc::new(Aggregator::open(config).await?);
+    let config = &aggregator.config;
 
-    let mut server = Server::builder();
-    if let Some((certificate, key)) = &config.tls {
-        let certificate = std::fs::read(certificate).map_err(file(certificate))?;
-        let key = std::fs::read(key).map_err(file(key))?;
-        server = server.tls_config(ServerTlsConfig::new().identity(Identity::from_pem(certificate, key)))?;
-    }
     let collector = CollectorServer::new(service::Service(Arc::clone(&aggregator)))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE)
         .accept_compressed(CompressionEncoding::Zstd)
         .send_compressed(CompressionEncoding::Zstd);
-    let server = server
+    let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .add_service(collector);
@@ -190,47 +223,104 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         let listener = tokio::net::TcpListener::bind(address).await;
         listener.map_err(|source| AggregatorError::Listen { address, source })
     };
-    let nodes = tonic::transport::server::TcpIncoming::from(listen(config.listen).await?);
+    let open = |(certificate, key): &(PathBuf, PathBuf)| tls::Certificate::open(certificate, key);
+    let certificate = config.tls.as_ref().map(open).transpose()?;
+    let certificate = certificate.map(|certificate| (certificate, Protocol::Http2));
+    let address = config.listen;
+    let nodes = Incoming::new(listen(address).await?, certificate, Limits::default())
+        .map_err(|source| AggregatorError::Listen { address, source })?;
     let api = listen(config.api).await?;
-    let web = web::Config {
-        loopback: config.api.ip().is_loopback(),
-        hosts: Vec::new(),
-        uploads: config.data.clone(),
-        max_upload: 1 << 30,
+    let authorizer: Arc<dyn web::Authorizer> = match &config.api_tokens {
+        Some(path) => Arc::new(web::TokenFile::open(path)?),
+        None => Arc::new(web::Loopback),
     };
-    let routes = web::routes(Arc::clone(&aggregator) as Arc<dyn web::Source>, Arc::new(web::Loopback), web);
+    let web_config = web::Config {
+        loopback: config.api.ip().is_loopback(),
+        hosts: config.api_hosts.clone(),
+        uploads,
+        max_upload: config.policy.max_size,
+    };
+    let routes = web::routes(Arc::new(answers::Answers(Arc::clone(&aggregator))), authorizer, web_config);
+    let certificate = config.api_tls.as_ref().map(open).transpose()?;
+    let certificate = certificate.map(|certificate| (certificate, Protocol::Http1));
+    let limits = Limits { connections: 1024, per_address: 256, identify_within: None, ..Limits::default() };
+    let address = config.api;
+    let api = Incoming::new(api, certificate, limits).map_err(|source| AggregatorError::Listen { address, source })?;
 
     tokio::spawn(Arc::clone(&aggregator).tick());
-    aggregator.rematch();
+    tokio::spawn(Arc::clone(&aggregator).keep_advisories());
+    tokio::spawn(Arc::clone(&aggregator).keep_tidy());
     tokio::select! {
         served = server.serve_with_incoming(nodes) => Ok(served?),
         () = web::serve(api, routes) => Ok(()),
     }
 }
 
-fn load(path: &std::path::Path) -> Result<Loaded, DatabaseError> {
-    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    Ok(Loaded { database: Database::open(path)?, modified })
-}
-
 impl Aggregator {
+    async fn open(config: Config) -> Result<Self, AggregatorError> {
+        let store = Sqlite::open(&config.data.join("outcrop.db")).await?;
+        let identify = Box::new(TokenFile::open(&config.tokens)?);
+        let advisories = Advisories::open(&config.data.join("advisories"), config.policy.clone())?;
+        let rules = Rules {
+            verify_share: config.verify_share,
+            verify_containers: config.verify_containers,
+            verify_within: config.verify_within,
+            forget_after: config.forget_after,
+        };
+        let store: Arc<dyn Store> = Arc::new(store);
+        let stacks = store.stacks().await?;
+        let chains: HashMap<i64, Digest> = stacks.iter().map(|summary| (summary.id, summary.chain)).collect();
+        let mut fleet = Fleet::new(rules, store.layers().await?, stacks, store.distrusted().await?);
+        let runs = store.open_runs().await?.into_iter();
+        fleet.restore_runs(runs.filter_map(|run| Some((run.subject, *chains.get(&run.stack)?))));
+        Ok(Self {
+            cluster: config.cluster.clone(),
+            started: Instant::now(),
+            identify,
+            store,
+            fleet: Mutex::new(fleet),
+            streams: Mutex::default(),
+            advisories,
+            matchmaker: RwLock::default(),
+            rematching: tokio::sync::Mutex::default(),
+            runs: Mutex::default(),
+            store_error: Mutex::default(),
+            changed: Notify::new(),
+            counters: Counters::default(),
+            memory: Arc::new(Semaphore::new(service::PERMITS)),
+            decoding: Semaphore::new(DECODED_AT_ONCE),
+            merging: Semaphore::new(DECODED_AT_ONCE),
+            config,
+        })
+    }
+
     fn fleet(&self) -> MutexGuard<'_, Fleet> {
         lock(&self.fleet)
     }
 
-    /// A node's stream begins; the number tells it from a later one of the same node.
-    fn attach(&self, node: &str, hello: &v1::Hello, orders: mpsc::Sender<Result<v1::Order, Status>>) -> u64 {
+    /// A node's stream begins, and an earlier one of the same node ends. The number tells it from others; what is returned beside it
+    /// comes when it has to end.
+    fn attach(
+        &self,
+        speaker: &Speaker,
+        hello: &v1::Hello,
+        orders: mpsc::Sender<Result<v1::Order, Status>>,
+    ) -> (u64, oneshot::Receiver<()>) {
+        let Speaker { node, token } = speaker;
         let mut streams = lock(&self.streams);
-        let number = streams.get(node).map_or(0, |(number, _)| number + 1);
-        self.fleet().detach(node);
-        self.fleet().attach(node, &hello.agent_version, Instant::now());
-        streams.insert(node.to_owned(), (number, orders));
-        number
+        let number = streams.get(node).map_or(0, |stream| stream.number + 1);
+        let mut fleet = self.fleet();
+        fleet.detach(node);
+        fleet.attach(node, hello, now());
+        drop(fleet);
+        let (end, ended) = oneshot::channel();
+        streams.insert(node.clone(), Stream { number, token: *token, orders, _end: end });
+        (number, ended)
     }
 
-    fn detach(&self, node: &str, stream: u64) {
+    fn detach(&self, node: &str, number: u64) {
         let mut streams = lock(&self.streams);
-        if streams.get(node).is_some_and(|(number, _)| *number == stream) {
+        if streams.get(node).is_some_and(|stream| stream.number == number) {
             streams.remove(node);
             self.fleet().detach(node);
         }
@@ -241,136 +331,27 @@ impl Aggregator {
     /// Orders something of a node. One that does not take its orders loses its stream, and with it its leases.
     fn send(&self, node: &str, order: v1::order::Order) {
         let mut streams = lock(&self.streams);
-        let sent = streams.get(node).is_some_and(|(_, orders)| orders.try_send(Ok(service::order(order))).is_ok());
-        if !sent && streams.remove(node).is_some() {
+        let Some(stream) = streams.get(node) else { return };
+        if stream.orders.try_send(Ok(self.order(order))).is_err() {
+            streams.remove(node);
             self.fleet().detach(node);
         }
     }
 
-    /// Leases to `node` what it has and nobody reads, and merges the stacks whose layers are known.
-    fn advance(self: &Arc<Self>, node: &str) {
-        let now = Instant::now();
-        let layers = self.fleet().lease(node, now);
-        if !layers.is_empty() {
-            let seconds = u32::try_from(fleet::LEASE.as_secs()).unwrap_or(u32::MAX);
-            let lease = v1::Lease { layers: layers.into_iter().map(Into::into).collect(), seconds };
-            self.send(node, v1::order::Order::Lease(lease));
-        }
-        let ready = self.fleet().ready(now);
-        for Ready { stack, layers } in ready {
-            self.merge_layers(stack, layers, None);
-        }
-    }
-
-    async fn tick(self: Arc<Self>) {
-        loop {
-            let _ = tokio::time::timeout(TICK, self.changed.notified()).await;
-            let nodes: Vec<String> = lock(&self.streams).keys().cloned().collect();
-            nodes.iter().for_each(|node| self.advance(node));
-            self.fleet().tidy();
-            self.reload();
-        }
-    }
-
-    /// Takes a database that was put in the place of the one that is used. A bad one is refused, and the good one kept.
-    fn reload(self: &Arc<Self>) {
-        let Some(path) = &self.database_path else { return };
-        let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-        if lock(&self.database).as_ref().is_some_and(|loaded| loaded.modified == modified) {
-            return;
-        }
-        match load(path) {
-            Ok(loaded) => {
-                *lock(&self.database) = Some(loaded);
-                *lock(&self.database_error) = None;
-                self.generation.fetch_add(1, Ordering::SeqCst);
-                self.rematch();
+    /// Ends streams of tokens that are nobody's any more.
+    fn expel(&self) {
+        self.identify.refresh();
+        let mut streams = lock(&self.streams);
+        let invalid: Vec<String> = streams
+            .iter()
+            .filter(|(node, stream)| !self.identify.still_valid(node, &stream.token))
+            .map(|(node, _)| node.clone())
+            .collect();
+        for node in invalid {
+            if let Some(stream) = streams.remove(&node) {
+                let _ = stream.orders.try_send(Err(Status::unauthenticated("the token is not valid any more")));
             }
-            Err(error) => *lock(&self.database_error) = Some(error.to_string()),
+            self.fleet().detach(&node);
         }
-    }
-
-    /// Matches every stack again, against the database as it is now. No node reads anything for it.
-    fn rematch(self: &Arc<Self>) {
-        let aggregator = Arc::clone(self);
-        tokio::spawn(async move {
-            // A stack that cannot be read from the store keeps what it had; status tells of the store.
-            for (stack, _) in aggregator.store.stacks().await.unwrap_or_default() {
-                if let Ok(Some((layers, answers))) = aggregator.store.stack(&stack).await {
-                    let answers = answers.and_then(|bytes| prost::Message::decode(bytes.as_slice()).ok());
-                    Arc::clone(&aggregator).merge_now(stack, layers, answers).await;
-                }
-            }
-        });
-    }
-
-    /// Merges a stack that a node has answered about.
-    fn merge(self: &Arc<Self>, stack: Digest, answers: v1::Answers) {
-        let layers = self.fleet().layers_of(&stack);
-        if let Some(layers) = layers {
-            self.merge_layers(stack, layers, Some(answers));
-        }
-    }
-
-    fn merge_layers(self: &Arc<Self>, stack: Digest, layers: Vec<LayerId>, answers: Option<v1::Answers>) {
-        let aggregator = Arc::clone(self);
-        tokio::spawn(async move { aggregator.merge_now(stack, layers, answers).await });
-    }
-
-    /// Merges until the result is of the database that is used now.
-    async fn merge_now(self: Arc<Self>, stack: Digest, layers: Vec<LayerId>, answers: Option<v1::Answers>) {
-        loop {
-            let generation = self.generation.load(Ordering::SeqCst);
-            Arc::clone(&self).merge_once(stack, layers.clone(), answers.clone()).await;
-            if generation == self.generation.load(Ordering::SeqCst) {
-                return;
-            }
-        }
-    }
-
-    async fn merge_once(self: Arc<Self>, stack: Digest, layers: Vec<LayerId>, answers: Option<v1::Answers>) {
-        let mut compressed = Vec::with_capacity(layers.len());
-        for layer in &layers {
-            match self.store.inventory(layer).await {
-                Ok(Some(row)) => compressed.push(row),
-                Ok(None) => return self.fleet().done(stack, Coverage::failed(format!("{layer} is not in the store"))),
-                Err(error) => return self.fleet().done(stack, Coverage::failed(error.to_string())),
-            }
-        }
-        let aggregator = Arc::clone(&self);
-        let merged = tokio::task::spawn_blocking(move || {
-            let marks = compressed.iter().all(|(_, marks)| *marks);
-            let decode = |(bytes, _): (Vec<u8>, bool)| Inventory::decode(&decompress(&bytes, MAX_INVENTORY)?);
-            let inventories: Vec<Inventory> =
-                compressed.into_iter().map(decode).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
-            let job = Stack { id: stack, layers: &layers, inventories: &inventories, marks, answers: answers.as_ref() };
-            let loaded = lock(&aggregator.database);
-            let database = loaded.as_ref().map(|loaded| &loaded.database);
-            merge_stack(&job, database, jiff::Zoned::now().date()).map_err(|error| error.to_string())
-        });
-        match merged.await {
-            Ok(Ok(Outcome::Ask(check))) => {
-                let asked = self.fleet().ask(stack, Instant::now());
-                if let Some(node) = asked {
-                    self.send(&node, v1::order::Order::Check(check));
-                }
-            }
-            Ok(Ok(Outcome::Done(row))) => {
-                let coverage = match self.store.put_stack(&row).await {
-                    Ok(()) => row.coverage.clone(),
-                    Err(error) => Coverage::new(CoverageState::Failed, error.to_string()),
-                };
-                self.fleet().done(stack, coverage);
-            }
-            Ok(Err(error)) => self.fleet().done(stack, Coverage::failed(error)),
-            Err(error) => self.fleet().done(stack, Coverage::failed(error.to_string())),
-        }
-    }
-
-    /// What the database holds.
-    fn sources(&self) -> Option<(String, Result<Vec<SourceInfo>, DatabaseError>)> {
-        let loaded = lock(&self.database);
-        let database = &loaded.as_ref()?.database;
-        Some((database.path().display().to_string(), database.sources()))
     }
 }

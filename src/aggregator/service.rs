@@ -2,25 +2,43 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outcrop_proto::inventory::{Inventory, decompress};
 use outcrop_proto::wire::v1::collector_server::Collector;
 use outcrop_proto::wire::{MAX_INVENTORY, Seen, WireError, digest, v1};
-use outcrop_proto::{Digest, LayerId};
-use tokio::sync::mpsc;
+use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Aggregator;
-use super::fleet::Gap;
-use crate::store::LayerRow;
+use super::fleet::{NotTaken, Verified};
+use super::incoming::Peer;
+use super::tokens::{Denied, Speaker};
+use super::{Aggregator, now};
+use crate::store::{Layer, LayerRow, StoreError};
 
 /// Orders that wait for a node. One that does not take them is as good as gone.
 const WAITING_ORDERS: usize = 64;
 
 /// Most bytes of a compressed inventory; a table of a million paths has five.
 const MAX_COMPRESSED: usize = 64 << 20;
+
+/// Bytes of one permit of the memory that inventories on their way may take together.
+pub(super) const PERMIT: usize = 4096;
+
+/// All permits: inventories on their way have at most so many bytes, of all nodes together.
+pub(super) const PERMITS: usize = (192 << 20) / PERMIT;
+
+/// Reports that a node may send in a burst, and how many a second after that. An honest one sends a few a second while it reads.
+const BURST: f64 = 500.0;
+const RATE: f64 = 100.0;
+
+/// How long an inventory may stand still on its way, or wait for memory.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// Longest reason that a node may give, bytes.
+const MAX_REASON: usize = 1024;
 
 /// Serves the nodes of an aggregator.
 #[derive(Debug)]
@@ -37,55 +55,126 @@ impl Collector for Service {
         }
         opened
     }
+
+    async fn deliver(&self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
+        let delivered = self.take(request).await;
+        if delivered.as_ref().is_err_and(|status| status.code() != tonic::Code::Unavailable) {
+            self.0.counters.refused.fetch_add(1, Relaxed);
+        }
+        delivered
+    }
 }
 
 impl Service {
+    /// Who speaks.
+    async fn identify<T>(&self, request: &Request<T>) -> Result<Speaker, Status> {
+        let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let token = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        let speaker = self.0.identify.node(token).await.map_err(|denied| match denied {
+            Denied::Unknown => Status::unauthenticated(denied.to_string()),
+            Denied::Unavailable(_) => Status::unavailable(denied.to_string()),
+        })?;
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            peer.identified();
+        }
+        Ok(speaker)
+    }
+
     async fn open(
         &self,
         request: Request<Streaming<v1::Report>>,
     ) -> Result<Response<ReceiverStream<Result<v1::Order, Status>>>, Status> {
-        let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let token = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        let node = self.0.tokens.node(token).ok_or_else(|| {
-            Status::unauthenticated("the token is none of this aggregator's: make one with outcrop token new NODE")
-        })?;
+        let aggregator = Arc::clone(&self.0);
+        let speaker = self.identify(&request).await?;
         let mut reports = request.into_inner();
-        let first = reports.message().await?.ok_or_else(|| Status::invalid_argument("nothing was said"))?;
-        let hello = self.0.hello(&node, first)?;
+        let first = tokio::time::timeout(Duration::from_secs(20), reports.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("nothing was said"))??;
+        let first = first.ok_or_else(|| Status::invalid_argument("nothing was said"))?;
+        let hello = aggregator.hello(&speaker.node, first)?;
         let (orders, receiver) = mpsc::channel(WAITING_ORDERS);
         let welcome = v1::Welcome { aggregator_version: env!("CARGO_PKG_VERSION").to_owned() };
-        let _ = orders.try_send(Ok(order(v1::order::Order::Welcome(welcome))));
-        let aggregator = Arc::clone(&self.0);
-        let stream = aggregator.attach(&node, &hello, orders.clone());
+        let _ = orders.try_send(Ok(aggregator.order(v1::order::Order::Welcome(welcome))));
+        let node = speaker.node.clone();
+        let (stream, ended) = aggregator.attach(&speaker, &hello, orders.clone());
         tokio::spawn(async move {
-            let mut assembly = Assembly { cataloguers: hello.cataloguers, ..Assembly::default() };
-            loop {
-                let outcome = match reports.message().await {
-                    Ok(Some(report)) => aggregator.report(&node, report, &mut assembly).await,
-                    Ok(None) | Err(_) => break,
-                };
-                if let Err(status) = outcome {
-                    aggregator.counters.refused.fetch_add(1, Relaxed);
-                    let _ = orders.try_send(Err(status));
-                    break;
-                }
+            tokio::select! {
+                () = aggregator.listen(&node, reports, &orders) => {}
+                // Its place was taken, or it did not take its orders.
+                _ = ended => {}
             }
             aggregator.detach(&node, stream);
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
+
+    /// Takes an inventory.
+    async fn take(&self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
+        let Speaker { node, .. } = self.identify(&request).await?;
+        let mut pieces = request.into_inner();
+        let next = async |pieces: &mut Streaming<v1::Piece>| {
+            let next = tokio::time::timeout(STALLED, pieces.message()).await;
+            next.map_err(|_| Status::deadline_exceeded("the inventory does not go on"))?
+        };
+        let first = next(&mut pieces).await?.ok_or_else(|| Status::invalid_argument("an inventory without a piece"))?;
+        self.0.same_cluster(&first.cluster)?;
+        let layer = layer(first.layer.as_ref())?;
+        // Only what this node was asked for, and only the first of two answers, takes memory.
+        let Some(cataloguers) = self.0.fleet().is_leased(&node, &layer) else {
+            self.0.counters.unasked.fetch_add(1, Relaxed);
+            return Err(Status::failed_precondition(format!("{layer} is not leased to this node")));
+        };
+        let (cage, marks) = (cut(first.cage, 100), first.marks);
+        let mut held: Vec<OwnedSemaphorePermit> = Vec::new();
+        let mut compressed = Vec::new();
+        let mut piece = Some(first.bytes);
+        while let Some(bytes) = piece {
+            if compressed.len() + bytes.len() > MAX_COMPRESSED {
+                return Err(Status::resource_exhausted(format!("an inventory of more than {MAX_COMPRESSED} bytes")));
+            }
+            let permits = u32::try_from(bytes.len().div_ceil(PERMIT)).unwrap_or(u32::MAX);
+            let permit = tokio::time::timeout(STALLED, Arc::clone(&self.0.memory).acquire_many_owned(permits)).await;
+            let permit = permit.map_err(|_| Status::unavailable("too many inventories are on their way: try again"))?;
+            held.push(permit.map_err(|_| Status::unavailable("the aggregator ends"))?);
+            compressed.extend_from_slice(&bytes);
+            piece = next(&mut pieces).await?.map(|piece| piece.bytes);
+        }
+        let told = Told { layer, cataloguers, cage, marks, compressed };
+        self.0.store_inventory(&node, told).await?;
+        drop(held);
+        self.0.advance(&node);
+        Ok(Response::new(v1::Stored { cluster: self.0.cluster.clone(), layer: Some(layer.into()) }))
+    }
 }
 
-/// Pieces of an inventory that are on their way.
-#[derive(Debug, Default)]
-struct Assembly {
+/// An inventory as a node told of it.
+struct Told {
+    layer: LayerId,
+    /// The version that its agent said that its cataloguers have.
     cataloguers: u32,
-    layer: Option<LayerId>,
-    bytes: Vec<u8>,
+    cage: String,
+    marks: bool,
+    compressed: Vec<u8>,
 }
 
-pub(super) fn order(order: v1::order::Order) -> v1::Order {
-    v1::Order { order: Some(order), cluster: String::new() }
+/// How many reports a node may still send at once: one that floods waits, and nobody else.
+struct Allowance {
+    left: f64,
+    at: Instant,
+}
+
+impl Allowance {
+    fn new() -> Self {
+        Self { left: BURST, at: Instant::now() }
+    }
+
+    async fn spend(&mut self) {
+        let now = Instant::now();
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * RATE).min(BURST) - 1.0;
+        self.at = now;
+        if self.left < 0.0 {
+            tokio::time::sleep(Duration::from_secs_f64(-self.left / RATE)).await;
+        }
+    }
 }
 
 fn malformed(error: WireError) -> Status {
@@ -96,13 +185,20 @@ fn layer(id: Option<&v1::LayerId>) -> Result<LayerId, Status> {
     id.ok_or_else(|| Status::invalid_argument("a layer's identity is missing"))?.try_into().map_err(malformed)
 }
 
+fn cut(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text
+}
+
 impl Aggregator {
+    /// An order, as it is sent.
+    pub(super) fn order(&self, order: v1::order::Order) -> v1::Order {
+        v1::Order { order: Some(order), cluster: self.cluster.clone() }
+    }
+
     /// Checks who is speaking: a node speaks for itself only, and in the cluster that this aggregator is for.
     fn hello(&self, node: &str, report: v1::Report) -> Result<v1::Hello, Status> {
-        if report.cluster != self.cluster {
-            let message = format!("this aggregator is for cluster {:?}, not {:?}", self.cluster, report.cluster);
-            return Err(Status::failed_precondition(message));
-        }
+        self.same_cluster(&report.cluster)?;
         match report.report {
             Some(v1::report::Report::Hello(hello)) if hello.node == node => Ok(hello),
             Some(v1::report::Report::Hello(hello)) => {
@@ -112,28 +208,74 @@ impl Aggregator {
         }
     }
 
-    async fn report(self: &Arc<Self>, node: &str, report: v1::Report, assembly: &mut Assembly) -> Result<(), Status> {
+    fn same_cluster(&self, cluster: &str) -> Result<(), Status> {
+        if cluster == self.cluster {
+            return Ok(());
+        }
+        let message = format!("this aggregator is for cluster {:?}, not {cluster:?}", self.cluster);
+        Err(Status::failed_precondition(message))
+    }
+
+    /// Hears a node out until its stream ends, by itself or for what was said in it.
+    async fn listen(
+        self: &Arc<Self>,
+        node: &str,
+        mut reports: Streaming<v1::Report>,
+        orders: &mpsc::Sender<Result<v1::Order, Status>>,
+    ) {
+        let mut allowance = Allowance::new();
+        loop {
+            let outcome = match reports.message().await {
+                Ok(Some(report)) => self.report(node, report).await,
+                Ok(None) => return,
+                // Nonsense is the node's doing; the end of a connection is nobody's.
+                Err(status) => match status.code() {
+                    tonic::Code::Internal | tonic::Code::OutOfRange => Err(status),
+                    _ => return,
+                },
+            };
+            if let Err(status) = outcome {
+                self.counters.refused.fetch_add(1, Relaxed);
+                let _ = orders.try_send(Err(status));
+                return;
+            }
+            allowance.spend().await;
+        }
+    }
+
+    async fn report(self: &Arc<Self>, node: &str, report: v1::Report) -> Result<(), Status> {
         use v1::report::Report;
-        self.fleet().heard(node, Instant::now());
+        self.same_cluster(&report.cluster)?;
+        self.fleet().heard(node, now());
         match report.report {
             Some(Report::Containers(containers)) => self.containers(node, containers)?,
-            Some(Report::Piece(piece)) => self.piece(node, piece, assembly).await?,
+            Some(Report::Verified(verified)) => self.verified(node, &verified).await?,
+            Some(Report::Metrics(metrics)) => {
+                self.fleet().metrics(node, metrics);
+                return Ok(());
+            }
             Some(Report::Unreadable(unreadable)) => {
                 let layer = layer(unreadable.layer.as_ref())?;
-                self.fleet().unreadable_by(node, layer, unreadable.reason, Instant::now());
+                let reason = cut(unreadable.reason, MAX_REASON);
+                let coverage = match unreadable.state.as_str() {
+                    "too-large" => Coverage::new(CoverageState::TooLarge, reason),
+                    _ => Coverage::failed(reason),
+                };
+                self.fleet().unreadable(node, &layer, coverage, unreadable.gone, now());
             }
             Some(Report::Answers(answers)) => {
                 let stack: Digest = digest(&answers.stack, "a stack's identity").map_err(malformed)?;
                 // An answer that nobody asked for is not listened to.
-                if self.fleet().was_asked(node, &stack) {
+                let asked = self.fleet().was_asked(node, &stack);
+                if asked {
                     self.fleet().merging(stack);
-                    self.merge(stack, answers);
+                    self.merge(stack, Some(answers));
                 } else {
                     self.counters.unasked.fetch_add(1, Relaxed);
                 }
             }
             // A second Hello, or a report of a newer agent.
-            Some(Report::Hello(_) | Report::Verified(_) | Report::Metrics(_)) | None => {}
+            Some(Report::Hello(_)) | None => {}
         }
         self.advance(node);
         Ok(())
@@ -144,59 +286,111 @@ impl Aggregator {
             report.containers.into_iter().map(Seen::try_from).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
         let gone: Vec<(String, String)> =
             report.gone.into_iter().map(|key| (key.containerd_namespace, key.id)).collect();
-        let told = self.fleet().containers(node, report.sequence, report.full, containers, &gone);
-        if told == Err(Gap) {
-            self.send(node, v1::order::Order::Resync(v1::Resync {}));
+        let told = self.fleet().containers(node, report.sequence, report.full, containers, &gone, now());
+        match told {
+            Ok(()) => Ok(()),
+            Err(NotTaken::Gap) => {
+                self.send(node, v1::order::Order::Resync(v1::Resync {}));
+                Ok(())
+            }
+            Err(NotTaken::TooMany) => Err(Status::resource_exhausted("more containers than a node can have")),
         }
-        Ok(())
     }
 
-    async fn piece(&self, node: &str, piece: v1::Piece, assembly: &mut Assembly) -> Result<(), Status> {
-        let layer = layer(piece.layer.as_ref())?;
-        if assembly.layer != Some(layer) {
-            (assembly.layer, assembly.bytes) = (Some(layer), Vec::new());
-        }
-        if assembly.bytes.len() + piece.bytes.len() > MAX_COMPRESSED {
-            assembly.bytes = Vec::new();
-            return Err(Status::resource_exhausted(format!("an inventory of more than {MAX_COMPRESSED} bytes")));
-        }
-        assembly.bytes.extend_from_slice(&piece.bytes);
-        if !piece.last {
-            return Ok(());
-        }
-        assembly.layer = None;
-        let compressed = std::mem::take(&mut assembly.bytes);
-        // Only what this node was asked for, and only the first of two answers.
-        if !self.fleet().is_leased(node, &layer) {
-            self.counters.unasked.fetch_add(1, Relaxed);
-            return Ok(());
-        }
+    /// Checks what a node read of a layer, and keeps it.
+    async fn store_inventory(&self, node: &str, told: Told) -> Result<(), Status> {
+        let Told { layer, cataloguers, cage, marks, compressed } = told;
+        // Decoding takes several times what is compressed: few at a time.
+        let turn = self.decoding.acquire().await.map_err(|_| Status::unavailable("the aggregator ends"))?;
         let checked = tokio::task::spawn_blocking(move || {
             let encoding = decompress(&compressed, MAX_INVENTORY).map_err(|error| error.to_string())?;
             let inventory = Inventory::decode(&encoding).map_err(|error| error.to_string())?;
-            Ok::<_, String>((compressed, Digest::of(&encoding), inventory.cataloguers))
+            Ok::<_, String>((compressed, Digest::of(&encoding), encoding.len(), inventory.cataloguers))
         });
-        let (inventory, digest, cataloguers) = match checked.await {
+        let (inventory, digest, size, read_by) = match checked.await {
             Ok(Ok(checked)) => checked,
-            Ok(Err(error)) => return Err(Status::invalid_argument(format!("the inventory of {layer}: {error}"))),
+            Ok(Err(error)) => {
+                let reason = format!("the inventory of {layer}: {error}");
+                return Err(self.worthless(node, &layer, Status::invalid_argument(reason)));
+            }
             Err(error) => return Err(Status::internal(error.to_string())),
         };
-        if cataloguers != assembly.cataloguers {
-            return Err(Status::invalid_argument("the inventory is of other cataloguers than the agent said"));
+        drop(turn);
+        if read_by != cataloguers {
+            let status = Status::invalid_argument("the inventory is of other cataloguers than the agent said");
+            return Err(self.worthless(node, &layer, status));
         }
-        let row = LayerRow {
+        if !self.fleet().is_settled(&layer, &digest) {
+            self.counters.contradicted.fetch_add(1, Relaxed);
+            let reason = format!("the inventory of {layer} is not the one that was settled on");
+            return Err(self.worthless(node, &layer, Status::failed_precondition(reason)));
+        }
+        let read = Layer {
             id: layer,
-            inventory,
             digest,
+            size,
             cataloguers,
             node: node.to_owned(),
-            cage: piece.cage,
-            marks: piece.marks,
-            read_at: jiff::Timestamp::now().as_second(),
+            cage,
+            marks,
+            read_at: now().unix,
+            verified_by: std::collections::BTreeSet::new(),
         };
-        self.store.put_layer(&row).await.map_err(|error| Status::unavailable(error.to_string()))?;
-        self.fleet().known(layer);
-        self.counters.inventories.fetch_add(1, Relaxed);
+        match self.store.put_layer(&LayerRow { layer: read.clone(), inventory }).await {
+            Ok(()) => {
+                self.fleet().known(read);
+                self.counters.inventories.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            // The node did what it was asked; it is asked again when there is room.
+            Err(error) => {
+                let coverage = Coverage::failed(error.to_string());
+                self.fleet().unreadable(node, &layer, coverage, true, now());
+                self.store_failed(&error);
+                Err(Status::unavailable(error.to_string()))
+            }
+        }
+    }
+
+    /// What a node told of a layer is of no use: that counts as a failure to read it.
+    fn worthless(&self, node: &str, layer: &LayerId, status: Status) -> Status {
+        let coverage = Coverage::failed(format!("node {node}: {}", status.message()));
+        self.fleet().unreadable(node, layer, coverage, false, now());
+        status
+    }
+
+    async fn verified(&self, node: &str, report: &v1::Verified) -> Result<(), Status> {
+        let id = layer(report.layer.as_ref())?;
+        let digest = digest(&report.digest, "an inventory's digest").map_err(malformed)?;
+        let outcome = self.fleet().verified(node, &id, digest, report.cataloguers, report.marks);
+        let stored: Result<(), StoreError> = match outcome {
+            Verified::Unasked => {
+                self.counters.unasked.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            Verified::Inconclusive => Ok(()),
+            Verified::Same => {
+                self.counters.verified.fetch_add(1, Relaxed);
+                self.store.verified(&id, node, now().unix).await
+            }
+            Verified::Disputed => {
+                self.counters.contradicted.fetch_add(1, Relaxed);
+                self.changed.notify_one();
+                Ok(())
+            }
+            Verified::Upheld => {
+                self.counters.verified.fetch_add(1, Relaxed);
+                self.store.verified(&id, node, now().unix).await
+            }
+            Verified::Overturned => {
+                self.counters.contradicted.fetch_add(1, Relaxed);
+                self.changed.notify_one();
+                self.store.forget_layers(&[id]).await
+            }
+        };
+        if let Err(error) = stored {
+            self.store_failed(&error);
+        }
         Ok(())
     }
 }

@@ -2,47 +2,98 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use super::duration::{parse_duration, parse_share};
 use super::{Exit, Fatal};
-use crate::aggregator::Config;
+use crate::advisory::trust::PublicKey;
+use crate::aggregator::{Config, Policy};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The cluster that it is for; agents of others are refused
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    #[arg(long, value_name = "NAME", env = "OUTCROP_CLUSTER", default_value = "default")]
     cluster: String,
 
     /// Where it keeps what it knows; a local disk
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "OUTCROP_DATA")]
     data: PathBuf,
 
     /// The advisory database, as outcrop db build makes it; one that is put in its place is taken at once
     #[arg(long, value_name = "FILE", env = "OUTCROP_DB")]
     db: Option<PathBuf>,
 
+    /// A key that advisory databases may be signed with: a minisign public key, or a file with one; may be given again
+    #[arg(long, value_name = "KEY", env = "OUTCROP_DB_KEY", value_delimiter = ',')]
+    db_key: Vec<String>,
+
+    /// Refuse advisory databases that none of the keys has signed
+    #[arg(long, env = "OUTCROP_REQUIRE_SIGNATURE", requires = "db_key")]
+    require_signature: bool,
+
     /// The file of nodes and hashes of their tokens, as outcrop token new makes it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "OUTCROP_TOKENS")]
     tokens: PathBuf,
 
     /// Where agents are listened to
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7443")]
+    #[arg(long, value_name = "ADDRESS", env = "OUTCROP_LISTEN", default_value = "127.0.0.1:7443")]
     listen: SocketAddr,
 
-    /// Where questions are answered; loopback only
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7480")]
-    api: SocketAddr,
-
-    /// Certificate chain for agents, PEM
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    /// Certificate chain for agents, PEM; read again when it changes
+    #[arg(long, value_name = "FILE", env = "OUTCROP_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
     /// Its private key, PEM
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, value_name = "FILE", env = "OUTCROP_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
     /// Speak to agents in the clear; loopback only
     #[arg(long, conflicts_with = "tls_cert")]
     insecure: bool,
+
+    /// Where questions are answered
+    #[arg(long, value_name = "ADDRESS", env = "OUTCROP_API", default_value = "127.0.0.1:7480")]
+    api: SocketAddr,
+
+    /// The file of those who may ask, as outcrop token new --api makes it; needed unless --api is on loopback
+    #[arg(long, value_name = "FILE", env = "OUTCROP_API_TOKENS")]
+    api_tokens: Option<PathBuf>,
+
+    /// A name that the API is asked for by; may be given again
+    #[arg(long, value_name = "HOST", env = "OUTCROP_API_HOST", value_delimiter = ',')]
+    api_host: Vec<String>,
+
+    /// Certificate chain for the API, PEM; read again when it changes
+    #[arg(long, value_name = "FILE", env = "OUTCROP_API_TLS_CERT", requires = "api_tls_key")]
+    api_tls_cert: Option<PathBuf>,
+
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", env = "OUTCROP_API_TLS_KEY", requires = "api_tls_cert")]
+    api_tls_key: Option<PathBuf>,
+
+    /// Share of the layers on several nodes that another node reads as well, from 0 to 1
+    #[arg(long, value_name = "SHARE", env = "OUTCROP_VERIFY_SHARE", default_value = "0.05", value_parser = parse_share)]
+    verify_share: f64,
+
+    /// Have layers below more containers than this read by another node in any case
+    #[arg(long, value_name = "COUNT", env = "OUTCROP_VERIFY_CONTAINERS", default_value_t = 20)]
+    verify_containers: u32,
+
+    /// Within what time after the first reading
+    #[arg(long, value_name = "TIME", env = "OUTCROP_VERIFY_INTERVAL", default_value = "1h", value_parser = parse_duration)]
+    verify_interval: Duration,
+
+    /// Forget a node that has been silent for so long, and what it alone had
+    #[arg(long, value_name = "TIME", env = "OUTCROP_FORGET_AFTER", default_value = "24h", value_parser = parse_duration)]
+    forget_after: Duration,
+
+    /// Keep packages and inventories so long after the last container with them has ended
+    #[arg(long, value_name = "TIME", env = "OUTCROP_KEEP_UNUSED", default_value = "8d", value_parser = parse_duration)]
+    keep_unused: Duration,
+
+    /// Keep so long who ran what
+    #[arg(long, value_name = "TIME", env = "OUTCROP_KEEP_HISTORY", default_value = "400d", value_parser = parse_duration)]
+    keep_history: Duration,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
@@ -55,20 +106,32 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     if arguments.insecure && !arguments.listen.ip().is_loopback() {
         return Err(Fatal::usage(format!("--insecure is for loopback only, and {} is not", arguments.listen)));
     }
-    if !arguments.api.ip().is_loopback() {
+    if arguments.api_tokens.is_none() && !arguments.api.ip().is_loopback() {
         return Err(Fatal::usage(format!(
-            "--api is for loopback only, since it asks nobody who they are, and {} is not",
+            "{} is not on loopback, so that those who ask have to say who they are: --api-tokens FILE, as outcrop token new --api makes it",
             arguments.api
         )));
     }
+    let keys: Result<Vec<PublicKey>, _> = arguments.db_key.iter().map(|key| PublicKey::from_argument(key)).collect();
+    let keys = keys.map_err(|error| Fatal::usage(format!("--db-key: {error}")))?;
     let config = Config {
         cluster: arguments.cluster,
         data: arguments.data,
         database: arguments.db,
+        policy: Policy { keys, require_signature: arguments.require_signature, ..Policy::default() },
         tokens: arguments.tokens,
         listen: arguments.listen,
-        api: arguments.api,
         tls,
+        api: arguments.api,
+        api_hosts: arguments.api_host,
+        api_tokens: arguments.api_tokens,
+        api_tls: arguments.api_tls_cert.zip(arguments.api_tls_key),
+        verify_share: arguments.verify_share,
+        verify_containers: arguments.verify_containers,
+        verify_within: arguments.verify_interval,
+        forget_after: arguments.forget_after,
+        keep_unused: arguments.keep_unused,
+        keep_history: arguments.keep_history,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Fatal::failed(format!("starting: {error}")))?;

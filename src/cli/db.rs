@@ -46,6 +46,14 @@ enum Command {
         /// The database
         file: PathBuf,
     },
+    /// Check who signed a database; the signature lies beside it as FILE.minisig
+    Verify {
+        /// The database
+        file: PathBuf,
+        /// A minisign public key, as base64 or as a .pub file; may be given again
+        #[arg(long, value_name = "KEY", required = true)]
+        key: Vec<String>,
+    },
     /// Put a database in the place of the one that an aggregator uses, with the signature beside it; no node reads anything for it
     Push {
         /// The database
@@ -55,14 +63,6 @@ enum Command {
         allow_shrink: bool,
         #[command(flatten)]
         server: Server,
-    },
-    /// Check who signed a database; the signature lies beside it as FILE.minisig
-    Verify {
-        /// The database
-        file: PathBuf,
-        /// A minisign public key, as base64 or as a .pub file; may be given again
-        #[arg(long, value_name = "KEY", required = true)]
-        key: Vec<String>,
     },
 }
 
@@ -122,23 +122,6 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     Ok(Exit::Done)
 }
 
-fn push(path: &Path, allow_shrink: bool, server: &Server) -> Result<(), Fatal> {
-    let client = server.connect()?;
-    let file = File::open(path).map_err(|error| Fatal::failed(format!("{}: {error}", path.display())))?;
-    let query = [("allow-shrink".to_owned(), allow_shrink.to_string())];
-    let signature = signature_beside(path).map_err(|error| Fatal::failed(error.to_string()))?;
-    let signature = signature.map(|signature| STANDARD.encode(signature));
-    let mut headers = vec![("Content-Type", "application/vnd.sqlite3")];
-    headers.extend(signature.as_deref().map(|signature| ("Outcrop-Signature", signature)));
-    let answer = client.post("/api/v1/database", &query, &headers, file)?;
-    let digest = escape(answer["digest"].as_str().unwrap_or_default()).into_owned();
-    let told = match super::ask::rematch(&answer["rematch"]) {
-        Some(rematch) => format!("{digest}: {rematch}\n"),
-        None => format!("{digest} was in use already: nothing changed\n"),
-    };
-    print(&told)
-}
-
 /// The digest of a file.
 fn digest(path: &Path) -> Result<Digest, Fatal> {
     let mut hash = Sha256::new();
@@ -154,4 +137,21 @@ fn digest(path: &Path) -> Result<Digest, Fatal> {
     };
     read().map_err(|error| Fatal::failed(format!("{}: {error}", path.display())))?;
     Ok(Digest(hash.finalize().into()))
+}
+
+fn push(path: &Path, allow_shrink: bool, server: &Server) -> Result<(), Fatal> {
+    let client = server.connect()?;
+    let file = File::open(path).map_err(|error| Fatal::failed(format!("{}: {error}", path.display())))?;
+    let query = [("allow-shrink".to_owned(), allow_shrink.to_string())];
+    let signature = signature_beside(path).map_err(|error| Fatal::failed(error.to_string()))?;
+    let signature = signature.map(|signature| STANDARD.encode(signature));
+    let mut headers = vec![("Content-Type", "application/vnd.sqlite3")];
+    headers.extend(signature.as_deref().map(|signature| ("Outcrop-Signature", signature)));
+    let answer = client.post("/api/v1/database", &query, &headers, file)?;
+    let digest = escape(answer["digest"].as_str().unwrap_or_default()).into_owned();
+    let told = match super::ask::rematch(&answer["rematch"]) {
+        Some(rematch) => format!("{digest}: {rematch}\n"),
+        None => format!("{digest} was in use already: nothing changed\n"),
+    };
+    print(&told)
 }

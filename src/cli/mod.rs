@@ -5,6 +5,7 @@ mod ask;
 mod bom;
 mod client;
 mod db;
+mod duration;
 mod get;
 mod node;
 mod output;
@@ -18,7 +19,7 @@ mod token;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Exit codes, as `docs/architecture.md` promises them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +87,11 @@ impl Fatal {
     }
 }
 
+/// The commands with their flags, from which `docs/configuration.md` is made.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -102,9 +108,9 @@ pub fn main() -> ExitCode {
         Command::Aggregator(arguments) => aggregator::run(arguments),
         Command::Status(arguments) => ask::status(&arguments),
         Command::WhoHas(arguments) => ask::who_has(&arguments),
+        Command::Token(arguments) => token::run(arguments),
         Command::Get(arguments) => get::run(&arguments),
         Command::Node(arguments) => node::run(&arguments),
-        Command::Token(arguments) => token::run(arguments),
         Command::Selftest => selftest::run(),
     };
     match result {

@@ -135,6 +135,7 @@ fn mount_type(table: &str, path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::process::Command;
 
     use super::*;
@@ -152,7 +153,8 @@ mod tests {
             if output.status.success() {
                 return Some(Self(dir));
             }
-            eprintln!("SKIPPED: a FUSE mount cannot be made here: {}", String::from_utf8_lossy(&output.stderr).trim());
+            let reason = String::from_utf8_lossy(&output.stderr);
+            let _ = writeln!(io::stderr(), "SKIPPED: a FUSE mount cannot be made here: {}", reason.trim());
             None
         }
     }

@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum Command {
     /// The aggregator listens: everything is told anew, there.
-    Attached(Sender<v1::Report>),
+    Attached(Sender<v1::Report>, Sender<Vec<v1::Piece>>),
     /// It ordered something.
     Order(v1::order::Order),
 }
@@ -93,6 +93,7 @@ pub(super) struct Node {
     sequence: u64,
     /// Where reports go; `None` while no aggregator listens.
     reports: Option<Sender<v1::Report>>,
+    deliveries: Option<Sender<Vec<v1::Piece>>>,
 }
 
 impl Node {
@@ -108,6 +109,7 @@ impl Node {
             containers: BTreeMap::new(),
             sequence: 0,
             reports: None,
+            deliveries: None,
         })
     }
 
@@ -141,8 +143,9 @@ impl Node {
         let _ = rustix::io::read(&inbox.bell, &mut [0; 64]);
         while let Ok(command) = inbox.commands.try_recv() {
             match command {
-                Command::Attached(reports) => {
+                Command::Attached(reports, deliveries) => {
                     self.reports = Some(reports);
+                    self.deliveries = Some(deliveries);
                     let listed = self.list();
                     self.tell_all();
                     listed?;
@@ -252,15 +255,16 @@ impl Node {
     fn read(&mut self, id: LayerId) -> Result<(), Error> {
         match self.compressed(id)? {
             Ok((compressed, started)) => {
-                let pieces = compressed.len().div_ceil(PIECE);
-                for (number, bytes) in compressed.chunks(PIECE).enumerate() {
-                    self.send(v1::report::Report::Piece(v1::Piece {
-                        layer: Some(id.into()),
-                        bytes: bytes.to_vec(),
-                        last: number + 1 == pieces,
-                        cage: started.cage.to_string(),
-                        marks: started.marks,
-                    }));
+                let pieces = compressed.chunks(PIECE).map(|bytes| v1::Piece {
+                    cluster: self.cluster.clone(),
+                    layer: Some(id.into()),
+                    bytes: bytes.to_vec(),
+                    cage: started.cage.to_string(),
+                    marks: started.marks,
+                });
+                let pieces = pieces.collect();
+                if let Some(deliveries) = &self.deliveries {
+                    let _ = deliveries.blocking_send(pieces);
                 }
             }
             Err(reason) => {

@@ -73,7 +73,20 @@ impl Uplink {
         request.metadata_mut().insert("authorization", bearer);
         let mut orders = client.attach(request).await?.into_inner();
         say("attached to the aggregator");
-        if !self.commands.send(Command::Attached(reports)) {
+        let (deliveries, mut waiting) = tokio::sync::mpsc::channel::<Vec<v1::Piece>>(1);
+        let bearer = format!("Bearer {}", self.token);
+        tokio::spawn(async move {
+            while let Some(pieces) = waiting.recv().await {
+                let mut request = Request::new(tokio_stream::iter(pieces));
+                if let Ok(bearer) = bearer.parse() {
+                    request.metadata_mut().insert("authorization", bearer);
+                }
+                if let Err(status) = client.deliver(request).await {
+                    say(&format!("delivering: {}", cause(&status)));
+                }
+            }
+        });
+        if !self.commands.send(Command::Attached(reports, deliveries)) {
             return Ok(Ended::Node);
         }
         while let Some(order) = orders.message().await? {

@@ -89,9 +89,9 @@ impl Judge {
     ) -> Result<Judged, Fatal> {
         let Some(database) = &self.database else { return Ok(Judged::default()) };
         let fail = |error: advisory::DatabaseError| Fatal::failed(error.to_string());
-        let assessed =
-            advisory::assess(database, distribution, packages.iter().map(|package| &package.package), self.now)
-                .map_err(fail)?;
+        let sources = database.sources().map_err(fail)?;
+        let kinds = packages.iter().map(|package| package.package.kind);
+        let assessed = advisory::assess(&sources, distribution, kinds, self.now);
         let subjects: Vec<Subject<'_>> = packages.iter().map(Subject::from).collect();
         let matched = advisory::match_packages(database, distribution, &subjects).map_err(fail)?;
         let row = |finding: Finding, owner: Option<String>| -> Option<report::Finding> {

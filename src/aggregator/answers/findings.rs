@@ -1,0 +1,177 @@
+//! Findings of containers, and what a problem touches.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::{Chosen, container_ref};
+use crate::aggregator::fleet::{Container, Key, subject};
+use crate::aggregator::{Aggregator, now};
+use crate::store::{FindingRow, RANKS, StackId, VerdictId, Wanted};
+use crate::web::list::{FINDINGS, after, cut};
+use crate::web::{AdvisoryItem, AdvisoryPackage, Failure, FindingItem, List, Page, Scope};
+
+/// What a finding of a container is sorted by, and what tells it from every other: rank, problem, verdict, stack; node and key.
+type Place = (u8, String, VerdictId, StackId, String, String, String);
+
+/// A container of a stack: its node, its key, itself.
+type Held = (Arc<str>, Key, Container);
+
+impl Aggregator {
+    pub(super) async fn list_findings(&self, scope: &Scope, list: &List) -> Result<Page<FindingItem>, Failure> {
+        if list.sort.as_deref().is_some_and(|sort| sort != "severity") || list.descending {
+            let known = "findings are listed the worst first: sort=severity, which is the default";
+            return Err(Failure::Question(known.to_owned()));
+        }
+        let worst_to = match list.filter("severity") {
+            None => RANKS.len() - 1,
+            Some(word) => RANKS
+                .iter()
+                .position(|rank| *rank == word)
+                .ok_or_else(|| Failure::Question(format!("severity={word}: only {} are known", RANKS.join(", "))))?,
+        };
+        let chosen = Chosen::new(scope, list)?;
+        let stacks: Vec<StackId> = chosen.stacks(&self.fleet()).into_keys().collect();
+        let place: Option<Place> = after(&FINDINGS, list)?;
+        let wanted = Wanted {
+            stacks: &stacks,
+            worst_to: u8::try_from(worst_to).unwrap_or(u8::MAX),
+            problem: list.filter("id"),
+            package: list.filter("package"),
+            status: list.filter("status"),
+            after: place.as_ref().map(|place| (place.0, place.1.clone(), place.2, place.3)),
+            inclusive: true,
+            // Each row has at least one container, so that these are enough for a page and one more.
+            limit: list.limit + 2,
+        };
+        let rows = self.store.findings(&wanted).await?;
+        let held = self.held(&chosen, rows.iter().map(|row| row.stack).collect());
+        let items = rows.iter().flat_map(|row| {
+            let containers = held.get(&row.stack).map(Vec::as_slice).unwrap_or_default();
+            containers.iter().map(move |container| (key(row, container), (row, container)))
+        });
+        let items = items.filter(|(key, _)| place.as_ref().is_none_or(|place| key > place));
+        let page = cut(&FINDINGS, list, items)?;
+        let subjects = page.items.iter().map(|(_, (node, key, container))| subject(node, &key.0, container)).collect();
+        let problems = page.items.iter().map(|(row, _)| row.problem.clone()).collect();
+        let first_seen = self.first_seen(subjects, problems).await?;
+        let layers = self.layers_of(page.items.iter().map(|(row, _)| row.stack).collect());
+        let unix = now().unix;
+        Ok(page.map(|(row, (node, key, container))| {
+            let had =
+                (subject(node, &key.0, container), row.problem.clone(), (row.r#type.clone(), row.package.clone()));
+            FindingItem {
+                container: container_ref(node, key, container),
+                id: row.problem.clone(),
+                aliases: row.aliases.clone(),
+                package: row.package.clone(),
+                purl: row.purl.clone(),
+                installed: row.version.clone(),
+                evidence: first_line(&row.evidence),
+                status: row.status.clone(),
+                fixed: row.fixed.clone(),
+                severity: RANKS.get(usize::from(row.rank)).copied().unwrap_or("unknown").to_owned(),
+                score: row.score,
+                layer: layer(&layers, row.stack, row.layer),
+                summary: row.summary.clone(),
+                // A run that the store has not been told of yet began moments ago.
+                first_seen: first_seen.get(&had, container.since.min(unix)),
+                fixed_on: None,
+            }
+        }))
+    }
+
+    /// The chosen containers of these stacks, by node and key.
+    pub(super) fn held(&self, chosen: &Chosen<'_>, stacks: BTreeSet<StackId>) -> HashMap<StackId, Vec<Held>> {
+        let fleet = self.fleet();
+        let mut held: HashMap<StackId, Vec<Held>> = HashMap::new();
+        for (name, node) in fleet.named() {
+            for (key, container) in &node.containers {
+                let id = container.stack.and_then(|digest| Some(fleet.stack(&digest)?.summary()?.id));
+                if let Some(id) = id.filter(|id| stacks.contains(id) && chosen.is(name, container)) {
+                    held.entry(id).or_default().push((Arc::clone(name), key.clone(), container.clone()));
+                }
+            }
+        }
+        held
+    }
+
+    /// Identities of the layers of these stacks, newest first.
+    pub(super) fn layers_of(&self, stacks: BTreeSet<StackId>) -> HashMap<StackId, Vec<String>> {
+        let fleet = self.fleet();
+        let summaries = fleet.present().filter_map(|(_, stack)| stack.summary());
+        let wanted = summaries.filter(|summary| stacks.contains(&summary.id));
+        wanted.map(|summary| (summary.id, summary.layers.iter().map(ToString::to_string).collect())).collect()
+    }
+
+    pub(super) async fn advisory_now(&self, scope: &Scope, id: &str) -> Result<AdvisoryItem, Failure> {
+        let rows = self.store.problem(id).await?;
+        let (containers_of, nodes_of) = {
+            let fleet = self.fleet();
+            let mut containers: BTreeMap<StackId, u64> = BTreeMap::new();
+            let mut nodes: HashMap<StackId, BTreeSet<Arc<str>>> = HashMap::new();
+            let touched: BTreeSet<StackId> = rows.iter().flat_map(|row| row.stacks.iter().copied()).collect();
+            for visible in fleet.visible(scope) {
+                if let Some(id) = visible.stack.summary().map(|summary| summary.id).filter(|id| touched.contains(id)) {
+                    containers.insert(id, u64::from(visible.containers));
+                }
+            }
+            for (name, node) in fleet.named() {
+                for container in node.containers.values().filter(|container| scope.sees(container.namespace())) {
+                    let id = container.stack.and_then(|digest| Some(fleet.stack(&digest)?.summary()?.id));
+                    if let Some(id) = id.filter(|id| containers.contains_key(id)) {
+                        nodes.entry(id).or_default().insert(Arc::clone(name));
+                    }
+                }
+            }
+            (containers, nodes)
+        };
+        let mut touched: BTreeSet<StackId> = BTreeSet::new();
+        let mut packages = Vec::new();
+        for row in &rows {
+            let seen: Vec<StackId> = row.stacks.iter().filter(|id| containers_of.contains_key(id)).copied().collect();
+            if seen.is_empty() {
+                continue;
+            }
+            packages.push(AdvisoryPackage {
+                purl: row.purl.clone(),
+                name: row.package.clone(),
+                version: row.version.clone(),
+                status: row.status.clone(),
+                fixed: row.fixed.clone(),
+                containers: seen.iter().filter_map(|id| containers_of.get(id)).sum(),
+            });
+            touched.extend(seen);
+        }
+        let seen = rows.iter().filter(|row| row.stacks.iter().any(|id| containers_of.contains_key(id)));
+        let Some(worst) = seen.clone().min_by_key(|row| row.rank) else {
+            let missing = format!("{id:?} touches nothing that has been read; outcrop status tells what has not");
+            return Err(Failure::Missing(missing));
+        };
+        let aliases: BTreeSet<String> =
+            seen.flat_map(|row| row.aliases.iter().chain([&row.problem]).cloned()).collect();
+        Ok(AdvisoryItem {
+            id: worst.problem.clone(),
+            aliases: aliases.into_iter().filter(|alias| *alias != worst.problem).collect(),
+            summary: worst.summary.clone(),
+            severity: RANKS.get(usize::from(worst.rank)).copied().unwrap_or("unknown").to_owned(),
+            packages,
+            containers: touched.iter().filter_map(|id| containers_of.get(id)).sum(),
+            images: touched.len() as u64,
+            nodes: touched.iter().filter_map(|id| nodes_of.get(id)).flatten().collect::<BTreeSet<_>>().len() as u64,
+        })
+    }
+}
+
+fn key(row: &FindingRow, (node, key, _): &Held) -> Place {
+    let (namespace, id) = (key.0.to_string(), key.1.to_string());
+    (row.rank, row.problem.clone(), row.verdict, row.stack, node.to_string(), namespace, id)
+}
+
+/// The layer of a stack, by its number.
+pub(super) fn layer(layers: &HashMap<StackId, Vec<String>>, stack: StackId, number: u32) -> Option<String> {
+    layers.get(&stack)?.get(usize::try_from(number).ok()?).cloned()
+}
+
+pub(super) fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}

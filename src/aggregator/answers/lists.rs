@@ -1,0 +1,257 @@
+//! Nodes, containers, images and layers: what the fleet knows.
+
+use std::collections::{BTreeMap, HashMap};
+
+use outcrop_proto::{Digest, LayerId, Step};
+
+use super::status::sees_node;
+use super::{Chosen, by_severity, container_ref, digest, is, time};
+use crate::aggregator::fleet::{Fleet, LayerState, Visible};
+use crate::aggregator::{Aggregator, now};
+use crate::web::list::{CONTAINERS, IMAGES, LAYERS, NODES, page};
+use crate::web::{
+    AgentItem, ContainerItem, ContainerRef, Failure, ImageItem, LayerItem, List, NodeItem, Page, RoleItem, Scope,
+};
+
+impl Aggregator {
+    pub(super) fn list_nodes(&self, scope: &Scope, list: &List) -> Result<Page<NodeItem>, Failure> {
+        let (attached, distrusted) = (list.flag("attached")?, list.flag("distrusted")?);
+        let fleet = self.fleet();
+        let mut read: HashMap<&str, u64> = HashMap::new();
+        for (_, layer) in fleet.present_layers() {
+            if let Some(known) = layer.read() {
+                *read.entry(&known.node).or_default() += 1;
+            }
+        }
+        let nodes = fleet.nodes().filter(|(name, node)| {
+            is(list, "name", name)
+                && attached.is_none_or(|attached| attached == node.attached)
+                && distrusted.is_none_or(|distrusted| distrusted == fleet.is_distrusted(name))
+                && sees_node(scope, node)
+        });
+        let page = page(
+            &NODES,
+            list,
+            nodes.map(|(name, node)| (name.to_owned(), node)).map(|(name, node)| (name.clone(), (name, node))),
+        )?;
+        let at = now().instant;
+        Ok(page.map(|(name, node)| {
+            let seen = node.containers.values().filter(|container| scope.sees(container.namespace())).count();
+            let agent = node.metrics.as_ref().map(|metrics| AgentItem {
+                roles: metrics
+                    .roles
+                    .iter()
+                    .map(|role| RoleItem {
+                        name: role.name.chars().take(32).collect(),
+                        resident_bytes: role.resident_bytes,
+                        cpu_milliseconds: role.cpu_milliseconds,
+                        starts: role.starts,
+                    })
+                    .collect(),
+                layers_read: metrics.layers_read,
+                layers_verified: metrics.layers_verified,
+                layers_failed: metrics.layers_failed,
+                worker_deaths: metrics.worker_deaths,
+                gone_before_reading: metrics.gone_before_reading,
+                queue: metrics.queue,
+            });
+            NodeItem {
+                distrusted: fleet.is_distrusted(&name),
+                layers_read: read.get(name.as_str()).copied().unwrap_or(0),
+                name,
+                agent_version: node.agent_version.clone(),
+                cataloguers: node.cataloguers,
+                cage: node.cage.clone(),
+                marks: node.marks,
+                attached: node.attached,
+                silent_seconds: at.saturating_duration_since(node.heard).as_secs(),
+                containers: seen as u64,
+                agent: agent.filter(|_| *scope == Scope::All),
+            }
+        }))
+    }
+
+    pub(super) fn list_containers(&self, scope: &Scope, list: &List) -> Result<Page<ContainerItem>, Failure> {
+        // A container is called `name` among its own kind, and `container` where others are listed.
+        let chosen = Chosen::new(scope, list)?;
+        let fleet = self.fleet();
+        let wanted = chosen.containers(&fleet).filter(|(_, _, container)| {
+            is(list, "name", &container.name)
+                && is(list, "pod", container.pod.as_ref().map_or("", |pod| &pod.name))
+                && list
+                    .filter("coverage")
+                    .is_none_or(|coverage| fleet.coverage_of(container).state.as_str() == coverage)
+        });
+        let keyed = wanted.map(|(name, key, container)| {
+            ((name.to_owned(), key.0.to_string(), key.1.to_string()), (name, key, container))
+        });
+        Ok(page(&CONTAINERS, list, keyed)?.map(|(name, key, container)| {
+            let ContainerRef { node, containerd_namespace, id, name, namespace, pod, image, stack } =
+                container_ref(name, key, container);
+            let summary = container.stack.and_then(|digest| fleet.stack(&digest)?.summary().cloned());
+            ContainerItem {
+                node,
+                containerd_namespace,
+                id,
+                name,
+                namespace,
+                pod,
+                image,
+                stack,
+                coverage: fleet.coverage_of(container),
+                distribution: summary.as_ref().and_then(|summary| Some(summary.distribution.as_ref()?.name.clone())),
+                packages: summary.as_ref().map_or(0, |summary| summary.packages),
+                findings: summary
+                    .map(|summary| by_severity(summary.counts.severities.map(u64::from)))
+                    .unwrap_or_default(),
+                since: time(container.since),
+            }
+        }))
+    }
+
+    pub(super) fn list_images(&self, scope: &Scope, list: &List) -> Result<Page<ImageItem>, Failure> {
+        let (stack, layer) = (digest(list, "stack")?, layer(list, "layer")?);
+        let fleet = self.fleet();
+        let wanted = fleet.visible(scope).filter(|visible| {
+            stack.is_none_or(|stack| stack == *visible.digest)
+                && layer.is_none_or(|layer| visible.stack.layers().contains(&layer))
+                && list.filter("name").is_none_or(|name| visible.stack.names().any(|other| other == name))
+                && list.filter("node").is_none_or(|name| visible.stack.nodes().any(|other| **other == *name))
+                && list.filter("namespace").is_none_or(|wanted| {
+                    scope.sees(Some(wanted))
+                        && visible.stack.by_namespace().any(|(namespace, _)| namespace == Some(wanted))
+                })
+                && list
+                    .filter("coverage")
+                    .is_none_or(|coverage| fleet.coverage(visible.digest).state.as_str() == coverage)
+        });
+        let keyed = wanted.map(|visible| (visible.digest.to_string(), visible));
+        let page = page(&IMAGES, list, keyed)?;
+        // Names and nodes are those of the containers that are seen.
+        let mut seen: HashMap<Digest, (BTreeMap<&str, ()>, BTreeMap<&str, ()>)> =
+            page.items.iter().map(|visible| (*visible.digest, Default::default())).collect();
+        for (name, node) in fleet.nodes() {
+            for container in node.containers.values().filter(|container| scope.sees(container.namespace())) {
+                if let Some((names, nodes)) = container.stack.and_then(|stack| seen.get_mut(&stack)) {
+                    names.insert(&container.image, ());
+                    nodes.insert(name, ());
+                }
+            }
+        }
+        Ok(page.map(|Visible { digest, stack, containers }| {
+            let (names, nodes) = seen.get(digest).cloned().unwrap_or_default();
+            let summary = stack.summary();
+            let count = |of: fn(&crate::store::Summary) -> u64| summary.map_or(0, |summary| of(summary));
+            ImageItem {
+                stack: digest.to_string(),
+                names: names.into_keys().map(ToOwned::to_owned).collect(),
+                coverage: fleet.coverage(digest),
+                distribution: summary.and_then(|summary| Some(summary.distribution.as_ref()?.name.clone())),
+                layers: stack.layers().len() as u64,
+                packages: count(|summary| summary.packages),
+                unidentified: count(|summary| summary.unidentified),
+                findings: summary
+                    .map(|summary| by_severity(summary.counts.severities.map(u64::from)))
+                    .unwrap_or_default(),
+                withheld: count(|summary| u64::from(summary.counts.withheld)),
+                containers: u64::from(containers),
+                nodes: nodes.len() as u64,
+            }
+        }))
+    }
+
+    pub(super) fn list_layers(&self, scope: &Scope, list: &List) -> Result<Page<LayerItem>, Failure> {
+        let (wanted_id, stack, disputed) = (layer(list, "id")?, digest(list, "stack")?, list.flag("disputed")?);
+        let fleet = self.fleet();
+        let on_node = |visible: &Visible<'_>| {
+            list.filter("node").is_none_or(|name| visible.stack.nodes().any(|other| **other == *name))
+        };
+        let wanted = fleet
+            .visible(scope)
+            .filter(|visible| stack.is_none_or(|stack| stack == *visible.digest) && on_node(visible));
+        let mut impacts: HashMap<LayerId, Impact> = HashMap::new();
+        for visible in wanted {
+            Impact::add(&mut impacts, &visible);
+        }
+        let items = impacts.into_iter().filter_map(|(id, impact)| {
+            let layer = fleet.layer(&id)?;
+            let state = layer.state();
+            let wanted = wanted_id.is_none_or(|wanted| wanted == id)
+                && is(list, "state", state.as_str())
+                && disputed.is_none_or(|disputed| disputed == layer.is_disputed());
+            wanted.then_some((id, impact))
+        });
+        let by = list.sort.as_deref();
+        let keyed = items.map(|(id, impact)| {
+            let rank = match by {
+                Some("findings") => impact.findings,
+                Some("containers") => impact.containers,
+                _ => 0,
+            };
+            ((rank, id.to_string()), (id, impact))
+        });
+        Ok(page(&LAYERS, list, keyed)?.map(|(id, impact)| item(&fleet, id, impact)))
+    }
+}
+
+/// What stands on a layer.
+#[derive(Clone, Debug, Default)]
+struct Impact {
+    images: u64,
+    containers: u64,
+    findings: u64,
+    affected: u64,
+    step: Option<Step>,
+}
+
+impl Impact {
+    /// Counts a stack for each of its layers: a finding is of the layer that brought the package.
+    fn add(impacts: &mut HashMap<LayerId, Self>, visible: &Visible<'_>) {
+        let containers = u64::from(visible.containers);
+        let counts = visible.stack.summary().map(|summary| summary.counts.by_layer.as_slice()).unwrap_or_default();
+        for (number, id) in visible.stack.layers().iter().enumerate() {
+            let findings = u64::from(counts.get(number).copied().unwrap_or(0));
+            let impact = impacts.entry(*id).or_default();
+            impact.images += 1;
+            impact.containers += containers;
+            impact.findings += findings * containers;
+            impact.affected += if findings > 0 { containers } else { 0 };
+            if impact.step.is_none() {
+                impact.step = visible.stack.steps().get(number).cloned();
+            }
+        }
+    }
+}
+
+fn item(fleet: &Fleet, id: LayerId, impact: Impact) -> LayerItem {
+    let layer = fleet.layer(&id);
+    let read = layer.and_then(|layer| layer.read());
+    let disputed = layer.is_some_and(|layer| layer.is_disputed());
+    let reason = match layer.and_then(|layer| layer.failed()) {
+        Some(failed) => failed.reason.clone(),
+        None if disputed => "nodes disagree on what it holds".to_owned(),
+        None => String::new(),
+    };
+    LayerItem {
+        id: id.to_string(),
+        state: layer.map_or(LayerState::Waiting, |layer| layer.state()).as_str().to_owned(),
+        reason,
+        disputed,
+        read_by: read.map(|read| read.node.clone()),
+        read_at: read.map(|read| time(read.read_at)),
+        cage: read.map(|read| read.cage.clone()),
+        cataloguers: read.map(|read| read.cataloguers),
+        verified_by: read.map_or(0, |read| read.verified_by.len() as u64),
+        step: impact.step,
+        images: impact.images,
+        containers: impact.containers,
+        findings: impact.findings,
+        affected_containers: impact.affected,
+    }
+}
+
+/// A layer's identity in a filter.
+fn layer(list: &List, name: &str) -> Result<Option<LayerId>, Failure> {
+    let Some(text) = list.filter(name) else { return Ok(None) };
+    text.parse().map(Some).map_err(|error| Failure::Question(format!("{name}={text}: {error}")))
+}

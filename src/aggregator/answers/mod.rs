@@ -1,0 +1,198 @@
+//! What the aggregator knows, put into words for the web. Every answer is computed over what the caller may see.
+
+mod findings;
+mod history;
+mod lists;
+mod packages;
+mod status;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use outcrop_proto::Digest;
+
+use super::fleet::{Container, Fleet, Key};
+use super::{Aggregator, now};
+use crate::store::{RANKS, RematchRow, StackId};
+use crate::web::{
+    AdvisoryItem, ContainerItem, ContainerRef, Failure, FindingItem, Future, HasItem, ImageItem, LayerItem, List,
+    NodeItem, PackageItem, Page, Pushed, Rematch, Scope, Source, Status,
+};
+
+/// The aggregator, as the web asks it.
+#[derive(Debug)]
+pub(super) struct Answers(pub(super) Arc<Aggregator>);
+
+impl Source for Answers {
+    fn status<'a>(&'a self, scope: &'a Scope) -> Future<'a, Status> {
+        Box::pin(self.0.status_now(scope))
+    }
+
+    fn nodes<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<NodeItem>> {
+        Box::pin(async { self.0.list_nodes(scope, list) })
+    }
+
+    fn containers<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<ContainerItem>> {
+        Box::pin(async { self.0.list_containers(scope, list) })
+    }
+
+    fn images<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<ImageItem>> {
+        Box::pin(async { self.0.list_images(scope, list) })
+    }
+
+    fn layers<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<LayerItem>> {
+        Box::pin(async { self.0.list_layers(scope, list) })
+    }
+
+    fn packages<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<PackageItem>> {
+        Box::pin(self.0.list_packages(scope, list))
+    }
+
+    fn findings<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<FindingItem>> {
+        Box::pin(self.0.list_findings(scope, list))
+    }
+
+    fn advisory<'a>(&'a self, scope: &'a Scope, id: &'a str) -> Future<'a, AdvisoryItem> {
+        Box::pin(self.0.advisory_now(scope, id))
+    }
+
+    fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, Page<HasItem>> {
+        Box::pin(self.0.who_has_now(scope, question, list))
+    }
+
+    fn push_database<'a>(&'a self, who: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed> {
+        Box::pin(async move {
+            let (digest, rematch) = self
+                .0
+                .take_database(file, format!("pushed by {who}"), allow_shrink)
+                .await
+                .map_err(|refusal| Failure::Refused(refusal.to_string()))?;
+            Ok(Pushed { digest: digest.to_string(), unchanged: rematch.is_none(), rematch: rematch.map(words) })
+        })
+    }
+
+    fn distrust<'a>(&'a self, node: &'a str, distrusted: bool) -> Future<'a, u64> {
+        let aggregator = &self.0;
+        Box::pin(async move {
+            if !aggregator.fleet().nodes().any(|(name, _)| name == node) && !aggregator.fleet().is_distrusted(node) {
+                return Err(Failure::Missing(format!("there is no node {node:?}")));
+            }
+            if !distrusted {
+                aggregator.store.distrust(node, None).await?;
+                aggregator.fleet().trust(node);
+                aggregator.changed.notify_one();
+                return Ok(0);
+            }
+            // First it is kept that the node is not believed: a crash between the two leaves nothing of it believed again.
+            aggregator.store.distrust(node, Some(now().unix)).await?;
+            let outcome = aggregator.fleet().distrust(node);
+            for (layer, other) in &outcome.attributed {
+                aggregator.store.attribute(layer, other).await?;
+            }
+            aggregator.store.forget_layers(&outcome.forgotten).await?;
+            aggregator.changed.notify_one();
+            Ok(outcome.forgotten.len() as u64)
+        })
+    }
+}
+
+/// A time as people and programs read it (RFC 3339).
+fn time(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map(|time| time.to_string()).unwrap_or_default()
+}
+
+fn words(row: RematchRow) -> Rematch {
+    let RematchRow { at, seconds, stacks, appeared, went } = row;
+    Rematch { at: time(at), seconds, stacks, appeared, went, nodes_rescanned: 0 }
+}
+
+/// Counts by rank as counts by word; none of what there is none of.
+fn by_severity(counts: impl IntoIterator<Item = u64>) -> BTreeMap<String, u64> {
+    let counts = RANKS.iter().zip(counts).filter(|(_, count)| *count > 0);
+    counts.map(|(word, count)| ((*word).to_owned(), count)).collect()
+}
+
+/// A container, in words.
+fn container_ref(node: &str, key: &Key, container: &Container) -> ContainerRef {
+    let pod = container.pod.as_ref();
+    ContainerRef {
+        node: node.to_owned(),
+        containerd_namespace: key.0.to_string(),
+        id: key.1.to_string(),
+        name: container.name.to_string(),
+        namespace: pod.map(|pod| pod.namespace.clone()),
+        pod: pod.map(|pod| pod.name.clone()),
+        image: container.image.to_string(),
+        stack: container.stack.map(|stack| stack.to_string()),
+    }
+}
+
+/// A digest in a filter.
+fn digest(list: &List, name: &str) -> Result<Option<Digest>, Failure> {
+    let Some(text) = list.filter(name) else { return Ok(None) };
+    text.parse().map(Some).map_err(|error| Failure::Question(format!("{name}={text}: {error}")))
+}
+
+/// Whether a filter that names something, if it is there, names this.
+fn is(list: &List, name: &str, value: &str) -> bool {
+    list.filter(name).is_none_or(|wanted| wanted == value)
+}
+
+/// Filters that choose containers, in lists of something else.
+const OF_CONTAINERS: [&str; 5] = ["node", "namespace", "container", "image", "stack"];
+
+/// Which containers a question is about: those that `scope` sees and the filters of `list` describe.
+struct Chosen<'a> {
+    scope: &'a Scope,
+    list: &'a List,
+    stack: Option<Digest>,
+    some: bool,
+}
+
+impl<'a> Chosen<'a> {
+    fn new(scope: &'a Scope, list: &'a List) -> Result<Self, Failure> {
+        let some = list.filters.iter().any(|(name, _)| OF_CONTAINERS.contains(&name.as_str()));
+        Ok(Self { scope, list, stack: digest(list, "stack")?, some })
+    }
+
+    fn is(&self, node: &str, container: &Container) -> bool {
+        let namespace = container.namespace();
+        self.scope.sees(namespace)
+            && (!self.some
+                || self.stack.is_none_or(|stack| container.stack == Some(stack))
+                    && is(self.list, "node", node)
+                    && is(self.list, "namespace", namespace.unwrap_or_default())
+                    && is(self.list, "container", &container.name)
+                    && is(self.list, "image", &container.image))
+    }
+
+    /// The containers, by node and key.
+    fn containers<'f>(&'f self, fleet: &'f Fleet) -> impl Iterator<Item = (&'f str, &'f Key, &'f Container)> {
+        let nodes = fleet.nodes().filter(|(name, _)| is(self.list, "node", name));
+        let all =
+            nodes.flat_map(|(name, node)| node.containers.iter().map(move |(key, container)| (name, key, container)));
+        all.filter(|(name, _, container)| self.is(name, container))
+    }
+
+    /// Stacks in the store that they have, each with how many of them have it.
+    fn stacks(&self, fleet: &Fleet) -> BTreeMap<StackId, u64> {
+        let number = |digest: &Digest| Some(fleet.stack(digest)?.summary()?.id);
+        let mut stacks = BTreeMap::new();
+        if self.some {
+            for (_, _, container) in self.containers(fleet) {
+                if let Some(id) = container.stack.as_ref().and_then(number) {
+                    *stacks.entry(id).or_default() += 1;
+                }
+            }
+        } else {
+            // The whole of what is seen is counted already.
+            for visible in fleet.visible(self.scope) {
+                if let Some(id) = number(visible.digest) {
+                    stacks.insert(id, u64::from(visible.containers));
+                }
+            }
+        }
+        stacks
+    }
+}

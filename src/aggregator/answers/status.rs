@@ -1,0 +1,128 @@
+//! The state of everything.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use outcrop_proto::{CoverageState, Distribution, PackageType};
+
+use super::{by_severity, words};
+use crate::advisory;
+use crate::aggregator::{Aggregator, lock, now};
+use crate::store::RANKS;
+use crate::web::{
+    AssessedCount, CoverageCount, DatabaseStatus, Failure, NodeCounts, ReasonCount, ReportCounts, Scope, SourceStatus,
+    Status,
+};
+
+/// What a cage is called that lacks nothing.
+const FULL_CAGE: &str = "landlock+seccomp";
+
+impl Aggregator {
+    pub(super) async fn status_now(&self, scope: &Scope) -> Result<Status, Failure> {
+        let at = now();
+        let (nodes, coverages, summaries, oldest, layers, lifetimes) = {
+            let fleet = self.fleet();
+            let mut nodes = NodeCounts::default();
+            for (name, node) in fleet.nodes() {
+                if !sees_node(scope, node) {
+                    continue;
+                }
+                nodes.known += 1;
+                nodes.attached += u64::from(node.attached);
+                nodes.silent += u64::from(!node.attached);
+                nodes.weak_cage += u64::from(node.cage != FULL_CAGE);
+                nodes.distrusted += u64::from(fleet.is_distrusted(name));
+            }
+            (
+                nodes,
+                fleet.coverage_counts(scope),
+                fleet.summaries(scope),
+                fleet.oldest_unscanned(scope, at),
+                fleet.layer_counts(scope),
+                // Those that ended are nobody's any more: who sees a part does not see them.
+                if *scope == Scope::All { fleet.lifetimes() } else { Default::default() },
+            )
+        };
+        let mut coverage: BTreeMap<CoverageState, u64> =
+            CoverageState::ALL.into_iter().map(|state| (state, 0)).collect();
+        let mut reasons = Vec::new();
+        for (of, containers) in coverages {
+            *coverage.entry(of.state).or_default() += containers;
+            if !of.reason.is_empty() {
+                reasons.push(ReasonCount { state: of.state, reason: of.reason, containers });
+            }
+        }
+        let mut severities = [0_u64; RANKS.len()];
+        let mut withheld = 0;
+        let mut systems: BTreeMap<(Option<Distribution>, Vec<PackageType>), u64> = BTreeMap::new();
+        for (summary, containers) in &summaries {
+            let containers = u64::from(*containers);
+            for (sum, count) in severities.iter_mut().zip(summary.counts.severities) {
+                *sum += u64::from(count) * containers;
+            }
+            withheld += u64::from(summary.counts.withheld) * containers;
+            *systems.entry((summary.distribution.clone(), summary.types.clone())).or_default() += containers;
+        }
+        let current = self.advisories.current();
+        let today = jiff::Zoned::now().date();
+        let mut assessed: BTreeMap<(String, String, String), u64> = BTreeMap::new();
+        if let Some(current) = &current {
+            for ((distribution, types), containers) in systems {
+                for of in advisory::assess(&current.sources, distribution.as_ref(), types, today) {
+                    let key = (of.ecosystem, of.state.as_str().to_owned(), of.reason);
+                    *assessed.entry(key).or_default() += containers;
+                }
+            }
+        }
+        let rematch = self.store.last_rematch().await?.and_then(|(_, ended)| ended);
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster: self.cluster.clone(),
+            uptime_seconds: at.instant.saturating_duration_since(self.started).as_secs(),
+            nodes,
+            containers: coverage.values().sum(),
+            coverage: coverage.into_iter().map(|(state, containers)| CoverageCount { state, containers }).collect(),
+            reasons,
+            assessed: assessed
+                .into_iter()
+                .map(|((ecosystem, state, reason), containers)| AssessedCount { ecosystem, state, reason, containers })
+                .collect(),
+            layers,
+            oldest_unscanned_seconds: oldest,
+            lifetimes,
+            reports: ReportCounts {
+                inventories: self.counters.inventories.load(Relaxed),
+                verified: self.counters.verified.load(Relaxed),
+                contradicted: self.counters.contradicted.load(Relaxed),
+                unasked: self.counters.unasked.load(Relaxed),
+                refused: self.counters.refused.load(Relaxed),
+            },
+            store_error: lock(&self.store_error).clone(),
+            database: current.map(|current| DatabaseStatus {
+                digest: current.digest.to_string(),
+                brought_by: current.brought_by.clone(),
+                brought_at: current.brought_at.to_string(),
+                signed_by: current.signed_by.as_ref().map(|signed| signed.key.clone()),
+                sources: current
+                    .sources
+                    .iter()
+                    .map(|source| SourceStatus {
+                        ecosystem: source.ecosystem.clone(),
+                        records: source.records,
+                        newest: source.newest.clone(),
+                        age_days: source.age_days(today),
+                    })
+                    .collect(),
+            }),
+            database_error: self.advisories.refused(),
+            findings: by_severity(severities),
+            withheld,
+            rematch: rematch.map(words),
+        })
+    }
+}
+
+/// Whether somebody may know of a node: whoever sees a container on it.
+pub(super) fn sees_node(scope: &Scope, node: &crate::aggregator::fleet::Node) -> bool {
+    *scope == Scope::All || node.containers.values().any(|container| scope.sees(container.namespace()))
+}

@@ -1,0 +1,101 @@
+//! What is counted over the fleet, for whoever may see it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
+
+use super::layers::LayerState;
+use super::stacks::Stack;
+use super::{Fleet, Now};
+use crate::store::Summary;
+use crate::web::{LayerCounts, Lifetimes, Scope};
+
+/// What has been counted since the start.
+#[derive(Debug, Default)]
+pub(in crate::aggregator) struct Counted {
+    pub(super) lifetimes: Lifetimes,
+}
+
+/// A stack, and how many of its containers somebody may see.
+#[derive(Clone, Debug)]
+pub(in crate::aggregator) struct Visible<'a> {
+    /// Its identity.
+    pub(in crate::aggregator) digest: &'a Digest,
+    /// The stack.
+    pub(in crate::aggregator) stack: &'a Stack,
+    /// How many.
+    pub(in crate::aggregator) containers: u32,
+}
+
+impl Fleet {
+    /// Stacks with containers that `scope` sees.
+    pub(in crate::aggregator) fn visible<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = Visible<'a>> {
+        self.present().filter_map(|(digest, stack)| {
+            let containers = match scope {
+                Scope::All => stack.containers(),
+                Scope::Namespaces(_) => {
+                    stack.by_namespace().filter(|(namespace, _)| scope.sees(*namespace)).map(|(_, count)| count).sum()
+                }
+            };
+            (containers > 0).then_some(Visible { digest, stack, containers })
+        })
+    }
+
+    /// Every coverage with how many containers have it.
+    pub(in crate::aggregator) fn coverage_counts(&self, scope: &Scope) -> BTreeMap<Coverage, u64> {
+        let mut counts: BTreeMap<Coverage, u64> = BTreeMap::new();
+        for Visible { digest, containers, .. } in self.visible(scope) {
+            *counts.entry(self.coverage(digest)).or_default() += u64::from(containers);
+        }
+        for ((coverage, namespace), containers) in &self.refused {
+            if scope.sees(namespace.as_deref()) {
+                *counts.entry(Coverage::clone(coverage)).or_default() += u64::from(*containers);
+            }
+        }
+        counts
+    }
+
+    /// What is in the store of the stacks that `scope` sees, with how many containers have each.
+    pub(in crate::aggregator) fn summaries(&self, scope: &Scope) -> Vec<(Arc<Summary>, u32)> {
+        self.visible(scope)
+            .filter_map(|visible| Some((Arc::clone(visible.stack.summary()?), visible.containers)))
+            .collect()
+    }
+
+    /// How long the stack that waits longest has waited, in seconds.
+    pub(in crate::aggregator) fn oldest_unscanned(&self, scope: &Scope, now: Now) -> Option<u64> {
+        let pending =
+            self.visible(scope).filter(|visible| self.coverage(visible.digest).state == CoverageState::Pending);
+        pending.map(|visible| now.instant.saturating_duration_since(visible.stack.since()).as_secs()).max()
+    }
+
+    /// Layers below containers that `scope` sees, by how far they are.
+    pub(in crate::aggregator) fn layer_counts(&self, scope: &Scope) -> LayerCounts {
+        let newest = self.nodes.values().filter(|node| node.attached).map(|node| node.cataloguers).max();
+        let mut counts = LayerCounts::default();
+        let seen: Option<HashSet<&LayerId>> = match scope {
+            Scope::All => None,
+            Scope::Namespaces(_) => Some(self.visible(scope).flat_map(|visible| visible.stack.layers()).collect()),
+        };
+        for (id, layer) in self.present_layers() {
+            if seen.as_ref().is_some_and(|seen| !seen.contains(id)) {
+                continue;
+            }
+            match layer.state() {
+                LayerState::Known => counts.known += 1,
+                LayerState::Leased => counts.leased += 1,
+                LayerState::Waiting => counts.waiting += 1,
+                LayerState::Failed => counts.failed += 1,
+            }
+            counts.disputed += u64::from(layer.is_disputed());
+            counts.outdated += u64::from(layer.read().is_some_and(|read| Some(read.cataloguers) < newest));
+        }
+        counts
+    }
+
+    /// Containers since the start, and how those that ended had been seen.
+    pub(in crate::aggregator) fn lifetimes(&self) -> Lifetimes {
+        self.counted.lifetimes.clone()
+    }
+}

@@ -1,0 +1,482 @@
+//! Who has what, and who is to read what: the aggregator's picture of its nodes.
+//!
+//! Plain data and pure functions over it. It knows no clock, no network and no disk: whoever calls says what time it is, and does what
+//! it answers. What is known of layers and stacks outlives a restart in the store; what nodes have is told again by themselves when they
+//! attach. Whatever is counted is counted as it changes, so that a question about the whole fleet looks at stacks and not at
+//! containers.
+
+mod counts;
+mod layers;
+mod runs;
+mod stacks;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::RandomState;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outcrop_proto::identity::is_proved;
+use outcrop_proto::wire::{Seen, v1};
+use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Pod};
+
+pub(super) use counts::Visible;
+pub(super) use layers::LayerState;
+pub(super) use runs::subject;
+pub(super) use stacks::Ready;
+pub(super) use verify::Verified;
+
+use crate::store::{Layer as KnownLayer, Summary};
+use counts::Counted;
+use layers::Layer;
+use runs::Runs;
+use stacks::Stack;
+
+/// How long a node may take to read what was leased to it, until another one is asked.
+pub(super) const LEASE: Duration = Duration::from_secs(120);
+
+/// Most containers of a node: a kubelet starts 110 pods by default.
+const MAX_CONTAINERS: usize = 20_000;
+
+/// What a container that ended before it was read is said to be.
+pub(super) const GONE: &str = "gone before reading";
+
+/// What the operator chose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// Share of the layers on several nodes that another node reads as well, of 1.
+    pub(super) verify_share: f64,
+    /// Layers below more containers than this are read by another node in any case.
+    pub(super) verify_containers: u32,
+    /// Within what time after the first reading.
+    pub(super) verify_within: Duration,
+    /// A node that is silent for longer is forgotten, with what it alone had.
+    pub(super) forget_after: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            verify_share: 0.05,
+            verify_containers: 20,
+            verify_within: Duration::from_secs(3600),
+            forget_after: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// The time, for pauses and for people.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    /// On the clock that never goes back.
+    pub(super) instant: Instant,
+    /// Seconds since 1970.
+    pub(super) unix: i64,
+}
+
+/// A container's key on its node: the runtime's namespace, and the ID.
+pub(super) type Key = (Arc<str>, Arc<str>);
+
+/// A container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Container {
+    /// Its name in its pod, or its ID.
+    pub(super) name: Arc<str>,
+    /// Its pod.
+    pub(super) pod: Option<Arc<Pod>>,
+    /// The image's name as it was.
+    pub(super) image: Arc<str>,
+    /// The identity of its stack.
+    pub(super) stack: Option<Digest>,
+    /// Why it is not looked into.
+    pub(super) refused: Option<Arc<Coverage>>,
+    /// Since when it has been known, in seconds since 1970.
+    pub(super) since: i64,
+}
+
+impl Container {
+    /// The Kubernetes namespace of its pod: who may see it.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.pod.as_ref().map(|pod| pod.namespace.as_str())
+    }
+}
+
+/// A node, as it told of itself.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// The version of its agent.
+    pub(super) agent_version: String,
+    /// The version of its cataloguers.
+    pub(super) cataloguers: u32,
+    /// The weakest cage of its agent's processes.
+    pub(super) cage: String,
+    /// Whether it can read overlay's marks.
+    pub(super) marks: bool,
+    /// Whether its stream lives.
+    pub(super) attached: bool,
+    /// When it was last heard.
+    pub(super) heard: Instant,
+    /// What its agent told of itself.
+    pub(super) metrics: Option<v1::Metrics>,
+    /// The number of its last report of containers; `None` until it told of all.
+    sequence: Option<u64>,
+    /// What runs on it.
+    pub(super) containers: BTreeMap<Key, Container>,
+    /// Its stacks, each with how many of its containers have it.
+    stacks: BTreeMap<Digest, u32>,
+    /// Layers that it is to read, for itself or for another's word.
+    asked: HashSet<LayerId>,
+}
+
+/// Why a report of containers was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotTaken {
+    /// It does not follow the last one: all containers are wanted again.
+    Gap,
+    /// It tells of more containers than a node can have.
+    TooMany,
+}
+
+/// The picture.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    rules: Rules,
+    nodes: BTreeMap<Arc<str>, Node>,
+    stacks: HashMap<Digest, Stack>,
+    layers: HashMap<LayerId, Layer>,
+    /// Nodes whose reading is not believed, whether they are there or not.
+    distrusted: BTreeSet<String>,
+    /// Stacks that something happened to: they may be ready to be merged.
+    touched: HashSet<Digest>,
+    /// Containers that are not looked into, by why and by whose they are.
+    refused: BTreeMap<(Arc<Coverage>, Option<Arc<str>>), u32>,
+    runs: Runs,
+    counted: Counted,
+    /// Names that many containers share.
+    names: HashSet<Arc<str>>,
+    /// What nodes cannot foresee: which layers are read a second time, and by whom.
+    random: RandomState,
+}
+
+impl Fleet {
+    /// A picture of no nodes, with what the store knows.
+    pub(super) fn new(
+        rules: Rules,
+        layers: impl IntoIterator<Item = KnownLayer>,
+        stacks: impl IntoIterator<Item = Summary>,
+        distrusted: impl IntoIterator<Item = String>,
+    ) -> Self {
+        Self {
+            rules,
+            nodes: BTreeMap::new(),
+            layers: layers.into_iter().map(|known| (known.id, Layer::known(known))).collect(),
+            // One whose packages were removed is merged again when somebody has it.
+            stacks: stacks
+                .into_iter()
+                .filter(|summary| summary.cataloguers > 0)
+                .map(|summary| (summary.chain, Stack::stored(summary)))
+                .collect(),
+            distrusted: distrusted.into_iter().collect(),
+            touched: HashSet::new(),
+            refused: BTreeMap::new(),
+            runs: Runs::default(),
+            counted: Counted::default(),
+            names: HashSet::new(),
+            random: RandomState::new(),
+        }
+    }
+
+    /// One copy of a name that many share.
+    fn shared(&mut self, name: &str) -> Arc<str> {
+        match self.names.get(name) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let name: Arc<str> = name.into();
+                self.names.insert(Arc::clone(&name));
+                name
+            }
+        }
+    }
+
+    /// A node's stream begins.
+    pub(super) fn attach(&mut self, name: &str, hello: &v1::Hello, now: Now) {
+        let name = self.shared(name);
+        let node = self.nodes.entry(name).or_insert_with(|| Node {
+            agent_version: String::new(),
+            cataloguers: 0,
+            cage: String::new(),
+            marks: false,
+            attached: true,
+            heard: now.instant,
+            metrics: None,
+            sequence: None,
+            containers: BTreeMap::new(),
+            stacks: BTreeMap::new(),
+            asked: HashSet::new(),
+        });
+        let cut = |text: &str| text.chars().take(100).collect();
+        (node.agent_version, node.cage) = (cut(&hello.agent_version), cut(&hello.cage));
+        (node.cataloguers, node.marks) = (hello.cataloguers, hello.marks);
+        (node.attached, node.heard, node.sequence) = (true, now.instant, None);
+    }
+
+    /// A node's stream has ended: what it was to read, others may.
+    pub(super) fn detach(&mut self, name: &str) {
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        node.attached = false;
+        for id in std::mem::take(&mut node.asked) {
+            if let Some(layer) = self.layers.get_mut(&id) {
+                layer.release(name);
+            }
+        }
+        for (digest, stack) in &mut self.stacks {
+            if stack.unask(name) {
+                self.touched.insert(*digest);
+            }
+        }
+    }
+
+    /// A node was heard.
+    pub(super) fn heard(&mut self, node: &str, now: Now) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.heard = now.instant;
+        }
+    }
+
+    /// A node's agent told of itself.
+    pub(super) fn metrics(&mut self, node: &str, mut metrics: v1::Metrics) {
+        metrics.roles.truncate(8);
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.metrics = Some(metrics);
+        }
+    }
+
+    /// A node tells of its containers: of all, or of what changed since its last report.
+    ///
+    /// # Errors
+    /// When a report before this one is missing, or the node would have too many; then nothing changes.
+    pub(super) fn containers(
+        &mut self,
+        name: &str,
+        sequence: u64,
+        full: bool,
+        containers: Vec<Seen>,
+        gone: &[(String, String)],
+        now: Now,
+    ) -> Result<(), NotTaken> {
+        let node = self.nodes.get_mut(name).ok_or(NotTaken::Gap)?;
+        if !full && node.sequence.and_then(|last| last.checked_add(1)) != Some(sequence) {
+            return Err(NotTaken::Gap);
+        }
+        let kept = if full { 0 } else { node.containers.len() };
+        if kept + containers.len() > MAX_CONTAINERS {
+            return Err(NotTaken::TooMany);
+        }
+        node.sequence = Some(sequence);
+        let told: HashSet<(&str, &str)> =
+            containers.iter().map(|seen| (&*seen.containerd_namespace, &*seen.id)).collect();
+        let leaves = |key: &&Key| !told.contains(&(&*key.0, &*key.1));
+        let mut left: Vec<Key> = match full {
+            true => node.containers.keys().filter(leaves).cloned().collect(),
+            false => Vec::new(),
+        };
+        left.extend(gone.iter().map(|(namespace, id)| (namespace.as_str().into(), id.as_str().into())));
+        for seen in containers {
+            self.enter(name, seen, now);
+        }
+        // Whoever leaves, leaves after whoever comes: one that is told of and gone at once was there.
+        for key in left {
+            self.leave(name, &key, now);
+        }
+        if full {
+            self.runs.told_all(name, now.unix);
+        }
+        Ok(())
+    }
+
+    /// A container is there, or is not as it was.
+    fn enter(&mut self, name: &str, seen: Seen, now: Now) {
+        let key = (self.shared(&seen.containerd_namespace), Arc::from(seen.id.as_str()));
+        let refused = self.contradiction(&seen).or(seen.refused).map(Arc::new);
+        let stack = seen.stack.filter(|_| refused.is_none());
+        let container = Container {
+            name: self.shared(&seen.name),
+            pod: seen.pod.map(Arc::new),
+            image: self.shared(&seen.image),
+            stack: stack.as_ref().map(|(stack, _)| *stack),
+            refused,
+            since: now.unix,
+        };
+        let Some(node) = self.nodes.get(name) else { return };
+        let before = node.containers.get(&key);
+        if before.is_some_and(|before| Container { since: before.since, ..container.clone() } == *before) {
+            return;
+        }
+        // One that is told of again, and otherwise, has not ended in between.
+        let since = before.map_or(now.unix, |before| before.since);
+        let is_new = before.is_none();
+        if let Some((digest, layers)) = stack {
+            self.place(digest, layers, seen.steps, now);
+        }
+        if !is_new {
+            self.remove(name, &key, now);
+        } else {
+            self.counted.lifetimes.seen += 1;
+        }
+        self.add(name, key, Container { since, ..container }, now);
+    }
+
+    /// A container is there no more.
+    fn leave(&mut self, name: &str, key: &Key, now: Now) {
+        let container = self.nodes.get(name).and_then(|node| node.containers.get(key));
+        let Some(coverage) = container.map(|container| self.coverage_of(container)) else { return };
+        self.remove(name, key, now);
+        let unread = coverage.state == CoverageState::Pending;
+        let state = if unread { CoverageState::Failed } else { coverage.state };
+        *self.counted.lifetimes.ended.entry(state).or_default() += 1;
+        if unread || coverage.reason == GONE {
+            self.counted.lifetimes.gone_before_reading += 1;
+        }
+    }
+
+    fn add(&mut self, name: &str, key: Key, container: Container, now: Now) {
+        let namespace = container.namespace().map(ToOwned::to_owned).map(|namespace| self.shared(&namespace));
+        let Some((name, _)) = self.nodes.get_key_value(name) else { return };
+        let name = Arc::clone(name);
+        if let Some(digest) = container.stack {
+            self.runs.begin(&name, &key.0, &container, digest, now.unix);
+            let Some(stack) = self.stacks.get_mut(&digest) else { return };
+            if stack.containers() == 0 {
+                for id in stack.layers() {
+                    self.layers.entry(*id).or_default().stacks.insert(digest);
+                }
+                self.touched.insert(digest);
+            }
+            stack.add(&name, namespace, &container.image);
+            for id in stack.layers() {
+                if let Some(layer) = self.layers.get_mut(id) {
+                    layer.containers += 1;
+                }
+            }
+        } else if let Some(refused) = &container.refused {
+            *self.refused.entry((Arc::clone(refused), namespace)).or_default() += 1;
+        }
+        if let Some(node) = self.nodes.get_mut(&name) {
+            if let Some(digest) = container.stack {
+                *node.stacks.entry(digest).or_default() += 1;
+            }
+            node.containers.insert(key, container);
+        }
+    }
+
+    fn remove(&mut self, name: &str, key: &Key, now: Now) -> Option<Container> {
+        let node = self.nodes.get_mut(name)?;
+        let container = node.containers.remove(key)?;
+        let namespace = container.namespace().and_then(|namespace| self.names.get(namespace)).cloned();
+        if let Some(digest) = container.stack {
+            decrement(&mut node.stacks, &digest);
+            self.runs.end(name, &key.0, &container, digest, now.unix);
+            let stack = self.stacks.get_mut(&digest)?;
+            stack.remove(name, namespace, &container.image);
+            let is_last = stack.containers() == 0;
+            for id in stack.layers() {
+                if let Some(layer) = self.layers.get_mut(id) {
+                    layer.containers = layer.containers.saturating_sub(1);
+                    if is_last {
+                        layer.stacks.remove(&digest);
+                    }
+                }
+            }
+        } else if let Some(refused) = &container.refused {
+            decrement(&mut self.refused, &(Arc::clone(refused), namespace));
+        }
+        Some(container)
+    }
+
+    /// Why a container is not believed to have the layers that its node names: its stack's identity does not prove them, and
+    /// somebody else named others.
+    fn contradiction(&self, seen: &Seen) -> Option<Coverage> {
+        let (digest, layers) = seen.stack.as_ref().filter(|(_, layers)| !is_proved(layers))?;
+        let other = self.stacks.get(digest).filter(|stack| stack.layers() != layers.as_slice());
+        other.map(|_| {
+            Coverage::failed(
+                "disputed: another node names other layers for its stack, and no image configuration proves either",
+            )
+        })
+    }
+
+    /// Forgets nodes that have been silent for too long, and what nobody has and nobody read.
+    pub(super) fn tidy(&mut self, now: Now) {
+        let silent =
+            |node: &Node| !node.attached && now.instant.saturating_duration_since(node.heard) > self.rules.forget_after;
+        let forgotten: Vec<Arc<str>> =
+            self.nodes.iter().filter(|(_, node)| silent(node)).map(|(name, _)| Arc::clone(name)).collect();
+        for name in forgotten {
+            let keys: Vec<Key> =
+                self.nodes.get(&name).map(|node| node.containers.keys().cloned().collect()).unwrap_or_default();
+            for key in keys {
+                self.remove(&name, &key, now);
+            }
+            self.runs.told_all(&name, now.unix);
+            self.nodes.remove(&name);
+        }
+        self.stacks.retain(|_, stack| stack.containers() > 0 || stack.is_kept());
+        self.layers.retain(|_, layer| layer.is_kept());
+        self.names.retain(|name| Arc::strong_count(name) > 1);
+    }
+
+    /// The nodes, by name.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
+        self.nodes.iter().map(|(name, node)| (&**name, node))
+    }
+
+    /// The same, with names that can be kept.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
+        self.nodes.iter()
+    }
+
+    /// Whether what a node reads is not believed.
+    pub(super) fn is_distrusted(&self, node: &str) -> bool {
+        self.distrusted.contains(node)
+    }
+
+    /// What the store has, after it removed what nobody needed: whatever it has not is not known any more. Layers that were read after
+    /// `since` are not looked at, since they may have come after the store was asked.
+    pub(super) fn keep_only(&mut self, layers: &HashSet<LayerId>, stacks: &HashSet<Digest>, since: i64) {
+        let mut lost = Vec::new();
+        for (id, layer) in &mut self.layers {
+            if layer.read().is_some_and(|read| read.read_at < since) && !layers.contains(id) {
+                layer.unread();
+                lost.extend(layer.stacks().copied());
+            }
+        }
+        for (digest, stack) in &mut self.stacks {
+            if stack.summary().is_some() && !stacks.contains(digest) && stack.containers() == 0 {
+                stack.forget();
+            }
+        }
+        self.invalidate(lost);
+    }
+
+    /// Changes of who runs what, to be kept: begun and ended.
+    pub(super) fn take_runs(&mut self) -> (Vec<crate::store::Run>, Vec<crate::store::Run>) {
+        self.runs.take(|digest| self.stacks.get(digest).and_then(|stack| stack.summary()).map(|summary| summary.id))
+    }
+
+    /// Runs that had not ended when the aggregator did.
+    pub(super) fn restore_runs(&mut self, runs: impl IntoIterator<Item = (String, Digest)>) {
+        self.runs.restore(runs);
+    }
+}
+
+/// Takes one off a count, and the count away when it is none.
+fn decrement<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Who runs which stack, as far as the store has to be told.
+
+use std::collections::{HashMap, HashSet};
+
+use outcrop_proto::Digest;
+
+use super::Container;
+use crate::store::{Run, StackId};
+
+/// A subject runs a stack: an opaque key, and the stack's identity.
+type Running = (String, Digest);
+
+/// What is known of it.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    /// How many containers.
+    containers: u32,
+    /// Since when, in seconds since 1970.
+    since: i64,
+    /// When the last of them ended.
+    until: i64,
+    /// Whether the store knows that it runs.
+    recorded: bool,
+}
+
+/// Who runs what.
+#[derive(Debug, Default)]
+pub(super) struct Runs {
+    running: HashMap<Running, State>,
+    /// Those that the store may have to be told of.
+    changed: HashSet<Running>,
+    /// Those that the store knows of from before the start, by node, until that tells what it has.
+    restored: HashMap<String, Vec<Running>>,
+}
+
+/// Who runs a container's stack: its node, the pod's namespace or else the runtime's, and the container's name. New images and
+/// re-created containers do not change it.
+pub(in crate::aggregator) fn subject(node: &str, containerd_namespace: &str, container: &Container) -> String {
+    format!("{node}/{}/{}", container.namespace().unwrap_or(containerd_namespace), container.name)
+}
+
+impl Runs {
+    pub(super) fn begin(&mut self, node: &str, namespace: &str, container: &Container, stack: Digest, at: i64) {
+        let key = (subject(node, namespace, container), stack);
+        let state =
+            self.running.entry(key.clone()).or_insert(State { containers: 0, since: at, until: at, recorded: false });
+        state.containers += 1;
+        if !state.recorded {
+            self.changed.insert(key);
+        }
+    }
+
+    pub(super) fn end(&mut self, node: &str, namespace: &str, container: &Container, stack: Digest, at: i64) {
+        let key = (subject(node, namespace, container), stack);
+        if let Some(state) = self.running.get_mut(&key) {
+            state.containers = state.containers.saturating_sub(1);
+            if state.containers == 0 {
+                state.until = at;
+                self.changed.insert(key);
+            }
+        }
+    }
+
+    /// Takes up what the store knows to be running.
+    pub(super) fn restore(&mut self, runs: impl IntoIterator<Item = Running>) {
+        for key in runs {
+            let node = key.0.split('/').next().unwrap_or_default().to_owned();
+            self.running.insert(key.clone(), State { containers: 0, since: 0, until: 0, recorded: true });
+            self.restored.entry(node).or_default().push(key);
+        }
+    }
+
+    /// A node has told of all that it has: what the store knew and it does not has ended, by now.
+    pub(super) fn told_all(&mut self, node: &str, at: i64) {
+        for key in self.restored.remove(node).unwrap_or_default() {
+            if let Some(state) = self.running.get_mut(&key).filter(|state| state.containers == 0) {
+                state.until = at;
+            }
+            self.changed.insert(key);
+        }
+    }
+
+    /// What the store has to be told: begun and ended. What is of a stack that has no number yet waits.
+    pub(super) fn take(&mut self, number: impl Fn(&Digest) -> Option<StackId>) -> (Vec<Run>, Vec<Run>) {
+        let (mut begun, mut ended) = (Vec::new(), Vec::new());
+        self.changed.retain(|key| {
+            let Some(state) = self.running.get_mut(key) else { return false };
+            let Some(stack) = number(&key.1) else {
+                // Nobody runs it, and nobody has to know that somebody did.
+                let waits = state.containers > 0;
+                if !waits {
+                    self.running.remove(key);
+                }
+                return waits;
+            };
+            let run = |at| Run { subject: key.0.clone(), stack, at };
+            match (state.containers > 0, state.recorded) {
+                (true, false) => {
+                    state.recorded = true;
+                    begun.push(run(state.since));
+                }
+                (false, true) => {
+                    ended.push(run(state.until));
+                    self.running.remove(key);
+                }
+                (false, false) => {
+                    // It ran, however short: both are told, and the run has an end.
+                    begun.push(run(state.since));
+                    ended.push(run(state.until));
+                    self.running.remove(key);
+                }
+                (true, true) => {}
+            }
+            false
+        });
+        (begun, ended)
+    }
+}

@@ -1,0 +1,319 @@
+//! Stacks: from layers that are known to what is in the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Step};
+
+use super::{Container, Fleet, LEASE, Now, decrement};
+use crate::store::Summary;
+
+/// How far a stack is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Nobody does anything about it.
+    Idle,
+    /// It is being merged and matched.
+    Merging,
+    /// It is, and one of its layers was read again meanwhile: once more after that.
+    MergingOnce,
+    /// A node was asked what its inventories cannot decide.
+    Asked {
+        /// Which one; `None` where none could be asked.
+        node: Option<Arc<str>>,
+        /// Until when it may answer.
+        until: Instant,
+    },
+    /// It could not be merged.
+    Failed(Coverage),
+}
+
+/// A stack that somebody has or had.
+#[derive(Debug)]
+pub(in crate::aggregator) struct Stack {
+    layers: Arc<[LayerId]>,
+    /// The steps of the build that made them.
+    steps: Vec<Step>,
+    progress: Progress,
+    /// What is in the store.
+    summary: Option<Arc<Summary>>,
+    /// Since when somebody has it, without a break.
+    since: Instant,
+    /// Its containers, by the namespace of their pods.
+    by_namespace: BTreeMap<Option<Arc<str>>, u32>,
+    by_node: BTreeMap<Arc<str>, u32>,
+    by_name: BTreeMap<Arc<str>, u32>,
+    total: u32,
+}
+
+/// A stack that is ready to be merged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::aggregator) struct Ready {
+    /// Its identity.
+    pub(in crate::aggregator) stack: Digest,
+    /// Its layers, newest first.
+    pub(in crate::aggregator) layers: Arc<[LayerId]>,
+}
+
+impl Stack {
+    fn new(layers: Arc<[LayerId]>, steps: Vec<Step>, summary: Option<Summary>, since: Instant) -> Self {
+        Self {
+            layers,
+            steps,
+            progress: Progress::Idle,
+            summary: summary.map(Arc::new),
+            since,
+            by_namespace: BTreeMap::new(),
+            by_node: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            total: 0,
+        }
+    }
+
+    /// One that only the store knows of.
+    pub(super) fn stored(summary: Summary) -> Self {
+        Self::new(summary.layers.as_slice().into(), Vec::new(), Some(summary), Instant::now())
+    }
+
+    /// Its layers, newest first.
+    pub(in crate::aggregator) fn layers(&self) -> &[LayerId] {
+        &self.layers
+    }
+
+    /// The steps of the build that made its layers, one for each; none where that is not known.
+    pub(in crate::aggregator) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// What is in the store.
+    pub(in crate::aggregator) fn summary(&self) -> Option<&Arc<Summary>> {
+        self.summary.as_ref()
+    }
+
+    /// How many containers have it.
+    pub(in crate::aggregator) fn containers(&self) -> u32 {
+        self.total
+    }
+
+    /// Its containers, by the namespace of their pods.
+    pub(in crate::aggregator) fn by_namespace(&self) -> impl Iterator<Item = (Option<&str>, u32)> {
+        self.by_namespace.iter().map(|(namespace, count)| (namespace.as_deref(), *count))
+    }
+
+    /// The nodes that have it.
+    pub(in crate::aggregator) fn nodes(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_node.keys()
+    }
+
+    /// The names that containers call its image by.
+    pub(in crate::aggregator) fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(|name| &**name)
+    }
+
+    /// Since when somebody has it.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Whether it is worth to be remembered while nobody has it.
+    pub(super) fn is_kept(&self) -> bool {
+        self.summary.is_some() || self.progress != Progress::Idle
+    }
+
+    pub(super) fn add(&mut self, node: &Arc<str>, namespace: Option<Arc<str>>, image: &Arc<str>) {
+        self.total += 1;
+        *self.by_namespace.entry(namespace).or_default() += 1;
+        *self.by_node.entry(Arc::clone(node)).or_default() += 1;
+        *self.by_name.entry(Arc::clone(image)).or_default() += 1;
+    }
+
+    pub(super) fn remove(&mut self, node: &str, namespace: Option<Arc<str>>, image: &Arc<str>) {
+        self.total = self.total.saturating_sub(1);
+        decrement(&mut self.by_namespace, &namespace);
+        decrement(&mut self.by_node, &Arc::from(node));
+        decrement(&mut self.by_name, image);
+    }
+
+    /// `node` is gone: it will not answer. Returns whether it had been asked.
+    pub(super) fn unask(&mut self, node: &str) -> bool {
+        let asked = matches!(&self.progress, Progress::Asked { node: Some(asked), .. } if **asked == *node);
+        if asked {
+            self.progress = Progress::Idle;
+        }
+        asked
+    }
+
+    /// What is in the store of it is not believed any more.
+    pub(super) fn forget(&mut self) {
+        self.summary = None;
+    }
+
+    /// One of its layers is not what it was.
+    pub(super) fn invalidate(&mut self) {
+        match self.progress {
+            Progress::Merging => self.progress = Progress::MergingOnce,
+            Progress::Failed(_) => self.progress = Progress::Idle,
+            _ => {}
+        }
+    }
+}
+
+impl Fleet {
+    /// A container has a stack.
+    pub(super) fn place(&mut self, digest: Digest, layers: Vec<LayerId>, steps: Vec<Step>, now: Now) {
+        let stack =
+            self.stacks.entry(digest).or_insert_with(|| Stack::new(layers.into(), Vec::new(), None, now.instant));
+        if stack.steps.is_empty() && steps.len() == stack.layers.len() {
+            stack.steps = steps;
+        }
+        if stack.containers() == 0 {
+            stack.since = now.instant;
+        }
+    }
+
+    /// A stack, by its identity.
+    pub(in crate::aggregator) fn stack(&self, digest: &Digest) -> Option<&Stack> {
+        self.stacks.get(digest)
+    }
+
+    /// Stacks that somebody has.
+    pub(in crate::aggregator) fn present(&self) -> impl Iterator<Item = (&Digest, &Stack)> {
+        self.stacks.iter().filter(|(_, stack)| stack.containers() > 0)
+    }
+
+    /// Stacks whose layers are all known, and that were never merged or whose layers better cataloguers have read since: from now on
+    /// they are being merged. Looks at those that something happened to.
+    pub(in crate::aggregator) fn ready(&mut self, now: Now) -> Vec<Ready> {
+        let touched: Vec<Digest> = self.touched.drain().collect();
+        let mut ready = Vec::new();
+        for digest in touched {
+            let Some(stack) = self.stacks.get(&digest).filter(|stack| stack.containers() > 0) else { continue };
+            match &stack.progress {
+                Progress::Idle => {}
+                Progress::Asked { until, .. } if *until <= now.instant => {}
+                _ => continue,
+            }
+            let cataloguers: Option<Vec<u32>> =
+                stack.layers.iter().map(|id| self.layers.get(id)?.read().map(|known| known.cataloguers)).collect();
+            let Some(oldest) = cataloguers.map(|all| all.into_iter().min().unwrap_or(0)) else { continue };
+            if stack.summary.as_ref().is_some_and(|summary| summary.cataloguers >= oldest) {
+                continue;
+            }
+            ready.push(Ready { stack: digest, layers: Arc::clone(&stack.layers) });
+        }
+        for Ready { stack, .. } in &ready {
+            self.merging(*stack);
+        }
+        ready
+    }
+
+    /// Questions that nobody answered in time are asked again.
+    pub(in crate::aggregator) fn wake(&mut self, now: Now) {
+        let late = |stack: &Stack| matches!(&stack.progress, Progress::Asked { until, .. } if *until <= now.instant);
+        let late = self.stacks.iter().filter(|(_, stack)| late(stack)).map(|(digest, _)| *digest);
+        self.touched.extend(late);
+    }
+
+    /// Picks an attached node that has the stack, to be asked what inventories cannot decide. Where there is none, it is
+    /// looked for again after a while.
+    pub(in crate::aggregator) fn ask(&mut self, stack: Digest, now: Now) -> Option<Arc<str>> {
+        let entry = self.stacks.get_mut(&stack)?;
+        let can_tell = |name: &&Arc<str>| {
+            !self.distrusted.contains(&***name) && self.nodes.get(*name).is_some_and(|node| node.attached)
+        };
+        let node = entry.by_node.keys().find(can_tell).cloned();
+        entry.progress = Progress::Asked { node: node.clone(), until: now.instant + LEASE };
+        node
+    }
+
+    /// Whether `node` was asked about the stack.
+    pub(in crate::aggregator) fn was_asked(&self, node: &str, stack: &Digest) -> bool {
+        let progress = self.stacks.get(stack).map(|stack| &stack.progress);
+        matches!(progress, Some(Progress::Asked { node: Some(asked), .. }) if **asked == *node)
+    }
+
+    /// The stack is being merged.
+    pub(in crate::aggregator) fn merging(&mut self, stack: Digest) {
+        if let Some(stack) = self.stacks.get_mut(&stack) {
+            stack.progress = Progress::Merging;
+        }
+    }
+
+    /// The stack was merged: it is in the store, or could not be.
+    pub(in crate::aggregator) fn merged(&mut self, digest: Digest, outcome: Result<Summary, Coverage>) {
+        let Some(stack) = self.stacks.get_mut(&digest) else { return };
+        let again = stack.progress == Progress::MergingOnce;
+        stack.progress = Progress::Idle;
+        match outcome {
+            // What one of its layers was then is not worth to be believed.
+            Ok(_) if again => {}
+            Ok(summary) => stack.summary = Some(Arc::new(summary)),
+            Err(coverage) if stack.summary.is_none() && !again => stack.progress = Progress::Failed(coverage),
+            Err(_) => {}
+        }
+        if again {
+            self.touched.insert(digest);
+        }
+    }
+
+    /// Stacks that could not be merged are tried again: what was in the way is gone.
+    pub(in crate::aggregator) fn retry(&mut self) {
+        for (digest, stack) in &mut self.stacks {
+            if matches!(stack.progress, Progress::Failed(_)) {
+                stack.progress = Progress::Idle;
+                self.touched.insert(*digest);
+            }
+        }
+    }
+
+    /// What was counted of a stack's findings has changed.
+    pub(in crate::aggregator) fn counted(&mut self, digest: &Digest, counts: crate::store::Counts) {
+        if let Some(summary) = self.stacks.get_mut(digest).and_then(|stack| stack.summary.as_mut()) {
+            Arc::make_mut(summary).counts = counts;
+        }
+    }
+
+    /// How far a container was looked into.
+    pub(in crate::aggregator) fn coverage_of(&self, container: &Container) -> Coverage {
+        match (&container.refused, &container.stack) {
+            (Some(refused), _) => Coverage::clone(refused),
+            (None, Some(digest)) => self.coverage(digest),
+            (None, None) => Coverage::failed("its node said nothing of its storage"),
+        }
+    }
+
+    /// How far a stack was looked into.
+    pub(in crate::aggregator) fn coverage(&self, digest: &Digest) -> Coverage {
+        let pending = |reason: String| Coverage::new(CoverageState::Pending, reason);
+        let Some(stack) = self.stacks.get(digest) else { return pending("it is not known yet".to_owned()) };
+        if let Some(disputed) =
+            stack.layers.iter().find(|id| self.layers.get(id).is_some_and(|layer| layer.is_disputed()))
+        {
+            return Coverage::new(CoverageState::Partial, format!("disputed: nodes disagree on what {disputed} holds"));
+        }
+        if let Some(summary) = &stack.summary {
+            return summary.coverage.clone();
+        }
+        match &stack.progress {
+            Progress::Failed(coverage) => return coverage.clone(),
+            Progress::Merging | Progress::MergingOnce => return pending("its layers are being merged".to_owned()),
+            Progress::Asked { node, .. } => {
+                let who = node.as_ref().map(|node| format!("node {node} was asked"));
+                let who = who.unwrap_or_else(|| "no node that has it is attached".to_owned());
+                return pending(format!("its layers leave something open, and {who}"));
+            }
+            Progress::Idle => {}
+        }
+        let layers = || stack.layers.iter().filter_map(|id| self.layers.get(id));
+        if let Some(failure) = layers().find_map(|layer| layer.failed()) {
+            return failure.clone();
+        }
+        let waiting = layers().filter(|layer| layer.read().is_none()).count();
+        let distrusted = stack.containers() > 0 && stack.by_node.keys().all(|node| self.distrusted.contains(&**node));
+        if waiting > 0 && distrusted {
+            return Coverage::failed("only nodes that are not believed have its layers: outcrop node trust NAME");
+        }
+        pending(format!("{waiting} of its {} layers have not been read", stack.layers.len()))
+    }
+}

@@ -1,0 +1,243 @@
+//! A node is not believed alone: what one read, another one reads as well; where two differ, a third settles it.
+
+use std::collections::BTreeMap;
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use outcrop_proto::{Digest, LayerId};
+
+use super::layers::{Layer, layer_stacks};
+use super::stacks::Stack;
+use super::{Fleet, LEASE, Now};
+
+/// Nodes whose word is heard on a layer in dispute. Where so many do not agree, people have to look.
+const MAX_CLAIMS: usize = 7;
+
+/// A node was asked to read a layer for another one's word.
+#[derive(Debug)]
+pub(in crate::aggregator) struct CrossRead {
+    pub(super) node: Arc<str>,
+    pub(super) until: Instant,
+}
+
+/// Nodes disagree on what a layer holds.
+#[derive(Debug, Default)]
+pub(in crate::aggregator) struct Dispute {
+    /// What each says.
+    claims: BTreeMap<String, Digest>,
+    /// What most of them say, where that is not what is in the store: it has to be read again.
+    pub(super) settled: Option<Digest>,
+}
+
+impl Dispute {
+    /// Whether `node` may read the layer: once it is settled, those that were right.
+    pub(super) fn is_believed(&self, node: &str) -> bool {
+        self.settled.is_some_and(|settled| self.claims.get(node) == Some(&settled))
+    }
+
+    /// Nodes that say so.
+    pub(super) fn agreeing(&self, digest: &Digest) -> impl Iterator<Item = &str> {
+        self.claims.iter().filter(move |(_, claim)| *claim == digest).map(|(name, _)| name.as_str())
+    }
+
+    /// What more than one say, and more than say anything else.
+    fn majority(&self) -> Option<Digest> {
+        let mut counts: BTreeMap<Digest, usize> = BTreeMap::new();
+        self.claims.values().for_each(|claim| *counts.entry(*claim).or_default() += 1);
+        let most = counts.values().copied().max().filter(|most| *most > 1)?;
+        let mut first = counts.into_iter().filter(|(_, count)| *count == most).map(|(digest, _)| digest);
+        first.next().filter(|_| first.next().is_none())
+    }
+}
+
+/// What a cross-read came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::aggregator) enum Verified {
+    /// Nobody had asked for it.
+    Unasked,
+    /// It cannot be compared: with other rights or other cataloguers a layer says something else.
+    Inconclusive,
+    /// The same.
+    Same,
+    /// Something else. Another node is asked.
+    Disputed,
+    /// A dispute is over: what is in the store is right.
+    Upheld,
+    /// A dispute is over: what is in the store is wrong, and is read again.
+    Overturned,
+}
+
+/// What follows from believing a node no more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::aggregator) struct Distrusted {
+    /// Layers that are to be read again.
+    pub(in crate::aggregator) forgotten: Vec<LayerId>,
+    /// Layers that another node came to the same of: they are that one's word now.
+    pub(in crate::aggregator) attributed: Vec<(LayerId, String)>,
+}
+
+impl Fleet {
+    /// Layers that another node is to read as well, and who: a sample of those that several nodes have, all that many containers
+    /// stand on, and those in dispute.
+    pub(in crate::aggregator) fn cross_reads(&mut self, now: Now) -> Vec<(Arc<str>, LayerId)> {
+        let due: Vec<LayerId> =
+            self.layers.iter().filter(|(id, layer)| self.is_due(id, layer, now)).map(|(id, _)| *id).collect();
+        let mut asked = Vec::new();
+        for id in due {
+            let Some(name) = self.witness(&id) else { continue };
+            let cross = CrossRead { node: Arc::clone(&name), until: now.instant + LEASE };
+            if let Some(layer) = self.layers.get_mut(&id) {
+                layer.cross = Some(cross);
+            }
+            if let Some(node) = self.nodes.get_mut(&name) {
+                node.asked.insert(id);
+            }
+            asked.push((name, id));
+        }
+        asked
+    }
+
+    fn is_due(&self, id: &LayerId, layer: &Layer, now: Now) -> bool {
+        let Some(read) = layer.read().filter(|_| layer.cross.is_none() && !layer.stacks.is_empty()) else {
+            return false;
+        };
+        if let Some(dispute) = &layer.dispute {
+            return dispute.settled.is_none() && dispute.claims.len() < MAX_CLAIMS;
+        }
+        if !read.verified_by.is_empty() {
+            return false;
+        }
+        // Two numbers that no node can foresee: whether this layer is in the sample, and how long after it was read.
+        let parts = |number: u64| f64::from(u32::try_from(number & 0xffff_ffff).unwrap_or(0)) / 4_294_967_296.0;
+        let random = self.random.hash_one(id);
+        let sampled = layer.containers > self.rules.verify_containers || parts(random) < self.rules.verify_share;
+        let after = self.rules.verify_within.as_secs_f64() * parts(random >> 32) * 0.8;
+        let age = f64::from(i32::try_from(now.unix - read.read_at).unwrap_or(i32::MAX));
+        sampled && age >= after
+    }
+
+    /// A node that has the layer, can compare it, and has not said anything of it yet.
+    fn witness(&self, id: &LayerId) -> Option<Arc<str>> {
+        let layer = self.layers.get(id)?;
+        let read = layer.read()?;
+        let heard = |name: &str| {
+            name == read.node || layer.dispute.as_ref().is_some_and(|dispute| dispute.claims.contains_key(name))
+        };
+        let can_tell = |name: &&Arc<str>| {
+            let node = self.nodes.get(*name);
+            !heard(name)
+                && !self.distrusted.contains(&***name)
+                && node.is_some_and(|node| {
+                    node.attached && node.marks == read.marks && node.cataloguers == read.cataloguers
+                })
+        };
+        let holders = layer.stacks.iter().filter_map(|stack| self.stacks.get(stack)).flat_map(Stack::nodes);
+        let candidates = holders.filter(can_tell).take(64);
+        candidates.min_by_key(|name| self.random.hash_one((id, name))).cloned()
+    }
+
+    /// A node read a layer for another one's word.
+    pub(in crate::aggregator) fn verified(
+        &mut self,
+        name: &str,
+        id: &LayerId,
+        digest: Digest,
+        cataloguers: u32,
+        marks: bool,
+    ) -> Verified {
+        let Some(layer) = self.layers.get_mut(id) else { return Verified::Unasked };
+        if layer.cross.take_if(|cross| *cross.node == *name).is_none() {
+            return Verified::Unasked;
+        }
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.asked.remove(id);
+        }
+        let is_disputed = layer.dispute.is_some();
+        let Some(read) = layer.read_mut().filter(|read| read.cataloguers == cataloguers && read.marks == marks) else {
+            return Verified::Inconclusive;
+        };
+        if !is_disputed && read.digest == digest {
+            read.verified_by.insert(name.to_owned());
+            return Verified::Same;
+        }
+        let (reader, in_store) = (read.node.clone(), read.digest);
+        let dispute = layer.dispute.get_or_insert_default();
+        dispute.claims.insert(reader, in_store);
+        dispute.claims.insert(name.to_owned(), digest);
+        match dispute.majority() {
+            None => Verified::Disputed,
+            Some(right) if right == in_store => {
+                let agreeing: Vec<String> = dispute.agreeing(&right).map(ToOwned::to_owned).collect();
+                layer.dispute = None;
+                if let Some(read) = layer.read_mut() {
+                    let reader = read.node.clone();
+                    read.verified_by.extend(agreeing.into_iter().filter(|name| *name != reader));
+                }
+                Verified::Upheld
+            }
+            Some(right) => {
+                dispute.settled = Some(right);
+                layer.unread();
+                let stacks = layer_stacks(layer);
+                self.forget(stacks);
+                Verified::Overturned
+            }
+        }
+    }
+
+    /// What is in the store of these stacks follows from what is not believed any more.
+    fn forget(&mut self, stacks: Vec<Digest>) {
+        for digest in &stacks {
+            if let Some(stack) = self.stacks.get_mut(digest) {
+                stack.forget();
+            }
+        }
+        self.invalidate(stacks);
+    }
+
+    /// Believes a node no more: what it read and nobody else came to the same of is to be read again.
+    pub(in crate::aggregator) fn distrust(&mut self, name: &str) -> Distrusted {
+        self.distrusted.insert(name.to_owned());
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.asked.clear();
+        }
+        let mut outcome = Distrusted::default();
+        let mut stacks = Vec::new();
+        for (id, layer) in &mut self.layers {
+            layer.release(name);
+            let Some(read) = layer.read_mut() else { continue };
+            read.verified_by.remove(name);
+            if read.node != name {
+                continue;
+            }
+            match read.verified_by.iter().find(|other| !self.distrusted.contains(*other)).cloned() {
+                Some(other) => {
+                    read.verified_by.remove(&other);
+                    read.node.clone_from(&other);
+                    outcome.attributed.push((*id, other));
+                }
+                None => {
+                    layer.unread();
+                    layer.dispute = None;
+                    stacks.extend(layer_stacks(layer));
+                    outcome.forgotten.push(*id);
+                }
+            }
+        }
+        // Stacks that nobody has now stand on forgotten layers too.
+        let forgotten: std::collections::HashSet<&LayerId> = outcome.forgotten.iter().collect();
+        let absent = self
+            .stacks
+            .iter()
+            .filter(|(_, stack)| stack.containers() == 0 && stack.layers().iter().any(|id| forgotten.contains(id)));
+        stacks.extend(absent.map(|(digest, _)| *digest));
+        self.forget(stacks);
+        outcome
+    }
+
+    /// Believes a node again.
+    pub(in crate::aggregator) fn trust(&mut self, name: &str) {
+        self.distrusted.remove(name);
+    }
+}

@@ -1,0 +1,312 @@
+//! What the aggregator does by itself: leases, merges, matches, tells the store, and looks whether something has changed.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use outcrop_proto::wire::v1;
+use outcrop_proto::{Coverage, Digest, LayerId};
+
+use super::advisories::{Current, Offer, Refusal};
+use super::fleet::Ready;
+use super::matching::{MatchError, Matchmaker};
+use super::merging::{Outcome, Stack, merge_stack};
+use super::{Aggregator, TICK, fleet, lock, now};
+use crate::advisory::Database;
+use crate::store::{RematchRow, StoreError, Summary};
+
+/// How often the advisory database's file is looked at.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// How often what nobody needs any more is removed.
+const TIDY: Duration = Duration::from_secs(3600);
+
+/// Room on the store's volume with which it goes on after it was full, bytes.
+const ROOM: u64 = 16 << 20;
+
+/// Stacks that are matched at a time when all are.
+const MATCHED_AT_ONCE: usize = 4;
+
+impl Aggregator {
+    /// Leases to `node` what it has and nobody reads, and merges the stacks whose layers are known.
+    pub(super) fn advance(self: &Arc<Self>, node: &str) {
+        if lock(&self.store_error).is_none() {
+            let layers = self.fleet().lease(node, now());
+            self.order_lease(node, layers);
+        }
+        self.merge_ready();
+    }
+
+    fn order_lease(&self, node: &str, layers: Vec<LayerId>) {
+        if !layers.is_empty() {
+            let seconds = u32::try_from(fleet::LEASE.as_secs()).unwrap_or(u32::MAX);
+            let lease = v1::Lease { layers: layers.into_iter().map(Into::into).collect(), seconds };
+            self.send(node, v1::order::Order::Lease(lease));
+        }
+    }
+
+    fn merge_ready(self: &Arc<Self>) {
+        let ready = self.fleet().ready(now());
+        for Ready { stack, .. } in ready {
+            self.merge(stack, None);
+        }
+    }
+
+    /// Looks now and then at everything that no report tells of.
+    pub(super) async fn tick(self: Arc<Self>) {
+        loop {
+            let _ = tokio::time::timeout(TICK, self.changed.notified()).await;
+            self.expel();
+            self.recover();
+            if lock(&self.store_error).is_none() {
+                let leased = self.fleet().lease_again(now());
+                for (node, layers) in leased {
+                    self.order_lease(&node, layers);
+                }
+                let asked = self.fleet().cross_reads(now());
+                for (node, layer) in asked {
+                    let seconds = u32::try_from(fleet::LEASE.as_secs()).unwrap_or(u32::MAX);
+                    let cross_read = v1::CrossRead { layers: vec![layer.into()], seconds };
+                    self.send(&node, v1::order::Order::CrossRead(cross_read));
+                }
+            }
+            self.fleet().wake(now());
+            self.fleet().tidy(now());
+            self.merge_ready();
+            self.record_runs().await;
+        }
+    }
+
+    /// Tells the store who ran what; what it cannot take is told again.
+    async fn record_runs(&self) {
+        let (mut begun, mut ended) = std::mem::take(&mut *lock(&self.runs));
+        let (more_begun, more_ended) = self.fleet().take_runs();
+        begun.extend(more_begun);
+        ended.extend(more_ended);
+        if let Err(error) = self.store.record_runs(&begun, &ended).await {
+            *lock(&self.runs) = (begun, ended);
+            self.store_failed(&error);
+        }
+    }
+
+    /// Something could not be stored: if that is for want of room, nothing more is taken until there is some.
+    pub(super) fn store_failed(&self, error: &StoreError) {
+        if matches!(error, StoreError::Full) {
+            *lock(&self.store_error) = Some(error.to_string());
+        }
+    }
+
+    /// Goes on when there is room again.
+    fn recover(&self) {
+        let mut store_error = lock(&self.store_error);
+        let is_roomy = || crate::store::free(&self.config.data).is_ok_and(|space| space.free >= ROOM);
+        if store_error.is_some() && is_roomy() {
+            *store_error = None;
+            drop(store_error);
+            self.fleet().retry();
+        }
+    }
+
+    /// Merges a stack; `answers` are what a node said about what its layers leave open.
+    pub(super) fn merge(self: &Arc<Self>, stack: Digest, answers: Option<v1::Answers>) {
+        let Some(layers) = self.fleet().stack(&stack).map(|stack| stack.layers().to_vec()) else { return };
+        let aggregator = Arc::clone(self);
+        tokio::spawn(async move {
+            let Ok(_turn) = aggregator.merging.acquire().await else { return };
+            match aggregator.merge_now(stack, layers, answers).await {
+                Ok(Some(summary)) => aggregator.fleet().merged(stack, Ok(summary)),
+                Ok(None) => {}
+                Err(coverage) => aggregator.fleet().merged(stack, Err(coverage)),
+            }
+            aggregator.merge_ready();
+        });
+    }
+
+    /// What is kept of a stack; `None` if a node has to be asked first.
+    async fn merge_now(
+        self: &Arc<Self>,
+        stack: Digest,
+        layers: Vec<LayerId>,
+        answers: Option<v1::Answers>,
+    ) -> Result<Option<Summary>, Coverage> {
+        let failed = |error: StoreError| {
+            self.store_failed(&error);
+            Coverage::failed(error.to_string())
+        };
+        let inventories = self.store.inventories(&layers).await.map_err(failed)?;
+        let inventories = inventories.ok_or_else(|| Coverage::failed("one of its layers is not in the store"))?;
+        let job = Stack { id: stack, layers, inventories, answers };
+        let outcome = tokio::task::spawn_blocking(move || merge_stack(job)).await;
+        match outcome.map_err(|error| Coverage::failed(error.to_string()))? {
+            Outcome::Ask(check) => {
+                let asked = self.fleet().ask(stack, now());
+                if let Some(node) = asked {
+                    self.send(&node, v1::order::Order::Check(check));
+                }
+                Ok(None)
+            }
+            Outcome::Failed(coverage) => Err(coverage),
+            Outcome::Done(merged) => {
+                let mut summary = self.store.put_stack(&merged).await.map_err(failed)?;
+                self.match_stack(&mut summary).await?;
+                Ok(Some(summary))
+            }
+        }
+    }
+
+    fn matchmaker(&self) -> Option<Arc<Matchmaker>> {
+        self.matchmaker.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Matches a stack until that is against the database that is used now.
+    async fn match_stack(&self, summary: &mut Summary) -> Result<(), Coverage> {
+        while let Some(matchmaker) = self.matchmaker() {
+            let matched = matchmaker.match_stack(&*self.store, summary.id, summary.layers.len(), now().unix).await;
+            match matched {
+                Ok((counts, ..)) => summary.counts = counts,
+                Err(error) => {
+                    if let MatchError::Store(error) = &error {
+                        self.store_failed(error);
+                    }
+                    return Err(Coverage::failed(error.to_string()));
+                }
+            }
+            if self.matchmaker().is_some_and(|now| now.digest == matchmaker.digest) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up the database that is in use, and every good one that is put in its place.
+    pub(super) async fn keep_advisories(self: Arc<Self>) {
+        if let Some(current) = self.advisories.current() {
+            // Whatever was matched against it already is not matched again.
+            let done = self.store.last_rematch().await.ok().flatten();
+            let is_done = done.is_some_and(|(digest, ended)| digest == current.digest && ended.is_some());
+            if self.use_database(&current) && !is_done {
+                self.rematch(&current).await;
+            }
+        }
+        let Some(path) = self.config.database.clone() else { return };
+        loop {
+            let (aggregator, watched) = (Arc::clone(&self), path.clone());
+            let seen = tokio::task::spawn_blocking(move || aggregator.advisories.watch(&watched)).await;
+            if let Ok(Some(Ok(Offer::New(current)))) = seen
+                && self.use_database(&current)
+            {
+                self.rematch(&current).await;
+            }
+            tokio::time::sleep(WATCH).await;
+        }
+    }
+
+    /// Takes a database that somebody brought, and matches everything against it.
+    pub(super) async fn take_database(
+        self: &Arc<Self>,
+        file: std::path::PathBuf,
+        who: String,
+        allow_shrink: bool,
+    ) -> Result<(Digest, Option<RematchRow>), Refusal> {
+        let aggregator = Arc::clone(self);
+        let offered = tokio::task::spawn_blocking(move || {
+            let signature = crate::advisory::trust::signature_beside(&file)
+                .map_err(|reason| Refusal::Signature { file: file.clone(), reason })?;
+            aggregator.advisories.offer(&file, signature.as_deref(), &who, allow_shrink)
+        });
+        let ended = |error: tokio::task::JoinError| Refusal::Keep {
+            path: self.config.data.clone(),
+            source: std::io::Error::other(error),
+        };
+        match offered.await.map_err(ended)?? {
+            Offer::New(current) if self.use_database(&current) => {
+                let rematch = self.rematch(&current).await;
+                Ok((current.digest, rematch))
+            }
+            Offer::New(current) => Ok((current.digest, None)),
+            Offer::Same => Ok((self.advisories.current().map_or(Digest([0; 32]), |current| current.digest), None)),
+        }
+    }
+
+    /// From now on stacks are matched against this database. `false` where it cannot be opened, which it could a moment ago.
+    fn use_database(&self, current: &Current) -> bool {
+        let Ok(database) = Database::open(&current.path) else { return false };
+        let matchmaker = Arc::new(Matchmaker::new(current.digest, database));
+        *self.matchmaker.write().unwrap_or_else(PoisonError::into_inner) = Some(matchmaker);
+        true
+    }
+
+    /// Matches everything against the database that is used now. No node reads anything for it.
+    async fn rematch(self: &Arc<Self>, current: &Current) -> Option<RematchRow> {
+        let _turn = self.rematching.lock().await;
+        let matchmaker = self.matchmaker().filter(|matchmaker| matchmaker.digest == current.digest)?;
+        let (started, at) = (Instant::now(), now().unix);
+        let outcome = async {
+            let id = self.store.begin_rematch(&current.digest, at).await?;
+            let stacks = self.store.stacks().await?;
+            let mut row = RematchRow { at, seconds: 0.0, stacks: stacks.len() as u64, appeared: 0, went: 0 };
+            let mut waiting = stacks.into_iter();
+            let mut running = tokio::task::JoinSet::new();
+            loop {
+                while running.len() < MATCHED_AT_ONCE
+                    && let Some(summary) = waiting.next()
+                {
+                    let (aggregator, matchmaker) = (Arc::clone(self), Arc::clone(&matchmaker));
+                    running.spawn(async move {
+                        let store = &*aggregator.store;
+                        let layers = summary.layers.len();
+                        let (counts, appeared, went) = matchmaker.match_stack(store, summary.id, layers, at).await?;
+                        aggregator.fleet().counted(&summary.chain, counts);
+                        Ok::<_, MatchError>((appeared, went))
+                    });
+                }
+                let Some(matched) = running.join_next().await else { break };
+                let (appeared, went) = matched??;
+                row.appeared += appeared;
+                row.went += went;
+            }
+            row.seconds = started.elapsed().as_secs_f64();
+            self.store.end_rematch(id, &row).await?;
+            Ok::<_, MatchError>(row)
+        };
+        match outcome.await {
+            Ok(row) => Some(row),
+            Err(error) => {
+                if let MatchError::Store(error) = &error {
+                    self.store_failed(error);
+                }
+                None
+            }
+        }
+    }
+
+    /// Removes now and then what nobody needs any more.
+    pub(super) async fn keep_tidy(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(TIDY).await;
+            // Numbers are given anew: nobody may match meanwhile.
+            let _turn = self.rematching.lock().await;
+            let Ok(_alone) = self.merging.acquire_many(super::DECODED_AT_ONCE as u32).await else { return };
+            let present: Vec<i64> = {
+                let fleet = self.fleet();
+                fleet.present().filter_map(|(_, stack)| stack.summary().map(|summary| summary.id)).collect()
+            };
+            let before = |kept: Duration| now().unix - i64::try_from(kept.as_secs()).unwrap_or(i64::MAX);
+            let (history, unused) = (before(self.config.keep_history), before(self.config.keep_unused));
+            let since = now().unix;
+            let tidied = async {
+                self.store.tidy(history, unused, &present).await?;
+                if let Some(matchmaker) = self.matchmaker() {
+                    matchmaker.forget();
+                }
+                let layers = self.store.layers().await?.into_iter().map(|layer| layer.id).collect();
+                let stacks = self.store.stacks().await?.into_iter();
+                let stacks = stacks.filter(|summary| summary.cataloguers > 0).map(|summary| summary.chain).collect();
+                self.fleet().keep_only(&layers, &stacks, since);
+                Ok(())
+            };
+            if let Err(error) = tidied.await {
+                self.store_failed(&error);
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Packages of stacks against the advisory database. A package is judged once, however many stacks have it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+
+use outcrop_proto::{Digest, Distribution, Package};
+
+use super::lock;
+use crate::advisory::{Database, DatabaseError, Finding, Matcher, Severity, Subject};
+use crate::store::{Counts, PackageRef, RANKS, StackFindings, StackId, Store, StoreError, Verdict, VerdictId};
+
+/// Why a stack could not be matched.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MatchError {
+    /// The database broke while it was read.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The thread that matched has ended.
+    #[error("matching has ended: {0}")]
+    Ended(#[from] tokio::task::JoinError),
+}
+
+/// A package and who owns it, by number.
+type Pair = (i64, i64);
+
+/// What a package has, whatever stack it is in.
+#[derive(Debug)]
+struct Judged {
+    verdicts: Vec<(VerdictId, u8)>,
+    withheld: u32,
+}
+
+/// Matches against one advisory database, and remembers what it found.
+#[derive(Debug)]
+pub(super) struct Matchmaker {
+    /// The database's digest.
+    pub(super) digest: Digest,
+    database: Mutex<Database>,
+    known: Mutex<HashMap<Pair, Arc<Judged>>>,
+}
+
+impl Matchmaker {
+    pub(super) fn new(digest: Digest, database: Database) -> Self {
+        Self { digest, database: Mutex::new(database), known: Mutex::default() }
+    }
+
+    /// Forgets what it found: the store has given numbers anew.
+    pub(super) fn forget(&self) {
+        lock(&self.known).clear();
+    }
+
+    /// Matches a stack, and keeps what comes of it. Returns its counts, and how many findings appeared and went.
+    pub(super) async fn match_stack(
+        self: &Arc<Self>,
+        store: &dyn Store,
+        stack: StackId,
+        layers: usize,
+        at: i64,
+    ) -> Result<(Counts, u64, u64), MatchError> {
+        let packages = store.packages_of(stack).await?;
+        self.learn(store, &packages).await?;
+        let findings = self.count(stack, &packages, layers);
+        let (appeared, went) = store.put_findings(&findings, at).await?;
+        Ok((findings.counts, appeared, went))
+    }
+
+    /// Judges those of the packages that it does not know yet.
+    async fn learn(self: &Arc<Self>, store: &dyn Store, packages: &[PackageRef]) -> Result<(), MatchError> {
+        let missing: Vec<Pair> = {
+            let known = lock(&self.known);
+            let pairs: BTreeSet<Pair> = packages.iter().map(|package| (package.package, package.owner)).collect();
+            pairs.into_iter().filter(|pair| !known.contains_key(pair)).collect()
+        };
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let ids: BTreeSet<i64> = missing.iter().flat_map(|(package, owner)| [*package, *owner]).collect();
+        let ids: Vec<i64> = ids.into_iter().filter(|id| *id != 0).collect();
+        let details = store.packages(&ids).await?;
+        let details = details.into_iter().map(|(id, package, distribution)| (id, (package, distribution))).collect();
+        let matchmaker = Arc::clone(self);
+        let judged = tokio::task::spawn_blocking(move || matchmaker.judge(&missing, &details)).await??;
+        let verdicts: Vec<Verdict> = judged.iter().flat_map(|(_, verdicts, _)| verdicts.iter().cloned()).collect();
+        let mut numbers = store.put_verdicts(&verdicts).await?.into_iter();
+        let mut known = lock(&self.known);
+        for (pair, verdicts, withheld) in judged {
+            let ranks = verdicts.iter().map(|verdict| verdict.rank);
+            let verdicts = numbers.by_ref().take(verdicts.len()).zip(ranks).collect();
+            known.insert(pair, Arc::new(Judged { verdicts, withheld }));
+        }
+        Ok(())
+    }
+
+    fn judge(
+        &self,
+        pairs: &[Pair],
+        details: &HashMap<i64, (Package, Option<Distribution>)>,
+    ) -> Result<Vec<(Pair, Vec<Verdict>, u32)>, DatabaseError> {
+        let database = lock(&self.database);
+        let mut matcher = Matcher::new(&database)?;
+        let mut judged = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            let Some((package, own)) = details.get(&pair.0) else { continue };
+            let owner = details.get(&pair.1);
+            // An application's package is of the distribution of whoever installed it.
+            let distribution = own.as_ref().or_else(|| owner.and_then(|(_, distribution)| distribution.as_ref()));
+            let subject = Subject { package, owner: owner.map(|(owner, _)| owner) };
+            let matched = matcher.judge(distribution, subject)?;
+            let verdicts = matched.findings.into_iter().map(|finding| verdict(pair.0, finding)).collect();
+            judged.push((*pair, verdicts, u32::try_from(matched.withheld.len()).unwrap_or(u32::MAX)));
+        }
+        Ok(judged)
+    }
+
+    fn count(&self, stack: StackId, packages: &[PackageRef], layers: usize) -> StackFindings {
+        let known = lock(&self.known);
+        let mut counts = Counts { by_layer: vec![0; layers], ..Counts::default() };
+        let mut verdicts = BTreeSet::new();
+        for package in packages {
+            let Some(judged) = known.get(&(package.package, package.owner)) else { continue };
+            counts.withheld += judged.withheld;
+            for (verdict, rank) in &judged.verdicts {
+                if !verdicts.insert(*verdict) {
+                    continue;
+                }
+                if let Some(count) = counts.severities.get_mut(usize::from(*rank)) {
+                    *count += 1;
+                }
+                let layer = usize::try_from(package.layer).ok().and_then(|layer| counts.by_layer.get_mut(layer));
+                if let Some(count) = layer {
+                    *count += 1;
+                }
+            }
+        }
+        StackFindings { stack, verdicts: verdicts.into_iter().collect(), counts }
+    }
+}
+
+/// A severity's place in [`RANKS`].
+pub(super) fn rank(severity: Severity) -> u8 {
+    let rank = RANKS.iter().position(|word| *word == severity.as_str());
+    rank.and_then(|rank| u8::try_from(rank).ok()).unwrap_or(u8::MAX)
+}
+
+fn verdict(package: i64, finding: Finding) -> Verdict {
+    Verdict {
+        package,
+        problem: finding.id,
+        unassessed: finding.not_assessed_by_distribution,
+        rank: rank(finding.rating.severity),
+        score: finding.rating.score,
+        status: finding.status.as_str(),
+        fixed: finding.fixed,
+        summary: finding.summary,
+        aliases: finding.aliases,
+    }
+}
