@@ -48,9 +48,9 @@ const TURNS: usize = 64;
 /// What the operator chose.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Whether it is bound to loopback: only requests for a loopback name or address, or for one of `hosts`, are answered then.
+    /// Whether it is bound to loopback: requests for loopback names and addresses, and for `hosts`, are answered then, and no others.
     pub loopback: bool,
-    /// Names that it is asked for by. Empty, and not bound to loopback: any.
+    /// Names that it is asked for by there, through a tunnel or a proxy.
     pub hosts: Vec<String>,
     /// The directory in which a pushed file lies until it is taken.
     pub uploads: PathBuf,

@@ -31,7 +31,7 @@ fn who_talks_slowly_stops_nobody_else() {
     }
     assert_eq!(server.get("/api/v1/status").status, 200);
     // Of one address there are only so many; those that go make room.
-    let more: Vec<TcpStream> = (0..120).map(|_| server.connect()).collect();
+    let more: Vec<TcpStream> = (0..300).map(|_| server.connect()).collect();
     let mut last = more.last().unwrap().try_clone().unwrap();
     let mut none = [0; 1];
     assert!(matches!(last.read(&mut none), Ok(0) | Err(_)), "the last was turned away");

@@ -214,6 +214,10 @@ impl Collector for Mirror {
         peer.identified();
         Err(Status::aborted(peer.address().ip().to_string()))
     }
+
+    async fn deliver(&self, _: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
+        Err(Status::unimplemented("a mirror keeps nothing"))
+    }
 }
 
 #[tokio::test]
