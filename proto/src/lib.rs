@@ -7,6 +7,8 @@ mod codec;
 pub mod container;
 pub mod digest;
 pub mod fact;
+#[cfg(feature = "grpc")]
+pub mod frugal;
 pub mod identity;
 pub mod inventory;
 pub mod merge;

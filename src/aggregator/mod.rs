@@ -9,6 +9,7 @@ mod fleet;
 pub mod incoming;
 mod keeping;
 mod matching;
+mod memory;
 mod merging;
 mod service;
 mod stamp;
@@ -45,6 +46,9 @@ use tokens::{Identify, Speaker, TokenFile};
 
 /// How often leases that have ended, nodes that are silent and files that may have changed are looked at.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Bytes that a node may send before they are taken: HTTP/2's own first window.
+const WINDOW: u32 = 65_535;
 
 /// Inventories that are decoded, and stacks that are merged, at a time: each may take a hundred megabytes.
 const DECODED_AT_ONCE: usize = 2;
@@ -203,6 +207,9 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         let path = path.clone();
         move |source| AggregatorError::File { path, source }
     };
+    memory::return_large_blocks();
+    // A stream a node, and some; what cannot be had is not needed by smaller fleets.
+    let _ = incoming::allow_files(32_768);
     std::fs::create_dir_all(&config.data).map_err(file(&config.data))?;
     crate::store::check_local(&config.data)?;
     let uploads = config.data.join("uploads");
@@ -213,9 +220,14 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let collector = CollectorServer::new(service::Service(Arc::clone(&aggregator)))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE)
-        .accept_compressed(CompressionEncoding::Zstd)
-        .send_compressed(CompressionEncoding::Zstd);
+        // Orders are small: compressing them would cost each stream more memory than it saves bytes.
+        .accept_compressed(CompressionEncoding::Zstd);
     let server = Server::builder()
+        // What a node may send before it is taken; thousands of them wait for one disk.
+        .initial_stream_window_size(Some(WINDOW))
+        .initial_connection_window_size(Some(WINDOW))
+        .max_concurrent_streams(Some(8))
+        .http2_max_header_list_size(Some(16 << 10))
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .add_service(collector);

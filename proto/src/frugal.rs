@@ -1,0 +1,41 @@
+//! How messages are put on the wire: as prost does it, with small buffers, since an aggregator holds thousands of streams that are nearly
+//! always silent.
+
+use std::marker::PhantomData;
+
+use prost::Message;
+use tonic::codec::{BufferSettings, Codec};
+use tonic_prost::ProstCodec;
+
+/// Bytes that a stream's buffers begin with (tonic's own begin with 8 KiB), and beyond which a message waits for the network.
+const FIRST: usize = 1 << 10;
+const WAITS: usize = 32 << 10;
+
+/// The codec of every method.
+#[derive(Debug)]
+pub struct FrugalCodec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for FrugalCodec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> Codec for FrugalCodec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = <ProstCodec<T, U> as Codec>::Encoder;
+    type Decoder = <ProstCodec<T, U> as Codec>::Decoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(FIRST, WAITS))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(FIRST, WAITS))
+    }
+}
