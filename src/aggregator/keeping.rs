@@ -12,8 +12,8 @@ use super::matching::{MatchError, Matchmaker};
 use super::merging::{Outcome, Stack, merge_stack};
 use super::{Aggregator, TICK, fleet, lock, now};
 use crate::advisory::Database;
+use crate::advisory::trust::signature_beside;
 use crate::store::{RematchRow, StoreError, Summary};
-use crate::web::Offered;
 
 /// How often the advisory database's file is looked at.
 const WATCH: Duration = Duration::from_secs(1);
@@ -204,12 +204,15 @@ impl Aggregator {
     /// Takes a database that somebody brought, and matches everything against it.
     pub(super) async fn take_database(
         self: &Arc<Self>,
-        offered: Offered,
+        file: std::path::PathBuf,
+        by: String,
+        allow_shrink: bool,
     ) -> Result<(Digest, Option<RematchRow>), Refusal> {
         let aggregator = Arc::clone(self);
         let offered = tokio::task::spawn_blocking(move || {
-            let Offered { who, file, signature, allow_shrink } = offered;
-            aggregator.advisories.offer(&file, signature.as_deref(), &format!("pushed by {who}"), allow_shrink)
+            let signature =
+                signature_beside(&file).map_err(|reason| Refusal::Signature { file: file.clone(), reason })?;
+            aggregator.advisories.offer(&file, signature.as_deref(), &by, allow_shrink)
         });
         let ended = |error: tokio::task::JoinError| Refusal::Keep {
             path: self.config.data.clone(),

@@ -211,6 +211,8 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     std::fs::create_dir_all(&config.data).map_err(file(&config.data))?;
     crate::store::check_local(&config.data)?;
     let uploads = config.data.join("uploads");
+    // What was being pushed when an aggregator was killed is of no use to anybody.
+    let _ = std::fs::remove_dir_all(&uploads);
     std::fs::create_dir_all(&uploads).map_err(file(&uploads))?;
     let open = |tls: &Option<(PathBuf, PathBuf)>| {
         tls.as_ref().map(|(certificate, key)| Certificate::open(certificate, key)).transpose()
@@ -242,7 +244,12 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let address = config.listen;
     let nodes = Incoming::new(listen(address).await?, certificate, Limits::default())
         .map_err(|source| AggregatorError::Listen { address, source })?;
-    let api = listen(config.api).await?;
+    // Who asks says who they are with each request, and not with the connection.
+    let limits = Limits { connections: 1024, per_address: 256, identify_within: None, ..Limits::default() };
+    let address = config.api;
+    let api_certificate = api_certificate.map(|certificate| (certificate, Protocol::Http1));
+    let api = Incoming::new(listen(address).await?, api_certificate, limits)
+        .map_err(|source| AggregatorError::Listen { address, source })?;
     let authorizer: Arc<dyn web::Authorizer> = match &config.api_tokens {
         Some(path) => Arc::new(web::TokenFile::open(path)?),
         None => Arc::new(web::Loopback),
@@ -260,7 +267,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     tokio::spawn(Arc::clone(&aggregator).keep_tidy());
     tokio::select! {
         served = server.serve_with_incoming(nodes) => Ok(served?),
-        served = web::serve(api, routes, api_certificate) => served.map_err(|source| AggregatorError::Listen { address: config.api, source }),
+        () = web::serve(api, routes) => Ok(()),
     }
 }
 

@@ -134,10 +134,13 @@ impl Client {
         &self,
         path: &str,
         query: &[(String, String)],
-        kind: &str,
+        headers: &[(&str, &str)],
         body: impl AsSendBody,
     ) -> Result<Value, Fatal> {
-        let mut request = self.agent.post(format!("{}{path}", self.base)).header("Content-Type", kind);
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         // What is refused is not sent.
         request = request.header("Expect", "100-continue");
         request = request.query_pairs(query.iter().map(|(key, value)| (key.as_str(), value.as_str())));

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
 use outcrop_proto::Digest;
 use sha2::{Digest as _, Sha256};
@@ -54,7 +54,7 @@ enum Command {
         #[arg(long, value_name = "KEY", required = true)]
         key: Vec<String>,
     },
-    /// Put a database in the place of the one that an aggregator uses; no node reads anything for it
+    /// Put a database in the place of the one that an aggregator uses, with the signature beside it; no node reads anything for it
     Push {
         /// The database
         file: PathBuf,
@@ -142,10 +142,12 @@ fn digest(path: &Path) -> Result<Digest, Fatal> {
 fn push(path: &Path, allow_shrink: bool, server: &Server) -> Result<(), Fatal> {
     let client = server.connect()?;
     let file = File::open(path).map_err(|error| Fatal::failed(format!("{}: {error}", path.display())))?;
-    let mut query = vec![("allow-shrink".to_owned(), allow_shrink.to_string())];
+    let query = [("allow-shrink".to_owned(), allow_shrink.to_string())];
     let signature = signature_beside(path).map_err(|error| Fatal::failed(error.to_string()))?;
-    query.extend(signature.map(|bytes| ("signature".to_owned(), URL_SAFE_NO_PAD.encode(bytes))));
-    let answer = client.post("/api/v1/database", &query, "application/vnd.sqlite3", file)?;
+    let signature = signature.map(|signature| STANDARD.encode(signature));
+    let mut headers = vec![("Content-Type", "application/vnd.sqlite3")];
+    headers.extend(signature.as_deref().map(|signature| ("Outcrop-Signature", signature)));
+    let answer = client.post("/api/v1/database", &query, &headers, file)?;
     let digest = escape(answer["digest"].as_str().unwrap_or_default()).into_owned();
     let told = match super::ask::rematch(&answer["rematch"]) {
         Some(rematch) => format!("{digest}: {rematch}\n"),

@@ -312,7 +312,7 @@ fn describe(answer: &Value) -> String {
     if rows.is_empty() {
         out.push_str("Packages:    none that runs, in what has been read\n");
     } else {
-        out.push_str("\n");
+        out.push('\n');
         out.push_str(&table(&["PACKAGE", "VERSION", "STATUS", "FIXED IN", "CONTAINERS", "PURL"], &rows));
     }
     out

@@ -55,7 +55,7 @@ enum Command {
     /// Make an advisory database, look into one, or push it to an aggregator
     Db(db::Arguments),
     /// Take what agents tell, match it, and answer questions about all nodes
-    Aggregator(aggregator::Arguments),
+    Aggregator(Box<aggregator::Arguments>),
     /// Tell the state of everything that an aggregator knows
     Status(ask::StatusArguments),
     /// Tell which containers have a package, a version of it, or a problem
@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Scan(arguments) => scan::run(*arguments),
         Command::Db(arguments) => db::run(arguments),
-        Command::Aggregator(arguments) => aggregator::run(arguments),
+        Command::Aggregator(arguments) => aggregator::run(*arguments),
         Command::Status(arguments) => ask::status(&arguments),
         Command::WhoHas(arguments) => ask::who_has(&arguments),
         Command::Token(arguments) => token::run(arguments),

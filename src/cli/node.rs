@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
         Command::Trust(node) => (node, "trust", "trusted"),
     };
     let path = format!("/api/v1/nodes/{}/{act}", segment(&node.name));
-    let answer = node.server.connect()?.post(&path, &[], "application/json", "{}")?;
+    let answer = node.server.connect()?.post(&path, &[], &[("Content-Type", "application/json")], "{}")?;
     let layers = answer["layers"].as_u64().unwrap_or(0);
     print(&format!("{} {done}: {layers} layers have to be read again\n", escape(&node.name)))?;
     Ok(Exit::Done)

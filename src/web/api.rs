@@ -1,15 +1,17 @@
 //! The routes below `/api/v1`.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::{Body, HttpBody as _};
-use axum::extract::{Extension, Path, State};
+use axum::extract::{self, Extension, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::{Router, extract};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::STANDARD;
 use outcrop_proto::Digest;
 use serde::Serialize;
 use tokio::io::AsyncWriteExt as _;
@@ -20,11 +22,20 @@ use super::list::{CONTAINERS, FINDINGS, IMAGES, LAYERS, NODES, PACKAGES, WHO_HAS
 use super::model::Requeued;
 use super::problem::Problem;
 use super::query::{self, Parameters};
-use super::source::Offered;
+use super::source::Failure;
 use super::{Api, openapi};
 
 /// How long the next bytes of a file that is pushed may take to come.
 const PUSH_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long the whole file may take to come.
+const PUSH_WITHIN: Duration = Duration::from_secs(1800);
+
+/// The header that carries the signature of a database that is pushed.
+pub(super) const SIGNATURE: &str = "outcrop-signature";
+
+/// Most bytes of a signature.
+const MAX_SIGNATURE: usize = 4 << 10;
 
 /// What an answer to a question is, or why there is none.
 type Answer = Result<Response, Problem>;
@@ -69,6 +80,16 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("writing the answer: {error}")))
 }
 
+/// What changes something is done whole, also when who asked for it goes away.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::spawn(work).await {
+        Ok(outcome) => outcome.map_err(Problem::from),
+        Err(_) => Err(Problem::defect()),
+    }
+}
+
 /// What came of what was done.
 fn done(value: &impl Serialize) -> Answer {
     Ok(([(header::CONTENT_TYPE, "application/json")], json(value)?).into_response())
@@ -105,10 +126,10 @@ async fn status(State(api): State<Api>, Extension(caller): Extension<Caller>, he
 }
 
 /// A word of the path.
-type Word = Result<Path<String>, extract::rejection::PathRejection>;
+type Word = Result<extract::Path<String>, extract::rejection::PathRejection>;
 
 fn word(word: Word) -> Result<String, Problem> {
-    word.map(|Path(word)| word).map_err(|error| Problem::question(error.body_text()))
+    word.map(|extract::Path(word)| word).map_err(|error| Problem::question(error.body_text()))
 }
 
 async fn advisory(
@@ -133,39 +154,63 @@ async fn who_has(State(api): State<Api>, Extension(caller): Extension<Caller>, h
     answer(&caller, &headers, &api.source.who_has(&caller.scope, &question, &list).await?)
 }
 
-async fn push_database(State(api): State<Api>, Extension(caller): Extension<Caller>, uri: Uri, body: Body) -> Answer {
+async fn push_database(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Answer {
     caller.may(Right::PushDatabase)?;
-    let mut parameters = Parameters::of(&uri, &["allow-shrink", "signature"])?;
-    let signature = parameters.take("signature").map(|text| URL_SAFE_NO_PAD.decode(text)).transpose();
-    let signature = signature.map_err(|_| Problem::question("signature: the text of a .minisig file in base64url"))?;
-    let allow_shrink = match parameters.take("allow-shrink").as_deref() {
+    let allow_shrink = match Parameters::of(&uri, &["allow-shrink"])?.take("allow-shrink").as_deref() {
         None | Some("false") => false,
         Some("true") => true,
         Some(other) => return Err(Problem::question(format!("allow-shrink={other}: true and false are known"))),
     };
-    let Ok(_one) = api.push.try_acquire() else {
+    let Ok(one) = Arc::clone(&api.push).try_acquire_owned() else {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "another database is being pushed; try again"));
     };
-    let file = receive(&api, body).await?;
-    let offered = Offered { who: caller.name, file: file.to_path_buf(), signature, allow_shrink };
-    let pushed = api.source.push_database(offered).await?;
-    done(&pushed)
+    let signature = signature(&headers)?;
+    let place = tempfile::TempDir::new_in(&api.config.uploads).map_err(|error| unkept(&api, &error))?;
+    let file = place.path().join("advisories.db");
+    let received = tokio::time::timeout(PUSH_WITHIN, receive(&api, body, &file)).await;
+    received.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the file came too slowly"))??;
+    if let Some(signature) = signature {
+        let path = place.path().join("advisories.db.minisig");
+        tokio::fs::write(path, signature).await.map_err(|error| unkept(&api, &error))?;
+    }
+    let pushed = whole(async move {
+        let _held = (one, place);
+        api.source.push_database(&caller.name, file, allow_shrink).await
+    });
+    done(&pushed.await?)
 }
 
-/// Writes a body into a file, as it comes. The file goes when the path that is returned is dropped.
-async fn receive(api: &Api, body: Body) -> Result<tempfile::TempPath, Problem> {
+/// The signature that is pushed with a database: what its `.minisig` holds, in base64.
+fn signature(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Problem> {
+    let Some(value) = headers.get(SIGNATURE) else { return Ok(None) };
+    let signature = STANDARD.decode(value.as_bytes()).ok().filter(|signature| signature.len() <= MAX_SIGNATURE);
+    let wrong =
+        || Problem::question(format!("{SIGNATURE}: not a signature file of at most {MAX_SIGNATURE} bytes, in base64"));
+    signature.map(Some).ok_or_else(wrong)
+}
+
+/// What is pushed could not be kept.
+fn unkept(api: &Api, error: &std::io::Error) -> Problem {
+    let detail = format!("keeping what is pushed in {}: {error}", api.config.uploads.display());
+    Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
+}
+
+/// Writes a body into a file, as it comes.
+async fn receive(api: &Api, body: Body, path: &Path) -> Result<(), Problem> {
     let limit = api.config.max_upload;
-    let fail = |error: std::io::Error| {
-        let detail = format!("keeping what is pushed in {}: {error}", api.config.uploads.display());
-        Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
-    };
+    let fail = |error: std::io::Error| unkept(api, &error);
     let too_large =
         || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("more than {limit} bytes; the limit is configurable"));
     if body.size_hint().lower() > limit {
         return Err(too_large());
     }
-    let (file, path) = tempfile::NamedTempFile::new_in(&api.config.uploads).map_err(fail)?.into_parts();
-    let mut file = tokio::fs::File::from_std(file);
+    let mut file = tokio::fs::File::create_new(path).await.map_err(fail)?;
     let mut size = 0;
     let mut pieces = body.into_data_stream();
     loop {
@@ -183,7 +228,7 @@ async fn receive(api: &Api, body: Body) -> Result<tempfile::TempPath, Problem> {
     if size == 0 {
         return Err(Problem::question("the body is empty; it has to be the database"));
     }
-    Ok(path)
+    Ok(())
 }
 
 async fn distrust(state: State<Api>, caller: Extension<Caller>, name: Word, uri: Uri) -> Answer {
@@ -203,6 +248,7 @@ async fn believe(
 ) -> Answer {
     caller.may(Right::ManageNodes)?;
     Parameters::of(&uri, &[])?;
-    let layers = api.source.distrust(&word(name)?, distrusted).await?;
+    let name = word(name)?;
+    let layers = whole(async move { api.source.distrust(&name, distrusted).await }).await?;
     done(&Requeued { layers })
 }

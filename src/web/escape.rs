@@ -70,3 +70,44 @@ pub(super) fn label(value: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_text_becomes_markup_or_leaves_an_attribute(text in any::<String>()) {
+            let mut html = Html::default();
+            html.text(&text);
+            let html = html.finish();
+            prop_assert!(!html.contains(['<', '>', '"', '\'']) && !html.contains(is_treacherous), "{html}");
+            let plain = html.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&#39;", "'");
+            prop_assert_eq!(plain.replace("&amp;", "&").contains(is_treacherous), false);
+            if !text.contains(is_treacherous) {
+                prop_assert_eq!(plain.replace("&amp;", "&"), text);
+            }
+        }
+
+        #[test]
+        fn no_label_ends_before_its_quote(text in any::<String>()) {
+            let label = label(&text);
+            let mut characters = label.chars();
+            let mut back = String::new();
+            while let Some(character) = characters.next() {
+                prop_assert!(!matches!(character, '"' | '\n'), "{label}");
+                back.push(match character {
+                    '\\' => match characters.next() {
+                        Some('n') => '\n',
+                        Some(other) => other,
+                        None => return Err(TestCaseError::fail("a half escape")),
+                    },
+                    other => other,
+                });
+            }
+            prop_assert_eq!(back, text);
+        }
+    }
+}

@@ -58,7 +58,7 @@ pub(super) async fn browsers(State(api): State<Api>, request: Request, next: Nex
 fn lured(api: &Api, request: &Request) -> Option<Problem> {
     let headers = request.headers();
     if !is_probe(request.uri().path()) && !is_for_us(api, request) {
-        let detail = "this is for another host; if it is ours, the aggregator has to be told its name";
+        let detail = "this is for another host; if it is this one, the aggregator has to be told the name: --api-host";
         return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
     }
     if matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -79,7 +79,7 @@ fn lured(api: &Api, request: &Request) -> Option<Problem> {
 /// Whether the host that is asked for is this one. Only loopback needs it: elsewhere nobody comes in without a token.
 fn is_for_us(api: &Api, request: &Request) -> bool {
     let config = &api.config;
-    if !config.loopback && config.hosts.is_empty() {
+    if !config.loopback {
         return true;
     }
     let named = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
@@ -87,7 +87,7 @@ fn is_for_us(api: &Api, request: &Request) -> bool {
     let Some(authority) = authority.as_ref().or(request.uri().authority()) else { return false };
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let is_loopback = host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    (config.loopback && is_loopback) || config.hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
+    is_loopback || config.hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
 }
 
 /// Lets in who may come in. Who asks must be allowed to; what changes something asks for its own right later.

@@ -2,7 +2,7 @@
 //!
 //! [`routes`] is everything that can be asked, [`serve`] the connections that it is asked over. Who may ask what is [`Authorizer`]'s, what is
 //! answered [`Source`]'s. Below `/api/v1` everything is JSON, described by `/api/v1/openapi.json`; errors are `application/problem+json`. Strings
-//! from images and feeds are plain data there, and escaped in HTML ([`escape`]) and in metrics.
+//! from images and feeds are plain data there, and escaped in HTML and in metrics.
 
 mod access;
 mod api;
@@ -41,7 +41,7 @@ pub use model::{
 };
 pub use problem::Problem;
 pub use serve::serve;
-pub use source::{Failure, Future, List, Offered, Scope, Source};
+pub use source::{Failure, Future, List, Scope, Source};
 
 /// Questions that are answered at a time.
 const TURNS: usize = 64;
@@ -49,9 +49,9 @@ const TURNS: usize = 64;
 /// What the operator chose.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Whether it is bound to loopback: only requests for a loopback name or address, or for one of `hosts`, are answered then.
+    /// Whether it is bound to loopback: requests for loopback names and addresses, and for `hosts`, are answered then, and no others.
     pub loopback: bool,
-    /// Names that it is asked for by. Empty, and not bound to loopback: any.
+    /// Names that it is asked for by there, through a tunnel or a proxy.
     pub hosts: Vec<String>,
     /// The directory in which a pushed file lies until it is taken.
     pub uploads: PathBuf,

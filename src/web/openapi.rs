@@ -14,6 +14,7 @@ use utoipa::openapi::{
 };
 use utoipa::{PartialSchema, ToSchema};
 
+use super::api::SIGNATURE;
 use super::guard::BODY_TYPES;
 use super::list::{self, DEFAULT_LIMIT, MAX_LIMIT, Resource};
 use super::model::{
@@ -202,12 +203,14 @@ fn make() -> OpenApi {
     let shrink = ObjectBuilder::new().schema_type(Type::Boolean).default(Some(false.into())).build();
     let shrink =
         parameter("allow-shrink", ParameterIn::Query, false, "take it though a source has fewer records", shrink);
+    let about = "what the file's .minisig holds, in base64";
+    let signature = parameter(SIGNATURE, ParameterIn::Header, false, about, text());
     let answer = document.named::<Pushed>();
     document.post(
         "/api/v1/database",
         answer,
         "Put an advisory database in the place of the one in use; needs the right push-database",
-        vec![shrink],
+        vec![shrink, signature],
         file,
         &[
             StatusCode::REQUEST_TIMEOUT,

@@ -42,10 +42,14 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// What a handler that panicked answers. The panic's words go to whoever watches the process, and to nobody else.
-    pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response {
+    /// What is answered where a handler panicked. The panic's words go to whoever watches the process, and to nobody else.
+    pub(super) fn defect() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the aggregator has a defect here; its log says where")
-            .into_response()
+    }
+
+    /// The same, as the layer that catches panics asks for it.
+    pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response {
+        Self::defect().into_response()
     }
 }
 

@@ -1,30 +1,16 @@
-//! Connections of the API: so many at a time and of one address, none that only pretends to talk or to listen.
+//! Connections: none that only pretends to talk or to listen. How many there may be is their listener's to say.
 
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_io_timeout::TimeoutStream;
-use tokio_stream::StreamExt as _;
 
-use super::listen::{Certificate, Connection, Incoming, Limits, Protocol};
-
-/// How many are listened to. Who asks says who they are with each request, and not with the connection.
-const LIMITS: Limits = Limits {
-    connections: 1024,
-    per_address: 256,
-    handshakes: 64,
-    handshakes_per_address: 32,
-    handshake_within: HEAD,
-    identify_within: None,
-};
-
-/// How long a greeting, or the head of a request, may take to come; also how long a connection may do nothing.
+/// How long the head of a request may take to come; also how long a connection may do nothing.
 const HEAD: Duration = Duration::from_secs(15);
 
 /// How long somebody may take none of an answer.
@@ -36,22 +22,17 @@ const MAX_HEAD: usize = 64 << 10;
 /// Most headers of a request.
 const MAX_HEADERS: usize = 64;
 
-/// Answers what comes to `listener`, over TLS if there is a certificate; returns only when it cannot begin.
-///
-/// # Errors
-/// When the listener has no address, or TLS cannot be spoken.
-pub async fn serve(listener: TcpListener, routes: Router, tls: Option<Arc<Certificate>>) -> io::Result<()> {
-    let certificate = tls.map(|certificate| (certificate, Protocol::Http1));
-    let mut incoming = Incoming::new(listener, certificate, LIMITS)?;
-    while let Some(Ok(connection)) = incoming.next().await {
-        tokio::spawn(talk(connection, routes.clone()));
+/// Answers what comes in; returns never.
+pub async fn serve(mut listener: impl Listener, routes: Router) {
+    loop {
+        let (stream, _) = listener.accept().await;
+        // What goes wrong with a connection is the peer's to see; there is nobody else to tell.
+        tokio::spawn(talk(stream, routes.clone()));
     }
-    Ok(())
 }
 
-/// What goes wrong with a connection is the peer's to see; there is nobody else to tell.
-async fn talk(connection: Connection, routes: Router) {
-    let mut stream = TimeoutStream::new(connection);
+async fn talk(stream: impl AsyncRead + AsyncWrite + Send + 'static, routes: Router) {
+    let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(STALLED));
     let talk = http1::Builder::new()
         .timer(TokioTimer::new())

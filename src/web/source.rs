@@ -47,19 +47,6 @@ pub struct List {
     pub cursor: Option<String>,
 }
 
-/// An advisory database that somebody has pushed.
-#[derive(Clone, Debug)]
-pub struct Offered {
-    /// Who.
-    pub who: String,
-    /// The database; it is gone when the question is answered.
-    pub file: PathBuf,
-    /// What its `.minisig` holds, if there is one.
-    pub signature: Option<Vec<u8>>,
-    /// Whether it may be older, or much smaller, than the one in use.
-    pub allow_shrink: bool,
-}
-
 /// Who can answer: the aggregator.
 pub trait Source: Send + Sync {
     /// The state of everything.
@@ -81,8 +68,9 @@ pub trait Source: Send + Sync {
     fn advisory<'a>(&'a self, scope: &'a Scope, id: &'a str) -> Future<'a, AdvisoryItem>;
     /// Who has a package or a problem. `limit` and `cursor` as in a list.
     fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, Page<HasItem>>;
-    /// Takes the advisory database that somebody has pushed, and matches everything against it.
-    fn push_database<'a>(&'a self, offered: Offered) -> Future<'a, Pushed>;
+    /// Takes the advisory database in `file`, which `who` has pushed, and matches everything against it. A signature that came with it lies
+    /// beside it, as `FILE.minisig`. What is still there afterwards is removed.
+    fn push_database<'a>(&'a self, who: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed>;
     /// Believes a node no more, or again. Returns how many layers have to be read again.
     fn distrust<'a>(&'a self, node: &'a str, distrusted: bool) -> Future<'a, u64>;
 }

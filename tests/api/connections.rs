@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use outcrop::web::Loopback;
 
@@ -29,7 +31,7 @@ fn who_talks_slowly_stops_nobody_else() {
     }
     assert_eq!(server.get("/api/v1/status").status, 200);
     // Of one address there are only so many; those that go make room.
-    let more: Vec<TcpStream> = (0..120).map(|_| server.connect()).collect();
+    let more: Vec<TcpStream> = (0..300).map(|_| server.connect()).collect();
     let mut last = more.last().unwrap().try_clone().unwrap();
     let mut none = [0; 1];
     assert!(matches!(last.read(&mut none), Ok(0) | Err(_)), "the last was turned away");
@@ -46,6 +48,63 @@ fn who_talks_slowly_stops_nobody_else() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     assert!(answered, "there is room again");
+}
+
+/// Waits until `met`, or fails.
+fn until(what: &str, mut met: impl FnMut() -> bool) {
+    let waited = (0..600).find(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        met()
+    });
+    assert!(waited.is_some(), "waited in vain for {what}");
+}
+
+#[test]
+fn questions_that_take_long_are_answered_so_many_at_a_time() {
+    let fake = Fake::new(2, 2);
+    let gate = Arc::clone(&fake.gate);
+    let server = Server::open(fake);
+    let waiting = || gate.waiting.load(Ordering::SeqCst);
+    let ask = "GET /api/v1/advisories/wait HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let mut long: Vec<TcpStream> = (0..64)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(ask.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    until("64 questions to wait", || waiting() == 64);
+    // One more is told to come again; who keeps the process alive waits for nobody.
+    let late = server.get("/api/v1/status");
+    assert_eq!((late.status, late.header("Retry-After").as_str()), (503, "5"), "{late:?}");
+    assert_eq!(server.get("/healthz").status, 200);
+    // Who goes away waits no more, and makes room.
+    long.truncate(60);
+    until("there to be room", || server.get("/api/v1/status").status == 200);
+    gate.open.add_permits(64);
+    for mut stream in long {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 404"), "{text}");
+    }
+}
+
+#[test]
+fn what_was_begun_is_done_whole_though_who_asked_goes_away() {
+    let fake = Fake::new(2, 2);
+    let (gate, pushed) = (Arc::clone(&fake.gate), Arc::clone(&fake.pushed));
+    let server = Server::open(fake);
+    let mut stream = server.connect();
+    let head = "POST /api/v1/database HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\n";
+    stream.write_all(format!("{head}slow").as_bytes()).unwrap();
+    until("the push to wait", || gate.waiting.load(Ordering::SeqCst) == 1);
+    let second = server.ask("POST", "/api/v1/database", &[("Content-Type", "application/json")], b"same");
+    assert_eq!(second.status, 503, "one at a time: {second:?}");
+    drop(stream);
+    gate.open.add_permits(1);
+    until("the push to end", || pushed.lock().unwrap().len() == 1);
+    assert_eq!(pushed.lock().unwrap()[0].size, 4, "its file was there until the end");
+    until("its file to go", || fs::read_dir(server.at("uploads")).unwrap().count() == 0);
 }
 
 #[test]
@@ -101,10 +160,19 @@ fn a_pushed_file_is_whole_bounded_and_gone_afterwards() {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    // The signature beside a file goes with it.
+    fs::write(&file, "same").unwrap();
+    fs::write(server.at("advisories.db.minisig"), "untrusted comment: x\nabc\n").unwrap();
+    server.told(&["db", "push", &path]);
+    let broken = [("Content-Type", "application/json"), ("Outcrop-Signature", "~")];
+    assert_eq!(server.ask("POST", "/api/v1/database", &broken, b"same").status, 400);
     let pushed = pushed.lock().unwrap();
-    let sizes: Vec<(usize, bool)> = pushed.iter().map(|(_, size, shrink, _)| (*size, *shrink)).collect();
-    assert_eq!(sizes, [(3 << 20, false), (4, false), (6, true), (6, false), ((1 << 20) + 5, false)]);
-    assert!(pushed.iter().all(|(who, _, _, path)| who == "loopback" && path.starts_with(&uploads) && !path.exists()));
+    let sizes: Vec<(usize, bool)> = pushed.iter().map(|push| (push.size, push.allow_shrink)).collect();
+    assert_eq!(sizes, [(3 << 20, false), (4, false), (6, true), (6, false), ((1 << 20) + 5, false), (4, false)]);
+    assert!(pushed.iter().all(|push| push.who == "loopback" && push.path.starts_with(&uploads) && !push.path.exists()));
+    let signatures: Vec<Option<&[u8]>> = pushed.iter().map(|push| push.signature.as_deref()).collect();
+    assert_eq!(signatures, [None, None, None, None, None, Some(&b"untrusted comment: x\nabc\n"[..])]);
+    assert_eq!(fs::read_dir(&uploads).unwrap().count(), 0);
 }
 
 #[test]
@@ -126,10 +194,9 @@ fn over_tls_the_certificate_is_the_one_in_the_file() {
     let code = |ca: &str| server.outcrop(&["status", "--ca", ca]).status.code();
     assert_eq!((code(&first), code(&second)), (Some(0), Some(1)));
     assert_eq!(server.outcrop(&["status"]).status.code(), Some(64), "nobody is trusted unasked");
-    // Half of a new pair is none: the one before stays.
     fs::write(server.at("tls.crt"), &two.0).unwrap();
-    assert_eq!((code(&first), code(&second)), (Some(0), Some(1)));
     fs::write(server.at("tls.key"), &two.1).unwrap();
-    assert_eq!((code(&first), code(&second)), (Some(1), Some(0)));
+    until("the new certificate to be served", || code(&second) == Some(0));
+    assert_eq!(code(&first), Some(1));
     assert_eq!(server.outcrop(&["status", "--ca", "/dev/null"]).status.code(), Some(1));
 }

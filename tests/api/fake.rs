@@ -3,16 +3,18 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use outcrop::web::list::{CONTAINERS, FINDINGS, IMAGES, LAYERS, NODES, PACKAGES, WHO_HAS, page};
 use outcrop::web::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,
     DatabaseStatus, Failure, FindingItem, Future, HasItem, ImageItem, LayerCounts, LayerItem, Lifetimes, List,
-    NodeCounts, NodeItem, Offered, PackageItem, Page, Pushed, ReasonCount, Rematch, ReportCounts, RoleItem, Scope,
-    Source, SourceStatus, Status,
+    NodeCounts, NodeItem, PackageItem, Page, Pushed, ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source,
+    SourceStatus, Status,
 };
 use outcrop_proto::{Coverage, CoverageState, Step};
+use tokio::sync::Semaphore;
 
 /// What an attacker may call anything: it tries every sink at once.
 pub(super) const HOSTILE: &str = "=cmd|'/c calc'!A1<script>alert(1)</script><img src=x onerror=alert(1)>\"},{evil=\"1\"} 1\nevil 2\r\n,\u{1b}]0;own\u{7}\u{1b}[2J\u{9b}31m\u{202e}\u{200b}\\&amp;: - #";
@@ -24,13 +26,41 @@ pub(super) struct Fake {
     pub(super) nodes: usize,
     /// How many containers; all but the first are honest.
     pub(super) containers: usize,
-    /// Databases that were pushed: who, how many bytes, whether it may shrink, where it lay.
-    pub(super) pushed: Arc<Mutex<Vec<(String, usize, bool, PathBuf)>>>,
+    /// Databases that were pushed.
+    pub(super) pushed: Arc<Mutex<Vec<Push>>>,
+    /// What the advisory `wait` and a database that begins with `slow` wait for.
+    pub(super) gate: Arc<Gate>,
+}
+
+/// Who waits, and until when.
+#[derive(Debug)]
+pub(super) struct Gate {
+    pub(super) waiting: AtomicUsize,
+    pub(super) open: Semaphore,
+}
+
+impl Gate {
+    async fn pass(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.open.acquire().await.unwrap().forget();
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A database that was pushed.
+#[derive(Debug)]
+pub(super) struct Push {
+    pub(super) who: String,
+    pub(super) size: usize,
+    pub(super) allow_shrink: bool,
+    pub(super) path: PathBuf,
+    pub(super) signature: Option<Vec<u8>>,
 }
 
 impl Fake {
     pub(super) fn new(nodes: usize, containers: usize) -> Self {
-        Self { nodes, containers, pushed: Arc::default() }
+        let gate = Arc::new(Gate { waiting: AtomicUsize::new(0), open: Semaphore::new(0) });
+        Self { nodes, containers, pushed: Arc::default(), gate }
     }
 
     fn node(&self, number: usize) -> NodeItem {
@@ -47,9 +77,9 @@ impl Fake {
             cataloguers: 7,
             cage: if hostile { HOSTILE } else { "landlock, seccomp" }.to_owned(),
             marks: !hostile,
-            attached: number % 10 != 0,
+            attached: !number.is_multiple_of(10),
             distrusted: hostile,
-            silent_seconds: if number % 10 == 0 { 4000 } else { 1 },
+            silent_seconds: if number.is_multiple_of(10) { 4000 } else { 1 },
             containers: 2,
             layers_read: 3,
             agent: (number != 1).then(|| AgentItem {
@@ -99,7 +129,7 @@ impl Fake {
             containerd_namespace: "k8s.io".to_owned(),
             id: format!("{number:064x}"),
             name: name("app", number),
-            namespace: Some(if number % 2 == 0 { "shop" } else { "bank" }.to_owned()),
+            namespace: Some(if number.is_multiple_of(2) { "shop" } else { "bank" }.to_owned()),
             pod: Some(name("pod", number)),
             image: name("registry.example/app", number),
             stack: Some(format!("sha256:{:064x}", number % 3)),
@@ -206,7 +236,7 @@ impl Fake {
 
 /// Namespaces take turns.
 fn self_namespace(number: usize) -> Option<&'static str> {
-    Some(if number % 2 == 0 { "shop" } else { "bank" })
+    Some(if number.is_multiple_of(2) { "shop" } else { "bank" })
 }
 
 /// The name of the first is the attacker's.
@@ -336,6 +366,10 @@ impl Source for Fake {
     fn advisory<'a>(&'a self, _: &'a Scope, id: &'a str) -> Future<'a, AdvisoryItem> {
         match id {
             "panic" => Box::pin(async { panic!("a defect, as a test of what becomes of one") }),
+            "wait" => Box::pin(async {
+                self.gate.pass().await;
+                Err(Failure::Missing("waited for nothing".to_owned()))
+            }),
             "store" => ready(Err(Failure::Store("the store is away".to_owned()))),
             "CVE-2021-44228" => ready(Ok(AdvisoryItem {
                 id: id.to_owned(),
@@ -375,12 +409,22 @@ impl Source for Fake {
         ready(page(&WHO_HAS, list, items))
     }
 
-    fn push_database<'a>(&'a self, offered: Offered) -> Future<'a, Pushed> {
-        let Offered { who, file, allow_shrink, .. } = offered;
+    fn push_database<'a>(&'a self, who: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed> {
         let Ok(bytes) = std::fs::read(&file) else {
             return ready(Err(Failure::Store("the file is not there".to_owned())));
         };
-        self.pushed.lock().unwrap().push((who.to_owned(), bytes.len(), allow_shrink, file));
+        if bytes.starts_with(b"slow") {
+            return Box::pin(async move {
+                self.gate.pass().await;
+                let still = std::fs::read(&file).unwrap_or_default();
+                let push = Push { who: who.to_owned(), size: still.len(), allow_shrink, path: file, signature: None };
+                self.pushed.lock().unwrap().push(push);
+                Ok(Pushed { digest: "sha256:22".to_owned(), unchanged: true, rematch: None })
+            });
+        }
+        let signature = std::fs::read(file.with_extension("db.minisig")).ok();
+        let push = Push { who: who.to_owned(), size: bytes.len(), allow_shrink, path: file, signature };
+        self.pushed.lock().unwrap().push(push);
         if bytes.starts_with(b"shrunk") && !allow_shrink {
             return ready(Err(Failure::Refused(format!("{HOSTILE} has far fewer records: --allow-shrink takes it"))));
         }

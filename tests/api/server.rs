@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outcrop::web::listen::Certificate;
+use outcrop::web::listen::{Certificate, Incoming, Limits, Protocol};
 use outcrop::web::{Authorizer, Config, Loopback, TokenFile, routes, serve};
 use serde_json::Value;
 
@@ -66,8 +66,8 @@ impl Server {
     pub(super) fn with_tls(fake: Fake, make: impl FnOnce(&Path)) -> Self {
         let tls = |dir: &Path| {
             make(dir);
-            let certificates = Certificate::open(&dir.join("tls.crt"), &dir.join("tls.key"));
-            (Arc::new(Loopback) as Arc<dyn Authorizer>, Some(certificates.unwrap()))
+            let certificate = Certificate::open(&dir.join("tls.crt"), &dir.join("tls.key")).unwrap();
+            (Arc::new(Loopback) as Arc<dyn Authorizer>, Some(certificate))
         };
         Self { scheme: "https", ..Self::start(fake, tls, |_| ()) }
     }
@@ -87,7 +87,11 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        runtime.spawn(serve(listener, routes(Arc::new(fake), authorizer, config), tls));
+        let limits = Limits { connections: 400, per_address: 256, identify_within: None, ..Limits::default() };
+        let _within = runtime.enter();
+        let incoming = Incoming::new(listener, tls.map(|certificate| (certificate, Protocol::Http1)), limits).unwrap();
+        runtime.spawn(serve(incoming, routes(Arc::new(fake), authorizer, config)));
+        drop(_within);
         Self { address, dir, scheme: "http", _runtime: runtime }
     }
 

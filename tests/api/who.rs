@@ -1,6 +1,9 @@
 //! Who may ask what, and what a browser may be lured into.
 
 use std::fs;
+use std::sync::Arc;
+
+use outcrop::web::{Authorizer, Loopback};
 
 use serde_json::Value;
 
@@ -131,9 +134,18 @@ fn no_name_that_somebody_points_at_loopback_is_answered() {
 }
 
 #[test]
+fn where_a_token_is_needed_any_name_will_do() {
+    let access = |_: &std::path::Path| (Arc::new(Loopback) as Arc<dyn Authorizer>, None);
+    let server = Server::start(Fake::new(2, 2), access, |config| config.loopback = false);
+    for host in ["10.1.2.3:7480", "outcrop.cluster.example", "anything"] {
+        assert_eq!(server.ask("GET", "/api/v1/status", &[("Host", host)], b"").status, 200, "{host}");
+    }
+}
+
+#[test]
 fn no_page_changes_anything_here() {
     let fake = Fake::new(2, 2);
-    let pushed = std::sync::Arc::clone(&fake.pushed);
+    let pushed = Arc::clone(&fake.pushed);
     let server = Server::open(fake);
     let origin = ("Origin", "https://evil.example");
     for (headers, status) in [

@@ -7,6 +7,7 @@ mod packages;
 mod status;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use outcrop_proto::Digest;
@@ -16,7 +17,7 @@ use super::{Aggregator, now};
 use crate::store::{RANKS, RematchRow, StackId};
 use crate::web::{
     AdvisoryItem, ContainerItem, ContainerRef, Failure, FindingItem, Future, HasItem, ImageItem, LayerItem, List,
-    NodeItem, Offered, PackageItem, Page, Pushed, Rematch, Scope, Source, Status,
+    NodeItem, PackageItem, Page, Pushed, Rematch, Scope, Source, Status,
 };
 
 /// The aggregator, as the web asks it.
@@ -60,10 +61,13 @@ impl Source for Answers {
         Box::pin(self.0.who_has_now(scope, question, list))
     }
 
-    fn push_database<'a>(&'a self, offered: Offered) -> Future<'a, Pushed> {
+    fn push_database<'a>(&'a self, who: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed> {
         Box::pin(async move {
-            let (digest, rematch) =
-                self.0.take_database(offered).await.map_err(|refusal| Failure::Refused(refusal.to_string()))?;
+            let (digest, rematch) = self
+                .0
+                .take_database(file, format!("pushed by {who}"), allow_shrink)
+                .await
+                .map_err(|refusal| Failure::Refused(refusal.to_string()))?;
             Ok(Pushed { digest: digest.to_string(), unchanged: rematch.is_none(), rematch: rematch.map(words) })
         })
     }

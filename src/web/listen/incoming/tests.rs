@@ -207,16 +207,16 @@ struct Mirror;
 
 #[tonic::async_trait]
 impl Collector for Mirror {
-    async fn deliver(&self, _: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
-        Err(Status::unimplemented("not what is tested"))
-    }
-
     type AttachStream = ReceiverStream<Result<v1::Order, Status>>;
 
     async fn attach(&self, request: Request<Streaming<v1::Report>>) -> Result<Response<Self::AttachStream>, Status> {
         let peer = request.extensions().get::<Peer>().ok_or_else(|| Status::internal("nobody"))?;
         peer.identified();
         Err(Status::aborted(peer.address().ip().to_string()))
+    }
+
+    async fn deliver(&self, _: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
+        Err(Status::unimplemented("a mirror keeps nothing"))
     }
 }
 
