@@ -11,6 +11,12 @@ use outcrop::store::{
 };
 use outcrop_proto::{Coverage, CoverageState, Digest, Distribution, LayerId, Package, PackageType, StackPackage};
 
+/// Says that something is not tested here.
+#[allow(clippy::print_stderr, reason = "what is skipped has to be seen")]
+fn skipped(why: &str) {
+    eprintln!("SKIPPED: {why}");
+}
+
 /// Runs a test on a new store.
 fn with_store(test: impl AsyncFnOnce(&Sqlite, &Path)) {
     let dir = tempfile::tempdir().unwrap();
@@ -326,7 +332,7 @@ fn runs_are_intervals_and_what_nobody_needs_any_more_goes() {
 #[test]
 fn a_full_volume_is_said_and_harms_nothing() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: a volume of its own needs root");
+        skipped("a volume of its own needs root");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -335,7 +341,7 @@ fn a_full_volume_is_said_and_harms_nothing() {
         .arg(dir.path())
         .status();
     if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: a tmpfs cannot be mounted here");
+        skipped("a tmpfs cannot be mounted here");
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

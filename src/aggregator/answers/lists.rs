@@ -1,6 +1,6 @@
 //! Nodes, containers, images and layers: what the fleet knows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use outcrop_proto::{Digest, LayerId, Step};
 
@@ -128,23 +128,23 @@ impl Aggregator {
         let keyed = wanted.map(|visible| (visible.digest.to_string(), visible));
         let page = page(&IMAGES, list, keyed)?;
         // Names and nodes are those of the containers that are seen.
-        let mut seen: HashMap<Digest, (BTreeMap<&str, ()>, BTreeMap<&str, ()>)> =
-            page.items.iter().map(|visible| (*visible.digest, Default::default())).collect();
+        let mut seen: HashMap<Digest, SeenAs<'_>> =
+            page.items.iter().map(|visible| (*visible.digest, SeenAs::default())).collect();
         for (name, node) in fleet.nodes() {
             for container in node.containers.values().filter(|container| scope.sees(container.namespace())) {
-                if let Some((names, nodes)) = container.stack.and_then(|stack| seen.get_mut(&stack)) {
-                    names.insert(&container.image, ());
-                    nodes.insert(name, ());
+                if let Some(seen) = container.stack.and_then(|stack| seen.get_mut(&stack)) {
+                    seen.names.insert(&container.image);
+                    seen.nodes.insert(name);
                 }
             }
         }
         Ok(page.map(|Visible { digest, stack, containers }| {
-            let (names, nodes) = seen.get(digest).cloned().unwrap_or_default();
+            let SeenAs { names, nodes } = seen.remove(digest).unwrap_or_default();
             let summary = stack.summary();
             let count = |of: fn(&crate::store::Summary) -> u64| summary.map_or(0, |summary| of(summary));
             ImageItem {
                 stack: digest.to_string(),
-                names: names.into_keys().map(ToOwned::to_owned).collect(),
+                names: names.into_iter().map(ToOwned::to_owned).collect(),
                 coverage: fleet.coverage(digest),
                 distribution: summary.and_then(|summary| Some(summary.distribution.as_ref()?.name.clone())),
                 layers: stack.layers().len() as u64,
@@ -192,6 +192,13 @@ impl Aggregator {
         });
         Ok(page(&LAYERS, list, keyed)?.map(|(id, impact)| item(&fleet, id, impact)))
     }
+}
+
+/// By which names, and where, containers of an image are seen.
+#[derive(Debug, Default)]
+struct SeenAs<'a> {
+    names: BTreeSet<&'a str>,
+    nodes: BTreeSet<&'a str>,
 }
 
 /// What stands on a layer.

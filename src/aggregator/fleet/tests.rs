@@ -94,7 +94,7 @@ fn summary(chain: Digest, layers: &[LayerId]) -> Summary {
 /// Reads and merges everything.
 fn all_scanned(fleet: &mut Fleet, names: &[&str]) {
     for name in names {
-        let node = fleet.nodes().find(|(_, node)| node.stacks.len() > 0).map(|(name, _)| name.to_owned()).unwrap();
+        let node = fleet.nodes().find(|(_, node)| !node.stacks.is_empty()).map(|(name, _)| name.to_owned()).unwrap();
         read(fleet, &node, name, "honest");
     }
     for Ready { stack, layers } in fleet.ready(at(0)) {
