@@ -49,6 +49,8 @@ struct Place {
     listen: SocketAddr,
     api: SocketAddr,
     tls: bool,
+    /// Flags of the aggregator that are not the same in every test.
+    flags: Vec<&'static str>,
     aggregator: Option<Running>,
 }
 
@@ -59,14 +61,14 @@ fn free() -> SocketAddr {
 
 impl Place {
     fn start() -> Self {
-        Self::start_with(false)
+        Self::start_with(false, &[])
     }
 
     /// An aggregator that speaks TLS, with a certificate of its own authority.
-    fn start_with(tls: bool) -> Self {
+    fn start_with(tls: bool, flags: &[&'static str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("tokens"), "").unwrap();
-        let mut place = Self { dir, listen: free(), api: free(), tls, aggregator: None };
+        let mut place = Self { dir, listen: free(), api: free(), tls, flags: flags.to_vec(), aggregator: None };
         if tls {
             let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
             fs::write(place.at("cert.pem"), made.cert.pem()).unwrap();
@@ -115,6 +117,7 @@ impl Place {
             .arg(self.at("advisories.db"))
             .arg("--tokens")
             .arg(self.at("tokens"))
+            .args(&self.flags)
             .stderr(fs::File::create(self.at("aggregator.log")).unwrap())
             .spawn()
             .unwrap();
@@ -288,6 +291,103 @@ fn two_nodes_with_images_on_one_base_read_each_layer_once() {
 }
 
 #[test]
+fn what_one_node_read_another_one_reads_as_well_and_a_node_can_be_distrusted() {
+    let (Some(first), Some(second)) = (Containerd::start(), Containerd::start()) else { return };
+    // Flags for a day in a second: every layer is verified, at once.
+    let place = Place::start_with(false, &["--verify-share", "1", "--verify-interval", "0s"]);
+    let image = build_with(first.dir(), "app:shop", &[BASE, SHOP]);
+    for (containerd, name) in [(&first, "va"), (&second, "vb")] {
+        containerd.import("k8s.io", &image);
+        containerd.run("k8s.io", &image, name);
+    }
+    let _one = place.agent("one", &first);
+    place.until_scanned(1);
+    let two = place.agent("two", &second);
+    place.until_scanned(2);
+    until("both layers to be verified", || place.status()["reports"]["verified"] == 2);
+    assert_eq!(place.status()["reports"]["inventories"], 2, "each was read once, cross-reads counted apart");
+    assert_eq!(place.status()["layers"]["disputed"], 0);
+    let layers = place.json("/api/v1/layers?sort=-findings");
+    let by = |layer: &Value| (layer["read_by"].clone(), layer["verified_by"].clone(), layer["findings"].clone());
+    let expected = [(json!("one"), json!(1), json!(2)), (json!("one"), json!(1), json!(0))];
+    assert_eq!(layers["items"].as_array().unwrap().iter().map(by).collect::<Vec<_>>(), expected, "the shop's first");
+
+    // What another one came to the same of is that one's word now; what it alone read is to be read again, by somebody else.
+    let more = build_with(first.dir(), "app:bank", &[BASE, BANK]);
+    first.import("k8s.io", &more);
+    drop(two);
+    first.run("k8s.io", &more, "vc");
+    place.until_scanned(3);
+    let server = format!("http://{}", place.api);
+    let node =
+        |command: &str| Command::new(OUTCROP).args(["node", command, "one", "--server", &server]).output().unwrap();
+    assert!(node("distrust").status.success());
+    until("the bank to be read again", || place.count("failed") == 1);
+    let containers = place.json("/api/v1/containers?name=vc");
+    let reason = containers["items"][0]["coverage"]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("outcrop node trust"), "{reason}");
+    assert_eq!(place.count("scanned"), 2);
+    assert_eq!(place.json("/api/v1/nodes?name=one")["items"][0]["distrusted"], true);
+    assert!(node("trust").status.success());
+    place.until_scanned(3);
+    assert_eq!(place.status()["reports"]["inventories"], 4);
+}
+
+#[test]
+fn first_seen_survives_new_containers_images_databases_and_restarts() {
+    let Some(containerd) = Containerd::start() else { return };
+    let mut place = Place::start();
+    let image = build_with(containerd.dir(), "app:1", &[BASE, SHOP]);
+    let newer: Layer<'_> = &[("srv/package.json", r#"{"name":"shop","version":"0.9.9"}"#)];
+    let newer = build_with(containerd.dir(), "app:2", &[BASE, newer]);
+    let mended: Layer<'_> = &[("srv/package.json", r#"{"name":"shop","version":"2.0.0"}"#)];
+    let mended = build_with(containerd.dir(), "app:3", &[BASE, mended]);
+    [&image, &newer, &mended].into_iter().for_each(|image| containerd.import("k8s.io", image));
+    containerd.run("k8s.io", &image, "seen");
+    let _agent = place.agent("one", &containerd);
+    place.until_scanned(1);
+    let first_seen = |place: &Place| {
+        let findings = place.json("/api/v1/findings")["items"].take();
+        let all: Vec<String> =
+            findings.as_array().unwrap().iter().map(|of| of["first_seen"].as_str().unwrap().to_owned()).collect();
+        all
+    };
+    let runs = |place: &Place| {
+        let database = rusqlite::Connection::open(place.at("data/outcrop.db")).unwrap();
+        database.query_row("SELECT count(*) FROM run", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    until("the run to be kept", || runs(&place) == 1);
+    let seen = first_seen(&place);
+    assert_eq!(seen.len(), 1);
+    // So that a time that was taken anew would show.
+    std::thread::sleep(Duration::from_millis(1100));
+    containerd.remove("k8s.io", "seen");
+    until("nothing to run", || place.status()["containers"] == 0);
+    containerd.run("k8s.io", &newer, "seen");
+    place.until_scanned(1);
+    until("the second run to be kept", || runs(&place) == 2);
+    assert_eq!(first_seen(&place), seen, "another container of another image that has it too");
+    place.restart();
+    place.until_scanned(1);
+    place.feed("1.5.0");
+    until("the new database", || {
+        place.status()["rematch"]["appeared"] == 0 && place.status()["rematch"]["stacks"] == 2
+    });
+    assert_eq!(first_seen(&place), seen, "the aggregator was killed, and the database swapped");
+    containerd.remove("k8s.io", "seen");
+    containerd.run("k8s.io", &mended, "seen");
+    until("it to be mended", || first_seen(&place).is_empty() && place.count("scanned") == 1);
+    until("the third run to be kept", || runs(&place) == 3);
+    containerd.remove("k8s.io", "seen");
+    until("nothing to run", || place.status()["containers"] == 0);
+    containerd.run("k8s.io", &image, "seen");
+    until("it to be there again", || first_seen(&place).len() == 1);
+    until("the fourth run to be kept", || runs(&place) == 4);
+    assert_ne!(first_seen(&place), seen, "after it was mended it is new");
+    assert_eq!(place.status()["lifetimes"]["ended"]["scanned"], 2);
+}
+
+#[test]
 fn what_was_acknowledged_survives_a_kill_and_a_new_database_needs_no_node() {
     let Some(containerd) = Containerd::start() else { return };
     let mut place = Place::start();
@@ -318,7 +418,7 @@ fn what_was_acknowledged_survives_a_kill_and_a_new_database_needs_no_node() {
 #[test]
 fn agents_speak_tls_and_to_no_aggregator_of_another_authority() {
     let Some(containerd) = Containerd::start() else { return };
-    let place = Place::start_with(true);
+    let place = Place::start_with(true, &[]);
     let image = build_with(containerd.dir(), "app:shop", &[BASE, SHOP]);
     containerd.import("k8s.io", &image);
     containerd.run("k8s.io", &image, "web");
@@ -522,6 +622,7 @@ fn a_node_speaks_for_itself_only_and_says_nothing_unasked() {
                 listen: place.listen,
                 api: place.api,
                 tls: false,
+                flags: Vec::new(),
                 aggregator: None,
             };
             move || until("three of four to be counted as unasked", || api.status()["reports"]["unasked"] == 3)

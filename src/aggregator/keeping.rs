@@ -160,7 +160,8 @@ impl Aggregator {
 
     /// Matches a stack until that is against the database that is used now.
     async fn match_stack(&self, summary: &mut Summary) -> Result<(), Coverage> {
-        while let Some(matchmaker) = self.matchmaker() {
+        loop {
+            let Some(matchmaker) = self.matchmaker() else { return Ok(()) };
             let matched = matchmaker.match_stack(&*self.store, summary.id, summary.layers.len(), now().unix).await;
             match matched {
                 Ok((counts, ..)) => summary.counts = counts,
@@ -172,32 +173,39 @@ impl Aggregator {
                 }
             }
             if self.matchmaker().is_some_and(|now| now.digest == matchmaker.digest) {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
     }
 
-    /// Takes up the database that is in use, and every good one that is put in its place.
-    pub(super) async fn keep_advisories(self: Arc<Self>) {
-        if let Some(current) = self.advisories.current() {
-            // Whatever was matched against it already is not matched again.
-            let done = self.store.last_rematch().await.ok().flatten();
-            let is_done = done.is_some_and(|(digest, ended)| digest == current.digest && ended.is_some());
-            if self.use_database(&current) && !is_done {
-                self.rematch(&current).await;
-            }
+    /// Takes up the database that was in use, or the watched one where there was none: before anything is told of findings.
+    pub(super) async fn take_up_advisories(self: &Arc<Self>) {
+        let Some(current) = self.advisories.current() else { return self.watch_advisories().await };
+        // Whatever was matched against it already is not matched again.
+        let done = self.store.last_rematch().await.ok().flatten();
+        let is_done = done.is_some_and(|(digest, ended)| digest == current.digest && ended.is_some());
+        if self.use_database(&current) && !is_done {
+            let aggregator = Arc::clone(self);
+            tokio::spawn(async move { aggregator.rematch(&current).await });
         }
-        let Some(path) = self.config.database.clone() else { return };
+    }
+
+    /// Takes up every good database that is put in the place of the one in use.
+    pub(super) async fn keep_advisories(self: Arc<Self>) {
         loop {
-            let (aggregator, watched) = (Arc::clone(&self), path.clone());
-            let seen = tokio::task::spawn_blocking(move || aggregator.advisories.watch(&watched)).await;
-            if let Ok(Some(Ok(Offer::New(current)))) = seen
-                && self.use_database(&current)
-            {
-                self.rematch(&current).await;
-            }
+            self.watch_advisories().await;
             tokio::time::sleep(WATCH).await;
+        }
+    }
+
+    async fn watch_advisories(self: &Arc<Self>) {
+        let Some(path) = self.config.database.clone() else { return };
+        let aggregator = Arc::clone(self);
+        let seen = tokio::task::spawn_blocking(move || aggregator.advisories.watch(&path)).await;
+        if let Ok(Some(Ok(Offer::New(current)))) = seen
+            && self.use_database(&current)
+        {
+            self.rematch(&current).await;
         }
     }
 

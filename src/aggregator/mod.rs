@@ -262,6 +262,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     };
     let routes = web::routes(Arc::new(answers::Answers(Arc::clone(&aggregator))), authorizer, web_config);
 
+    aggregator.take_up_advisories().await;
     tokio::spawn(Arc::clone(&aggregator).tick());
     tokio::spawn(Arc::clone(&aggregator).keep_advisories());
     tokio::spawn(Arc::clone(&aggregator).keep_tidy());
