@@ -2,8 +2,10 @@
 
 pub mod agent;
 pub mod catalog;
+pub mod heartbeat;
 pub mod role;
 pub mod runtime;
 pub mod scan;
 pub mod snapshot;
+pub mod usage;
 pub mod worker;

@@ -86,7 +86,7 @@ impl Places {
         self.configs
             .entry(Digest::of(bytes))
             .or_insert_with(|| {
-                let config = program.parse_config(bytes).ok()?;
+                let config = program.parse_config(bytes, false).ok()?;
                 config.diff_ids.iter().map(|diff_id| diff_id.parse().ok()).collect()
             })
             .clone()
