@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use crate::worker::{Program, enter_runtime_cage};
+use crate::worker::{CageError, Program, enter_runtime_cage};
 
 /// First argument of a child process. Nobody types it.
 pub(crate) const ARGUMENT: &str = "--outcrop-role";
@@ -38,7 +38,12 @@ pub fn runtime_command(program: &Program, socket: Option<&Path>) -> Command {
 
 fn runtime(socket: Option<PathBuf>) -> ExitCode {
     match crate::runtime::role::from_stdin() {
-        Ok(stream) => crate::runtime::role::serve(stream, socket.as_deref(), || enter_runtime_cage().map(drop)),
+        Ok(stream) => crate::runtime::role::serve(stream, socket.as_deref(), caged),
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Gives up the rights of the process that speaks to containerd.
+fn caged() -> Result<String, CageError> {
+    enter_runtime_cage().map(|cage| cage.to_string())
 }
