@@ -1,30 +1,79 @@
 //! The way to the aggregator: one stream, made again whenever it ends.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
+use outcrop_proto::wire::v1::report::Report;
 use outcrop_proto::wire::{MAX_MESSAGE, v1};
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::CompressionEncoding;
-use tonic::transport::Endpoint;
 use tonic::{Request, Status};
 
 use super::node::{Command, Commands};
-use super::say;
-use crate::catalog;
+use super::{Aggregator, say};
 
 /// Reports that wait for the network. Beyond them reading waits, so that memory stays bounded.
-const WAITING_REPORTS: usize = 4;
+const WAITING_REPORTS: usize = 8;
 
 /// The first pause before another attempt; twice as long after each failure, up to the longest.
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// Where reports go, for as long as one stream lives.
+#[derive(Clone, Debug)]
+pub(super) struct Outbox {
+    cluster: Arc<str>,
+    reports: Sender<v1::Report>,
+    /// Held by who sends reports that have to follow each other.
+    turn: Arc<Mutex<()>>,
+}
+
+/// What became of a report that could not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    Yes,
+    /// The network is slower than what is to say.
+    Full,
+    /// The stream has ended.
+    Ended,
+}
+
+impl Outbox {
+    fn of(cluster: &str, reports: Sender<v1::Report>) -> Self {
+        Self { cluster: cluster.into(), reports, turn: Arc::default() }
+    }
+
+    /// Sends one report if there is room for it.
+    pub(super) fn send(&self, report: Report) -> Sent {
+        match self.reports.try_send(self.addressed(report)) {
+            Ok(()) => Sent::Yes,
+            Err(TrySendError::Full(_)) => Sent::Full,
+            Err(TrySendError::Closed(_)) => Sent::Ended,
+        }
+    }
+
+    /// Sends reports one after the other, and waits until there is room for each. Ends early with the stream.
+    pub(super) fn wait_and_send(&self, reports: impl IntoIterator<Item = Report>) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        for report in reports {
+            if self.reports.blocking_send(self.addressed(report)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn addressed(&self, report: Report) -> v1::Report {
+        v1::Report { cluster: self.cluster.to_string(), report: Some(report) }
+    }
+}
+
 pub(super) struct Uplink {
-    pub(super) endpoint: Endpoint,
-    pub(super) token: String,
+    pub(super) aggregator: Aggregator,
     pub(super) cluster: String,
-    pub(super) node: String,
+    pub(super) hello: v1::Hello,
     pub(super) commands: Commands,
 }
 
@@ -39,9 +88,16 @@ impl Uplink {
         runtime.block_on(async {
             let mut pause = PAUSE;
             loop {
-                match self.attach().await {
+                let (attached, ended) = self.attach().await;
+                if attached {
+                    pause = PAUSE;
+                    if !self.commands.send(Command::Detached) {
+                        return;
+                    }
+                }
+                match ended {
                     Ok(Ended::Node) => return,
-                    Ok(Ended::Stream) => pause = PAUSE,
+                    Ok(Ended::Stream) => say("the aggregator ended the stream"),
                     Err(status) => say(&format!("the aggregator is not there: {}", cause(&status))),
                 }
                 tokio::time::sleep(jittered(pause)).await;
@@ -50,40 +106,52 @@ impl Uplink {
         });
     }
 
-    async fn attach(&self) -> Result<Ended, Status> {
-        let channel = self.endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
+    /// One stream: whether it began, and how it ended.
+    async fn attach(&self) -> (bool, Result<Ended, Status>) {
+        let mut orders = match self.begin().await {
+            Ok((orders, outbox)) => {
+                say("attached to the aggregator");
+                if !self.commands.send(Command::Attached(outbox)) {
+                    return (true, Ok(Ended::Node));
+                }
+                orders
+            }
+            Err(status) => return (false, Err(status)),
+        };
+        loop {
+            match orders.message().await {
+                Ok(None) => return (true, Ok(Ended::Stream)),
+                Err(status) => return (true, Err(status)),
+                // An order of another cluster's aggregator, or of a kind that is not known here, is passed over.
+                Ok(Some(order)) if !order.cluster.is_empty() && order.cluster != self.cluster => {}
+                Ok(Some(v1::Order { order: None, .. })) => {}
+                Ok(Some(v1::Order { order: Some(order), .. })) => {
+                    if !self.commands.send(Command::Order(order)) {
+                        return (true, Ok(Ended::Node));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn begin(&self) -> Result<(tonic::Streaming<v1::Order>, Outbox), Status> {
+        // Token and authority are replaced while the agent runs: they are read each time.
+        let unusable = |error: super::AgentError| Status::failed_precondition(error.to_string());
+        let endpoint = self.aggregator.endpoint().map_err(unusable)?;
+        let bearer = format!("Bearer {}", self.aggregator.token().map_err(unusable)?).parse();
+        let bearer = bearer.map_err(|_| Status::invalid_argument("the token's file does not hold a token"))?;
+        let channel = endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
         let mut client = CollectorClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
             .accept_compressed(CompressionEncoding::Zstd)
             .send_compressed(CompressionEncoding::Zstd);
-        let (reports, outbox) = tokio::sync::mpsc::channel(WAITING_REPORTS);
-        let hello = v1::Hello {
-            node: self.node.clone(),
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            cataloguers: catalog::VERSION,
-            cage: String::new(),
-            marks: false,
-        };
-        let hello = v1::Report { cluster: self.cluster.clone(), report: Some(v1::report::Report::Hello(hello)) };
-        let _ = reports.send(hello).await;
-        let mut request = Request::new(ReceiverStream::new(outbox));
-        let bearer = format!("Bearer {}", self.token).parse();
-        let bearer = bearer.map_err(|_| Status::invalid_argument("the token's file does not hold a token"))?;
+        let (reports, receiver) = tokio::sync::mpsc::channel(WAITING_REPORTS);
+        let outbox = Outbox::of(&self.cluster, reports);
+        outbox.send(Report::Hello(self.hello.clone()));
+        let mut request = Request::new(ReceiverStream::new(receiver));
         request.metadata_mut().insert("authorization", bearer);
-        let mut orders = client.attach(request).await?.into_inner();
-        say("attached to the aggregator");
-        if !self.commands.send(Command::Attached(reports)) {
-            return Ok(Ended::Node);
-        }
-        while let Some(order) = orders.message().await? {
-            if let Some(order) = order.order
-                && !self.commands.send(Command::Order(order))
-            {
-                return Ok(Ended::Node);
-            }
-        }
-        Ok(Ended::Stream)
+        Ok((client.attach(request).await?.into_inner(), outbox))
     }
 }
 
@@ -107,7 +175,7 @@ fn cause(status: &Status) -> String {
 }
 
 /// Somewhere between half and all of `pause`, so that a thousand nodes do not come back at one moment.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     use std::hash::{BuildHasher as _, RandomState};
     let random = RandomState::new().hash_one(0_u8) % 512;
     pause / 2 + pause * u32::try_from(random).unwrap_or(0) / 1024

@@ -375,6 +375,8 @@ fn deny_changes(more: Vec<Entry>) -> Result<BpfProgram, CageError> {
     let ioctl = harmless.map(|request| condition(1, Op::Ne, request)).into_iter().collect::<Result<_, _>>()?;
     let mut table: Rules = CHANGING_CALLS.iter().chain(older::CHANGING).map(|call| (*call, Vec::new())).collect();
     table.insert(libc::SYS_ioctl, vec![rule(ioctl)?]);
+    // Pages that a running container shares are not ours to drop.
+    table.insert(libc::SYS_fadvise64, vec![rule(vec![equals(3, libc::POSIX_FADV_DONTNEED as u64)?])?]);
     table.extend(more);
     compile(table, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))
 }

@@ -28,3 +28,4 @@ pub use selftest::Attempt;
 pub use survive::Survival;
 
 pub(crate) use child::main;
+pub(crate) use selftest::{Caged, attempts};
