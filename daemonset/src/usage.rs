@@ -16,14 +16,18 @@ pub struct Usage {
     pub cpu_milliseconds: u64,
 }
 
-/// This process's own usage. The file is opened early, since a caged process may be unable to open it later.
+/// This process's own usage. All that it needs is opened early, since a caged process may be unable to open it later.
 #[derive(Debug)]
-pub struct OwnUsage(Option<File>);
+pub struct OwnUsage {
+    statm: Option<File>,
+    page: u64,
+}
 
 impl OwnUsage {
     /// Opens what [`Self::now`] reads.
     pub fn open() -> Self {
-        Self(File::open("/proc/self/statm").ok())
+        warm_up();
+        Self { statm: File::open("/proc/self/statm").ok(), page: rustix::param::page_size() as u64 }
     }
 
     /// The usage now; no memory where `/proc` cannot be read.
@@ -33,11 +37,16 @@ impl OwnUsage {
 
     fn resident(&self) -> Option<u64> {
         let mut buffer = [0; 128];
-        let length = self.0.as_ref()?.read_at(&mut buffer, 0).ok()?;
+        let length = self.statm.as_ref()?.read_at(&mut buffer, 0).ok()?;
         let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
         let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
-        Some(pages * rustix::param::page_size() as u64)
+        Some(pages * self.page)
     }
+}
+
+/// Looks at the clocks for the first time: that reads the process's auxiliary vector, which a cage would forbid.
+pub(crate) fn warm_up() {
+    let _ = (cpu(), rustix::param::page_size(), rustix::param::clock_ticks_per_second());
 }
 
 /// Processor time of this process so far.

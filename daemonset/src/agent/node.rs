@@ -348,7 +348,8 @@ impl Node {
             v1::order::Order::Lease(lease) => self.want(&lease.layers, lease.seconds, Purpose::Inventory),
             v1::order::Order::CrossRead(read) => self.want(&read.layers, read.seconds, Purpose::Verification),
             v1::order::Order::Check(check) if self.checks.len() < MAX_CHECKS => self.checks.push_back(check),
-            v1::order::Order::Check(_) | v1::order::Order::Welcome(_) => {}
+            // What needs no answer, and what is beyond what may wait.
+            _ => {}
         }
     }
 

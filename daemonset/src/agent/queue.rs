@@ -132,7 +132,7 @@ mod tests {
         let late = Wanted { until: Some(now), ..wanted(1, Purpose::Inventory) };
         let verification = wanted(2, Purpose::Verification);
         let inventory = Wanted { until: Some(now + Duration::from_secs(1)), ..wanted(2, Purpose::Inventory) };
-        [verification, late, inventory].map(|wanted| queue.push(wanted, &[]));
+        [verification, late, inventory].into_iter().for_each(|wanted| queue.push(wanted, &[]));
         assert_eq!([queue.pop(now), queue.pop(now), queue.pop(now)], [Some(inventory), Some(verification), None]);
         for number in 0..20_000 {
             queue.push(wanted(number, Purpose::Inventory), &[]);

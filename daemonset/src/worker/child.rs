@@ -50,6 +50,7 @@ fn run(pipe: &mut Pipe) -> Result<(), Refusal> {
     {
         politeness::stand_last();
     }
+    crate::usage::warm_up();
     // Asked before Landlock closes /proc.
     let marks = if may_see_marks { Marks::detect(namespace) } else { Marks::Unreadable };
     let cage = enter(&handles, may_see_marks).map_err(|error| format!("the cage could not be entered: {error}"))?;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
 use super::job::Frame;
@@ -24,6 +25,7 @@ pub struct Attempt {
 
 /// The acts that a filter leaves to the kernel.
 const TAKE_BACK: &str = "take a capability back";
+const OTHER_CAPABILITY: &str = "take another capability";
 const OTHER_IDENTITY: &str = "take another identity";
 const SIGNAL: &str = "signal the parent";
 
@@ -81,7 +83,11 @@ pub(crate) fn attempts(
 fn judge(caged: Caged, act: String, outcome: io::Result<()>) -> Attempt {
     let reader = caged == Caged::Reader;
     let stopped_by = outcome.err().map(|error| match error.raw_os_error() {
-        Some(libc::EPERM) if act == TAKE_BACK || reader && act == OTHER_IDENTITY => "capabilities (EPERM)".to_owned(),
+        Some(libc::EPERM)
+            if [TAKE_BACK, OTHER_CAPABILITY].contains(&act.as_str()) || reader && act == OTHER_IDENTITY =>
+        {
+            "capabilities (EPERM)".to_owned()
+        }
         Some(libc::EPERM) if reader && act == SIGNAL => "Landlock (EPERM)".to_owned(),
         Some(libc::EPERM) => "seccomp (EPERM)".to_owned(),
         Some(libc::EACCES) => "Landlock (EACCES)".to_owned(),
@@ -189,16 +195,9 @@ fn acts<'a>(root: BorrowedFd<'a>) -> Vec<Act<'a>> {
             Ok(rustix::process::test_kill_process(parent)?)
         }),
     );
-    add(
-        ALL,
-        TAKE_BACK,
-        Box::new(|| {
-            let mut sets = rustix::thread::capabilities(None)?;
-            sets.permitted |= rustix::thread::CapabilitySet::SYS_ADMIN;
-            sets.effective = sets.permitted;
-            Ok(rustix::thread::set_capabilities(None, sets)?)
-        }),
-    );
+    add(NO_FILES, TAKE_BACK, Box::new(|| take(CapabilitySet::SYS_ADMIN)));
+    // It keeps CAP_SYS_ADMIN for its workers, if the operator gave it.
+    add(READER, OTHER_CAPABILITY, Box::new(|| take(CapabilitySet::SYS_PTRACE)));
     add(NO_FILES, "change the working directory", Box::new(move || Ok(rustix::process::fchdir(root)?)));
     add(
         ALL,
@@ -218,6 +217,13 @@ fn acts<'a>(root: BorrowedFd<'a>) -> Vec<Act<'a>> {
         add(to, act, Box::new(move || raw(*number, root)));
     }
     acts
+}
+
+fn take(capability: CapabilitySet) -> io::Result<()> {
+    let mut sets = rustix::thread::capabilities(None)?;
+    sets.permitted |= capability;
+    sets.effective = sets.permitted;
+    Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
 /// Acts that no safe wrapper offers. Their arguments are all zero but the first, a directory's handle: a kernel that let
