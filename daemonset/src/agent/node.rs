@@ -30,6 +30,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// The pause before something is told again that there was no room for.
 const ROOM: Duration = Duration::from_millis(500);
 
+/// The pause before a second look for containers that were told to have started and that were not there.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
+
 /// How often the agent tells how it is.
 const METRICS: Duration = Duration::from_secs(30);
 
@@ -184,6 +187,10 @@ impl Node {
         if changed || due {
             self.next_list = now + jittered(self.interval);
             let changes = self.list(due)?;
+            if changes.as_ref().is_some_and(|changes| !changes.missed.is_empty()) {
+                // Should one of these be running after all, it is found soon.
+                self.next_list = self.next_list.min(now + SECOND_LOOK);
+            }
             // That nothing has changed is worth saying now and then: else silence would mean it.
             if let Some(changes) = changes
                 && (due || !changes.is_empty())
@@ -207,6 +214,9 @@ impl Node {
             if self.untold || !self.missed.is_empty() {
                 until = until.min(Instant::now() + ROOM);
             }
+        }
+        if self.sibling.knows_of_change() && self.away.is_none() {
+            until = Instant::now();
         }
         let left = until.saturating_duration_since(Instant::now());
         let timeout =

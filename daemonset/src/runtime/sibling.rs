@@ -224,6 +224,11 @@ impl Sibling {
         Ok(std::mem::take(&mut self.changed))
     }
 
+    /// Whether [`Self::has_changed`] would say so without looking: it was told between the parts of an answer.
+    pub const fn knows_of_change(&self) -> bool {
+        self.changed
+    }
+
     fn ask(&mut self, question: &Request) -> Result<(), Error> {
         if self.broken {
             return Err(Error::SiblingEnded("cannot be asked any more after an earlier failure".into()));
