@@ -332,7 +332,7 @@ fn role_of_the_child() {
     let Some(socket) = std::env::var_os(ROLE_SOCKET) else { return };
     let lock = || match std::env::var(ROLE_LOCK) {
         Ok(error) => Err(error),
-        Err(_) => Ok(()),
+        Err(_) => Ok("none".to_owned()),
     };
     let code = role::serve(role::from_stdin().unwrap(), Some(Path::new(&socket)), lock);
     std::process::exit(if code == ExitCode::SUCCESS { 0 } else { 1 });
@@ -364,7 +364,7 @@ fn a_child_asks_and_its_parent_gets_the_same_answers() {
     containerd.remove("default", "app");
     assert!(!sibling.recheck(&listed[0]).unwrap(), "a failed question leaves the next one its turn");
 
-    let pid = sibling.pid();
+    let pid = sibling.pid().unwrap();
     drop(sibling);
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "the child ends with its stream");
 }
@@ -394,10 +394,10 @@ fn what_keeps_a_child_from_serving_is_said_by_its_parent() {
 fn a_child_that_dies_is_reported_once_and_not_asked_again() {
     let Some(containerd) = Containerd::start() else { return };
     let mut sibling = Sibling::spawn(child(&containerd.socket())).unwrap();
-    let pid = rustix::process::Pid::from_raw(sibling.pid().cast_signed()).unwrap();
+    let pid = rustix::process::Pid::from_raw(sibling.pid().unwrap().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::SYS).unwrap();
     // Until then it may still answer.
-    let stat = format!("/proc/{}/stat", sibling.pid());
+    let stat = format!("/proc/{}/stat", sibling.pid().unwrap());
     until("the child's death", || std::fs::read_to_string(&stat).unwrap().contains(") Z "));
     let died = sibling.list(&[]).unwrap_err().to_string();
     assert!(died.contains("signal 31"), "{died}");

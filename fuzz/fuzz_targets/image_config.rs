@@ -3,5 +3,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let _ = outcrop_agent::worker::parse_image_config(data);
+    let _ = outcrop_agent::worker::parse_image_config(data, true);
 });

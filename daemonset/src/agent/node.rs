@@ -1,43 +1,76 @@
-//! This node: what runs on it, and the reading of what is asked for. One thread, one thing at a time.
+//! This node: the one thread that knows what runs, whom to tell, and what is to be read. It waits for nobody: threads of their
+//! own read and speak to the aggregator.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use outcrop_proto::LayerId;
-use outcrop_proto::container::{Container, Coverage, CoverageState};
-use outcrop_proto::inventory::compress;
-use outcrop_proto::wire::{PIECE, Seen, digest, v1};
+use outcrop_proto::container::Coverage;
+use outcrop_proto::wire::v1::report::Report;
+use outcrop_proto::wire::{MAX_MESSAGE, Seen, digest, v1};
+use outcrop_proto::{CoverageState, LayerId};
+use prost::Message as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::PipeFlags;
-use tokio::sync::mpsc::Sender;
 
-use super::{Config, say};
-use crate::role;
+use super::containers::{Changes, Containers, Key};
+use super::metrics::Measures;
+use super::queue::{Purpose, Queue, Wanted};
+use super::reading::{Done, Task, Verdict, Went, What, gone};
+use super::say;
+use super::uplink::{Outbox, Sent, jittered};
+use crate::heartbeat;
 use crate::runtime::{Error, Sibling};
-use crate::scan::{Place, Places, StackPlace, StackReader};
-use crate::worker::{Program, Started};
 
-/// The pause before containerd is looked for again.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The first pause before containerd is asked again that did not answer; twice as long after each failure, up to the longest.
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// Something that the uplink tells.
+/// The pause before something is told again that there was no room for.
+const ROOM: Duration = Duration::from_millis(500);
+
+/// The pause before a second look for containers that were told to have started and that were not there.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
+
+/// How often the agent tells how it is.
+const METRICS: Duration = Duration::from_secs(30);
+
+/// How often a layer is begun to be read before it is said to be gone.
+const MAX_TRIES: u32 = 3;
+
+/// Most questions about stacks that wait.
+const MAX_CHECKS: usize = 1024;
+
+/// Most containers that are remembered to have been missed while nobody listened.
+const MAX_MISSED: usize = 1024;
+
+/// Room that a report of all containers leaves for what is around it.
+const MAX_REPORT: usize = MAX_MESSAGE - (1 << 20);
+
+/// Something that another thread tells.
 #[derive(Debug)]
 pub(super) enum Command {
     /// The aggregator listens: everything is told anew, there.
-    Attached(Sender<v1::Report>, Sender<Vec<v1::Piece>>),
+    Attached(Outbox),
+    /// It listens no more.
+    Detached,
     /// It ordered something.
     Order(v1::order::Order),
+    /// A thread has nothing to read.
+    Idle,
+    /// A thread has read something.
+    Done(Box<Done>),
+    /// The thread that speaks to the aggregator has ended.
+    Ended,
 }
 
-/// The uplink's end of what it tells the node.
-#[derive(Debug)]
+/// The other threads' end of what they tell the node.
+#[derive(Clone, Debug)]
 pub(super) struct Commands {
     sender: mpsc::Sender<Command>,
     /// A byte for each command, since the node waits for containerd at the same time.
-    bell: OwnedFd,
+    bell: Arc<OwnedFd>,
 }
 
 /// The node's end of it.
@@ -51,7 +84,7 @@ pub(super) struct Inbox {
 pub(super) fn commands() -> std::io::Result<(Commands, Inbox)> {
     let (sender, commands) = mpsc::channel();
     let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    Ok((Commands { sender, bell: theirs }, Inbox { commands, bell: ours }))
+    Ok((Commands { sender, bell: Arc::new(theirs) }, Inbox { commands, bell: ours }))
 }
 
 impl Commands {
@@ -59,287 +92,399 @@ impl Commands {
     pub(super) fn send(&self, command: Command) -> bool {
         let sent = self.sender.send(command).is_ok();
         // A pipe that is full rings all the same.
-        let _ = rustix::io::write(&self.bell, &[0]);
+        let _ = rustix::io::write(&*self.bell, &[0]);
         sent
     }
 }
 
-type Key = (String, String);
-
-/// Starts the process that holds containerd's socket.
-fn sibling(socket: Option<&Path>) -> Result<Sibling, Error> {
-    let mut sibling = Sibling::spawn(role::runtime_command(&Program::this(), socket))?;
-    // Before anything is listed, so that nothing falls between.
-    sibling.watch()?;
-    Ok(sibling)
-}
-
-/// A container, and where it can be read.
-#[derive(Debug)]
-struct Known {
-    container: Container,
-    seen: Seen,
-    stack: Option<StackPlace>,
+/// Why the node's thread ends.
+enum End {
+    /// The process that holds containerd's socket is lost.
+    Sibling(Error),
+    /// The way to the aggregator has ended for good.
+    Uplink,
 }
 
 pub(super) struct Node {
-    cluster: String,
-    host: PathBuf,
-    socket: Option<PathBuf>,
     sibling: Sibling,
-    places: Places,
-    reader: StackReader,
-    containers: BTreeMap<Key, Known>,
+    containers: Containers,
+    interval: Duration,
     sequence: u64,
     /// Where reports go; `None` while no aggregator listens.
-    reports: Option<Sender<v1::Report>>,
-    deliveries: Option<Sender<Vec<v1::Piece>>>,
+    outbox: Option<Outbox>,
+    /// There was no room for a report: all has to be told anew.
+    untold: bool,
+    /// Containers that are still to be told of, in vain to be looked for.
+    missed: VecDeque<Seen>,
+    queue: Queue,
+    checks: VecDeque<v1::Check>,
+    tasks: mpsc::Sender<Task>,
+    idle: usize,
+    measures: Measures,
+    /// The pause before containerd is asked again, while it does not answer.
+    away: Option<Duration>,
+    next_list: Instant,
+    next_metrics: Instant,
 }
 
 impl Node {
-    pub(super) fn start(config: &Config) -> Result<Self, Error> {
-        let program = Program::this();
-        Ok(Self {
-            cluster: config.cluster.clone(),
-            host: config.host.clone(),
-            socket: config.containerd.clone(),
-            sibling: sibling(config.containerd.as_deref())?,
-            places: Places::new(program.clone()),
-            reader: StackReader::new(program),
-            containers: BTreeMap::new(),
+    pub(super) fn new(
+        sibling: Sibling,
+        containers: Containers,
+        interval: Duration,
+        tasks: mpsc::Sender<Task>,
+        measures: Measures,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            sibling,
+            containers,
+            interval,
             sequence: 0,
-            reports: None,
-            deliveries: None,
-        })
+            outbox: None,
+            untold: false,
+            missed: VecDeque::new(),
+            queue: Queue::default(),
+            checks: VecDeque::new(),
+            tasks,
+            idle: 0,
+            measures,
+            away: None,
+            next_list: now,
+            next_metrics: now,
+        }
     }
 
-    /// Lists what runs whenever something starts or ends, and every `interval`; does what is ordered between.
-    pub(super) fn run(mut self, inbox: &Inbox, interval: Duration) {
-        let mut next = Instant::now();
+    /// Lists what runs whenever something starts or ends, and now and then; does what is ordered between.
+    ///
+    /// # Errors
+    /// When the process that holds containerd's socket is lost. Returns when the way to the aggregator has ended for good.
+    pub(super) fn run(mut self, inbox: &Inbox) -> Result<(), Error> {
         loop {
-            if let Err(error) = self.turn(inbox, &mut next, interval) {
-                // containerd restarts, and its containers live on: what was known stands until it says otherwise.
-                say(&error.to_string());
-                next = Instant::now();
-                match sibling(self.socket.as_deref()) {
-                    Ok(sibling) => self.sibling = sibling,
-                    Err(error) => {
-                        say(&error.to_string());
-                        std::thread::sleep(PAUSE);
-                    }
-                }
+            heartbeat::beat();
+            match self.turn(inbox) {
+                Ok(()) => {}
+                Err(End::Sibling(error)) => return Err(error),
+                Err(End::Uplink) => return Ok(()),
             }
         }
     }
 
     /// Waits for something to do, and does it.
-    fn turn(&mut self, inbox: &Inbox, next: &mut Instant, interval: Duration) -> Result<(), Error> {
-        let left = next.saturating_duration_since(Instant::now());
+    fn turn(&mut self, inbox: &Inbox) -> Result<(), End> {
+        self.wait(inbox);
+        loop {
+            match inbox.commands.try_recv() {
+                Ok(command) => self.take(command)?,
+                Err(mpsc::TryRecvError::Empty) => break,
+                Err(mpsc::TryRecvError::Disconnected) => return Err(End::Uplink),
+            }
+        }
+        let now = Instant::now();
+        let due = self.next_list <= now;
+        // Where containerd is away, its end is the change: it is asked again when the pause is over.
+        let changed = self.sibling.has_changed().map_err(End::Sibling)? && self.away.is_none();
+        if changed || due {
+            self.next_list = now + jittered(self.interval);
+            let changes = self.list(due)?;
+            if changes.as_ref().is_some_and(|changes| !changes.missed.is_empty()) {
+                // Should one of these be running after all, it is found soon.
+                self.next_list = self.next_list.min(now + SECOND_LOOK);
+            }
+            // That nothing has changed is worth saying now and then: else silence would mean it.
+            if let Some(changes) = changes
+                && (due || !changes.is_empty())
+            {
+                self.tell(changes);
+            }
+        }
+        self.tell_again();
+        if self.outbox.is_some() && self.next_metrics <= now {
+            self.next_metrics = now + METRICS;
+            self.tell_metrics()?;
+        }
+        self.hand_out();
+        Ok(())
+    }
+
+    fn wait(&self, inbox: &Inbox) {
+        let mut until = self.next_list.min(Instant::now() + heartbeat::BEAT);
+        if self.outbox.is_some() {
+            until = until.min(self.next_metrics);
+            if self.untold || !self.missed.is_empty() {
+                until = until.min(Instant::now() + ROOM);
+            }
+        }
+        if self.sibling.knows_of_change() && self.away.is_none() {
+            until = Instant::now();
+        }
+        let left = until.saturating_duration_since(Instant::now());
         let timeout =
             Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
         let mut ready = [PollFd::new(&self.sibling, PollFlags::IN), PollFd::new(&inbox.bell, PollFlags::IN)];
         // Interrupted or not, all of it is looked at.
         let _ = poll(&mut ready, Some(&timeout));
-        let _ = rustix::io::read(&inbox.bell, &mut [0; 64]);
-        while let Ok(command) = inbox.commands.try_recv() {
-            match command {
-                Command::Attached(reports, deliveries) => {
-                    self.reports = Some(reports);
-                    self.deliveries = Some(deliveries);
-                    let listed = self.list();
-                    self.tell_all();
-                    listed?;
+        let _ = rustix::io::read(&inbox.bell, &mut [0; 256]);
+    }
+
+    fn take(&mut self, command: Command) -> Result<(), End> {
+        match command {
+            Command::Attached(outbox) => {
+                self.detach();
+                self.outbox = Some(outbox);
+                self.next_metrics = Instant::now();
+                if let Some(changes) = self.list(false)? {
+                    self.remember_missed(changes.missed);
                 }
-                Command::Order(order) => self.obey(order)?,
+                self.untold = true;
             }
-        }
-        let due = *next <= Instant::now();
-        if self.sibling.has_changed()? || due {
-            *next = Instant::now() + interval;
-            let (changed, gone) = self.list()?;
-            // That nothing has changed is worth saying now and then: else silence would mean it.
-            if due || !changed.is_empty() || !gone.is_empty() {
-                self.tell(false, changed, gone);
-            }
+            Command::Detached => self.detach(),
+            Command::Order(order) => self.obey(order),
+            Command::Idle => self.idle += 1,
+            Command::Done(done) => self.judge(*done)?,
+            Command::Ended => return Err(End::Uplink),
         }
         Ok(())
     }
 
-    fn send(&mut self, report: v1::report::Report) {
-        let report = v1::Report { cluster: self.cluster.clone(), report: Some(report) };
-        // Where nobody listens any more, everything is told again at the next attach.
-        if self.reports.as_ref().is_some_and(|reports| reports.blocking_send(report).is_err()) {
-            self.reports = None;
-        }
+    /// What a lost stream asked for, nobody waits for any more.
+    fn detach(&mut self) {
+        self.outbox = None;
+        self.queue.clear();
+        self.checks.clear();
     }
 
-    fn tell(&mut self, full: bool, containers: Vec<v1::Container>, gone: Vec<v1::ContainerKey>) {
-        self.sequence += 1;
-        let report = v1::Containers { sequence: self.sequence, full, containers, gone };
-        self.send(v1::report::Report::Containers(report));
-    }
-
-    fn tell_all(&mut self) {
-        let all = self.containers.values().map(|known| (&known.seen).into()).collect();
-        self.tell(true, all, Vec::new());
-    }
-
-    /// Asks containerd what runs. Returns what is new or different since the last time, and what is gone.
-    fn list(&mut self) -> Result<(Vec<v1::Container>, Vec<v1::ContainerKey>), Error> {
-        let listed = self.sibling.list(&[])?;
-        let mut containers = BTreeMap::new();
-        let mut changed = Vec::new();
-        for container in listed.into_iter().filter(|container| !container.sandbox) {
-            let key = (container.containerd_namespace.clone(), container.id.clone());
-            // A container never changes its snapshots: what is known of it stands.
-            let known = self.containers.remove(&key).filter(|known| known.container == container);
-            let known = known.unwrap_or_else(|| {
-                let known = self.known(container);
-                changed.push((&known.seen).into());
-                known
-            });
-            containers.insert(key, known);
-        }
-        let gone = std::mem::replace(&mut self.containers, containers);
-        let gone = gone.into_keys().filter(|key| !self.containers.contains_key(key));
-        let gone = gone.map(|(containerd_namespace, id)| v1::ContainerKey { containerd_namespace, id }).collect();
-        Ok((changed, gone))
-    }
-
-    fn known(&mut self, container: Container) -> Known {
-        let (stack, identity, refused) = match self.places.find(&container, &self.host) {
-            Place::Not(coverage) => (None, None, Some(coverage)),
-            Place::Merged { .. } => {
-                let reason = "its snapshotter keeps one merged tree, which agents do not read yet; outcrop scan does";
-                (None, None, Some(Coverage::unsupported(reason)))
-            }
-            Place::Stack { stack, chain, .. } => {
-                let layers: Option<Vec<LayerId>> = stack.layers.iter().map(|layer| layer.id).collect();
-                match (layers, chain.first()) {
-                    (Some(layers), _) if layers.is_empty() => {
-                        (None, None, Some(Coverage::new(CoverageState::Scanned, "")))
-                    }
-                    (Some(layers), Some(top)) => (Some(stack), Some((*top, layers)), None),
-                    _ => (None, None, Some(Coverage::unsupported("its snapshots have no names that identify them"))),
+    /// Asks containerd what runs; `None` when it does not answer: it restarts, and its containers live on.
+    fn list(&mut self, again: bool) -> Result<Option<Changes>, End> {
+        match self.containers.update(&mut self.sibling, again) {
+            Ok(changes) => {
+                if self.away.take().is_some() {
+                    say("containerd answers again");
                 }
+                let missed = |seen: &&Seen| seen.refused.as_ref().is_some_and(|c| c.state == CoverageState::Failed);
+                self.measures.gone_before_reading += changes.missed.iter().filter(missed).count() as u64;
+                Ok(Some(changes))
             }
-        };
-        let seen = Seen {
-            containerd_namespace: container.containerd_namespace.clone(),
-            id: container.id.clone(),
-            name: container.name.clone(),
-            pod: container.pod.clone(),
-            image: container.image.clone(),
-            stack: identity,
-            refused,
-            steps: Vec::new(),
-        };
-        Known { container, seen, stack }
+            Err(error) => self.is_away(error).map(|()| None),
+        }
     }
 
-    fn obey(&mut self, order: v1::order::Order) -> Result<(), Error> {
+    /// containerd did not answer: it is asked again after a pause. Without the process that asks it, nothing is.
+    fn is_away(&mut self, error: Error) -> Result<(), End> {
+        if self.sibling.is_lost() {
+            return Err(End::Sibling(error));
+        }
+        if self.away.is_none() {
+            say(&error.to_string());
+        }
+        let pause = self.away.map_or(PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
+        self.away = Some(pause);
+        self.next_list = Instant::now() + jittered(pause);
+        Ok(())
+    }
+
+    // What is told.
+
+    fn report(&mut self, report: Report) -> Sent {
+        let sent = self.outbox.as_ref().map_or(Sent::Ended, |outbox| outbox.send(report));
+        if sent == Sent::Ended {
+            // Everything is told again at the next attach.
+            self.outbox = None;
+        }
+        sent
+    }
+
+    fn tell_containers(&mut self, full: bool, containers: Vec<v1::Container>, gone: Vec<Key>) -> bool {
+        let gone = gone.into_iter().map(|(containerd_namespace, id)| v1::ContainerKey { containerd_namespace, id });
+        let mut report = v1::Containers { sequence: self.sequence + 1, full, containers, gone: gone.collect() };
+        fit(&mut report);
+        let sent = self.report(Report::Containers(report)) == Sent::Yes;
+        self.sequence += u64::from(sent);
+        self.untold |= !sent;
+        sent
+    }
+
+    fn tell(&mut self, changes: Changes) {
+        self.remember_missed(changes.missed);
+        if self.outbox.is_some() && !self.untold {
+            self.tell_containers(false, changes.changed.iter().map(Into::into).collect(), changes.gone);
+        }
+    }
+
+    fn remember_missed(&mut self, missed: Vec<Seen>) {
+        let room = MAX_MISSED.saturating_sub(self.missed.len());
+        self.missed.extend(missed.into_iter().take(room));
+    }
+
+    /// Tells what there was no room for, or nobody who listened.
+    fn tell_again(&mut self) {
+        if self.outbox.is_none() {
+            return;
+        }
+        if self.untold {
+            let all = self.containers.all().map(Into::into).collect();
+            if !self.tell_containers(true, all, Vec::new()) {
+                return;
+            }
+            self.untold = false;
+        }
+        if !self.missed.is_empty() {
+            let missed: Vec<Seen> = self.missed.drain(..).collect();
+            let keys = missed.iter().map(|seen| (seen.containerd_namespace.clone(), seen.id.clone())).collect();
+            if self.tell_containers(false, missed.iter().map(Into::into).collect(), Vec::new()) {
+                // Were there no room for this one, the report with all would say it.
+                self.tell_containers(false, Vec::new(), keys);
+            } else {
+                self.missed.extend(missed);
+            }
+        }
+    }
+
+    fn tell_metrics(&mut self) -> Result<(), End> {
+        let runtime = match self.sibling.usage() {
+            Ok(usage) => usage,
+            Err(error) => return self.is_away(error),
+        };
+        let metrics = self.measures.report(runtime, self.queue.len() as u64);
+        self.report(Report::Metrics(metrics));
+        Ok(())
+    }
+
+    // What is ordered.
+
+    fn obey(&mut self, order: v1::order::Order) {
         match order {
-            v1::order::Order::Resync(_) => self.tell_all(),
-            v1::order::Order::Lease(lease) => {
-                for id in lease.layers.iter().filter_map(|id| LayerId::try_from(id).ok()) {
-                    self.read(id)?;
-                }
-            }
-            v1::order::Order::Check(check) => self.check(&check)?,
-            v1::order::Order::CrossRead(_) | v1::order::Order::Welcome(_) => {}
+            v1::order::Order::Resync(_) => self.untold = true,
+            v1::order::Order::Lease(lease) => self.want(&lease.layers, lease.seconds, Purpose::Inventory),
+            v1::order::Order::CrossRead(read) => self.want(&read.layers, read.seconds, Purpose::Verification),
+            v1::order::Order::Check(check) if self.checks.len() < MAX_CHECKS => self.checks.push_back(check),
+            // What needs no answer, and what is beyond what may wait.
+            _ => {}
         }
-        Ok(())
     }
 
-    /// Reads a layer for the aggregator.
-    fn read(&mut self, id: LayerId) -> Result<(), Error> {
-        match self.compressed(id)? {
-            Ok((compressed, started)) => {
-                let pieces = compressed.chunks(PIECE).map(|bytes| v1::Piece {
-                    cluster: self.cluster.clone(),
-                    layer: Some(id.into()),
-                    bytes: bytes.to_vec(),
-                    cage: started.cage.to_string(),
-                    marks: started.marks,
-                });
-                let pieces = pieces.collect();
-                if let Some(deliveries) = &self.deliveries {
-                    let _ = deliveries.blocking_send(pieces);
-                }
-            }
-            Err(reason) => {
-                self.send(v1::report::Report::Unreadable(v1::Unreadable {
-                    layer: Some(id.into()),
-                    reason,
-                    state: String::new(),
-                    gone: false,
-                }));
-            }
+    fn want(&mut self, layers: &[v1::LayerId], seconds: u32, purpose: Purpose) {
+        let until = (seconds > 0).then(|| Instant::now() + Duration::from_secs(seconds.into()));
+        for layer in layers.iter().filter_map(|layer| LayerId::try_from(layer).ok()) {
+            let namespaces = self.containers.namespaces(layer);
+            self.queue.push(Wanted { layer, purpose, until, tries: 0 }, &namespaces);
         }
-        Ok(())
     }
 
-    /// A layer's inventory, compressed, or why there is none. The outer error is containerd's.
-    fn compressed(&mut self, id: LayerId) -> Result<Result<(Vec<u8>, Started), String>, Error> {
-        let found = self.containers.values().find_map(|known| {
-            let stack = known.stack.as_ref()?;
-            let layer = stack.layers.iter().find(|layer| layer.id == Some(id))?;
-            Some((&known.container, &layer.root, stack.marks))
-        });
-        let Some((container, root, marks)) = found else {
-            return Ok(Err("no container of this node has it any more".to_owned()));
+    /// Gives threads that are idle something to read.
+    fn hand_out(&mut self) {
+        while self.idle > 0
+            && self.away.is_none()
+            && let Some(outbox) = self.outbox.clone()
+        {
+            let task = match self.checks.pop_front() {
+                Some(check) => self.check(check, outbox),
+                None => match self.queue.pop(Instant::now()) {
+                    Some(wanted) => self.layer(wanted, outbox),
+                    None => return,
+                },
+            };
+            let Some(task) = task else { continue };
+            if self.tasks.send(task).is_err() {
+                return;
+            }
+            self.idle -= 1;
+        }
+    }
+
+    fn layer(&mut self, wanted: Wanted, outbox: Outbox) -> Option<Task> {
+        let Some((pin, root, marks)) = self.containers.layer(wanted.layer) else {
+            self.measures.gone_before_reading += self.containers.forget_unread(wanted.layer);
+            // Where there is no room for it, the lease ends by itself.
+            self.report(gone(wanted.layer));
+            return None;
         };
-        let reading = match self.reader.layer(root, marks) {
-            Ok(reading) => reading,
-            Err(error) => return Ok(Err(error.to_string())),
-        };
-        // What was read counts only if the container still stands on the same snapshots.
-        if !self.sibling.recheck(container)? {
-            return Ok(Err("its container was replaced or removed while it was read".to_owned()));
-        }
-        let compressed = compress(&reading.inventory.encode()).map_err(|error| error.to_string());
-        Ok(compressed.map(|compressed| (compressed, reading.started)))
+        let what = What::Layer { wanted, root: root.to_owned(), marks };
+        Some(Task { what, pin: pin.clone(), outbox })
     }
 
-    /// Decides for the aggregator what a stack's inventories leave open.
-    fn check(&mut self, check: &v1::Check) -> Result<(), Error> {
-        let Ok(id) = digest(&check.stack, "a stack's identity") else { return Ok(()) };
-        let known =
-            self.containers.values().find(|known| known.seen.stack.as_ref().is_some_and(|(stack, _)| *stack == id));
-        let Some((known, stack)) = known.and_then(|known| Some((known, known.stack.clone()?))) else { return Ok(()) };
-        let container = known.container.clone();
-        let undecided = |path: &Vec<u8>, reason: &str| v1::Undecided { path: path.clone(), reason: reason.to_owned() };
-        let read = self.reader.stack(&stack, &check.unread);
-        let doubt = self.reader.check(&stack, &check.doubtful);
-        if !self.sibling.recheck(&container)? {
+    fn check(&self, check: v1::Check, outbox: Outbox) -> Option<Task> {
+        let id = digest(&check.stack, "a stack's identity").ok()?;
+        let (pin, stack) = self.containers.stack(id)?;
+        Some(Task { pin: pin.clone(), what: What::Check { check, stack }, outbox })
+    }
+
+    /// Says whether what was read counts: only if it was read from what still stands.
+    fn judge(&mut self, done: Done) -> Result<(), End> {
+        let Done { task, went, verdict } = done;
+        let stands = match &task.what {
+            _ if went == Went::Vanished => Ok(false),
+            // A mounted root is a container's own.
+            What::Check { .. } => self.sibling.recheck_pin(&task.pin),
+            // A layer outlives its container.
+            What::Layer { .. } => match self.sibling.recheck_pin(&task.pin) {
+                Ok(false) => self.sibling.stand(&task.pin),
+                same => same,
+            },
+        };
+        let stands = match stands {
+            Ok(stands) => stands,
+            Err(error) => {
+                self.is_away(error)?;
+                return self.read_again(&task);
+            }
+        };
+        let wanted = match task.what {
+            What::Layer { wanted, .. } => wanted,
+            What::Check { .. } => {
+                let _ = verdict.send(if stands { Verdict::Counts } else { Verdict::Gone });
+                return Ok(());
+            }
+        };
+        if !stands {
+            // Another container may have it elsewhere.
+            let lost = self.containers.layer(wanted.layer).is_none_or(|(pin, ..)| *pin == task.pin);
+            if !lost && wanted.tries < MAX_TRIES {
+                return self.read_again(&task);
+            }
+            self.measures.gone_before_reading += self.containers.forget_unread(wanted.layer);
+            let _ = verdict.send(Verdict::Gone);
             return Ok(());
         }
-        let answers = match read {
-            Ok(read) => read
-                .into_iter()
-                .map(|(path, fact)| {
-                    let read = match fact {
-                        Ok(fact) => v1::answer::Read::Fact(fact.encode()),
-                        Err(reason) => v1::answer::Read::Error(reason),
-                    };
-                    v1::Answer { path, read: Some(read) }
-                })
-                .collect(),
-            Err(error) => {
-                let failed = |path: &Vec<u8>| v1::Answer {
-                    path: path.clone(),
-                    read: Some(v1::answer::Read::Error(error.to_string())),
-                };
-                check.unread.iter().map(failed).collect()
+        match (went, wanted.purpose) {
+            (Went::Failed | Went::Vanished, _) => self.measures.layers_failed += 1,
+            (Went::Read, Purpose::Inventory) => self.measures.layers_read += 1,
+            (Went::Read, Purpose::Verification) => {
+                self.measures.layers_read += 1;
+                self.measures.layers_verified += 1;
             }
-        };
-        let reason = "the container's mounted root tells nothing of it";
-        self.send(v1::report::Report::Answers(v1::Answers {
-            stack: check.stack.clone(),
-            answers,
-            hidden: doubt.hidden,
-            undecided: doubt.undecided.iter().map(|path| undecided(path, reason)).collect(),
-        }));
+        }
+        let _ = verdict.send(Verdict::Counts);
         Ok(())
+    }
+
+    /// Puts a layer back that was read in vain.
+    fn read_again(&mut self, task: &Task) -> Result<(), End> {
+        if let What::Layer { wanted, .. } = task.what
+            && wanted.tries < MAX_TRIES
+            && self.outbox.is_some()
+        {
+            let namespaces = self.containers.namespaces(wanted.layer);
+            self.queue.push(Wanted { tries: wanted.tries + 1, ..wanted }, &namespaces);
+        }
+        Ok(())
+    }
+}
+
+/// Leaves out of a report that would be too large what explains it.
+fn fit(report: &mut v1::Containers) {
+    if report.encoded_len() > MAX_REPORT {
+        report.containers.iter_mut().flat_map(|container| &mut container.steps).for_each(|step| step.text.clear());
+    }
+    if report.encoded_len() > MAX_REPORT {
+        report.containers.iter_mut().for_each(|container| container.steps.clear());
+    }
+    if report.encoded_len() > MAX_REPORT {
+        let reason = "this node has more containers and layers than one report can hold";
+        for container in &mut report.containers {
+            container.layers.clear();
+            container.stack.clear();
+            container.coverage = Some((&Coverage::new(CoverageState::TooLarge, reason)).into());
+        }
     }
 }

@@ -23,6 +23,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
+use super::event::{self, Event};
 use super::message::Snapshotter;
 use super::read_only::ReadOnly;
 use super::socket::{CONNECT_TIMEOUT, Opened};
@@ -40,7 +41,7 @@ pub(super) type Guarded = ReadOnly<Channel>;
 
 /// A connection to containerd over which only questions can be asked.
 ///
-/// It is made once and never again: when containerd restarts, every call answers [`Error::Gone`].
+/// When containerd restarts, every call answers [`Error::Gone`]: another client has to be made.
 #[derive(Debug)]
 pub struct Client {
     channel: Guarded,
@@ -109,19 +110,20 @@ impl Client {
         Ok(found)
     }
 
-    /// Tells whenever containers start or end, in every namespace; several such at once are one. Nothing is promised to be
-    /// told. Its end is the end of containerd.
-    pub(super) fn changes(&self) -> mpsc::Receiver<()> {
-        let topics = ["/tasks/start", "/tasks/exit", "/tasks/delete", "/containers/delete"];
-        let request = SubscribeRequest { filters: topics.map(|topic| format!("topic==\"{topic}\"")).to_vec() };
+    /// Tells whenever containers start or end, in every namespace. Nothing is promised to be told. Its end is the end of
+    /// containerd.
+    pub(super) fn changes(&self) -> mpsc::Receiver<Event> {
+        let request =
+            SubscribeRequest { filters: event::TOPICS.iter().map(|topic| format!("topic==\"{topic}\"")).collect() };
         let mut client = EventsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-        let (tell, told) = mpsc::channel(1);
+        let (tell, told) = mpsc::channel(event::MAX_WAITING);
         // containerd answers a subscription with the first event and not before: waiting for the answer is waiting for an event.
         tokio::spawn(async move {
             let Ok(events) = client.subscribe(request).await else { return };
             let mut events = events.into_inner();
-            while let Ok(Some(_)) = events.message().await {
-                if let Err(TrySendError::Closed(())) = tell.try_send(()) {
+            while let Ok(Some(envelope)) = events.message().await {
+                // Where too many wait, those that wait will have the containers listed.
+                if let Err(TrySendError::Closed(_)) = tell.try_send(event::read(envelope)) {
                     return;
                 }
             }

@@ -107,6 +107,23 @@ impl Client {
         }
     }
 
+    /// Whether the snapshots that the container stood on are still there, whatever became of the container itself.
+    pub async fn stand(&mut self, pin: &Pin) -> Result<bool, Error> {
+        let Some((top, below)) = pin.chain.split_first() else { return Ok(false) };
+        let info = match self.stat(&pin.containerd_namespace, &pin.snapshotter, top).await {
+            Ok(info) => info,
+            Err(error) if error.is_not_found() => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let walk = self.parents(&pin.containerd_namespace, &pin.snapshotter, info.parent).await;
+        match walk {
+            Ok(walk) => Ok(info.kind == i32::from(Kind::Committed) && walk.parents == below),
+            Err(Stop::Refused(_)) => Ok(false),
+            Err(Stop::Error(error)) if error.is_not_found() => Ok(false),
+            Err(Stop::Error(error)) => Err(error),
+        }
+    }
+
     async fn fill(&self, container: &mut Container) -> Result<(), Stop> {
         let name = container.snapshotter.clone();
         let refused = snapshotter::may_ask(&name).err();
@@ -136,20 +153,26 @@ impl Client {
 
     /// The parents of a container's own snapshot, newest first.
     async fn chain(&self, namespace: &str, snapshotter: &str, key: &str) -> Result<Walk, Stop> {
-        let refused = |coverage| Err(Stop::Refused(coverage));
         let own = self.stat(namespace, snapshotter, key).await?;
         if !matches!(own.kind(), Kind::Active | Kind::View) {
-            return refused(Coverage::failed(format!("its own snapshot {key:?} is {:?} and not active", own.kind())));
+            let reason = format!("its own snapshot {key:?} is {:?} and not active", own.kind());
+            return Err(Stop::Refused(Coverage::failed(reason)));
         }
-        let mut walk = Walk { parents: Vec::new(), remote: own.labels.contains_key(REMOTE_LABEL) };
-        let mut parent = own.parent;
+        let mut walk = self.parents(namespace, snapshotter, own.parent).await?;
+        walk.remote |= own.labels.contains_key(REMOTE_LABEL);
+        Ok(walk)
+    }
+
+    /// `parent` and all below it, newest first.
+    async fn parents(&self, namespace: &str, snapshotter: &str, mut parent: String) -> Result<Walk, Stop> {
+        let mut walk = Walk { parents: Vec::new(), remote: false };
         while !parent.is_empty() {
             // Snapshots cannot form a circle; the bound holds even if they did.
             if walk.parents.len() == MAX_CHAIN {
-                return refused(Coverage::new(
+                return Err(Stop::Refused(Coverage::new(
                     CoverageState::TooLarge,
                     format!("it stands on more than {MAX_CHAIN} snapshots"),
-                ));
+                )));
             }
             let info = self.stat(namespace, snapshotter, &parent).await?;
             walk.remote |= info.labels.contains_key(REMOTE_LABEL);

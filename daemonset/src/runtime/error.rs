@@ -60,6 +60,9 @@ pub enum Error {
     /// More containers than fit.
     #[error("containerd lists more than {0} containers; name the namespaces to look at: --namespace NS")]
     TooMany(usize),
+    /// The socket that joins our two processes.
+    #[error("the socket {0:?} that joins the agent's two processes: {1}")]
+    Join(PathBuf, String),
     /// The process that holds the socket said so, in words that already follow the rules above.
     #[error("{0}")]
     Sibling(String),

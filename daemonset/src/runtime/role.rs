@@ -1,23 +1,27 @@
 //! The process that holds containerd's socket.
 //!
-//! It connects once, gives up its rights, and answers its sibling's questions over the stream it was started with. It
-//! ends with that stream, also in the middle of an answer.
+//! It connects, gives up its rights, and answers its sibling's questions over the stream it was started with; when containerd
+//! was restarted, the next question connects again. It ends with that stream, also in the middle of an answer.
 
 use std::fmt::Display;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use super::event::{Event, Gathered};
 use super::frame::{self, FrameError};
 use super::message::{Reply, Request};
 use super::{Client, Error, Opened};
+use crate::heartbeat;
+use crate::usage::OwnUsage;
 
 /// The stream that [`Sibling::spawn`](super::Sibling::spawn) gives its child as standard input.
 pub fn from_stdin() -> io::Result<UnixStream> {
@@ -30,28 +34,33 @@ pub fn from_stdin() -> io::Result<UnixStream> {
 
 /// Serves the sibling at the other end of `stream` until it hangs up.
 ///
-/// `socket` is containerd's, or the known places are tried. `lock_down` takes this process's rights away; it is called
-/// after connecting, when nothing but `stream` and the connection is needed any more, before the first byte goes to
-/// containerd, and before any thread or async runtime exists. Needed from then on, by what strace shows: `epoll_create1`,
-/// `epoll_ctl`, `epoll_wait`, `eventfd2`, `recvfrom`, `sendto`, `write`, `writev`, `read`, `fcntl`, `ioctl(FIONBIO)`, `close`,
-/// `shutdown`, `futex`, `getrandom`, clocks and memory, and what ends a process. No file is opened and no socket made.
+/// `socket` is containerd's, or the known places are tried. `lock_down` takes this process's rights away and says in words
+/// which cage it is in now; it is called after connecting, before the first byte goes to containerd, and before any thread or
+/// async runtime exists. Needed from then on, by what strace shows: `epoll_create1`, `epoll_ctl`, `epoll_wait`, `eventfd2`,
+/// `recvfrom`, `sendto`, `write`, `writev`, `read`, `pread64`, `fcntl`, `ioctl(FIONBIO)`, `close`, `shutdown`, `futex`,
+/// `getrandom`, `prctl(PR_SET_NAME)`, clocks and memory, what ends a process, and, to connect again when containerd was
+/// restarted, `socket` and `connect` for unix sockets. No file is opened.
 pub fn serve<E: Display>(
     stream: UnixStream,
     socket: Option<&Path>,
-    lock_down: impl FnOnce() -> Result<(), E>,
+    lock_down: impl FnOnce() -> Result<String, E>,
 ) -> ExitCode {
     let opened = match Opened::open(socket) {
         Ok(opened) => opened,
         Err(error) => return fail(&stream, &error),
     };
-    if let Err(error) = lock_down() {
-        return fail(&stream, &format_args!("giving up rights before talking to containerd: {error}"));
-    }
+    let usage = OwnUsage::open();
+    let cage = match lock_down() {
+        Ok(cage) => cage,
+        Err(error) => {
+            return fail(&stream, &format_args!("giving up rights before talking to containerd: {error}"));
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&stream, &format_args!("starting the process that talks to containerd: {error}")),
     };
-    match runtime.block_on(run(stream, opened)) {
+    match runtime.block_on(run(stream, opened, cage, usage)) {
         // Its sibling hung up while it was answered: the usual end of an interrupted scan.
         Ok(()) | Err(FrameError::Io(_)) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -64,7 +73,8 @@ fn fail(stream: &UnixStream, error: &dyn Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(stream: UnixStream, opened: Opened) -> Result<(), FrameError> {
+async fn run(stream: UnixStream, opened: Opened, cage: String, usage: OwnUsage) -> Result<(), FrameError> {
+    heartbeat::beat();
     stream.set_nonblocking(true)?;
     let (mut questions, mut answers) = tokio::net::UnixStream::from_std(stream)?.into_split();
     let connected = tokio::select! {
@@ -72,30 +82,34 @@ async fn run(stream: UnixStream, opened: Opened) -> Result<(), FrameError> {
         connected = Client::over(opened) => connected,
         () = interrupted(&questions) => return Ok(()),
     };
-    let mut client = match connected {
+    let client = match connected {
         Ok(client) => client,
         Err(error) => return frame::send(&mut answers, &Reply::Failed(error.to_string())).await,
     };
-    let socket = client.socket().display().to_string();
-    frame::send(&mut answers, &Reply::Ready { socket, version: client.version().to_owned() }).await?;
+    let socket = client.socket().to_owned();
+    let ready = Reply::Ready { socket: socket.display().to_string(), version: client.version().to_owned(), cage };
+    frame::send(&mut answers, &ready).await?;
 
+    let mut holder = Holder { client: Some(client), socket, usage, watching: false };
     let mut events = Events::default();
     loop {
+        heartbeat::beat();
         let mut first = [0];
         // A read of one byte loses nothing when it is given up for an event.
         let read = tokio::select! {
             biased;
             read = questions.read(&mut first) => read?,
             () = events.happen() => {
-                frame::send(&mut answers, &Reply::Changed).await?;
+                frame::send(&mut answers, &Reply::Changed(events.gathered.take())).await?;
                 continue;
             }
+            () = tokio::time::sleep(heartbeat::BEAT) => continue,
         };
         let mut stream = (&first[..read]).chain(&mut questions);
         let Some(question) = frame::receive(&mut stream).await? else { return Ok(()) };
         tokio::select! {
             biased;
-            answered = answer(&mut client, question, &mut events, &mut answers) => answered?,
+            answered = holder.answer(question, &mut events, &mut answers) => answered?,
             () = interrupted(&questions) => return Ok(()),
         }
     }
@@ -105,47 +119,124 @@ async fn run(stream: UnixStream, opened: Opened) -> Result<(), FrameError> {
 #[derive(Default)]
 struct Events {
     /// While it tells.
-    told: Option<mpsc::Receiver<()>>,
+    told: Option<mpsc::Receiver<Event>>,
+    gathered: Gathered,
     /// Something was told, and not passed on yet.
     pending: bool,
+    /// When the next may be passed on: what comes at once is passed on together.
+    next: Option<Instant>,
 }
 
 impl Events {
-    /// Waits until something happens, and a moment more: a pod's containers come together. Given up and called again, it has
-    /// lost nothing.
+    /// Waits until there is something to pass on: the first event at once, others of a burst a little later together. Given up
+    /// and called again, it has lost nothing.
     async fn happen(&mut self) {
-        const MOMENT: Duration = Duration::from_millis(20);
-        if !self.pending {
-            let Some(told) = &mut self.told else { return std::future::pending().await };
-            if told.recv().await.is_none() {
-                // The end of containerd: whoever asks next is told so.
-                self.told = None;
+        const APART: Duration = Duration::from_millis(200);
+        loop {
+            if self.pending {
+                let due = self.next.unwrap_or_else(Instant::now);
+                tokio::select! {
+                    biased;
+                    () = tokio::time::sleep_until(due) => {
+                        // Whatever else is there already.
+                        while let Some(Ok(event)) = self.told.as_mut().map(mpsc::Receiver::try_recv) {
+                            self.gathered.add(event);
+                        }
+                        self.pending = false;
+                        self.next = Some(Instant::now() + APART);
+                        return;
+                    }
+                    () = self.wait() => {}
+                }
+            } else {
+                self.wait().await;
             }
-            self.pending = true;
         }
-        tokio::time::sleep(MOMENT).await;
-        self.pending = false;
+    }
+
+    /// Waits for one event.
+    async fn wait(&mut self) {
+        let Some(told) = &mut self.told else { return std::future::pending().await };
+        match told.recv().await {
+            Some(event) => self.gathered.add(event),
+            // The end of containerd: whoever asks next is told so.
+            None => self.told = None,
+        }
+        self.pending = true;
     }
 }
 
-async fn answer(
-    client: &mut Client,
-    question: Request,
-    events: &mut Events,
-    answers: &mut OwnedWriteHalf,
-) -> Result<(), FrameError> {
-    let last = match question {
-        Request::List { namespaces } => list(client, &namespaces, answers).await?,
-        Request::Recheck(pin) => client.recheck(&pin).await.map(Reply::Same),
-        Request::Snapshotters => client.snapshotters().await.map(Reply::Snapshotters),
-        Request::Watch => {
+/// Who holds the connection.
+struct Holder {
+    /// None after containerd went away, until something is asked again.
+    client: Option<Client>,
+    /// Where it was connected to. It is the path that counts: a new containerd makes a new socket there.
+    socket: PathBuf,
+    usage: OwnUsage,
+    watching: bool,
+}
+
+impl Holder {
+    async fn answer(
+        &mut self,
+        question: Request,
+        events: &mut Events,
+        answers: &mut OwnedWriteHalf,
+    ) -> Result<(), FrameError> {
+        let last = match question {
+            Request::Usage => Ok(Reply::Usage(self.usage.now())),
+            question => self.ask(question, events, answers).await?,
+        };
+        if matches!(last, Err(Error::Gone(..))) {
+            self.client = None;
+        }
+        frame::send(answers, &last.unwrap_or_else(|error| Reply::Failed(error.to_string()))).await
+    }
+
+    /// Puts a question to containerd. What comes back is the last message of the answer.
+    async fn ask(
+        &mut self,
+        question: Request,
+        events: &mut Events,
+        answers: &mut OwnedWriteHalf,
+    ) -> Result<Result<Reply, Error>, FrameError> {
+        self.watching |= question == Request::Watch;
+        if self.client.is_none() {
+            match Client::connect(Some(&self.socket)).await {
+                Ok(client) => self.client = Some(client),
+                Err(error) => return Ok(Err(error)),
+            }
+            events.told = None;
+        }
+        let Some(client) = &mut self.client else { return Ok(Ok(Reply::End)) };
+        if self.watching && events.told.is_none() {
             events.told = Some(client.changes());
             // The subscription goes out before any question that follows.
             tokio::task::yield_now().await;
-            Ok(Reply::End)
         }
-    };
-    frame::send(answers, &last.unwrap_or_else(|error| Reply::Failed(error.to_string()))).await
+        Ok(match question {
+            Request::Plan => {
+                let planned = match client.plan(&[]).await {
+                    Ok(planned) => planned,
+                    Err(error) => return Ok(Err(error)),
+                };
+                for container in planned {
+                    frame::send(answers, &Reply::Container(Box::new(container))).await?;
+                }
+                Ok(Reply::End)
+            }
+            Request::List { namespaces } => list(client, &namespaces, answers).await?,
+            Request::Describe(container) => {
+                let described = client.describe(*container).await;
+                described
+                    .map(|container| container.map_or(Reply::End, |container| Reply::Container(Box::new(container))))
+            }
+            Request::Recheck(pin) => client.recheck(&pin).await.map(Reply::Same),
+            Request::Stand(pin) => client.stand(&pin).await.map(Reply::Same),
+            Request::Snapshotters => client.snapshotters().await.map(Reply::Snapshotters),
+            Request::Watch | Request::Usage => Ok(Reply::End),
+        })
+    }
 }
 
 /// Containers go out one by one as they are described; what comes back is the last message.

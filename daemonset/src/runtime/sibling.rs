@@ -11,27 +11,34 @@ use outcrop_proto::Container;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::frame::{self, FrameError};
-use super::message::{Reply, Request, Snapshotter};
+use super::message::{Reply, Request, Snapshotter, Start};
 use super::{Error, Pin};
+use crate::usage::Usage;
 
 /// How long to wait for the next message. The child gives up on containerd sooner, and says so.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the child may leave a question lying.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most containers that are noted as started.
+const MAX_WAITING: usize = 8192;
 /// How long the child gets to end by itself once its stream has ended.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A child process that holds containerd's socket and answers questions. It ends when this is dropped.
+/// The process that holds containerd's socket and answers questions. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Sibling {
-    child: Child,
+    /// Where this process started it.
+    child: Option<Child>,
     stream: UnixStream,
     socket: String,
     version: String,
+    cage: String,
     /// Set when the two may no longer agree whose turn it is.
     broken: bool,
     /// Set when it said that containers started or ended.
     changed: bool,
+    /// Those of which it said that they started.
+    started: Vec<Start>,
 }
 
 impl Sibling {
@@ -39,17 +46,35 @@ impl Sibling {
     /// [`role::from_stdin`](super::role::from_stdin), and waits until it has connected and given up its rights.
     pub fn spawn(mut command: Command) -> Result<Self, Error> {
         let (stream, theirs) = UnixStream::pair().map_err(Error::Spawn)?;
-        stream.set_read_timeout(Some(READ_TIMEOUT)).map_err(Error::Spawn)?;
-        stream.set_write_timeout(Some(WRITE_TIMEOUT)).map_err(Error::Spawn)?;
         let child = command.stdin(OwnedFd::from(theirs)).spawn().map_err(Error::Spawn)?;
         // The command holds the child's end, too: while it lives, the child's death would not end the stream.
         drop(command);
-        let mut sibling =
-            Self { child, stream, socket: String::new(), version: String::new(), broken: false, changed: false };
+        Self::greet(stream, Some(child))
+    }
+
+    /// The same over a stream to a process that was started by somebody else.
+    pub fn over(stream: UnixStream) -> Result<Self, Error> {
+        Self::greet(stream, None)
+    }
+
+    fn greet(stream: UnixStream, child: Option<Child>) -> Result<Self, Error> {
+        stream.set_read_timeout(Some(READ_TIMEOUT)).map_err(Error::Spawn)?;
+        stream.set_write_timeout(Some(WRITE_TIMEOUT)).map_err(Error::Spawn)?;
+        let mut sibling = Self {
+            child,
+            stream,
+            socket: String::new(),
+            version: String::new(),
+            cage: String::new(),
+            broken: false,
+            changed: false,
+            started: Vec::new(),
+        };
         match sibling.next()? {
-            Reply::Ready { socket, version } => {
+            Reply::Ready { socket, version, cage } => {
                 sibling.socket = socket;
                 sibling.version = version;
+                sibling.cage = cage;
                 Ok(sibling)
             }
             other => Err(sibling.unexpected(other)),
@@ -66,9 +91,19 @@ impl Sibling {
         &self.version
     }
 
-    /// The child's process ID.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// The cage that it is in, in words.
+    pub fn cage(&self) -> &str {
+        &self.cage
+    }
+
+    /// Whether it is lost, and not only containerd: no question will be answered any more.
+    pub const fn is_lost(&self) -> bool {
+        self.broken
+    }
+
+    /// Its process ID, where this process started it.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// The containers of the named containerd namespaces, of all where none is named, as
@@ -81,7 +116,30 @@ impl Sibling {
 
     /// The same, one at a time: `take` gets each as soon as it is known.
     pub fn each(&mut self, namespaces: &[String], mut take: impl FnMut(Container)) -> Result<(), Error> {
-        self.ask(&Request::List { namespaces: namespaces.to_vec() })?;
+        self.containers(&Request::List { namespaces: namespaces.to_vec() }, &mut take)
+    }
+
+    /// The containers of every namespace, as [`Client::plan`](super::Client::plan) says: [`Self::describe`] tells the rest.
+    pub fn plan(&mut self) -> Result<Vec<Container>, Error> {
+        let mut all = Vec::new();
+        self.containers(&Request::Plan, &mut |container| all.push(container))?;
+        Ok(all)
+    }
+
+    /// What there is to know of a planned container; `None` when it is gone.
+    pub fn describe(&mut self, container: Container) -> Result<Option<Container>, Error> {
+        let mut described = None;
+        self.ask(&Request::Describe(Box::new(container)))?;
+        match self.next()? {
+            Reply::Container(container) => described = Some(*container),
+            Reply::End => {}
+            other => return Err(self.unexpected(other)),
+        }
+        Ok(described)
+    }
+
+    fn containers(&mut self, question: &Request, take: &mut dyn FnMut(Container)) -> Result<(), Error> {
+        self.ask(question)?;
         loop {
             match self.next()? {
                 Reply::Container(container) => take(*container),
@@ -93,7 +151,21 @@ impl Sibling {
 
     /// Whether a container still stands on the snapshots that it was listed with; `false` also when it is gone.
     pub fn recheck(&mut self, container: &Container) -> Result<bool, Error> {
-        self.ask(&Request::Recheck(Pin::from(container)))?;
+        self.recheck_pin(&Pin::from(container))
+    }
+
+    /// The same by what has to be the same.
+    pub fn recheck_pin(&mut self, pin: &Pin) -> Result<bool, Error> {
+        self.same(&Request::Recheck(pin.clone()))
+    }
+
+    /// Whether the snapshots below a container still stand, whatever became of the container.
+    pub fn stand(&mut self, pin: &Pin) -> Result<bool, Error> {
+        self.same(&Request::Stand(pin.clone()))
+    }
+
+    fn same(&mut self, question: &Request) -> Result<bool, Error> {
+        self.ask(question)?;
         match self.next()? {
             Reply::Same(same) => Ok(same),
             other => Err(self.unexpected(other)),
@@ -107,6 +179,20 @@ impl Sibling {
             Reply::Snapshotters(snapshotters) => Ok(snapshotters),
             other => Err(self.unexpected(other)),
         }
+    }
+
+    /// What it uses.
+    pub fn usage(&mut self) -> Result<Usage, Error> {
+        self.ask(&Request::Usage)?;
+        match self.next()? {
+            Reply::Usage(usage) => Ok(usage),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// The containers of which it said that they started, since this was asked last.
+    pub fn take_started(&mut self) -> Vec<Start> {
+        std::mem::take(&mut self.started)
     }
 
     /// Has it tell from now on when containers start or end: then its [file descriptor](Self::as_fd) becomes readable, and
@@ -131,11 +217,16 @@ impl Sibling {
         let readable = poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&now)).unwrap_or(0) > 0;
         if readable {
             match self.next_of_any_kind()? {
-                Reply::Changed => self.changed = true,
+                Reply::Changed(started) => self.note(started),
                 other => return Err(self.unexpected(other)),
             }
         }
         Ok(std::mem::take(&mut self.changed))
+    }
+
+    /// Whether [`Self::has_changed`] would say so without looking: it was told between the parts of an answer.
+    pub const fn knows_of_change(&self) -> bool {
+        self.changed
     }
 
     fn ask(&mut self, question: &Request) -> Result<(), Error> {
@@ -149,10 +240,15 @@ impl Sibling {
     fn next(&mut self) -> Result<Reply, Error> {
         loop {
             match self.next_of_any_kind()? {
-                Reply::Changed => self.changed = true,
+                Reply::Changed(started) => self.note(started),
                 reply => return Ok(reply),
             }
         }
+    }
+
+    fn note(&mut self, started: Vec<Start>) {
+        self.changed = true;
+        self.started.extend(started.into_iter().take(MAX_WAITING.saturating_sub(self.started.len())));
     }
 
     fn next_of_any_kind(&mut self) -> Result<Reply, Error> {
@@ -186,7 +282,7 @@ impl Sibling {
 
     fn ended(&mut self) -> Error {
         self.broken = true;
-        Error::SiblingEnded(match wait(&mut self.child, GRACE) {
+        Error::SiblingEnded(match self.child.as_mut().and_then(|child| wait(child, GRACE)) {
             Some(status) => format!("has ended: {}", in_words(status)),
             None => "has closed its stream".into(),
         })
@@ -202,9 +298,11 @@ impl AsFd for Sibling {
 impl Drop for Sibling {
     fn drop(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
-        if wait(&mut self.child, GRACE).is_none() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+        if let Some(child) = &mut self.child
+            && wait(child, GRACE).is_none()
+        {
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }

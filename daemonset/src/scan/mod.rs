@@ -19,7 +19,7 @@ use outcrop_proto::merge::{Answers, Merged, merge};
 use overlayfs_reader::MarkNamespace;
 
 pub use mounted::mounted_root;
-pub use place::{Place, Places};
+pub use place::{Place, Places, mounted};
 pub use reader::{Doubt, StackReader};
 
 use crate::catalog;

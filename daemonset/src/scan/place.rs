@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use outcrop_proto::container::{Container, Coverage, Status};
+use outcrop_proto::container::{Container, Coverage, Status, Step};
 use outcrop_proto::digest::Digest;
 use outcrop_proto::identity::{layer_ids, proves};
 use overlayfs_reader::MarkNamespace;
@@ -35,17 +36,41 @@ pub enum Place {
     },
 }
 
-/// Finds places, and remembers the image configurations that it had parsed.
+/// Finds places, and remembers the image configurations that it had parsed last.
 #[derive(Debug)]
 pub struct Places {
     program: Program,
-    configs: HashMap<Digest, Option<Vec<Digest>>>,
+    texts: bool,
+    /// Those that were asked for since `older` was filled, and the ones before these.
+    newer: Configs,
+    older: Configs,
+}
+
+type Configs = HashMap<Digest, Option<Rc<Config>>>;
+
+/// Image configurations that are remembered, twice so many at most.
+const MAX_CONFIGS: usize = 128;
+
+/// What of an image configuration is kept.
+#[derive(Debug)]
+struct Config {
+    /// Base first.
+    diff_ids: Vec<Digest>,
+    /// One for each of them, or none.
+    steps: Vec<Step>,
 }
 
 impl Places {
     /// Starts `program` for the workers that parse image configurations.
     pub fn new(program: Program) -> Self {
-        Self { program, configs: HashMap::new() }
+        Self { program, texts: false, newer: HashMap::new(), older: HashMap::new() }
+    }
+
+    /// The same; `texts` says whether the steps of an image's history keep their texts, which may hold secrets.
+    #[must_use]
+    pub fn with_history_texts(mut self, texts: bool) -> Self {
+        self.texts = texts;
+        self
     }
 
     /// Where `container` can be read below `host`, the place where the host's root is seen.
@@ -60,7 +85,7 @@ impl Places {
             Located::Stack(stack) => {
                 let chain: Option<Vec<Digest>> = container.chain.iter().map(|name| name.parse().ok()).collect();
                 let chain = chain.unwrap_or_default();
-                let diff_ids = self.proved(container, &chain);
+                let diff_ids = self.proved(container, &chain).map(|config| config.diff_ids.clone());
                 let mut ids = layer_ids(&chain, diff_ids.as_deref()).into_iter();
                 let place = |layer: snapshot::Layer| LayerPlace { id: ids.next(), root: layer.root };
                 let stack = StackPlace {
@@ -74,27 +99,41 @@ impl Places {
         }
     }
 
-    /// The diff IDs, base first, of the configuration that belongs to the container's chain (newest first): names move, so
-    /// only a configuration whose chain IDs are the snapshots' own counts.
-    fn proved(&mut self, container: &Container, chain: &[Digest]) -> Option<Vec<Digest>> {
-        let base_first: Vec<Digest> = chain.iter().rev().copied().collect();
-        container.configs.iter().find_map(|bytes| self.parse(bytes).filter(|diff_ids| proves(diff_ids, &base_first)))
+    /// The steps of the build that made a container's layers, newest first, one for each; none where that is not proved.
+    pub fn steps(&mut self, container: &Container) -> Vec<Step> {
+        let chain: Option<Vec<Digest>> = container.chain.iter().map(|name| name.parse().ok()).collect();
+        let config = chain.and_then(|chain| self.proved(container, &chain));
+        config.map(|config| config.steps.iter().rev().cloned().collect()).unwrap_or_default()
     }
 
-    fn parse(&mut self, bytes: &[u8]) -> Option<Vec<Digest>> {
-        let program = &self.program;
-        self.configs
-            .entry(Digest::of(bytes))
-            .or_insert_with(|| {
-                let config = program.parse_config(bytes).ok()?;
-                config.diff_ids.iter().map(|diff_id| diff_id.parse().ok()).collect()
-            })
-            .clone()
+    /// The configuration that belongs to the container's chain (newest first): names move, so only one whose chain IDs are
+    /// the snapshots' own counts.
+    fn proved(&mut self, container: &Container, chain: &[Digest]) -> Option<Rc<Config>> {
+        let base_first: Vec<Digest> = chain.iter().rev().copied().collect();
+        let mut parsed = container.configs.iter().filter_map(|bytes| self.parse(bytes));
+        parsed.find(|config| proves(&config.diff_ids, &base_first))
+    }
+
+    fn parse(&mut self, bytes: &[u8]) -> Option<Rc<Config>> {
+        let digest = Digest::of(bytes);
+        if let Some(known) = self.newer.get(&digest) {
+            return known.clone();
+        }
+        let config = self.older.remove(&digest).unwrap_or_else(|| {
+            let config = self.program.parse_config(bytes, self.texts).ok()?;
+            let diff_ids: Option<Vec<Digest>> = config.diff_ids.iter().map(|diff_id| diff_id.parse().ok()).collect();
+            Some(Rc::new(Config { diff_ids: diff_ids?, steps: config.steps }))
+        });
+        if self.newer.len() >= MAX_CONFIGS {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(digest, config.clone());
+        config
     }
 }
 
 /// Where the container's root is mounted, if it runs and this process can see that.
-fn mounted(container: &Container) -> Option<PathBuf> {
+pub fn mounted(container: &Container) -> Option<PathBuf> {
     if container.status != Status::Running {
         return None;
     }

@@ -1,12 +1,13 @@
 //! What workers are asked about a stack.
 
+use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use overlayfs_reader::{Layer, MarkNamespace};
 
 use super::{ScanError, StackPlace};
-use crate::worker::{LayerReading, Program, StackReading, Survival};
+use crate::worker::{LayerReading, Program, StackReading, Started, Survival};
 
 /// Has layers and stacks read by workers, and keeps nothing of them.
 #[derive(Clone, Debug)]
@@ -37,6 +38,25 @@ impl StackReader {
         let layer = open(root)?;
         let read = self.program.read_layer(layer.as_fd(), marks);
         read.map_err(|source| ScanError::Layer { path: root.to_owned(), source })
+    }
+
+    /// The same, not decoded: the canonical encoding goes into an `S` as it comes.
+    ///
+    /// # Errors
+    /// When the worker could not do it.
+    pub fn layer_into<S: io::Write + Default>(
+        &self,
+        root: &Path,
+        marks: MarkNamespace,
+    ) -> Result<(Started, S), ScanError> {
+        let layer = open(root)?;
+        let read = self.program.read_layer_into(layer.as_fd(), marks);
+        read.map_err(|source| ScanError::Layer { path: root.to_owned(), source })
+    }
+
+    /// Whether a layer's root is where it was. Snapshotters never use a path twice.
+    pub fn is_there(&self, root: &Path) -> bool {
+        open(root).is_ok()
     }
 
     /// Reads `paths` in the merged view: what the inventories of single layers cannot decide.

@@ -49,6 +49,20 @@ pub struct Cage {
     pub landlock: Landlock,
 }
 
+impl Cage {
+    /// The cage that a process told of in the words of [`Display`](std::fmt::Display); the weakest where they are others.
+    pub fn from_words(words: &str) -> Self {
+        let cages = [Landlock::Full, Landlock::Partial].map(|landlock| Self { landlock });
+        cages.into_iter().find(|cage| cage.to_string() == words).unwrap_or(Self { landlock: Landlock::Missing })
+    }
+
+    /// The weaker of two.
+    #[must_use]
+    pub fn weaker(self, other: Self) -> Self {
+        Self { landlock: self.landlock.min(other.landlock) }
+    }
+}
+
 impl std::fmt::Display for Cage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.landlock {
@@ -107,9 +121,14 @@ pub fn hide_memory() -> Result<(), CageError> {
 
 /// Keeps of this thread's capabilities only those in `keep`.
 pub(super) fn keep_capabilities(keep: CapabilitySet) -> Result<(), CageError> {
+    keep_for_children(keep, CapabilitySet::empty())
+}
+
+/// The same, with others that this process does not use but its children may: a child of root has again what is permitted.
+fn keep_for_children(keep: CapabilitySet, children: CapabilitySet) -> Result<(), CageError> {
     let sets = capabilities(None).map_err(system("capget"))?;
-    let permitted = sets.permitted & keep;
-    let sets = CapabilitySets { effective: permitted, permitted, inheritable: CapabilitySet::empty() };
+    let permitted = sets.permitted & (keep | children);
+    let sets = CapabilitySets { effective: permitted & keep, permitted, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).map_err(system("capset"))
 }
 
@@ -125,15 +144,28 @@ pub(super) fn enter_landlock(readable: &[BorrowedFd<'_>]) -> Result<Cage, CageEr
 
 /// Lets this thread, and what it starts later, read and execute the whole file system but change nothing in it.
 pub fn enter_read_only() -> Result<Cage, CageError> {
-    read_only(AccessNet::from_all(ABI_WANTED))
+    read_only(AccessNet::from_all(ABI_WANTED), Vec::new())
 }
 
-/// The same for the process that speaks to the aggregator: it may connect, and not listen.
+/// The same for the process that speaks to the aggregator: it may connect over TCP and UDP, and neither listen nor open a
+/// socket of any other kind. Its workers still get a socket pair each. Of capabilities it keeps the right to read what belongs
+/// to others, and for its workers the right to see overlay's marks, if it has that.
 pub fn enter_reader_cage() -> Result<Cage, CageError> {
-    read_only(AccessNet::BindTcp.into())
+    let internet = [libc::AF_INET, libc::AF_INET6];
+    let others = internet.map(|family| condition(0, Op::Ne, family as u64));
+    let pair = condition(0, Op::Ne, libc::AF_UNIX as u64)?;
+    let mut rules = vec![
+        (libc::SYS_socket, vec![rule(others.into_iter().collect::<Result<_, _>>()?)?]),
+        (libc::SYS_socketpair, vec![rule(vec![pair])?]),
+    ];
+    rules
+        .extend([libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4].map(|call| (call, Vec::new())));
+    let cage = read_only(AccessNet::BindTcp.into(), rules)?;
+    keep_for_children(CapabilitySet::DAC_READ_SEARCH, CapabilitySet::SYS_ADMIN)?;
+    Ok(cage)
 }
 
-fn read_only(no_net: BitFlags<AccessNet>) -> Result<Cage, CageError> {
+fn read_only(no_net: BitFlags<AccessNet>, more: Vec<Entry>) -> Result<Cage, CageError> {
     let mut rules = ruleset(no_net)?;
     if let Ok(root) = PathFd::new("/") {
         rules = rules.add_rule(PathBeneath::new(root, AccessFs::from_read(ABI_WANTED)))?;
@@ -143,7 +175,7 @@ fn read_only(no_net: BitFlags<AccessNet>) -> Result<Cage, CageError> {
         rules = rules.add_rule(PathBeneath::new(null, AccessFs::ReadFile | AccessFs::WriteFile))?;
     }
     let cage = enforce(rules)?;
-    install(deny_changes()?)?;
+    install(deny_changes(more)?)?;
     Ok(cage)
 }
 
@@ -171,15 +203,19 @@ pub(super) fn enter_worker_seccomp() -> Result<(), CageError> {
     install(allow_list(WORKER_CALLS, worker_rules()?)?)
 }
 
-/// Leaves the process that speaks to the container runtime nothing but its connections: no file can be opened, no socket
-/// made, no capability used.
+/// Leaves the process that speaks to the container runtime nothing but unix sockets, since a runtime that was started again
+/// has to be connected to again: no file can be opened, no other socket made, no capability used.
 pub fn enter_runtime_cage() -> Result<Cage, CageError> {
     let cage = enter_landlock(&[])?;
     keep_capabilities(CapabilitySet::empty())?;
     hide_memory()?;
     let calls = [RUNTIME_CALLS, older::WAITING].concat();
-    let nonblocking = (libc::SYS_ioctl, vec![rule(vec![equals(1, libc::FIONBIO)?])?]);
-    let rules = std::iter::once(Ok(nonblocking)).chain(shared_rules()).collect::<Result<_, CageError>>()?;
+    let own = [
+        (libc::SYS_ioctl, vec![rule(vec![equals(1, libc::FIONBIO)?])?]),
+        (libc::SYS_socket, vec![rule(vec![equals(0, libc::AF_UNIX as u64)?])?]),
+        (libc::SYS_prctl, vec![rule(vec![equals(0, libc::PR_SET_NAME as u64)?])?]),
+    ];
+    let rules = own.map(Ok).into_iter().chain(shared_rules()).collect::<Result<_, CageError>>()?;
     install(allow_list(&calls, rules)?)?;
     Ok(cage)
 }
@@ -235,8 +271,10 @@ const WORKER_CALLS: &[i64] = &[
     libc::SYS_dup,
 ];
 
-/// Connected sockets, and what an event loop needs.
+/// Connections, what an event loop needs, and `pread64` for the file that tells this process's own memory.
 const RUNTIME_CALLS: &[i64] = &[
+    libc::SYS_connect,
+    libc::SYS_pread64,
     libc::SYS_write,
     libc::SYS_writev,
     libc::SYS_readv,
@@ -329,9 +367,17 @@ fn allow_list(calls: &[i64], rules: Vec<Entry>) -> Result<BpfProgram, CageError>
     compile(table, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
 }
 
-/// A filter that allows every call but those that change files' metadata or the machine: what Landlock does not hold.
-fn deny_changes() -> Result<BpfProgram, CageError> {
-    let table = CHANGING_CALLS.iter().chain(older::CHANGING).map(|call| (*call, Vec::new())).collect();
+/// A filter that allows every call but those that change files' metadata or the machine, what Landlock does not hold, and
+/// `more`.
+fn deny_changes(more: Vec<Entry>) -> Result<BpfProgram, CageError> {
+    // Through others, attributes of files could be set.
+    let harmless = [libc::FIONBIO, libc::FIOCLEX, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
+    let ioctl = harmless.map(|request| condition(1, Op::Ne, request)).into_iter().collect::<Result<_, _>>()?;
+    let mut table: Rules = CHANGING_CALLS.iter().chain(older::CHANGING).map(|call| (*call, Vec::new())).collect();
+    table.insert(libc::SYS_ioctl, vec![rule(ioctl)?]);
+    // Pages that a running container shares are not ours to drop.
+    table.insert(libc::SYS_fadvise64, vec![rule(vec![equals(3, libc::POSIX_FADV_DONTNEED as u64)?])?]);
+    table.extend(more);
     compile(table, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))
 }
 
@@ -381,7 +427,35 @@ const CHANGING_CALLS: &[i64] = &[
     libc::SYS_setns,
     libc::SYS_unshare,
     libc::SYS_chroot,
+    libc::SYS_fchmodat2,
+    SYS_SETXATTRAT,
+    SYS_REMOVEXATTRAT,
+    SYS_FILE_SETATTR,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_file_load,
+    libc::SYS_swapoff,
+    libc::SYS_reboot,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_adjtimex,
+    libc::SYS_clock_adjtime,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_fanotify_init,
+    libc::SYS_userfaultfd,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_process_madvise,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
 ];
+
+/// Calls that `libc` does not name yet; newer calls have one number on all architectures.
+const SYS_SETXATTRAT: i64 = 463;
+const SYS_REMOVEXATTRAT: i64 = 466;
+const SYS_FILE_SETATTR: i64 = 469;
 
 fn compile(table: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Result<BpfProgram, CageError> {
     let fail = |error: String| CageError::Seccomp(error);

@@ -13,6 +13,7 @@ use rustix::thread::CapabilitySet;
 use super::cage::{self, Cage};
 use super::job::{Frame, Job, MAX_JOB, Started};
 use super::pipe::Pipe;
+use super::politeness::{self, Manner, Refusal};
 use super::{config, reading, selftest, survive};
 
 /// Most handles that come with a job: the kernel passes at most 253 in one message.
@@ -25,37 +26,44 @@ pub(crate) fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     match run(&mut pipe) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
+        Err(refusal) => {
+            let frame = match refusal {
+                Refusal::TooLarge(message) => Frame::TooLarge(message),
+                Refusal::Failed(message) => Frame::Failed(message),
+            };
             // If the pipe is gone nobody is left to tell.
-            let _ = Frame::Failed(message).write(&mut pipe);
+            let _ = frame.write(&mut pipe);
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(pipe: &mut Pipe) -> Result<(), String> {
+fn run(pipe: &mut Pipe) -> Result<(), Refusal> {
     let (job, handles) = receive().map_err(|error| format!("the job did not arrive: {error}"))?;
     let may_see_marks = matches!(job, Job::Layer { .. } | Job::Stack { .. });
     let namespace = match &job {
         Job::Layer { marks, .. } | Job::Stack { marks, .. } => MarkNamespace::from(*marks),
         _ => MarkNamespace::Trusted,
     };
+    if let Job::Layer { manner: Manner { polite: true, .. }, .. }
+    | Job::Stack { manner: Manner { polite: true, .. }, .. } = &job
+    {
+        politeness::stand_last();
+    }
+    crate::usage::warm_up();
     // Asked before Landlock closes /proc.
     let marks = if may_see_marks { Marks::detect(namespace) } else { Marks::Unreadable };
     let cage = enter(&handles, may_see_marks).map_err(|error| format!("the cage could not be entered: {error}"))?;
-    Frame::Caged(Started { cage, marks: marks == Marks::Readable }).write(pipe).map_err(|error| error.to_string())?;
+    Frame::Caged(Started { cage, marks: marks == Marks::Readable }).write(pipe)?;
     let options = Options { namespace, marks, limits: Limits::default() };
     let answer = match job {
-        Job::Layer { caution, .. } => reading::layer(one(handles)?, options, &caution, pipe)?,
-        Job::Stack { caution, paths, .. } => reading::stack(handles, options, &caution, &paths, pipe)?,
+        Job::Layer { caution, manner, .. } => reading::layer(one(handles)?, options, &caution, &manner, pipe)?,
+        Job::Stack { caution, manner, paths, .. } => reading::stack(handles, options, &caution, &manner, &paths, pipe)?,
         Job::Survive { paths } => survive::survive(handles, &paths)?,
-        Job::Config { bytes } => {
-            let config = config::parse_image_config(&bytes)?;
-            postcard::to_stdvec(&config).map_err(|error| error.to_string())?
-        }
+        Job::Config { bytes, texts } => postcard::to_stdvec(&config::parse_image_config(&bytes, texts)?)?,
         Job::Selftest { outside } => selftest::try_everything(&one(handles)?, &outside, pipe)?,
     };
-    Frame::Answer(answer).write(pipe).map_err(|error| error.to_string())
+    Ok(Frame::Answer(answer).write(pipe)?)
 }
 
 fn one(mut handles: Vec<OwnedFd>) -> Result<OwnedFd, String> {

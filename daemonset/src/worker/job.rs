@@ -6,12 +6,16 @@ use overlayfs_reader::MarkNamespace;
 use serde::{Deserialize, Serialize};
 
 use super::cage::Cage;
+use super::politeness::Manner;
 
 /// Most bytes of a job: an image configuration, and a little.
 pub(super) const MAX_JOB: usize = 8 << 20;
 
 /// Most bytes of one answer: the inventory of a layer of some million files.
 pub(super) const MAX_ANSWER: usize = 256 << 20;
+
+/// Most bytes of anything else that it says: the names of some paths.
+const MAX_MESSAGE: usize = 8 << 20;
 
 /// What a worker does. Handles travel beside it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,6 +26,8 @@ pub(super) enum Job {
         marks: Namespace,
         /// What earlier workers died of.
         caution: Caution,
+        /// What is too much, and how politely it is read.
+        manner: Manner,
     },
     /// Read paths in the merged view; the layers' roots are the handles, newest first.
     Stack {
@@ -29,6 +35,8 @@ pub(super) enum Job {
         marks: Namespace,
         /// What earlier workers died of.
         caution: Caution,
+        /// How politely they are read.
+        manner: Manner,
         /// What to read.
         paths: Vec<Vec<u8>>,
     },
@@ -41,6 +49,8 @@ pub(super) enum Job {
     Config {
         /// Its bytes.
         bytes: Vec<u8>,
+        /// Whether the texts of its history are wanted.
+        texts: bool,
     },
     /// Try every forbidden act; the one handle is a directory.
     Selftest {
@@ -101,6 +111,8 @@ pub(super) enum Frame {
     Answer(Vec<u8>),
     /// It could not do the job; last of all.
     Failed(String),
+    /// What it should read is beyond a limit, which it names; last of all.
+    TooLarge(String),
 }
 
 /// How a worker began.
@@ -119,6 +131,7 @@ impl Frame {
             Self::Paths(_) => 2,
             Self::Answer(_) => 3,
             Self::Failed(_) => 4,
+            Self::TooLarge(_) => 5,
         }
     }
 
@@ -135,7 +148,7 @@ impl Frame {
                 &encoded
             }
             Self::Answer(bytes) => bytes,
-            Self::Failed(message) => message.as_bytes(),
+            Self::Failed(message) | Self::TooLarge(message) => message.as_bytes(),
         };
         let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
         // One write for a small frame.
@@ -150,8 +163,8 @@ impl Frame {
         out.write_all(payload)
     }
 
-    /// Reads a frame; `None` at the end.
-    pub(super) fn read(input: &mut impl Read) -> io::Result<Option<Self>> {
+    /// Reads a frame; `None` at the end. An answer's bytes go into `answer` as they come, and the frame returned has none.
+    pub(super) fn read(input: &mut impl Read, answer: &mut impl Write) -> io::Result<Option<Self>> {
         let mut tag = [0];
         if input.read(&mut tag)? == 0 {
             return Ok(None);
@@ -162,6 +175,15 @@ impl Frame {
         if length > MAX_ANSWER {
             return Err(io::Error::other(format!("a worker answered {length} bytes, more than {MAX_ANSWER}")));
         }
+        if tag == [3] {
+            return match io::copy(&mut input.take(length as u64), answer)? {
+                copied if copied == length as u64 => Ok(Some(Self::Answer(Vec::new()))),
+                _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            };
+        }
+        if length > MAX_MESSAGE {
+            return Err(io::Error::other(format!("a worker said {length} bytes at once, more than {MAX_MESSAGE}")));
+        }
         // Grows with what really arrives: a length is only a claim.
         let mut payload = Vec::new();
         if input.take(length as u64).read_to_end(&mut payload)? != length {
@@ -170,8 +192,8 @@ impl Frame {
         Ok(Some(match tag {
             [1] => Self::Caged(postcard::from_bytes(&payload).map_err(io::Error::other)?),
             [2] => Self::Paths(postcard::from_bytes(&payload).map_err(io::Error::other)?),
-            [3] => Self::Answer(payload),
             [4] => Self::Failed(String::from_utf8_lossy(&payload).into_owned()),
+            [5] => Self::TooLarge(String::from_utf8_lossy(&payload).into_owned()),
             [tag] => return Err(io::Error::other(format!("a worker said something unknown ({tag})"))),
         }))
     }

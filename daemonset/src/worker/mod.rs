@@ -8,9 +8,11 @@
 mod cage;
 mod child;
 mod config;
+mod counters;
 mod job;
 mod parent;
 mod pipe;
+mod politeness;
 mod reading;
 mod selftest;
 mod source;
@@ -18,9 +20,12 @@ mod survive;
 
 pub use cage::{Cage, CageError, Landlock, enter_read_only, enter_reader_cage, enter_runtime_cage, hide_memory};
 pub use config::{ImageConfig, parse_image_config};
+pub use counters::{Counters, Counts};
 pub use job::Started;
 pub use parent::{LayerReading, Program, StackReading, WorkerError, check_frames};
+pub use politeness::{LayerLimits, Manner};
 pub use selftest::Attempt;
 pub use survive::Survival;
 
 pub(crate) use child::main;
+pub(crate) use selftest::{Caged, attempts};

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outcrop_proto::fact::Fact;
@@ -17,7 +18,9 @@ use rustix::net::{
 
 use super::child::MAX_HANDLES;
 use super::config::ImageConfig;
+use super::counters::Counters;
 use super::job::{Caution, Frame, Job, Started};
+use super::politeness::Manner;
 use super::reading::StackAnswer;
 use super::selftest::Attempt;
 use super::survive::Survival;
@@ -28,6 +31,10 @@ const MAX_DEATHS: usize = 8;
 
 /// How long a worker may take, whatever it waits for; its processor time is limited separately.
 const MAX_TIME: Duration = Duration::from_secs(600);
+
+/// The same for a look at a mounted root: whoever holds it longer keeps the node from unmounting it, and containerd's shim
+/// gives up after 2.5 s.
+const MAX_HOLD: Duration = Duration::from_secs(2);
 
 /// Why a job could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +53,9 @@ pub enum WorkerError {
         /// What it had named last.
         doing: String,
     },
+    /// What it should read is beyond a limit.
+    #[error("{0}")]
+    TooLarge(String),
     /// Too many paths killed it.
     #[error("the worker died {MAX_DEATHS} times, the last time while reading {0}")]
     DiedTooOften(String),
@@ -70,17 +80,45 @@ pub type StackReading = Vec<(Vec<u8>, Result<Fact, String>)>;
 #[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
+    manner: Manner,
+    counters: Arc<Counters>,
 }
 
 impl Program {
     /// The program that is running now.
     pub fn this() -> Self {
-        Self { path: PathBuf::from("/proc/self/exe") }
+        Self::at("/proc/self/exe")
     }
 
     /// Another program; tests have to start the real one.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), manner: Manner::default(), counters: Arc::default() }
+    }
+
+    /// The same, reading in another manner.
+    #[must_use]
+    pub fn with(mut self, manner: Manner) -> Self {
+        self.manner = manner;
+        self
+    }
+
+    /// What became of its workers, of those of its clones too.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The cage that its workers are in, and whether they can see overlay's marks.
+    ///
+    /// # Errors
+    /// When none can be started.
+    pub fn started(&self) -> Result<Started, WorkerError> {
+        let job = Job::Stack {
+            marks: MarkNamespace::Trusted.into(),
+            caution: Caution::default(),
+            manner: self.manner,
+            paths: Vec::new(),
+        };
+        Ok(self.once::<Vec<u8>>(&job, &[])?.done()?.0)
     }
 
     /// The command that starts this program in `role`, with an empty environment.
@@ -95,10 +133,23 @@ impl Program {
     /// # Errors
     /// When no inventory could be made. Files that could not be read are in the inventory, as tombstones.
     pub fn read_layer(&self, root: BorrowedFd<'_>, marks: MarkNamespace) -> Result<LayerReading, WorkerError> {
-        let job = |caution| Job::Layer { marks: marks.into(), caution };
-        let (started, answer) = self.persevere(&job, &[root])?;
+        let (started, answer) = self.read_layer_into::<Vec<u8>>(root, marks)?;
         let inventory = Inventory::decode(&answer).map_err(|error| WorkerError::Answer(error.to_string()))?;
         Ok(LayerReading { inventory, started })
+    }
+
+    /// The same, not decoded: the canonical encoding, as the worker wrote it, goes into an `S` as it comes. Nothing is
+    /// promised of these bytes.
+    ///
+    /// # Errors
+    /// When the worker could not do it.
+    pub fn read_layer_into<S: io::Write + Default>(
+        &self,
+        root: BorrowedFd<'_>,
+        marks: MarkNamespace,
+    ) -> Result<(Started, S), WorkerError> {
+        let job = |caution| Job::Layer { marks: marks.into(), caution, manner: self.manner };
+        self.persevere(&job, &[root])
     }
 
     /// Reads `paths` in the merged view of `layers`, newest first.
@@ -111,8 +162,8 @@ impl Program {
         marks: MarkNamespace,
         paths: &[Vec<u8>],
     ) -> Result<StackReading, WorkerError> {
-        let job = |caution| Job::Stack { marks: marks.into(), caution, paths: paths.to_vec() };
-        let (_, answer) = self.persevere(&job, layers)?;
+        let job = |caution| Job::Stack { marks: marks.into(), caution, manner: self.manner, paths: paths.to_vec() };
+        let (_, answer) = self.persevere::<Vec<u8>>(&job, layers)?;
         let answer: StackAnswer = decode(&answer)?;
         answer
             .into_iter()
@@ -135,16 +186,16 @@ impl Program {
         paths: &[Vec<u8>],
     ) -> Result<Vec<Survival>, WorkerError> {
         let handles: Vec<BorrowedFd<'_>> = std::iter::once(root).chain(upper).collect();
-        let (_, answer) = self.once(&Job::Survive { paths: paths.to_vec() }, &handles)?.done()?;
+        let (_, answer) = self.once::<Vec<u8>>(&Job::Survive { paths: paths.to_vec() }, &handles)?.done()?;
         decode(&answer)
     }
 
-    /// Parses an image configuration.
+    /// Parses an image configuration; `texts` says whether the steps of its history keep their texts.
     ///
     /// # Errors
     /// When it is none.
-    pub fn parse_config(&self, bytes: &[u8]) -> Result<ImageConfig, WorkerError> {
-        let (_, answer) = self.once(&Job::Config { bytes: bytes.to_vec() }, &[])?.done()?;
+    pub fn parse_config(&self, bytes: &[u8], texts: bool) -> Result<ImageConfig, WorkerError> {
+        let (_, answer) = self.once::<Vec<u8>>(&Job::Config { bytes: bytes.to_vec(), texts }, &[])?.done()?;
         decode(&answer)
     }
 
@@ -157,16 +208,16 @@ impl Program {
         root: BorrowedFd<'_>,
         outside: Vec<(String, Vec<u8>)>,
     ) -> Result<(Started, Vec<Attempt>), WorkerError> {
-        let (started, answer) = self.once(&Job::Selftest { outside }, &[root])?.done()?;
+        let (started, answer) = self.once::<Vec<u8>>(&Job::Selftest { outside }, &[root])?.done()?;
         Ok((started, decode(&answer)?))
     }
 
     /// Does a job, again and again without the paths that kill it.
-    fn persevere(
+    fn persevere<S: io::Write + Default>(
         &self,
         job: &dyn Fn(Caution) -> Job,
         handles: &[BorrowedFd<'_>],
-    ) -> Result<(Started, Vec<u8>), WorkerError> {
+    ) -> Result<(Started, S), WorkerError> {
         let mut caution = Caution::default();
         loop {
             match self.once(&job(caution.clone()), handles)? {
@@ -182,17 +233,21 @@ impl Program {
         }
     }
 
-    fn once(&self, job: &Job, handles: &[BorrowedFd<'_>]) -> Result<Outcome, WorkerError> {
+    fn once<S: io::Write + Default>(&self, job: &Job, handles: &[BorrowedFd<'_>]) -> Result<Outcome<S>, WorkerError> {
         let mut worker = self.start(job, handles).map_err(WorkerError::Start)?;
-        let outcome = worker.hear();
+        self.counters.starts();
+        let limit = if matches!(job, Job::Survive { .. }) { MAX_HOLD } else { MAX_TIME };
+        let mut answer = S::default();
+        let outcome = worker.hear(&mut answer, limit, &self.counters);
         // Whatever it still does, it is done.
         let _ = worker.child.kill();
         let status = worker.child.wait().map_err(WorkerError::Start)?;
         Ok(match outcome.map_err(|error| WorkerError::Answer(error.to_string()))? {
-            Heard { end: Some(Ok(answer)), started: Some(started), .. } => Outcome::Done(started, answer),
-            Heard { end: Some(Err(message)), .. } => Outcome::Failed(message),
+            Heard { end: Some(End::Answer), started: Some(started), .. } => Outcome::Done(started, answer),
+            Heard { end: Some(End::Refused(error)), .. } => Outcome::Failed(error),
             Heard { paths, late, .. } => {
-                let how = if late { format!("no answer after {} s", MAX_TIME.as_secs()) } else { status.to_string() };
+                self.counters.dies();
+                let how = if late { format!("no answer after {} s", limit.as_secs()) } else { status.to_string() };
                 Outcome::Died { paths, how }
             }
         })
@@ -240,13 +295,15 @@ fn decode<T: serde::de::DeserializeOwned>(answer: &[u8]) -> Result<T, WorkerErro
 /// what it likes. For the fuzz target.
 #[doc(hidden)]
 pub fn check_frames(mut bytes: &[u8]) {
-    while let Ok(Some(frame)) = Frame::read(&mut bytes) {
-        if let Frame::Answer(answer) = frame {
+    let mut answer = Vec::new();
+    while let Ok(Some(frame)) = Frame::read(&mut bytes, &mut answer) {
+        if let Frame::Answer(_) = frame {
             let _ = Inventory::decode(&answer);
             let _ = decode::<StackAnswer>(&answer);
             let _ = decode::<Vec<Survival>>(&answer);
             let _ = decode::<ImageConfig>(&answer);
             let _ = decode::<Vec<Attempt>>(&answer);
+            answer.clear();
         }
     }
 }
@@ -265,17 +322,17 @@ impl io::Write for Socket<'_> {
 }
 
 /// How a job ended.
-enum Outcome {
-    Done(Started, Vec<u8>),
-    Failed(String),
+enum Outcome<S> {
+    Done(Started, S),
+    Failed(WorkerError),
     Died { paths: Vec<Vec<u8>>, how: String },
 }
 
-impl Outcome {
-    fn done(self) -> Result<(Started, Vec<u8>), WorkerError> {
+impl<S> Outcome<S> {
+    fn done(self) -> Result<(Started, S), WorkerError> {
         match self {
             Self::Done(started, answer) => Ok((started, answer)),
-            Self::Failed(message) => Err(WorkerError::Job(message)),
+            Self::Failed(error) => Err(error),
             Self::Died { paths, how } => {
                 let doing = if paths.is_empty() {
                     "before it read anything".to_owned()
@@ -306,28 +363,38 @@ fn in_words(paths: &[Vec<u8>]) -> String {
 struct Heard {
     started: Option<Started>,
     paths: Vec<Vec<u8>>,
-    end: Option<Result<Vec<u8>, String>>,
+    end: Option<End>,
     late: bool,
 }
 
+/// The last thing that it said.
+enum End {
+    Answer,
+    Refused(WorkerError),
+}
+
 impl Worker {
-    fn hear(&mut self) -> io::Result<Heard> {
-        let deadline = Instant::now() + MAX_TIME;
+    fn hear(&mut self, answer: &mut impl io::Write, limit: Duration, counters: &Counters) -> io::Result<Heard> {
+        let deadline = Instant::now() + limit;
+        let pid = self.child.id();
+        let mut answer = Looking { answer, look: || counters.look(pid), looked: false };
         let mut input = io::BufReader::with_capacity(64 << 10, Timed { stdout: &mut self.stdout, deadline });
         let mut heard = Heard::default();
         loop {
-            match Frame::read(&mut input) {
+            let end = match Frame::read(&mut input, &mut answer) {
                 Ok(None) => return Ok(heard),
-                Ok(Some(Frame::Caged(started))) => heard.started = Some(started),
-                Ok(Some(Frame::Paths(paths))) => heard.paths = paths,
-                Ok(Some(Frame::Answer(answer))) => {
-                    heard.end = Some(Ok(answer));
-                    return Ok(heard);
+                Ok(Some(Frame::Caged(started))) => {
+                    heard.started = Some(started);
+                    continue;
                 }
-                Ok(Some(Frame::Failed(message))) => {
-                    heard.end = Some(Err(message));
-                    return Ok(heard);
+                Ok(Some(Frame::Paths(paths))) => {
+                    heard.paths = paths;
+                    counters.look(pid);
+                    continue;
                 }
+                Ok(Some(Frame::Answer(_))) => End::Answer,
+                Ok(Some(Frame::Failed(message))) => End::Refused(WorkerError::Job(message)),
+                Ok(Some(Frame::TooLarge(message))) => End::Refused(WorkerError::TooLarge(message)),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     heard.late = true;
                     return Ok(heard);
@@ -335,8 +402,30 @@ impl Worker {
                 // It died in the middle of a frame.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(heard),
                 Err(error) => return Err(error),
-            }
+            };
+            heard.end = Some(end);
+            return Ok(heard);
         }
+    }
+}
+
+/// A worker has most memory when it begins to answer: looks at it then.
+struct Looking<W, F> {
+    answer: W,
+    look: F,
+    looked: bool,
+}
+
+impl<W: io::Write, F: Fn()> io::Write for Looking<W, F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !std::mem::replace(&mut self.looked, true) {
+            (self.look)();
+        }
+        self.answer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.answer.flush()
     }
 }
 
@@ -405,8 +494,8 @@ mod tests {
                 ],
             ],
         );
-        let job = |caution| Job::Layer { marks: MarkNamespace::Trusted.into(), caution };
-        let (_, answer) = program.persevere(&job, &[]).unwrap();
+        let job = |caution| Job::Layer { marks: MarkNamespace::Trusted.into(), caution, manner: Manner::default() };
+        let (_, answer) = program.persevere::<Vec<u8>>(&job, &[]).unwrap();
         assert_eq!(answer, b"done");
         let cautions: Vec<(bool, Vec<Vec<u8>>)> = (0..3)
             .map(|number| match postcard::from_bytes(&fs::read(dir.path().join(format!("job.{number}"))).unwrap()) {
@@ -425,8 +514,8 @@ mod tests {
             let mut lives: Vec<Vec<Frame>> =
                 (0..deaths).map(|death| vec![caged(), Frame::Paths(vec![vec![b'a' + death as u8]])]).collect();
             lives.push(vec![caged(), Frame::Answer(Vec::new())]);
-            let job = |caution| Job::Layer { marks: MarkNamespace::Trusted.into(), caution };
-            let outcome = mortal(dir.path(), &lives).persevere(&job, &[]);
+            let job = |caution| Job::Layer { marks: MarkNamespace::Trusted.into(), caution, manner: Manner::default() };
+            let outcome = mortal(dir.path(), &lives).persevere::<Vec<u8>>(&job, &[]);
             assert_eq!(outcome.is_ok(), deaths == MAX_DEATHS, "{outcome:?}");
         }
     }

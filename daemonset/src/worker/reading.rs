@@ -19,14 +19,9 @@ use rustix::thread::CapabilitySet;
 use super::cage;
 use super::job::{Caution, Frame};
 use super::pipe::Pipe;
-use super::source::FileSource;
+use super::politeness::{LayerLimits, Manner, Refusal, Throttle};
+use super::source::{self, FileSource};
 use crate::catalog::{self, Cataloguer, Evidence, Source, Want};
-
-/// Most bytes of a path table, not compressed: some million paths.
-const MAX_TABLE: usize = 64 << 20;
-
-/// Most evidence of one layer. The largest image seen, a JavaScript monorepo, has 60,000.
-const MAX_EVIDENCE: usize = 500_000;
 
 /// Files that are held open from the look at their marks to their parsing; what lies beyond is opened twice.
 const MAX_HELD: usize = 512;
@@ -54,17 +49,26 @@ fn wanted(path: &[u8]) -> Option<(&'static dyn Cataloguer, Want)> {
 }
 
 /// Reads one layer.
-pub(super) fn layer(root: OwnedFd, options: Options, caution: &Caution, pipe: &mut Pipe) -> Result<Vec<u8>, String> {
-    let layer = Layer::from_fd(root).map_err(|error| error.to_string())?;
-    let reader = LayerReader::new(layer, options);
+pub(super) fn layer(
+    root: OwnedFd,
+    mut options: Options,
+    caution: &Caution,
+    manner: &Manner,
+    pipe: &mut Pipe,
+) -> Result<Vec<u8>, Refusal> {
+    let throttle = Throttle::new(manner.share);
+    let limits = &manner.limits;
+    options.limits.entries = limits.files;
+    options.limits.directory_entries = options.limits.directory_entries.min(limits.files);
+    let reader = LayerReader::new(Layer::from_fd(root)?, options);
     let mut inventory = Inventory { cataloguers: catalog::VERSION, ..Inventory::default() };
-    let mut candidates = walk(&reader, &mut inventory)?;
+    let mut candidates = walk(&reader, &mut inventory, limits, &throttle)?;
     // Databases first: what they claim decides which digests are taken.
     candidates.sort_by_key(|candidate| !reads_claims(candidate));
     for (number, candidate) in candidates.iter_mut().enumerate() {
         candidate.state = look(&reader, &candidate.path, number < MAX_HELD, caution);
     }
-    cage::keep_capabilities(CapabilitySet::DAC_READ_SEARCH).map_err(|error| error.to_string())?;
+    cage::keep_capabilities(CapabilitySet::DAC_READ_SEARCH)?;
 
     let mut claimed: HashMap<Vec<u8>, FileDigest> = HashMap::new();
     let mut candidates = candidates.into_iter().peekable();
@@ -81,10 +85,18 @@ pub(super) fn layer(root: OwnedFd, options: Options, caution: &Caution, pipe: &m
                     .and_then(|file| read_one(&path, cataloguer, file, &|path| reader.open(path))),
             };
             record(path, cataloguer, read, &mut claimed, &mut inventory);
+            if source::bytes_read() > limits.evidence_bytes {
+                return Err(too_large(limits.evidence_bytes, "bytes would have to be read of its evidence"));
+            }
+            throttle.pause();
         }
     }
     inventory.normalize();
     Ok(inventory.encode())
+}
+
+fn too_large(limit: u64, what: &str) -> Refusal {
+    Refusal::TooLarge(format!("more than {limit} {what}"))
 }
 
 /// Looks at a candidate while marks can be read.
@@ -139,7 +151,15 @@ fn reads_claims(candidate: &Candidate) -> bool {
 }
 
 /// Walks the layer: every path into the table, every wanted one into the list.
-fn walk(reader: &LayerReader, inventory: &mut Inventory) -> Result<Vec<Candidate>, String> {
+fn walk(
+    reader: &LayerReader,
+    inventory: &mut Inventory,
+    limits: &LayerLimits,
+    throttle: &Throttle,
+) -> Result<Vec<Candidate>, Refusal> {
+    /// A look at the clock costs as much as a look at some entries.
+    const ENTRIES_BETWEEN_PAUSES: u64 = 512;
+    let mut met = 0_u64;
     let mut table = PathTableBuilder::default();
     let mut candidates = Vec::new();
     let mut failure = None;
@@ -175,17 +195,24 @@ fn walk(reader: &LayerReader, inventory: &mut Inventory) -> Result<Vec<Candidate
                 candidates.push(Candidate { path: path.to_vec(), cataloguer, state: State::Closed });
             }
         }
-        if table.size() > MAX_TABLE {
-            failure = Some(format!("its paths take more than {MAX_TABLE} bytes"));
-        } else if candidates.len() > MAX_EVIDENCE {
-            failure = Some(format!("more than {MAX_EVIDENCE} files could be evidence"));
+        if table.size() as u64 > limits.path_bytes {
+            failure = Some(too_large(limits.path_bytes, "bytes are its paths"));
+        } else if candidates.len() as u64 > limits.evidence_files {
+            failure = Some(too_large(limits.evidence_files, "of its files could be evidence"));
+        }
+        met += 1;
+        if met.is_multiple_of(ENTRIES_BETWEEN_PAUSES) {
+            throttle.pause();
         }
         if failure.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     if let Some(failure) = failure {
         return Err(failure);
     }
-    let end = end.map_err(|error| error.to_string())?;
+    let end = end.map_err(|error| match error.kind() {
+        ErrorKind::Limit(..) => Refusal::TooLarge(error.to_string()),
+        _ => Refusal::from(error),
+    })?;
     errors.extend(end.errors.into_iter().map(|error| (error.path().to_vec(), error.to_string())));
     inventory.unwalked = errors;
     inventory.paths = table.finish();
@@ -258,9 +285,11 @@ pub(super) fn stack(
     handles: Vec<OwnedFd>,
     options: Options,
     caution: &Caution,
+    manner: &Manner,
     paths: &[Vec<u8>],
     pipe: &mut Pipe,
 ) -> Result<Vec<u8>, String> {
+    let throttle = Throttle::new(manner.share);
     let layers: Result<Vec<Layer>, _> = handles.into_iter().map(Layer::from_fd).collect();
     let stack = Stack::new(layers.map_err(|error| error.to_string())?, None, options);
     // Opened while marks can be seen, parsed when they no longer can.
@@ -289,6 +318,7 @@ pub(super) fn stack(
                     .map(|read| read.fact.encode()),
             };
             answer.push((path.clone(), read));
+            throttle.pause();
         }
     }
     postcard::to_stdvec(&answer).map_err(|error| error.to_string())

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{Advice, Stat};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -43,13 +43,23 @@ impl Source for FileSource {
         while done < buf.len() {
             match read_some(&self.file, offset + done as u64, &mut buf[done..]) {
                 Ok(0) => break,
-                Ok(count) => done += count,
+                Ok(count) => {
+                    done += count;
+                    READ.fetch_add(count as u64, Ordering::Relaxed);
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(done)
     }
+}
+
+static READ: AtomicU64 = AtomicU64::new(0);
+
+/// How many bytes this process has read of files.
+pub(super) fn bytes_read() -> u64 {
+    READ.load(Ordering::Relaxed)
 }
 
 /// `RWF_DONTCACHE` (Linux 6.14): pages that were cold are dropped after the read, those that a container keeps hot stay.

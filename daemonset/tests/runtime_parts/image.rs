@@ -85,12 +85,17 @@ pub(crate) fn build_with(dir: &Path, name: &str, layers: &[Layer<'_>]) -> Image 
         diff_ids.push(digest(&bytes));
         descriptors.push(with_type(blob(&bytes), "application/vnd.oci.image.layer.v1.tar"));
     }
+    // One step a layer, and one that made none, each with a secret in its text.
+    let step =
+        |number| json!({ "created": "2026-01-02T03:04:05Z", "created_by": format!("RUN /bin/sh -c hunter2 {number}") });
+    let empty = json!({ "created_by": "/bin/sh -c #(nop)  ENV PASSWORD=hunter2", "empty_layer": true });
+    let history: Vec<_> = std::iter::once(empty).chain((0..layers.len()).map(step)).collect();
     let config = json!({
         "architecture": architecture(), "os": "linux",
         // Labels that would make it a sandbox of kube-system if labels were believed; a secret that must not come along.
         "config": { "Cmd": ["/pause"], "Env": ["PASSWORD=hunter2"],
             "Labels": { "io.cri-containerd.kind": "sandbox", "io.kubernetes.pod.namespace": "kube-system" } },
-        "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        "rootfs": { "type": "layers", "diff_ids": diff_ids }, "history": history,
     });
     let config = with_type(blob(config.to_string().as_bytes()), "application/vnd.oci.image.config.v1+json");
     let manifest = json!({

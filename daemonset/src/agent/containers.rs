@@ -1,0 +1,281 @@
+//! What runs on this node, as far as it is known, and where it can be read.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use outcrop_proto::container::{Container, Coverage, CoverageState};
+use outcrop_proto::wire::Seen;
+use outcrop_proto::{Digest, LayerId};
+use overlayfs_reader::MarkNamespace;
+
+use super::filter::Filter;
+use crate::runtime::{Error, Pin, Sibling, Start};
+use crate::scan::{Place, Places, StackPlace, mounted};
+
+/// A container's name on its node: containerd namespace and ID.
+pub(super) type Key = (String, String);
+
+/// How long the layers of a container that has ended are read for it: the image's snapshots outlive it.
+const LINGER: Duration = Duration::from_secs(600);
+
+/// Most such containers.
+const MAX_LINGERING: usize = 512;
+
+/// A start that is told so late belongs to a container that was listed and is gone again.
+const LATE: Duration = Duration::from_secs(1);
+
+/// What the coverage of a container says that nobody came to look at.
+pub(super) const GONE_BEFORE_READING: &str = "gone before reading";
+
+/// A container, and where it can be read.
+#[derive(Debug)]
+struct Known {
+    /// As it was listed, before anything was asked about it.
+    planned: Container,
+    seen: Seen,
+    pin: Pin,
+    stack: Option<StackPlace>,
+}
+
+/// What is different since the last time.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// New, or different.
+    pub(super) changed: Vec<Seen>,
+    pub(super) gone: Vec<Key>,
+    /// Started and gone again since the last time.
+    pub(super) missed: Vec<Seen>,
+}
+
+impl Changes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.gone.is_empty() && self.missed.is_empty()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Containers {
+    host: PathBuf,
+    filter: Filter,
+    places: Places,
+    known: BTreeMap<Key, Known>,
+    /// Those that ended lately, the latest last.
+    lingering: VecDeque<(Instant, Known)>,
+    /// Those that were told to have started since the last list.
+    started: Vec<Start>,
+}
+
+impl Containers {
+    pub(super) fn new(host: &Path, filter: Filter, places: Places) -> Self {
+        Self {
+            host: host.to_owned(),
+            filter,
+            places,
+            known: BTreeMap::new(),
+            lingering: VecDeque::new(),
+            started: Vec::new(),
+        }
+    }
+
+    /// Every container that is known.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Seen> {
+        self.known.values().map(|known| &known.seen)
+    }
+
+    /// Asks containerd what runs; `again` asks also about those again of which it could not tell enough.
+    pub(super) fn update(&mut self, sibling: &mut Sibling, again: bool) -> Result<Changes, Error> {
+        // Before the list: who starts while it is made may be told of before it and missing in it.
+        self.started.extend(sibling.take_started());
+        let planned = sibling.plan()?;
+        let started = std::mem::take(&mut self.started);
+        let listed: BTreeSet<Key> = planned.iter().map(key).collect();
+        let mut changes = Changes::default();
+        let mut next = BTreeMap::new();
+        let mut failure = None;
+        for container in planned.into_iter().filter(|container| !container.sandbox) {
+            let key = key(&container);
+            let old = self.known.remove(&key);
+            // A container never changes its snapshots: what is known of it stands.
+            let stands = |known: &Known| known.planned == container && !(again && is_failed(&known.seen));
+            let known = match old {
+                Some(known) if stands(&known) || failure.is_some() => Some(known),
+                old => match self.look_at(container.clone(), sibling) {
+                    Ok(Some(known)) => {
+                        if old.is_none_or(|old| old.seen != known.seen) {
+                            changes.changed.push(known.seen.clone());
+                        }
+                        Some(known)
+                    }
+                    // It ended between the list and the question.
+                    Ok(None) => {
+                        match old {
+                            Some(old) => self.linger(old, &mut changes),
+                            None => changes.missed.push(missed(&container)),
+                        }
+                        None
+                    }
+                    Err(error) => {
+                        failure = failure.or(Some(error));
+                        old
+                    }
+                },
+            };
+            next.extend(known.map(|known| (key, known)));
+        }
+        let ended = std::mem::replace(&mut self.known, next);
+        if let Some(error) = failure {
+            // Containerd went away in between. Who was not looked at is new at the next list.
+            self.known.extend(ended);
+            self.started = started;
+            return Err(error);
+        }
+        let now = Instant::now();
+        let is_known = |start: &Start| {
+            let is = |seen: &Seen| (&seen.containerd_namespace, &seen.id) == (&start.containerd_namespace, &start.id);
+            let key = (start.containerd_namespace.clone(), start.id.clone());
+            let lately = self.lingering.iter().any(|(end, known)| now - *end < LATE && is(&known.seen));
+            listed.contains(&key) || ended.contains_key(&key) || lately || changes.missed.iter().any(is)
+        };
+        let missed: BTreeSet<Start> = started.into_iter().filter(|start| !is_known(start)).collect();
+        changes.missed.extend(missed.into_iter().map(|start| self.missed_start(start)));
+        ended.into_values().for_each(|known| self.linger(known, &mut changes));
+        while self.lingering.front().is_some_and(|(end, _)| now - *end > LINGER) || self.lingering.len() > MAX_LINGERING
+        {
+            self.lingering.pop_front();
+        }
+        Ok(changes)
+    }
+
+    fn linger(&mut self, known: Known, changes: &mut Changes) {
+        changes.gone.push(key(&known.planned));
+        self.lingering.push_back((Instant::now(), known));
+    }
+
+    /// A container that was told to have started and that no list has.
+    fn missed_start(&self, start: Start) -> Seen {
+        let excluded = self.filter.excludes_namespace(&start.containerd_namespace);
+        Seen {
+            name: start.id.clone(),
+            containerd_namespace: start.containerd_namespace,
+            id: start.id,
+            pod: None,
+            image: start.image,
+            stack: None,
+            refused: excluded.or_else(|| Some(Coverage::failed(GONE_BEFORE_READING))),
+            steps: Vec::new(),
+        }
+    }
+
+    /// Learns what there is to know of a container; `None` when it is gone.
+    fn look_at(&mut self, planned: Container, sibling: &mut Sibling) -> Result<Option<Known>, Error> {
+        if let Some(coverage) = self.filter.excludes(&planned) {
+            let seen = seen(&planned, None, Some(coverage));
+            return Ok(Some(Known { seen, pin: Pin::from(&planned), stack: None, planned }));
+        }
+        let Some(container) = sibling.describe(planned.clone())? else { return Ok(None) };
+        let (mut stack, identity, refused) = self.place(&container);
+        if let Some(stack) = &mut stack {
+            // Found anew when it is needed: it comes after the start and goes with the end.
+            stack.mounted = None;
+        }
+        let mut seen = seen(&container, identity, refused);
+        if seen.stack.is_some() {
+            seen.steps = self.places.steps(&container);
+        }
+        Ok(Some(Known { seen, pin: Pin::from(&container), stack, planned }))
+    }
+
+    #[allow(clippy::type_complexity, reason = "three answers to one question")]
+    fn place(
+        &mut self,
+        container: &Container,
+    ) -> (Option<StackPlace>, Option<(Digest, Vec<LayerId>)>, Option<Coverage>) {
+        match self.places.find(container, &self.host) {
+            Place::Not(coverage) => (None, None, Some(coverage)),
+            Place::Merged { .. } => {
+                let reason = "its snapshotter keeps one merged tree, which agents do not read yet; outcrop scan does";
+                (None, None, Some(Coverage::unsupported(reason)))
+            }
+            Place::Stack { stack, chain, .. } => {
+                let layers: Option<Vec<LayerId>> = stack.layers.iter().map(|layer| layer.id).collect();
+                match (layers, chain.first()) {
+                    (Some(layers), _) if layers.is_empty() => {
+                        (None, None, Some(Coverage::new(CoverageState::Scanned, "")))
+                    }
+                    (Some(layers), Some(top)) => (Some(stack), Some((*top, layers)), None),
+                    _ => (None, None, Some(Coverage::unsupported("its snapshots have no names that identify them"))),
+                }
+            }
+        }
+    }
+
+    /// Where a layer can be read, and for which container.
+    pub(super) fn layer(&self, id: LayerId) -> Option<(&Pin, &Path, MarkNamespace)> {
+        self.readable().find_map(|known| {
+            let stack = known.stack.as_ref()?;
+            let layer = stack.layers.iter().find(|layer| layer.id == Some(id))?;
+            Some((&known.pin, layer.root.as_path(), stack.marks))
+        })
+    }
+
+    /// A container that has a stack and lives.
+    pub(super) fn stack(&self, id: Digest) -> Option<(&Pin, StackPlace)> {
+        let has = |known: &&Known| known.seen.stack.as_ref().is_some_and(|(stack, _)| *stack == id);
+        let known = self.known.values().find(has)?;
+        let mut stack = known.stack.clone()?;
+        stack.mounted = mounted(&known.planned);
+        Some((&known.pin, stack))
+    }
+
+    /// The namespaces of the containers that have a layer: Kubernetes's, else containerd's.
+    pub(super) fn namespaces(&self, id: LayerId) -> Vec<String> {
+        let has = |known: &&Known| has_layer(&known.seen, id);
+        let namespace = |known: &Known| {
+            let pod = known.seen.pod.as_ref().map(|pod| pod.namespace.clone());
+            pod.unwrap_or_else(|| format!("containerd {}", known.seen.containerd_namespace))
+        };
+        let namespaces: BTreeSet<String> = self.readable().filter(has).map(namespace).collect();
+        namespaces.into_iter().collect()
+    }
+
+    /// Forgets the containers that ended before this layer of theirs was read. Returns how many these are.
+    pub(super) fn forget_unread(&mut self, id: LayerId) -> u64 {
+        let before = self.lingering.len();
+        self.lingering.retain(|(_, known)| !has_layer(&known.seen, id));
+        (before - self.lingering.len()) as u64
+    }
+
+    fn readable(&self) -> impl Iterator<Item = &Known> {
+        self.known.values().chain(self.lingering.iter().rev().map(|(_, known)| known))
+    }
+}
+
+fn key(container: &Container) -> Key {
+    (container.containerd_namespace.clone(), container.id.clone())
+}
+
+fn has_layer(seen: &Seen, id: LayerId) -> bool {
+    seen.stack.as_ref().is_some_and(|(_, layers)| layers.contains(&id))
+}
+
+fn is_failed(seen: &Seen) -> bool {
+    seen.refused.as_ref().is_some_and(|coverage| coverage.state == CoverageState::Failed)
+}
+
+fn missed(container: &Container) -> Seen {
+    seen(container, None, Some(Coverage::failed(GONE_BEFORE_READING)))
+}
+
+fn seen(container: &Container, stack: Option<(Digest, Vec<LayerId>)>, refused: Option<Coverage>) -> Seen {
+    Seen {
+        containerd_namespace: container.containerd_namespace.clone(),
+        id: container.id.clone(),
+        name: container.name.clone(),
+        pod: container.pod.clone(),
+        image: container.image.clone(),
+        stack,
+        refused,
+        steps: Vec::new(),
+    }
+}

@@ -1,0 +1,144 @@
+//! What waits to be read, in a fair order: round robin over namespaces, so that a tenant of a thousand images does not keep
+//! another one waiting.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Instant;
+
+use outcrop_proto::LayerId;
+
+/// Most layers that wait. What is beyond is dropped: its lease expires.
+const MAX_WAITING: usize = 16_384;
+
+/// Why a layer is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Purpose {
+    /// Its inventory is wanted.
+    Inventory,
+    /// Its inventory's digest is wanted, to hold another node's word against it.
+    Verification,
+}
+
+/// A layer that waits to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) layer: LayerId,
+    pub(super) purpose: Purpose,
+    /// Afterwards another node may have been asked, and nobody waits for this one.
+    pub(super) until: Option<Instant>,
+    /// How often it was begun.
+    pub(super) tries: u32,
+}
+
+/// Layers that wait.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    inventories: Lanes,
+    verifications: Lanes,
+    waiting: HashSet<(LayerId, Purpose)>,
+}
+
+/// One lane a namespace.
+#[derive(Debug, Default)]
+struct Lanes(VecDeque<(String, VecDeque<Wanted>)>);
+
+impl Queue {
+    /// Puts a layer of the containers of one of `namespaces` behind the others of the namespace that waits for the fewest.
+    pub(super) fn push(&mut self, wanted: Wanted, namespaces: &[String]) {
+        if self.waiting.len() >= MAX_WAITING || !self.waiting.insert((wanted.layer, wanted.purpose)) {
+            return;
+        }
+        let lanes = self.lanes(wanted.purpose);
+        let length = |name: &String| lanes.0.iter().find(|(lane, _)| lane == name).map_or(0, |(_, lane)| lane.len());
+        let name = namespaces.iter().min_by_key(|name| length(name)).cloned().unwrap_or_default();
+        match lanes.0.iter_mut().find(|(lane, _)| *lane == name) {
+            Some((_, lane)) => lane.push_back(wanted),
+            None => lanes.0.push_back((name, VecDeque::from([wanted]))),
+        }
+    }
+
+    /// The next one for which somebody still waits: verifications only when no inventory is wanted.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Wanted> {
+        loop {
+            let next = self.inventories.pop().or_else(|| self.verifications.pop())?;
+            self.waiting.remove(&(next.layer, next.purpose));
+            if next.until.is_none_or(|until| now < until) {
+                return Some(next);
+            }
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn lanes(&mut self, purpose: Purpose) -> &mut Lanes {
+        match purpose {
+            Purpose::Inventory => &mut self.inventories,
+            Purpose::Verification => &mut self.verifications,
+        }
+    }
+}
+
+impl Lanes {
+    fn pop(&mut self) -> Option<Wanted> {
+        let (name, mut lane) = self.0.pop_front()?;
+        let next = lane.pop_front();
+        if !lane.is_empty() {
+            self.0.push_back((name, lane));
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use outcrop_proto::Digest;
+
+    use super::*;
+
+    fn wanted(number: u32, purpose: Purpose) -> Wanted {
+        Wanted { layer: LayerId::Diff(Digest::of(&number.to_le_bytes())), purpose, until: None, tries: 0 }
+    }
+
+    #[test]
+    fn one_layer_of_a_small_tenant_waits_for_one_of_a_large_one() {
+        let mut queue = Queue::default();
+        let [large, small] = ["large", "small"].map(str::to_owned);
+        for number in 0..1000 {
+            queue.push(wanted(number, Purpose::Inventory), std::slice::from_ref(&large));
+        }
+        let few = wanted(5000, Purpose::Inventory);
+        queue.push(few, std::slice::from_ref(&small));
+        // One that both have waits where fewer wait; one that is asked for twice is read once.
+        let shared = wanted(6000, Purpose::Inventory);
+        queue.push(shared, &[large, small]);
+        queue.push(few, &["third".to_owned()]);
+        let now = Instant::now();
+        let order: Vec<Wanted> = std::iter::from_fn(|| queue.pop(now)).collect();
+        assert_eq!(order.len(), 1002);
+        assert_eq!((order[1], order[3]), (few, shared));
+    }
+
+    #[test]
+    fn verifications_come_last_and_what_nobody_waits_for_never() {
+        let mut queue = Queue::default();
+        let now = Instant::now();
+        let late = Wanted { until: Some(now), ..wanted(1, Purpose::Inventory) };
+        let verification = wanted(2, Purpose::Verification);
+        let inventory = Wanted { until: Some(now + Duration::from_secs(1)), ..wanted(2, Purpose::Inventory) };
+        [verification, late, inventory].into_iter().for_each(|wanted| queue.push(wanted, &[]));
+        assert_eq!([queue.pop(now), queue.pop(now), queue.pop(now)], [Some(inventory), Some(verification), None]);
+        for number in 0..20_000 {
+            queue.push(wanted(number, Purpose::Inventory), &[]);
+        }
+        assert_eq!(queue.len(), MAX_WAITING);
+        queue.clear();
+        assert_eq!((queue.len(), queue.pop(now)), (0, None));
+    }
+}

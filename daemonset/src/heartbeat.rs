@@ -1,0 +1,81 @@
+//! Whether the agent lives, without a listener and without a file: its processes keep the time of their last turn in their
+//! names, where `outcrop-agent probe` reads it (`/proc/PID/comm`, proc(5)).
+
+use std::ffi::CString;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Before the time in a name. The kernel keeps 15 bytes of a name.
+const PREFIX: &str = "outcrop:";
+
+/// How often a process that does nothing else says that it lives.
+pub(crate) const BEAT: Duration = Duration::from_secs(15);
+
+/// A process that said nothing for so long hangs: longer than any question to containerd may take, since starting the agent
+/// again would mend nothing there.
+const OLDEST: u64 = 180;
+
+/// Says that this process lives. Its main thread has to say it.
+pub(crate) fn beat() {
+    if let Ok(name) = CString::new(format!("{PREFIX}{:x}", now())) {
+        // A name is a courtesy: where it cannot be set, the probe says so.
+        let _ = rustix::thread::set_name(&name);
+    }
+}
+
+/// Seconds of the clock that starts with the machine, the same for all its processes.
+fn now() -> u64 {
+    u64::try_from(clock_gettime(ClockId::Monotonic).tv_sec).unwrap_or(0)
+}
+
+/// Looks at the agent's processes that are seen here, or at one of them: a line that says that all of them live.
+///
+/// # Errors
+/// A line that says which does not, or that there is none.
+pub fn probe(pid: Option<u32>) -> Result<String, String> {
+    let pids: Vec<u32> = match pid {
+        Some(pid) => vec![pid],
+        None => std::fs::read_dir("/proc")
+            .map_err(|error| format!("/proc cannot be read: {error}"))?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect(),
+    };
+    let beat = |pid: &u32| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some((*pid, u64::from_str_radix(name.trim_end().strip_prefix(PREFIX)?, 16).ok()?))
+    };
+    judge(&pids.iter().filter_map(beat).collect::<Vec<_>>(), now())
+}
+
+fn judge(beats: &[(u32, u64)], now: u64) -> Result<String, String> {
+    let age = |(pid, beat): &(u32, u64)| (now.saturating_sub(*beat), *pid);
+    match beats.iter().map(age).max() {
+        None => Err("no agent runs here; is this the container that it runs in?".to_owned()),
+        Some((age, pid)) if age > OLDEST => Err(format!("process {pid} of the agent has done nothing for {age} s")),
+        Some((age, _)) => Ok(format!("{} processes of the agent live, the oldest sign is {age} s old", beats.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_that_hangs_is_enough_to_fail() {
+        assert!(judge(&[], 1000).is_err());
+        assert!(judge(&[(7, 1000), (8, 990)], 1000).is_ok());
+        assert!(judge(&[(7, 1000), (8, 700)], 1000).unwrap_err().contains("process 8"));
+        // A clock that was read a moment later in the other process.
+        assert!(judge(&[(7, 1001)], 1000).is_ok());
+    }
+
+    #[test]
+    fn a_process_that_says_that_it_lives_is_found() {
+        // Each test has a thread of its own, and the process's name is its main thread's: a thread's is beside it.
+        beat();
+        let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+        assert!(name.starts_with(PREFIX) && name.len() <= 16, "{name}");
+        assert!(probe(Some(u32::MAX)).is_err());
+    }
+}

@@ -1,0 +1,85 @@
+//! One socket that joins the two processes where neither starts the other: two containers of one pod, with a volume in
+//! memory between them.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::Error;
+
+/// How long the other container of the pod may take to start.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Listens at `socket`, and takes the first peer of the same user. After it nobody is listened to: the socket is gone again.
+///
+/// # Errors
+/// When it cannot be listened there.
+pub fn accept(socket: &Path) -> Result<UnixStream, Error> {
+    let failed = |error: io::Error| Error::Join(socket.to_owned(), error.to_string());
+    // What an earlier process left behind. Nothing else is removed.
+    if std::fs::symlink_metadata(socket).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        std::fs::remove_file(socket).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(socket).map_err(failed)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let stream = loop {
+        let (stream, _) = listener.accept().map_err(failed)?;
+        if is_ours(&stream) {
+            break stream;
+        }
+    };
+    std::fs::remove_file(socket).map_err(failed)?;
+    Ok(stream)
+}
+
+/// Connects to the sibling that listens at `socket`, which may not have started yet.
+///
+/// # Errors
+/// When it has not after two minutes, or belongs to another user.
+pub fn connect(socket: &Path) -> Result<UnixStream, Error> {
+    let failed = |reason: String| Error::Join(socket.to_owned(), reason);
+    let start = Instant::now();
+    loop {
+        match UnixStream::connect(socket) {
+            Ok(stream) if is_ours(&stream) => return Ok(stream),
+            Ok(_) => return Err(failed("another user listens there".to_owned())),
+            Err(error) if start.elapsed() > PATIENCE => {
+                return Err(failed(format!("{error}; does outcrop-agent runtime --listen run beside this?")));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+fn is_ours(stream: &UnixStream) -> bool {
+    rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_processes_of_one_user_are_joined_and_the_socket_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("join.sock");
+        drop(UnixListener::bind(&socket).unwrap());
+        std::thread::scope(|scope| {
+            let accepted = scope.spawn(|| accept(&socket).unwrap());
+            drop(connect(&socket).unwrap());
+            drop(accepted.join().unwrap());
+        });
+        assert!(!socket.exists());
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("data");
+        std::fs::write(&file, "data").unwrap();
+        assert!(accept(&file).is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"data");
+    }
+}

@@ -1,0 +1,126 @@
+//! How a worker behaves towards who runs here: last in line for processor and disk, and no more of a processor than it may
+//! have.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::usage;
+
+/// How layers are read: what is too much, and how politely.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manner {
+    /// What a layer may ask for at most.
+    pub limits: LayerLimits,
+    /// Whether workers stand last in line for processor (nice 19) and disk (idle class).
+    pub polite: bool,
+    /// The share of one processor that a worker may use, more than 0 and at most 1.
+    pub share: f64,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { limits: LayerLimits::default(), polite: false, share: 1.0 }
+    }
+}
+
+/// Beyond one of these a layer is too large to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerLimits {
+    /// Files, directories and all else.
+    pub files: u64,
+    /// Bytes of their paths, as the inventory keeps them.
+    pub path_bytes: u64,
+    /// Files that could be evidence.
+    pub evidence_files: u64,
+    /// Bytes that are read of them.
+    pub evidence_bytes: u64,
+}
+
+impl Default for LayerLimits {
+    fn default() -> Self {
+        // The largest image seen, a JavaScript monorepo, has 60,000 evidence files.
+        Self { files: 20_000_000, path_bytes: 64 << 20, evidence_files: 500_000, evidence_bytes: 64 << 30 }
+    }
+}
+
+/// Why a layer was not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It is beyond a limit.
+    TooLarge(String),
+    /// Anything else.
+    Failed(String),
+}
+
+impl<E: std::fmt::Display> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Puts this process last in line.
+pub(super) fn stand_last() {
+    // Where the kernel does not grant it, the work is done all the same.
+    let _ = rustix::process::setpriority_process(None, 19);
+    idle_io();
+}
+
+#[allow(unsafe_code)]
+fn idle_io() {
+    const IOPRIO_WHO_PROCESS: libc::c_long = 1;
+    const IOPRIO_CLASS_IDLE: libc::c_long = 3 << 13;
+    // SAFETY: the call takes three numbers and touches no memory; no crate that we use offers it.
+    let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_CLASS_IDLE) };
+}
+
+/// Keeps a process within its share of a processor, by its own clock.
+pub(super) struct Throttle {
+    share: f64,
+    start: Instant,
+    used: Duration,
+}
+
+/// Shorter pauses are not worth a system call.
+const SHORTEST: Duration = Duration::from_millis(5);
+
+/// A longer one is made of several: what was used is looked at again.
+const LONGEST: Duration = Duration::from_secs(1);
+
+impl Throttle {
+    pub(super) fn new(share: f64) -> Self {
+        Self { share: share.clamp(0.01, 1.0), start: Instant::now(), used: usage::cpu() }
+    }
+
+    /// Waits for as long as more than the share has been used.
+    pub(super) fn pause(&self) {
+        if self.share >= 1.0 {
+            return;
+        }
+        loop {
+            let due = usage::cpu().saturating_sub(self.used).div_f64(self.share);
+            let early = due.saturating_sub(self.start.elapsed());
+            if early < SHORTEST {
+                return;
+            }
+            std::thread::sleep(early.min(LONGEST));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_used_its_share_waits() {
+        let throttle = Throttle::new(0.25);
+        let mut busy = 0_u64;
+        while usage::cpu().saturating_sub(throttle.used) < Duration::from_millis(40) {
+            busy = busy.wrapping_mul(31).wrapping_add(7);
+        }
+        throttle.pause();
+        // Other tests use this process's clock, too: at least four times its own part.
+        assert!(throttle.start.elapsed() >= Duration::from_millis(150), "{busy}");
+    }
+}
