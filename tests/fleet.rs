@@ -207,6 +207,12 @@ impl Place {
     }
 }
 
+/// Says that something is not tested here.
+#[allow(clippy::print_stderr, reason = "what is skipped has to be seen")]
+fn skipped(why: &str) {
+    eprintln!("SKIPPED: {why}");
+}
+
 /// The status of layers that are all known.
 fn layers(known: u64) -> Value {
     json!({ "known": known, "leased": 0, "waiting": 0, "failed": 0, "disputed": 0, "outdated": 0 })
@@ -585,6 +591,56 @@ fn containers(layer: LayerId) -> v1::report::Report {
         containers: vec![(&seen).into()],
         gone: Vec::new(),
     })
+}
+
+#[test]
+fn no_inventory_is_acknowledged_that_the_disk_did_not_take() {
+    let mut place = Place::start();
+    let token = fs::read_to_string(place.at("evil.token")).unwrap().trim().to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let layer = LayerId::Diff(Digest::of(b"layer"));
+    let inventory = compress(&Inventory { cataloguers: 1, ..Inventory::default() }.encode()).unwrap();
+    // Attaches with one layer; whether that is leased to it.
+    let attach = async |place: &Place| {
+        let mut evil = Evil::attach(place, &token, "evil", "test").await.unwrap();
+        evil.say(containers(layer)).await;
+        assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Welcome(_)))));
+        let order = tokio::time::timeout(Duration::from_secs(3), evil.order()).await;
+        (evil, matches!(order, Ok(Ok(Some(v1::order::Order::Lease(_))))))
+    };
+    let (mut evil, leased) = runtime.block_on(attach(&place));
+    assert!(leased);
+    // Every sync of the write-ahead log fails, as on a dying disk.
+    let aggregator = place.aggregator.as_ref().unwrap().0.id().to_string();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/durability");
+    let log = place.at("data/outcrop.db-wal");
+    let tracer = Command::new(script).args(["fail", &aggregator]).arg(log).stdout(Stdio::piped()).spawn();
+    let mut tracer = tracer.unwrap();
+    let mut said = [0; 8];
+    if tracer.stdout.as_mut().unwrap().read_exact(&mut said).is_err() {
+        skipped("strace is not here");
+        return;
+    }
+    let delivered = runtime.block_on(evil.deliver(layer, &inventory));
+    assert_eq!(delivered, Err(tonic::Code::Unavailable), "what is not on the disk is not acknowledged");
+    assert!(place.status()["store_error"].is_string(), "and it is said why");
+    let _ = Command::new("kill").arg(tracer.id().to_string()).status();
+    let _ = tracer.wait();
+    drop(evil);
+    // The disk is well again: it is asked for, acknowledged, and there after a kill.
+    until("it to go on by itself", || place.status()["store_error"].is_null());
+    let (mut evil, leased) = runtime.block_on(attach(&place));
+    if !leased {
+        // Not at once after it had failed.
+        let order = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), evil.order()).await });
+        assert!(matches!(order, Ok(Ok(Some(v1::order::Order::Lease(_))))), "{order:?}");
+    }
+    assert!(runtime.block_on(evil.deliver(layer, &inventory)).is_ok());
+    drop(evil);
+    place.restart();
+    let (_evil, leased) = runtime.block_on(attach(&place));
+    assert!(!leased, "what was acknowledged is not asked for again");
+    assert_eq!(place.status()["layers"]["known"], 1);
 }
 
 #[test]

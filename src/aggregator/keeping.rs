@@ -18,7 +18,10 @@ use crate::store::{RematchRow, StoreError, Summary};
 /// How often the advisory database's file is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
-/// How often what nobody needs any more is removed.
+/// How often nodes that have been silent for too long, and what nobody has, are looked for in memory.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// How often what nobody needs any more is removed from the store.
 const TIDY: Duration = Duration::from_secs(3600);
 
 /// Room on the store's volume with which it goes on after it was full, bytes.
@@ -54,6 +57,7 @@ impl Aggregator {
 
     /// Looks now and then at everything that no report tells of.
     pub(super) async fn tick(self: Arc<Self>) {
+        let mut swept = Instant::now();
         loop {
             let _ = tokio::time::timeout(TICK, self.changed.notified()).await;
             self.expel();
@@ -71,9 +75,12 @@ impl Aggregator {
                 }
             }
             self.fleet().wake(now());
-            self.fleet().tidy(now());
             self.merge_ready();
             self.record_runs().await;
+            if swept.elapsed() >= SWEEP {
+                self.fleet().tidy(now());
+                swept = Instant::now();
+            }
         }
     }
 

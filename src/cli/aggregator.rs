@@ -112,6 +112,13 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
             arguments.api
         )));
     }
+    let api_tls = arguments.api_tls_cert.zip(arguments.api_tls_key);
+    if api_tls.is_none() && !arguments.api.ip().is_loopback() {
+        return Err(Fatal::usage(format!(
+            "{} is not on loopback, where tokens could be read on their way: --api-tls-cert FILE --api-tls-key FILE",
+            arguments.api
+        )));
+    }
     let keys: Result<Vec<PublicKey>, _> = arguments.db_key.iter().map(|key| PublicKey::from_argument(key)).collect();
     let keys = keys.map_err(|error| Fatal::usage(format!("--db-key: {error}")))?;
     let config = Config {
@@ -125,7 +132,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         api: arguments.api,
         api_hosts: arguments.api_host,
         api_tokens: arguments.api_tokens,
-        api_tls: arguments.api_tls_cert.zip(arguments.api_tls_key),
+        api_tls,
         verify_share: arguments.verify_share,
         verify_containers: arguments.verify_containers,
         verify_within: arguments.verify_interval,

@@ -24,8 +24,8 @@ pub enum StoreError {
     /// The database said no.
     #[error("the store: {0}")]
     Database(sqlx::Error),
-    /// There is no room left on its volume.
-    #[error("the store's volume is full: make room, and it goes on by itself")]
+    /// Its volume takes nothing more: it is full, or it fails.
+    #[error("the store's volume takes nothing more, since it is full or failing: make room, and it goes on by itself")]
     Full,
     /// The file is of another version, or no store at all.
     #[error("the store's tables could not be brought up to date: {0}")]
@@ -37,7 +37,7 @@ pub enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        // SQLITE_FULL, and what a write-ahead log that cannot grow says (SQLITE_IOERR_WRITE and its kin): https://sqlite.org/rescode.html
+        // SQLITE_FULL, SQLITE_IOERR_WRITE, _FSYNC, _DIR_FSYNC and _SHMSIZE: https://sqlite.org/rescode.html
         const FULL: [&str; 5] = ["13", "778", "1034", "1290", "4874"];
         match error.as_database_error().and_then(|error| error.code()) {
             Some(code) if FULL.contains(&code.as_ref()) => Self::Full,

@@ -190,8 +190,8 @@ impl Fleet {
             }
         }
         // Better cataloguers are no reason for haste: what is not known comes first, and few at a time.
-        if leased.is_empty() && room == LEASES_OF_A_NODE && self.renewals(now) < RENEWALS {
-            leased.extend(has().find(|id| free(true, id)));
+        if leased.is_empty() && room == LEASES_OF_A_NODE {
+            leased.extend(has().find(|id| free(true, id)).filter(|_| self.renewals(now) < RENEWALS));
         }
         let name = Arc::clone(name);
         self.grant(&name, &leased, now);
