@@ -384,6 +384,18 @@ fn first_seen_survives_new_containers_images_databases_and_restarts() {
     containerd.run("k8s.io", &mended, "seen");
     until("it to be mended", || first_seen(&place).is_empty() && place.count("scanned") == 1);
     until("the third run to be kept", || runs(&place) == 3);
+    let fixed = place.json("/api/v1/findings?state=fixed&container=seen")["items"].take();
+    let fixed: Vec<(String, String)> = fixed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|of| (of["id"].as_str().unwrap().to_owned(), of["first_seen"].as_str().unwrap().to_owned()))
+        .collect();
+    assert_eq!(
+        fixed,
+        [("CVE-2026-1".to_owned(), seen[0].clone())],
+        "what was fixed is known, and since when it had been"
+    );
     containerd.remove("k8s.io", "seen");
     until("nothing to run", || place.status()["containers"] == 0);
     containerd.run("k8s.io", &image, "seen");
@@ -618,6 +630,7 @@ fn no_inventory_is_acknowledged_that_the_disk_did_not_take() {
     let mut tracer = tracer.unwrap();
     let mut said = [0; 8];
     if tracer.stdout.as_mut().unwrap().read_exact(&mut said).is_err() {
+        let _ = tracer.wait();
         skipped("strace is not here");
         return;
     }

@@ -103,9 +103,9 @@ pub trait History {
     async fn record_runs(&self, begun: &[Run], ended: &[Run]) -> Result<(), StoreError>;
     /// Runs that have not ended.
     async fn open_runs(&self) -> Result<Vec<Run>, StoreError>;
-    /// All runs of these subjects, oldest first, with what was found of these problems in the stacks that they ran: what first-seen
-    /// follows from.
-    async fn seen(&self, subjects: &[String], problems: &[String]) -> Result<Vec<Seen>, StoreError>;
+    /// All runs of these subjects, oldest first, with what was found of these problems, or of all, in the stacks that they ran: what
+    /// first-seen and fixed-on follow from.
+    async fn seen(&self, subjects: &[String], problems: Option<&[String]>) -> Result<Vec<Seen>, StoreError>;
     /// Removes runs that ended before `history`; packages and inventories of stacks that nobody has run since `unused`;
     /// and what nothing refers to any more. `present` are stacks that are there now.
     async fn tidy(&self, history: i64, unused: i64, present: &[StackId]) -> Result<(), StoreError>;
@@ -117,6 +117,8 @@ pub trait Questions {
     /// Open findings in the order of severity (the worst first), problem, verdict and stack, from behind `after`; those that `wanted`
     /// describes.
     async fn findings(&self, wanted: &Wanted<'_>) -> Result<Vec<FindingRow>, StoreError>;
+    /// What these verdicts say, open or not; of no stack.
+    async fn verdicts(&self, ids: &[VerdictId]) -> Result<Vec<FindingRow>, StoreError>;
     /// Packages by name, version and number, from behind `after`.
     async fn list_packages(&self, wanted: &WantedPackages<'_>) -> Result<Vec<PackageRow>, StoreError>;
     /// Packages of this name, whole or without what stands before its last `:` or `/`, by stack.

@@ -204,6 +204,8 @@ pub struct SeenFinding {
     pub problem: String,
     /// Type and name of the package, without its version.
     pub package: (String, String),
+    /// The verdict.
+    pub verdict: VerdictId,
     /// Since when.
     pub opened: i64,
     /// Until when.
@@ -234,7 +236,7 @@ pub struct Wanted<'a> {
 /// A finding of a stack.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FindingRow {
-    /// The stack.
+    /// The stack; 0 where it is asked for of none.
     pub stack: StackId,
     /// The verdict.
     pub verdict: VerdictId,

@@ -115,6 +115,10 @@ pub const FINDINGS: Resource = Resource {
     name: "findings",
     about: "Findings of containers",
     filters: &[
+        (
+            "state",
+            "`open`, the default; or `fixed`: what a container's subject had and has not any more, with the time",
+        ),
         ("id", "findings of this problem, by any of its names"),
         ("package", "findings in packages of this name"),
         ("severity", "findings that are at least this bad"),

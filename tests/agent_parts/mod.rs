@@ -20,6 +20,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::parts::Containerd;
 
+/// Where orders go.
+type Orders = tokio::sync::mpsc::Sender<Result<v1::Order, Status>>;
+
 /// What was told, and by whom orders are given.
 #[derive(Clone, Default)]
 pub(crate) struct Told {
@@ -27,7 +30,7 @@ pub(crate) struct Told {
     pieces: Arc<Mutex<Vec<v1::Piece>>>,
     /// Inventories that were delivered whole, compressed.
     delivered: Arc<Mutex<BTreeMap<LayerId, Vec<u8>>>>,
-    orders: Arc<Mutex<Option<tokio::sync::mpsc::Sender<Result<v1::Order, Status>>>>>,
+    orders: Arc<Mutex<Option<Orders>>>,
     tokens: Arc<Mutex<Vec<String>>>,
     attached: Arc<AtomicUsize>,
     /// Whether each layer that a node offers is asked for, once.

@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Chosen, container_ref};
+use super::history::{Fixed, fixed};
+use super::{Chosen, container_ref, time};
 use crate::aggregator::fleet::{Container, Key, subject};
 use crate::aggregator::{Aggregator, now};
 use crate::store::{FindingRow, RANKS, StackId, VerdictId, Wanted};
-use crate::web::list::{FINDINGS, after, cut};
-use crate::web::{AdvisoryItem, AdvisoryPackage, Failure, FindingItem, List, Page, Scope};
+use crate::web::list::{FINDINGS, after, cut, page};
+use crate::web::{AdvisoryItem, AdvisoryPackage, ContainerRef, Failure, FindingItem, List, Page, Scope};
+
+/// Most containers whose history is looked through for one answer.
+const MAX_SUBJECTS: usize = 1000;
 
 /// What a finding of a container is sorted by, and what tells it from every other: rank, problem, verdict, stack; node and key.
 type Place = (u8, String, VerdictId, StackId, String, String, String);
@@ -21,6 +25,11 @@ impl Aggregator {
         if list.sort.as_deref().is_some_and(|sort| sort != "severity") || list.descending {
             let known = "findings are listed the worst first: sort=severity, which is the default";
             return Err(Failure::Question(known.to_owned()));
+        }
+        match list.filter("state") {
+            None | Some("open") => {}
+            Some("fixed") => return self.list_fixed(scope, list).await,
+            Some(other) => return Err(Failure::Question(format!("state={other}: only open and fixed are known"))),
         }
         let worst_to = match list.filter("severity") {
             None => RANKS.len() - 1,
@@ -59,25 +68,46 @@ impl Aggregator {
         Ok(page.map(|(row, (node, key, container))| {
             let had =
                 (subject(node, &key.0, container), row.problem.clone(), (row.r#type.clone(), row.package.clone()));
-            FindingItem {
-                container: container_ref(node, key, container),
-                id: row.problem.clone(),
-                aliases: row.aliases.clone(),
-                package: row.package.clone(),
-                purl: row.purl.clone(),
-                installed: row.version.clone(),
-                evidence: first_line(&row.evidence),
-                status: row.status.clone(),
-                fixed: row.fixed.clone(),
-                severity: RANKS.get(usize::from(row.rank)).copied().unwrap_or("unknown").to_owned(),
-                score: row.score,
-                layer: layer(&layers, row.stack, row.layer),
-                summary: row.summary.clone(),
-                // A run that the store has not been told of yet began moments ago.
-                first_seen: first_seen.get(&had, container.since.min(unix)),
-                fixed_on: None,
-            }
+            let layer = layer(&layers, row.stack, row.layer);
+            // A run that the store has not been told of yet began moments ago.
+            let first_seen = first_seen.get(&had, container.since.min(unix));
+            FindingItem { first_seen, ..words(row, container_ref(node, key, container), layer) }
         }))
+    }
+
+    /// Findings that the subjects of containers had and have not any more.
+    async fn list_fixed(&self, scope: &Scope, list: &List) -> Result<Page<FindingItem>, Failure> {
+        let chosen = Chosen::new(scope, list)?;
+        let known = |name: &str| name == "state" || super::OF_CONTAINERS.contains(&name);
+        if let Some((other, _)) = list.filters.iter().find(|(name, _)| !known(name)) {
+            return Err(Failure::Question(format!("{other}: of what is fixed only containers can be chosen")));
+        }
+        let containers: BTreeMap<String, ContainerRef> = {
+            let fleet = self.fleet();
+            let all = chosen.containers(&fleet).take(MAX_SUBJECTS + 1);
+            all.map(|(node, key, container)| (subject(node, &key.0, container), container_ref(node, key, container)))
+                .collect()
+        };
+        if containers.len() > MAX_SUBJECTS {
+            let narrow = format!(
+                "state=fixed is answered for {MAX_SUBJECTS} containers at most: name a node, namespace, container or image"
+            );
+            return Err(Failure::Question(narrow));
+        }
+        let subjects: Vec<String> = containers.keys().cloned().collect();
+        let fixed = fixed(&self.store.seen(&subjects, None).await?, now().unix);
+        let keyed = fixed.into_iter().map(|fixed| (fixed.had.clone(), fixed));
+        let page = page(&FINDINGS, list, keyed)?;
+        let ids: Vec<VerdictId> = page.items.iter().map(|fixed| fixed.verdict).collect();
+        let rows = self.store.verdicts(&ids).await?.into_iter();
+        let rows: HashMap<VerdictId, FindingRow> = rows.map(|row| (row.verdict, row)).collect();
+        let item = |fixed: Fixed| {
+            let row = rows.get(&fixed.verdict)?;
+            let container = containers.get(&fixed.had.0)?.clone();
+            let (first_seen, fixed_on) = (time(fixed.since), Some(time(fixed.on)));
+            Some(FindingItem { first_seen, fixed_on, ..words(row, container, None) })
+        };
+        Ok(Page { items: page.items.into_iter().filter_map(item).collect(), next: page.next })
     }
 
     /// The chosen containers of these stacks, by node and key.
@@ -159,6 +189,27 @@ impl Aggregator {
             images: touched.len() as u64,
             nodes: touched.iter().filter_map(|id| nodes_of.get(id)).flatten().collect::<BTreeSet<_>>().len() as u64,
         })
+    }
+}
+
+/// A finding of a container, but for since when.
+fn words(row: &FindingRow, container: ContainerRef, layer: Option<String>) -> FindingItem {
+    FindingItem {
+        container,
+        id: row.problem.clone(),
+        aliases: row.aliases.clone(),
+        package: row.package.clone(),
+        purl: row.purl.clone(),
+        installed: row.version.clone(),
+        evidence: first_line(&row.evidence),
+        status: row.status.clone(),
+        fixed: row.fixed.clone(),
+        severity: RANKS.get(usize::from(row.rank)).copied().unwrap_or("unknown").to_owned(),
+        score: row.score,
+        layer,
+        summary: row.summary.clone(),
+        first_seen: String::new(),
+        fixed_on: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::time;
 use crate::aggregator::Aggregator;
-use crate::store::{Seen, StoreError};
+use crate::store::{Seen, StoreError, VerdictId};
 
 /// A subject, a problem, and the type and name of the package that has it.
 pub(super) type Had = (String, String, (String, String));
@@ -72,8 +72,44 @@ impl Aggregator {
     ) -> Result<FirstSeen, StoreError> {
         let subjects: Vec<String> = subjects.into_iter().collect();
         let problems: Vec<String> = problems.into_iter().collect();
-        Ok(FirstSeen::of(self.store.seen(&subjects, &problems).await?))
+        Ok(FirstSeen::of(self.store.seen(&subjects, Some(&problems)).await?))
     }
+}
+
+/// A finding that a subject had and has not any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fixed {
+    /// Who, and what.
+    pub(super) had: Had,
+    /// The last verdict that said so.
+    pub(super) verdict: VerdictId,
+    /// Since when it had been, in seconds since 1970.
+    pub(super) since: i64,
+    /// When it went.
+    pub(super) on: i64,
+}
+
+/// Findings that subjects had and have not any more, from all that they ran; `now` is when those that run still do.
+pub(super) fn fixed(rows: &[Seen], now: i64) -> Vec<Fixed> {
+    let mut known: BTreeMap<Had, Fixed> = BTreeMap::new();
+    for row in rows {
+        let Some(finding) = &row.finding else { continue };
+        let began = row.since.max(finding.opened);
+        let ended = row.until.unwrap_or(now).min(finding.closed.unwrap_or(now));
+        if ended < began {
+            continue;
+        }
+        // What runs, and is said of it, is not over.
+        let ended = if row.until.is_none() && finding.closed.is_none() { i64::MAX } else { ended };
+        let had = (row.subject.clone(), finding.problem.clone(), finding.package.clone());
+        let fixed =
+            known.entry(had.clone()).or_insert(Fixed { had, verdict: finding.verdict, since: began, on: ended });
+        fixed.since = fixed.since.min(began);
+        if ended >= fixed.on {
+            (fixed.on, fixed.verdict) = (ended, finding.verdict);
+        }
+    }
+    known.into_values().filter(|fixed| fixed.on < i64::MAX).collect()
 }
 
 #[cfg(test)]
@@ -85,6 +121,7 @@ mod tests {
         let finding = finding.map(|(opened, closed)| SeenFinding {
             problem: "CVE-1".to_owned(),
             package: ("npm".to_owned(), "a".to_owned()),
+            verdict: 1,
             opened,
             closed,
         });
@@ -121,6 +158,26 @@ mod tests {
         ];
         for (what, rows, since) in cases {
             assert_eq!(FirstSeen::of(rows).get(&had(), 0), time(since), "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_fixed_is_known_with_its_time_and_what_is_open_is_not_fixed() {
+        let cases = [
+            ("it runs", vec![run(10, None, Some((12, None)))], None),
+            ("an image without it", vec![run(10, Some(20), Some((10, None))), run(20, None, None)], Some((10, 20))),
+            ("a database without it", vec![run(10, None, Some((10, Some(15))))], Some((10, 15))),
+            ("and it is back", vec![run(10, None, Some((10, Some(15)))), run(10, None, Some((18, None)))], None),
+            ("it was never there in that run", vec![run(10, Some(20), Some((30, None))), run(40, None, None)], None),
+            (
+                "another container has it still",
+                vec![run(10, Some(20), Some((10, None))), run(12, None, Some((12, None)))],
+                None,
+            ),
+        ];
+        for (what, rows, expected) in cases {
+            let fixed = fixed(&rows, 99);
+            assert_eq!(fixed.first().map(|fixed| (fixed.since, fixed.on)), expected, "{what}");
         }
     }
 }

@@ -50,17 +50,18 @@ impl History for Sqlite {
             .collect()
     }
 
-    async fn seen(&self, subjects: &[String], problems: &[String]) -> Result<Vec<Seen>, StoreError> {
+    async fn seen(&self, subjects: &[String], problems: Option<&[String]>) -> Result<Vec<Seen>, StoreError> {
         let sql =
-            "SELECT subject.key, run.since, run.until, run.stack, found.problem, found.type, found.name, found.opened,
-                found.closed
+            "SELECT subject.key, run.since, run.until, run.stack, found.problem, found.type, found.name, found.verdict,
+                found.opened, found.closed
             FROM json_each(?1) AS wanted CROSS JOIN subject ON subject.key = wanted.value
             CROSS JOIN run ON run.subject = subject.id
-            LEFT JOIN (SELECT finding.stack, opened, closed, problem, type, name FROM finding
+            LEFT JOIN (SELECT finding.stack, verdict, opened, closed, problem, type, name FROM finding
                 CROSS JOIN verdict ON verdict.id = finding.verdict CROSS JOIN package ON package.id = verdict.package
-                WHERE problem IN (SELECT value FROM json_each(?2))) AS found ON found.stack = run.stack
+                WHERE ?2 IS NULL OR problem IN (SELECT value FROM json_each(?2))) AS found ON found.stack = run.stack
             ORDER BY subject.key, run.since, run.stack";
-        let query = sqlx::query(sql).bind(json(&subjects)?).bind(json(&problems)?);
+        let problems = problems.map(|problems| json(&problems)).transpose()?;
+        let query = sqlx::query(sql).bind(json(&subjects)?).bind(problems);
         let rows = query.fetch_all(&self.reader).await?;
         rows.iter()
             .map(|row| {
@@ -69,6 +70,7 @@ impl History for Sqlite {
                     Some(problem) => Some(SeenFinding {
                         problem,
                         package: (row.try_get("type")?, row.try_get("name")?),
+                        verdict: row.try_get("verdict")?,
                         opened: row.try_get("opened")?,
                         closed: row.try_get("closed")?,
                     }),

@@ -7,7 +7,9 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::{Sqlite, StoreError, count, json, lines};
-use crate::store::{FindingRow, HasRow, PackageRow, ProblemRow, Questions, RANKS, StackId, Wanted, WantedPackages};
+use crate::store::{
+    FindingRow, HasRow, PackageRow, ProblemRow, Questions, RANKS, StackId, VerdictId, Wanted, WantedPackages,
+};
 
 /// With so few stacks their findings are sorted; with more, verdicts are gone through in their order.
 const FEW: usize = 64;
@@ -56,27 +58,15 @@ impl Questions for Sqlite {
             .bind(super::integer(wanted.limit))
             .fetch_all(&self.reader)
             .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(FindingRow {
-                    stack: row.try_get("stack")?,
-                    verdict: row.try_get("id")?,
-                    rank: count(row, "rank")?,
-                    problem: row.try_get("problem")?,
-                    aliases: lines(row, "aliases")?,
-                    r#type: row.try_get("type")?,
-                    package: row.try_get("name")?,
-                    version: row.try_get("version")?,
-                    purl: row.try_get("purl")?,
-                    evidence: row.try_get::<Option<String>, _>("paths")?.unwrap_or_default(),
-                    layer: count(row, "layer")?,
-                    status: row.try_get("status")?,
-                    fixed: row.try_get("fixed")?,
-                    score: row.try_get("score")?,
-                    summary: row.try_get("summary")?,
-                })
-            })
-            .collect()
+        rows.iter().map(finding).collect()
+    }
+
+    async fn verdicts(&self, ids: &[VerdictId]) -> Result<Vec<FindingRow>, StoreError> {
+        let sql = "SELECT 0 AS stack, verdict.id, rank, problem, aliases, type, name, version, purl, NULL AS paths, 0 AS layer,
+                status, fixed, score, summary
+            FROM verdict CROSS JOIN package ON package.id = verdict.package
+            WHERE verdict.id IN (SELECT value FROM json_each(?))";
+        sqlx::query(sql).bind(json(&ids)?).fetch_all(&self.reader).await?.iter().map(finding).collect()
     }
 
     async fn list_packages(&self, wanted: &WantedPackages<'_>) -> Result<Vec<PackageRow>, StoreError> {
@@ -237,6 +227,26 @@ impl Sqlite {
         let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(word).bind(json(&stacks)?);
         has(&query.fetch_all(&self.reader).await?)
     }
+}
+
+fn finding(row: &SqliteRow) -> Result<FindingRow, StoreError> {
+    Ok(FindingRow {
+        stack: row.try_get("stack")?,
+        verdict: row.try_get("id")?,
+        rank: count(row, "rank")?,
+        problem: row.try_get("problem")?,
+        aliases: lines(row, "aliases")?,
+        r#type: row.try_get("type")?,
+        package: row.try_get("name")?,
+        version: row.try_get("version")?,
+        purl: row.try_get("purl")?,
+        evidence: row.try_get::<Option<String>, _>("paths")?.unwrap_or_default(),
+        layer: count(row, "layer")?,
+        status: row.try_get("status")?,
+        fixed: row.try_get("fixed")?,
+        score: row.try_get("score")?,
+        summary: row.try_get("summary")?,
+    })
 }
 
 fn has(rows: &[SqliteRow]) -> Result<Vec<HasRow>, StoreError> {
