@@ -8,6 +8,7 @@ use super::output::{self, Column, Format, List, cell, column, wide};
 use super::table::table;
 use super::text::escape;
 use super::{Exit, Fatal, print};
+use crate::store::RANKS;
 
 /// How the status is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -116,10 +117,12 @@ fn in_words(status: &Value) -> String {
         assessed,
         "nothing is assessed: no database, or nothing read\n",
     );
-    let findings = status["findings"]
-        .as_object()
-        .map(|counts| counts.iter().map(|(severity, count)| vec![severity.clone(), cell(count)]).collect::<Vec<_>>());
-    section(&["SEVERITY", "FINDINGS"], findings.unwrap_or_default(), "no findings in what is assessed\n");
+    // The worst first, as everywhere.
+    let findings = RANKS.iter().filter_map(|rank| {
+        let count = status["findings"].get(rank)?;
+        Some(vec![(*rank).to_owned(), cell(count)])
+    });
+    section(&["SEVERITY", "FINDINGS"], findings.collect(), "no findings in what is assessed\n");
     out.push_str(&format!(
         "withheld {}; layers known {}, leased {}, waiting {}, failed {}; disputed {}, outdated {}\n",
         number("/withheld"),
@@ -155,9 +158,16 @@ fn database(status: &Value) -> String {
         };
         let (digest, by, at) = (text("/database/digest"), text("/database/brought_by"), text("/database/brought_at"));
         out.push_str(&format!("advisory database {digest}, brought by {by} at {at}, {signed}\n"));
-        let sources = rows(&status["database"]["sources"], &["/ecosystem", "/records", "/newest", "/age_days"]);
-        if !sources.is_empty() {
-            out.push_str(&format!("\n{}", table(&["SOURCE", "RECORDS", "NEWEST", "AGE DAYS"], &sources)));
+        let all = rows(&status["database"]["sources"], &["/ecosystem", "/records", "/newest", "/age_days"]);
+        let assessed = rows(&status["assessed"], &["/ecosystem"]);
+        // Of a database for every distribution only what runs is of interest to a person.
+        let is_used = |source: &Vec<String>| assessed.iter().any(|assessed| assessed.first() == source.first());
+        let (used, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_used);
+        if !used.is_empty() {
+            out.push_str(&format!("\n{}", table(&["SOURCE", "RECORDS", "NEWEST", "AGE DAYS"], &used)));
+        }
+        if !others.is_empty() {
+            out.push_str(&format!("and {} sources of what does not run; --output json has them all\n", others.len()));
         }
     }
     for problem in status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
