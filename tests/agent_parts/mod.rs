@@ -20,11 +20,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::parts::Containerd;
 
+type Orders = tokio::sync::mpsc::Sender<Result<v1::Order, Status>>;
+
 /// What was told, and by whom orders are given.
 #[derive(Clone, Default)]
 pub(crate) struct Told {
     reports: Arc<Mutex<Vec<v1::Report>>>,
-    orders: Arc<Mutex<Option<tokio::sync::mpsc::Sender<Result<v1::Order, Status>>>>>,
+    orders: Arc<Mutex<Option<Orders>>>,
     tokens: Arc<Mutex<Vec<String>>>,
     attached: Arc<AtomicUsize>,
     /// Whether each layer that a node offers is asked for, once.
@@ -208,7 +210,8 @@ impl Recorder {
     pub(crate) fn command(&self, first: &[&str]) -> Command {
         let mut command = agent();
         command.args(first).args(["--cluster", "test", "--node", "one", "--aggregator"]);
-        command.arg(format!("http://{}", self.listen)).arg("--token-file").arg(self.at("token"));
+        // By a name: resolving it has to be possible in the cage.
+        command.arg(format!("http://localhost:{}", self.listen.port())).arg("--token-file").arg(self.at("token"));
         command
     }
 

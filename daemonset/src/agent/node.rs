@@ -416,6 +416,8 @@ impl Node {
             _ if went == Went::Vanished => Ok(false),
             // A mounted root is a container's own.
             What::Check { .. } => self.sibling.recheck_pin(&task.pin),
+            // What cannot be opened below a container that is there is a failure; else it is only gone.
+            What::Layer { .. } if went == Went::Failed => self.sibling.recheck_pin(&task.pin),
             // A layer outlives its container.
             What::Layer { .. } => match self.sibling.recheck_pin(&task.pin) {
                 Ok(false) => self.sibling.stand(&task.pin),
