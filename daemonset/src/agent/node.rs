@@ -260,6 +260,8 @@ impl Node {
             Ok(changes) => {
                 if self.away.take().is_some() {
                     say("containerd answers again");
+                    // What was learned before it went away was not told.
+                    self.untold = true;
                 }
                 let missed = |seen: &&Seen| seen.refused.as_ref().is_some_and(|c| c.state == CoverageState::Failed);
                 self.measures.gone_before_reading += changes.missed.iter().filter(missed).count() as u64;
