@@ -138,9 +138,11 @@ fn every_container_that_lives_for_a_moment_is_told_once_and_gone_once() {
     let recorder = Recorder::start();
     let _agent = recorder.agent(&containerd, &[]);
     recorder.until("the attach", || !recorder.metrics().is_empty());
-    let names: Vec<String> = (0..20).map(|number| format!("short-{number:02}")).collect();
+    // More of them by hand: OUTCROP_SHORT_LIVED=200.
+    let count = std::env::var("OUTCROP_SHORT_LIVED").ok().and_then(|count| count.parse().ok()).unwrap_or(20);
+    let names: Vec<String> = (0..count).map(|number| format!("short-{number:03}")).collect();
     std::thread::scope(|scope| {
-        for (lane, names) in names.chunks(10).enumerate() {
+        for (lane, names) in names.chunks(count / 2).enumerate() {
             let (containerd, image) = (&containerd, &image);
             scope.spawn(move || {
                 for name in names {
@@ -167,9 +169,8 @@ fn every_container_that_lives_for_a_moment_is_told_once_and_gone_once() {
     for container in told {
         match &container.coverage {
             None => assert_eq!(container.layers.len(), 2),
-            Some(coverage) => {
-                assert_eq!((coverage.state.as_str(), coverage.reason.as_str()), ("failed", "gone before reading"));
-            }
+            // Gone before reading, or while it was looked at.
+            Some(coverage) => assert_eq!(coverage.state, "failed", "{coverage:?}"),
         }
     }
     // The image is still there, and so its layers are read for containers that are not.
@@ -231,6 +232,14 @@ fn what_the_operator_left_out_is_counted_and_not_read_and_what_is_too_large_name
         assert!(unreadable.reason.contains("more than 1 of its files could be evidence"), "{}", unreadable.reason);
     }
     drop(agent);
+    // Where the node's storage is not seen, that is a failure, and not a layer that is gone.
+    let recorder = Recorder::start();
+    let nowhere = recorder.at("host");
+    fs::create_dir(&nowhere).unwrap();
+    let agent = recorder.agent(&containerd, &["--host", nowhere.to_str().unwrap()]);
+    recorder.until("the answers", || recorder.unreadable().len() == 2);
+    assert!(recorder.unreadable().iter().all(|one| one.state == "failed" && !one.gone), "{:?}", recorder.unreadable());
+    drop(agent);
     let recorder = Recorder::start();
     let _agent = recorder.agent(&containerd, &["--namespaces", "moby"]);
     recorder.until("both", || recorder.here().len() == 2);
@@ -255,6 +264,18 @@ fn a_signal_ends_every_process_and_the_probe_tells_life_from_death() {
         assert_eq!(dead.status.code(), Some(1));
         assert_eq!(String::from_utf8(dead.stderr).unwrap().lines().count(), 1);
     }
+    // As the first process of a PID namespace, where a signal without a handler does nothing.
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child"]).arg(agent().get_program());
+    command.args(recorder.command(&[]).get_args()).arg("--containerd").arg(containerd.socket());
+    let before = recorder.attached();
+    let mut first = recorder.run(&mut command, "agent.log");
+    recorder.until("the first process", || recorder.attached() > before);
+    let list = fs::read_to_string(format!("/proc/{0}/task/{0}/children", first.0.id())).unwrap();
+    let pid = rustix::process::Pid::from_raw(list.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    assert!(in_time(|| first.0.try_wait().unwrap().is_some()));
+    assert_eq!(first.0.wait().unwrap().code(), Some(0));
     // Without the process that holds the socket the agent ends, and says so.
     let before = recorder.attached();
     let mut running = recorder.agent(&containerd, &[]);

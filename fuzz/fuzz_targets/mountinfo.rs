@@ -3,5 +3,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let _ = outcrop_agent::scan::mounted_root(data, "k8s.io", "1");
+    let _ = outcrop_agent::scan::mounted_root(data, "k8s.io", "1", Some(b"/upper"));
 });

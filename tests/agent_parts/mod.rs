@@ -220,7 +220,8 @@ impl Recorder {
     pub(crate) fn command(&self, first: &[&str]) -> Command {
         let mut command = agent();
         command.args(first).args(["--cluster", "test", "--node", "one", "--aggregator"]);
-        command.arg(format!("http://{}", self.listen)).arg("--token-file").arg(self.at("token"));
+        // By a name: resolving it has to be possible in the cage.
+        command.arg(format!("http://localhost:{}", self.listen.port())).arg("--token-file").arg(self.at("token"));
         command
     }
 

@@ -224,7 +224,7 @@ impl Containers {
         let has = |known: &&Known| known.seen.stack.as_ref().is_some_and(|(stack, _)| *stack == id);
         let known = self.known.values().find(has)?;
         let mut stack = known.stack.clone()?;
-        stack.mounted = mounted(&known.planned);
+        stack.mounted = mounted(&known.planned, stack.upper.as_deref(), &self.host);
         Some((&known.pin, stack))
     }
 

@@ -260,6 +260,8 @@ impl Node {
             Ok(changes) => {
                 if self.away.take().is_some() {
                     say("containerd answers again");
+                    // What was learned before it went away was not told.
+                    self.untold = true;
                 }
                 let missed = |seen: &&Seen| seen.refused.as_ref().is_some_and(|c| c.state == CoverageState::Failed);
                 self.measures.gone_before_reading += changes.missed.iter().filter(missed).count() as u64;
@@ -416,6 +418,8 @@ impl Node {
             _ if went == Went::Vanished => Ok(false),
             // A mounted root is a container's own.
             What::Check { .. } => self.sibling.recheck_pin(&task.pin),
+            // What cannot be opened below a container that is there is a failure; else it is only gone.
+            What::Layer { .. } if went == Went::Failed => self.sibling.recheck_pin(&task.pin),
             // A layer outlives its container.
             What::Layer { .. } => match self.sibling.recheck_pin(&task.pin) {
                 Ok(false) => self.sibling.stand(&task.pin),

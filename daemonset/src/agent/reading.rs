@@ -52,9 +52,9 @@ pub(super) struct Done {
 pub(super) enum Went {
     /// It was read, and its root is still where it was.
     Read,
-    /// It could not be read; its root is still where it was.
+    /// It could not be read.
     Failed,
-    /// Its root is not there any more.
+    /// It was read, and its root is not there any more.
     Vanished,
 }
 
@@ -109,8 +109,8 @@ fn perform(task: Task, reader: &StackReader, commands: &Commands) {
             };
             let answer = answer.unwrap_or_else(|error| Answer::Unreadable(wanted.layer, error));
             let went = match &answer {
-                _ if !reader.is_there(root) => Went::Vanished,
                 Answer::Unreadable(..) => Went::Failed,
+                _ if !reader.is_there(root) => Went::Vanished,
                 _ => Went::Read,
             };
             (answer, went)

@@ -90,7 +90,7 @@ async fn run(stream: UnixStream, opened: Opened, cage: String, usage: OwnUsage) 
     let ready = Reply::Ready { socket: socket.display().to_string(), version: client.version().to_owned(), cage };
     frame::send(&mut answers, &ready).await?;
 
-    let mut holder = Holder { client: Some(client), socket, usage, watching: false };
+    let mut holder = Holder { client: Some(client), socket, usage, watching: false, patience: Instant::now() };
     let mut events = Events::default();
     loop {
         heartbeat::beat();
@@ -174,7 +174,12 @@ struct Holder {
     socket: PathBuf,
     usage: OwnUsage,
     watching: bool,
+    /// When snapshotters that did not answer in time were given another chance.
+    patience: Instant,
 }
+
+/// How long a snapshotter that did not answer in time is not asked again: each try keeps all others waiting.
+const SLOW_FOR: Duration = Duration::from_secs(600);
 
 impl Holder {
     async fn answer(
@@ -216,6 +221,10 @@ impl Holder {
         }
         Ok(match question {
             Request::Plan => {
+                if self.patience.elapsed() > SLOW_FOR {
+                    self.patience = Instant::now();
+                    client.slow.clear();
+                }
                 let planned = match client.plan(&[]).await {
                     Ok(planned) => planned,
                     Err(error) => return Ok(Err(error)),

@@ -5,15 +5,24 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
 /// The mounted root of a containerd container, found among this process's own mounts: containerd does not tell its state
-/// directory. `mountinfo` is the text of `/proc/self/mountinfo` (proc(5)).
-pub fn mounted_root(mountinfo: &[u8], namespace: &str, id: &str) -> Option<PathBuf> {
+/// directory. `mountinfo` is the text of `/proc/self/mountinfo` (proc(5)). `upper` is the container's writable layer, by its
+/// path on the host: where a mount names another one, it is another containerd's container of the same name.
+pub fn mounted_root(mountinfo: &[u8], namespace: &str, id: &str, upper: Option<&[u8]>) -> Option<PathBuf> {
     let end = format!("/io.containerd.runtime.v2.task/{namespace}/{id}/rootfs").into_bytes();
     mountinfo
         .split(|byte| *byte == b'\n')
+        .filter(|line| upper.is_none_or(|upper| !names_another(line, upper)))
         .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
         .map(unescape)
         .find(|path| path.ends_with(&end))
         .map(|path| PathBuf::from(OsString::from_vec(path)))
+}
+
+/// Whether a mount has a writable layer, and one that is not `upper`.
+fn names_another(line: &[u8], upper: &[u8]) -> bool {
+    let options = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    let mut options = options.split(|byte| *byte == b',');
+    options.find_map(|option| option.strip_prefix(b"upperdir=")).is_some_and(|path| unescape(path) != upper)
 }
 
 /// Undoes the kernel's escapes: a space, tab, newline or backslash is written as a backslash and three octal digits.
@@ -44,7 +53,7 @@ mod tests {
         let mountinfo =
             b"36 35 98:0 / /run/c\\040d/io.containerd.runtime.v2.task/k8s.io/abc/rootfs rw - overlay overlay rw\n\
             37 35 98:0 / /run/containerd/io.containerd.runtime.v2.task/default/abc/rootfs rw - overlay overlay rw\n";
-        let find = |namespace, id| mounted_root(mountinfo, namespace, id);
+        let find = |namespace, id| mounted_root(mountinfo, namespace, id, Some(b"/any"));
         assert_eq!(
             find("k8s.io", "abc"),
             Some(PathBuf::from("/run/c d/io.containerd.runtime.v2.task/k8s.io/abc/rootfs"))
@@ -54,5 +63,19 @@ mod tests {
             Some(PathBuf::from("/run/containerd/io.containerd.runtime.v2.task/default/abc/rootfs"))
         );
         assert_eq!(find("default", "bc"), None);
+    }
+
+    #[test]
+    fn another_containerds_container_of_the_same_name_is_told_by_its_writable_layer() {
+        let line = |root: &str, upper: &str| {
+            let target = format!("{root}/io.containerd.runtime.v2.task/k8s.io/web/rootfs");
+            format!("36 35 98:0 / {target} rw - overlay overlay rw,lowerdir=/l,upperdir={upper},workdir=/w\n")
+        };
+        let mountinfo = [line("/run/one", "/var/one\\040/fs"), line("/run/two", "/var/two/fs")].concat();
+        let find = |upper: &[u8]| mounted_root(mountinfo.as_bytes(), "k8s.io", "web", Some(upper));
+        let root = |root: &str| Some(PathBuf::from(format!("{root}/io.containerd.runtime.v2.task/k8s.io/web/rootfs")));
+        assert_eq!(find(b"/var/one /fs"), root("/run/one"));
+        assert_eq!(find(b"/var/two/fs"), root("/run/two"));
+        assert_eq!(find(b"/var/three/fs"), None);
     }
 }

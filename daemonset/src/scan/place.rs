@@ -1,6 +1,7 @@
 //! From what a runtime says of a container to what can be scanned.
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -91,8 +92,8 @@ impl Places {
                 let stack = StackPlace {
                     layers: stack.layers.into_iter().map(place).collect(),
                     marks: if stack.userxattr { MarkNamespace::User } else { MarkNamespace::Trusted },
+                    mounted: mounted(container, stack.upper.as_deref(), host),
                     upper: stack.upper,
-                    mounted: mounted(container),
                 };
                 Place::Stack { stack, chain, diff_ids }
             }
@@ -132,11 +133,14 @@ impl Places {
     }
 }
 
-/// Where the container's root is mounted, if it runs and this process can see that.
-pub fn mounted(container: &Container) -> Option<PathBuf> {
+/// Where the container's root is mounted, if it runs and this process can see that. `upper` is its writable layer below
+/// `host`.
+pub fn mounted(container: &Container, upper: Option<&Path>, host: &Path) -> Option<PathBuf> {
     if container.status != Status::Running {
         return None;
     }
+    let upper = upper.and_then(|upper| upper.strip_prefix(host).ok()).map(|upper| Path::new("/").join(upper));
+    let upper = upper.as_ref().map(|upper| upper.as_os_str().as_bytes());
     let mountinfo = std::fs::read("/proc/self/mountinfo").ok()?;
-    mounted_root(&mountinfo, &container.containerd_namespace, &container.id)
+    mounted_root(&mountinfo, &container.containerd_namespace, &container.id, upper)
 }

@@ -313,11 +313,30 @@ mod older {
         libc::SYS_mkdir,
         libc::SYS_mknod,
     ];
+
+    /// Where the kernel has the x32 ABI, each call can be made under a second number: the same with this bit, and a few under
+    /// numbers of their own (arch/x86/entry/syscalls/syscall_64.tbl). A list of what is forbidden has to know them.
+    pub(super) fn under_other_numbers(table: &mut super::Rules) {
+        const X32: i64 = 0x4000_0000;
+        let own = [
+            (libc::SYS_ioctl, 514),
+            (libc::SYS_ptrace, 521),
+            (libc::SYS_kexec_load, 528),
+            (libc::SYS_process_vm_readv, 539),
+            (libc::SYS_process_vm_writev, 540),
+        ];
+        let same = table.iter().map(|(call, rules)| (call | X32, rules.clone()));
+        let own = own.iter().filter_map(|(call, number)| Some((number | X32, table.get(call)?.clone())));
+        let others: Vec<_> = same.chain(own).collect();
+        table.extend(others);
+    }
 }
 #[cfg(not(target_arch = "x86_64"))]
 mod older {
     pub(super) const WAITING: &[i64] = &[];
     pub(super) const CHANGING: &[i64] = &[];
+
+    pub(super) fn under_other_numbers(_: &mut super::Rules) {}
 }
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -378,6 +397,7 @@ fn deny_changes(more: Vec<Entry>) -> Result<BpfProgram, CageError> {
     // Pages that a running container shares are not ours to drop.
     table.insert(libc::SYS_fadvise64, vec![rule(vec![equals(3, libc::POSIX_FADV_DONTNEED as u64)?])?]);
     table.extend(more);
+    older::under_other_numbers(&mut table);
     compile(table, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))
 }
 

@@ -32,6 +32,9 @@ const MAX_DEATHS: usize = 8;
 /// How long a worker may take, whatever it waits for; its processor time is limited separately.
 const MAX_TIME: Duration = Duration::from_secs(600);
 
+/// The same for an image configuration: what follows the containers waits for it.
+const MAX_PARSE: Duration = Duration::from_secs(20);
+
 /// The same for a look at a mounted root: whoever holds it longer keeps the node from unmounting it, and containerd's shim
 /// gives up after 2.5 s.
 const MAX_HOLD: Duration = Duration::from_secs(2);
@@ -236,7 +239,11 @@ impl Program {
     fn once<S: io::Write + Default>(&self, job: &Job, handles: &[BorrowedFd<'_>]) -> Result<Outcome<S>, WorkerError> {
         let mut worker = self.start(job, handles).map_err(WorkerError::Start)?;
         self.counters.starts();
-        let limit = if matches!(job, Job::Survive { .. }) { MAX_HOLD } else { MAX_TIME };
+        let limit = match job {
+            Job::Survive { .. } => MAX_HOLD,
+            Job::Config { .. } => MAX_PARSE,
+            _ => MAX_TIME,
+        };
         let mut answer = S::default();
         let outcome = worker.hear(&mut answer, limit, &self.counters);
         // Whatever it still does, it is done.

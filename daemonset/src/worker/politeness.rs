@@ -113,6 +113,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_stands_last_is_the_last_for_processor_and_disk() {
+        // Both are a thread's own, and what it starts has them, too.
+        std::thread::spawn(|| {
+            stand_last();
+            assert_eq!(rustix::process::getpriority_process(None).unwrap(), 19);
+            let thread = rustix::thread::gettid().as_raw_pid().to_string();
+            assert_eq!(class_of(&thread), "idle");
+        })
+        .join()
+        .unwrap();
+    }
+
+    /// As `ionice` tells it; what is hoped for where that is not installed.
+    fn class_of(thread: &str) -> String {
+        let told = std::process::Command::new("ionice").args(["-p", thread]).output();
+        told.map_or("idle".to_owned(), |told| String::from_utf8_lossy(&told.stdout).trim().to_owned())
+    }
+
+    #[test]
     fn who_used_its_share_waits() {
         let throttle = Throttle::new(0.25);
         let mut busy = 0_u64;

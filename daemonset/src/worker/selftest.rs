@@ -230,6 +230,8 @@ fn take(capability: CapabilitySet) -> io::Result<()> {
 /// them pass would answer with another error than EPERM, and the attempt would show it.
 const RAW_CALLS: &[(To, &str, i64)] = &[
     (ALL, "mount", libc::SYS_mount),
+    #[cfg(target_arch = "x86_64")]
+    (ALL, "mount by the x32 ABI", libc::SYS_mount | 0x4000_0000),
     (ALL, "unmount", libc::SYS_umount2),
     (ALL, "clone a mount", libc::SYS_open_tree),
     (ALL, "open a new file system", libc::SYS_fsopen),
