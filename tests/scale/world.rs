@@ -300,6 +300,15 @@ impl World {
             let (name, version) = all[self.random(&[9, number, step]) as usize % all.len()];
             chosen.entry(name).or_insert(version);
         }
+        // What everybody asks about, in two versions.
+        let is_old = self.random(&[12, number]).is_multiple_of(3);
+        match kind {
+            PackageType::Npm => chosen.insert("lodash", if is_old { "4.17.20" } else { "4.17.21" }),
+            PackageType::Maven => {
+                chosen.insert("org.apache.logging.log4j:log4j-core", if is_old { "2.14.1" } else { "2.17.1" })
+            }
+            _ => None,
+        };
         chosen.into_iter().map(|(name, version)| (kind, name, version)).collect()
     }
 
@@ -322,7 +331,8 @@ impl World {
     }
 
     fn make_os(&self, layer: usize, making: &mut Making) {
-        if layer < self.bases {
+        let (installed, brought) = self.installed(layer);
+        if brought.iter().any(|deb| self.debs[*deb].name == "base-files") {
             let distribution = Distribution {
                 id: "debian".to_owned(),
                 version_id: "12".to_owned(),
@@ -334,7 +344,6 @@ impl World {
             making.evidence("usr/lib/os-release", "os-release", false, fact);
             making.links.push(("etc/os-release".to_owned(), "../usr/lib/os-release"));
         }
-        let (installed, brought) = self.installed(layer);
         let packages = installed.iter().map(|(deb, age)| {
             let Deb { name, version, arch, source, source_version, .. } = self.debs[*deb];
             let source = SourcePackage { name: source.to_owned(), version: older(source_version, *age) };
@@ -480,7 +489,8 @@ mod tests {
             let layers = &world.image(image).layers;
             let inventories: Vec<Inventory> = layers.iter().map(|layer| world.inventory(*layer)).collect();
             let merged = merge(&inventories.iter().collect::<Vec<_>>(), catalog::KNOWN, &Answers::default());
-            assert!(merged.unread.is_empty() && merged.failed.is_empty() && merged.warnings.is_empty());
+            let (unread, failed, warnings) = (&merged.unread, &merged.failed, &merged.warnings);
+            assert!(unread.is_empty() && failed.is_empty() && warnings.is_empty(), "{unread:?} {failed:?} {warnings:?}");
             assert_eq!(merged.distribution.map(|found| found.id), Some("debian".to_owned()));
             let package = |found: &outcrop_proto::StackPackage| {
                 let package = &found.package;
