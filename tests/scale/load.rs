@@ -98,7 +98,7 @@ pub(crate) fn settle(service: &Service, shape: Shape, loud: bool) -> Value {
 
 /// An advisory that nobody has heard of yet, about a package that some have.
 pub(crate) fn advisory() -> Value {
-    json!({ "id": "OUTCROP-SCALE-1", "modified": "2026-11-01T00:00:00Z", "affected": [{
+    json!({ "id": "CVE-2026-99999", "modified": "2026-11-01T00:00:00Z", "affected": [{
         "package": { "ecosystem": "npm", "name": "lodash" },
         "ranges": [{ "type": "SEMVER", "events": [{ "introduced": "0" }, { "last_affected": "4.17.20" }] }] }] })
 }
@@ -245,7 +245,7 @@ pub(crate) fn whole(shape: Shape, table: &mut Table) {
     settle(&service, shape, true);
     table.note("containers replaced", Counts::get(&fleet.counts.changes).to_string());
     let expected = with_packages(&fleet, &["npm lodash 4.17.20"]);
-    let answered = who_has(&service, "OUTCROP-SCALE-1");
+    let answered = who_has(&service, "CVE-2026-99999");
     table.row("who has the new problem", answered.len().to_string(), &expected.len().to_string(), answered == expected);
     let lost = fleet.lost.lock().unwrap().len();
     table.row("layers asked for again", lost.to_string(), "0", lost == 0);

@@ -33,7 +33,7 @@ fn a_fleet_is_known_in_full_with_each_layer_read_once() {
     assert_eq!((&rematch["nodes_rescanned"], &rematch["stacks"]), (&0.into(), &shape.images.into()), "{rematch}");
     let has = with_packages(&fleet, &["npm lodash 4.17.20"]);
     assert!(!has.is_empty());
-    assert_eq!(who_has(&service, "OUTCROP-SCALE-1"), has);
+    assert_eq!(who_has(&service, "CVE-2026-99999"), has);
     assert!(fleet.lost.lock().unwrap().is_empty());
     fleet.stop();
 }
