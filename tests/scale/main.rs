@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a step that fails is a failed test, in helpers too")]
 
+mod crash;
 mod load;
 mod node;
 mod service;
@@ -36,4 +37,20 @@ fn a_fleet_is_known_in_full_with_each_layer_read_once() {
     assert_eq!(who_has(&service, "CVE-2026-99999"), has);
     assert!(fleet.lost.lock().unwrap().is_empty());
     fleet.stop();
+}
+
+#[test]
+fn what_was_acknowledged_survives_kills_at_random_times() {
+    let outcome = crash::kill_again_and_again(Shape::SMALL, 5, false);
+    assert!(outcome.acknowledged > 0 && outcome.kills_under_load > 0, "{outcome:?}");
+    assert!(outcome.lost == 0 && outcome.wrong.is_empty() && outcome.complete, "{outcome:?}");
+}
+
+#[test]
+fn a_full_volume_refuses_inventories_answers_questions_and_recovers() {
+    let Some(outcome) = crash::fill_the_volume(Shape::SMALL) else {
+        println!("SKIPPED: mounting a small volume needs root");
+        return;
+    };
+    assert!(outcome.lost == 0 && outcome.wrong.is_empty() && outcome.complete, "{outcome:?}");
 }

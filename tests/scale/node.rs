@@ -32,6 +32,8 @@ pub(crate) struct Fleet {
     stopped: AtomicBool,
     /// The time between two changes of a node's containers; zero for none.
     churn: Mutex<Duration>,
+    /// The longest time that a layer takes to be read.
+    reading: Mutex<Duration>,
     pub(crate) counts: Counts,
     /// Layers of which the aggregator said that they are in its store.
     stored: Mutex<HashSet<LayerId>>,
@@ -172,6 +174,7 @@ impl Fleet {
             making: Semaphore::new(4),
             stopped: AtomicBool::new(false),
             churn: Mutex::default(),
+            reading: Mutex::default(),
             counts: Counts::default(),
             stored: Mutex::default(),
             lost: Mutex::default(),
@@ -191,6 +194,11 @@ impl Fleet {
     /// Replaces a container of each node now and then.
     pub(crate) fn churn(&self, every: Duration) {
         *self.churn.lock().unwrap() = every;
+    }
+
+    /// Lets each layer take up to `most` to be read.
+    pub(crate) fn reading(&self, most: Duration) {
+        *self.reading.lock().unwrap() = most;
     }
 
     pub(crate) fn stop(&self) {
@@ -311,6 +319,8 @@ impl Fleet {
                     if self.stored.lock().unwrap().contains(&id) {
                         self.lost.lock().unwrap().push(id);
                     }
+                    let slow = self.reading.lock().unwrap().mul_f64((mix(&[node as u64, *sequence]) % 1000) as f64 / 1000.0);
+                    tokio::time::sleep(slow).await;
                     let compressed = self.make(&id).await;
                     self.counts.read.fetch_add(1, Ordering::Relaxed);
                     self.counts.read_bytes.fetch_add(compressed.len() as u64, Ordering::Relaxed);
