@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a step that fails is a failed test, in helpers too")]
 
 mod crash;
+mod evil;
 mod load;
 mod node;
 mod service;

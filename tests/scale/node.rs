@@ -146,7 +146,7 @@ pub(crate) fn seen(world: &World, id: &str, image: usize) -> v1::Container {
     let number = mix(&[5, image as u64]);
     let image = world.image(image);
     let namespace = format!("team-{:02}", number % 40);
-    let pod = Pod { name: format!("app-{}", &id[..10]), uid: id.to_owned(), namespace };
+    let pod = Pod { name: format!("app-{}", &id[..id.len().min(10)]), uid: id.to_owned(), namespace };
     let seen = Seen {
         containerd_namespace: "k8s.io".to_owned(),
         id: id.to_owned(),
