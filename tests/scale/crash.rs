@@ -27,8 +27,6 @@ pub(crate) struct Outcome {
     pub(crate) right_again: Duration,
     /// Whether all containers were scanned in the end.
     pub(crate) complete: bool,
-    /// The most memory that it took, of the last one.
-    pub(crate) peak: u64,
 }
 
 /// Acknowledged layers that the aggregator does not list as known.
@@ -85,7 +83,6 @@ fn finish(
         wrong,
         right_again,
         complete: count(status, "scanned") == shape.containers as u64 && status["layers"]["known"] == shape.layers,
-        peak: service.memory("VmHWM"),
     };
     fleet.stop();
     outcome

@@ -225,8 +225,8 @@ pub(crate) fn whole(shape: Shape, table: &mut Table) {
     wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
     table.row("containers whose packages and findings are right", format!("{} of {looked}", looked - wrong.len().min(looked)), "all", wrong.is_empty());
 
-    // Ten replaced containers a second and everything asked at once.
-    fleet.churn(Duration::from_secs(60));
+    // Containers are replaced, a hundred a second for the whole fleet, while everything is matched again and asked.
+    fleet.churn(Duration::from_secs(50));
     let poller = Poller::start(&service);
     let (rematch, seen) = rematch(&service);
     let took = rematch["seconds"].as_f64().unwrap_or(f64::MAX);
@@ -253,6 +253,7 @@ pub(crate) fn whole(shape: Shape, table: &mut Table) {
     table.row("aggregator resident, most", mib(peak), "< 1 GiB", peak < 1 << 30);
     table.note("aggregator resident, at the end", mib(service.memory("VmRSS")));
     table.note("files of the store", mib(service.store_size()));
+    println!("  {}", service.status()["reports"]);
     let failures = Counts::get(&fleet.counts.failures);
     table.row("streams that ended", failures.to_string(), "0", failures == 0);
     fleet.stop();

@@ -5,10 +5,14 @@
 
 mod crash;
 mod evil;
+#[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod load;
 mod node;
+#[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod service;
+#[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod table;
+#[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod world;
 
 use load::{rematch, sample, settle, who_has, with_packages};

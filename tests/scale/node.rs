@@ -262,7 +262,7 @@ impl Fleet {
                     if self.stopped.load(Ordering::Relaxed) {
                         return Ok(());
                     }
-                    if !churn.is_zero() {
+                    if !self.churn.lock().unwrap().is_zero() {
                         sequence += 1;
                         self.replace(node, stream, sequence, turn).await?;
                     }

@@ -192,11 +192,6 @@ impl World {
         self.by_id.get(id).copied()
     }
 
-    /// The identity of a base layer.
-    pub(crate) fn base(&self, number: usize) -> LayerId {
-        LayerId::Chain(self.diff_id(number))
-    }
-
     fn random(&self, parts: &[u64]) -> u64 {
         mix(&[&[self.shape.seed, 3], parts].concat())
     }
@@ -394,8 +389,9 @@ impl World {
                         (format!("{site}/{name}"), format!("{site}/{name}-{version}.dist-info/METADATA"), "python")
                     };
                     making.evidence(&path, cataloguer, false, one(kind, name, version));
-                    for file in 0..8 {
-                        making.file(format!("{home}/lib/{:x}.js", mix(&[file, version.len() as u64]) >> 44));
+                    let files = if kind == PackageType::Npm { 28 } else { 150 };
+                    for file in 0..files {
+                        making.file(format!("{home}/lib/{:x}.js", mix(&[file, number, version.len() as u64]) >> 44));
                     }
                 }
             }
