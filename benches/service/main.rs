@@ -30,7 +30,9 @@ use world::Shape;
 fn shape() -> Shape {
     let Ok(numbers) = std::env::var("OUTCROP_FLEET") else { return Shape::WHOLE };
     let numbers: Vec<usize> = numbers.split(',').map(|number| number.parse().unwrap()).collect();
-    let [nodes, containers, images, layers] = numbers[..] else { panic!("OUTCROP_FLEET=NODES,CONTAINERS,IMAGES,LAYERS") };
+    let [nodes, containers, images, layers] = numbers[..] else {
+        panic!("OUTCROP_FLEET=NODES,CONTAINERS,IMAGES,LAYERS")
+    };
     Shape { nodes, containers, images, layers, seed: 1 }
 }
 
@@ -47,7 +49,8 @@ fn crash(table: &mut Table) {
     let kills = std::env::var("OUTCROP_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(200);
     let outcome = crash::kill_again_and_again(fifth, kills, true);
     outcome.wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
-    let what = format!("kill -9 of the aggregator, {kills} times ({} while inventories came)", outcome.kills_under_load);
+    let what =
+        format!("kill -9 of the aggregator, {kills} times ({} while inventories came)", outcome.kills_under_load);
     let measured = format!("{} of {} lost", outcome.lost, outcome.acknowledged);
     table.row(&what, measured, "0 lost", outcome.lost == 0 && outcome.kills_under_load > 0);
     let right = outcome.complete && outcome.wrong.is_empty();

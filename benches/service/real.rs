@@ -68,7 +68,8 @@ fn tree(root: u32) -> Vec<u32> {
     while let Some(pid) = all.get(next) {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().filter_map(Result::ok);
         let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-        let children: Vec<u32> = children.flat_map(|line| line.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
+        let children: Vec<u32> =
+            children.flat_map(|line| line.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
         all.extend(children);
         next += 1;
     }
@@ -175,7 +176,12 @@ fn known(table: &mut Table) {
     let used = cpu(root).saturating_sub(before).as_secs_f64() / 60.0 * 100.0;
     let idle = resident(root);
     table.row("agent, all roles, idle with 100 containers", mib(idle), "<= 24 MiB", idle <= 24 << 20);
-    table.row("agent's processor time over 60 s in which nothing happens", format!("{used:.3} % of a core"), "< 0.1 %", used < 0.1);
+    table.row(
+        "agent's processor time over 60 s in which nothing happens",
+        format!("{used:.3} % of a core"),
+        "< 0.1 %",
+        used < 0.1,
+    );
     containerd.remove("k8s.io", "first");
     (0..99).for_each(|number| containerd.remove("k8s.io", &format!("known-{number}")));
 }
@@ -221,7 +227,12 @@ fn short(table: &mut Table) {
     let pending = lifetimes["ended"]["pending"].as_u64().unwrap_or_default();
     let accounted = ended - pending;
     let what = "containers of two seconds, each with how it was seen";
-    table.row(what, format!("{accounted} of {}", lifetimes["seen"]), "200 of 200", accounted == 200 && lifetimes["seen"] == 200);
+    table.row(
+        what,
+        format!("{accounted} of {}", lifetimes["seen"]),
+        "200 of 200",
+        accounted == 200 && lifetimes["seen"] == 200,
+    );
     table.note("of these scanned while they lived", lifetimes["ended"]["scanned"].to_string());
     table.note("of these gone before reading", lifetimes["gone_before_reading"].to_string());
 }
@@ -252,7 +263,12 @@ fn two_nodes(table: &mut Table) {
         service.all("/api/v1/layers").iter().filter_map(|layer| layer["id"].as_str().map(str::to_owned)).collect();
     let right = known == read && *known == layers.len() && count(&status, "scanned") == 12;
     let versions = if is_there { "1.6 and 2.4" } else { "1.6 twice" };
-    table.row(&format!("two nodes (containerd {versions}), six images: layers read"), format!("{read} of {known}"), "each once", right);
+    table.row(
+        &format!("two nodes (containerd {versions}), six images: layers read"),
+        format!("{read} of {known}"),
+        "each once",
+        right,
+    );
     table.row("that comparison has both generations", is_there.to_string(), "true", is_there);
     table.note("cross-reads, counted apart", status["reports"]["verified"].to_string());
     for containerd in [&first, &second] {

@@ -161,7 +161,10 @@ pub(crate) fn sample(service: &Service, fleet: &Fleet, size: usize) -> (usize, V
 pub(crate) fn who_has(service: &Service, question: &str) -> BTreeSet<String> {
     let items = service.all(&format!("/api/v1/who-has?q={}", encoded(question)));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    items.iter().map(|item| format!("{} {}", text(&item["container"]["node"]), text(&item["container"]["id"]))).collect()
+    items
+        .iter()
+        .map(|item| format!("{} {}", text(&item["container"]["node"]), text(&item["container"]["id"])))
+        .collect()
 }
 
 /// Puts a database with one more advisory into the place of the one that is used, and waits for all to be matched again.
@@ -223,7 +226,12 @@ pub(crate) fn whole(shape: Shape, table: &mut Table) {
     questions(&service, table, "");
     let (looked, wrong) = sample(&service, &fleet, 20);
     wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
-    table.row("containers whose packages and findings are right", format!("{} of {looked}", looked - wrong.len().min(looked)), "all", wrong.is_empty());
+    table.row(
+        "containers whose packages and findings are right",
+        format!("{} of {looked}", looked - wrong.len().min(looked)),
+        "all",
+        wrong.is_empty(),
+    );
 
     // Containers are replaced, a hundred a second for the whole fleet, while everything is matched again and asked.
     fleet.churn(Duration::from_secs(50));

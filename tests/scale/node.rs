@@ -13,7 +13,7 @@ use outcrop_proto::{LayerId, Pod};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::CompressionEncoding;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status, Streaming};
 
 use super::service::{Service, token};
@@ -50,6 +50,7 @@ pub(crate) struct Counts {
     pub(crate) failures: AtomicU64,
     pub(crate) read: AtomicU64,
     pub(crate) read_bytes: AtomicU64,
+    pub(crate) refused: AtomicU64,
     pub(crate) verified: AtomicU64,
     pub(crate) checks: AtomicU64,
     pub(crate) resyncs: AtomicU64,
@@ -83,9 +84,17 @@ pub(crate) fn report(report: v1::report::Report) -> v1::Report {
     v1::Report { cluster: "scale".to_owned(), report: Some(report) }
 }
 
+fn with_token<T>(message: T, node: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {}", token(node)).parse().unwrap());
+    request
+}
+
 /// A stream of one node.
 #[derive(Debug)]
 pub(crate) struct Stream {
+    client: CollectorClient<Channel>,
+    node: String,
     pub(crate) reports: mpsc::Sender<v1::Report>,
     pub(crate) orders: Streaming<v1::Order>,
 }
@@ -108,11 +117,25 @@ impl Stream {
             marks: true,
         };
         let _ = reports.send(report(v1::report::Report::Hello(hello))).await;
-        let mut request = Request::new(ReceiverStream::new(outbox));
-        let bearer = format!("Bearer {}", token(node)).parse().map_err(|_| Status::internal("a token"))?;
-        request.metadata_mut().insert("authorization", bearer);
-        let orders = client.attach(request).await?.into_inner();
-        Ok(Self { reports, orders })
+        let orders = client.attach(with_token(ReceiverStream::new(outbox), node)).await?.into_inner();
+        Ok(Self { client, node: node.to_owned(), reports, orders })
+    }
+
+    /// Hands over an inventory; returns when the aggregator says that it has it.
+    pub(crate) async fn deliver(
+        &self,
+        pieces: impl Iterator<Item = v1::Piece> + Send + 'static,
+    ) -> Result<v1::Stored, Status> {
+        let request = with_token(tokio_stream::iter(pieces), &self.node);
+        Ok(self.client.clone().deliver(request).await?.into_inner())
+    }
+
+    /// Begins to hand over an inventory: what is sent into the channel is said.
+    pub(crate) fn begin(&self) -> (mpsc::Sender<v1::Piece>, tokio::task::JoinHandle<Result<v1::Stored, Status>>) {
+        let (pieces, outbox) = mpsc::channel(1);
+        let request = with_token(ReceiverStream::new(outbox), &self.node);
+        let mut client = self.client.clone();
+        (pieces, tokio::spawn(async move { Ok(client.deliver(request).await?.into_inner()) }))
     }
 
     /// Says something; an error once the stream has ended.
@@ -126,19 +149,16 @@ impl Stream {
 }
 
 /// The pieces of a compressed inventory.
-pub(crate) fn pieces(layer: LayerId, compressed: &[u8]) -> Vec<v1::report::Report> {
-    let chunks = compressed.chunks(PIECE);
-    let last = chunks.len() - 1;
-    let piece = |(number, bytes): (usize, &[u8])| {
-        v1::report::Report::Piece(v1::Piece {
-            layer: Some(layer.into()),
-            bytes: bytes.to_vec(),
-            last: number == last,
-            cage: "landlock+seccomp".to_owned(),
-            marks: true,
-        })
+pub(crate) fn pieces(layer: LayerId, compressed: &[u8]) -> impl Iterator<Item = v1::Piece> {
+    let first = v1::Piece {
+        cluster: "scale".to_owned(),
+        layer: Some(layer.into()),
+        bytes: Vec::new(),
+        cage: "landlock+seccomp".to_owned(),
+        marks: true,
     };
-    chunks.enumerate().map(piece).collect()
+    let more = compressed.chunks(PIECE).map(|bytes| v1::Piece { bytes: bytes.to_vec(), ..v1::Piece::default() });
+    std::iter::once(first).chain(more)
 }
 
 /// A container of an image, on a node.
@@ -244,7 +264,8 @@ impl Fleet {
     async fn follow(&self, node: usize, stream: &mut Stream) -> Result<(), Status> {
         let mut sequence = 1;
         self.tell_all(node, stream, sequence).await?;
-        let role = |name: &str, resident_bytes| v1::Role { name: name.to_owned(), resident_bytes, ..v1::Role::default() };
+        let role =
+            |name: &str, resident_bytes| v1::Role { name: name.to_owned(), resident_bytes, ..v1::Role::default() };
         let roles = vec![role("runtime", 8 << 20), role("reader", 12 << 20), role("worker", 20 << 20)];
         stream.say(v1::report::Report::Metrics(v1::Metrics { roles, ..v1::Metrics::default() })).await?;
         let mut turn = 0;
@@ -319,13 +340,16 @@ impl Fleet {
                     if self.stored.lock().unwrap().contains(&id) {
                         self.lost.lock().unwrap().push(id);
                     }
-                    let slow = self.reading.lock().unwrap().mul_f64((mix(&[node as u64, *sequence]) % 1000) as f64 / 1000.0);
+                    let slow =
+                        self.reading.lock().unwrap().mul_f64((mix(&[node as u64, *sequence]) % 1000) as f64 / 1000.0);
                     tokio::time::sleep(slow).await;
                     let compressed = self.make(&id).await;
                     self.counts.read.fetch_add(1, Ordering::Relaxed);
                     self.counts.read_bytes.fetch_add(compressed.len() as u64, Ordering::Relaxed);
-                    for piece in pieces(id, &compressed) {
-                        stream.say(piece).await?;
+                    let pieces: Vec<v1::Piece> = pieces(id, &compressed).collect();
+                    match stream.deliver(pieces.into_iter()).await {
+                        Ok(_) => drop(self.stored.lock().unwrap().insert(id)),
+                        Err(_) => drop(self.counts.refused.fetch_add(1, Ordering::Relaxed)),
                     }
                 }
             }
@@ -351,10 +375,6 @@ impl Fleet {
                 self.counts.checks.fetch_add(1, Ordering::Relaxed);
                 let answers = v1::Answers { stack: check.stack, ..v1::Answers::default() };
                 stream.say(v1::report::Report::Answers(answers)).await?;
-            }
-            Order::Stored(stored) => {
-                let layers = stored.layers.iter().filter_map(|id| LayerId::try_from(id).ok());
-                self.stored.lock().unwrap().extend(layers);
             }
             Order::Welcome(_) => {}
         }

@@ -73,7 +73,8 @@ impl Service {
         fs::write(dir.path().join("cert.pem"), made.cert.pem()).unwrap();
         fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
         let data = data.map_or_else(|| dir.path().join("data"), Path::to_owned);
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(60)));
+        let agent =
+            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(60)));
         let mut service = Self {
             data,
             dir,
@@ -165,7 +166,8 @@ impl Service {
         let mut cursor = None;
         loop {
             let separator = if path.contains('?') { '&' } else { '?' };
-            let at: String = cursor.map_or_else(String::new, |cursor: String| format!("&continue={}", encoded(&cursor)));
+            let at: String =
+                cursor.map_or_else(String::new, |cursor: String| format!("&continue={}", encoded(&cursor)));
             let mut page = self.json(&format!("{path}{separator}limit=500{at}"));
             items.append(page["items"].as_array_mut().unwrap());
             match page["continue"].as_str() {

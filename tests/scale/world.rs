@@ -24,8 +24,7 @@ pub(crate) struct Shape {
 
 impl Shape {
     /// The fleet of the budget.
-    pub(crate) const WHOLE: Self =
-        Self { nodes: 5_000, containers: 150_000, images: 4_000, layers: 20_000, seed: 1 };
+    pub(crate) const WHOLE: Self = Self { nodes: 5_000, containers: 150_000, images: 4_000, layers: 20_000, seed: 1 };
     /// One that a debug build takes in seconds.
     pub(crate) const SMALL: Self = Self { nodes: 12, containers: 120, images: 16, layers: 80, seed: 1 };
 }
@@ -144,11 +143,8 @@ impl World {
         let own = layers - self.bases - self.middles;
         let mut next = self.bases + self.middles;
         for image in 0..images {
-            let middle = if image < self.middles {
-                image
-            } else {
-                popular(mix(&[seed, 1, image as u64]), self.middles)
-            };
+            let middle =
+                if image < self.middles { image } else { popular(mix(&[seed, 1, image as u64]), self.middles) };
             let mut numbers = vec![middle % self.bases];
             numbers.extend(self.parent(middle).map(|parent| self.bases + parent));
             numbers.push(self.bases + middle);
@@ -486,7 +482,10 @@ mod tests {
             let inventories: Vec<Inventory> = layers.iter().map(|layer| world.inventory(*layer)).collect();
             let merged = merge(&inventories.iter().collect::<Vec<_>>(), catalog::KNOWN, &Answers::default());
             let (unread, failed, warnings) = (&merged.unread, &merged.failed, &merged.warnings);
-            assert!(unread.is_empty() && failed.is_empty() && warnings.is_empty(), "{unread:?} {failed:?} {warnings:?}");
+            assert!(
+                unread.is_empty() && failed.is_empty() && warnings.is_empty(),
+                "{unread:?} {failed:?} {warnings:?}"
+            );
             assert_eq!(merged.distribution.map(|found| found.id), Some("debian".to_owned()));
             let package = |found: &outcrop_proto::StackPackage| {
                 let package = &found.package;
