@@ -53,6 +53,7 @@ pub(crate) fn kill_again_and_again(shape: Shape, times: u64, loud: bool) -> Outc
         let stored = fleet.stored().len();
         kills_under_load += usize::from(stored > before && stored < shape.layers);
         service.kill();
+        fleet.next_life();
         service.run();
         if loud && turn % 10 == 9 {
             println!("  {} kills, {} acknowledged, {} lost", turn + 1, stored, fleet.lost.lock().unwrap().len());

@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a step that fails is a failed test, in helpers too")]
 
+#[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod crash;
 mod evil;
+mod laws;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod load;
 mod node;

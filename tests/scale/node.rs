@@ -35,8 +35,10 @@ pub(crate) struct Fleet {
     /// The longest time that a layer takes to be read.
     reading: Mutex<Duration>,
     pub(crate) counts: Counts,
-    /// Layers of which the aggregator said that they are in its store.
-    stored: Mutex<HashSet<LayerId>>,
+    /// Which of the aggregator's lives it is.
+    life: AtomicU64,
+    /// Layers of which the aggregator said that they are in its store, and in which of its lives.
+    stored: Mutex<HashMap<LayerId, u64>>,
     /// Layers that were asked for although they had been said to be in the store.
     pub(crate) lost: Mutex<Vec<LayerId>>,
     /// Containers by node, as the nodes tell of them: number of the container, and how often it was replaced.
@@ -196,6 +198,7 @@ impl Fleet {
             churn: Mutex::default(),
             reading: Mutex::default(),
             counts: Counts::default(),
+            life: AtomicU64::new(0),
             stored: Mutex::default(),
             lost: Mutex::default(),
             containers: Mutex::new(containers),
@@ -221,6 +224,11 @@ impl Fleet {
         *self.reading.lock().unwrap() = most;
     }
 
+    /// The aggregator has ended, and will begin again: what it asks for on streams from now on, it does not have.
+    pub(crate) fn next_life(&self) {
+        self.life.fetch_add(1, Ordering::SeqCst);
+    }
+
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
@@ -230,7 +238,7 @@ impl Fleet {
     }
 
     pub(crate) fn stored(&self) -> HashSet<LayerId> {
-        self.stored.lock().unwrap().clone()
+        self.stored.lock().unwrap().keys().copied().collect()
     }
 
     async fn live(&self, node: usize) {
@@ -262,6 +270,7 @@ impl Fleet {
     }
 
     async fn follow(&self, node: usize, stream: &mut Stream) -> Result<(), Status> {
+        let life = self.life.load(Ordering::SeqCst);
         let mut sequence = 1;
         self.tell_all(node, stream, sequence).await?;
         let role =
@@ -276,7 +285,7 @@ impl Fleet {
             turn += 1;
             tokio::select! {
                 order = stream.order() => match order? {
-                    Some(order) => self.obey(node, stream, order, &mut sequence).await?,
+                    Some(order) => self.obey(node, stream, order, &mut sequence, life).await?,
                     None => return Ok(()),
                 },
                 () = tokio::time::sleep(wait) => {
@@ -327,6 +336,7 @@ impl Fleet {
         stream: &mut Stream,
         order: v1::order::Order,
         sequence: &mut u64,
+        life: u64,
     ) -> Result<(), Status> {
         use v1::order::Order;
         match order {
@@ -337,7 +347,7 @@ impl Fleet {
             }
             Order::Lease(lease) => {
                 for id in self.offered(node, &lease.layers) {
-                    if self.stored.lock().unwrap().contains(&id) {
+                    if self.stored.lock().unwrap().get(&id).is_some_and(|stored| *stored < life) {
                         self.lost.lock().unwrap().push(id);
                     }
                     let slow =
@@ -348,7 +358,7 @@ impl Fleet {
                     self.counts.read_bytes.fetch_add(compressed.len() as u64, Ordering::Relaxed);
                     let pieces: Vec<v1::Piece> = pieces(id, &compressed).collect();
                     match stream.deliver(pieces.into_iter()).await {
-                        Ok(_) => drop(self.stored.lock().unwrap().insert(id)),
+                        Ok(_) => drop(self.stored.lock().unwrap().entry(id).or_insert(life)),
                         Err(_) => drop(self.counts.refused.fetch_add(1, Ordering::Relaxed)),
                     }
                 }

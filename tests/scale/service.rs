@@ -141,10 +141,6 @@ impl Service {
         self.running = None;
     }
 
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.at("log")).unwrap_or_default()
-    }
-
     /// What is answered at `path`, with the status.
     pub(crate) fn ask(&self, path: &str) -> Result<(u16, String), String> {
         ask(&self.agent, self.api, path)

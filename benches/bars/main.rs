@@ -8,16 +8,19 @@
 mod crash;
 #[path = "../../tests/scale/load.rs"]
 mod load;
+#[allow(dead_code, reason = "the small fleet's tests need more of it")]
 #[path = "../../tests/scale/node.rs"]
 mod node;
 #[allow(dead_code, reason = "the harness serves tests as well")]
 #[path = "../../daemonset/tests/runtime_parts/mod.rs"]
 mod parts;
 mod real;
+#[allow(dead_code, reason = "the small fleet's tests need more of it")]
 #[path = "../../tests/scale/service.rs"]
 mod service;
 #[path = "../../tests/scale/table.rs"]
 mod table;
+#[allow(dead_code, reason = "the small fleet's tests need more of it")]
 #[path = "../../tests/scale/world.rs"]
 mod world;
 
