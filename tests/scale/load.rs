@@ -215,6 +215,8 @@ pub(crate) fn whole(shape: Shape, table: &mut Table) {
     table.row("layers known", status["layers"]["known"].to_string(), "all", status["layers"]["known"] == shape.layers);
     let read = Counts::get(&fleet.counts.read);
     table.row("layers read, cross-reads not counted", read.to_string(), "each once", read == shape.layers as u64);
+    let refused = Counts::get(&fleet.counts.refused);
+    table.row("deliveries of leased layers that were refused", refused.to_string(), "0", refused == 0);
     table.note("inventories, compressed", mib(Counts::get(&fleet.counts.read_bytes)));
     table.note("cross-reads until then", Counts::get(&fleet.counts.verified).to_string());
     let foreign = Counts::get(&fleet.counts.foreign);
