@@ -21,11 +21,15 @@ impl Containerd {
     /// Starts the machine's containerd, or the one in the directory `OUTCROP_CONTAINERD_BIN`. `None`, said aloud, where
     /// that is impossible.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_from(std::env::var_os("OUTCROP_CONTAINERD_BIN").map(PathBuf::from))
+    }
+
+    /// Starts the containerd in the directory `bin`, or else the machine's.
+    pub(crate) fn start_from(bin: Option<PathBuf>) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             let _ = writeln!(std::io::stderr(), "SKIPPED: starting containerd needs root");
             return None;
         }
-        let bin = std::env::var_os("OUTCROP_CONTAINERD_BIN").map(PathBuf::from);
         let dir = tempfile::Builder::new().prefix("outcrop-runtime-").tempdir().unwrap();
         let config = dir.path().join("config.toml");
         let at = |name: &str| dir.path().join(name).display().to_string();

@@ -1,0 +1,92 @@
+//! `benches/service`: the service at full size, beside its bars. Ends with 1 where a bar is missed.
+//!
+//! Arguments name the parts to run (`load`, `crash`, `full`, `real`); without any, all of them.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a step that fails ends the run, in helpers too")]
+
+#[path = "../../tests/scale/crash.rs"]
+mod crash;
+#[path = "../../tests/scale/load.rs"]
+mod load;
+#[allow(dead_code, reason = "the small fleet's tests need more of it")]
+#[path = "../../tests/scale/node.rs"]
+mod node;
+#[allow(dead_code, reason = "the harness serves tests as well")]
+#[path = "../../daemonset/tests/runtime_parts/mod.rs"]
+mod parts;
+mod real;
+#[allow(dead_code, reason = "the small fleet's tests need more of it")]
+#[path = "../../tests/scale/service.rs"]
+mod service;
+#[path = "../../tests/scale/table.rs"]
+mod table;
+#[allow(dead_code, reason = "the small fleet's tests need more of it")]
+#[path = "../../tests/scale/world.rs"]
+mod world;
+
+use std::process::ExitCode;
+
+use table::{Table, seconds};
+use world::Shape;
+
+/// The fleet of the budget, or a smaller one: `OUTCROP_FLEET=NODES,CONTAINERS,IMAGES,LAYERS`.
+fn shape() -> Shape {
+    let Ok(numbers) = std::env::var("OUTCROP_FLEET") else { return Shape::WHOLE };
+    let numbers: Vec<usize> = numbers.split(',').map(|number| number.parse().unwrap()).collect();
+    let [nodes, containers, images, layers] = numbers[..] else {
+        panic!("OUTCROP_FLEET=NODES,CONTAINERS,IMAGES,LAYERS")
+    };
+    Shape { nodes, containers, images, layers, seed: 1 }
+}
+
+/// `kill -9`, 200 times, beside a fifth of the fleet: so that it comes back to work between two of them.
+fn crash(table: &mut Table) {
+    let whole = shape();
+    let fifth = Shape {
+        nodes: whole.nodes / 5,
+        containers: whole.containers / 5,
+        images: whole.images / 5,
+        layers: whole.layers / 5,
+        ..whole
+    };
+    let kills = std::env::var("OUTCROP_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(200);
+    let outcome = crash::kill_again_and_again(fifth, kills, true);
+    outcome.wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
+    let what =
+        format!("kill -9 of the aggregator, {kills} times ({} while inventories came)", outcome.kills_under_load);
+    let measured = format!("{} of {} lost", outcome.lost, outcome.acknowledged);
+    table.row(&what, measured, "0 lost", outcome.lost == 0 && outcome.kills_under_load > 0);
+    let right = outcome.complete && outcome.wrong.is_empty();
+    table.row("after the last of them: counts and a sample right again", seconds(outcome.right_again), "right", right);
+}
+
+fn full(table: &mut Table) {
+    let shape = Shape { nodes: 50, containers: 1_500, images: 200, layers: 1_000, seed: 1 };
+    let Some(outcome) = crash::fill_the_volume(shape) else {
+        table.row("the aggregator's volume filled to 100 %", "SKIPPED: needs root".to_owned(), "0 lost", false);
+        return;
+    };
+    let right = outcome.lost == 0 && outcome.complete && outcome.wrong.is_empty();
+    let measured = format!("{} of {} lost", outcome.lost, outcome.acknowledged);
+    table.row("the aggregator's volume filled to 100 %, reading goes on", measured, "0 lost", right);
+    table.note("from free space to everything right again", seconds(outcome.right_again));
+}
+
+fn main() -> ExitCode {
+    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted = |part: &str| named.is_empty() || named.iter().any(|name| name == part);
+    let mut table = Table::default();
+    if wanted("load") {
+        load::whole(shape(), &mut table);
+    }
+    if wanted("crash") {
+        crash(&mut table);
+    }
+    if wanted("full") {
+        full(&mut table);
+    }
+    if wanted("real") {
+        real::whole(&mut table);
+    }
+    if table.finish() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

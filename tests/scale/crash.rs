@@ -1,0 +1,160 @@
+//! What was acknowledged is there, whatever happens to the aggregator and to its volume.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::load::{count, runtime, sample, settle};
+use super::node::{Counts, Fleet, node_name};
+use super::service::{Service, until};
+use super::world::{Shape, World, mix};
+
+/// What came of a run.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Inventories of which the aggregator said that it has them.
+    pub(crate) acknowledged: usize,
+    /// Those that it asked for again, or does not have in the end.
+    pub(crate) lost: usize,
+    /// How often the aggregator ended while inventories came in.
+    pub(crate) kills_under_load: usize,
+    /// What is wrong with containers.
+    pub(crate) wrong: Vec<String>,
+    /// How long after its last start all was right again.
+    pub(crate) right_again: Duration,
+    /// Whether all containers were scanned in the end.
+    pub(crate) complete: bool,
+}
+
+/// Acknowledged layers that the aggregator does not list as known.
+fn missing(service: &Service, fleet: &Fleet) -> usize {
+    let listed = service.all("/api/v1/layers?state=known");
+    let listed: BTreeSet<&str> = listed.iter().filter_map(|layer| layer["id"].as_str()).collect();
+    fleet.stored().iter().filter(|id| !listed.contains(id.to_string().as_str())).count()
+}
+
+/// Kills the aggregator `times` times at random, each time starting it again at once, while nodes attach, read and change.
+pub(crate) fn kill_again_and_again(shape: Shape, times: u64, loud: bool) -> Outcome {
+    let runtime = runtime();
+    let mut service = Service::start((0..shape.nodes).map(node_name), &[]);
+    let fleet = Fleet::new(World::new(shape), &service);
+    // So slow that there is something to read until the end.
+    let layers_of_a_node = shape.layers as f64 / shape.nodes as f64;
+    fleet.reading(Duration::from_secs_f64(times as f64 * 2.0 / layers_of_a_node.max(1.0)).min(Duration::from_secs(20)));
+    fleet.churn(Duration::from_secs(3));
+    runtime.block_on(async { fleet.start() });
+    let mut kills_under_load = 0;
+    for turn in 0..times {
+        let before = fleet.stored().len();
+        std::thread::sleep(Duration::from_millis(300 + mix(&[shape.seed, 8, turn]) % 2_500));
+        let stored = fleet.stored().len();
+        kills_under_load += usize::from(stored > before && stored < shape.layers);
+        service.kill();
+        fleet.next_life();
+        service.run();
+        if loud && turn % 10 == 9 {
+            println!("  {} kills, {} acknowledged, {} lost", turn + 1, stored, fleet.lost.lock().unwrap().len());
+        }
+    }
+    let start = Instant::now();
+    fleet.reading(Duration::ZERO);
+    fleet.churn(Duration::ZERO);
+    let status = settle(&service, shape, loud);
+    let right_again = start.elapsed();
+    finish(&service, &fleet, &status, kills_under_load, right_again)
+}
+
+fn finish(
+    service: &Service,
+    fleet: &Fleet,
+    status: &serde_json::Value,
+    kills_under_load: usize,
+    right_again: Duration,
+) -> Outcome {
+    let shape = fleet.world.shape;
+    let (_, wrong) = sample(service, fleet, 12);
+    let asked_again = fleet.lost.lock().unwrap().len();
+    let outcome = Outcome {
+        acknowledged: fleet.stored().len(),
+        lost: asked_again + missing(service, fleet),
+        kills_under_load,
+        wrong,
+        right_again,
+        complete: count(status, "scanned") == shape.containers as u64 && status["layers"]["known"] == shape.layers,
+    };
+    fleet.stop();
+    outcome
+}
+
+/// A small file system of its own; unmounted when it is dropped.
+struct Volume(PathBuf);
+
+impl Volume {
+    /// `None` where this process may not mount.
+    fn mount(at: &Path, mebibytes: u32) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let size = format!("size={mebibytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).status();
+        mounted.is_ok_and(|status| status.success()).then(|| Self(at.to_owned()))
+    }
+
+    /// Takes all that is left.
+    fn fill(&self) {
+        let mut ballast = File::options().create(true).append(true).open(self.0.join("ballast")).unwrap();
+        for size in [1 << 20, 4096, 1] {
+            while ballast.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    fn empty(&self) {
+        let _ = fs::remove_file(self.0.join("ballast"));
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// Fills the aggregator's volume while inventories come in, looks what it answers, and frees it. `None` where nothing can be mounted.
+pub(crate) fn fill_the_volume(shape: Shape) -> Option<Outcome> {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = Volume::mount(&dir.path().join("data"), 256)?;
+    let runtime = runtime();
+    let service = Service::start_on((0..shape.nodes).map(node_name), &[], Some(&volume.0));
+    let fleet = Fleet::new(World::new(shape), &service);
+    fleet.reading(Duration::from_millis(1500));
+    runtime.block_on(async { fleet.start() });
+    until("some inventories", Duration::from_secs(120), || fleet.stored().len() > 5);
+    volume.fill();
+    until("the full volume to be told of", Duration::from_secs(120), || {
+        volume.fill();
+        !service.status()["store_error"].is_null()
+    });
+    let (status, stored) = (service.status(), fleet.stored().len());
+    println!("  {} of {} acknowledged, then {}", stored, shape.layers, status["store_error"]);
+    // Reading goes on.
+    assert_eq!(status["containers"], shape.containers, "{status:#}");
+    assert_eq!(service.all("/api/v1/containers").len(), shape.containers);
+    for question in ["/api/v1/who-has?q=openssl", "/api/v1/layers", "/api/v1/findings?limit=5", "/metrics", "/"] {
+        assert_eq!(service.ask(question).unwrap().0, 200, "{question}");
+    }
+    assert!(stored < shape.layers, "it was full before all was read");
+    let start = Instant::now();
+    volume.empty();
+    fleet.reading(Duration::ZERO);
+    let status = settle(&service, shape, false);
+    until("the full volume to be forgotten", Duration::from_secs(120), || service.status()["store_error"].is_null());
+    let right_again = start.elapsed();
+    let failures = Counts::get(&fleet.counts.failures);
+    let mut outcome = finish(&service, &fleet, &status, 0, right_again);
+    if failures > 0 {
+        outcome.wrong.push(format!("{failures} streams ended"));
+    }
+    drop(service);
+    Some(outcome)
+}
