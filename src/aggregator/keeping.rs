@@ -9,6 +9,7 @@ use outcrop_proto::{Coverage, Digest, LayerId};
 use super::advisories::{Current, Offer, Refusal};
 use super::fleet::Ready;
 use super::matching::{MatchError, Matchmaker};
+use super::memory::{give_back, in_background};
 use super::merging::{Outcome, Stack, merge_stack};
 use super::{Aggregator, TICK, fleet, lock, now};
 use crate::advisory::Database;
@@ -79,6 +80,7 @@ impl Aggregator {
             self.record_runs().await;
             if swept.elapsed() >= SWEEP {
                 self.fleet().tidy(now());
+                give_back().await;
                 swept = Instant::now();
             }
         }
@@ -143,7 +145,7 @@ impl Aggregator {
         let inventories = self.store.inventories(&layers).await.map_err(failed)?;
         let inventories = inventories.ok_or_else(|| Coverage::failed("one of its layers is not in the store"))?;
         let job = Stack { id: stack, layers, inventories, answers };
-        let outcome = tokio::task::spawn_blocking(move || merge_stack(job)).await;
+        let outcome = in_background(move || merge_stack(job)).await;
         match outcome.map_err(|error| Coverage::failed(error.to_string()))? {
             Outcome::Ask(check) => {
                 let asked = self.fleet().ask(stack, now());
@@ -285,7 +287,11 @@ impl Aggregator {
             Ok::<_, MatchError>(row)
         };
         match outcome.await {
-            Ok(row) => Some(row),
+            Ok(row) => {
+                *lock(&self.last_rematch) = Some(row.clone());
+                give_back().await;
+                Some(row)
+            }
             Err(error) => {
                 if let MatchError::Store(error) = &error {
                     self.store_failed(error);

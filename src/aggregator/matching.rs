@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use outcrop_proto::{Digest, Distribution, Package};
 
 use super::lock;
+use super::memory::in_background;
 use crate::advisory::{Database, DatabaseError, Finding, Matcher, Severity, Subject};
 use crate::store::{Counts, PackageRef, RANKS, StackFindings, StackId, Store, StoreError, Verdict, VerdictId};
 
@@ -82,7 +83,7 @@ impl Matchmaker {
         let details = store.packages(&ids).await?;
         let details = details.into_iter().map(|(id, package, distribution)| (id, (package, distribution))).collect();
         let matchmaker = Arc::clone(self);
-        let judged = tokio::task::spawn_blocking(move || matchmaker.judge(&missing, &details)).await??;
+        let judged = in_background(move || matchmaker.judge(&missing, &details)).await??;
         let verdicts: Vec<Verdict> = judged.iter().flat_map(|(_, verdicts, _)| verdicts.iter().cloned()).collect();
         let mut numbers = store.put_verdicts(&verdicts).await?.into_iter();
         let mut known = lock(&self.known);

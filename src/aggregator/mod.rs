@@ -32,7 +32,7 @@ use tonic::transport::Server;
 pub use advisories::{AdvisoriesError, Policy, Refusal};
 pub use tokens::{TokenError, make_token};
 
-use crate::store::{Run, Sqlite, Store, StoreError};
+use crate::store::{RematchRow, Run, Sqlite, Store, StoreError};
 use crate::web;
 use crate::web::listen::{self, Certificate, Incoming, Limits, Protocol};
 use advisories::Advisories;
@@ -154,6 +154,8 @@ pub(crate) struct Aggregator {
     advisories: Advisories,
     /// What stacks are matched with; `None` while there is no database.
     matchmaker: RwLock<Option<Arc<Matchmaker>>>,
+    /// What came of matching everything the last time.
+    last_rematch: Mutex<Option<RematchRow>>,
     /// One at a time matches everything.
     rematching: tokio::sync::Mutex<()>,
     /// Runs that the store could not take yet.
@@ -284,6 +286,7 @@ impl Aggregator {
             forget_after: config.forget_after,
         };
         let store: Arc<dyn Store> = Arc::new(store);
+        let last_rematch = store.last_rematch().await?.and_then(|(_, ended)| ended);
         let stacks = store.stacks().await?;
         let chains: HashMap<i64, Digest> = stacks.iter().map(|summary| (summary.id, summary.chain)).collect();
         let mut fleet = Fleet::new(rules, store.layers().await?, stacks, store.distrusted().await?);
@@ -298,6 +301,7 @@ impl Aggregator {
             streams: Mutex::default(),
             advisories,
             matchmaker: RwLock::default(),
+            last_rematch: Mutex::new(last_rematch),
             rematching: tokio::sync::Mutex::default(),
             runs: Mutex::default(),
             store_error: Mutex::default(),

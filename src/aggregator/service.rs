@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::fleet::{NotTaken, Verified};
+use super::memory::in_background;
 use super::tokens::{Denied, Speaker};
 use super::{Aggregator, now};
 use crate::store::{Layer, LayerRow, StoreError};
@@ -302,7 +303,7 @@ impl Aggregator {
         let Told { layer, cataloguers, cage, marks, compressed } = told;
         // Decoding takes several times what is compressed: few at a time.
         let turn = self.decoding.acquire().await.map_err(|_| Status::unavailable("the aggregator ends"))?;
-        let checked = tokio::task::spawn_blocking(move || {
+        let checked = in_background(move || {
             let encoding = decompress(&compressed, MAX_INVENTORY).map_err(|error| error.to_string())?;
             let inventory = Inventory::decode(&encoding).map_err(|error| error.to_string())?;
             Ok::<_, String>((compressed, Digest::of(&encoding), encoding.len(), inventory.cataloguers))

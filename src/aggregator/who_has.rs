@@ -37,15 +37,24 @@ pub(super) enum Bound {
 )]
 pub(super) struct QueryError(String);
 
-/// What the names of problems begin with, in the sources that are read.
+/// What the names of problems begin with, in the sources that are read; a number, or the name of a CVE, follows.
 const PROBLEMS: [&str; 12] =
     ["CVE-", "GHSA-", "PYSEC-", "GO-", "DEBIAN-", "UBUNTU-", "DSA-", "DLA-", "USN-", "ALPINE-", "ALSA-", "RLSA-"];
+
+/// Whether a text is surely the name of a problem, and not of a package: `go-md2man` is one of these.
+fn is_problem(text: &str) -> bool {
+    let text = text.to_ascii_uppercase();
+    let rest = PROBLEMS.iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or_default();
+    rest.starts_with(|first: char| first.is_ascii_digit())
+        || rest.starts_with("CVE-")
+        || text.starts_with("GHSA-") && rest.split('-').count() == 3
+}
 
 impl Query {
     pub(super) fn parse(text: &str) -> Result<Self, QueryError> {
         let text = text.trim();
         let wrong = || QueryError(text.to_owned());
-        if PROBLEMS.iter().any(|prefix| text.to_ascii_uppercase().starts_with(prefix)) {
+        if is_problem(text) {
             return Ok(Self::Problem(text.to_owned()));
         }
         let (kind, rest) = match text.strip_prefix("pkg:") {
@@ -142,6 +151,10 @@ mod tests {
                 package(Some(PackageType::Golang), "golang.org/x/net", Some((Bound::AtMost, "v0.7.0"))),
             ),
             ("CVE-2021-44228", Ok(Query::Problem("CVE-2021-44228".to_owned()))),
+            ("ghsa-jfh8-c2jp-5v3q", Ok(Query::Problem("ghsa-jfh8-c2jp-5v3q".to_owned()))),
+            ("DEBIAN-CVE-2023-1", Ok(Query::Problem("DEBIAN-CVE-2023-1".to_owned()))),
+            ("go-md2man", package(None, "go-md2man", None)),
+            ("debian-archive-keyring", package(None, "debian-archive-keyring", None)),
         ];
         for (text, query) in cases {
             assert_eq!(Query::parse(text), query, "{text}");

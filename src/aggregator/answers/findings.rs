@@ -17,8 +17,15 @@ const MAX_SUBJECTS: usize = 1000;
 /// What a finding of a container is sorted by, and what tells it from every other: rank, problem, verdict, stack; node and key.
 type Place = (u8, String, VerdictId, StackId, String, String, String);
 
-/// A container of a stack: its node, its key, itself.
-type Held = (Arc<str>, Key, Container);
+/// A container that has a finding.
+struct Held<'r> {
+    row: &'r FindingRow,
+    node: Arc<str>,
+    key: Key,
+    container: Container,
+    /// The layer that brought the package.
+    layer: Option<String>,
+}
 
 impl Aggregator {
     pub(super) async fn list_findings(&self, scope: &Scope, list: &List) -> Result<Page<FindingItem>, Failure> {
@@ -53,26 +60,60 @@ impl Aggregator {
             limit: list.limit + 2,
         };
         let rows = self.store.findings(&wanted).await?;
-        let held = self.held(&chosen, rows.iter().map(|row| row.stack).collect());
-        let items = rows.iter().flat_map(|row| {
-            let containers = held.get(&row.stack).map(Vec::as_slice).unwrap_or_default();
-            containers.iter().map(move |container| (key(row, container), (row, container)))
-        });
-        let items = items.filter(|(key, _)| place.as_ref().is_none_or(|place| key > place));
+        let held = self.held(&chosen, &rows, place.as_ref(), list.limit + 1);
+        let items = held.into_iter().map(|held| (key(held.row, &held), held));
         let page = cut(&FINDINGS, list, items)?;
-        let subjects = page.items.iter().map(|(_, (node, key, container))| subject(node, &key.0, container)).collect();
-        let problems = page.items.iter().map(|(row, _)| row.problem.clone()).collect();
+        let of = |held: &Held<'_>| subject(&held.node, &held.key.0, &held.container);
+        let subjects = page.items.iter().map(of).collect();
+        let problems = page.items.iter().map(|held| held.row.problem.clone()).collect();
         let first_seen = self.first_seen(subjects, problems).await?;
-        let layers = self.layers_of(page.items.iter().map(|(row, _)| row.stack).collect());
         let unix = now().unix;
-        Ok(page.map(|(row, (node, key, container))| {
-            let had =
-                (subject(node, &key.0, container), row.problem.clone(), (row.r#type.clone(), row.package.clone()));
-            let layer = layer(&layers, row.stack, row.layer);
+        Ok(page.map(|held| {
+            let row = held.row;
+            let had = (of(&held), row.problem.clone(), (row.r#type.clone(), row.package.clone()));
             // A run that the store has not been told of yet began moments ago.
-            let first_seen = first_seen.get(&had, container.since.min(unix));
-            FindingItem { first_seen, ..words(row, container_ref(node, key, container), layer) }
+            let first_seen = first_seen.get(&had, held.container.since.min(unix));
+            FindingItem { first_seen, ..words(row, container_ref(&held.node, &held.key, &held.container), held.layer) }
         }))
+    }
+
+    /// The chosen containers of each row's stack, by node and key: those behind `place`, and no more than `limit`.
+    fn held<'r>(
+        &self,
+        chosen: &Chosen<'_>,
+        rows: &'r [FindingRow],
+        place: Option<&Place>,
+        limit: usize,
+    ) -> Vec<Held<'r>> {
+        let fleet = self.fleet();
+        let chains = super::chains(&fleet);
+        let mut all = Vec::new();
+        for row in rows {
+            let Some(chain) = chains.get(&row.stack) else { continue };
+            let Some(stack) = fleet.stack(chain) else { continue };
+            let layer = usize::try_from(row.layer).ok().and_then(|layer| stack.layers().get(layer));
+            for name in stack.nodes() {
+                let Some(node) = fleet.node(name) else { continue };
+                let containers = node.containers.iter().filter(|(_, container)| container.stack == Some(*chain));
+                for (key, container) in containers.filter(|(_, container)| chosen.is(name, container)) {
+                    let held = Held {
+                        row,
+                        node: Arc::clone(name),
+                        key: key.clone(),
+                        container: container.clone(),
+                        layer: layer.map(ToString::to_string),
+                    };
+                    if place.is_some_and(|place| self::key(row, &held) <= *place) {
+                        continue;
+                    }
+                    all.push(held);
+                    if all.len() >= limit {
+                        return all;
+                    }
+                }
+            }
+        }
+        all
     }
 
     /// Findings that the subjects of containers had and have not any more.
@@ -110,29 +151,6 @@ impl Aggregator {
         Ok(Page { items: page.items.into_iter().filter_map(item).collect(), next: page.next })
     }
 
-    /// The chosen containers of these stacks, by node and key.
-    pub(super) fn held(&self, chosen: &Chosen<'_>, stacks: BTreeSet<StackId>) -> HashMap<StackId, Vec<Held>> {
-        let fleet = self.fleet();
-        let mut held: HashMap<StackId, Vec<Held>> = HashMap::new();
-        for (name, node) in fleet.named() {
-            for (key, container) in &node.containers {
-                let id = container.stack.and_then(|digest| Some(fleet.stack(&digest)?.summary()?.id));
-                if let Some(id) = id.filter(|id| stacks.contains(id) && chosen.is(name, container)) {
-                    held.entry(id).or_default().push((Arc::clone(name), key.clone(), container.clone()));
-                }
-            }
-        }
-        held
-    }
-
-    /// Identities of the layers of these stacks, newest first.
-    pub(super) fn layers_of(&self, stacks: BTreeSet<StackId>) -> HashMap<StackId, Vec<String>> {
-        let fleet = self.fleet();
-        let summaries = fleet.present().filter_map(|(_, stack)| stack.summary());
-        let wanted = summaries.filter(|summary| stacks.contains(&summary.id));
-        wanted.map(|summary| (summary.id, summary.layers.iter().map(ToString::to_string).collect())).collect()
-    }
-
     pub(super) async fn advisory_now(&self, scope: &Scope, id: &str) -> Result<AdvisoryItem, Failure> {
         let rows = self.store.problem(id).await?;
         let (containers_of, nodes_of) = {
@@ -145,13 +163,21 @@ impl Aggregator {
                     containers.insert(id, u64::from(visible.containers));
                 }
             }
-            for (name, node) in fleet.named() {
-                for container in node.containers.values().filter(|container| scope.sees(container.namespace())) {
-                    let id = container.stack.and_then(|digest| Some(fleet.stack(&digest)?.summary()?.id));
-                    if let Some(id) = id.filter(|id| containers.contains_key(id)) {
-                        nodes.entry(id).or_default().insert(Arc::clone(name));
-                    }
+            for visible in fleet.visible(scope) {
+                let Some(id) = visible.stack.summary().map(|summary| summary.id) else { continue };
+                if !containers.contains_key(&id) {
+                    continue;
                 }
+                let has = |name: &&Arc<str>| {
+                    *scope == Scope::All
+                        || fleet.node(name).is_some_and(|node| {
+                            let mut containers = node.containers.values();
+                            containers.any(|container| {
+                                container.stack.as_ref() == Some(visible.digest) && scope.sees(container.namespace())
+                            })
+                        })
+                };
+                nodes.insert(id, visible.stack.nodes().filter(has).cloned().collect());
             }
             (containers, nodes)
         };
@@ -213,16 +239,11 @@ fn words(row: &FindingRow, container: ContainerRef, layer: Option<String>) -> Fi
     }
 }
 
-fn key(row: &FindingRow, (node, key, _): &Held) -> Place {
-    let (namespace, id) = (key.0.to_string(), key.1.to_string());
-    (row.rank, row.problem.clone(), row.verdict, row.stack, node.to_string(), namespace, id)
+fn key(row: &FindingRow, held: &Held<'_>) -> Place {
+    let (namespace, id) = (held.key.0.to_string(), held.key.1.to_string());
+    (row.rank, row.problem.clone(), row.verdict, row.stack, held.node.to_string(), namespace, id)
 }
 
-/// The layer of a stack, by its number.
-pub(super) fn layer(layers: &HashMap<StackId, Vec<String>>, stack: StackId, number: u32) -> Option<String> {
-    layers.get(&stack)?.get(usize::try_from(number).ok()?).cloned()
-}
-
-pub(super) fn first_line(text: &str) -> String {
+fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }

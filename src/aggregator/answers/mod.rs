@@ -6,7 +6,7 @@ mod lists;
 mod packages;
 mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -137,6 +137,11 @@ fn digest(list: &List, name: &str) -> Result<Option<Digest>, Failure> {
 /// Whether a filter that names something, if it is there, names this.
 fn is(list: &List, name: &str, value: &str) -> bool {
     list.filter(name).is_none_or(|wanted| wanted == value)
+}
+
+/// Identities of the stacks that somebody has, by their numbers.
+fn chains(fleet: &Fleet) -> HashMap<StackId, Digest> {
+    fleet.present().filter_map(|(digest, stack)| Some((stack.summary()?.id, *digest))).collect()
 }
 
 /// Filters that choose containers, in lists of something else.

@@ -1,14 +1,18 @@
 //! Packages that run, and who has one.
 
-use outcrop_proto::PackageType;
+use std::collections::HashMap;
 
-use super::findings::layer;
+use outcrop_proto::{Digest, PackageType};
+
 use super::{Chosen, by_severity, container_ref};
 use crate::aggregator::Aggregator;
 use crate::aggregator::who_has::{Query, is_within};
-use crate::store::{StackId, WantedPackages};
-use crate::web::list::{PACKAGES, WHO_HAS, after, cut, page};
+use crate::store::{HasRow, StackId, WantedPackages};
+use crate::web::list::{PACKAGES, WHO_HAS, after, cut};
 use crate::web::{Failure, HasItem, List, PackageItem, Page, Scope};
+
+/// Where an answer stands among the others: node and key of the container, package, layer, and which of its paths.
+type Place = (String, String, String, i64, u32, usize);
 
 impl Aggregator {
     pub(super) async fn list_packages(&self, scope: &Scope, list: &List) -> Result<Page<PackageItem>, Failure> {
@@ -52,42 +56,74 @@ impl Aggregator {
         question: &str,
         list: &List,
     ) -> Result<Page<HasItem>, Failure> {
-        let query = Query::parse(question).map_err(|error| Failure::Question(error.to_string()))?;
+        let place: Option<Place> = after(&WHO_HAS, list)?;
         let chosen = Chosen::new(scope, list)?;
         let stacks: Vec<StackId> = chosen.stacks(&self.fleet()).into_keys().collect();
-        let mut rows = match &query {
-            Query::Problem(name) => self.store.packages_with(name, &stacks).await?,
-            Query::Package { name, .. } => self.store.packages_named(name, &stacks).await?,
-        };
-        if let Query::Package { kind, bound, .. } = &query {
-            rows.retain(|row| {
-                let Some(of) = PackageType::from_name(&row.r#type) else { return false };
-                kind.is_none_or(|kind| kind == of)
-                    && bound.as_ref().is_none_or(|bound| is_within(of, &row.version, bound))
-            });
+        let mut rows = self.has(question, &stacks).await?;
+        // Within a container answers come in the order of their places.
+        rows.sort_unstable_by_key(|row| (row.stack, row.package, row.layer));
+        let fleet = self.fleet();
+        let mut by_stack: HashMap<Digest, &[HasRow]> = HashMap::new();
+        let chains = super::chains(&fleet);
+        for rows in rows.chunk_by(|a, b| a.stack == b.stack) {
+            if let Some(chain) = rows.first().and_then(|row| chains.get(&row.stack)) {
+                by_stack.insert(*chain, rows);
+            }
         }
-        let held = self.held(&chosen, rows.iter().map(|row| row.stack).collect());
-        let items = rows.iter().flat_map(|row| {
-            let containers = held.get(&row.stack).map(Vec::as_slice).unwrap_or_default();
-            // Every path that lists it is an answer of its own: each has to be mended.
-            let paths = row.evidence.lines().enumerate();
-            paths.flat_map(move |(number, path)| {
-                containers.iter().map(move |(node, key, container)| {
-                    let place =
-                        (node.to_string(), key.0.to_string(), key.1.to_string(), row.package, row.layer, number);
-                    (place, (row, path, node, key, container))
-                })
-            })
+        // Nodes and containers are gone through in the order of the answers, from where the last page ended to where this one does.
+        let mut items: Vec<(Place, HasItem)> = Vec::new();
+        let first = place.as_ref().map_or("", |place| &place.0);
+        'page: for (name, node) in fleet.nodes_from(first) {
+            for (key, container) in &node.containers {
+                let Some((chain, rows)) = container.stack.and_then(|chain| Some((chain, by_stack.get(&chain)?))) else {
+                    continue;
+                };
+                if !chosen.is(name, container) {
+                    continue;
+                }
+                // Every path that lists it is an answer of its own: each has to be mended.
+                let paths = rows.iter().flat_map(|row| row.evidence.lines().enumerate().map(move |path| (row, path)));
+                for (row, (number, path)) in paths {
+                    let here = (name.to_string(), key.0.to_string(), key.1.to_string(), row.package, row.layer, number);
+                    if place.as_ref().is_some_and(|place| here <= *place) {
+                        continue;
+                    }
+                    let layer = usize::try_from(row.layer).ok();
+                    let layers = fleet.stack(&chain).map(|stack| stack.layers()).unwrap_or_default();
+                    let item = HasItem {
+                        container: container_ref(name, key, container),
+                        purl: row.purl.clone(),
+                        package: row.name.clone(),
+                        version: row.version.clone(),
+                        evidence: path.to_owned(),
+                        layer: layer.and_then(|layer| layers.get(layer)).map(ToString::to_string),
+                    };
+                    items.push((here, item));
+                    if items.len() > list.limit {
+                        break 'page;
+                    }
+                }
+            }
+        }
+        cut(&WHO_HAS, list, items)
+    }
+
+    /// The packages that a question is about, in these stacks.
+    async fn has(&self, question: &str, stacks: &[StackId]) -> Result<Vec<HasRow>, Failure> {
+        let query = Query::parse(question).map_err(|error| Failure::Question(error.to_string()))?;
+        let (kind, name, bound) = match query {
+            Query::Problem(name) => return Ok(self.store.packages_with(&name, stacks).await?),
+            Query::Package { kind, name, bound } => (kind, name, bound),
+        };
+        let mut rows = self.store.packages_named(&name, stacks).await?;
+        // Sources name problems as they like: what is no package may be one.
+        if rows.is_empty() && kind.is_none() && bound.is_none() {
+            return Ok(self.store.packages_with(&name, stacks).await?);
+        }
+        rows.retain(|row| {
+            let Some(of) = PackageType::from_name(&row.r#type) else { return false };
+            kind.is_none_or(|kind| kind == of) && bound.as_ref().is_none_or(|bound| is_within(of, &row.version, bound))
         });
-        let page = page(&WHO_HAS, list, items)?;
-        let layers = self.layers_of(page.items.iter().map(|(row, ..)| row.stack).collect());
-        Ok(page.map(|(row, path, node, key, container)| HasItem {
-            container: container_ref(node, key, container),
-            purl: row.purl.clone(),
-            package: row.name.clone(),
-            version: row.version.clone(),
-            evidence: path.to_owned(),
-            layer: layer(&layers, row.stack, row.layer),
-        }))
+        Ok(rows)
     }
 }

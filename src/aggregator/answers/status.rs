@@ -7,6 +7,7 @@ use outcrop_proto::{CoverageState, Distribution, PackageType};
 
 use super::{by_severity, words};
 use crate::advisory;
+use crate::aggregator::fleet::Overview;
 use crate::aggregator::{Aggregator, lock, now};
 use crate::store::RANKS;
 use crate::web::{
@@ -20,7 +21,7 @@ const FULL_CAGE: &str = "landlock+seccomp";
 impl Aggregator {
     pub(super) async fn status_now(&self, scope: &Scope) -> Result<Status, Failure> {
         let at = now();
-        let (nodes, coverages, summaries, oldest, layers, lifetimes) = {
+        let (nodes, Overview { coverage: coverages, summaries, oldest_unscanned }, layers, lifetimes) = {
             let fleet = self.fleet();
             let mut nodes = NodeCounts::default();
             for (name, node) in fleet.nodes() {
@@ -35,9 +36,7 @@ impl Aggregator {
             }
             (
                 nodes,
-                fleet.coverage_counts(scope),
-                fleet.summaries(scope),
-                fleet.oldest_unscanned(scope, at),
+                fleet.overview(scope, at),
                 fleet.layer_counts(scope),
                 // Those that ended are nobody's any more: who sees a part does not see them.
                 if *scope == Scope::All { fleet.lifetimes() } else { Default::default() },
@@ -54,27 +53,27 @@ impl Aggregator {
         }
         let mut severities = [0_u64; RANKS.len()];
         let mut withheld = 0;
-        let mut systems: BTreeMap<(Option<Distribution>, Vec<PackageType>), u64> = BTreeMap::new();
+        let mut systems: BTreeMap<(Option<&Distribution>, &[PackageType]), u64> = BTreeMap::new();
         for (summary, containers) in &summaries {
             let containers = u64::from(*containers);
             for (sum, count) in severities.iter_mut().zip(summary.counts.severities) {
                 *sum += u64::from(count) * containers;
             }
             withheld += u64::from(summary.counts.withheld) * containers;
-            *systems.entry((summary.distribution.clone(), summary.types.clone())).or_default() += containers;
+            *systems.entry((summary.distribution.as_ref(), &summary.types)).or_default() += containers;
         }
         let current = self.advisories.current();
         let today = jiff::Zoned::now().date();
         let mut assessed: BTreeMap<(String, String, String), u64> = BTreeMap::new();
         if let Some(current) = &current {
             for ((distribution, types), containers) in systems {
-                for of in advisory::assess(&current.sources, distribution.as_ref(), types, today) {
+                for of in advisory::assess(&current.sources, distribution, types.iter().copied(), today) {
                     let key = (of.ecosystem, of.state.as_str().to_owned(), of.reason);
                     *assessed.entry(key).or_default() += containers;
                 }
             }
         }
-        let rematch = self.store.last_rematch().await?.and_then(|(_, ended)| ended);
+        let rematch = lock(&self.last_rematch).clone();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: self.cluster.clone(),
@@ -88,7 +87,7 @@ impl Aggregator {
                 .map(|((ecosystem, state, reason), containers)| AssessedCount { ecosystem, state, reason, containers })
                 .collect(),
             layers,
-            oldest_unscanned_seconds: oldest,
+            oldest_unscanned_seconds: oldest_unscanned,
             lifetimes,
             reports: ReportCounts {
                 inventories: self.counters.inventories.load(Relaxed),

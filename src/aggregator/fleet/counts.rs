@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
 
-use super::layers::LayerState;
+use super::layers::{Layer, LayerState};
 use super::stacks::Stack;
 use super::{Fleet, Now};
 use crate::store::Summary;
@@ -15,6 +15,17 @@ use crate::web::{LayerCounts, Lifetimes, Scope};
 #[derive(Debug, Default)]
 pub(in crate::aggregator) struct Counted {
     pub(super) lifetimes: Lifetimes,
+}
+
+/// What there is to say of containers.
+#[derive(Debug, Default)]
+pub(in crate::aggregator) struct Overview {
+    /// Every coverage with how many containers have it.
+    pub(in crate::aggregator) coverage: BTreeMap<Coverage, u64>,
+    /// What is in the store of their stacks, with how many containers have each.
+    pub(in crate::aggregator) summaries: Vec<(Arc<Summary>, u32)>,
+    /// How long the stack that waits longest has waited, in seconds.
+    pub(in crate::aggregator) oldest_unscanned: Option<u64>,
 }
 
 /// A stack, and how many of its containers somebody may see.
@@ -42,32 +53,29 @@ impl Fleet {
         })
     }
 
-    /// Every coverage with how many containers have it.
-    pub(in crate::aggregator) fn coverage_counts(&self, scope: &Scope) -> BTreeMap<Coverage, u64> {
-        let mut counts: BTreeMap<Coverage, u64> = BTreeMap::new();
-        for Visible { digest, containers, .. } in self.visible(scope) {
-            *counts.entry(self.coverage(digest)).or_default() += u64::from(containers);
+    /// What there is to say of the containers that `scope` sees, in one pass over stacks.
+    pub(in crate::aggregator) fn overview(&self, scope: &Scope, now: Now) -> Overview {
+        let mut overview = Overview::default();
+        // Hardly ever does a layer have one, and then all of a stack's layers have to be looked at.
+        let is_disputed = self.layers.values().any(Layer::is_disputed);
+        for Visible { digest, stack, containers } in self.visible(scope) {
+            let coverage = match stack.summary().filter(|_| !is_disputed) {
+                Some(summary) => summary.coverage.clone(),
+                None => self.coverage(digest),
+            };
+            if coverage.state == CoverageState::Pending {
+                let waited = now.instant.saturating_duration_since(stack.since()).as_secs();
+                overview.oldest_unscanned = overview.oldest_unscanned.max(Some(waited));
+            }
+            *overview.coverage.entry(coverage).or_default() += u64::from(containers);
+            overview.summaries.extend(stack.summary().map(|summary| (Arc::clone(summary), containers)));
         }
         for ((coverage, namespace), containers) in &self.refused {
             if scope.sees(namespace.as_deref()) {
-                *counts.entry(Coverage::clone(coverage)).or_default() += u64::from(*containers);
+                *overview.coverage.entry(Coverage::clone(coverage)).or_default() += u64::from(*containers);
             }
         }
-        counts
-    }
-
-    /// What is in the store of the stacks that `scope` sees, with how many containers have each.
-    pub(in crate::aggregator) fn summaries(&self, scope: &Scope) -> Vec<(Arc<Summary>, u32)> {
-        self.visible(scope)
-            .filter_map(|visible| Some((Arc::clone(visible.stack.summary()?), visible.containers)))
-            .collect()
-    }
-
-    /// How long the stack that waits longest has waited, in seconds.
-    pub(in crate::aggregator) fn oldest_unscanned(&self, scope: &Scope, now: Now) -> Option<u64> {
-        let pending =
-            self.visible(scope).filter(|visible| self.coverage(visible.digest).state == CoverageState::Pending);
-        pending.map(|visible| now.instant.saturating_duration_since(visible.stack.since()).as_secs()).max()
+        overview
     }
 
     /// Layers below containers that `scope` sees, by how far they are.

@@ -1,6 +1,6 @@
 //! Layers: each is leased to one node that has it, and read once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,10 @@ const GONE_PAUSE: Duration = Duration::from_secs(5);
 
 /// After so many failures a layer is left alone until the cataloguers change.
 const MAX_FAILURES: u32 = 6;
+
+/// Most layers that are leased at a time to all nodes together: what they read is decoded and stored in one place, and a lease that waits
+/// there for longer than its time would have its layer read twice.
+const LEASES: usize = 1024;
 
 /// Most layers at a time that are read again since there are better cataloguers.
 const RENEWALS: usize = 16;
@@ -176,7 +180,7 @@ impl Fleet {
         if !node.attached || self.distrusted.contains(&**name) {
             return Vec::new();
         }
-        let room = LEASES_OF_A_NODE.saturating_sub(node.asked.len());
+        let room = LEASES_OF_A_NODE.saturating_sub(node.asked.len()).min(LEASES.saturating_sub(self.outstanding));
         let mut leased: Vec<LayerId> = Vec::new();
         let has = || node.stacks.keys().filter_map(|stack| self.stacks.get(stack)).flat_map(Stack::layers);
         let free =
@@ -213,7 +217,22 @@ impl Fleet {
         }
         if let Some(node) = self.nodes.get_mut(name) {
             node.asked.extend(leased);
+            self.outstanding += leased.len();
         }
+    }
+
+    /// `node` has done, or will not do, what it was asked about a layer.
+    pub(super) fn answered(&mut self, name: &str, id: &LayerId) {
+        if self.nodes.get_mut(name).is_some_and(|node| node.asked.remove(id)) {
+            self.outstanding = self.outstanding.saturating_sub(1);
+        }
+    }
+
+    /// `node` will do nothing more of what it was asked.
+    pub(super) fn answers_nothing(&mut self, name: &str) -> HashSet<LayerId> {
+        let asked = self.nodes.get_mut(name).map(|node| std::mem::take(&mut node.asked)).unwrap_or_default();
+        self.outstanding = self.outstanding.saturating_sub(asked.len());
+        asked
     }
 
     /// Leases what nobody reads, since a lease ended or a pause is over: to whoever has it and is free.
@@ -242,15 +261,13 @@ impl Fleet {
 
     /// Ends leases and cross-reads whose time is over.
     fn expire(&mut self, now: Now) {
+        let mut ended: Vec<(Arc<str>, LayerId)> = Vec::new();
         for (id, layer) in &mut self.layers {
             let lease = layer.lease.take_if(|lease| lease.until <= now.instant).map(|lease| lease.node);
             let cross = layer.cross.take_if(|cross| cross.until <= now.instant).map(|cross| cross.node);
-            for name in lease.into_iter().chain(cross) {
-                if let Some(node) = self.nodes.get_mut(&name) {
-                    node.asked.remove(id);
-                }
-            }
+            ended.extend(lease.into_iter().chain(cross).map(|name| (name, *id)));
         }
+        ended.iter().for_each(|(name, id)| self.answered(name, id));
     }
 
     /// Whether `node` is to read the layer, and with which version of the cataloguers: what it says of others is not believed.
@@ -268,12 +285,11 @@ impl Fleet {
 
     /// The layer's inventory is in the store.
     pub(in crate::aggregator) fn known(&mut self, mut read: KnownLayer) {
-        let layer = self.layers.entry(read.id).or_default();
-        if let Some(lease) = layer.lease.take()
-            && let Some(node) = self.nodes.get_mut(&lease.node)
-        {
-            node.asked.remove(&read.id);
+        let lease = self.layers.get_mut(&read.id).and_then(|layer| layer.lease.take());
+        if let Some(lease) = lease {
+            self.answered(&lease.node, &read.id);
         }
+        let layer = self.layers.entry(read.id).or_default();
         if let Some(dispute) = layer.dispute.take() {
             read.verified_by
                 .extend(dispute.agreeing(&read.digest).filter(|name| *name != read.node).map(ToOwned::to_owned));
@@ -304,9 +320,9 @@ impl Fleet {
         gone: bool,
         now: Now,
     ) {
-        let Some(node) = self.nodes.get_mut(name) else { return };
+        self.answered(name, id);
+        let Some(node) = self.nodes.get(name) else { return };
         let Some(layer) = self.layers.get_mut(id) else { return };
-        node.asked.remove(id);
         if layer.cross.take_if(|cross| *cross.node == *name).is_some() {
             return;
         }

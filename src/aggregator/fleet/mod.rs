@@ -15,6 +15,7 @@ mod verify;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::RandomState;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use outcrop_proto::identity::is_proved;
 use outcrop_proto::wire::{Seen, v1};
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Pod};
 
-pub(super) use counts::Visible;
+pub(super) use counts::{Overview, Visible};
 pub(super) use layers::LayerState;
 pub(super) use runs::subject;
 pub(super) use stacks::Ready;
@@ -146,6 +147,8 @@ pub(super) struct Fleet {
     nodes: BTreeMap<Arc<str>, Node>,
     stacks: HashMap<Digest, Stack>,
     layers: HashMap<LayerId, Layer>,
+    /// How many layers nodes have been asked for and have not answered yet.
+    outstanding: usize,
     /// Nodes whose reading is not believed, whether they are there or not.
     distrusted: BTreeSet<String>,
     /// Stacks that something happened to: they may be ready to be merged.
@@ -178,6 +181,7 @@ impl Fleet {
                 .filter(|summary| summary.cataloguers > 0)
                 .map(|summary| (summary.chain, Stack::stored(summary)))
                 .collect(),
+            outstanding: 0,
             distrusted: distrusted.into_iter().collect(),
             touched: HashSet::new(),
             refused: BTreeMap::new(),
@@ -226,7 +230,7 @@ impl Fleet {
     pub(super) fn detach(&mut self, name: &str) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         node.attached = false;
-        for id in std::mem::take(&mut node.asked) {
+        for id in self.answers_nothing(name) {
             if let Some(layer) = self.layers.get_mut(&id) {
                 layer.release(name);
             }
@@ -432,9 +436,14 @@ impl Fleet {
         self.nodes.iter().map(|(name, node)| (&**name, node))
     }
 
-    /// The same, with names that can be kept.
-    pub(super) fn named(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
-        self.nodes.iter()
+    /// A node, by its name.
+    pub(super) fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// The nodes from the one of this name on, which need not be there.
+    pub(super) fn nodes_from(&self, name: &str) -> impl Iterator<Item = (&Arc<str>, &Node)> {
+        self.nodes.range::<str, _>((Bound::Included(name), Bound::Unbounded))
     }
 
     /// Whether what a node reads is not believed.

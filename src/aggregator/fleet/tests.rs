@@ -103,7 +103,7 @@ fn all_scanned(fleet: &mut Fleet, names: &[&str]) {
 }
 
 fn states(fleet: &Fleet) -> Vec<(CoverageState, u64)> {
-    let counts = fleet.coverage_counts(&Scope::All).into_iter();
+    let counts = fleet.overview(&Scope::All, at(0)).coverage.into_iter();
     let mut states: BTreeMap<CoverageState, u64> = BTreeMap::new();
     counts.for_each(|(coverage, count)| *states.entry(coverage.state).or_default() += count);
     states.into_iter().collect()
@@ -289,7 +289,7 @@ fn two_nodes_that_name_other_layers_for_one_unproved_stack_are_not_both_believed
     fleet.containers("a", 1, true, vec![unproved("honest", "base")], &[], at(0)).unwrap();
     fleet.containers("b", 1, true, vec![unproved("liar", "empty"), unproved("other", "base")], &[], at(0)).unwrap();
     assert_eq!(states(&fleet), [(CoverageState::Pending, 2), (CoverageState::Failed, 1)]);
-    let refused = fleet.coverage_counts(&Scope::All);
+    let refused = fleet.overview(&Scope::All, at(0)).coverage;
     assert!(refused.keys().any(|coverage| coverage.reason.starts_with("disputed")));
 }
 
@@ -411,8 +411,8 @@ fn who_sees_a_namespace_sees_its_containers_counted_and_no_others() {
     fleet.containers("a", 0, true, all, &[], at(0)).unwrap();
     let count = |namespaces: &[&str]| {
         let scope = Scope::Namespaces(namespaces.iter().map(ToString::to_string).collect());
-        let containers: u64 = fleet.coverage_counts(&scope).values().sum();
-        (containers, fleet.layer_counts(&scope).waiting, fleet.oldest_unscanned(&scope, at(9)))
+        let containers: u64 = fleet.overview(&scope, at(9)).coverage.values().sum();
+        (containers, fleet.layer_counts(&scope).waiting, fleet.overview(&scope, at(9)).oldest_unscanned)
     };
     assert_eq!(count(&["shop"]), (1, 2, Some(9)));
     assert_eq!(count(&["bank"]), (2, 2, Some(9)));

@@ -91,7 +91,7 @@ impl Fleet {
                 layer.cross = Some(cross);
             }
             if let Some(node) = self.nodes.get_mut(&name) {
-                node.asked.insert(id);
+                self.outstanding += usize::from(node.asked.insert(id));
             }
             asked.push((name, id));
         }
@@ -150,9 +150,8 @@ impl Fleet {
         if layer.cross.take_if(|cross| *cross.node == *name).is_none() {
             return Verified::Unasked;
         }
-        if let Some(node) = self.nodes.get_mut(name) {
-            node.asked.remove(id);
-        }
+        self.answered(name, id);
+        let Some(layer) = self.layers.get_mut(id) else { return Verified::Unasked };
         let is_disputed = layer.dispute.is_some();
         let Some(read) = layer.read_mut().filter(|read| read.cataloguers == cataloguers && read.marks == marks) else {
             return Verified::Inconclusive;
@@ -199,9 +198,7 @@ impl Fleet {
     /// Believes a node no more: what it read and nobody else came to the same of is to be read again.
     pub(in crate::aggregator) fn distrust(&mut self, name: &str) -> Distrusted {
         self.distrusted.insert(name.to_owned());
-        if let Some(node) = self.nodes.get_mut(name) {
-            node.asked.clear();
-        }
+        self.answers_nothing(name);
         let mut outcome = Distrusted::default();
         let mut stacks = Vec::new();
         for (id, layer) in &mut self.layers {

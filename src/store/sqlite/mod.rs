@@ -47,7 +47,7 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             // KiB of pages for each connection.
-            .pragma("cache_size", "-16384")
+            .pragma("cache_size", "-8192")
             // A log that has grown large is cut when it is next begun anew.
             .pragma("journal_size_limit", "67108864");
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
