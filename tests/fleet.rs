@@ -487,6 +487,39 @@ fn a_restarted_containerd_is_found_again() {
 }
 
 #[test]
+fn agents_and_containerd_killed_at_any_moment_leave_nothing_wrong() {
+    let Some(mut containerd) = Containerd::start() else { return };
+    let place = Place::start();
+    let images: Vec<_> = (0..6)
+        .map(|number| {
+            let manifest = format!(r#"{{"name":"shop","version":"0.{number}.0"}}"#);
+            let layer: Layer<'_> = &[("srv/package.json", manifest.as_str())];
+            let image = build_with(containerd.dir(), &format!("app:{number}"), &[BASE, layer]);
+            containerd.import("k8s.io", &image);
+            image
+        })
+        .collect();
+    for (number, image) in images.iter().enumerate() {
+        containerd.run("k8s.io", image, &format!("kill-{number}"));
+    }
+    // Each agent is killed a little later in its life than the one before: while it lists, reads, delivers.
+    for milliseconds in [5, 20, 40, 60, 80, 100, 120, 150, 180, 220, 300, 400] {
+        let agent = place.agent("one", &containerd);
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        drop(agent);
+        if milliseconds % 60 == 0 {
+            containerd.crash();
+        }
+    }
+    let _agent = place.agent("one", &containerd);
+    place.until_scanned(6);
+    let status = place.status();
+    assert_eq!(status["layers"], layers(7), "{status:#}");
+    assert_eq!(status["reports"]["inventories"], 7, "none was taken twice");
+    assert_eq!(place.findings().len(), 6);
+}
+
+#[test]
 fn no_secret_of_a_container_or_image_is_kept_or_told() {
     let Some(containerd) = Containerd::start() else { return };
     let place = Place::start();

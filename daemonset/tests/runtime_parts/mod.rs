@@ -70,9 +70,20 @@ impl Containerd {
 
     /// Stops it by its process ID; its containers live on.
     pub(crate) fn stop(&mut self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    fn signal(&mut self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = rustix::process::kill_process(pid, signal);
         let _ = self.child.wait();
+    }
+
+    /// Ends it as `kill -9` does, and starts it again on the same state.
+    #[allow(dead_code, reason = "not every test that uses the harness restarts it")]
+    pub(crate) fn crash(&mut self) {
+        self.signal(rustix::process::Signal::KILL);
+        self.child = launch(self.dir.path(), self.bin.as_deref()).unwrap();
     }
 
     /// Stops it, and starts it again on the same state.
