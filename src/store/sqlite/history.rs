@@ -1,5 +1,7 @@
 //! Who ran which stack when.
 
+use std::collections::{BTreeSet, HashMap};
+
 use async_trait::async_trait;
 use sqlx::Row as _;
 
@@ -51,39 +53,47 @@ impl History for Sqlite {
     }
 
     async fn seen(&self, subjects: &[String], problems: Option<&[String]>) -> Result<Vec<Seen>, StoreError> {
-        let sql =
-            "SELECT subject.key, run.since, run.until, run.stack, found.problem, found.type, found.name, found.verdict,
-                found.opened, found.closed
-            FROM json_each(?1) AS wanted CROSS JOIN subject ON subject.key = wanted.value
+        let sql = "SELECT subject.key, run.since, run.until, run.stack
+            FROM json_each(?) AS wanted CROSS JOIN subject ON subject.key = wanted.value
             CROSS JOIN run ON run.subject = subject.id
-            LEFT JOIN (SELECT finding.stack, verdict, opened, closed, problem, type, name FROM finding
-                CROSS JOIN verdict ON verdict.id = finding.verdict CROSS JOIN package ON package.id = verdict.package
-                WHERE ?2 IS NULL OR problem IN (SELECT value FROM json_each(?2))) AS found ON found.stack = run.stack
             ORDER BY subject.key, run.since, run.stack";
+        let runs = sqlx::query(sql).bind(json(&subjects)?).fetch_all(&self.reader).await?;
+        let stacks: BTreeSet<StackId> = runs.iter().map(|row| row.try_get("stack")).collect::<Result<_, _>>()?;
+        // What many subjects ran is looked through once.
+        let sql = "SELECT finding.stack, verdict, opened, closed, problem, package.type, name
+            FROM json_each(?1) AS wanted CROSS JOIN finding ON finding.stack = wanted.value
+            CROSS JOIN verdict ON verdict.id = finding.verdict CROSS JOIN package ON package.id = verdict.package
+            WHERE ?2 IS NULL OR problem IN (SELECT value FROM json_each(?2))";
         let problems = problems.map(|problems| json(&problems)).transpose()?;
-        let query = sqlx::query(sql).bind(json(&subjects)?).bind(problems);
-        let rows = query.fetch_all(&self.reader).await?;
-        rows.iter()
-            .map(|row| {
-                let finding = match row.try_get::<Option<String>, _>("problem")? {
-                    None => None,
-                    Some(problem) => Some(SeenFinding {
-                        problem,
-                        package: (row.try_get("type")?, row.try_get("name")?),
-                        verdict: row.try_get("verdict")?,
-                        opened: row.try_get("opened")?,
-                        closed: row.try_get("closed")?,
-                    }),
-                };
-                Ok(Seen {
-                    subject: row.try_get("key")?,
-                    since: row.try_get("since")?,
-                    until: row.try_get("until")?,
-                    stack: row.try_get("stack")?,
-                    finding,
-                })
-            })
-            .collect()
+        let query = sqlx::query(sql).bind(json(&stacks)?).bind(problems);
+        let mut found: HashMap<StackId, Vec<SeenFinding>> = HashMap::new();
+        for row in query.fetch_all(&self.reader).await? {
+            found.entry(row.try_get("stack")?).or_default().push(SeenFinding {
+                problem: row.try_get("problem")?,
+                package: (row.try_get("type")?, row.try_get("name")?),
+                verdict: row.try_get("verdict")?,
+                opened: row.try_get("opened")?,
+                closed: row.try_get("closed")?,
+            });
+        }
+        let mut seen = Vec::with_capacity(runs.len());
+        for row in &runs {
+            let stack = row.try_get("stack")?;
+            let run = Seen {
+                subject: row.try_get("key")?,
+                since: row.try_get("since")?,
+                until: row.try_get("until")?,
+                stack,
+                finding: None,
+            };
+            match found.get(&stack) {
+                None => seen.push(run),
+                Some(found) => {
+                    seen.extend(found.iter().map(|finding| Seen { finding: Some(finding.clone()), ..run.clone() }));
+                }
+            }
+        }
+        Ok(seen)
     }
 
     async fn tidy(&self, history: i64, unused: i64, present: &[StackId]) -> Result<(), StoreError> {

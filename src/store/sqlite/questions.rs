@@ -14,6 +14,10 @@ use crate::store::{
 /// With so few stacks their findings are sorted; with more, verdicts are gone through in their order.
 const FEW: usize = 64;
 
+/// Packages of the name ?4, whole or short.
+const NAMED: &str = "SELECT id FROM package WHERE name = ?4 COLLATE NOCASE
+    UNION SELECT id FROM package WHERE short = ?4 COLLATE NOCASE";
+
 #[async_trait]
 impl Questions for Sqlite {
     async fn findings(&self, wanted: &Wanted<'_>) -> Result<Vec<FindingRow>, StoreError> {
@@ -71,20 +75,32 @@ impl Questions for Sqlite {
 
     async fn list_packages(&self, wanted: &WantedPackages<'_>) -> Result<Vec<PackageRow>, StoreError> {
         let filters = "(?2 IS NULL OR type = ?2) AND (?3 IS NULL OR version = ?3)
-            AND (?4 IS NULL OR name = ?4 COLLATE NOCASE OR short = ?4 COLLATE NOCASE)";
+            AND (?4 IS NULL OR id IN named)";
+        // The packages of a name are few, and stacks have many.
+        let from = match wanted.name {
+            Some(_) => {
+                "named CROSS JOIN stack_package ON stack_package.package = named.id
+                JOIN wanted ON wanted.stack = stack_package.stack"
+            }
+            None => "wanted CROSS JOIN stack_package ON stack_package.stack = wanted.stack",
+        };
         let sql = if wanted.by_containers {
+            // A stack may have a package several times, with several owners: it counts once.
             format!(
                 "WITH wanted (stack, containers) AS MATERIALIZED (SELECT value ->> 0, value ->> 1 FROM json_each(?1)),
-                 counted (package, containers) AS (SELECT package, sum(containers) FROM
-                     (SELECT DISTINCT package, wanted.stack, containers FROM wanted CROSS JOIN stack_package
-                      ON stack_package.stack = wanted.stack) GROUP BY package)
+                 named (id) AS ({NAMED}),
+                 counted (package, containers) AS (SELECT package, sum(containers) FROM {from}
+                     WHERE owner = 0 OR NOT EXISTS (SELECT 1 FROM stack_package AS other WHERE other.stack = wanted.stack
+                         AND other.package = stack_package.package AND other.owner < stack_package.owner)
+                     GROUP BY package)
                  SELECT id, type, name, version, purl FROM counted CROSS JOIN package ON package.id = counted.package
                  WHERE {filters} AND (-containers, name, version, id) > (-?5, ?6, ?7, ?8)
                  ORDER BY -containers, name, version, id LIMIT ?9"
             )
         } else {
             format!(
-                "SELECT id, type, name, version, purl FROM package
+                "WITH named (id) AS ({NAMED})
+                 SELECT id, type, name, version, purl FROM package
                  WHERE {filters} AND ?5 IS NOT NULL AND (name, version, id) > (?6, ?7, ?8)
                      AND EXISTS (SELECT 1 FROM stack_package WHERE package = package.id
                          AND stack IN (SELECT value ->> 0 FROM json_each(?1)))
