@@ -144,6 +144,7 @@ const LAYERS: &[Column] = &[
     column("CONTAINERS", "/containers"),
     column("IMAGES", "/images"),
     column("STATE", "/state"),
+    column("ONE IMAGE", "/image"),
     column("STEP", "/step/keyword"),
     column("ID", "/id"),
     wide("STEP NUMBER", "/step/number"),

@@ -345,6 +345,8 @@ pub struct LayerItem {
     pub step: Option<Step>,
     /// How many images stand on it.
     pub images: u64,
+    /// The name of one of them, for people.
+    pub image: Option<String>,
     /// How many containers.
     pub containers: u64,
     /// Impact: how many findings would go if it were replaced. Each finding of each container counts.

@@ -12,6 +12,7 @@ use super::escape::Html;
 use super::list::RESOURCES;
 use super::model::{LayerItem, NodeItem, Page, Status};
 use super::source::{Failure, List, Source};
+use crate::store::RANKS;
 
 /// How many of the worst are shown.
 const WORST: usize = 10;
@@ -101,7 +102,8 @@ fn findings(html: &mut Html, status: &Status) {
     html.raw("<section><h2>Findings of containers</h2>\n");
     html.table(
         &["Severity", "Findings"],
-        status.findings.iter().map(|(severity, count)| vec![severity.clone(), count.to_string()]),
+        // The worst first, as everywhere.
+        RANKS.iter().filter_map(|rank| Some(vec![(*rank).to_owned(), status.findings.get(*rank)?.to_string()])),
     );
     html.raw("<p>")
         .text(status.withheld)
@@ -123,7 +125,6 @@ fn coverage(html: &mut Html, status: &Status) {
         &["Coverage", "Containers"],
         status.coverage.iter().map(|of| vec![of.state.to_string(), of.containers.to_string()]),
     );
-    html.raw("<h2>Why</h2>\n");
     let mut reasons: Vec<_> = status.reasons.iter().collect();
     reasons.sort_by_key(|of| std::cmp::Reverse(of.containers));
     let more: u64 = reasons.iter().skip(MAX_REASONS).map(|of| of.containers).sum();
@@ -135,7 +136,9 @@ fn coverage(html: &mut Html, status: &Status) {
     if more > 0 {
         rows.push(vec![more.to_string(), String::new(), format!("{} other reasons", reasons.len() - MAX_REASONS)]);
     }
-    html.table(&["Containers", "Coverage", "Reason"], rows);
+    if !rows.is_empty() {
+        html.raw("<h2>Why</h2>\n").table(&["Containers", "Coverage", "Reason"], rows);
+    }
     let layers = &status.layers;
     html.raw("<p>Layers: ").text(format_args!(
         "{} known, {} leased, {} waiting, {} failed; {} disputed, {} read by older cataloguers",
@@ -154,11 +157,12 @@ fn impact(html: &mut Html, layers: &Page<LayerItem>) {
             layer.findings.to_string(),
             layer.affected_containers.to_string(),
             layer.images.to_string(),
+            layer.image.clone().unwrap_or_default(),
             step,
             layer.id.clone(),
         ]
     });
-    html.table(&["Findings", "In containers", "Images", "Step", "Layer"], rows);
+    html.table(&["Findings", "In containers", "Images", "One of them", "Step", "Layer"], rows);
     html.raw("<p><a href=\"/api/v1/layers?sort=-findings\">All layers by impact</a></p></section>\n");
 }
 

@@ -335,6 +335,7 @@ impl Source for Fake {
                 text: String::new(),
             }),
             images: 2,
+            image: Some(name("image", number)),
             containers: 4,
             findings: number as u64 * 10,
             affected_containers: 4,

@@ -171,7 +171,7 @@ impl Aggregator {
             .filter(|visible| stack.is_none_or(|stack| stack == *visible.digest) && on_node(visible));
         let mut impacts: HashMap<LayerId, Impact> = HashMap::new();
         for visible in wanted {
-            Impact::add(&mut impacts, &visible);
+            Impact::add(&mut impacts, &visible, scope);
         }
         let items = impacts.into_iter().filter_map(|(id, impact)| {
             let layer = fleet.layer(&id)?;
@@ -208,12 +208,15 @@ struct Impact {
     containers: u64,
     findings: u64,
     affected: u64,
+    image: Option<String>,
     step: Option<Step>,
 }
 
 impl Impact {
     /// Counts a stack for each of its layers: a finding is of the layer that brought the package.
-    fn add(impacts: &mut HashMap<LayerId, Self>, visible: &Visible<'_>) {
+    fn add(impacts: &mut HashMap<LayerId, Self>, visible: &Visible<'_>, scope: &Scope) {
+        // Names are those of all containers of the stack: who sees a part of them is told none.
+        let name = visible.stack.names().next().filter(|_| *scope == Scope::All);
         let containers = u64::from(visible.containers);
         let counts = visible.stack.summary().map(|summary| summary.counts.by_layer.as_slice()).unwrap_or_default();
         for (number, id) in visible.stack.layers().iter().enumerate() {
@@ -223,6 +226,9 @@ impl Impact {
             impact.containers += containers;
             impact.findings += findings * containers;
             impact.affected += if findings > 0 { containers } else { 0 };
+            if impact.image.is_none() {
+                impact.image = name.map(ToOwned::to_owned);
+            }
             if impact.step.is_none() {
                 impact.step = visible.stack.steps().get(number).cloned();
             }
@@ -249,6 +255,7 @@ fn item(fleet: &Fleet, id: LayerId, impact: Impact) -> LayerItem {
         cage: read.map(|read| read.cage.clone()),
         cataloguers: read.map(|read| read.cataloguers),
         verified_by: read.map_or(0, |read| read.verified_by.len() as u64),
+        image: impact.image,
         step: impact.step,
         images: impact.images,
         containers: impact.containers,
