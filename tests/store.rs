@@ -122,8 +122,10 @@ fn all(stacks: &[i64]) -> Wanted<'_> {
 fn what_was_put_is_there_after_it_is_opened_again() {
     with_store(async |store, path| {
         store.put_layer(&layer_row("app", "node-1", 5)).await.unwrap();
-        store.verified(&layer("app"), "node-2", 6).await.unwrap();
-        store.verified(&layer("unknown"), "node-2", 6).await.unwrap();
+        let digest = Digest::of(b"inventory");
+        store.verified(&layer("app"), &digest, "node-2", 6).await.unwrap();
+        store.verified(&layer("app"), &Digest::of(b"what it was before"), "node-3", 6).await.unwrap();
+        store.verified(&layer("unknown"), &digest, "node-2", 6).await.unwrap();
         store.distrust("node-9", Some(7)).await.unwrap();
         let summary = put(store, &stack("app", &[("a", "1"), ("b", "1")]), "CVE-1", 10).await;
         let again = Sqlite::open(path).await.unwrap();
@@ -145,6 +147,22 @@ fn what_was_put_is_there_after_it_is_opened_again() {
         let found = again.findings(&all(&stacks)).await.unwrap();
         assert_eq!(found.iter().map(|row| row.package.as_str()).collect::<Vec<_>>(), ["a", "a", "b", "c"]);
         assert_eq!((found[0].evidence.as_str(), found[0].purl.as_str()), ("/srv/a/package.json", "pkg:npm/a@1"));
+    });
+}
+
+#[test]
+fn what_a_node_read_is_forgotten_and_what_another_read_since_then_is_not() {
+    with_store(async |store, _| {
+        for (name, node) in [("app", "liar"), ("base", "liar"), ("tool", "honest")] {
+            store.put_layer(&layer_row(name, node, 5)).await.unwrap();
+        }
+        // Somebody else was faster.
+        store.put_layer(&layer_row("base", "honest", 6)).await.unwrap();
+        store.attribute(&layer("base"), "liar", "third").await.unwrap();
+        store.forget_layers(&[layer("app"), layer("base")], "liar").await.unwrap();
+        let left = store.layers().await.unwrap().into_iter();
+        let left: BTreeSet<(LayerId, String)> = left.map(|layer| (layer.id, layer.node)).collect();
+        assert_eq!(left, ["base", "tool"].map(|name| (layer(name), "honest".to_owned())).into());
     });
 }
 

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use outcrop_proto::wire::v1;
 use outcrop_proto::{Coverage, Digest, LayerId};
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::advisories::{Current, Offer, Refusal};
 use super::fleet::Ready;
 use super::matching::{MatchError, Matchmaker};
@@ -117,11 +119,12 @@ impl Aggregator {
     }
 
     /// Merges a stack; `answers` are what a node said about what its layers leave open.
-    pub(super) fn merge(self: &Arc<Self>, stack: Digest, answers: Option<v1::Answers>) {
+    pub(super) fn merge(self: &Arc<Self>, stack: Digest, answers: Option<(v1::Answers, OwnedSemaphorePermit)>) {
         let Some(layers) = self.fleet().stack(&stack).map(|stack| stack.layers().to_vec()) else { return };
         let aggregator = Arc::clone(self);
         tokio::spawn(async move {
             let Ok(_turn) = aggregator.merging.acquire().await else { return };
+            let (answers, _held) = answers.unzip();
             match aggregator.merge_now(stack, layers, answers).await {
                 Ok(Some(summary)) => aggregator.fleet().merged(stack, Ok(summary)),
                 Ok(None) => {}

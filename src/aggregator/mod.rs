@@ -36,7 +36,7 @@ use crate::store::{RematchRow, Run, Sqlite, Store, StoreError};
 use crate::web;
 use crate::web::listen::{self, Certificate, Incoming, Limits, Protocol};
 use advisories::Advisories;
-use fleet::{Fleet, Now, Rules};
+use fleet::{Distrusted, Fleet, Now, Rules};
 use matching::Matchmaker;
 use tokens::{Identify, Speaker, TokenFile};
 
@@ -193,6 +193,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Discards in the store what a node read that is not believed any more.
+async fn discard(store: &dyn Store, node: &str, outcome: &Distrusted) -> Result<(), StoreError> {
+    for (layer, other) in &outcome.attributed {
+        store.attribute(layer, node, other).await?;
+    }
+    store.forget_layers(&outcome.forgotten, node).await
+}
+
 /// The time.
 fn now() -> Now {
     Now { instant: Instant::now(), unix: jiff::Timestamp::now().as_second() }
@@ -284,14 +292,21 @@ impl Aggregator {
             verify_containers: config.verify_containers,
             verify_within: config.verify_within,
             forget_after: config.forget_after,
+            cataloguers: outcrop_agent::catalog::VERSION,
         };
         let store: Arc<dyn Store> = Arc::new(store);
         let last_rematch = store.last_rematch().await?.and_then(|(_, ended)| ended);
         let stacks = store.stacks().await?;
         let chains: HashMap<i64, Digest> = stacks.iter().map(|summary| (summary.id, summary.chain)).collect();
-        let mut fleet = Fleet::new(rules, store.layers().await?, stacks, store.distrusted().await?);
+        let distrusted = store.distrusted().await?;
+        let mut fleet = Fleet::new(rules, store.layers().await?, stacks, distrusted.clone());
+        // A crash may have come between not believing a node and discarding what it read.
+        for node in &distrusted {
+            let outcome = fleet.distrust(node);
+            discard(&*store, node, &outcome).await?;
+        }
         let runs = store.open_runs().await?.into_iter();
-        fleet.restore_runs(runs.filter_map(|run| Some((run.subject, *chains.get(&run.stack)?))));
+        fleet.restore_runs(runs.filter_map(|run| Some((run.subject, *chains.get(&run.stack)?, run.stack))));
         Ok(Self {
             cluster: config.cluster.clone(),
             started: Instant::now(),

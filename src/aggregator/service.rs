@@ -8,11 +8,12 @@ use outcrop_proto::inventory::{Inventory, decompress};
 use outcrop_proto::wire::v1::collector_server::Collector;
 use outcrop_proto::wire::{MAX_INVENTORY, Seen, WireError, digest, v1};
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
+use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::fleet::{NotTaken, Verified};
+use super::fleet::{LEASE, NotTaken, Verified};
 use super::memory::in_background;
 use super::tokens::{Denied, Speaker};
 use super::{Aggregator, now};
@@ -34,6 +35,9 @@ pub(super) const PERMITS: usize = (192 << 20) / PERMIT;
 /// Reports that a node may send in a burst, and how many a second after that. An honest one sends a few a second while it reads.
 const BURST: f64 = 500.0;
 const RATE: f64 = 100.0;
+
+/// Containers that come or go in a report, for which it counts as one more.
+const OF_A_REPORT: f64 = 20.0;
 
 /// How long an inventory may stand still on its way, or wait for memory.
 const STALLED: Duration = Duration::from_secs(30);
@@ -122,23 +126,28 @@ impl Service {
         // Only what this node was asked for, and only the first of two answers, takes memory.
         let Some(cataloguers) = self.0.fleet().is_leased(&node, &layer) else {
             self.0.counters.unasked.fetch_add(1, Relaxed);
-            return Err(Status::failed_precondition(format!("{layer} is not leased to this node")));
+            return Err(unleased(&layer));
         };
         let (cage, marks) = (cut(first.cage, 100), first.marks);
         let mut held: Vec<OwnedSemaphorePermit> = Vec::new();
         let mut compressed = Vec::new();
         let mut piece = Some(first.bytes);
-        while let Some(bytes) = piece {
-            if compressed.len() + bytes.len() > MAX_COMPRESSED {
-                return Err(Status::resource_exhausted(format!("an inventory of more than {MAX_COMPRESSED} bytes")));
+        let whole = async {
+            while let Some(bytes) = piece {
+                if compressed.len() + bytes.len() > MAX_COMPRESSED {
+                    return Err(Status::resource_exhausted(format!(
+                        "an inventory of more than {MAX_COMPRESSED} bytes"
+                    )));
+                }
+                held.push(self.0.allow(bytes.len()).await?);
+                compressed.extend_from_slice(&bytes);
+                piece = next(&mut pieces).await?.map(|piece| piece.bytes);
             }
-            let permits = u32::try_from(bytes.len().div_ceil(PERMIT)).unwrap_or(u32::MAX);
-            let permit = tokio::time::timeout(STALLED, Arc::clone(&self.0.memory).acquire_many_owned(permits)).await;
-            let permit = permit.map_err(|_| Status::unavailable("too many inventories are on their way: try again"))?;
-            held.push(permit.map_err(|_| Status::unavailable("the aggregator ends"))?);
-            compressed.extend_from_slice(&bytes);
-            piece = next(&mut pieces).await?.map(|piece| piece.bytes);
-        }
+            Ok(())
+        };
+        // Who sends a byte now and then holds memory that others wait for.
+        let whole = tokio::time::timeout(LEASE, whole).await;
+        whole.map_err(|_| Status::deadline_exceeded("the inventory takes longer than its lease"))??;
         let told = Told { layer, cataloguers, cage, marks, compressed };
         self.0.store_inventory(&node, told).await?;
         drop(held);
@@ -168,14 +177,18 @@ impl Allowance {
         Self { left: BURST, at: Instant::now() }
     }
 
-    async fn spend(&mut self) {
+    async fn spend(&mut self, cost: f64) {
         let now = Instant::now();
-        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * RATE).min(BURST) - 1.0;
+        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * RATE).min(BURST) - cost;
         self.at = now;
         if self.left < 0.0 {
             tokio::time::sleep(Duration::from_secs_f64(-self.left / RATE)).await;
         }
     }
+}
+
+fn unleased(layer: &LayerId) -> Status {
+    Status::failed_precondition(format!("{layer} is not leased to this node"))
 }
 
 fn malformed(error: WireError) -> Status {
@@ -192,6 +205,14 @@ fn cut(mut text: String, most: usize) -> String {
 }
 
 impl Aggregator {
+    /// Waits until `bytes` more of what nodes send may be held, and takes them.
+    async fn allow(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
+        let permits = u32::try_from(bytes.div_ceil(PERMIT)).unwrap_or(u32::MAX);
+        let permit = tokio::time::timeout(STALLED, Arc::clone(&self.memory).acquire_many_owned(permits)).await;
+        let permit = permit.map_err(|_| Status::unavailable("too much is on its way: try again"))?;
+        permit.map_err(|_| Status::unavailable("the aggregator ends"))
+    }
+
     /// An order, as it is sent.
     pub(super) fn order(&self, order: v1::order::Order) -> v1::Order {
         v1::Order { order: Some(order), cluster: self.cluster.clone() }
@@ -235,25 +256,33 @@ impl Aggregator {
                     _ => return,
                 },
             };
-            if let Err(status) = outcome {
-                self.counters.refused.fetch_add(1, Relaxed);
-                let _ = orders.try_send(Err(status));
-                return;
+            match outcome {
+                Ok(cost) => allowance.spend(cost).await,
+                Err(status) => {
+                    self.counters.refused.fetch_add(1, Relaxed);
+                    let _ = orders.try_send(Err(status));
+                    return;
+                }
             }
-            allowance.spend().await;
         }
     }
 
-    async fn report(self: &Arc<Self>, node: &str, report: v1::Report) -> Result<(), Status> {
+    /// Takes a report, and says how many of the smallest it counts for.
+    async fn report(self: &Arc<Self>, node: &str, report: v1::Report) -> Result<f64, Status> {
         use v1::report::Report;
+        let mut cost = 1.0;
         self.same_cluster(&report.cluster)?;
         self.fleet().heard(node, now());
         match report.report {
-            Some(Report::Containers(containers)) => self.containers(node, containers)?,
+            Some(Report::Containers(containers)) => {
+                let told = u32::try_from(containers.containers.len() + containers.gone.len()).unwrap_or(u32::MAX);
+                cost += f64::from(told) / OF_A_REPORT;
+                self.containers(node, containers)?;
+            }
             Some(Report::Verified(verified)) => self.verified(node, &verified).await?,
             Some(Report::Metrics(metrics)) => {
                 self.fleet().metrics(node, metrics);
-                return Ok(());
+                return Ok(cost);
             }
             Some(Report::Unreadable(unreadable)) => {
                 let layer = layer(unreadable.layer.as_ref())?;
@@ -266,11 +295,11 @@ impl Aggregator {
             }
             Some(Report::Answers(answers)) => {
                 let stack: Digest = digest(&answers.stack, "a stack's identity").map_err(malformed)?;
+                // It waits with others for its turn.
+                let held = self.allow(answers.encoded_len()).await?;
                 // An answer that nobody asked for is not listened to.
-                let asked = self.fleet().was_asked(node, &stack);
-                if asked {
-                    self.fleet().merging(stack);
-                    self.merge(stack, Some(answers));
+                if self.fleet().answered(node, &stack) {
+                    self.merge(stack, Some((answers, held)));
                 } else {
                     self.counters.unasked.fetch_add(1, Relaxed);
                 }
@@ -279,7 +308,7 @@ impl Aggregator {
             Some(Report::Hello(_)) | None => {}
         }
         self.advance(node);
-        Ok(())
+        Ok(cost)
     }
 
     fn containers(&self, node: &str, report: v1::Containers) -> Result<(), Status> {
@@ -321,11 +350,6 @@ impl Aggregator {
             let status = Status::invalid_argument("the inventory is of other cataloguers than the agent said");
             return Err(self.worthless(node, &layer, status));
         }
-        if !self.fleet().is_settled(&layer, &digest) {
-            self.counters.contradicted.fetch_add(1, Relaxed);
-            let reason = format!("the inventory of {layer} is not the one that was settled on");
-            return Err(self.worthless(node, &layer, Status::failed_precondition(reason)));
-        }
         let read = Layer {
             id: layer,
             digest,
@@ -337,11 +361,29 @@ impl Aggregator {
             read_at: now().unix,
             verified_by: std::collections::BTreeSet::new(),
         };
+        {
+            let fleet = self.fleet();
+            // It took its time, or its node is not believed any more: another one may have read it meanwhile.
+            if fleet.is_leased(node, &layer).is_none() {
+                return Err(unleased(&layer));
+            }
+            if !fleet.is_settled(&read) {
+                drop(fleet);
+                self.counters.contradicted.fetch_add(1, Relaxed);
+                let reason = format!("the inventory of {layer} is not the one that was settled on");
+                return Err(self.worthless(node, &layer, Status::failed_precondition(reason)));
+            }
+        }
         match self.store.put_layer(&LayerRow { layer: read.clone(), inventory }).await {
-            Ok(()) => {
-                self.fleet().known(read);
+            Ok(()) if self.fleet().known(read) => {
                 self.counters.inventories.fetch_add(1, Relaxed);
                 Ok(())
+            }
+            // It was kept in the moment in which its node was said to be believed no more.
+            Ok(()) => {
+                let forgotten = self.store.forget_layers(&[layer], node).await;
+                forgotten.map_err(|error| Status::unavailable(error.to_string()))?;
+                Err(unleased(&layer))
             }
             // The node did what it was asked; it is asked again when there is room.
             Err(error) => {
@@ -372,7 +414,7 @@ impl Aggregator {
             Verified::Inconclusive => Ok(()),
             Verified::Same => {
                 self.counters.verified.fetch_add(1, Relaxed);
-                self.store.verified(&id, node, now().unix).await
+                self.store.verified(&id, &digest, node, now().unix).await
             }
             Verified::Disputed => {
                 self.counters.contradicted.fetch_add(1, Relaxed);
@@ -381,12 +423,12 @@ impl Aggregator {
             }
             Verified::Upheld => {
                 self.counters.verified.fetch_add(1, Relaxed);
-                self.store.verified(&id, node, now().unix).await
+                self.store.verified(&id, &digest, node, now().unix).await
             }
-            Verified::Overturned => {
+            Verified::Overturned(reader) => {
                 self.counters.contradicted.fetch_add(1, Relaxed);
                 self.changed.notify_one();
-                self.store.forget_layers(&[id]).await
+                self.store.forget_layers(&[id], &reader).await
             }
         };
         if let Err(error) = stored {

@@ -56,12 +56,12 @@ pub trait Layers {
     /// The compressed inventories of these layers, each with its size when it is not compressed and whether overlay's marks could be
     /// seen. `None` where one is not there.
     async fn inventories(&self, ids: &[LayerId]) -> Result<Option<Vec<(Vec<u8>, usize, bool)>>, StoreError>;
-    /// A node came to the same.
-    async fn verified(&self, layer: &LayerId, node: &str, at: i64) -> Result<(), StoreError>;
-    /// A layer is `node`'s word now: whoever read it before is not believed, and this one came to the same.
-    async fn attribute(&self, layer: &LayerId, node: &str) -> Result<(), StoreError>;
-    /// These are to be read again.
-    async fn forget_layers(&self, ids: &[LayerId]) -> Result<(), StoreError>;
+    /// A node came to the same, an inventory with this digest.
+    async fn verified(&self, layer: &LayerId, digest: &Digest, node: &str, at: i64) -> Result<(), StoreError>;
+    /// A layer is the word of `to` now: `from`, who read it, is not believed, and that one came to the same.
+    async fn attribute(&self, layer: &LayerId, from: &str, to: &str) -> Result<(), StoreError>;
+    /// What `node` read of these is not believed, and is to be read again. What another one has read since then stays.
+    async fn forget_layers(&self, ids: &[LayerId], node: &str) -> Result<(), StoreError>;
     /// What a node reads is believed no more, or again.
     async fn distrust(&self, node: &str, at: Option<i64>) -> Result<(), StoreError>;
     /// Nodes that are not believed.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use outcrop_proto::Digest;
 
 use super::fleet::{Container, Fleet, Key};
-use super::{Aggregator, now};
+use super::{Aggregator, discard, now};
 use crate::store::{RANKS, RematchRow, StackId};
 use crate::web::{
     AdvisoryItem, ContainerItem, ContainerRef, Failure, FindingItem, Future, HasItem, ImageItem, LayerItem, List,
@@ -87,10 +87,7 @@ impl Source for Answers {
             // First it is kept that the node is not believed: a crash between the two leaves nothing of it believed again.
             aggregator.store.distrust(node, Some(now().unix)).await?;
             let outcome = aggregator.fleet().distrust(node);
-            for (layer, other) in &outcome.attributed {
-                aggregator.store.attribute(layer, other).await?;
-            }
-            aggregator.store.forget_layers(&outcome.forgotten).await?;
+            discard(&*aggregator.store, node, &outcome).await?;
             aggregator.changed.notify_one();
             Ok(outcome.forgotten.len() as u64)
         })

@@ -1,11 +1,13 @@
 //! Layers: each is leased to one node that has it, and read once.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
 
+use super::stacks::Stack;
 use super::verify::{CrossRead, Dispute};
 use super::{Fleet, LEASE, Node, Now};
 use crate::store::Layer as KnownLayer;
@@ -19,15 +21,27 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// How long a node is not asked again for a layer that it said is gone: its next report will say so as well.
 const GONE_PAUSE: Duration = Duration::from_secs(5);
 
-/// After so many failures a layer is left alone until the cataloguers change.
+/// After so many failures a node is not asked for a layer again until its cataloguers change.
 const MAX_FAILURES: u32 = 6;
 
 /// Most layers that are leased at a time to all nodes together: what they read is decoded and stored in one place, and a lease that waits
 /// there for longer than its time would have its layer read twice.
 const LEASES: usize = 1024;
 
+/// So many nodes that could not read a layer are believed that nobody can: fewer may be broken, or lie.
+const FAILED_BY: usize = 3;
+
+/// How long a node that let a lease end comes after others.
+const LATE_PAUSE: Duration = Duration::from_secs(10);
+
+/// Of the nodes that have a layer, so many are looked at in one go: not all of thousands.
+const HOLDERS: usize = 64;
+
 /// Most layers at a time that are read again since there are better cataloguers.
 const RENEWALS: usize = 16;
+
+/// Layers that are looked at in one go for whether they can be read again.
+const RENEWABLE: usize = 256;
 
 /// A node is to read a layer.
 #[derive(Debug)]
@@ -36,7 +50,7 @@ struct Lease {
     until: Instant,
 }
 
-/// A layer could not be read.
+/// A node could not read a layer.
 #[derive(Debug)]
 struct Failure {
     coverage: Coverage,
@@ -51,8 +65,15 @@ struct Failure {
 pub(in crate::aggregator) struct Layer {
     read: Option<KnownLayer>,
     lease: Option<Lease>,
-    failure: Option<Failure>,
+    /// By node, so that one that fails, or says so, keeps no other from reading it.
+    failures: BTreeMap<Arc<str>, Failure>,
+    /// Who let the last lease end, and until when it comes after others.
+    late: Option<(Arc<str>, Instant)>,
     pub(super) cross: Option<CrossRead>,
+    /// Nodes that were asked for their word on it and gave none that counts.
+    pub(super) unheard: Vec<Arc<str>>,
+    /// Nobody could be asked for their word: until when that is not tried again.
+    pub(super) alone: Option<Instant>,
     pub(super) dispute: Option<Dispute>,
     /// Stacks with it that somebody has.
     pub(super) stacks: BTreeSet<Digest>,
@@ -108,7 +129,8 @@ impl Layer {
 
     /// Why it could not be read, if so.
     pub(in crate::aggregator) fn failed(&self) -> Option<&Coverage> {
-        self.failure.as_ref().filter(|failure| failure.count > 0).map(|failure| &failure.coverage)
+        let failures = self.failures.values().filter(|failure| failure.count > 0);
+        failures.max_by_key(|failure| failure.count).map(|failure| &failure.coverage)
     }
 
     /// Whether nodes disagree on what it holds.
@@ -146,20 +168,42 @@ impl Layer {
         }
     }
 
-    /// Whether `node` may be asked to read it now: to make it known, or to know it better.
-    fn is_free(&self, name: &str, node: &Node, renew: bool, now: Now) -> bool {
+    /// What `node` could not do with it does not matter any more.
+    pub(super) fn forgive(&mut self, node: &str) {
+        self.failures.remove(node);
+    }
+
+    /// Whether `node` may be asked for it now, as far as it was asked before.
+    fn is_free(&self, name: &str, node: &Node, now: Now) -> bool {
         let version = node.cataloguers;
         let leased = self.lease.as_ref().is_some_and(|lease| lease.until > now.instant);
-        let failed = self.failure.as_ref().is_some_and(|failure| {
-            failure.again > now.instant || failure.count >= MAX_FAILURES && failure.cataloguers >= version
-        });
-        let wanted = match &self.read {
-            None => !renew,
-            Some(read) => renew && read.cataloguers < version && self.dispute.is_none(),
+        let late = self.late.as_ref().is_some_and(|(late, until)| **late == *name && *until > now.instant);
+        let failed = match self.failures.get(name) {
+            Some(failure) => {
+                failure.again > now.instant || failure.count >= MAX_FAILURES && failure.cataloguers >= version
+            }
+            None => {
+                let others = self.failures.values();
+                others.filter(|other| other.count > 0 && other.cataloguers >= version).count() >= FAILED_BY
+            }
         };
-        // Where a dispute is settled, only those that were right are asked.
+        !leased && !late && !failed
+    }
+
+    /// Whether `node` may be asked to make it known.
+    fn is_wanted(&self, name: &str, node: &Node, now: Now) -> bool {
+        // Where a dispute is settled, those that were wrong are not asked.
         let right = self.dispute.as_ref().is_none_or(|dispute| dispute.is_believed(name));
-        wanted && !leased && !failed && right
+        self.read.is_none() && right && self.is_free(name, node, now)
+    }
+
+    /// Whether a node with cataloguers of this version knows it better. What is claimed beyond `known`, the version that we know, is no
+    /// better; and what was read by such and nobody vouches for is worth less, since no other node can compare it.
+    fn is_renewed_by(&self, version: u32, known: u32) -> bool {
+        self.read.as_ref().is_some_and(|read| {
+            let is_alone = read.cataloguers > known && read.verified_by.is_empty();
+            read.cataloguers < version.min(known) || is_alone && version <= known
+        })
     }
 }
 
@@ -180,94 +224,139 @@ impl Fleet {
         if !node.attached || self.distrusted.contains(&**name) {
             return Vec::new();
         }
-        let room = LEASES_OF_A_NODE.saturating_sub(node.asked.len()).min(LEASES.saturating_sub(self.outstanding));
+        let room = LEASES_OF_A_NODE.saturating_sub(node.asked.len());
         let mut leased: Vec<LayerId> = Vec::new();
-        let has = || node.stacks.keys().filter_map(|stack| self.stacks.get(stack)).flat_map(Stack::layers);
-        let free =
-            |renew: bool, id: &LayerId| self.layers.get(id).is_some_and(|layer| layer.is_free(name, node, renew, now));
-        for id in has() {
+        for id in node.stacks.keys().filter_map(|stack| self.stacks.get(stack)).flat_map(Stack::layers) {
             if leased.len() >= room {
                 break;
             }
-            if free(false, id) && !leased.contains(id) {
+            let wanted = self.layers.get(id).is_some_and(|layer| layer.is_wanted(name, node, now));
+            if wanted && !leased.contains(id) {
                 leased.push(*id);
             }
         }
-        // Better cataloguers are no reason for haste: what is not known comes first, and few at a time.
-        if leased.is_empty() && room == LEASES_OF_A_NODE {
-            leased.extend(has().find(|id| free(true, id)).filter(|_| self.renewals(now) < RENEWALS));
+        if !leased.is_empty() {
+            leased.truncate(self.room());
         }
         let name = Arc::clone(name);
         self.grant(&name, &leased, now);
         leased
     }
 
-    fn renewals(&self, now: Now) -> usize {
-        let renewed = |layer: &&Layer| {
-            layer.read.is_some() && layer.lease.as_ref().is_some_and(|lease| lease.until > now.instant)
-        };
-        self.layers.values().filter(renewed).count()
+    /// How many more layers nodes may be asked for.
+    fn room(&self) -> usize {
+        let asked: usize = self.nodes.values().map(|node| node.asked.len()).sum();
+        LEASES.saturating_sub(asked)
     }
 
     fn grant(&mut self, name: &Arc<str>, leased: &[LayerId], now: Now) {
         for id in leased {
             if let Some(layer) = self.layers.get_mut(id) {
                 layer.lease = Some(Lease { node: Arc::clone(name), until: now.instant + LEASE });
+                layer.late = None;
             }
         }
         if let Some(node) = self.nodes.get_mut(name) {
             node.asked.extend(leased);
-            self.outstanding += leased.len();
         }
     }
 
-    /// `node` has done, or will not do, what it was asked about a layer.
-    pub(super) fn answered(&mut self, name: &str, id: &LayerId) {
-        if self.nodes.get_mut(name).is_some_and(|node| node.asked.remove(id)) {
-            self.outstanding = self.outstanding.saturating_sub(1);
-        }
-    }
-
-    /// `node` will do nothing more of what it was asked.
-    pub(super) fn answers_nothing(&mut self, name: &str) -> HashSet<LayerId> {
-        let asked = self.nodes.get_mut(name).map(|node| std::mem::take(&mut node.asked)).unwrap_or_default();
-        self.outstanding = self.outstanding.saturating_sub(asked.len());
-        asked
-    }
-
-    /// Leases what nobody reads, since a lease ended or a pause is over: to whoever has it and is free.
+    /// Leases what nobody reads, since a lease ended or a pause is over, to whoever has it and is free; and a little of what better
+    /// cataloguers would know better.
     pub(in crate::aggregator) fn lease_again(&mut self, now: Now) -> Vec<(Arc<str>, Vec<LayerId>)> {
         self.expire(now);
         let mut nodes: BTreeSet<Arc<str>> = BTreeSet::new();
-        for layer in self.layers.values() {
-            let wanted = layer.read.is_none() && layer.lease.is_none() && !layer.stacks.is_empty();
-            if !wanted || layer.failure.as_ref().is_some_and(|failure| failure.again > now.instant) {
+        let room = self.room();
+        for (id, layer) in &self.layers {
+            if nodes.len() >= room {
+                break;
+            }
+            if layer.read.is_some() || layer.lease.is_some() {
                 continue;
             }
-            let holders = layer.stacks.iter().filter_map(|stack| self.stacks.get(stack)).flat_map(Stack::nodes);
-            let is_free = |name: &&Arc<str>| {
-                self.nodes.get(*name).is_some_and(|node| {
-                    node.attached && node.asked.len() < LEASES_OF_A_NODE && layer.is_free(name, node, false, now)
-                })
-            };
-            nodes.extend(holders.filter(is_free).take(2).cloned());
+            let holders = self
+                .holders(id, layer, now)
+                .filter(|(name, node)| node.asked.len() < LEASES_OF_A_NODE && layer.is_wanted(name, node, now));
+            nodes.extend(holders.take(2).map(|(name, _)| Arc::clone(name)));
         }
         let leased = nodes.into_iter().map(|name| {
             let leased = self.lease(&name, now);
             (name, leased)
         });
-        leased.filter(|(_, leased)| !leased.is_empty()).collect()
+        let mut all: Vec<_> = leased.filter(|(_, leased)| !leased.is_empty()).collect();
+        // Better cataloguers are no reason for haste: what is not known comes first, and few at a time.
+        for (name, id) in self.renewals(now) {
+            self.grant(&name, &[id], now);
+            all.push((name, vec![id]));
+        }
+        all
     }
 
-    /// Ends leases and cross-reads whose time is over.
+    /// Nodes that are attached and have a layer, from one that nobody can foresee.
+    fn holders<'a>(
+        &'a self,
+        id: &LayerId,
+        layer: &'a Layer,
+        now: Now,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Node)> {
+        let stacks = || layer.stacks.iter().filter_map(|stack| self.stacks.get(stack));
+        let total: usize = stacks().map(|stack| stack.nodes().len()).sum();
+        let first = self.random.hash_one((id, now.unix)) % (total as u64).max(1);
+        let first = usize::try_from(first).unwrap_or(0);
+        let all = move || stacks().flat_map(Stack::nodes);
+        let holders = all().skip(first).chain(all().take(first)).take(HOLDERS);
+        holders
+            .filter_map(|name| Some((name, self.nodes.get(name)?)))
+            .filter(|(name, node)| node.attached && !self.distrusted.contains(&***name))
+    }
+
+    /// Layers that are to be read again by better cataloguers, each by a node that has nothing else to do.
+    fn renewals(&self, now: Now) -> Vec<(Arc<str>, LayerId)> {
+        let known = self.rules.cataloguers;
+        let newest = self.nodes.values().filter(|node| node.attached).map(|node| node.cataloguers.min(known)).max();
+        let running = self.layers.values().filter(|layer| layer.read.is_some() && layer.lease.is_some()).count();
+        let room = RENEWALS.saturating_sub(running);
+        let is_quiet = |layer: &Layer| layer.lease.is_none() && layer.cross.is_none() && layer.dispute.is_none();
+        let old: Vec<(&LayerId, &Layer)> = self
+            .present_layers()
+            .filter(|(_, layer)| is_quiet(layer) && newest.is_some_and(|newest| layer.is_renewed_by(newest, known)))
+            .collect();
+        let first = self.random.hash_one(now.unix) % (old.len() as u64).max(1);
+        let first = usize::try_from(first).unwrap_or(0);
+        let mut renewed: Vec<(Arc<str>, LayerId)> = Vec::new();
+        for (id, layer) in old.iter().cycle().skip(first).take(old.len().min(RENEWABLE)) {
+            if renewed.len() >= room {
+                break;
+            }
+            let mut free = self.holders(id, layer, now).filter(|(name, node)| {
+                node.asked.is_empty()
+                    && layer.is_renewed_by(node.cataloguers, known)
+                    && layer.is_free(name, node, now)
+                    && !renewed.iter().any(|(other, _)| other == *name)
+                    && layer.read.as_ref().is_none_or(|read| read.cataloguers <= known || read.node != ***name)
+            });
+            if let Some((name, _)) = free.next() {
+                renewed.push((Arc::clone(name), **id));
+            }
+        }
+        renewed
+    }
+
+    /// Ends leases and cross-reads whose time is over. Who was asked comes after others from now on.
     fn expire(&mut self, now: Now) {
-        let mut ended: Vec<(Arc<str>, LayerId)> = Vec::new();
         for (id, layer) in &mut self.layers {
             let lease = layer.lease.take_if(|lease| lease.until <= now.instant).map(|lease| lease.node);
+            if let Some(name) = &lease {
+                layer.late = Some((Arc::clone(name), now.instant + LATE_PAUSE));
+            }
             let cross = layer.cross.take_if(|cross| cross.until <= now.instant).map(|cross| cross.node);
-            ended.extend(lease.into_iter().chain(cross).map(|name| (name, *id)));
+            layer.unheard.extend(cross.clone());
+            for name in lease.into_iter().chain(cross) {
+                if let Some(node) = self.nodes.get_mut(&name) {
+                    node.asked.remove(id);
+                }
+            }
         }
-        ended.iter().for_each(|(name, id)| self.answered(name, id));
     }
 
     /// Whether `node` is to read the layer, and with which version of the cataloguers: what it says of others is not believed.
@@ -277,28 +366,39 @@ impl Fleet {
         self.nodes.get(node).map(|node| node.cataloguers)
     }
 
-    /// Whether an inventory with this digest is the one that a settled dispute came to; `true` where there was none.
-    pub(in crate::aggregator) fn is_settled(&self, layer: &LayerId, digest: &Digest) -> bool {
-        let dispute = self.layers.get(layer).and_then(|layer| layer.dispute.as_ref());
-        dispute.and_then(|dispute| dispute.settled).is_none_or(|settled| settled == *digest)
+    /// Whether an inventory is the one that a settled dispute came to; `true` where there was none, or where this one cannot be compared.
+    pub(in crate::aggregator) fn is_settled(&self, read: &KnownLayer) -> bool {
+        let dispute = self.layers.get(&read.id).and_then(|layer| layer.dispute.as_ref());
+        dispute.is_none_or(|dispute| dispute.allows(read))
     }
 
-    /// The layer's inventory is in the store.
-    pub(in crate::aggregator) fn known(&mut self, mut read: KnownLayer) {
-        let lease = self.layers.get_mut(&read.id).and_then(|layer| layer.lease.take());
-        if let Some(lease) = lease {
-            self.answered(&lease.node, &read.id);
+    /// The layer's inventory is in the store. `false` where it must not stay there: its node is not believed any more.
+    pub(in crate::aggregator) fn known(&mut self, mut read: KnownLayer) -> bool {
+        if self.distrusted.contains(&read.node) {
+            return false;
         }
         let layer = self.layers.entry(read.id).or_default();
+        if let Some(lease) = layer.lease.take()
+            && let Some(node) = self.nodes.get_mut(&lease.node)
+        {
+            node.asked.remove(&read.id);
+        }
+        if let Some(cross) = layer.cross.take()
+            && let Some(node) = self.nodes.get_mut(&cross.node)
+        {
+            node.asked.remove(&read.id);
+        }
         if let Some(dispute) = layer.dispute.take() {
             read.verified_by
                 .extend(dispute.agreeing(&read.digest).filter(|name| *name != read.node).map(ToOwned::to_owned));
         }
-        layer.failure = None;
-        layer.cross = None;
+        layer.failures.clear();
+        (layer.late, layer.alone) = (None, None);
+        layer.unheard.clear();
         layer.read = Some(read);
         let stacks = layer_stacks(layer);
         self.invalidate(stacks);
+        true
     }
 
     /// Something is different with a layer of these stacks.
@@ -320,16 +420,16 @@ impl Fleet {
         gone: bool,
         now: Now,
     ) {
-        self.answered(name, id);
-        let Some(node) = self.nodes.get(name) else { return };
+        let Some(node) = self.nodes.get_mut(name) else { return };
         let Some(layer) = self.layers.get_mut(id) else { return };
-        if layer.cross.take_if(|cross| *cross.node == *name).is_some() {
+        node.asked.remove(id);
+        if let Some(cross) = layer.cross.take_if(|cross| *cross.node == *name) {
+            layer.unheard.push(cross.node);
             return;
         }
-        if layer.lease.take_if(|lease| *lease.node == *name).is_none() {
-            return;
-        }
-        let before = layer.failure.as_ref().filter(|failure| failure.cataloguers >= node.cataloguers);
+        let Some(lease) = layer.lease.take_if(|lease| *lease.node == *name) else { return };
+        let version = node.cataloguers;
+        let before = layer.failures.get(name).filter(|failure| failure.cataloguers >= version);
         let before = before.map_or(0, |failure| failure.count);
         let (count, pause) = match gone {
             true => (before, GONE_PAUSE),
@@ -337,12 +437,12 @@ impl Fleet {
             false if coverage.state == CoverageState::TooLarge => (MAX_FAILURES, PAUSE),
             false => (before + 1, PAUSE * 2_u32.saturating_pow(before.min(10))),
         };
+        // Who only had it no more is not remembered for longer than it is left alone.
+        layer.failures.retain(|_, failure| failure.count > 0 || failure.again > now.instant);
         let again = now.instant + pause;
-        layer.failure = Some(Failure { coverage, count, again, cataloguers: node.cataloguers });
+        layer.failures.insert(lease.node, Failure { coverage, count, again, cataloguers: version });
     }
 }
-
-use super::stacks::Stack;
 
 /// Stacks with a layer that somebody has.
 pub(super) fn layer_stacks(layer: &Layer) -> Vec<Digest> {

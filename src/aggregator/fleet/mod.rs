@@ -27,7 +27,7 @@ pub(super) use counts::{Overview, Visible};
 pub(super) use layers::LayerState;
 pub(super) use runs::subject;
 pub(super) use stacks::Ready;
-pub(super) use verify::Verified;
+pub(super) use verify::{Distrusted, Verified};
 
 use crate::store::{Layer as KnownLayer, Summary};
 use counts::Counted;
@@ -40,6 +40,16 @@ pub(super) const LEASE: Duration = Duration::from_secs(120);
 
 /// Most containers of a node: a kubelet starts 110 pods by default.
 const MAX_CONTAINERS: usize = 20_000;
+
+/// Most bytes that what a node tells of its containers may take here. A thousand containers of a hundred images have some five MiB.
+const MAX_WEIGHT: usize = 32 << 20;
+
+/// What a container and a layer take here besides their texts, at most, bytes.
+const CONTAINER_WEIGHT: usize = 512;
+const LAYER_WEIGHT: usize = 1024;
+
+/// Longest reason that a node may give, bytes.
+const MAX_REASON: usize = 1024;
 
 /// What a container that ended before it was read is said to be.
 pub(super) const GONE: &str = "gone before reading";
@@ -55,6 +65,8 @@ pub(super) struct Rules {
     pub(super) verify_within: Duration,
     /// A node that is silent for longer is forgotten, with what it alone had.
     pub(super) forget_after: Duration,
+    /// The version of the cataloguers that the aggregator knows: what a node claims beyond it is taken for no better.
+    pub(super) cataloguers: u32,
 }
 
 impl Default for Rules {
@@ -64,6 +76,7 @@ impl Default for Rules {
             verify_containers: 20,
             verify_within: Duration::from_secs(3600),
             forget_after: Duration::from_secs(24 * 3600),
+            cataloguers: outcrop_agent::catalog::VERSION,
         }
     }
 }
@@ -95,6 +108,8 @@ pub(super) struct Container {
     pub(super) refused: Option<Arc<Coverage>>,
     /// Since when it has been known, in seconds since 1970.
     pub(super) since: i64,
+    /// What it takes here, bytes.
+    weight: usize,
 }
 
 impl Container {
@@ -127,6 +142,8 @@ pub(super) struct Node {
     pub(super) containers: BTreeMap<Key, Container>,
     /// Its stacks, each with how many of its containers have it.
     stacks: BTreeMap<Digest, u32>,
+    /// What all of that takes, bytes.
+    weight: usize,
     /// Layers that it is to read, for itself or for another's word.
     asked: HashSet<LayerId>,
 }
@@ -147,8 +164,6 @@ pub(super) struct Fleet {
     nodes: BTreeMap<Arc<str>, Node>,
     stacks: HashMap<Digest, Stack>,
     layers: HashMap<LayerId, Layer>,
-    /// How many layers nodes have been asked for and have not answered yet.
-    outstanding: usize,
     /// Nodes whose reading is not believed, whether they are there or not.
     distrusted: BTreeSet<String>,
     /// Stacks that something happened to: they may be ready to be merged.
@@ -156,6 +171,8 @@ pub(super) struct Fleet {
     /// Containers that are not looked into, by why and by whose they are.
     refused: BTreeMap<(Arc<Coverage>, Option<Arc<str>>), u32>,
     runs: Runs,
+    /// When it was first looked for what can be forgotten.
+    started: Option<Instant>,
     counted: Counted,
     /// Names that many containers share.
     names: HashSet<Arc<str>>,
@@ -171,21 +188,23 @@ impl Fleet {
         stacks: impl IntoIterator<Item = Summary>,
         distrusted: impl IntoIterator<Item = String>,
     ) -> Self {
+        let layers: HashMap<LayerId, Layer> = layers.into_iter().map(|known| (known.id, Layer::known(known))).collect();
         Self {
             rules,
             nodes: BTreeMap::new(),
-            layers: layers.into_iter().map(|known| (known.id, Layer::known(known))).collect(),
-            // One whose packages were removed is merged again when somebody has it.
+            // One whose packages were removed is merged again when somebody has it; and so is one that follows from a layer
+            // which is not believed any more.
             stacks: stacks
                 .into_iter()
-                .filter(|summary| summary.cataloguers > 0)
+                .filter(|summary| summary.cataloguers > 0 && summary.layers.iter().all(|id| layers.contains_key(id)))
                 .map(|summary| (summary.chain, Stack::stored(summary)))
                 .collect(),
-            outstanding: 0,
+            layers,
             distrusted: distrusted.into_iter().collect(),
             touched: HashSet::new(),
             refused: BTreeMap::new(),
             runs: Runs::default(),
+            started: None,
             counted: Counted::default(),
             names: HashSet::new(),
             random: RandomState::new(),
@@ -218,6 +237,7 @@ impl Fleet {
             sequence: None,
             containers: BTreeMap::new(),
             stacks: BTreeMap::new(),
+            weight: 0,
             asked: HashSet::new(),
         });
         let cut = |text: &str| text.chars().take(100).collect();
@@ -230,7 +250,7 @@ impl Fleet {
     pub(super) fn detach(&mut self, name: &str) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         node.attached = false;
-        for id in self.answers_nothing(name) {
+        for id in std::mem::take(&mut node.asked) {
             if let Some(layer) = self.layers.get_mut(&id) {
                 layer.release(name);
             }
@@ -252,6 +272,7 @@ impl Fleet {
     /// A node's agent told of itself.
     pub(super) fn metrics(&mut self, node: &str, mut metrics: v1::Metrics) {
         metrics.roles.truncate(8);
+        metrics.roles.iter_mut().for_each(|role| role.name = role.name.chars().take(32).collect());
         if let Some(node) = self.nodes.get_mut(node) {
             node.metrics = Some(metrics);
         }
@@ -274,8 +295,9 @@ impl Fleet {
         if !full && node.sequence.and_then(|last| last.checked_add(1)) != Some(sequence) {
             return Err(NotTaken::Gap);
         }
-        let kept = if full { 0 } else { node.containers.len() };
-        if kept + containers.len() > MAX_CONTAINERS {
+        let (kept, weight) = if full { (0, 0) } else { (node.containers.len(), node.weight) };
+        let told: usize = containers.iter().map(weight_of).sum();
+        if kept + containers.len() > MAX_CONTAINERS || weight + told > MAX_WEIGHT {
             return Err(NotTaken::TooMany);
         }
         node.sequence = Some(sequence);
@@ -303,7 +325,8 @@ impl Fleet {
     /// A container is there, or is not as it was.
     fn enter(&mut self, name: &str, seen: Seen, now: Now) {
         let key = (self.shared(&seen.containerd_namespace), Arc::from(seen.id.as_str()));
-        let refused = self.contradiction(&seen).or(seen.refused).map(Arc::new);
+        let weight = weight_of(&seen);
+        let refused = self.contradiction(&seen).or(seen.refused).map(|coverage| Arc::new(shortened(coverage)));
         let stack = seen.stack.filter(|_| refused.is_none());
         let container = Container {
             name: self.shared(&seen.name),
@@ -312,6 +335,7 @@ impl Fleet {
             stack: stack.as_ref().map(|(stack, _)| *stack),
             refused,
             since: now.unix,
+            weight,
         };
         let Some(node) = self.nodes.get(name) else { return };
         let before = node.containers.get(&key);
@@ -371,6 +395,7 @@ impl Fleet {
             if let Some(digest) = container.stack {
                 *node.stacks.entry(digest).or_default() += 1;
             }
+            node.weight += container.weight;
             node.containers.insert(key, container);
         }
     }
@@ -378,6 +403,7 @@ impl Fleet {
     fn remove(&mut self, name: &str, key: &Key, now: Now) -> Option<Container> {
         let node = self.nodes.get_mut(name)?;
         let container = node.containers.remove(key)?;
+        node.weight = node.weight.saturating_sub(container.weight);
         let namespace = container.namespace().and_then(|namespace| self.names.get(namespace)).cloned();
         if let Some(digest) = container.stack {
             decrement(&mut node.stacks, &digest);
@@ -421,10 +447,16 @@ impl Fleet {
             let keys: Vec<Key> =
                 self.nodes.get(&name).map(|node| node.containers.keys().cloned().collect()).unwrap_or_default();
             for key in keys {
-                self.remove(&name, &key, now);
+                self.leave(&name, &key, now);
             }
             self.runs.told_all(&name, now.unix);
             self.nodes.remove(&name);
+            self.layers.values_mut().for_each(|layer| layer.forgive(&name));
+        }
+        // Nodes that the store knows of and that never came again after the start.
+        let started = *self.started.get_or_insert(now.instant);
+        if now.instant.saturating_duration_since(started) > self.rules.forget_after {
+            self.runs.forget_absent(|node| self.nodes.contains_key(node), now.unix);
         }
         self.stacks.retain(|_, stack| stack.containers() > 0 || stack.is_kept());
         self.layers.retain(|_, layer| layer.is_kept());
@@ -451,7 +483,7 @@ impl Fleet {
         self.distrusted.contains(node)
     }
 
-    /// What the store has, after it removed what nobody needed: whatever it has not is not known any more. Layers that were read after
+    /// What the store has, after it removed what nobody needed, and while nothing is merged: whatever it has not is not known any more. Layers that were read after
     /// `since` are not looked at, since they may have come after the store was asked.
     pub(super) fn keep_only(&mut self, layers: &HashSet<LayerId>, stacks: &HashSet<Digest>, since: i64) {
         let mut lost = Vec::new();
@@ -462,8 +494,10 @@ impl Fleet {
             }
         }
         for (digest, stack) in &mut self.stacks {
-            if stack.summary().is_some() && !stacks.contains(digest) && stack.containers() == 0 {
+            if stack.summary().is_some() && !stacks.contains(digest) {
                 stack.forget();
+                // Somebody ran it again while the store was tidied.
+                lost.push(*digest);
             }
         }
         self.invalidate(lost);
@@ -474,10 +508,27 @@ impl Fleet {
         self.runs.take(|digest| self.stacks.get(digest).and_then(|stack| stack.summary()).map(|summary| summary.id))
     }
 
-    /// Runs that had not ended when the aggregator did.
-    pub(super) fn restore_runs(&mut self, runs: impl IntoIterator<Item = (String, Digest)>) {
+    /// Runs that had not ended when the aggregator did, each with its stack's number.
+    pub(super) fn restore_runs(&mut self, runs: impl IntoIterator<Item = (String, Digest, crate::store::StackId)>) {
         self.runs.restore(runs);
     }
+}
+
+/// What a container takes here, at most: each of its layers may be nobody else's.
+fn weight_of(seen: &Seen) -> usize {
+    let Seen { containerd_namespace, id, name, pod, image, stack, refused, steps } = seen;
+    let pod = pod.as_ref().map_or(0, |pod| pod.namespace.len() + pod.name.len() + pod.uid.len());
+    let texts = containerd_namespace.len() + id.len() + name.len() + image.len() + pod;
+    let reason = refused.as_ref().map_or(0, |refused| refused.reason.len().min(MAX_REASON));
+    let layers = stack.as_ref().map_or(0, |(_, layers)| layers.len());
+    let steps: usize = steps.iter().map(|step| step.keyword.len() + step.text.len()).sum();
+    CONTAINER_WEIGHT + texts + reason + layers * LAYER_WEIGHT + steps
+}
+
+/// A reason as long as it may be.
+fn shortened(mut coverage: Coverage) -> Coverage {
+    coverage.reason.truncate(coverage.reason.floor_char_boundary(MAX_REASON));
+    coverage
 }
 
 /// Takes one off a count, and the count away when it is none.

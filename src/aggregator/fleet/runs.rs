@@ -19,8 +19,8 @@ struct State {
     since: i64,
     /// When the last of them ended.
     until: i64,
-    /// Whether the store knows that it runs.
-    recorded: bool,
+    /// The stack's number, where the store knows that it runs.
+    recorded: Option<StackId>,
 }
 
 /// Who runs what.
@@ -43,9 +43,9 @@ impl Runs {
     pub(super) fn begin(&mut self, node: &str, namespace: &str, container: &Container, stack: Digest, at: i64) {
         let key = (subject(node, namespace, container), stack);
         let state =
-            self.running.entry(key.clone()).or_insert(State { containers: 0, since: at, until: at, recorded: false });
+            self.running.entry(key.clone()).or_insert(State { containers: 0, since: at, until: at, recorded: None });
         state.containers += 1;
-        if !state.recorded {
+        if state.recorded.is_none() {
             self.changed.insert(key);
         }
     }
@@ -62,10 +62,11 @@ impl Runs {
     }
 
     /// Takes up what the store knows to be running.
-    pub(super) fn restore(&mut self, runs: impl IntoIterator<Item = Running>) {
-        for key in runs {
+    pub(super) fn restore(&mut self, runs: impl IntoIterator<Item = (String, Digest, StackId)>) {
+        for (subject, stack, number) in runs {
+            let key = (subject, stack);
             let node = key.0.split('/').next().unwrap_or_default().to_owned();
-            self.running.insert(key.clone(), State { containers: 0, since: 0, until: 0, recorded: true });
+            self.running.insert(key.clone(), State { containers: 0, since: 0, until: 0, recorded: Some(number) });
             self.restored.entry(node).or_default().push(key);
         }
     }
@@ -80,12 +81,19 @@ impl Runs {
         }
     }
 
+    /// Of nodes that the store knows of and that never told of anything, everything has ended, by now.
+    pub(super) fn forget_absent(&mut self, is_there: impl Fn(&str) -> bool, at: i64) {
+        let absent: Vec<String> = self.restored.keys().filter(|node| !is_there(node)).cloned().collect();
+        absent.iter().for_each(|node| self.told_all(node, at));
+    }
+
     /// What the store has to be told: begun and ended. What is of a stack that has no number yet waits.
     pub(super) fn take(&mut self, number: impl Fn(&Digest) -> Option<StackId>) -> (Vec<Run>, Vec<Run>) {
         let (mut begun, mut ended) = (Vec::new(), Vec::new());
         self.changed.retain(|key| {
             let Some(state) = self.running.get_mut(key) else { return false };
-            let Some(stack) = number(&key.1) else {
+            // What the store knows to run ends there, whatever is thought of the stack by now.
+            let Some(stack) = state.recorded.or_else(|| number(&key.1)) else {
                 // Nobody runs it, and nobody has to know that somebody did.
                 let waits = state.containers > 0;
                 if !waits {
@@ -94,9 +102,9 @@ impl Runs {
                 return waits;
             };
             let run = |at| Run { subject: key.0.clone(), stack, at };
-            match (state.containers > 0, state.recorded) {
+            match (state.containers > 0, state.recorded.is_some()) {
                 (true, false) => {
-                    state.recorded = true;
+                    state.recorded = Some(stack);
                     begun.push(run(state.since));
                 }
                 (false, true) => {

@@ -1,6 +1,7 @@
 //! Stacks: from layers that are known to what is in the store.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -36,6 +37,8 @@ pub(in crate::aggregator) struct Stack {
     /// The steps of the build that made them.
     steps: Vec<Step>,
     progress: Progress,
+    /// How often a node was asked what its inventories cannot decide.
+    asked: u32,
     /// What is in the store.
     summary: Option<Arc<Summary>>,
     /// Since when somebody has it, without a break.
@@ -62,6 +65,7 @@ impl Stack {
             layers,
             steps,
             progress: Progress::Idle,
+            asked: 0,
             summary: summary.map(Arc::new),
             since,
             by_namespace: BTreeMap::new(),
@@ -102,7 +106,7 @@ impl Stack {
     }
 
     /// The nodes that have it.
-    pub(in crate::aggregator) fn nodes(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub(in crate::aggregator) fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
         self.by_node.keys()
     }
 
@@ -197,13 +201,15 @@ impl Fleet {
             let cataloguers: Option<Vec<u32>> =
                 stack.layers.iter().map(|id| self.layers.get(id)?.read().map(|known| known.cataloguers)).collect();
             let Some(oldest) = cataloguers.map(|all| all.into_iter().min().unwrap_or(0)) else { continue };
-            if stack.summary.as_ref().is_some_and(|summary| summary.cataloguers >= oldest) {
+            if stack.summary.as_ref().is_some_and(|summary| summary.cataloguers == oldest) {
                 continue;
             }
             ready.push(Ready { stack: digest, layers: Arc::clone(&stack.layers) });
         }
         for Ready { stack, .. } in &ready {
-            self.merging(*stack);
+            if let Some(stack) = self.stacks.get_mut(stack) {
+                stack.progress = Progress::Merging;
+            }
         }
         ready
     }
@@ -215,29 +221,29 @@ impl Fleet {
         self.touched.extend(late);
     }
 
-    /// Picks an attached node that has the stack, to be asked what inventories cannot decide. Where there is none, it is
-    /// looked for again after a while.
+    /// Picks an attached node that has the stack, to be asked what inventories cannot decide: every time another one, as far as there are,
+    /// since the last one may never answer. Where there is none, it is looked for again after a while.
     pub(in crate::aggregator) fn ask(&mut self, stack: Digest, now: Now) -> Option<Arc<str>> {
         let entry = self.stacks.get_mut(&stack)?;
         let can_tell = |name: &&Arc<str>| {
             !self.distrusted.contains(&***name) && self.nodes.get(*name).is_some_and(|node| node.attached)
         };
-        let node = entry.by_node.keys().find(can_tell).cloned();
+        entry.asked = entry.asked.wrapping_add(1);
+        let tries = entry.asked;
+        let node =
+            entry.by_node.keys().filter(can_tell).min_by_key(|name| self.random.hash_one((name, tries))).cloned();
         entry.progress = Progress::Asked { node: node.clone(), until: now.instant + LEASE };
         node
     }
 
-    /// Whether `node` was asked about the stack.
-    pub(in crate::aggregator) fn was_asked(&self, node: &str, stack: &Digest) -> bool {
-        let progress = self.stacks.get(stack).map(|stack| &stack.progress);
-        matches!(progress, Some(Progress::Asked { node: Some(asked), .. }) if **asked == *node)
-    }
-
-    /// The stack is being merged.
-    pub(in crate::aggregator) fn merging(&mut self, stack: Digest) {
-        if let Some(stack) = self.stacks.get_mut(&stack) {
+    /// `node` answers what it was asked about the stack, which is merged now. `false` if it was not asked.
+    pub(in crate::aggregator) fn answered(&mut self, node: &str, stack: &Digest) -> bool {
+        let Some(stack) = self.stacks.get_mut(stack) else { return false };
+        let asked = matches!(&stack.progress, Progress::Asked { node: Some(asked), .. } if **asked == *node);
+        if asked {
             stack.progress = Progress::Merging;
         }
+        asked
     }
 
     /// The stack was merged: it is in the store, or could not be.

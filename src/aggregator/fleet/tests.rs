@@ -1,5 +1,7 @@
 //! The fleet's rules, as rules.
 
+mod unbelieved;
+
 use outcrop_proto::Step;
 
 use super::*;
@@ -40,8 +42,13 @@ fn hello(cataloguers: u32) -> v1::Hello {
     v1::Hello { cataloguers, agent_version: "0.1.0".to_owned(), ..v1::Hello::default() }
 }
 
+/// Two versions of the cataloguers are known.
+fn rules() -> Rules {
+    Rules { verify_share: 0.0, cataloguers: 2, ..Rules::default() }
+}
+
 fn fleet() -> Fleet {
-    Fleet::new(Rules { verify_share: 0.0, ..Rules::default() }, [], [], [])
+    Fleet::new(rules(), [], [], [])
 }
 
 /// Nodes, of which each runs these images.
@@ -62,18 +69,21 @@ fn two_nodes() -> Fleet {
 
 /// What `node` says that it read.
 fn read(fleet: &mut Fleet, node: &str, name: &str, says: &str) {
-    let digest = Digest::of(says.as_bytes());
-    fleet.known(KnownLayer {
+    assert!(fleet.known(inventory(node, name, says, 1)));
+}
+
+fn inventory(node: &str, name: &str, says: &str, cataloguers: u32) -> KnownLayer {
+    KnownLayer {
         id: id(name),
-        digest,
+        digest: Digest::of(says.as_bytes()),
         size: 1,
-        cataloguers: 1,
+        cataloguers,
         node: node.to_owned(),
         cage: String::new(),
         marks: false,
         read_at: at(0).unix,
         verified_by: BTreeSet::new(),
-    });
+    }
 }
 
 fn summary(chain: Digest, layers: &[LayerId]) -> Summary {
@@ -124,8 +134,9 @@ fn a_lease_ends_with_its_time_and_with_its_node() {
     let mut fleet = two_nodes();
     fleet.lease("a", at(0));
     fleet.lease("b", at(0));
-    let again = fleet.lease_again(at(LEASE.as_secs()));
-    let all: BTreeSet<LayerId> = again.into_iter().flat_map(|(_, layers)| layers).collect();
+    let late = LEASE.as_secs();
+    let again = [late, late + 10].map(|seconds| fleet.lease_again(at(seconds)));
+    let all: BTreeSet<LayerId> = again.into_iter().flatten().flat_map(|(_, layers)| layers).collect();
     assert_eq!(all.len(), 3, "all of them are leased anew");
     let mut fleet = two_nodes();
     fleet.lease("a", at(0));
@@ -215,9 +226,11 @@ fn better_cataloguers_read_again_what_is_known_but_not_before_what_is_not() {
             at(1),
         )
         .unwrap();
-    assert_eq!(fleet.lease("a", at(1)), [id("bank")], "what nobody has read comes first");
+    assert_eq!(fleet.lease_again(at(1)), [(Arc::from("a"), vec![id("bank")])], "what nobody has read comes first");
     read(&mut fleet, "a", "bank", "x");
-    assert_eq!(fleet.lease("a", at(1)).len(), 1, "one at a time");
+    let again = fleet.lease_again(at(1));
+    assert_eq!((again.len(), again[0].1.len()), (1, 1), "one at a time");
+    assert_eq!(fleet.lease_again(at(1)), []);
     assert_eq!(fleet.layer_counts(&Scope::All).outdated, 3);
     assert_eq!(states(&fleet).first(), Some(&(CoverageState::Scanned, 1)), "meanwhile what was known stands");
 }
@@ -264,13 +277,14 @@ fn an_open_question_goes_to_a_node_that_has_the_stack_and_to_another_when_that_o
     let mut fleet = nodes(&[("a", &[&["shop", "base"]]), ("b", &[&["shop", "base"]])]);
     ["shop", "base"].into_iter().for_each(|name| read(&mut fleet, "a", name, "x"));
     let stack = fleet.ready(at(0))[0].stack;
-    assert_eq!(fleet.ask(stack, at(0)).as_deref(), Some("a"));
-    assert!(fleet.was_asked("a", &stack) && !fleet.was_asked("b", &stack));
+    let first = fleet.ask(stack, at(0)).unwrap();
+    let second = if *first == *"a" { "b" } else { "a" };
+    assert!(!fleet.answered(second, &stack), "it was not asked");
     assert_eq!(fleet.ready(at(0)), [], "it waits for the answer");
-    fleet.detach("a");
+    fleet.detach(&first);
     assert_eq!(fleet.ready(at(0)).len(), 1);
-    assert_eq!(fleet.ask(stack, at(0)).as_deref(), Some("b"));
-    fleet.detach("b");
+    assert_eq!(fleet.ask(stack, at(0)).as_deref(), Some(second));
+    fleet.detach(second);
     fleet.ready(at(0));
     assert_eq!(fleet.ask(stack, at(0)), None);
     fleet.wake(at(1));
@@ -296,7 +310,7 @@ fn two_nodes_that_name_other_layers_for_one_unproved_stack_are_not_both_believed
 /// Three nodes with one image, and every layer read a second time at once.
 fn three_witnesses() -> Fleet {
     let mut fleet = nodes(&[("a", &[&["base"]]), ("b", &[&["base"]]), ("c", &[&["base"]])]);
-    fleet.rules = Rules { verify_share: 1.0, verify_within: Duration::ZERO, ..Rules::default() };
+    fleet.rules = Rules { verify_share: 1.0, verify_within: Duration::ZERO, ..rules() };
     fleet
 }
 
@@ -335,13 +349,11 @@ fn a_lie_about_a_shared_base_is_disputed_settled_by_a_third_and_read_again() {
     assert_eq!(fleet.layer_counts(&Scope::All).disputed, 1);
     let third = asked(&mut fleet).unwrap();
     assert!(third != "a" && third != second);
-    assert_eq!(says(&mut fleet, &third, "honest"), Verified::Overturned);
+    assert_eq!(says(&mut fleet, &third, "honest"), Verified::Overturned("a".to_owned()));
     assert_eq!(fleet.lease("a", at(0)), [], "the liar is not asked again");
     assert_eq!(fleet.lease(&second, at(0)), [id("base")]);
-    assert!(
-        fleet.is_settled(&id("base"), &Digest::of(b"honest"))
-            && !fleet.is_settled(&id("base"), &Digest::of(b"nothing"))
-    );
+    let is_settled = |says| fleet.is_settled(&inventory("b", "base", says, 1));
+    assert!(is_settled("honest") && !is_settled("nothing"));
     read(&mut fleet, &second, "base", "honest");
     assert_eq!(fleet.layer_counts(&Scope::All).disputed, 0);
     assert_eq!(fleet.ready(at(0)).len(), 1, "and merged again");
@@ -440,7 +452,7 @@ fn a_run_that_ended_while_the_aggregator_was_away_ends_when_its_node_tells_of_al
     let mut fleet = fleet();
     let chain = stack(&["shop", "base"]);
     fleet.stacks.insert(chain, Stack::stored(summary(chain, &[id("shop"), id("base")])));
-    fleet.restore_runs([("a/k8s.io/shop".to_owned(), chain), ("a/k8s.io/gone".to_owned(), chain)]);
+    fleet.restore_runs([("a/k8s.io/shop".to_owned(), chain, 1), ("a/k8s.io/gone".to_owned(), chain, 1)]);
     fleet.attach("a", &hello(1), at(0));
     fleet.containers("a", 0, true, vec![container("shop", &["shop", "base"])], &[], at(3)).unwrap();
     let (begun, ended) = fleet.take_runs();

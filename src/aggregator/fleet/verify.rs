@@ -3,16 +3,22 @@
 use std::collections::BTreeMap;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outcrop_proto::{Digest, LayerId};
 
 use super::layers::{Layer, layer_stacks};
 use super::stacks::Stack;
-use super::{Fleet, LEASE, Now};
+use super::{Fleet, KnownLayer, LEASE, Now};
 
 /// Nodes whose word is heard on a layer in dispute. Where so many do not agree, people have to look.
 const MAX_CLAIMS: usize = 7;
+
+/// How long it is not looked again for somebody who could be asked, after there was nobody.
+const ALONE: Duration = Duration::from_secs(10);
+
+/// Most layers that a node is to read at a time, for its own word or for another's.
+const ASKED_AT_ONCE: usize = 8;
 
 /// A node was asked to read a layer for another one's word.
 #[derive(Debug)]
@@ -28,12 +34,22 @@ pub(in crate::aggregator) struct Dispute {
     claims: BTreeMap<String, Digest>,
     /// What most of them say, where that is not what is in the store: it has to be read again.
     pub(super) settled: Option<Digest>,
+    /// With which cataloguers they read it, and whether they saw overlay's marks: with others it says something else.
+    cataloguers: u32,
+    marks: bool,
 }
 
 impl Dispute {
-    /// Whether `node` may read the layer: once it is settled, those that were right.
+    /// Whether `node` may read the layer: once it is settled, those that were right, and those that nobody heard: the others may
+    /// be gone.
     pub(super) fn is_believed(&self, node: &str) -> bool {
-        self.settled.is_some_and(|settled| self.claims.get(node) == Some(&settled))
+        self.settled.is_some_and(|settled| self.claims.get(node).is_none_or(|claim| *claim == settled))
+    }
+
+    /// Whether this is what it came to, as far as that can be compared.
+    pub(super) fn allows(&self, read: &KnownLayer) -> bool {
+        let same_kind = read.cataloguers == self.cataloguers && read.marks == self.marks;
+        self.settled.is_none_or(|settled| settled == read.digest || !same_kind)
     }
 
     /// Nodes that say so.
@@ -64,17 +80,35 @@ pub(in crate::aggregator) enum Verified {
     Disputed,
     /// A dispute is over: what is in the store is right.
     Upheld,
-    /// A dispute is over: what is in the store is wrong, and is read again.
-    Overturned,
+    /// A dispute is over: what is in the store, which this node read, is wrong, and is read again.
+    Overturned(String),
 }
 
-/// What follows from believing a node no more.
+/// What follows from believing a node no more, for the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::aggregator) struct Distrusted {
     /// Layers that are to be read again.
     pub(in crate::aggregator) forgotten: Vec<LayerId>,
     /// Layers that another node came to the same of: they are that one's word now.
     pub(in crate::aggregator) attributed: Vec<(LayerId, String)>,
+}
+
+impl Layer {
+    /// `node` is not believed any more: a dispute that nobody else keeps up is over.
+    fn unclaim(&mut self, node: &str) {
+        let in_store = self.read().map(|read| read.digest);
+        let Some(dispute) = self.dispute.as_mut() else { return };
+        if dispute.claims.remove(node).is_none() {
+            return;
+        }
+        let is_over = match dispute.settled {
+            Some(settled) => dispute.majority() != Some(settled),
+            None => dispute.claims.values().all(|claim| Some(*claim) == in_store),
+        };
+        if is_over {
+            self.dispute = None;
+        }
+    }
 }
 
 impl Fleet {
@@ -85,13 +119,20 @@ impl Fleet {
             self.layers.iter().filter(|(id, layer)| self.is_due(id, layer, now)).map(|(id, _)| *id).collect();
         let mut asked = Vec::new();
         for id in due {
-            let Some(name) = self.witness(&id) else { continue };
+            let Some(name) = self.witness(&id) else {
+                if let Some(layer) = self.layers.get_mut(&id) {
+                    // Those that gave no word may be asked once more after that.
+                    layer.unheard.clear();
+                    layer.alone = Some(now.instant + ALONE);
+                }
+                continue;
+            };
             let cross = CrossRead { node: Arc::clone(&name), until: now.instant + LEASE };
             if let Some(layer) = self.layers.get_mut(&id) {
                 layer.cross = Some(cross);
             }
             if let Some(node) = self.nodes.get_mut(&name) {
-                self.outstanding += usize::from(node.asked.insert(id));
+                node.asked.insert(id);
             }
             asked.push((name, id));
         }
@@ -102,6 +143,9 @@ impl Fleet {
         let Some(read) = layer.read().filter(|_| layer.cross.is_none() && !layer.stacks.is_empty()) else {
             return false;
         };
+        if layer.alone.is_some_and(|until| until > now.instant) {
+            return false;
+        }
         if let Some(dispute) = &layer.dispute {
             return dispute.settled.is_none() && dispute.claims.len() < MAX_CLAIMS;
         }
@@ -122,14 +166,17 @@ impl Fleet {
         let layer = self.layers.get(id)?;
         let read = layer.read()?;
         let heard = |name: &str| {
-            name == read.node || layer.dispute.as_ref().is_some_and(|dispute| dispute.claims.contains_key(name))
+            name == read.node
+                || layer.unheard.iter().any(|other| **other == *name)
+                || layer.dispute.as_ref().is_some_and(|dispute| dispute.claims.contains_key(name))
         };
         let can_tell = |name: &&Arc<str>| {
             let node = self.nodes.get(*name);
             !heard(name)
                 && !self.distrusted.contains(&***name)
                 && node.is_some_and(|node| {
-                    node.attached && node.marks == read.marks && node.cataloguers == read.cataloguers
+                    let can_compare = node.marks == read.marks && node.cataloguers == read.cataloguers;
+                    node.attached && can_compare && node.asked.len() < ASKED_AT_ONCE
                 })
         };
         let holders = layer.stacks.iter().filter_map(|stack| self.stacks.get(stack)).flat_map(Stack::nodes);
@@ -147,13 +194,13 @@ impl Fleet {
         marks: bool,
     ) -> Verified {
         let Some(layer) = self.layers.get_mut(id) else { return Verified::Unasked };
-        if layer.cross.take_if(|cross| *cross.node == *name).is_none() {
-            return Verified::Unasked;
+        let Some(cross) = layer.cross.take_if(|cross| *cross.node == *name) else { return Verified::Unasked };
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.asked.remove(id);
         }
-        self.answered(name, id);
-        let Some(layer) = self.layers.get_mut(id) else { return Verified::Unasked };
         let is_disputed = layer.dispute.is_some();
         let Some(read) = layer.read_mut().filter(|read| read.cataloguers == cataloguers && read.marks == marks) else {
+            layer.unheard.push(cross.node);
             return Verified::Inconclusive;
         };
         if !is_disputed && read.digest == digest {
@@ -162,7 +209,8 @@ impl Fleet {
         }
         let (reader, in_store) = (read.node.clone(), read.digest);
         let dispute = layer.dispute.get_or_insert_default();
-        dispute.claims.insert(reader, in_store);
+        (dispute.cataloguers, dispute.marks) = (cataloguers, marks);
+        dispute.claims.insert(reader.clone(), in_store);
         dispute.claims.insert(name.to_owned(), digest);
         match dispute.majority() {
             None => Verified::Disputed,
@@ -170,7 +218,6 @@ impl Fleet {
                 let agreeing: Vec<String> = dispute.agreeing(&right).map(ToOwned::to_owned).collect();
                 layer.dispute = None;
                 if let Some(read) = layer.read_mut() {
-                    let reader = read.node.clone();
                     read.verified_by.extend(agreeing.into_iter().filter(|name| *name != reader));
                 }
                 Verified::Upheld
@@ -180,7 +227,7 @@ impl Fleet {
                 layer.unread();
                 let stacks = layer_stacks(layer);
                 self.forget(stacks);
-                Verified::Overturned
+                Verified::Overturned(reader)
             }
         }
     }
@@ -198,11 +245,15 @@ impl Fleet {
     /// Believes a node no more: what it read and nobody else came to the same of is to be read again.
     pub(in crate::aggregator) fn distrust(&mut self, name: &str) -> Distrusted {
         self.distrusted.insert(name.to_owned());
-        self.answers_nothing(name);
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.asked.clear();
+        }
         let mut outcome = Distrusted::default();
         let mut stacks = Vec::new();
         for (id, layer) in &mut self.layers {
             layer.release(name);
+            layer.forgive(name);
+            layer.unclaim(name);
             let Some(read) = layer.read_mut() else { continue };
             read.verified_by.remove(name);
             if read.node != name {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
-use outcrop_proto::LayerId;
+use outcrop_proto::{Digest, LayerId};
 use sqlx::Row as _;
 
 use super::{Sqlite, StoreError, count, digest, integer, json, layer_id};
@@ -65,36 +65,39 @@ impl Layers for Sqlite {
         Ok(Some(all))
     }
 
-    async fn verified(&self, layer: &LayerId, node: &str, at: i64) -> Result<(), StoreError> {
-        sqlx::query("INSERT OR IGNORE INTO verification SELECT id, ?, ? FROM layer WHERE id = ?")
+    async fn verified(&self, layer: &LayerId, digest: &Digest, node: &str, at: i64) -> Result<(), StoreError> {
+        sqlx::query("INSERT OR IGNORE INTO verification SELECT id, ?, ? FROM layer WHERE id = ? AND digest = ?")
             .bind(node)
             .bind(at)
             .bind(layer.to_string())
+            .bind(digest.0.as_slice())
             .execute(&self.writer)
             .await?;
         Ok(())
     }
 
-    async fn attribute(&self, layer: &LayerId, node: &str) -> Result<(), StoreError> {
+    async fn attribute(&self, layer: &LayerId, from: &str, to: &str) -> Result<(), StoreError> {
         let mut transaction = self.writer.begin().await?;
-        sqlx::query("UPDATE layer SET node = ? WHERE id = ?")
-            .bind(node)
+        sqlx::query("UPDATE layer SET node = ? WHERE id = ? AND node = ?")
+            .bind(to)
             .bind(layer.to_string())
+            .bind(from)
             .execute(&mut *transaction)
             .await?;
         sqlx::query("DELETE FROM verification WHERE layer = ? AND node = ?")
             .bind(layer.to_string())
-            .bind(node)
+            .bind(to)
             .execute(&mut *transaction)
             .await?;
         transaction.commit().await?;
         Ok(())
     }
 
-    async fn forget_layers(&self, ids: &[LayerId]) -> Result<(), StoreError> {
+    async fn forget_layers(&self, ids: &[LayerId], node: &str) -> Result<(), StoreError> {
         let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-        sqlx::query("DELETE FROM layer WHERE id IN (SELECT value FROM json_each(?))")
+        sqlx::query("DELETE FROM layer WHERE id IN (SELECT value FROM json_each(?)) AND node = ?")
             .bind(json(&ids)?)
+            .bind(node)
             .execute(&self.writer)
             .await?;
         Ok(())
