@@ -114,13 +114,9 @@ impl Aggregator {
     pub(super) fn held(&self, chosen: &Chosen<'_>, stacks: BTreeSet<StackId>) -> HashMap<StackId, Vec<Held>> {
         let fleet = self.fleet();
         let mut held: HashMap<StackId, Vec<Held>> = HashMap::new();
-        for (name, node) in fleet.named() {
-            for (key, container) in &node.containers {
-                let id = container.stack.and_then(|digest| Some(fleet.stack(&digest)?.summary()?.id));
-                if let Some(id) = id.filter(|id| stacks.contains(id) && chosen.is(name, container)) {
-                    held.entry(id).or_default().push((Arc::clone(name), key.clone(), container.clone()));
-                }
-            }
+        let running = fleet.running(|id| stacks.contains(&id));
+        for (id, name, key, container) in running.filter(|(_, name, _, container)| chosen.is(name, container)) {
+            held.entry(id).or_default().push((Arc::clone(name), key.clone(), container.clone()));
         }
         held
     }
@@ -145,12 +141,9 @@ impl Aggregator {
                     containers.insert(id, u64::from(visible.containers));
                 }
             }
-            for (name, node) in fleet.named() {
-                for container in node.containers.values().filter(|container| scope.sees(container.namespace())) {
-                    let id = container.stack.and_then(|digest| Some(fleet.stack(&digest)?.summary()?.id));
-                    if let Some(id) = id.filter(|id| containers.contains_key(id)) {
-                        nodes.entry(id).or_default().insert(Arc::clone(name));
-                    }
+            for (id, name, _, container) in fleet.running(|id| containers.contains_key(&id)) {
+                if scope.sees(container.namespace()) {
+                    nodes.entry(id).or_default().insert(Arc::clone(name));
                 }
             }
             (containers, nodes)

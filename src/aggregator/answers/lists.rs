@@ -1,6 +1,6 @@
 //! Nodes, containers, images and layers: what the fleet knows.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use outcrop_proto::{Digest, LayerId, Step};
 
@@ -18,10 +18,9 @@ impl Aggregator {
         let (attached, distrusted) = (list.flag("attached")?, list.flag("distrusted")?);
         let fleet = self.fleet();
         let mut read: HashMap<&str, u64> = HashMap::new();
-        for (_, layer) in fleet.present_layers() {
-            if let Some(known) = layer.read() {
-                *read.entry(&known.node).or_default() += 1;
-            }
+        let layers: HashSet<&LayerId> = fleet.visible(scope).flat_map(|Visible { stack, .. }| stack.layers()).collect();
+        for known in layers.into_iter().filter_map(|id| fleet.layer(id)?.read()) {
+            *read.entry(&known.node).or_default() += 1;
         }
         let nodes = fleet.nodes().filter(|(name, node)| {
             is(list, "name", name)
@@ -112,11 +111,11 @@ impl Aggregator {
     pub(super) fn list_images(&self, scope: &Scope, list: &List) -> Result<Page<ImageItem>, Failure> {
         let (stack, layer) = (digest(list, "stack")?, layer(list, "layer")?);
         let fleet = self.fleet();
+        let chosen = chosen_stacks(&fleet, scope, list);
         let wanted = fleet.visible(scope).filter(|visible| {
             stack.is_none_or(|stack| stack == *visible.digest)
                 && layer.is_none_or(|layer| visible.stack.layers().contains(&layer))
-                && list.filter("name").is_none_or(|name| visible.stack.names().any(|other| other == name))
-                && list.filter("node").is_none_or(|name| visible.stack.nodes().any(|other| **other == *name))
+                && chosen.as_ref().is_none_or(|chosen| chosen.contains(visible.digest))
                 && list.filter("namespace").is_none_or(|wanted| {
                     scope.sees(Some(wanted))
                         && visible.stack.by_namespace().any(|(namespace, _)| namespace == Some(wanted))
@@ -163,12 +162,11 @@ impl Aggregator {
     pub(super) fn list_layers(&self, scope: &Scope, list: &List) -> Result<Page<LayerItem>, Failure> {
         let (wanted_id, stack, disputed) = (layer(list, "id")?, digest(list, "stack")?, list.flag("disputed")?);
         let fleet = self.fleet();
-        let on_node = |visible: &Visible<'_>| {
-            list.filter("node").is_none_or(|name| visible.stack.nodes().any(|other| **other == *name))
-        };
-        let wanted = fleet
-            .visible(scope)
-            .filter(|visible| stack.is_none_or(|stack| stack == *visible.digest) && on_node(visible));
+        let chosen = chosen_stacks(&fleet, scope, list);
+        let wanted = fleet.visible(scope).filter(|visible| {
+            stack.is_none_or(|stack| stack == *visible.digest)
+                && chosen.as_ref().is_none_or(|chosen| chosen.contains(visible.digest))
+        });
         let mut impacts: HashMap<LayerId, Impact> = HashMap::new();
         for visible in wanted {
             Impact::add(&mut impacts, &visible);
@@ -190,7 +188,7 @@ impl Aggregator {
             };
             ((rank, id.to_string()), (id, impact))
         });
-        Ok(page(&LAYERS, list, keyed)?.map(|(id, impact)| item(&fleet, id, impact)))
+        Ok(page(&LAYERS, list, keyed)?.map(|(id, impact)| item(&fleet, scope, id, impact)))
     }
 }
 
@@ -199,6 +197,18 @@ impl Aggregator {
 struct SeenAs<'a> {
     names: BTreeSet<&'a str>,
     nodes: BTreeSet<&'a str>,
+}
+
+/// Stacks of containers that `scope` sees, on the node and with the image's name that the filters ask for; `None` where they ask for
+/// neither. By what others call an image, and where they run it, nothing is found.
+fn chosen_stacks(fleet: &Fleet, scope: &Scope, list: &List) -> Option<HashSet<Digest>> {
+    if list.filter("node").is_none() && list.filter("name").is_none() {
+        return None;
+    }
+    let nodes = fleet.nodes().filter(|(name, _)| is(list, "node", name));
+    let seen = nodes.flat_map(|(_, node)| node.containers.values());
+    let seen = seen.filter(|container| scope.sees(container.namespace()) && is(list, "name", &container.image));
+    Some(seen.filter_map(|container| container.stack).collect())
 }
 
 /// What stands on a layer.
@@ -230,11 +240,16 @@ impl Impact {
     }
 }
 
-fn item(fleet: &Fleet, id: LayerId, impact: Impact) -> LayerItem {
+fn item(fleet: &Fleet, scope: &Scope, id: LayerId, impact: Impact) -> LayerItem {
     let layer = fleet.layer(&id);
     let read = layer.and_then(|layer| layer.read());
     let disputed = layer.is_some_and(|layer| layer.is_disputed());
+    let sees_all = *scope == Scope::All;
     let reason = match layer.and_then(|layer| layer.failed()) {
+        Some(_) if sees_all => {
+            let failures = layer.into_iter().flat_map(|layer| layer.failures());
+            failures.map(|(node, failed)| format!("{node}: {}", failed.reason)).collect::<Vec<_>>().join("; ")
+        }
         Some(failed) => failed.reason.clone(),
         None if disputed => "nodes disagree on what it holds".to_owned(),
         None => String::new(),
@@ -244,7 +259,7 @@ fn item(fleet: &Fleet, id: LayerId, impact: Impact) -> LayerItem {
         state: layer.map_or(LayerState::Waiting, |layer| layer.state()).as_str().to_owned(),
         reason,
         disputed,
-        read_by: read.map(|read| read.node.clone()),
+        read_by: read.map(|read| &read.node).filter(|name| sees_all || sees(fleet, scope, name)).cloned(),
         read_at: read.map(|read| time(read.read_at)),
         cage: read.map(|read| read.cage.clone()),
         cataloguers: read.map(|read| read.cataloguers),
@@ -255,6 +270,11 @@ fn item(fleet: &Fleet, id: LayerId, impact: Impact) -> LayerItem {
         findings: impact.findings,
         affected_containers: impact.affected,
     }
+}
+
+/// Whether somebody may know of the node of this name.
+fn sees(fleet: &Fleet, scope: &Scope, name: &str) -> bool {
+    fleet.node(name).is_some_and(|node| sees_node(scope, node))
 }
 
 /// A layer's identity in a filter.
