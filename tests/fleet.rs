@@ -643,7 +643,7 @@ fn no_inventory_is_acknowledged_that_the_disk_did_not_take() {
     let mut place = Place::start();
     let token = fs::read_to_string(place.at("evil.token")).unwrap().trim().to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let layer = LayerId::Diff(Digest::of(b"layer"));
+    let layer = LayerId::Chain(Digest::of(b"layer"));
     let inventory = compress(&Inventory { cataloguers: 1, ..Inventory::default() }.encode()).unwrap();
     // Attaches with one layer; whether that is leased to it.
     let attach = async |place: &Place| {
@@ -703,7 +703,7 @@ fn a_node_speaks_for_itself_only_and_says_nothing_unasked() {
             let refused = Evil::attach(&place, &token, node, cluster).await;
             assert_eq!(refused.err().map(|status| status.code()), Some(code), "{node} {cluster}");
         }
-        let layer = LayerId::Diff(Digest::of(b"layer"));
+        let layer = LayerId::Chain(Digest::of(b"layer"));
         let inventory = compress(&Inventory { cataloguers: 1, ..Inventory::default() }.encode()).unwrap();
         let mut evil = Evil::attach(&place, &token("evil"), "evil", "test").await.unwrap();
         assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Welcome(_)))));
@@ -747,7 +747,7 @@ fn bombs_and_nonsense_end_the_stream_of_who_sends_them_and_nothing_else() {
     let newer = compress(&Inventory { cataloguers: 900, ..Inventory::default() }.encode()).unwrap();
     let deliveries = [("a bomb", bomb), ("bytes after the end", wrong), ("other cataloguers than were said", newer)];
     for (what, bytes) in deliveries {
-        let layer = LayerId::Diff(Digest::of(what.as_bytes()));
+        let layer = LayerId::Chain(Digest::of(what.as_bytes()));
         let outcome = runtime.block_on(async {
             let mut evil = Evil::attach(&place, &token, "evil", "test").await.unwrap();
             evil.say(containers(layer)).await;
@@ -761,7 +761,7 @@ fn bombs_and_nonsense_end_the_stream_of_who_sends_them_and_nothing_else() {
     }
     let cases = ["a layer without identity", "layers that are not the stack's"];
     for (number, what) in cases.into_iter().enumerate() {
-        let layer = LayerId::Diff(Digest::of(what.as_bytes()));
+        let layer = LayerId::Chain(Digest::of(what.as_bytes()));
         let ended = runtime.block_on(async {
             let mut evil = Evil::attach(&place, &token, "evil", "test").await.unwrap();
             assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Welcome(_)))), "{what}");

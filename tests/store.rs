@@ -348,6 +348,35 @@ fn runs_are_intervals_and_what_nobody_needs_any_more_goes() {
 }
 
 #[test]
+fn a_container_that_crashes_every_minute_has_one_run_and_one_after_another_image_has_its_own() {
+    with_store(async |store, path| {
+        let crashing = put(store, &stack("app", &[("a", "1")]), "CVE-1", 10).await.id;
+        let other = put(store, &stack("other", &[("b", "1")]), "CVE-1", 10).await.id;
+        let run = |stack, at| Run { subject: "node/shop/web".to_owned(), stack, at };
+        for minute in 0..50 {
+            let at = minute * 60;
+            store.record_runs(&[run(crashing, at)], &[run(crashing, at + 5)]).await.unwrap();
+        }
+        store.record_runs(&[run(other, 3_000)], &[run(other, 3_100)]).await.unwrap();
+        store.record_runs(&[run(crashing, 3_200)], &[run(crashing, 3_300)]).await.unwrap();
+        // A day later it is another run.
+        store.record_runs(&[run(crashing, 90_000)], &[]).await.unwrap();
+        let database = rusqlite::Connection::open(path).unwrap();
+        let mut rows = database.prepare("SELECT stack, since, until FROM run ORDER BY since").unwrap();
+        let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+        assert_eq!(
+            rows.map(Result::unwrap).collect::<Vec<(i64, i64, Option<i64>)>>(),
+            [
+                (crashing, 0, Some(2_945)),
+                (other, 3_000, Some(3_100)),
+                (crashing, 3_200, Some(3_300)),
+                (crashing, 90_000, None)
+            ]
+        );
+    });
+}
+
+#[test]
 fn a_full_volume_is_said_and_harms_nothing() {
     if !rustix::process::geteuid().is_root() {
         skipped("a volume of its own needs root");

@@ -86,11 +86,12 @@ pub fn layer_ids(chain: &[Digest], diff_ids: Option<&[Digest]>) -> Vec<LayerId> 
 /// Whether `layers` (newest first) can be those of the stack whose identity is the chain ID `top`.
 ///
 /// Where diff IDs are proved the chain ID follows from them, and no other layers have it. A layer known by its chain ID alone says
-/// nothing of what lies below it: there a list can be wrong and not be found out; [`is_proved`] tells.
+/// nothing of what lies below it: there a list can be wrong and not be found out; [`is_proved`] tells. The lowest one has no name but its
+/// chain ID, so that nobody can have two lists for one stack.
 pub fn fits(top: &Digest, layers: &[LayerId]) -> bool {
     let chain = layers.iter().rev().fold(None, |below: Option<Digest>, layer| match (below, layer) {
         (_, LayerId::Chain(chain)) => Some(*chain),
-        (None, LayerId::Diff(diff)) => Some(*diff),
+        (None, LayerId::Diff(_)) => None,
         (Some(below), LayerId::Diff(diff)) => Some(Digest::of(format!("{below} {diff}").as_bytes())),
     });
     chain.as_ref() == Some(top)
@@ -137,6 +138,7 @@ mod tests {
         assert!(fits(&chain[0], &proved) && is_proved(&proved));
         assert!(fits(&chain[0], &chained) && !is_proved(&chained));
         assert!(fits(&chain[2], &chained[2..]) && is_proved(&chained[2..]));
+        assert!(!fits(&chain[2], &[LayerId::Diff(chain[2])]), "the lowest one has one name");
         // A layer more, less, or another one.
         let other = LayerId::Diff(Digest::of(b"other"));
         for wrong in [&proved[1..], &[proved[0], other, proved[2]], &[other, proved[0], proved[1], proved[2]], &[]] {

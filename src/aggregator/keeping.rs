@@ -88,15 +88,17 @@ impl Aggregator {
         }
     }
 
-    /// Tells the store who ran what; what it cannot take is told again.
+    /// Tells the store who ran what. What it cannot take is told again before anything that came after it: what ended in between and began
+    /// again has not ended.
     async fn record_runs(&self) {
-        let (mut begun, mut ended) = std::mem::take(&mut *lock(&self.runs));
-        let (more_begun, more_ended) = self.fleet().take_runs();
-        begun.extend(more_begun);
-        ended.extend(more_ended);
+        let waiting = lock(&self.runs).take();
+        let is_late = waiting.is_some();
+        let (begun, ended) = waiting.unwrap_or_else(|| self.fleet().take_runs());
         if let Err(error) = self.store.record_runs(&begun, &ended).await {
-            *lock(&self.runs) = (begun, ended);
+            *lock(&self.runs) = Some((begun, ended));
             self.store_failed(&error);
+        } else if is_late {
+            self.changed.notify_one();
         }
     }
 

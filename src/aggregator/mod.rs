@@ -159,7 +159,7 @@ pub(crate) struct Aggregator {
     /// One at a time matches everything.
     rematching: tokio::sync::Mutex<()>,
     /// Runs that the store could not take yet.
-    runs: Mutex<(Vec<Run>, Vec<Run>)>,
+    runs: Mutex<Option<(Vec<Run>, Vec<Run>)>>,
     /// Why nothing is taken from nodes, if so.
     store_error: Mutex<Option<String>>,
     changed: Notify,

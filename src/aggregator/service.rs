@@ -397,7 +397,7 @@ impl Aggregator {
 
     /// What a node told of a layer is of no use: that counts as a failure to read it.
     fn worthless(&self, node: &str, layer: &LayerId, status: Status) -> Status {
-        let coverage = Coverage::failed(format!("node {node}: {}", status.message()));
+        let coverage = Coverage::failed(status.message());
         self.fleet().unreadable(node, layer, coverage, false, now());
         status
     }

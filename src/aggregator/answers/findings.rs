@@ -163,21 +163,10 @@ impl Aggregator {
                     containers.insert(id, u64::from(visible.containers));
                 }
             }
-            for visible in fleet.visible(scope) {
-                let Some(id) = visible.stack.summary().map(|summary| summary.id) else { continue };
-                if !containers.contains_key(&id) {
-                    continue;
+            for (id, name, _, container) in fleet.running(|id| containers.contains_key(&id)) {
+                if scope.sees(container.namespace()) {
+                    nodes.entry(id).or_default().insert(Arc::clone(name));
                 }
-                let has = |name: &&Arc<str>| {
-                    *scope == Scope::All
-                        || fleet.node(name).is_some_and(|node| {
-                            let mut containers = node.containers.values();
-                            containers.any(|container| {
-                                container.stack.as_ref() == Some(visible.digest) && scope.sees(container.namespace())
-                            })
-                        })
-                };
-                nodes.insert(id, visible.stack.nodes().filter(has).cloned().collect());
             }
             (containers, nodes)
         };

@@ -1,12 +1,12 @@
 //! Nodes, containers, images and layers: what the fleet knows.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use outcrop_proto::{Digest, LayerId, Step};
 
 use super::status::sees_node;
 use super::{Chosen, by_severity, container_ref, digest, is, time};
-use crate::aggregator::fleet::{Fleet, LayerState, Visible};
+use crate::aggregator::fleet::{Container, Fleet, LayerState, Visible};
 use crate::aggregator::{Aggregator, now};
 use crate::web::list::{CONTAINERS, IMAGES, LAYERS, NODES, page};
 use crate::web::{
@@ -18,10 +18,9 @@ impl Aggregator {
         let (attached, distrusted) = (list.flag("attached")?, list.flag("distrusted")?);
         let fleet = self.fleet();
         let mut read: HashMap<&str, u64> = HashMap::new();
-        for (_, layer) in fleet.present_layers() {
-            if let Some(known) = layer.read() {
-                *read.entry(&known.node).or_default() += 1;
-            }
+        let layers: HashSet<&LayerId> = fleet.visible(scope).flat_map(|Visible { stack, .. }| stack.layers()).collect();
+        for known in layers.into_iter().filter_map(|id| fleet.layer(id)?.read()) {
+            *read.entry(&known.node).or_default() += 1;
         }
         let nodes = fleet.nodes().filter(|(name, node)| {
             is(list, "name", name)
@@ -112,11 +111,11 @@ impl Aggregator {
     pub(super) fn list_images(&self, scope: &Scope, list: &List) -> Result<Page<ImageItem>, Failure> {
         let (stack, layer) = (digest(list, "stack")?, layer(list, "layer")?);
         let fleet = self.fleet();
+        let chosen = chosen_stacks(&fleet, scope, list);
         let wanted = fleet.visible(scope).filter(|visible| {
             stack.is_none_or(|stack| stack == *visible.digest)
                 && layer.is_none_or(|layer| visible.stack.layers().contains(&layer))
-                && list.filter("name").is_none_or(|name| visible.stack.names().any(|other| other == name))
-                && list.filter("node").is_none_or(|name| visible.stack.nodes().any(|other| **other == *name))
+                && chosen.as_ref().is_none_or(|chosen| chosen.contains(visible.digest))
                 && list.filter("namespace").is_none_or(|wanted| {
                     scope.sees(Some(wanted))
                         && visible.stack.by_namespace().any(|(namespace, _)| namespace == Some(wanted))
@@ -163,15 +162,14 @@ impl Aggregator {
     pub(super) fn list_layers(&self, scope: &Scope, list: &List) -> Result<Page<LayerItem>, Failure> {
         let (wanted_id, stack, disputed) = (layer(list, "id")?, digest(list, "stack")?, list.flag("disputed")?);
         let fleet = self.fleet();
-        let on_node = |visible: &Visible<'_>| {
-            list.filter("node").is_none_or(|name| visible.stack.nodes().any(|other| **other == *name))
-        };
-        let wanted = fleet
-            .visible(scope)
-            .filter(|visible| stack.is_none_or(|stack| stack == *visible.digest) && on_node(visible));
+        let chosen = chosen_stacks(&fleet, scope, list);
+        let wanted = fleet.visible(scope).filter(|visible| {
+            stack.is_none_or(|stack| stack == *visible.digest)
+                && chosen.as_ref().is_none_or(|chosen| chosen.contains(visible.digest))
+        });
         let mut impacts: HashMap<LayerId, Impact> = HashMap::new();
         for visible in wanted {
-            Impact::add(&mut impacts, &visible, scope);
+            Impact::add(&mut impacts, &visible);
         }
         let items = impacts.into_iter().filter_map(|(id, impact)| {
             let layer = fleet.layer(&id)?;
@@ -190,7 +188,7 @@ impl Aggregator {
             };
             ((rank, id.to_string()), (id, impact))
         });
-        Ok(page(&LAYERS, list, keyed)?.map(|(id, impact)| item(&fleet, id, impact)))
+        Ok(page(&LAYERS, list, keyed)?.map(|(id, impact)| item(&fleet, scope, id, impact)))
     }
 }
 
@@ -201,6 +199,18 @@ struct SeenAs<'a> {
     nodes: BTreeSet<&'a str>,
 }
 
+/// Stacks of containers that `scope` sees, on the node and with the image's name that the filters ask for; `None` where they ask for
+/// neither. By what others call an image, and where they run it, nothing is found.
+fn chosen_stacks(fleet: &Fleet, scope: &Scope, list: &List) -> Option<HashSet<Digest>> {
+    if list.filter("node").is_none() && list.filter("name").is_none() {
+        return None;
+    }
+    let nodes = fleet.nodes().filter(|(name, _)| is(list, "node", name));
+    let seen = nodes.flat_map(|(_, node)| node.containers.values());
+    let seen = seen.filter(|container| scope.sees(container.namespace()) && is(list, "name", &container.image));
+    Some(seen.filter_map(|container| container.stack).collect())
+}
+
 /// What stands on a layer.
 #[derive(Clone, Debug, Default)]
 struct Impact {
@@ -208,15 +218,14 @@ struct Impact {
     containers: u64,
     findings: u64,
     affected: u64,
-    image: Option<String>,
+    /// One of the images.
+    stack: Option<Digest>,
     step: Option<Step>,
 }
 
 impl Impact {
     /// Counts a stack for each of its layers: a finding is of the layer that brought the package.
-    fn add(impacts: &mut HashMap<LayerId, Self>, visible: &Visible<'_>, scope: &Scope) {
-        // Names are those of all containers of the stack: who sees a part of them is told none.
-        let name = visible.stack.names().next().filter(|_| *scope == Scope::All);
+    fn add(impacts: &mut HashMap<LayerId, Self>, visible: &Visible<'_>) {
         let containers = u64::from(visible.containers);
         let counts = visible.stack.summary().map(|summary| summary.counts.by_layer.as_slice()).unwrap_or_default();
         for (number, id) in visible.stack.layers().iter().enumerate() {
@@ -226,9 +235,7 @@ impl Impact {
             impact.containers += containers;
             impact.findings += findings * containers;
             impact.affected += if findings > 0 { containers } else { 0 };
-            if impact.image.is_none() {
-                impact.image = name.map(ToOwned::to_owned);
-            }
+            impact.stack.get_or_insert(*visible.digest);
             if impact.step.is_none() {
                 impact.step = visible.stack.steps().get(number).cloned();
             }
@@ -236,11 +243,16 @@ impl Impact {
     }
 }
 
-fn item(fleet: &Fleet, id: LayerId, impact: Impact) -> LayerItem {
+fn item(fleet: &Fleet, scope: &Scope, id: LayerId, impact: Impact) -> LayerItem {
     let layer = fleet.layer(&id);
     let read = layer.and_then(|layer| layer.read());
     let disputed = layer.is_some_and(|layer| layer.is_disputed());
+    let sees_all = *scope == Scope::All;
     let reason = match layer.and_then(|layer| layer.failed()) {
+        Some(_) if sees_all => {
+            let failures = layer.into_iter().flat_map(|layer| layer.failures());
+            failures.map(|(node, failed)| format!("{node}: {}", failed.reason)).collect::<Vec<_>>().join("; ")
+        }
         Some(failed) => failed.reason.clone(),
         None if disputed => "nodes disagree on what it holds".to_owned(),
         None => String::new(),
@@ -250,18 +262,31 @@ fn item(fleet: &Fleet, id: LayerId, impact: Impact) -> LayerItem {
         state: layer.map_or(LayerState::Waiting, |layer| layer.state()).as_str().to_owned(),
         reason,
         disputed,
-        read_by: read.map(|read| read.node.clone()),
+        read_by: read.map(|read| &read.node).filter(|name| sees_all || sees(fleet, scope, name)).cloned(),
         read_at: read.map(|read| time(read.read_at)),
         cage: read.map(|read| read.cage.clone()),
         cataloguers: read.map(|read| read.cataloguers),
         verified_by: read.map_or(0, |read| read.verified_by.len() as u64),
-        image: impact.image,
+        image: impact.stack.and_then(|stack| name_of(fleet, scope, &stack)),
         step: impact.step,
         images: impact.images,
         containers: impact.containers,
         findings: impact.findings,
         affected_containers: impact.affected,
     }
+}
+
+/// Whether somebody may know of the node of this name.
+fn sees(fleet: &Fleet, scope: &Scope, name: &str) -> bool {
+    fleet.node(name).is_some_and(|node| sees_node(scope, node))
+}
+
+/// What a container that is seen calls the image of its stack.
+fn name_of(fleet: &Fleet, scope: &Scope, stack: &Digest) -> Option<String> {
+    let nodes = fleet.stack(stack)?.nodes().filter_map(|name| fleet.node(name));
+    let mut containers = nodes.flat_map(|node| node.containers.values());
+    let seen = |of: &&Container| of.stack.as_ref() == Some(stack) && scope.sees(of.namespace());
+    containers.find(seen).map(|container| container.image.to_string())
 }
 
 /// A layer's identity in a filter.

@@ -21,6 +21,8 @@ const FULL_CAGE: &str = "landlock+seccomp";
 impl Aggregator {
     pub(super) async fn status_now(&self, scope: &Scope) -> Result<Status, Failure> {
         let at = now();
+        // What is counted over all nodes and stacks is told to who sees all of them.
+        let is_all = *scope == Scope::All;
         let (nodes, Overview { coverage: coverages, summaries, oldest_unscanned }, layers, lifetimes) = {
             let fleet = self.fleet();
             let mut nodes = NodeCounts::default();
@@ -38,8 +40,8 @@ impl Aggregator {
                 nodes,
                 fleet.overview(scope, at),
                 fleet.layer_counts(scope),
-                // Those that ended are nobody's any more: who sees a part does not see them.
-                if *scope == Scope::All { fleet.lifetimes() } else { Default::default() },
+                // Those that ended are nobody's any more.
+                if is_all { fleet.lifetimes() } else { Default::default() },
             )
         };
         let mut coverage: BTreeMap<CoverageState, u64> =
@@ -89,13 +91,7 @@ impl Aggregator {
             layers,
             oldest_unscanned_seconds: oldest_unscanned,
             lifetimes,
-            reports: ReportCounts {
-                inventories: self.counters.inventories.load(Relaxed),
-                verified: self.counters.verified.load(Relaxed),
-                contradicted: self.counters.contradicted.load(Relaxed),
-                unasked: self.counters.unasked.load(Relaxed),
-                refused: self.counters.refused.load(Relaxed),
-            },
+            reports: if is_all { self.reports() } else { ReportCounts::default() },
             store_error: lock(&self.store_error).clone(),
             database: current.map(|current| DatabaseStatus {
                 digest: current.digest.to_string(),
@@ -114,11 +110,21 @@ impl Aggregator {
                     .collect(),
             }),
             database_error: self.advisories.refused(),
-            problems: self.problems(),
+            problems: if is_all { self.problems() } else { Vec::new() },
             findings: by_severity(severities),
             withheld,
-            rematch: rematch.map(words),
+            rematch: rematch.filter(|_| is_all).map(words),
         })
+    }
+
+    fn reports(&self) -> ReportCounts {
+        ReportCounts {
+            inventories: self.counters.inventories.load(Relaxed),
+            verified: self.counters.verified.load(Relaxed),
+            contradicted: self.counters.contradicted.load(Relaxed),
+            unasked: self.counters.unasked.load(Relaxed),
+            refused: self.counters.refused.load(Relaxed),
+        }
     }
 }
 

@@ -133,6 +133,12 @@ impl Layer {
         failures.max_by_key(|failure| failure.count).map(|failure| &failure.coverage)
     }
 
+    /// Nodes that could not read it, each with the reason.
+    pub(in crate::aggregator) fn failures(&self) -> impl Iterator<Item = (&str, &Coverage)> {
+        let failures = self.failures.iter().filter(|(_, failure)| failure.count > 0);
+        failures.map(|(name, failure)| (&**name, &failure.coverage))
+    }
+
     /// Whether nodes disagree on what it holds.
     pub(in crate::aggregator) fn is_disputed(&self) -> bool {
         self.dispute.is_some()

@@ -29,7 +29,7 @@ pub(super) use runs::subject;
 pub(super) use stacks::Ready;
 pub(super) use verify::{Distrusted, Verified};
 
-use crate::store::{Layer as KnownLayer, Summary};
+use crate::store::{Layer as KnownLayer, StackId, Summary};
 use counts::Counted;
 use layers::Layer;
 use runs::Runs;
@@ -382,7 +382,7 @@ impl Fleet {
                 }
                 self.touched.insert(digest);
             }
-            stack.add(&name, namespace, &container.image);
+            stack.add(&name, namespace);
             for id in stack.layers() {
                 if let Some(layer) = self.layers.get_mut(id) {
                     layer.containers += 1;
@@ -409,7 +409,7 @@ impl Fleet {
             decrement(&mut node.stacks, &digest);
             self.runs.end(name, &key.0, &container, digest, now.unix);
             let stack = self.stacks.get_mut(&digest)?;
-            stack.remove(name, namespace, &container.image);
+            stack.remove(name, namespace);
             let is_last = stack.containers() == 0;
             for id in stack.layers() {
                 if let Some(layer) = self.layers.get_mut(id) {
@@ -429,7 +429,8 @@ impl Fleet {
     /// somebody else named others.
     fn contradiction(&self, seen: &Seen) -> Option<Coverage> {
         let (digest, layers) = seen.stack.as_ref().filter(|(_, layers)| !is_proved(layers))?;
-        let other = self.stacks.get(digest).filter(|stack| stack.layers() != layers.as_slice());
+        // Whoever has not the image's configuration has the layers that somebody else proved.
+        let other = self.stacks.get(digest).filter(|stack| stack.layers() != layers.as_slice() && !stack.is_proved());
         other.map(|_| {
             Coverage::failed(
                 "disputed: another node names other layers for its stack, and no image configuration proves either",
@@ -478,6 +479,25 @@ impl Fleet {
         self.nodes.range::<str, _>((Bound::Included(name), Bound::Unbounded))
     }
 
+    /// Containers of those of the stacks in the store that `wanted` picks, each with its stack's number: by node and key. Looks at
+    /// nodes that have one of them.
+    pub(super) fn running(
+        &self,
+        wanted: impl Fn(StackId) -> bool,
+    ) -> impl Iterator<Item = (StackId, &Arc<str>, &Key, &Container)> {
+        let mut numbers: HashMap<Digest, StackId> = HashMap::new();
+        let mut names: BTreeSet<&Arc<str>> = BTreeSet::new();
+        for (digest, stack) in self.present() {
+            if let Some(id) = stack.summary().map(|summary| summary.id).filter(|id| wanted(*id)) {
+                numbers.insert(*digest, id);
+                names.extend(stack.nodes());
+            }
+        }
+        let nodes = names.into_iter().filter_map(|name| Some((name, self.nodes.get(name)?)));
+        let all = nodes.flat_map(|(name, node)| node.containers.iter().map(move |(key, of)| (name, key, of)));
+        all.filter_map(move |(name, key, of)| Some((*numbers.get(&of.stack?)?, name, key, of)))
+    }
+
     /// Whether what a node reads is not believed.
     pub(super) fn is_distrusted(&self, node: &str) -> bool {
         self.distrusted.contains(node)
@@ -509,7 +529,7 @@ impl Fleet {
     }
 
     /// Runs that had not ended when the aggregator did, each with its stack's number.
-    pub(super) fn restore_runs(&mut self, runs: impl IntoIterator<Item = (String, Digest, crate::store::StackId)>) {
+    pub(super) fn restore_runs(&mut self, runs: impl IntoIterator<Item = (String, Digest, StackId)>) {
         self.runs.restore(runs);
     }
 }

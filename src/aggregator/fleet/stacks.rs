@@ -5,6 +5,7 @@ use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::Instant;
 
+use outcrop_proto::identity::is_proved;
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Step};
 
 use super::{Container, Fleet, LEASE, Now, decrement};
@@ -46,7 +47,6 @@ pub(in crate::aggregator) struct Stack {
     /// Its containers, by the namespace of their pods.
     by_namespace: BTreeMap<Option<Arc<str>>, u32>,
     by_node: BTreeMap<Arc<str>, u32>,
-    by_name: BTreeMap<Arc<str>, u32>,
     total: u32,
 }
 
@@ -70,7 +70,6 @@ impl Stack {
             since,
             by_namespace: BTreeMap::new(),
             by_node: BTreeMap::new(),
-            by_name: BTreeMap::new(),
             total: 0,
         }
     }
@@ -83,6 +82,11 @@ impl Stack {
     /// Its layers, newest first.
     pub(in crate::aggregator) fn layers(&self) -> &[LayerId] {
         &self.layers
+    }
+
+    /// Whether its identity proves them.
+    pub(super) fn is_proved(&self) -> bool {
+        is_proved(&self.layers)
     }
 
     /// The steps of the build that made its layers, one for each; none where that is not known.
@@ -110,11 +114,6 @@ impl Stack {
         self.by_node.keys()
     }
 
-    /// The names that containers call its image by.
-    pub(in crate::aggregator) fn names(&self) -> impl Iterator<Item = &str> {
-        self.by_name.keys().map(|name| &**name)
-    }
-
     /// Since when somebody has it.
     pub(super) fn since(&self) -> Instant {
         self.since
@@ -125,18 +124,16 @@ impl Stack {
         self.summary.is_some() || self.progress != Progress::Idle
     }
 
-    pub(super) fn add(&mut self, node: &Arc<str>, namespace: Option<Arc<str>>, image: &Arc<str>) {
+    pub(super) fn add(&mut self, node: &Arc<str>, namespace: Option<Arc<str>>) {
         self.total += 1;
         *self.by_namespace.entry(namespace).or_default() += 1;
         *self.by_node.entry(Arc::clone(node)).or_default() += 1;
-        *self.by_name.entry(Arc::clone(image)).or_default() += 1;
     }
 
-    pub(super) fn remove(&mut self, node: &str, namespace: Option<Arc<str>>, image: &Arc<str>) {
+    pub(super) fn remove(&mut self, node: &str, namespace: Option<Arc<str>>) {
         self.total = self.total.saturating_sub(1);
         decrement(&mut self.by_namespace, &namespace);
         decrement(&mut self.by_node, &Arc::from(node));
-        decrement(&mut self.by_name, image);
     }
 
     /// `node` is gone: it will not answer. Returns whether it had been asked.
@@ -166,6 +163,7 @@ impl Stack {
 impl Fleet {
     /// A container has a stack.
     pub(super) fn place(&mut self, digest: Digest, layers: Vec<LayerId>, steps: Vec<Step>, now: Now) {
+        self.prove(digest, &layers);
         let stack =
             self.stacks.entry(digest).or_insert_with(|| Stack::new(layers.into(), Vec::new(), None, now.instant));
         if stack.steps.is_empty() && steps.len() == stack.layers.len() {
@@ -174,6 +172,30 @@ impl Fleet {
         if stack.containers() == 0 {
             stack.since = now.instant;
         }
+    }
+
+    /// Takes layers that a stack's identity proves in the place of others, which somebody only named.
+    fn prove(&mut self, digest: Digest, layers: &[LayerId]) {
+        let Some(stack) = self.stacks.get_mut(&digest).filter(|stack| !stack.is_proved() && is_proved(layers)) else {
+            return;
+        };
+        let (before, containers) = (std::mem::replace(&mut stack.layers, layers.into()), stack.containers());
+        stack.steps.clear();
+        stack.forget();
+        if containers > 0 {
+            for id in before.iter() {
+                if let Some(layer) = self.layers.get_mut(id) {
+                    layer.stacks.remove(&digest);
+                    layer.containers = layer.containers.saturating_sub(containers);
+                }
+            }
+            for id in layers {
+                let layer = self.layers.entry(*id).or_default();
+                layer.stacks.insert(digest);
+                layer.containers += containers;
+            }
+        }
+        self.invalidate(vec![digest]);
     }
 
     /// A stack, by its identity.
@@ -305,8 +327,7 @@ impl Fleet {
             Progress::Failed(coverage) => return coverage.clone(),
             Progress::Merging | Progress::MergingOnce => return pending("its layers are being merged".to_owned()),
             Progress::Asked { node, .. } => {
-                let who = node.as_ref().map(|node| format!("node {node} was asked"));
-                let who = who.unwrap_or_else(|| "no node that has it is attached".to_owned());
+                let who = if node.is_some() { "a node was asked" } else { "no node that has it is attached" };
                 return pending(format!("its layers leave something open, and {who}"));
             }
             Progress::Idle => {}

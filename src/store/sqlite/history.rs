@@ -8,6 +8,9 @@ use sqlx::Row as _;
 use super::{Sqlite, StoreError, json};
 use crate::store::{History, Run, Seen, SeenFinding, StackId};
 
+/// Seconds between the end of a run and the beginning of the next one of the same stack, for which they are one.
+const PAUSE: i64 = 3600;
+
 #[async_trait]
 impl History for Sqlite {
     async fn record_runs(&self, begun: &[Run], ended: &[Run]) -> Result<(), StoreError> {
@@ -24,6 +27,17 @@ impl History for Sqlite {
             .bind(&begun)
             .execute(&mut *transaction)
             .await?;
+        // What begins again soon after it ended went on: a container that crashes every minute has not a run for each.
+        sqlx::query(
+            "UPDATE run SET until = NULL FROM json_each(?1) JOIN subject ON subject.key = value ->> 0
+             WHERE run.subject = subject.id AND run.stack = value ->> 1 AND run.until >= (value ->> 2) - ?2
+             AND NOT EXISTS (SELECT 1 FROM run AS later WHERE later.subject = run.subject
+                 AND (later.since > run.since OR later.stack = run.stack AND later.until IS NULL))",
+        )
+        .bind(&begun)
+        .bind(PAUSE)
+        .execute(&mut *transaction)
+        .await?;
         // A stack that was removed meanwhile has no history; one that runs already goes on.
         sqlx::query(
             "INSERT OR IGNORE INTO run SELECT subject.id, stack.id, value ->> 2, NULL

@@ -169,3 +169,34 @@ fn containers_of_a_forgotten_node_are_counted_as_ended() {
     let running: u64 = states(&fleet).iter().map(|(_, count)| count).sum();
     assert_eq!(lifetimes.seen, ended + running);
 }
+
+#[test]
+fn layers_that_are_proved_take_the_place_of_those_that_somebody_named_before() {
+    let chain = |name: &str| LayerId::Chain(Digest::of(name.as_bytes()));
+    let top = Digest::of(b"top");
+    let named = |name: &str, layers: Vec<LayerId>| Seen { stack: Some((top, layers)), ..container(name, &[]) };
+    let proved = || vec![id("app"), chain("base")];
+    let mut fleet = nodes(&[("evil", &[]), ("honest", &[]), ("bare", &[])]);
+    let lie = vec![LayerId::Chain(top), chain("empty")];
+    fleet.containers("evil", 1, true, vec![named("liar", lie.clone())], &[], at(0)).unwrap();
+    assert!(fleet.known(KnownLayer { id: chain("empty"), ..inventory("evil", "", "nothing", 1) }));
+    assert!(fleet.known(KnownLayer { id: LayerId::Chain(top), ..inventory("evil", "", "nothing", 1) }));
+    for Ready { stack, layers } in fleet.ready(at(0)) {
+        fleet.merged(stack, Ok(summary(stack, &layers)));
+    }
+    fleet.containers("honest", 1, true, vec![named("app", proved())], &[], at(0)).unwrap();
+    assert_eq!(states(&fleet), [(CoverageState::Pending, 2)]);
+    let present: HashSet<LayerId> = fleet.present_layers().map(|(id, _)| *id).collect();
+    assert_eq!(present, HashSet::from_iter(proved()));
+    assert_eq!(fleet.lease("honest", at(0)), proved());
+    // Who has no configuration that proves anything has the same stack, and is no liar.
+    fleet
+        .containers("bare", 1, true, vec![named("bare", vec![LayerId::Chain(top), chain("base")])], &[], at(0))
+        .unwrap();
+    assert_eq!(states(&fleet), [(CoverageState::Pending, 3)]);
+    fleet.containers("evil", 2, true, vec![], &[], at(0)).unwrap();
+    fleet.containers("honest", 2, true, vec![], &[], at(0)).unwrap();
+    fleet.containers("bare", 2, true, vec![], &[], at(0)).unwrap();
+    assert_eq!(fleet.present_layers().count(), 0, "the counts come out even");
+    assert!(fleet.layers.values().all(|layer| layer.containers == 0));
+}
