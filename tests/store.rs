@@ -211,6 +211,32 @@ fn findings_open_and_close_in_generations_and_what_stays_is_not_touched() {
 }
 
 #[test]
+fn who_keeps_the_same_finding_at_the_same_time_opens_it_once() {
+    with_store(async |store, path| {
+        let summary = store.put_stack(&stack("app", &[("a", "1")])).await.unwrap();
+        let package = store.packages_of(summary.id).await.unwrap()[0].package;
+        let verdicts = store.put_verdicts(&[verdict(package, "CVE-1")]).await.unwrap();
+        for round in 0..20 {
+            let findings = |verdicts: &[i64]| StackFindings {
+                stack: summary.id,
+                verdicts: verdicts.to_vec(),
+                counts: Counts { severities: [round, 1, 0, 0, 0, 0], by_layer: vec![1, 0], withheld: 0 },
+            };
+            let (one, other) = (findings(&verdicts), findings(&verdicts));
+            let at = i64::from(round) * 10;
+            let (one, other) = tokio::join!(store.put_findings(&one, at), store.put_findings(&other, at + 1));
+            one.unwrap();
+            other.unwrap();
+            assert_eq!(store.findings(&all(&[summary.id])).await.unwrap().len(), 1);
+            store.put_findings(&findings(&[]), at + 2).await.unwrap();
+        }
+        let database = rusqlite::Connection::open(path).unwrap();
+        let open = "SELECT count(*) FROM finding WHERE closed IS NULL";
+        assert_eq!(database.query_row(open, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+    });
+}
+
+#[test]
 fn a_verdict_that_says_something_else_now_says_it_everywhere() {
     with_store(async |store, _| {
         let summary = put(store, &stack("app", &[("a", "1")]), "CVE-1", 10).await;

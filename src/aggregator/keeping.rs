@@ -1,5 +1,6 @@
 //! What the aggregator does by itself: leases, merges, matches, tells the store, and looks whether something has changed.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -161,11 +162,19 @@ impl Aggregator {
             }
             Outcome::Failed(coverage) => Err(coverage),
             Outcome::Done(merged) => {
+                let _alone = self.keep(&stack).await;
                 let mut summary = self.store.put_stack(&merged).await.map_err(failed)?;
                 self.match_stack(&mut summary).await?;
                 Ok(Some(summary))
             }
         }
+    }
+
+    /// Waits until nobody else keeps what the stack holds and what is found in it.
+    async fn keep(&self, stack: &Digest) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let [first, ..] = stack.0;
+        let stripe = self.keeping.get(usize::from(first) % self.keeping.len())?;
+        Some(stripe.lock().await)
     }
 
     fn matchmaker(&self) -> Option<Arc<Matchmaker>> {
@@ -209,6 +218,7 @@ impl Aggregator {
         loop {
             self.watch_advisories().await;
             tokio::time::sleep(WATCH).await;
+            self.match_again().await;
         }
     }
 
@@ -254,7 +264,12 @@ impl Aggregator {
     fn use_database(&self, current: &Current) -> bool {
         let Ok(database) = Database::open(&current.path) else { return false };
         let matchmaker = Arc::new(Matchmaker::new(current.digest, database));
-        *self.matchmaker.write().unwrap_or_else(PoisonError::into_inner) = Some(matchmaker);
+        let mut used = self.matchmaker.write().unwrap_or_else(PoisonError::into_inner);
+        // Another one may have been brought since.
+        if self.advisories.current().is_none_or(|newest| newest.digest != current.digest) {
+            return false;
+        }
+        *used = Some(matchmaker);
         true
     }
 
@@ -276,6 +291,7 @@ impl Aggregator {
                     let (aggregator, matchmaker) = (Arc::clone(self), Arc::clone(&matchmaker));
                     running.spawn(async move {
                         let store = &*aggregator.store;
+                        let _alone = aggregator.keep(&summary.chain).await;
                         let layers = summary.layers.len();
                         let (counts, appeared, went) = matchmaker.match_stack(store, summary.id, layers, at).await?;
                         aggregator.fleet().counted(&summary.chain, counts);
@@ -299,10 +315,21 @@ impl Aggregator {
             }
             Err(error) => {
                 if let MatchError::Store(error) = &error {
+                    self.unmatched.store(true, Relaxed);
                     self.store_failed(error);
                 }
                 None
             }
+        }
+    }
+
+    /// Matches everything once more where that has failed, when the store takes something again.
+    async fn match_again(self: &Arc<Self>) {
+        if lock(&self.store_error).is_none()
+            && self.unmatched.swap(false, Relaxed)
+            && let Some(current) = self.advisories.current()
+        {
+            self.rematch(&current).await;
         }
     }
 

@@ -17,7 +17,7 @@ mod who_has;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -158,6 +158,10 @@ pub(crate) struct Aggregator {
     last_rematch: Mutex<Option<RematchRow>>,
     /// One at a time matches everything.
     rematching: tokio::sync::Mutex<()>,
+    /// Matching everything has failed, and has to be done again.
+    unmatched: AtomicBool,
+    /// What a stack holds and what is found in it are kept together: by the first byte of its identity, one at a time.
+    keeping: [tokio::sync::Mutex<()>; 16],
     /// Runs that the store could not take yet.
     runs: Mutex<Option<(Vec<Run>, Vec<Run>)>>,
     /// Why nothing is taken from nodes, if so.
@@ -318,6 +322,8 @@ impl Aggregator {
             matchmaker: RwLock::default(),
             last_rematch: Mutex::new(last_rematch),
             rematching: tokio::sync::Mutex::default(),
+            unmatched: AtomicBool::new(false),
+            keeping: Default::default(),
             runs: Mutex::default(),
             store_error: Mutex::default(),
             changed: Notify::new(),

@@ -18,6 +18,9 @@ use crate::web::{
 /// What a cage is called that lacks nothing.
 const FULL_CAGE: &str = "landlock+seccomp";
 
+/// Most reasons that are told one by one.
+const MAX_REASONS: usize = 100;
+
 impl Aggregator {
     pub(super) async fn status_now(&self, scope: &Scope) -> Result<Status, Failure> {
         let at = now();
@@ -53,6 +56,7 @@ impl Aggregator {
                 reasons.push(ReasonCount { state: of.state, reason: of.reason, containers });
             }
         }
+        let reasons = commonest(reasons);
         let mut severities = [0_u64; RANKS.len()];
         let mut withheld = 0;
         let mut systems: BTreeMap<(Option<&Distribution>, &[PackageType]), u64> = BTreeMap::new();
@@ -128,7 +132,43 @@ impl Aggregator {
     }
 }
 
+/// The commonest reasons, with the others of each state as one: nodes say what they like, and all containers are counted.
+fn commonest(mut reasons: Vec<ReasonCount>) -> Vec<ReasonCount> {
+    reasons
+        .sort_by(|a, b| b.containers.cmp(&a.containers).then_with(|| (a.state, &a.reason).cmp(&(b.state, &b.reason))));
+    let mut others: BTreeMap<CoverageState, u64> = BTreeMap::new();
+    for other in reasons.iter().skip(MAX_REASONS) {
+        *others.entry(other.state).or_default() += other.containers;
+    }
+    reasons.truncate(MAX_REASONS);
+    let other = |(state, containers)| ReasonCount { state, reason: "other reasons".to_owned(), containers };
+    reasons.extend(others.into_iter().map(other));
+    reasons
+}
+
 /// Whether somebody may know of a node: whoever sees a container on it.
 pub(super) fn sees_node(scope: &Scope, node: &crate::aggregator::fleet::Node) -> bool {
     *scope == Scope::All || node.containers.values().any(|container| scope.sees(container.namespace()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_reasons_are_told_and_all_containers_are_counted() {
+        let reason = |number: u64| {
+            let state = if number.is_multiple_of(3) { CoverageState::Failed } else { CoverageState::Unsupported };
+            ReasonCount { state, reason: format!("reason {number}"), containers: number }
+        };
+        let all: Vec<ReasonCount> = (1..1_000).map(reason).collect();
+        let told = commonest(all.clone());
+        assert_eq!((told.len(), told[0].containers), (MAX_REASONS + 2, 999));
+        for state in [CoverageState::Failed, CoverageState::Unsupported] {
+            let sum =
+                |of: &[ReasonCount]| -> u64 { of.iter().filter(|of| of.state == state).map(|of| of.containers).sum() };
+            assert_eq!(sum(&told), sum(&all));
+        }
+        assert_eq!(commonest(all[..7].to_vec()).len(), 7);
+    }
 }

@@ -277,7 +277,8 @@ impl Fleet {
             // What one of its layers was then is not worth to be believed.
             Ok(_) if again => {}
             Ok(summary) => stack.summary = Some(Arc::new(summary)),
-            Err(coverage) if stack.summary.is_none() && !again => stack.progress = Progress::Failed(coverage),
+            // What was known before stands, until it is tried again.
+            Err(coverage) if !again => stack.progress = Progress::Failed(coverage),
             Err(_) => {}
         }
         if again {

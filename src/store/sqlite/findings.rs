@@ -65,9 +65,10 @@ impl Findings for Sqlite {
         .bind(json(&went)?)
         .execute(&mut *transaction)
         .await?;
-        // One that was closed in this very second opens again.
+        // One that was closed in this very second opens again; one that somebody else opened meanwhile is open.
         sqlx::query(
-            "INSERT INTO finding SELECT ?, value, ?, NULL FROM json_each(?) WHERE true
+            "INSERT INTO finding SELECT ?1, value, ?2, NULL FROM json_each(?3) WHERE NOT EXISTS
+                 (SELECT 1 FROM finding AS open WHERE open.stack = ?1 AND open.verdict = value AND open.closed IS NULL)
              ON CONFLICT DO UPDATE SET closed = NULL",
         )
         .bind(stack)
