@@ -83,7 +83,6 @@ impl Aggregator {
             self.record_runs().await;
             if swept.elapsed() >= SWEEP {
                 self.fleet().tidy(now());
-                give_back().await;
                 swept = Instant::now();
             }
         }
