@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use outcrop_proto::Digest;
 use outcrop_proto::wire::v1::collector_server::CollectorServer;
 use outcrop_proto::wire::{MAX_MESSAGE, v1};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tonic::Status;
 use tonic::codec::CompressionEncoding;
@@ -250,20 +251,12 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .add_service(collector);
-    let listen = |address| async move {
-        let listener = tokio::net::TcpListener::bind(address).await;
-        listener.map_err(|source| AggregatorError::Listen { address, source })
-    };
+    let listen = |address| move |source| AggregatorError::Listen { address, source };
     let certificate = certificate.map(|certificate| (certificate, Protocol::Http2));
-    let address = config.listen;
-    let nodes = Incoming::new(listen(address).await?, certificate, Limits::default())
-        .map_err(|source| AggregatorError::Listen { address, source })?;
-    // Who asks says who they are with each request, and not with the connection.
-    let limits = Limits { connections: 1024, per_address: 256, identify_within: None, ..Limits::default() };
-    let address = config.api;
-    let api_certificate = api_certificate.map(|certificate| (certificate, Protocol::Http1));
-    let api = Incoming::new(listen(address).await?, api_certificate, limits)
-        .map_err(|source| AggregatorError::Listen { address, source })?;
+    let listener = bind(config.listen).and_then(TcpListener::from_std);
+    let nodes = listener.and_then(|listener| Incoming::new(listener, certificate, Limits::default()));
+    let nodes = nodes.map_err(listen(config.listen))?;
+    let api = bind(config.api).map_err(listen(config.api))?;
     let authorizer: Arc<dyn web::Authorizer> = match &config.api_tokens {
         Some(path) => Arc::new(web::TokenFile::open(path)?),
         None => Arc::new(web::Loopback),
@@ -280,10 +273,40 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     tokio::spawn(Arc::clone(&aggregator).tick());
     tokio::spawn(Arc::clone(&aggregator).keep_advisories());
     tokio::spawn(Arc::clone(&aggregator).keep_tidy());
+    let api_certificate = api_certificate.map(|certificate| (certificate, Protocol::Http1));
+    let ended = serve_apart(api, api_certificate, routes).map_err(listen(config.api))?;
     tokio::select! {
         served = server.serve_with_incoming(nodes) => Ok(served?),
-        () = web::serve(api, routes) => Ok(()),
+        ended = ended => Err(listen(config.api)(ended.unwrap_or_else(std::io::Error::other))),
     }
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Answers questions in threads of their own: where thousands of nodes attach at once, each would wait for its turn among theirs. What is
+/// returned comes when it cannot go on.
+fn serve_apart(
+    listener: std::net::TcpListener,
+    certificate: Option<(Arc<Certificate>, Protocol)>,
+    routes: axum::Router,
+) -> std::io::Result<oneshot::Receiver<std::io::Error>> {
+    // Who asks says who they are with each request, and not with the connection.
+    let limits = Limits { connections: 1024, per_address: 256, identify_within: None, ..Limits::default() };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let (end, ended) = oneshot::channel();
+    std::thread::Builder::new().name("api".to_owned()).spawn(move || {
+        let served = runtime.block_on(async move {
+            let incoming = Incoming::new(TcpListener::from_std(listener)?, certificate, limits)?;
+            web::serve(incoming, routes).await;
+            Ok(())
+        });
+        let _ = end.send(served.err().unwrap_or_else(|| std::io::Error::other("the API has ended")));
+    })?;
+    Ok(ended)
 }
 
 impl Aggregator {
