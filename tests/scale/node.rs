@@ -294,7 +294,7 @@ impl Fleet {
                     }
                     if !self.churn.lock().unwrap().is_zero() {
                         sequence += 1;
-                        self.replace(node, stream, sequence, turn).await?;
+                        self.replace(node, stream, sequence).await?;
                     }
                 }
             }
@@ -309,8 +309,9 @@ impl Fleet {
     }
 
     /// A container ends, and one of another image that the node has or gets begins.
-    async fn replace(&self, node: usize, stream: &Stream, sequence: u64, turn: u64) -> Result<(), Status> {
-        let random = mix(&[7, node as u64, sequence, turn]);
+    async fn replace(&self, node: usize, stream: &Stream, sequence: u64) -> Result<(), Status> {
+        // Never the same twice, whatever lives the aggregator has: an ID that was given before would replace a container that runs.
+        let random = mix(&[7, node as u64, self.counts.changes.fetch_add(1, Ordering::Relaxed) as u64]);
         let shape = self.world.shape;
         let (gone, id, image) = {
             let mut all = self.containers.lock().unwrap();
@@ -324,7 +325,6 @@ impl Fleet {
             containers.insert(id.clone(), image);
             (gone, id, image)
         };
-        self.counts.changes.fetch_add(1, Ordering::Relaxed);
         let gone = vec![v1::ContainerKey { containerd_namespace: "k8s.io".to_owned(), id: gone }];
         let containers = vec![seen(&self.world, &id, image)];
         stream.say(v1::report::Report::Containers(v1::Containers { sequence, full: false, containers, gone })).await
