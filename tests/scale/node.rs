@@ -311,7 +311,7 @@ impl Fleet {
     /// A container ends, and one of another image that the node has or gets begins.
     async fn replace(&self, node: usize, stream: &Stream, sequence: u64) -> Result<(), Status> {
         // Never the same twice, whatever lives the aggregator has: an ID that was given before would replace a container that runs.
-        let random = mix(&[7, node as u64, self.counts.changes.fetch_add(1, Ordering::Relaxed) as u64]);
+        let random = mix(&[7, node as u64, self.counts.changes.fetch_add(1, Ordering::Relaxed)]);
         let shape = self.world.shape;
         let (gone, id, image) = {
             let mut all = self.containers.lock().unwrap();
