@@ -141,6 +141,20 @@ impl Dictionary {
         Ok(dictionary)
     }
 
+    /// Passes on what came of writing. Whoever failed half-way left numbers that no row has: they are loaded again.
+    pub(super) async fn settle<T>(
+        &mut self,
+        pool: &SqlitePool,
+        written: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if written.is_err()
+            && let Ok(loaded) = Self::load(pool).await
+        {
+            *self = loaded;
+        }
+        written
+    }
+
     pub(super) fn distribution(&mut self, distribution: &Distribution, add: &mut Additions) -> i64 {
         let Distribution { id, version_id, codename, name, .. } = distribution;
         let (number, new) = self.distributions.number(key(&[id, version_id, codename, name]));
@@ -190,13 +204,13 @@ impl Dictionary {
         number
     }
 
-    /// The number of a verdict, whether its row is new, and whether it says something else than before.
-    pub(super) fn verdict(&mut self, verdict: &Verdict) -> (i64, bool, bool) {
+    /// The number of a verdict, and whether its row has to be written: it is new, or says something else than before.
+    pub(super) fn verdict(&mut self, verdict: &Verdict) -> (i64, bool) {
         let key = (verdict.package, verdict.problem.clone(), verdict.unassessed);
         let (number, new) = self.verdicts.number(key);
         let said = said(verdict);
         let changed = self.said.insert(number, said) != Some(said);
-        (number, new, changed && !new)
+        (number, new || changed)
     }
 }
 

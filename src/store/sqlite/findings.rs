@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use outcrop_proto::Digest;
 use sqlx::Row as _;
 
-use super::dictionary::{Dictionary, write_verdicts};
+use super::dictionary::write_verdicts;
 use super::{Sqlite, StoreError, count, digest, integer, json};
 use crate::store::{Findings, RematchRow, StackFindings, Verdict, VerdictId};
 
@@ -15,9 +15,9 @@ impl Findings for Sqlite {
         let mut numbers = Vec::with_capacity(verdicts.len());
         let mut touched = Vec::new();
         for verdict in verdicts {
-            let (number, new, changed) = dictionary.verdict(verdict);
+            let (number, is_told) = dictionary.verdict(verdict);
             numbers.push(number);
-            if new || changed {
+            if is_told {
                 touched.push((number, verdict));
             }
         }
@@ -29,15 +29,8 @@ impl Findings for Sqlite {
             write_verdicts(&mut transaction, &touched).await?;
             Ok(transaction.commit().await?)
         };
-        match written.await {
-            Ok(()) => Ok(numbers),
-            Err(error) => {
-                if let Ok(loaded) = Dictionary::load(&self.reader).await {
-                    *dictionary = loaded;
-                }
-                Err(error)
-            }
-        }
+        let written = written.await.map(|()| numbers);
+        dictionary.settle(&self.reader, written).await
     }
 
     async fn put_findings(&self, findings: &StackFindings, at: i64) -> Result<(u64, u64), StoreError> {

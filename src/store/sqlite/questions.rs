@@ -14,9 +14,9 @@ use crate::store::{
 /// With so few stacks their findings are sorted; with more, verdicts are gone through in their order.
 const FEW: usize = 64;
 
-/// Packages of the name ?4, whole or short.
-const NAMED: &str = "SELECT id FROM package WHERE name = ?4 COLLATE NOCASE
-    UNION SELECT id FROM package WHERE short = ?4 COLLATE NOCASE";
+/// Packages of the name ?1, whole or short.
+const NAMED: &str = "SELECT id FROM package WHERE name = ?1 COLLATE NOCASE
+    UNION SELECT id FROM package WHERE short = ?1 COLLATE NOCASE";
 
 #[async_trait]
 impl Questions for Sqlite {
@@ -74,8 +74,8 @@ impl Questions for Sqlite {
     }
 
     async fn list_packages(&self, wanted: &WantedPackages<'_>) -> Result<Vec<PackageRow>, StoreError> {
-        let filters = "(?2 IS NULL OR type = ?2) AND (?3 IS NULL OR version = ?3)
-            AND (?4 IS NULL OR id IN named)";
+        let filters = "(?3 IS NULL OR type = ?3) AND (?4 IS NULL OR version = ?4)
+            AND (?1 IS NULL OR id IN named)";
         // The packages of a name are few, and stacks have many.
         let from = match wanted.name {
             Some(_) => {
@@ -87,7 +87,7 @@ impl Questions for Sqlite {
         let sql = if wanted.by_containers {
             // A stack may have a package several times, with several owners: it counts once.
             format!(
-                "WITH wanted (stack, containers) AS MATERIALIZED (SELECT value ->> 0, value ->> 1 FROM json_each(?1)),
+                "WITH wanted (stack, containers) AS MATERIALIZED (SELECT value ->> 0, value ->> 1 FROM json_each(?2)),
                  named (id) AS ({NAMED}),
                  counted (package, containers) AS (SELECT package, sum(containers) FROM {from}
                      WHERE owner = 0 OR NOT EXISTS (SELECT 1 FROM stack_package AS other WHERE other.stack = wanted.stack
@@ -103,7 +103,7 @@ impl Questions for Sqlite {
                  SELECT id, type, name, version, purl FROM package
                  WHERE {filters} AND ?5 IS NOT NULL AND (name, version, id) > (?6, ?7, ?8)
                      AND EXISTS (SELECT 1 FROM stack_package WHERE package = package.id
-                         AND stack IN (SELECT value ->> 0 FROM json_each(?1)))
+                         AND stack IN (SELECT value ->> 0 FROM json_each(?2)))
                  ORDER BY name, version, id LIMIT ?9"
             )
         };
@@ -111,10 +111,10 @@ impl Questions for Sqlite {
         let (containers, name, version, id) = wanted.after.clone().unwrap_or(first);
         let stacks = json(&wanted.stacks)?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(wanted.name)
             .bind(&stacks)
             .bind(wanted.r#type)
             .bind(wanted.version)
-            .bind(wanted.name)
             .bind(super::integer(containers))
             .bind(name)
             .bind(version)
@@ -140,13 +140,16 @@ impl Questions for Sqlite {
     }
 
     async fn packages_named(&self, name: &str, stacks: &[StackId]) -> Result<Vec<HasRow>, StoreError> {
-        self.has(
-            "SELECT id FROM package WHERE name = ?1 COLLATE NOCASE
-             UNION SELECT id FROM package WHERE short = ?1 COLLATE NOCASE",
-            name,
-            stacks,
-        )
-        .await
+        let sql = format!(
+            "SELECT stack_package.stack, package.id, type, name, version, purl, paths, layer
+             FROM ({NAMED}) AS named CROSS JOIN package ON package.id = named.id
+             CROSS JOIN stack_package ON stack_package.package = package.id
+                 AND stack_package.stack IN (SELECT value FROM json_each(?2))
+             LEFT JOIN evidence ON evidence.id = stack_package.evidence
+             ORDER BY name, version, package.id, stack_package.stack"
+        );
+        let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(name).bind(json(&stacks)?);
+        has(&query.fetch_all(&self.reader).await?)
     }
 
     async fn packages_with(&self, problem: &str, stacks: &[StackId]) -> Result<Vec<HasRow>, StoreError> {
@@ -228,20 +231,6 @@ impl Sqlite {
             package.severities = severities.get(&package.id).copied().unwrap_or_default();
         }
         Ok(())
-    }
-
-    /// Stacks that have one of the packages that `which` selects by a word.
-    async fn has(&self, which: &'static str, word: &str, stacks: &[StackId]) -> Result<Vec<HasRow>, StoreError> {
-        let sql = format!(
-            "SELECT stack_package.stack, package.id, type, name, version, purl, paths, layer
-             FROM ({which}) AS named CROSS JOIN package ON package.id = named.id
-             CROSS JOIN stack_package ON stack_package.package = package.id
-                 AND stack_package.stack IN (SELECT value FROM json_each(?2))
-             LEFT JOIN evidence ON evidence.id = stack_package.evidence
-             ORDER BY name, version, package.id, stack_package.stack"
-        );
-        let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(word).bind(json(&stacks)?);
-        has(&query.fetch_all(&self.reader).await?)
     }
 }
 

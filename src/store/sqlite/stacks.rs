@@ -12,24 +12,20 @@ use crate::store::{Counts, MergedPackage, MergedStack, PackageRef, StackId, Stac
 /// Paths that list a package, of those that are told: a jar may hold the same one a hundred times.
 const PATHS: usize = 16;
 
+/// Rows for [`summary`].
+const SUMMARIES: &str = "SELECT stack.*, os, version, codename, distribution.name AS distribution_name
+    FROM stack LEFT JOIN distribution ON distribution.id = stack.distribution";
+
 #[async_trait]
 impl Stacks for Sqlite {
     async fn put_stack(&self, stack: &MergedStack) -> Result<Summary, StoreError> {
-        // Whoever fails half-way leaves numbers that no row has: they are loaded again.
         let mut dictionary = self.dictionary.lock().await;
         let written = self.write_stack(stack, &mut dictionary).await;
-        if written.is_err()
-            && let Ok(loaded) = dictionary::Dictionary::load(&self.reader).await
-        {
-            *dictionary = loaded;
-        }
-        written
+        dictionary.settle(&self.reader, written).await
     }
 
     async fn stacks(&self) -> Result<Vec<Summary>, StoreError> {
-        let sql = "SELECT stack.*, os, version, codename, distribution.name AS distribution_name
-            FROM stack LEFT JOIN distribution ON distribution.id = stack.distribution";
-        sqlx::query(sql).fetch_all(&self.reader).await?.iter().map(summary).collect()
+        sqlx::query(SUMMARIES).fetch_all(&self.reader).await?.iter().map(summary).collect()
     }
 
     async fn packages_of(&self, stack: StackId) -> Result<Vec<PackageRef>, StoreError> {
@@ -107,9 +103,9 @@ impl Sqlite {
         .bind(json(&rows)?)
         .execute(&mut *transaction)
         .await?;
-        let sql = "SELECT stack.*, os, version, codename, distribution.name AS distribution_name
-            FROM stack LEFT JOIN distribution ON distribution.id = stack.distribution WHERE stack.id = ?";
-        let summary = summary(&sqlx::query(sql).bind(id).fetch_one(&mut *transaction).await?)?;
+        let sql = format!("{SUMMARIES} WHERE stack.id = ?");
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id).fetch_one(&mut *transaction).await?;
+        let summary = summary(&row)?;
         transaction.commit().await?;
         Ok(summary)
     }
