@@ -4,7 +4,8 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use super::client::Server;
-use super::output::{self, Column, Format, List, cell, column, wide};
+use super::listing::Listing;
+use super::output::{self, Column, Format, cell, column, wide};
 use super::table::table;
 use super::text::escape;
 use super::{Exit, Fatal, print};
@@ -40,13 +41,8 @@ pub(super) struct WhoHasArguments {
     #[arg(long, short, value_enum, default_value = "table")]
     output: Format,
 
-    /// At most so many
-    #[arg(long, value_name = "COUNT")]
-    limit: Option<usize>,
-
-    /// Leave out the line of heads
-    #[arg(long)]
-    no_headers: bool,
+    #[command(flatten)]
+    listing: Listing,
 
     #[command(flatten)]
     server: Server,
@@ -56,12 +52,8 @@ pub(super) fn status(arguments: &StatusArguments) -> Result<Exit, Fatal> {
     let status = arguments.server.connect()?.get("/api/v1/status", &[])?;
     match arguments.output {
         StatusFormat::Table => print(&in_words(&status))?,
-        StatusFormat::Json => print(&format!("{}\n", output::json(&status)))?,
-        StatusFormat::Yaml => {
-            let mut text = String::new();
-            output::yaml(&status, 0, &mut text);
-            print(&text)?;
-        }
+        StatusFormat::Json => print(&output::json_document(&status))?,
+        StatusFormat::Yaml => print(&output::yaml_document(&status))?,
     }
     Ok(Exit::Done)
 }
@@ -213,13 +205,10 @@ const HAS: &[Column] = &[
 ];
 
 pub(super) fn who_has(arguments: &WhoHasArguments) -> Result<Exit, Fatal> {
-    if arguments.limit == Some(0) {
-        return Err(Fatal::usage("--limit 0 lists nothing"));
-    }
+    arguments.listing.check()?;
     let client = arguments.server.connect()?;
     let query = vec![("q".to_owned(), arguments.question.clone())];
-    let pages = client.pages("/api/v1/who-has", query, arguments.limit);
-    let count = List::new(arguments.output, HAS, !arguments.no_headers).write(pages)?;
+    let count = arguments.listing.write(&client, "/api/v1/who-has", query, HAS, arguments.output)?;
     if count == 0 {
         let unread = unread(&client.get("/api/v1/status", &[])?);
         output::note(arguments.output, &format!("nobody, in what has been read: {unread}"))?;

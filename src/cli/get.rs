@@ -4,7 +4,8 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use super::client::{Client, Parameters, Server, segment};
-use super::output::{self, Column, Format, List, cell, column, wide};
+use super::listing::Listing;
+use super::output::{self, Column, Format, cell, column, wide};
 use super::table::table;
 use super::text::escape;
 use super::{Exit, Fatal, print};
@@ -77,13 +78,8 @@ pub(super) struct Arguments {
     #[arg(long, conflicts_with = "sort_by")]
     by_impact: bool,
 
-    /// At most so many
-    #[arg(long, value_name = "COUNT")]
-    limit: Option<usize>,
-
-    /// Leave out the line of heads
-    #[arg(long)]
-    no_headers: bool,
+    #[command(flatten)]
+    listing: Listing,
 
     #[command(flatten)]
     server: Server,
@@ -247,16 +243,14 @@ fn parameters(arguments: &Arguments, resource: &Resource, named: &str) -> Result
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
-    if arguments.limit == Some(0) {
-        return Err(Fatal::usage("--limit 0 lists nothing"));
-    }
+    arguments.listing.check()?;
     let Some((resource, columns, named)) = arguments.kind.list() else {
         return advisory(arguments);
     };
     let query = parameters(arguments, &resource, named)?;
     let client = arguments.server.connect()?;
-    let pages = client.pages(&format!("/api/v1/{}", resource.name), query, arguments.limit);
-    let count = List::new(arguments.output, columns, !arguments.no_headers).write(pages)?;
+    let path = format!("/api/v1/{}", resource.name);
+    let count = arguments.listing.write(&client, &path, query, columns, arguments.output)?;
     if count == 0 {
         output::note(
             arguments.output,
@@ -273,12 +267,8 @@ fn advisory(arguments: &Arguments) -> Result<Exit, Fatal> {
     let client: Client = arguments.server.connect()?;
     let answer = client.get(&format!("/api/v1/advisories/{}", segment(id)), &[])?;
     match arguments.output {
-        Format::Json => print(&format!("{}\n", output::json(&answer)))?,
-        Format::Yaml => {
-            let mut text = String::new();
-            output::yaml(&answer, 0, &mut text);
-            print(&text)?;
-        }
+        Format::Json => print(&output::json_document(&answer))?,
+        Format::Yaml => print(&output::yaml_document(&answer))?,
         Format::Csv => return Err(Fatal::usage("one advisory is no table: -o table, json or yaml")),
         Format::Table | Format::Wide => print(&describe(&answer))?,
     }

@@ -7,6 +7,7 @@ mod client;
 mod db;
 mod duration;
 mod get;
+mod listing;
 mod node;
 mod output;
 mod report;
@@ -124,10 +125,5 @@ pub fn main() -> ExitCode {
 
 /// Writes to standard output. A reader that went away, as `head` does, is no failure of ours.
 fn print(output: &str) -> Result<(), Fatal> {
-    match std::io::stdout().lock().write_all(output.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Fatal::failed(format!("writing the result: {error}")))
-        }
-        _ => Ok(()),
-    }
+    output::emit(output).map(|_| ())
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::table::Table;
 use super::{Fatal, text};
+use crate::store::RANKS;
 use crate::web::is_treacherous;
 
 /// How an answer is written.
@@ -46,9 +47,6 @@ pub(super) const fn wide(head: &'static str, pointer: &'static str) -> Column {
     Column { head, pointer, wide: true }
 }
 
-/// Severities, the worst first.
-const SEVERITIES: [&str; 6] = ["critical", "high", "medium", "low", "negligible", "unknown"];
-
 /// A value as a cell. Counts by severity are a map.
 pub(super) fn cell(value: &Value) -> String {
     match value {
@@ -56,8 +54,8 @@ pub(super) fn cell(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(values) => values.iter().map(cell).collect::<Vec<_>>().join(", "),
         Value::Object(counts) => {
-            let known = SEVERITIES.iter().filter_map(|severity| Some((*severity, counts.get(*severity)?)));
-            let others = counts.iter().filter(|(key, _)| !SEVERITIES.contains(&key.as_str()));
+            let known = RANKS.iter().filter_map(|severity| Some((*severity, counts.get(*severity)?)));
+            let others = counts.iter().filter(|(key, _)| !RANKS.contains(&key.as_str()));
             let all = known.chain(others.map(|(key, count)| (key.as_str(), count)));
             all.map(|(key, count)| format!("{} {key}", cell(count))).collect::<Vec<_>>().join(", ")
         }
@@ -146,7 +144,7 @@ impl List {
 }
 
 /// Writes to standard output. `false` when its reader went away, as `head` does.
-fn emit(text: &str) -> Result<bool, Fatal> {
+pub(super) fn emit(text: &str) -> Result<bool, Fatal> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
@@ -167,8 +165,20 @@ fn csv(cells: impl IntoIterator<Item = String>) -> String {
     line
 }
 
+/// An answer that is no list as JSON, with a line's end.
+pub(super) fn json_document(value: &Value) -> String {
+    json(value) + "\n"
+}
+
+/// An answer that is no list as YAML.
+pub(super) fn yaml_document(value: &Value) -> String {
+    let mut out = String::new();
+    yaml(value, 0, &mut out);
+    out
+}
+
 /// JSON that a terminal can be shown: the same value, with treacherous characters as escapes. They can be in strings only.
-pub(super) fn json(value: &Value) -> String {
+fn json(value: &Value) -> String {
     let plain = format!("{value:#}");
     let mut out = String::with_capacity(plain.len());
     let mut units = [0; 2];
@@ -183,7 +193,7 @@ pub(super) fn json(value: &Value) -> String {
 }
 
 /// A value as YAML, behind what stands on the line already; ends with a line's end.
-pub(super) fn yaml(value: &Value, depth: usize, out: &mut String) {
+fn yaml(value: &Value, depth: usize, out: &mut String) {
     let indent = "  ".repeat(depth);
     match value {
         Value::Object(map) if !map.is_empty() => {

@@ -82,16 +82,12 @@ pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: 
         .route("/", get(front))
         .route("/metrics", get(measures))
         .fallback(async |uri: Uri| Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path())))
-        .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "that is not done to this; the Allow header says what is")
-        })
+        .method_not_allowed_fallback(not_done)
         .layer(from_fn_with_state(api.clone(), guard::turns))
         .layer(from_fn_with_state(api.clone(), guard::callers));
     // Those who keep the process alive are let in without a token, and wait for nobody.
     let probes = Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready));
-    let probes = probes.method_not_allowed_fallback(async || {
-        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "that is not done to this; the Allow header says what is")
-    });
+    let probes = probes.method_not_allowed_fallback(not_done);
     Router::new()
         .merge(asked)
         .merge(probes)
@@ -99,6 +95,10 @@ pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: 
         .layer(CatchPanicLayer::custom(Problem::panicked))
         .layer(from_fn(guard::headers))
         .with_state(api)
+}
+
+async fn not_done() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "that is not done to this; the Allow header says what is")
 }
 
 /// Ready is who can answer a question.
