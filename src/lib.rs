@@ -4,6 +4,8 @@ pub mod advisory;
 pub mod aggregator;
 pub mod cli;
 pub mod export;
+mod lock;
 mod stamp;
 pub mod store;
+mod token;
 pub mod web;

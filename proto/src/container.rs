@@ -73,6 +73,10 @@ impl Coverage {
     }
 }
 
+/// Why a container has [failed](CoverageState::Failed) that ended before anything could be read of it: agents and the aggregator say it,
+/// and count by it.
+pub const GONE_BEFORE_READING: &str = "gone before reading";
+
 /// The Kubernetes pod of a container, as the kubelet told the runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Pod {

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use outcrop_proto::Digest;
 use serde::{Deserialize, Serialize};
@@ -17,8 +17,9 @@ use crate::advisory::trust::{
     self, MAX_SHRINK_PERCENT, PublicKey, Regression, Signature, Signed, TrustError, regressions,
 };
 use crate::advisory::{Database, DatabaseError, SourceInfo};
+use crate::lock::lock;
 use crate::stamp::Stamp;
-use crate::store::volume;
+use crate::store::free;
 
 /// What says which copy is the one in use.
 const RECORD: &str = "current.json";
@@ -144,6 +145,17 @@ pub struct Current {
     pub sources: Vec<SourceInfo>,
 }
 
+/// A database that is offered.
+struct Offered<'a> {
+    file: &'a Path,
+    /// What its `.minisig` holds.
+    signature: Option<&'a [u8]>,
+    by: &'a str,
+    allow_shrink: bool,
+    /// Whether it is the file that the operator named.
+    watched: bool,
+}
+
 /// What came of a database that was offered and not refused.
 #[derive(Clone, Debug)]
 pub enum Offer {
@@ -186,11 +198,6 @@ pub struct Advisories {
     state: Mutex<State>,
     /// One file is looked into at a time; who only asks what is current does not wait for it.
     offering: Mutex<()>,
-}
-
-/// A lock whose data stays right when somebody panics with it: every change of it is one assignment or call.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A copy on its way into the directory. It removes itself unless it is kept.
@@ -275,7 +282,7 @@ impl Advisories {
     /// # Errors
     /// When it is refused; then the one in use stays.
     pub fn offer(&self, file: &Path, signature: Option<&[u8]>, by: &str, allow_shrink: bool) -> Result<Offer, Refusal> {
-        self.consider(file, signature, by, allow_shrink, false)
+        self.consider(&Offered { file, signature, by, allow_shrink, watched: false })
     }
 
     /// Looks at the file that the operator named: takes it if it has changed since the last look, and is good. The signature lies beside
@@ -304,26 +311,25 @@ impl Advisories {
         Some(match trust::signature_beside(path) {
             Ok(signature) => {
                 let by = format!("watched file {}", path.display());
-                self.consider(path, signature.as_deref(), &by, false, true)
+                self.consider(&Offered {
+                    file: path,
+                    signature: signature.as_deref(),
+                    by: &by,
+                    allow_shrink: false,
+                    watched: true,
+                })
             }
             Err(reason) => refuse(Refusal::Signature { file: path.to_owned(), reason }),
         })
     }
 
-    fn consider(
-        &self,
-        file: &Path,
-        signature: Option<&[u8]>,
-        by: &str,
-        allow_shrink: bool,
-        watched: bool,
-    ) -> Result<Offer, Refusal> {
+    fn consider(&self, offered: &Offered<'_>) -> Result<Offer, Refusal> {
         let _one_at_a_time = lock(&self.offering);
-        let outcome = self.take(file, signature, by, allow_shrink, watched);
+        let outcome = self.take(offered);
         let mut state = lock(&self.state);
         state.refused = outcome.as_ref().err().map(ToString::to_string);
         // The file is not to blame: once there is room it is taken, also when nobody touches it.
-        if watched && matches!(outcome, Err(Refusal::Keep { .. })) {
+        if offered.watched && matches!(outcome, Err(Refusal::Keep { .. })) {
             state.seen = None;
         }
         drop(state);
@@ -333,14 +339,8 @@ impl Advisories {
         outcome
     }
 
-    fn take(
-        &self,
-        file: &Path,
-        signature: Option<&[u8]>,
-        by: &str,
-        allow_shrink: bool,
-        watched: bool,
-    ) -> Result<Offer, Refusal> {
+    fn take(&self, offered: &Offered<'_>) -> Result<Offer, Refusal> {
+        let Offered { file, signature, by, allow_shrink, watched } = *offered;
         let Incoming { copy, digest } = self.copy(file)?;
         let (current, taken_before) = {
             let state = lock(&self.state);
@@ -403,7 +403,7 @@ impl Advisories {
             return Err(Refusal::TooLarge { file: file.to_owned(), limit });
         }
         // Found out before the copy, since it is tried again and again until there is room.
-        if volume::free(&self.directory).is_ok_and(|space| space.free < before.size()) {
+        if free(&self.directory).is_ok_and(|space| space.free < before.size()) {
             return Err(unkept(io::ErrorKind::StorageFull.into()));
         }
         let mut copied = tempfile::Builder::new().prefix(INCOMING).tempfile_in(&self.directory).map_err(unkept)?;

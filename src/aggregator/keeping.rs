@@ -10,13 +10,14 @@ use outcrop_proto::{Coverage, Digest, LayerId};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::advisories::{Current, Offer, Refusal};
-use super::fleet::Ready;
+use super::fleet::{LEASE_SECONDS, Ready};
 use super::matching::{MatchError, Matchmaker};
 use super::memory::{give_back, in_background};
 use super::merging::{Outcome, Stack, merge_stack};
-use super::{Aggregator, TICK, fleet, lock, now};
+use super::{Aggregator, TICK, now};
 use crate::advisory::Database;
 use crate::advisory::trust::signature_beside;
+use crate::lock::lock;
 use crate::store::{RematchRow, StoreError, Summary};
 
 /// How often the advisory database's file is looked at.
@@ -46,8 +47,7 @@ impl Aggregator {
 
     fn order_lease(&self, node: &str, layers: Vec<LayerId>) {
         if !layers.is_empty() {
-            let seconds = u32::try_from(fleet::LEASE.as_secs()).unwrap_or(u32::MAX);
-            let lease = v1::Lease { layers: layers.into_iter().map(Into::into).collect(), seconds };
+            let lease = v1::Lease { layers: layers.into_iter().map(Into::into).collect(), seconds: LEASE_SECONDS };
             self.send(node, v1::order::Order::Lease(lease));
         }
     }
@@ -73,8 +73,7 @@ impl Aggregator {
                 }
                 let asked = self.fleet().cross_reads(now());
                 for (node, layer) in asked {
-                    let seconds = u32::try_from(fleet::LEASE.as_secs()).unwrap_or(u32::MAX);
-                    let cross_read = v1::CrossRead { layers: vec![layer.into()], seconds };
+                    let cross_read = v1::CrossRead { layers: vec![layer.into()], seconds: LEASE_SECONDS };
                     self.send(&node, v1::order::Order::CrossRead(cross_read));
                 }
             }
@@ -204,8 +203,7 @@ impl Aggregator {
     pub(super) async fn take_up_advisories(self: &Arc<Self>) {
         let Some(current) = self.advisories.current() else { return self.watch_advisories().await };
         // Whatever was matched against it already is not matched again.
-        let done = self.store.last_rematch().await.ok().flatten();
-        let is_done = done.is_some_and(|(digest, ended)| digest == current.digest && ended.is_some());
+        let is_done = lock(&self.last_rematch).as_ref().is_some_and(|(digest, _)| *digest == current.digest);
         if self.use_database(&current) && !is_done {
             let aggregator = Arc::clone(self);
             tokio::spawn(async move { aggregator.rematch(&current).await });
@@ -308,7 +306,7 @@ impl Aggregator {
         };
         match outcome.await {
             Ok(row) => {
-                *lock(&self.last_rematch) = Some(row.clone());
+                *lock(&self.last_rematch) = Some((current.digest, row.clone()));
                 give_back().await;
                 Some(row)
             }

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use outcrop_proto::{Digest, Distribution, Package};
 
-use super::lock;
 use super::memory::in_background;
 use crate::advisory::{Database, DatabaseError, Finding, Matcher, Severity, Subject};
+use crate::lock::lock;
 use crate::store::{Counts, PackageRef, RANKS, StackFindings, StackId, Store, StoreError, Verdict, VerdictId};
 
 /// Why a stack could not be matched.

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
 
 use outcrop_proto::Digest;
@@ -33,6 +33,7 @@ use tonic::transport::Server;
 pub use advisories::{AdvisoriesError, Policy, Refusal};
 pub use tokens::{TokenError, make_token};
 
+use crate::lock::lock;
 use crate::store::{RematchRow, Run, Sqlite, Store, StoreError};
 use crate::web;
 use crate::web::listen::{self, Certificate, Incoming, Limits, Protocol};
@@ -155,8 +156,8 @@ pub(crate) struct Aggregator {
     advisories: Advisories,
     /// What stacks are matched with; `None` while there is no database.
     matchmaker: RwLock<Option<Arc<Matchmaker>>>,
-    /// What came of matching everything the last time.
-    last_rematch: Mutex<Option<RematchRow>>,
+    /// What matching everything came to the last time, and against which database; `None` also where that did not end.
+    last_rematch: Mutex<Option<(Digest, RematchRow)>>,
     /// One at a time matches everything.
     rematching: tokio::sync::Mutex<()>,
     /// Matching everything has failed, and has to be done again.
@@ -191,11 +192,6 @@ struct Counters {
     unasked: AtomicU64,
     /// Streams that were ended for what was said in them, or not begun.
     refused: AtomicU64,
-}
-
-/// A lock whose data stays right when somebody panics with it: every change of it is one assignment or call.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Discards in the store what a node read that is not believed any more.
@@ -322,7 +318,7 @@ impl Aggregator {
             cataloguers: outcrop_agent::catalog::VERSION,
         };
         let store: Arc<dyn Store> = Arc::new(store);
-        let last_rematch = store.last_rematch().await?.and_then(|(_, ended)| ended);
+        let last_rematch = store.last_rematch().await?.and_then(|(database, ended)| Some((database, ended?)));
         let stacks = store.stacks().await?;
         let chains: HashMap<i64, Digest> = stacks.iter().map(|summary| (summary.id, summary.chain)).collect();
         let distrusted = store.distrusted().await?;

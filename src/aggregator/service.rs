@@ -42,8 +42,8 @@ const OF_A_REPORT: f64 = 20.0;
 /// How long an inventory may stand still on its way, or wait for memory.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// Longest reason that a node may give, bytes.
-const MAX_REASON: usize = 1024;
+/// Longest name of a cage, bytes.
+const MAX_CAGE: usize = 100;
 
 /// Serves the nodes of an aggregator.
 #[derive(Debug)]
@@ -128,7 +128,8 @@ impl Service {
             self.0.counters.unasked.fetch_add(1, Relaxed);
             return Err(unleased(&layer));
         };
-        let (cage, marks) = (cut(first.cage, 100), first.marks);
+        let (mut cage, marks) = (first.cage, first.marks);
+        cage.truncate(cage.floor_char_boundary(MAX_CAGE));
         let mut held: Vec<OwnedSemaphorePermit> = Vec::new();
         let mut compressed = Vec::new();
         let mut piece = Some(first.bytes);
@@ -197,11 +198,6 @@ fn malformed(error: WireError) -> Status {
 
 fn layer(id: Option<&v1::LayerId>) -> Result<LayerId, Status> {
     id.ok_or_else(|| Status::invalid_argument("a layer's identity is missing"))?.try_into().map_err(malformed)
-}
-
-fn cut(mut text: String, most: usize) -> String {
-    text.truncate(text.floor_char_boundary(most));
-    text
 }
 
 impl Aggregator {
@@ -286,7 +282,7 @@ impl Aggregator {
             }
             Some(Report::Unreadable(unreadable)) => {
                 let layer = layer(unreadable.layer.as_ref())?;
-                let reason = cut(unreadable.reason, MAX_REASON);
+                let reason = unreadable.reason;
                 let coverage = match unreadable.state.as_str() {
                     "too-large" => Coverage::new(CoverageState::TooLarge, reason),
                     _ => Coverage::failed(reason),
@@ -412,7 +408,7 @@ impl Aggregator {
                 Ok(())
             }
             Verified::Inconclusive => Ok(()),
-            Verified::Same => {
+            Verified::Same | Verified::Upheld => {
                 self.counters.verified.fetch_add(1, Relaxed);
                 self.store.verified(&id, &digest, node, now().unix).await
             }
@@ -420,10 +416,6 @@ impl Aggregator {
                 self.counters.contradicted.fetch_add(1, Relaxed);
                 self.changed.notify_one();
                 Ok(())
-            }
-            Verified::Upheld => {
-                self.counters.verified.fetch_add(1, Relaxed);
-                self.store.verified(&id, &digest, node, now().unix).await
             }
             Verified::Overturned(reader) => {
                 self.counters.contradicted.fetch_add(1, Relaxed);

@@ -1,22 +1,16 @@
 //! Who may speak for which node: one seam, and behind it a file of names and hashes, one token a line.
 //!
-//! A token is 32 random bytes, written in hexadecimal; the file holds its SHA-256, so that who reads the file can speak for nobody.
 //! A node may have several lines: a new token is added, the agent restarted with it, and the old line removed.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use outcrop_proto::Digest;
 
-use crate::stamp::Stamp;
-
-/// Largest file of tokens that is read, bytes: of 100,000 nodes, and more.
-const MAX_FILE: u64 = 64 << 20;
+use crate::token::{self, Watched};
 
 /// Why tokens could not be read or made.
 #[derive(Debug, thiserror::Error)]
@@ -96,11 +90,6 @@ pub struct Tokens {
     nodes: HashMap<Digest, String>,
 }
 
-fn is_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    !name.is_empty() && name.len() <= 253 && name.bytes().all(allowed)
-}
-
 impl Tokens {
     /// Reads the file.
     ///
@@ -108,21 +97,18 @@ impl Tokens {
     /// When it cannot be read, or has a line that is none.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let file = |source| TokenError::File { path: path.to_owned(), source };
-        Self::parse(path, &read_text(path).map_err(file)?)
+        Self::parse(path, &token::read_text(path).map_err(file)?)
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, TokenError> {
         let mut nodes: HashMap<Digest, String> = HashMap::new();
-        for (number, line) in text.lines().enumerate() {
-            if line.trim().is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let (path, line_number) = (path.to_owned(), number + 1);
-            let parsed = line.split_once(' ').filter(|(name, _)| is_name(name));
+        for (number, line) in token::lines(text) {
+            let path = path.to_owned();
+            let parsed = line.split_once(' ').filter(|(name, _)| token::is_name(name));
             let parsed = parsed.and_then(|(name, hash)| Some((name, hash.trim().parse::<Digest>().ok()?)));
-            let Some((name, hash)) = parsed else { return Err(TokenError::Line { path, line: line_number }) };
+            let Some((name, hash)) = parsed else { return Err(TokenError::Line { path, line: number }) };
             if nodes.insert(hash, name.to_owned()).is_some_and(|other| other != name) {
-                return Err(TokenError::Shared { path, line: line_number });
+                return Err(TokenError::Shared { path, line: number });
             }
         }
         Ok(Self { nodes })
@@ -134,27 +120,9 @@ impl Tokens {
     }
 }
 
-/// Reads a file of bounded length.
-fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE { Err(io::Error::other("too large")) } else { Ok(text) }
-}
-
-#[derive(Debug)]
-struct Known {
-    tokens: Tokens,
-    /// The file as it was when it was looked into.
-    seen: Option<Stamp>,
-    problem: Option<String>,
-}
-
 /// The file of tokens, read again when it changes. One that turns bad changes nothing but [`Identify::problem`].
 #[derive(Debug)]
-pub struct TokenFile {
-    path: PathBuf,
-    known: Mutex<Known>,
-}
+pub struct TokenFile(Watched<Tokens, TokenError>);
 
 impl TokenFile {
     /// Opens the file.
@@ -162,35 +130,7 @@ impl TokenFile {
     /// # Errors
     /// When it cannot be read, or has a line that is none.
     pub fn open(path: &Path) -> Result<Self, TokenError> {
-        let seen = Stamp::of(path);
-        let known = Known { tokens: Tokens::read(path)?, seen, problem: None };
-        Ok(Self { path: path.to_owned(), known: Mutex::new(known) })
-    }
-
-    /// What is known, after a look at the file: one call of `stat`, where it did not change.
-    fn fresh(&self) -> MutexGuard<'_, Known> {
-        let mut known = self.known();
-        let now = Stamp::of(&self.path);
-        if known.seen != now {
-            let read = Tokens::read(&self.path);
-            // Written to while it was read: half of it is not all of it, and it is looked into again.
-            if Stamp::of(&self.path) != now {
-                return known;
-            }
-            known.seen = now;
-            match read {
-                Ok(tokens) => (known.tokens, known.problem) = (tokens, None),
-                Err(error) => {
-                    known.problem = Some(format!("{error}; the tokens that were read before it changed are used"))
-                }
-            }
-        }
-        known
-    }
-
-    /// Every change is one assignment: what is known stays right when somebody panics with it.
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        Watched::open(path, Tokens::read).map(Self)
     }
 }
 
@@ -198,21 +138,21 @@ impl Identify for TokenFile {
     fn node<'a>(&'a self, token: &'a str) -> Identified<'a> {
         Box::pin(async move {
             let token = Digest::of(token.as_bytes());
-            let node = self.fresh().tokens.nodes.get(&token).cloned();
+            let node = self.0.fresh().tokens.nodes.get(&token).cloned();
             node.map(|node| Speaker { node, token }).ok_or(Denied::Unknown)
         })
     }
 
     fn still_valid(&self, node: &str, token: &Digest) -> bool {
-        self.known().tokens.nodes.get(token).is_some_and(|of| of == node)
+        self.0.known().tokens.nodes.get(token).is_some_and(|of| of == node)
     }
 
     fn refresh(&self) {
-        drop(self.fresh());
+        drop(self.0.fresh());
     }
 
     fn problem(&self) -> Option<String> {
-        self.known().problem.clone()
+        self.0.known().problem.clone()
     }
 }
 
@@ -221,32 +161,11 @@ impl Identify for TokenFile {
 /// # Errors
 /// When the name is none, or the file cannot be written.
 pub fn make_token(path: &Path, node: &str) -> Result<String, TokenError> {
-    if !is_name(node) {
+    if !token::is_name(node) {
         return Err(TokenError::Name(node.to_owned()));
     }
-    let file = |source| TokenError::File { path: path.to_owned(), source };
-    let mut random = [0; 32];
-    File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).map_err(file)?;
-    let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut line = format!("{node} {}\n", Digest::of(token.as_bytes()));
-    let mut out = File::options().create(true).append(true).read(true).open(path).map_err(file)?;
-    if !ends_with_newline(&mut out).map_err(file)? {
-        line.insert(0, '\n');
-    }
-    // One write, so that who reads meanwhile sees all of the line or nothing.
-    out.write_all(line.as_bytes()).and_then(|()| out.sync_all()).map_err(file)?;
-    Ok(token)
-}
-
-/// Whether a line may be appended as it is.
-fn ends_with_newline(file: &mut File) -> io::Result<bool> {
-    if file.metadata()?.len() == 0 {
-        return Ok(true);
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last == *b"\n")
+    token::add(path, |hash| format!("{node} {hash}"))
+        .map_err(|source| TokenError::File { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

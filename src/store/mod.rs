@@ -6,7 +6,7 @@
 
 mod row;
 mod sqlite;
-pub mod volume;
+mod volume;
 
 use async_trait::async_trait;
 use outcrop_proto::{Digest, Distribution, LayerId, Package};

@@ -1,17 +1,14 @@
 //! Who asks, what they may do, and what they may see: one seam, where Kubernetes' RBAC will stand as well.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::stamp::Stamp;
 use outcrop_proto::Digest;
 
 use super::source::Scope;
+use crate::token::{self, Watched, is_name};
 
 /// What a caller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,24 +116,10 @@ pub enum AccessError {
     Nothing,
 }
 
-fn is_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    !name.is_empty() && name.len() <= 253 && name.bytes().all(allowed)
-}
-
 /// A file of names, rights and hashes of tokens, one a line: `NAME RIGHT[,RIGHT] sha256:HASH [NAMESPACE,...]`. Without namespaces the
 /// caller sees everything. It is read again when it changes; one that cannot be read leaves what was read before in force.
-#[derive(Clone, Debug)]
-pub struct TokenFile {
-    path: PathBuf,
-    state: Arc<Mutex<State>>,
-}
-
 #[derive(Debug)]
-struct State {
-    stamp: Option<Stamp>,
-    callers: HashMap<Digest, Caller>,
-}
+pub struct TokenFile(Watched<HashMap<Digest, Caller>, AccessError>);
 
 impl TokenFile {
     /// Reads the file.
@@ -144,21 +127,12 @@ impl TokenFile {
     /// # Errors
     /// When it cannot be read, or has a line that is none.
     pub fn open(path: &Path) -> Result<Self, AccessError> {
-        let stamp = Stamp::of(path);
-        let callers = read(path)?;
-        Ok(Self { path: path.to_owned(), state: Arc::new(Mutex::new(State { stamp, callers })) })
+        Watched::open(path, read).map(Self)
     }
 
     /// Looked up by its hash, so that the time it takes tells nothing of the tokens there are.
     fn caller(&self, token: &str) -> Option<Caller> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = Stamp::of(&self.path);
-        if stamp != state.stamp
-            && let Ok(callers) = read(&self.path)
-        {
-            *state = State { stamp, callers };
-        }
-        state.callers.get(&Digest::of(token.as_bytes())).cloned()
+        self.0.fresh().tokens.get(&Digest::of(token.as_bytes())).cloned()
     }
 }
 
@@ -170,13 +144,10 @@ impl Authorizer for TokenFile {
 }
 
 fn read(path: &Path) -> Result<HashMap<Digest, Caller>, AccessError> {
-    let text = std::fs::read_to_string(path).map_err(|source| AccessError::File { path: path.to_owned(), source })?;
+    let text = token::read_text(path).map_err(|source| AccessError::File { path: path.to_owned(), source })?;
     let mut callers = HashMap::new();
-    for (number, line) in text.lines().enumerate() {
-        if line.trim().is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let (hash, caller) = parse(line).ok_or(AccessError::Line { path: path.to_owned(), line: number + 1 })?;
+    for (number, line) in token::lines(&text) {
+        let (hash, caller) = parse(line).ok_or(AccessError::Line { path: path.to_owned(), line: number })?;
         callers.insert(hash, caller);
     }
     Ok(callers)
@@ -210,19 +181,9 @@ pub fn make_api_token(path: &Path, name: &str, rights: &[Right], namespaces: &[S
     if rights.is_empty() {
         return Err(AccessError::Nothing);
     }
-    let file = |source| AccessError::File { path: path.to_owned(), source };
-    let mut random = [0; 32];
-    std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).map_err(file)?;
-    let mut token = String::with_capacity(64);
-    for byte in random {
-        // Writing into a string cannot fail.
-        let _ = write!(token, "{byte:02x}");
-    }
     let rights: Vec<&str> = rights.iter().map(|right| right.as_str()).collect();
-    let line = format!("{name} {} {} {}", rights.join(","), Digest::of(token.as_bytes()), namespaces.join(","));
-    let mut out = std::fs::File::options().create(true).append(true).open(path).map_err(file)?;
-    writeln!(out, "{}", line.trim_end()).map_err(file)?;
-    Ok(token)
+    let line = |hash| format!("{name} {} {hash} {}", rights.join(","), namespaces.join(",")).trim_end().to_owned();
+    token::add(path, line).map_err(|source| AccessError::File { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -253,6 +214,15 @@ mod tests {
         // A file that is none leaves what was in force, which is nobody.
         std::fs::write(&path, text.replace("sha256", "sha1")).unwrap();
         assert_eq!(file.caller(&admin), None);
+    }
+
+    #[test]
+    fn a_token_is_added_to_a_file_whose_last_line_does_not_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api");
+        std::fs::write(&path, "# by hand").unwrap();
+        let token = make_api_token(&path, "ann", &[Right::Read], &[]).unwrap();
+        assert_eq!(TokenFile::open(&path).unwrap().caller(&token).map(|caller| caller.name).as_deref(), Some("ann"));
     }
 
     #[test]

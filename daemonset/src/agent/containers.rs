@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use outcrop_proto::container::{Container, Coverage, CoverageState};
+use outcrop_proto::container::{Container, Coverage, CoverageState, GONE_BEFORE_READING};
 use outcrop_proto::wire::Seen;
 use outcrop_proto::{Digest, LayerId};
 use overlayfs_reader::MarkNamespace;
@@ -24,9 +24,6 @@ const MAX_LINGERING: usize = 512;
 
 /// A start that is told so late belongs to a container that was listed and is gone again.
 const LATE: Duration = Duration::from_secs(1);
-
-/// What the coverage of a container says that nobody came to look at.
-pub(super) const GONE_BEFORE_READING: &str = "gone before reading";
 
 /// A container, and where it can be read.
 #[derive(Debug)]

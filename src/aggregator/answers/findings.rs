@@ -198,7 +198,7 @@ impl Aggregator {
             id: worst.problem.clone(),
             aliases: aliases.into_iter().filter(|alias| *alias != worst.problem).collect(),
             summary: worst.summary.clone(),
-            severity: RANKS.get(usize::from(worst.rank)).copied().unwrap_or("unknown").to_owned(),
+            severity: severity(worst.rank),
             packages,
             containers: touched.iter().filter_map(|id| containers_of.get(id)).sum(),
             images: touched.len() as u64,
@@ -219,7 +219,7 @@ fn words(row: &FindingRow, container: ContainerRef, layer: Option<String>) -> Fi
         evidence: first_line(&row.evidence),
         status: row.status.clone(),
         fixed: row.fixed.clone(),
-        severity: RANKS.get(usize::from(row.rank)).copied().unwrap_or("unknown").to_owned(),
+        severity: severity(row.rank),
         score: row.score,
         layer,
         summary: row.summary.clone(),
@@ -231,6 +231,11 @@ fn words(row: &FindingRow, container: ContainerRef, layer: Option<String>) -> Fi
 fn key(row: &FindingRow, held: &Held<'_>) -> Place {
     let (namespace, id) = (held.key.0.to_string(), held.key.1.to_string());
     (row.rank, row.problem.clone(), row.verdict, row.stack, held.node.to_string(), namespace, id)
+}
+
+/// The word for a rank.
+fn severity(rank: u8) -> String {
+    RANKS.get(usize::from(rank)).copied().unwrap_or("unknown").to_owned()
 }
 
 fn first_line(text: &str) -> String {

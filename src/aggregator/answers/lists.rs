@@ -1,13 +1,14 @@
 //! Nodes, containers, images and layers: what the fleet knows.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use outcrop_proto::{Digest, LayerId, Step};
 
 use super::status::sees_node;
-use super::{Chosen, by_severity, container_ref, digest, is, time};
+use super::{Chosen, by_severity, container_ref, identity, is, time};
 use crate::aggregator::fleet::{Container, Fleet, LayerState, Visible};
 use crate::aggregator::{Aggregator, now};
+use crate::store::Summary;
 use crate::web::list::{CONTAINERS, IMAGES, LAYERS, NODES, page};
 use crate::web::{
     AgentItem, ContainerItem, ContainerRef, Failure, ImageItem, LayerItem, List, NodeItem, Page, RoleItem, Scope,
@@ -28,11 +29,7 @@ impl Aggregator {
                 && distrusted.is_none_or(|distrusted| distrusted == fleet.is_distrusted(name))
                 && sees_node(scope, node)
         });
-        let page = page(
-            &NODES,
-            list,
-            nodes.map(|(name, node)| (name.to_owned(), node)).map(|(name, node)| (name.clone(), (name, node))),
-        )?;
+        let page = page(&NODES, list, nodes.map(|(name, node)| (name.to_owned(), (name, node))))?;
         let at = now().instant;
         Ok(page.map(|(name, node)| {
             let seen = node.containers.values().filter(|container| scope.sees(container.namespace())).count();
@@ -41,7 +38,7 @@ impl Aggregator {
                     .roles
                     .iter()
                     .map(|role| RoleItem {
-                        name: role.name.chars().take(32).collect(),
+                        name: role.name.clone(),
                         resident_bytes: role.resident_bytes,
                         cpu_milliseconds: role.cpu_milliseconds,
                         starts: role.starts,
@@ -55,9 +52,9 @@ impl Aggregator {
                 queue: metrics.queue,
             });
             NodeItem {
-                distrusted: fleet.is_distrusted(&name),
-                layers_read: read.get(name.as_str()).copied().unwrap_or(0),
-                name,
+                distrusted: fleet.is_distrusted(name),
+                layers_read: read.get(name).copied().unwrap_or(0),
+                name: name.to_owned(),
                 agent_version: node.agent_version.clone(),
                 cataloguers: node.cataloguers,
                 cage: node.cage.clone(),
@@ -87,7 +84,7 @@ impl Aggregator {
         Ok(page(&CONTAINERS, list, keyed)?.map(|(name, key, container)| {
             let ContainerRef { node, containerd_namespace, id, name, namespace, pod, image, stack } =
                 container_ref(name, key, container);
-            let summary = container.stack.and_then(|digest| fleet.stack(&digest)?.summary().cloned());
+            let summary = container.stack.and_then(|digest| fleet.stack(&digest)?.summary());
             ContainerItem {
                 node,
                 containerd_namespace,
@@ -98,18 +95,17 @@ impl Aggregator {
                 image,
                 stack,
                 coverage: fleet.coverage_of(container),
-                distribution: summary.as_ref().and_then(|summary| Some(summary.distribution.as_ref()?.name.clone())),
-                packages: summary.as_ref().map_or(0, |summary| summary.packages),
-                findings: summary
-                    .map(|summary| by_severity(summary.counts.severities.map(u64::from)))
-                    .unwrap_or_default(),
+                distribution: summary.and_then(|summary| distribution(summary)),
+                packages: summary.map_or(0, |summary| summary.packages),
+                findings: summary.map(|summary| findings(summary)).unwrap_or_default(),
                 since: time(container.since),
             }
         }))
     }
 
     pub(super) fn list_images(&self, scope: &Scope, list: &List) -> Result<Page<ImageItem>, Failure> {
-        let (stack, layer) = (digest(list, "stack")?, layer(list, "layer")?);
+        let stack: Option<Digest> = identity(list, "stack")?;
+        let layer: Option<LayerId> = identity(list, "layer")?;
         let fleet = self.fleet();
         let chosen = chosen_stacks(&fleet, scope, list);
         let wanted = fleet.visible(scope).filter(|visible| {
@@ -140,18 +136,16 @@ impl Aggregator {
         Ok(page.map(|Visible { digest, stack, containers }| {
             let SeenAs { names, nodes } = seen.remove(digest).unwrap_or_default();
             let summary = stack.summary();
-            let count = |of: fn(&crate::store::Summary) -> u64| summary.map_or(0, |summary| of(summary));
+            let count = |of: fn(&Summary) -> u64| summary.map_or(0, |summary| of(summary));
             ImageItem {
                 stack: digest.to_string(),
                 names: names.into_iter().map(ToOwned::to_owned).collect(),
                 coverage: fleet.coverage(digest),
-                distribution: summary.and_then(|summary| Some(summary.distribution.as_ref()?.name.clone())),
+                distribution: summary.and_then(|summary| distribution(summary)),
                 layers: stack.layers().len() as u64,
                 packages: count(|summary| summary.packages),
                 unidentified: count(|summary| summary.unidentified),
-                findings: summary
-                    .map(|summary| by_severity(summary.counts.severities.map(u64::from)))
-                    .unwrap_or_default(),
+                findings: summary.map(|summary| findings(summary)).unwrap_or_default(),
                 withheld: count(|summary| u64::from(summary.counts.withheld)),
                 containers: u64::from(containers),
                 nodes: nodes.len() as u64,
@@ -160,7 +154,9 @@ impl Aggregator {
     }
 
     pub(super) fn list_layers(&self, scope: &Scope, list: &List) -> Result<Page<LayerItem>, Failure> {
-        let (wanted_id, stack, disputed) = (layer(list, "id")?, digest(list, "stack")?, list.flag("disputed")?);
+        let wanted_id: Option<LayerId> = identity(list, "id")?;
+        let stack: Option<Digest> = identity(list, "stack")?;
+        let disputed = list.flag("disputed")?;
         let fleet = self.fleet();
         let chosen = chosen_stacks(&fleet, scope, list);
         let wanted = fleet.visible(scope).filter(|visible| {
@@ -190,6 +186,16 @@ impl Aggregator {
         });
         Ok(page(&LAYERS, list, keyed)?.map(|(id, impact)| item(&fleet, scope, id, impact)))
     }
+}
+
+/// The name of a stack's distribution.
+fn distribution(summary: &Summary) -> Option<String> {
+    summary.distribution.as_ref().map(|distribution| distribution.name.clone())
+}
+
+/// Findings of a stack by severity.
+fn findings(summary: &Summary) -> BTreeMap<String, u64> {
+    by_severity(summary.counts.severities.map(u64::from))
 }
 
 /// By which names, and where, containers of an image are seen.
@@ -287,10 +293,4 @@ fn name_of(fleet: &Fleet, scope: &Scope, stack: &Digest) -> Option<String> {
     let mut containers = nodes.flat_map(|node| node.containers.values());
     let seen = |of: &&Container| of.stack.as_ref() == Some(stack) && scope.sees(of.namespace());
     containers.find(seen).map(|container| container.image.to_string())
-}
-
-/// A layer's identity in a filter.
-fn layer(list: &List, name: &str) -> Result<Option<LayerId>, Failure> {
-    let Some(text) = list.filter(name) else { return Ok(None) };
-    text.parse().map(Some).map_err(|error| Failure::Question(format!("{name}={text}: {error}")))
 }

@@ -7,7 +7,9 @@ mod packages;
 mod status;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use outcrop_proto::Digest;
@@ -75,7 +77,11 @@ impl Source for Answers {
     fn distrust<'a>(&'a self, node: &'a str, distrusted: bool) -> Future<'a, u64> {
         let aggregator = &self.0;
         Box::pin(async move {
-            if !aggregator.fleet().nodes().any(|(name, _)| name == node) && !aggregator.fleet().is_distrusted(node) {
+            let is_known = {
+                let fleet = aggregator.fleet();
+                fleet.node(node).is_some() || fleet.is_distrusted(node)
+            };
+            if !is_known {
                 return Err(Failure::Missing(format!("there is no node {node:?}")));
             }
             if !distrusted {
@@ -125,8 +131,8 @@ fn container_ref(node: &str, key: &Key, container: &Container) -> ContainerRef {
     }
 }
 
-/// A digest in a filter.
-fn digest(list: &List, name: &str) -> Result<Option<Digest>, Failure> {
+/// The identity of a stack or a layer in a filter.
+fn identity<T: FromStr<Err: Display>>(list: &List, name: &str) -> Result<Option<T>, Failure> {
     let Some(text) = list.filter(name) else { return Ok(None) };
     text.parse().map(Some).map_err(|error| Failure::Question(format!("{name}={text}: {error}")))
 }
@@ -155,7 +161,7 @@ struct Chosen<'a> {
 impl<'a> Chosen<'a> {
     fn new(scope: &'a Scope, list: &'a List) -> Result<Self, Failure> {
         let some = list.filters.iter().any(|(name, _)| OF_CONTAINERS.contains(&name.as_str()));
-        Ok(Self { scope, list, stack: digest(list, "stack")?, some })
+        Ok(Self { scope, list, stack: identity(list, "stack")?, some })
     }
 
     fn is(&self, node: &str, container: &Container) -> bool {

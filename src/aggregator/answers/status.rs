@@ -8,7 +8,8 @@ use outcrop_proto::{CoverageState, Distribution, PackageType};
 use super::{by_severity, words};
 use crate::advisory;
 use crate::aggregator::fleet::Overview;
-use crate::aggregator::{Aggregator, lock, now};
+use crate::aggregator::{Aggregator, now};
+use crate::lock::lock;
 use crate::store::RANKS;
 use crate::web::{
     AssessedCount, CoverageCount, DatabaseStatus, Failure, NodeCounts, ReasonCount, ReportCounts, Scope, SourceStatus,
@@ -79,7 +80,7 @@ impl Aggregator {
                 }
             }
         }
-        let rematch = lock(&self.last_rematch).clone();
+        let rematch = lock(&self.last_rematch).clone().map(|(_, rematch)| rematch);
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: self.cluster.clone(),

@@ -11,12 +11,6 @@ use super::{Fleet, Now};
 use crate::store::Summary;
 use crate::web::{LayerCounts, Lifetimes, Scope};
 
-/// What has been counted since the start.
-#[derive(Debug, Default)]
-pub(in crate::aggregator) struct Counted {
-    pub(super) lifetimes: Lifetimes,
-}
-
 /// What there is to say of containers.
 #[derive(Debug, Default)]
 pub(in crate::aggregator) struct Overview {
@@ -104,6 +98,6 @@ impl Fleet {
 
     /// Containers since the start, and how those that ended had been seen.
     pub(in crate::aggregator) fn lifetimes(&self) -> Lifetimes {
-        self.counted.lifetimes.clone()
+        self.lifetimes.clone()
     }
 }

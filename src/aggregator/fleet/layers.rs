@@ -9,7 +9,7 @@ use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
 
 use super::stacks::Stack;
 use super::verify::{CrossRead, Dispute};
-use super::{Fleet, LEASE, Node, Now};
+use super::{Fleet, LEASE, Node, Now, shortened, unask};
 use crate::store::Layer as KnownLayer;
 
 /// Most layers that are leased to one node at a time: with few, a node that dies holds up little.
@@ -358,9 +358,7 @@ impl Fleet {
             let cross = layer.cross.take_if(|cross| cross.until <= now.instant).map(|cross| cross.node);
             layer.unheard.extend(cross.clone());
             for name in lease.into_iter().chain(cross) {
-                if let Some(node) = self.nodes.get_mut(&name) {
-                    node.asked.remove(id);
-                }
+                unask(&mut self.nodes, &name, id);
             }
         }
     }
@@ -384,15 +382,10 @@ impl Fleet {
             return false;
         }
         let layer = self.layers.entry(read.id).or_default();
-        if let Some(lease) = layer.lease.take()
-            && let Some(node) = self.nodes.get_mut(&lease.node)
-        {
-            node.asked.remove(&read.id);
-        }
-        if let Some(cross) = layer.cross.take()
-            && let Some(node) = self.nodes.get_mut(&cross.node)
-        {
-            node.asked.remove(&read.id);
+        let lease = layer.lease.take().map(|lease| lease.node);
+        let cross = layer.cross.take().map(|cross| cross.node);
+        for name in lease.into_iter().chain(cross) {
+            unask(&mut self.nodes, &name, &read.id);
         }
         if let Some(dispute) = layer.dispute.take() {
             read.verified_by
@@ -446,6 +439,7 @@ impl Fleet {
         // Who only had it no more is not remembered for longer than it is left alone.
         layer.failures.retain(|_, failure| failure.count > 0 || failure.again > now.instant);
         let again = now.instant + pause;
+        let coverage = shortened(coverage);
         layer.failures.insert(lease.node, Failure { coverage, count, again, cataloguers: version });
     }
 }

@@ -19,6 +19,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outcrop_proto::container::GONE_BEFORE_READING;
 use outcrop_proto::identity::is_proved;
 use outcrop_proto::wire::{Seen, v1};
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Pod};
@@ -30,13 +31,16 @@ pub(super) use stacks::Ready;
 pub(super) use verify::{Distrusted, Verified};
 
 use crate::store::{Layer as KnownLayer, StackId, Summary};
-use counts::Counted;
+use crate::web::Lifetimes;
 use layers::Layer;
 use runs::Runs;
 use stacks::Stack;
 
 /// How long a node may take to read what was leased to it, until another one is asked.
-pub(super) const LEASE: Duration = Duration::from_secs(120);
+pub(super) const LEASE: Duration = Duration::from_secs(LEASE_SECONDS as u64);
+
+/// The same as nodes are told it, seconds.
+pub(super) const LEASE_SECONDS: u32 = 120;
 
 /// Most containers of a node: a kubelet starts 110 pods by default.
 const MAX_CONTAINERS: usize = 20_000;
@@ -50,9 +54,6 @@ const LAYER_WEIGHT: usize = 1024;
 
 /// Longest reason that a node may give, bytes.
 const MAX_REASON: usize = 1024;
-
-/// What a container that ended before it was read is said to be.
-pub(super) const GONE: &str = "gone before reading";
 
 /// What the operator chose.
 #[derive(Clone, Copy, Debug)]
@@ -173,7 +174,8 @@ pub(super) struct Fleet {
     runs: Runs,
     /// When it was first looked for what can be forgotten.
     started: Option<Instant>,
-    counted: Counted,
+    /// Containers since the start.
+    lifetimes: Lifetimes,
     /// Names that many containers share.
     names: HashSet<Arc<str>>,
     /// What nodes cannot foresee: which layers are read a second time, and by whom.
@@ -205,7 +207,7 @@ impl Fleet {
             refused: BTreeMap::new(),
             runs: Runs::default(),
             started: None,
-            counted: Counted::default(),
+            lifetimes: Lifetimes::default(),
             names: HashSet::new(),
             random: RandomState::new(),
         }
@@ -351,7 +353,7 @@ impl Fleet {
         if !is_new {
             self.remove(name, &key, now);
         } else {
-            self.counted.lifetimes.seen += 1;
+            self.lifetimes.seen += 1;
         }
         self.add(name, key, Container { since, ..container }, now);
     }
@@ -363,9 +365,9 @@ impl Fleet {
         self.remove(name, key, now);
         let unread = coverage.state == CoverageState::Pending;
         let state = if unread { CoverageState::Failed } else { coverage.state };
-        *self.counted.lifetimes.ended.entry(state).or_default() += 1;
-        if unread || coverage.reason == GONE {
-            self.counted.lifetimes.gone_before_reading += 1;
+        *self.lifetimes.ended.entry(state).or_default() += 1;
+        if unread || coverage.reason == GONE_BEFORE_READING {
+            self.lifetimes.gone_before_reading += 1;
         }
     }
 
@@ -503,8 +505,8 @@ impl Fleet {
         self.distrusted.contains(node)
     }
 
-    /// What the store has, after it removed what nobody needed, and while nothing is merged: whatever it has not is not known any more. Layers that were read after
-    /// `since` are not looked at, since they may have come after the store was asked.
+    /// What the store has, after it removed what nobody needed, and while nothing is merged: whatever it has not is not known any more.
+    /// Layers that were read after `since` are not looked at, since they may have come after the store was asked.
     pub(super) fn keep_only(&mut self, layers: &HashSet<LayerId>, stacks: &HashSet<Digest>, since: i64) {
         let mut lost = Vec::new();
         for (id, layer) in &mut self.layers {
@@ -545,10 +547,17 @@ fn weight_of(seen: &Seen) -> usize {
     CONTAINER_WEIGHT + texts + reason + layers * LAYER_WEIGHT + steps
 }
 
-/// A reason as long as it may be.
+/// With a reason as long as it may be.
 fn shortened(mut coverage: Coverage) -> Coverage {
     coverage.reason.truncate(coverage.reason.floor_char_boundary(MAX_REASON));
     coverage
+}
+
+/// `name` is not to read the layer any more.
+fn unask(nodes: &mut BTreeMap<Arc<str>, Node>, name: &str, id: &LayerId) {
+    if let Some(node) = nodes.get_mut(name) {
+        node.asked.remove(id);
+    }
 }
 
 /// Takes one off a count, and the count away when it is none.

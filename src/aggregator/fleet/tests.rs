@@ -256,7 +256,7 @@ fn changes_that_do_not_follow_the_last_report_are_refused() {
 #[test]
 fn every_container_is_counted_when_it_comes_and_when_it_goes() {
     let mut fleet = two_nodes();
-    let short = Seen { stack: None, refused: Some(Coverage::failed(GONE)), ..container("short", &[]) };
+    let short = Seen { stack: None, refused: Some(Coverage::failed(GONE_BEFORE_READING)), ..container("short", &[]) };
     let gone = |name: &str| [("k8s.io".to_owned(), name.to_owned())];
     // It is told of and gone in one report; and the same again.
     fleet.containers("a", 1, false, vec![short.clone()], &gone("short"), at(0)).unwrap();

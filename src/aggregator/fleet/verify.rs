@@ -9,7 +9,7 @@ use outcrop_proto::{Digest, LayerId};
 
 use super::layers::{Layer, layer_stacks};
 use super::stacks::Stack;
-use super::{Fleet, KnownLayer, LEASE, Now};
+use super::{Fleet, KnownLayer, LEASE, Now, unask};
 
 /// Nodes whose word is heard on a layer in dispute. Where so many do not agree, people have to look.
 const MAX_CLAIMS: usize = 7;
@@ -195,9 +195,7 @@ impl Fleet {
     ) -> Verified {
         let Some(layer) = self.layers.get_mut(id) else { return Verified::Unasked };
         let Some(cross) = layer.cross.take_if(|cross| *cross.node == *name) else { return Verified::Unasked };
-        if let Some(node) = self.nodes.get_mut(name) {
-            node.asked.remove(id);
-        }
+        unask(&mut self.nodes, name, id);
         let is_disputed = layer.dispute.is_some();
         let Some(read) = layer.read_mut().filter(|read| read.cataloguers == cataloguers && read.marks == marks) else {
             layer.unheard.push(cross.node);

@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
 use super::tls::{Certificate, Protocol};
+use crate::lock::lock;
 
 /// How often the certificate's files are looked at.
 const LOOK: Duration = Duration::from_secs(3);
@@ -84,11 +85,6 @@ pub struct Counts {
 struct Address {
     open: usize,
     handshakes: Arc<Semaphore>,
-}
-
-/// A lock whose data stays right when somebody panics with it: every change of it is one assignment or call.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whom an address counts for: of IPv6 whoever has a network of 64 bits.

@@ -10,6 +10,7 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ServerConfig};
 
+use crate::lock::lock;
 use crate::stamp::Stamp;
 
 /// Why a certificate is of no use.
@@ -104,7 +105,7 @@ impl Certificate {
     }
 
     fn seen(&self) -> MutexGuard<'_, (Stamps, Option<String>)> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seen)
     }
 
     /// How TLS is spoken with it.
