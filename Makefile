@@ -4,10 +4,10 @@ CACHE := $(or $(OUTCROP_CACHE),$(CURDIR)/.cache)
 STACKS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz soak clean
+.PHONY: help demo test lint bench fuzz soak clean cluster cluster-down
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
 
 demo: ## Run real containers, and scan them
 	@tests/demo
@@ -27,7 +27,16 @@ fuzz: ## Fuzz every target, SECONDS each
 soak: ## The reader against the kernel, STACKS random layer stacks
 	STACKS=$(STACKS) cargo test --release -p overlayfs-reader --test kernel -- --nocapture
 
+cluster: ## Start a real Kubernetes cluster of two nodes with the demo's images, to play with
+	@tests/containerd/images
+	@tests/cluster/cluster start
+	@tests/cluster/cluster load debian python-app node-app java-app layers go-app
+
+cluster-down: ## End that cluster without a trace
+	@tests/cluster/cluster stop
+
 clean: ## Remove what was built and cached
 	-OUTCROP_CACHE=$(CACHE) tests/containerd/node stop
+	-OUTCROP_CACHE=$(CACHE) tests/cluster/cluster stop
 	cargo clean
 	rm -rf $(CACHE)
