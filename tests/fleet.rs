@@ -7,13 +7,13 @@
 #[allow(dead_code, reason = "the harness serves other tests as well")]
 #[path = "../daemonset/tests/runtime_parts/mod.rs"]
 mod parts;
+mod service_parts;
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use outcrop_proto::inventory::{Inventory, compress};
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
@@ -22,9 +22,8 @@ use outcrop_proto::{Digest, LayerId};
 use parts::Containerd;
 use parts::image::{Layer, build_with};
 use serde_json::{Value, json};
+use service_parts::{OUTCROP, Place, until};
 use tokio_stream::wrappers::ReceiverStream;
-
-const OUTCROP: &str = env!("CARGO_BIN_EXE_outcrop");
 
 const BASE: Layer<'static> = &[
     ("etc/os-release", "ID=debian\nVERSION_ID=12\nPRETTY_NAME=\"Debian 12\"\n"),
@@ -32,180 +31,6 @@ const BASE: Layer<'static> = &[
 ];
 const SHOP: Layer<'static> = &[("srv/package.json", r#"{"name":"shop","version":"1.0.0"}"#)];
 const BANK: Layer<'static> = &[("srv/package.json", r#"{"name":"bank","version":"1.0.0"}"#)];
-
-/// A child that is killed when it is dropped.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// An aggregator with its files.
-struct Place {
-    dir: tempfile::TempDir,
-    listen: SocketAddr,
-    api: SocketAddr,
-    tls: bool,
-    /// Flags of the aggregator that are not the same in every test.
-    flags: Vec<&'static str>,
-    aggregator: Option<Running>,
-}
-
-/// An address that nobody listens at.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-impl Place {
-    fn start() -> Self {
-        Self::start_with(false, &[])
-    }
-
-    /// An aggregator that speaks TLS, with a certificate of its own authority.
-    fn start_with(tls: bool, flags: &[&'static str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("tokens"), "").unwrap();
-        let mut place = Self { dir, listen: free(), api: free(), tls, flags: flags.to_vec(), aggregator: None };
-        if tls {
-            let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-            fs::write(place.at("cert.pem"), made.cert.pem()).unwrap();
-            fs::write(place.at("key.pem"), made.signing_key.serialize_pem()).unwrap();
-        }
-        place.feed("1.0.0");
-        for node in ["one", "two", "evil"] {
-            let output =
-                Command::new(OUTCROP).args(["token", "new", node, "--tokens"]).arg(place.at("tokens")).output();
-            fs::write(place.at(&format!("{node}.token")), output.unwrap().stdout).unwrap();
-        }
-        place.run();
-        place
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// A database that knows one problem of npm's `shop`, in versions up to `last`.
-    fn feed(&self, last: &str) {
-        let record = json!({ "id": "CVE-2026-1", "modified": "2026-11-01T00:00:00Z", "affected": [{
-            "package": { "ecosystem": "npm", "name": "shop" },
-            "ranges": [{ "type": "SEMVER", "events": [{ "introduced": "0" }, { "last_affected": last }] }] }] });
-        fs::write(self.at("record.json"), record.to_string()).unwrap();
-        let out = self.at("advisories.new");
-        let mut build = Command::new(OUTCROP);
-        build.args(["db", "build", "--from"]).arg(self.at("record.json")).arg("--out").arg(&out);
-        let built = build.output().unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        fs::rename(out, self.at("advisories.db")).unwrap();
-    }
-
-    fn run(&mut self) {
-        let mut command = Command::new(OUTCROP);
-        command.args(["aggregator", "--cluster", "test", "--listen", &self.listen.to_string()]);
-        if self.tls {
-            command.arg("--tls-cert").arg(self.at("cert.pem")).arg("--tls-key").arg(self.at("key.pem"));
-        } else {
-            command.arg("--insecure");
-        }
-        let child = command
-            .args(["--api", &self.api.to_string(), "--data"])
-            .arg(self.at("data"))
-            .arg("--db")
-            .arg(self.at("advisories.db"))
-            .arg("--tokens")
-            .arg(self.at("tokens"))
-            .args(&self.flags)
-            .stderr(fs::File::create(self.at("aggregator.log")).unwrap())
-            .spawn()
-            .unwrap();
-        self.aggregator = Some(Running(child));
-        until("the aggregator to answer", || TcpStream::connect(self.api).is_ok());
-    }
-
-    /// `kill -9`, and a new one on the same data.
-    fn restart(&mut self) {
-        self.aggregator = None;
-        self.run();
-    }
-
-    fn agent(&self, node: &str, containerd: &Containerd) -> Running {
-        self.agent_by(&[], node, containerd)
-    }
-
-    /// An agent that is started by another program.
-    fn agent_by(&self, before: &[&str], node: &str, containerd: &Containerd) -> Running {
-        let program = Path::new(OUTCROP).with_file_name("outcrop-agent");
-        let mut command = match before.split_first() {
-            Some((first, rest)) => {
-                let mut command = Command::new(first);
-                command.args(rest).arg(&program);
-                command
-            }
-            None => Command::new(&program),
-        };
-        let scheme = if self.tls { "https" } else { "http" };
-        if self.tls {
-            command.arg("--ca").arg(self.at("cert.pem"));
-        }
-        let child = command
-            .args(["--aggregator", &format!("{scheme}://{}", self.listen), "--cluster", "test", "--node", node])
-            // What happens in between it is told by containerd.
-            .args(["--interval", "3600", "--token-file"])
-            .arg(self.at(&format!("{node}.token")))
-            .arg("--containerd")
-            .arg(containerd.socket())
-            .stdin(Stdio::null())
-            .stderr(fs::File::create(self.at(&format!("{node}.log"))).unwrap())
-            .spawn();
-        Running(child.unwrap_or_else(|error| panic!("{}: {error} (build with --workspace)", program.display())))
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.api).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
-        body.to_owned()
-    }
-
-    fn json(&self, path: &str) -> Value {
-        serde_json::from_str(&self.get(path)).unwrap()
-    }
-
-    fn status(&self) -> Value {
-        self.json("/api/v1/status")
-    }
-
-    /// How many containers are in `state`.
-    fn count(&self, state: &str) -> u64 {
-        let status = self.status();
-        let counts = status["coverage"].as_array().unwrap();
-        let all: u64 = counts.iter().map(|count| count["containers"].as_u64().unwrap()).sum();
-        assert_eq!(Some(all), status["containers"].as_u64(), "the states add up");
-        counts.iter().find(|count| count["state"] == state).unwrap()["containers"].as_u64().unwrap()
-    }
-
-    fn until_scanned(&self, containers: u64) {
-        until(&format!("{containers} scanned containers"), || self.count("scanned") == containers);
-    }
-
-    /// `container package id` of each finding, sorted.
-    fn findings(&self) -> Vec<String> {
-        let findings = self.json("/api/v1/findings?limit=1000")["items"].take();
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let line = |finding: &Value| {
-            format!("{} {} {}", text(&finding["container"]["id"]), text(&finding["package"]), text(&finding["id"]))
-        };
-        let mut lines: Vec<String> = findings.as_array().unwrap().iter().map(line).collect();
-        lines.sort();
-        lines
-    }
-}
 
 /// Says that something is not tested here.
 #[allow(clippy::print_stderr, reason = "what is skipped has to be seen")]
@@ -223,14 +48,6 @@ fn reports(inventories: u64, unasked: u64, refused: usize) -> Value {
     json!({ "inventories": inventories, "verified": 0, "contradicted": 0, "unasked": unasked, "refused": refused })
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 #[test]
 fn two_nodes_with_images_on_one_base_read_each_layer_once() {
     let (Some(first), Some(second)) = (Containerd::start(), Containerd::start()) else { return };
@@ -243,7 +60,7 @@ fn two_nodes_with_images_on_one_base_read_each_layer_once() {
             containerd.run("k8s.io", image, name);
         }
     }
-    let _agents = [place.agent("one", &first), place.agent("two", &second)];
+    let _agents = [place.agent("one", &first.socket()), place.agent("two", &second.socket())];
     place.until_scanned(4);
     let status = place.status();
     assert_eq!(status["layers"], layers(3), "{status:#}");
@@ -306,9 +123,9 @@ fn what_one_node_read_another_one_reads_as_well_and_a_node_can_be_distrusted() {
         containerd.import("k8s.io", &image);
         containerd.run("k8s.io", &image, name);
     }
-    let _one = place.agent("one", &first);
+    let _one = place.agent("one", &first.socket());
     place.until_scanned(1);
-    let two = place.agent("two", &second);
+    let two = place.agent("two", &second.socket());
     place.until_scanned(2);
     until("both layers to be verified", || place.status()["reports"]["verified"] == 2);
     assert_eq!(place.status()["reports"]["inventories"], 2, "each was read once, cross-reads counted apart");
@@ -350,7 +167,7 @@ fn first_seen_survives_new_containers_images_databases_and_restarts() {
     let mended = build_with(containerd.dir(), "app:3", &[BASE, mended]);
     [&image, &newer, &mended].into_iter().for_each(|image| containerd.import("k8s.io", image));
     containerd.run("k8s.io", &image, "seen");
-    let _agent = place.agent("one", &containerd);
+    let _agent = place.agent("one", &containerd.socket());
     place.until_scanned(1);
     let first_seen = |place: &Place| {
         let findings = place.json("/api/v1/findings")["items"].take();
@@ -412,7 +229,7 @@ fn what_was_acknowledged_survives_a_kill_and_a_new_database_needs_no_node() {
     let image = build_with(containerd.dir(), "shop:1", &[BASE, SHOP]);
     containerd.import("k8s.io", &image);
     containerd.run("k8s.io", &image, "web");
-    let agent = place.agent("one", &containerd);
+    let agent = place.agent("one", &containerd.socket());
     place.until_scanned(1);
     place.restart();
     // The agent comes back by itself, tells everything, and is asked for nothing.
@@ -440,12 +257,12 @@ fn agents_speak_tls_and_to_no_aggregator_of_another_authority() {
     let image = build_with(containerd.dir(), "app:shop", &[BASE, SHOP]);
     containerd.import("k8s.io", &image);
     containerd.run("k8s.io", &image, "web");
-    let agent = place.agent("one", &containerd);
+    let agent = place.agent("one", &containerd.socket());
     place.until_scanned(1);
     drop(agent);
     let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     fs::write(place.at("cert.pem"), other.cert.pem()).unwrap();
-    let _agent = place.agent("two", &containerd);
+    let _agent = place.agent("two", &containerd.socket());
     let log = || fs::read_to_string(place.at("two.log")).unwrap();
     until("the agent to refuse", || log().contains("the aggregator is not there"));
     assert!(!log().contains("attached"), "{}", log());
@@ -463,7 +280,7 @@ fn what_an_agent_without_sys_admin_cannot_see_is_decided_where_the_container_is_
     containerd.import("k8s.io", &image);
     containerd.run("k8s.io", &image, "web");
     let weak = ["setpriv", "--bounding-set", "-all,+dac_read_search", "--inh-caps", "-all"];
-    let _agent = place.agent_by(&weak, "one", &containerd);
+    let _agent = place.agent_by(&weak, "one", &containerd.socket());
     place.until_scanned(1);
     assert_eq!(place.findings(), ["web shop CVE-2026-1"]);
     let database = rusqlite::Connection::open(place.at("data/outcrop.db")).unwrap();
@@ -479,7 +296,7 @@ fn a_restarted_containerd_is_found_again() {
     let image = build_with(containerd.dir(), "app:shop", &[BASE, SHOP]);
     containerd.import("k8s.io", &image);
     containerd.run("k8s.io", &image, "before");
-    let _agent = place.agent("one", &containerd);
+    let _agent = place.agent("one", &containerd.socket());
     place.until_scanned(1);
     containerd.restart();
     containerd.run("k8s.io", &image, "after");
@@ -504,14 +321,14 @@ fn agents_and_containerd_killed_at_any_moment_leave_nothing_wrong() {
     }
     // Each agent is killed a little later in its life than the one before: while it lists, reads, delivers.
     for milliseconds in [5, 20, 40, 60, 80, 100, 120, 150, 180, 220, 300, 400] {
-        let agent = place.agent("one", &containerd);
+        let agent = place.agent("one", &containerd.socket());
         std::thread::sleep(Duration::from_millis(milliseconds));
         drop(agent);
         if milliseconds % 60 == 0 {
             containerd.crash();
         }
     }
-    let _agent = place.agent("one", &containerd);
+    let _agent = place.agent("one", &containerd.socket());
     place.until_scanned(6);
     let status = place.status();
     assert_eq!(status["layers"], layers(7), "{status:#}");
@@ -544,7 +361,7 @@ fn no_secret_of_a_container_or_image_is_kept_or_told() {
             "/pause",
         ],
     );
-    let _agent = place.agent("one", &containerd);
+    let _agent = place.agent("one", &containerd.socket());
     place.until_scanned(1);
     for path in ["/api/v1/status", "/api/v1/containers", "/api/v1/findings", "/metrics"] {
         assert!(!place.get(path).contains("hunter2"), "{path}");

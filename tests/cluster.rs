@@ -1,0 +1,200 @@
+//! Agents beside real kubelets: what a node tells is what the API server knows, container by container.
+//!
+//! Needs a running test cluster with the images `debian` and `layers`: OUTCROP_CLUSTER names its script, `tests/cluster/cluster`.
+
+#![allow(clippy::unwrap_used, reason = "a step that fails is a failed test, in helpers too")]
+
+#[allow(dead_code, reason = "the harness serves other tests as well")]
+mod service_parts;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use service_parts::{Place, until};
+
+const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/manifests/");
+
+/// The cluster's script.
+struct Cluster(PathBuf);
+
+impl Cluster {
+    /// The cluster that the environment names; where it names none, says so.
+    #[allow(clippy::print_stderr, reason = "what is skipped has to be seen")]
+    fn find() -> Option<Self> {
+        let script = std::env::var_os("OUTCROP_CLUSTER").map(|script| Self(script.into()));
+        if script.is_none() {
+            eprintln!("SKIPPED: no cluster: OUTCROP_CLUSTER does not name tests/cluster/cluster of a running one");
+        }
+        script
+    }
+
+    fn run(&self, args: &[&str]) -> String {
+        let output = Command::new(&self.0).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn kubectl(&self, args: &[&str]) -> String {
+        self.run(&[&["kubectl"], args].concat())
+    }
+
+    fn socket(&self, node: &str) -> PathBuf {
+        self.run(&["socket", node]).trim().into()
+    }
+
+    /// Every container that the API server knows by its ID, in pods that are not over: of one that is, nothing runs any more.
+    fn containers(&self) -> BTreeMap<String, Known> {
+        let pods: Value = serde_json::from_str(&self.kubectl(&["get", "pods", "-A", "-o", "json"])).unwrap();
+        let mut known = BTreeMap::new();
+        let over =
+            |pod: &&Value| ["Succeeded", "Failed"].contains(&pod["status"]["phase"].as_str().unwrap_or_default());
+        for pod in pods["items"].as_array().unwrap().iter().filter(|pod| !over(pod)) {
+            let text = |path: &str| pod.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+            for kind in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
+                for status in pod["status"][kind].as_array().into_iter().flatten() {
+                    let Some((_, id)) = status["containerID"].as_str().and_then(|id| id.split_once("://")) else {
+                        continue;
+                    };
+                    let name = status["name"].as_str().unwrap().to_owned();
+                    let container = Known {
+                        node: text("/spec/nodeName"),
+                        namespace: text("/metadata/namespace"),
+                        pod: text("/metadata/name"),
+                        name,
+                    };
+                    known.insert(id.to_owned(), container);
+                }
+            }
+        }
+        known
+    }
+}
+
+/// A container as both sides know it.
+#[derive(Debug, Eq, PartialEq)]
+struct Known {
+    node: String,
+    namespace: String,
+    pod: String,
+    name: String,
+}
+
+/// Where the two sides differ: a container that one of them does not know or knows otherwise, and one that is not scanned.
+fn differences(cluster: &Cluster, place: &Place) -> Vec<String> {
+    let items = place.json("/api/v1/containers?limit=1000")["items"].take();
+    let text = |item: &Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
+    let mut known = cluster.containers();
+    let mut differences = Vec::new();
+    for item in items.as_array().unwrap() {
+        let told = Known {
+            node: text(item, "node"),
+            namespace: text(item, "namespace"),
+            pod: text(item, "pod"),
+            name: text(item, "name"),
+        };
+        match known.remove(&text(item, "id")) {
+            Some(known) if known == told => {}
+            Some(known) => differences.push(format!("the node says {told:?}, the API server {known:?}")),
+            None => differences.push(format!("the API server does not know {told:?}")),
+        }
+        if item["coverage"]["state"] != "scanned" {
+            differences.push(format!("{told:?} is {}", item["coverage"]));
+        }
+    }
+    differences.extend(known.values().map(|known| format!("no node told of {known:?}")));
+    differences
+}
+
+/// Waits until both sides agree. What still differs after a minute fails the test.
+fn agree(cluster: &Cluster, place: &Place) {
+    let mut last = Vec::new();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(60) {
+        last = differences(cluster, place);
+        if last.is_empty() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("after a minute: {last:#?}");
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "figures are for people")]
+fn what_nodes_tell_is_what_the_api_server_knows_container_by_container() {
+    let Some(cluster) = Cluster::find() else { return };
+    // What a test that failed has left.
+    cluster.run(&["static", "b", "-"]);
+    cluster.kubectl(&["delete", "namespace", "shop", "--ignore-not-found", "--timeout", "60s"]);
+    let place = Place::start();
+    let agents = ["a", "b"].map(|node| {
+        place.token(node);
+        place.agent(node, &cluster.socket(node))
+    });
+
+    cluster.kubectl(&["apply", "-f", &format!("{MANIFESTS}kinds.yaml")]);
+    cluster.run(&["static", "b", &format!("{MANIFESTS}static.yaml")]);
+    until("the namespace's account", || {
+        cluster.kubectl(&["get", "serviceaccount", "-n", "shop", "-o", "name"]).contains("default")
+    });
+    cluster.kubectl(&["create", "job", "once", "-n", "shop", "--from", "cronjob/nightly"]);
+    cluster.kubectl(&["wait", "-n", "shop", "--for", "condition=Complete", "job/done", "--timeout", "60s"]);
+    for workload in ["daemonset/everywhere", "deployment/web", "statefulset/store"] {
+        cluster.kubectl(&["rollout", "status", "-n", "shop", workload, "--timeout", "60s"]);
+    }
+    cluster.kubectl(&[
+        "wait",
+        "-n",
+        "shop",
+        "--for",
+        "condition=Ready",
+        "pod",
+        "-l",
+        "job-name=once",
+        "--timeout",
+        "60s",
+    ]);
+    for pod in ["bare", "static-b"] {
+        cluster.kubectl(&["wait", "-n", "shop", "--for", "condition=Ready", &format!("pod/{pod}"), "--timeout", "60s"]);
+    }
+    let image = "--image=outcrop.example/debian:1";
+    cluster.kubectl(&[
+        "debug",
+        "-n",
+        "shop",
+        "bare",
+        image,
+        "--image-pull-policy=Never",
+        "--container=look",
+        "--",
+        "sleep",
+        "600",
+    ]);
+    // Two of the DaemonSet, three times two of the Deployment, StatefulSet, job, ReplicationController, bare, ephemeral, static.
+    until("every container to be started", || cluster.containers().len() >= 14);
+
+    let expected = cluster.containers();
+    agree(&cluster, &place);
+    assert_eq!(expected.values().filter(|known| known.name == "look").count(), 1);
+    assert_eq!(place.count("scanned"), expected.len() as u64);
+
+    let start = Instant::now();
+    cluster.kubectl(&["scale", "-n", "shop", "deployment/web", "--replicas", "3"]);
+    cluster.kubectl(&["rollout", "status", "-n", "shop", "deployment/web", "--timeout", "60s"]);
+    let running = Instant::now();
+    agree(&cluster, &place);
+    println!(
+        "scaled: the kubelet reports it running after {:?}, scanned {:?} later",
+        running - start,
+        running.elapsed()
+    );
+
+    cluster.kubectl(&["delete", "namespace", "shop", "--wait=false"]);
+    cluster.run(&["static", "b", "-"]);
+    until("no container to be left", || cluster.containers().is_empty());
+    agree(&cluster, &place);
+    drop(agents);
+}
