@@ -3,6 +3,7 @@
 pub mod advisory;
 pub mod aggregator;
 pub mod cli;
+pub mod cluster;
 pub mod export;
 mod lock;
 mod stamp;

@@ -1,4 +1,4 @@
-//! Agents beside real kubelets: what a node tells is what the API server knows, container by container.
+//! Agents beside real kubelets: what a node tells is what the API server knows, container by container; and whose those are.
 //!
 //! Needs a running test cluster with the images `debian` and `layers`: OUTCROP_CLUSTER names its script, `tests/cluster/cluster`.
 
@@ -7,12 +7,13 @@
 #[allow(dead_code, reason = "the harness serves other tests as well")]
 mod service_parts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use outcrop::cluster::{ObjectMeta, workload};
+use serde_json::{Value, json};
 use service_parts::{Place, until};
 
 const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/manifests/");
@@ -39,6 +40,18 @@ impl Cluster {
 
     fn kubectl(&self, args: &[&str]) -> String {
         self.run(&[&["kubectl"], args].concat())
+    }
+
+    fn objects(&self, kinds: &str) -> Vec<Value> {
+        let list = self.kubectl(&["get", kinds, "-n", "shop", "-o", "json"]);
+        serde_json::from_str::<Value>(&list).unwrap()["items"].take().as_array().unwrap().clone()
+    }
+
+    /// Makes the object, as it stands.
+    fn create(&self, object: &Value) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), object.to_string()).unwrap();
+        self.kubectl(&["create", "-f", file.path().to_str().unwrap()]);
     }
 
     fn socket(&self, node: &str) -> PathBuf {
@@ -122,9 +135,59 @@ fn agree(cluster: &Cluster, place: &Place) {
     panic!("after a minute: {last:#?}");
 }
 
+/// A pod that a custom resource owns, and a ReplicaSet that outlived its Deployment.
+fn unusual_owners(cluster: &Cluster) {
+    cluster.kubectl(&["apply", "-f", &format!("{MANIFESTS}custom.yaml")]);
+    cluster.kubectl(&["wait", "--for", "condition=Established", "crd/pools.outcrop.example", "--timeout", "60s"]);
+    cluster.create(&json!({ "apiVersion": "outcrop.example/v1", "kind": "Pool", "metadata": { "name": "swim", "namespace": "shop" } }));
+    let uid = cluster.kubectl(&["get", "pool", "swim", "-n", "shop", "-o", "jsonpath={.metadata.uid}"]);
+    let owner =
+        json!({ "apiVersion": "outcrop.example/v1", "kind": "Pool", "name": "swim", "uid": uid, "controller": true });
+    cluster.create(&json!({ "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "owned", "namespace": "shop", "ownerReferences": [owner] },
+        "spec": { "terminationGracePeriodSeconds": 1, "containers": [{ "name": "main", "image": "outcrop.example/debian:1",
+            "imagePullPolicy": "Never", "command": ["sleep", "infinity"] }] } }));
+    cluster.kubectl(&["wait", "-n", "shop", "--for", "condition=Ready", "pod/owned", "--timeout", "60s"]);
+    cluster.kubectl(&["delete", "deployment", "orphaned", "-n", "shop", "--cascade=orphan"]);
+    until("the ReplicaSet to be let go", || {
+        let sets = cluster.objects("replicasets");
+        let orphan = sets.iter().find(|set| set["metadata"]["labels"]["app"] == "orphaned").unwrap();
+        orphan["metadata"]["ownerReferences"].is_null()
+    });
+}
+
+/// `pod prefix → group/kind name prefix` of every kind of owner that a cluster makes by itself.
+fn workloads_are_right(cluster: &Cluster) {
+    let metadata = |object: &Value| serde_json::from_value::<ObjectMeta>(object["metadata"].clone()).unwrap();
+    let kinds = "replicasets,deployments,statefulsets,daemonsets,jobs,cronjobs,replicationcontrollers";
+    let owners: Vec<ObjectMeta> = cluster.objects(kinds).iter().map(metadata).collect();
+    let expected = [
+        ("bare", "/Pod bare"),
+        ("done-", "batch/Job done"),
+        ("everywhere-", "apps/DaemonSet everywhere"),
+        ("old-", "/ReplicationController old"),
+        ("once-", "batch/CronJob nightly"),
+        ("orphaned-", "apps/ReplicaSet orphaned-"),
+        ("owned", "outcrop.example/Pool swim"),
+        ("static-b", "/Pod static-b"),
+        ("store-0", "apps/StatefulSet store"),
+        ("web-", "apps/Deployment web"),
+    ];
+    let mut seen = BTreeSet::new();
+    for pod in cluster.objects("pods").iter().map(metadata) {
+        let found = workload(&pod, |owner| owners.iter().find(|known| known.uid == owner.uid));
+        let text = format!("{}/{} {}", found.group, found.kind, found.name);
+        let (prefix, right) = expected.iter().find(|(prefix, _)| pod.name.starts_with(prefix)).unwrap();
+        assert!(text == *right || right.ends_with('-') && text.starts_with(right), "{}: {text}", pod.name);
+        assert_eq!(found.namespace, "shop");
+        seen.insert(*prefix);
+    }
+    assert_eq!(seen.len(), expected.len(), "only {seen:?} were there");
+}
+
 #[test]
 #[allow(clippy::print_stdout, reason = "figures are for people")]
-fn what_nodes_tell_is_what_the_api_server_knows_container_by_container() {
+fn what_nodes_tell_is_what_the_api_server_knows_and_each_container_has_its_workload() {
     let Some(cluster) = Cluster::find() else { return };
     // What a test that failed has left.
     cluster.run(&["static", "b", "-"]);
@@ -142,7 +205,7 @@ fn what_nodes_tell_is_what_the_api_server_knows_container_by_container() {
     });
     cluster.kubectl(&["create", "job", "once", "-n", "shop", "--from", "cronjob/nightly"]);
     cluster.kubectl(&["wait", "-n", "shop", "--for", "condition=Complete", "job/done", "--timeout", "60s"]);
-    for workload in ["daemonset/everywhere", "deployment/web", "statefulset/store"] {
+    for workload in ["daemonset/everywhere", "deployment/web", "deployment/orphaned", "statefulset/store"] {
         cluster.kubectl(&["rollout", "status", "-n", "shop", workload, "--timeout", "60s"]);
     }
     cluster.kubectl(&[
@@ -173,13 +236,17 @@ fn what_nodes_tell_is_what_the_api_server_knows_container_by_container() {
         "sleep",
         "600",
     ]);
-    // Two of the DaemonSet, three times two of the Deployment, StatefulSet, job, ReplicationController, bare, ephemeral, static.
-    until("every container to be started", || cluster.containers().len() >= 14);
+    // Two of the DaemonSet, three times two of a Deployment, one of the other, StatefulSet, job, ReplicationController, bare, ephemeral, static.
+    until("every container to be started", || cluster.containers().len() == 15);
 
     let expected = cluster.containers();
     agree(&cluster, &place);
     assert_eq!(expected.values().filter(|known| known.name == "look").count(), 1);
     assert_eq!(place.count("scanned"), expected.len() as u64);
+
+    unusual_owners(&cluster);
+    workloads_are_right(&cluster);
+    agree(&cluster, &place);
 
     let start = Instant::now();
     cluster.kubectl(&["scale", "-n", "shop", "deployment/web", "--replicas", "3"]);
@@ -196,5 +263,6 @@ fn what_nodes_tell_is_what_the_api_server_knows_container_by_container() {
     cluster.run(&["static", "b", "-"]);
     until("no container to be left", || cluster.containers().is_empty());
     agree(&cluster, &place);
+    cluster.kubectl(&["delete", "-f", &format!("{MANIFESTS}custom.yaml")]);
     drop(agents);
 }
