@@ -2,6 +2,7 @@
 //!
 //! Pure functions over the few fields of Kubernetes' objects that are needed; nothing here speaks to an API server.
 
+pub mod checks;
 mod owners;
 
 pub use owners::{MAX_HOPS, ObjectMeta, OwnerReference, Workload, workload};
