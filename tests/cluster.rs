@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a failed test, in helpers too")]
 
+mod cluster_parts;
 #[allow(dead_code, reason = "the harness serves other tests as well")]
 mod service_parts;
 
@@ -22,16 +23,6 @@ const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/mani
 struct Cluster(PathBuf);
 
 impl Cluster {
-    /// The cluster that the environment names; where it names none, says so.
-    #[allow(clippy::print_stderr, reason = "what is skipped has to be seen")]
-    fn find() -> Option<Self> {
-        let script = std::env::var_os("OUTCROP_CLUSTER").map(|script| Self(script.into()));
-        if script.is_none() {
-            eprintln!("SKIPPED: no cluster: OUTCROP_CLUSTER does not name tests/cluster/cluster of a running one");
-        }
-        script
-    }
-
     fn run(&self, args: &[&str]) -> String {
         let output = Command::new(&self.0).args(args).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -188,7 +179,7 @@ fn workloads_are_right(cluster: &Cluster) {
 #[test]
 #[allow(clippy::print_stdout, reason = "figures are for people")]
 fn what_nodes_tell_is_what_the_api_server_knows_and_each_container_has_its_workload() {
-    let Some(cluster) = Cluster::find() else { return };
+    let Some(cluster) = cluster_parts::script().map(Cluster) else { return };
     // What a test that failed has left.
     cluster.run(&["static", "b", "-"]);
     cluster.kubectl(&["delete", "namespace", "shop", "--ignore-not-found", "--timeout", "60s"]);

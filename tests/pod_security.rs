@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a failed test, in helpers too")]
 
+mod cluster_parts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -296,16 +298,12 @@ fn warned(answer: &str) -> BTreeSet<String> {
 }
 
 #[test]
-#[allow(clippy::print_stderr, clippy::print_stdout, reason = "what is skipped has to be seen, and what was compared")]
+#[allow(clippy::print_stdout, reason = "what was compared has to be seen")]
 fn every_pod_has_the_verdict_of_pod_security_admission() {
-    let Some(script) = std::env::var_os("OUTCROP_CLUSTER") else {
-        eprintln!("SKIPPED: no cluster: OUTCROP_CLUSTER does not name tests/cluster/cluster of a running one");
-        return;
-    };
-    let proxy = Proxy::start(Path::new(&script));
+    let Some(script) = cluster_parts::script() else { return };
+    let proxy = Proxy::start(&script);
     let pods = pods();
-    let (mut differences, mut invalid) = (Vec::new(), 0);
-    let mut refused = 0;
+    let (mut differences, mut invalid, mut refused) = (Vec::new(), 0, 0);
     for (name, level) in [("baseline", PodSecurity::Baseline), ("restricted", PodSecurity::Restricted)] {
         let namespace = format!("verdicts-{name}");
         let labels =

@@ -5,4 +5,4 @@
 pub mod checks;
 mod owners;
 
-pub use owners::{MAX_HOPS, ObjectMeta, OwnerReference, Workload, workload};
+pub use owners::{ObjectMeta, OwnerReference, Workload, workload};

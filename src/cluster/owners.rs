@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 /// How many owners are followed. Pod, ReplicaSet, Deployment are three; operators add one or two. More is a circle, or an attempt.
-pub const MAX_HOPS: usize = 20;
+const MAX_HOPS: usize = 20;
 
 /// What is read of an object's [`metadata`](https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/object-meta/).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]

@@ -43,6 +43,13 @@ pub(super) fn privileged(f: &mut Findings<'_>) {
         }
     });
 }
+fn added_beyond(f: &mut Findings<'_>, c: &Container, at: &str, allowed: &[&str]) {
+    for added in &c.security_context.capabilities.add {
+        if !allowed.contains(&added.as_str()) {
+            f.add(format!("{at}.securityContext.capabilities.add"), added);
+        }
+    }
+}
 pub(super) fn capabilities_baseline(f: &mut Findings<'_>) {
     const DEFAULT: [&str; 13] = [
         "AUDIT_WRITE",
@@ -60,11 +67,7 @@ pub(super) fn capabilities_baseline(f: &mut Findings<'_>) {
         "SYS_CHROOT",
     ];
     each(f, true, |f, c, at| {
-        for added in &c.security_context.capabilities.add {
-            if !DEFAULT.contains(&added.as_str()) {
-                f.add(format!("{at}.securityContext.capabilities.add"), added);
-            }
-        }
+        added_beyond(f, c, at, &DEFAULT);
     });
 }
 pub(super) fn host_path(f: &mut Findings<'_>) {
@@ -261,11 +264,7 @@ pub(super) fn capabilities_restricted(f: &mut Findings<'_>) {
         if !drops_all(c) {
             f.add(format!("{at}.securityContext.capabilities.drop"), "without ALL");
         }
-        for added in &c.security_context.capabilities.add {
-            if added != "NET_BIND_SERVICE" {
-                f.add(format!("{at}.securityContext.capabilities.add"), added);
-            }
-        }
+        added_beyond(f, c, at, &["NET_BIND_SERVICE"]);
     });
 }
 fn limit(f: &mut Findings<'_>, name: &str) {
