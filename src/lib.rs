@@ -4,6 +4,7 @@ pub mod advisory;
 pub mod aggregator;
 pub mod cli;
 pub mod cluster;
+mod duration;
 pub mod export;
 mod lock;
 mod stamp;

@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use outcrop::cluster::{ObjectMeta, workload};
 use serde_json::{Value, json};
 use service_parts::{Place, until};
 
@@ -49,9 +48,9 @@ impl Cluster {
         self.run(&["socket", node]).trim().into()
     }
 
-    /// Every container that the API server knows by its ID, in pods that are not over: of one that is, nothing runs any more.
+    /// Every container of the shop that the API server knows by its ID, in pods that are not over: of one that is, nothing runs any more.
     fn containers(&self) -> BTreeMap<String, Known> {
-        let pods: Value = serde_json::from_str(&self.kubectl(&["get", "pods", "-A", "-o", "json"])).unwrap();
+        let pods: Value = serde_json::from_str(&self.kubectl(&["get", "pods", "-n", "shop", "-o", "json"])).unwrap();
         let mut known = BTreeMap::new();
         let over =
             |pod: &&Value| ["Succeeded", "Failed"].contains(&pod["status"]["phase"].as_str().unwrap_or_default());
@@ -88,7 +87,7 @@ struct Known {
 
 /// Where the two sides differ: a container that one of them does not know or knows otherwise, and one that is not scanned.
 fn differences(cluster: &Cluster, place: &Place) -> Vec<String> {
-    let items = place.json("/api/v1/containers?limit=1000")["items"].take();
+    let items = place.json("/api/v1/containers?namespace=shop&limit=1000")["items"].take();
     let text = |item: &Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
     let mut known = cluster.containers();
     let mut differences = Vec::new();
@@ -147,33 +146,87 @@ fn unusual_owners(cluster: &Cluster) {
     });
 }
 
-/// `pod prefix → group/kind name prefix` of every kind of owner that a cluster makes by itself.
-fn workloads_are_right(cluster: &Cluster) {
-    let metadata = |object: &Value| serde_json::from_value::<ObjectMeta>(object["metadata"].clone()).unwrap();
-    let kinds = "replicasets,deployments,statefulsets,daemonsets,jobs,cronjobs,replicationcontrollers";
-    let owners: Vec<ObjectMeta> = cluster.objects(kinds).iter().map(metadata).collect();
-    let expected = [
-        ("bare", "/Pod bare"),
-        ("done-", "batch/Job done"),
-        ("everywhere-", "apps/DaemonSet everywhere"),
-        ("old-", "/ReplicationController old"),
-        ("once-", "batch/CronJob nightly"),
-        ("orphaned-", "apps/ReplicaSet orphaned-"),
-        ("owned", "outcrop.example/Pool swim"),
-        ("static-b", "/Pod static-b"),
-        ("store-0", "apps/StatefulSet store"),
-        ("web-", "apps/Deployment web"),
-    ];
-    let mut seen = BTreeSet::new();
-    for pod in cluster.objects("pods").iter().map(metadata) {
-        let found = workload(&pod, |owner| owners.iter().find(|known| known.uid == owner.uid));
-        let text = format!("{}/{} {}", found.group, found.kind, found.name);
-        let (prefix, right) = expected.iter().find(|(prefix, _)| pod.name.starts_with(prefix)).unwrap();
-        assert!(text == *right || right.ends_with('-') && text.starts_with(right), "{}: {text}", pod.name);
-        assert_eq!(found.namespace, "shop");
-        seen.insert(*prefix);
+/// Every kind of owner that a cluster makes by itself: the workload, its pods, and its containers.
+const EXPECTED: [(&str, u64, u64); 10] = [
+    ("/Pod bare", 1, 2),
+    ("batch/Job done", 0, 0),
+    ("apps/DaemonSet everywhere", 2, 2),
+    ("/ReplicationController old", 1, 1),
+    ("batch/CronJob nightly", 1, 1),
+    ("apps/ReplicaSet orphaned-", 1, 1),
+    ("outcrop.example/Pool swim", 1, 1),
+    ("/Pod static-b", 1, 1),
+    ("apps/StatefulSet store", 1, 1),
+    ("apps/Deployment web", 2, 6),
+];
+
+/// What differs from [`EXPECTED`] in what the aggregator tells.
+fn unexpected(place: &Place) -> Vec<String> {
+    let items = place.json("/api/v1/workloads?namespace=shop&limit=1000")["items"].take();
+    let mut expected = EXPECTED.to_vec();
+    let mut wrong = Vec::new();
+    for item in items.as_array().unwrap() {
+        let text = |key: &str| item[key].as_str().unwrap();
+        let named = format!("{}/{} {}", text("group"), text("kind"), text("name"));
+        let is = |name: &str| named == name || name.ends_with('-') && named.starts_with(name);
+        let Some(at) = expected.iter().position(|(name, ..)| is(name)) else {
+            wrong.push(format!("nobody expects {named}"));
+            continue;
+        };
+        let (_, pods, containers) = expected.remove(at);
+        let scanned = if containers == 0 { json!({}) } else { json!({ "scanned": containers }) };
+        if item["pods"] != pods || item["containers"] != containers || item["coverage"] != scanned {
+            wrong.push(format!("{named} should have {pods} pods, {containers} scanned containers: {item}"));
+        }
     }
-    assert_eq!(seen.len(), expected.len(), "only {seen:?} were there");
+    wrong.extend(expected.iter().map(|(name, ..)| format!("{name} is missing")));
+    wrong
+}
+
+/// Each workload is told with what runs of it, and stands with each of its containers.
+fn workloads_are_right(place: &Place) {
+    let start = Instant::now();
+    while !unexpected(place).is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{:#?}", unexpected(place));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let containers = place.json("/api/v1/containers?workload=deploy/web&namespace=shop")["items"].take();
+    assert_eq!(containers.as_array().unwrap().len(), 6);
+    let detail = place.json("/api/v1/workloads/shop/sts/store");
+    assert_eq!(detail["pods"], json!(["store-0"]));
+    assert_eq!(detail["containers"][0]["kind"], "main");
+    let kinds = |name: &str| -> BTreeSet<String> {
+        let all = place.json(&format!("/api/v1/workloads/shop/{name}"))["containers"].take();
+        all.as_array().unwrap().iter().map(|of| of["kind"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(kinds("deploy/web"), ["init", "main", "sidecar"].map(ToOwned::to_owned).into());
+    assert_eq!(kinds("pod/bare"), ["ephemeral", "main"].map(ToOwned::to_owned).into());
+    let issues = place.json("/api/v1/issues?workload=pod/bare&rule=read-only-root")["items"].take();
+    assert_eq!(issues.as_array().unwrap().len(), 2, "its own container and the one to look at it: {issues:#}");
+    let status = place.status();
+    assert_eq!(
+        (&status["kubernetes"]["untold"], &status["kubernetes"]["strays"]),
+        (&json!(0), &json!(0)),
+        "{status:#}"
+    );
+    let nodes = place.json("/api/v1/nodes")["items"].take();
+    let runtimes: Vec<&str> =
+        nodes.as_array().unwrap().iter().map(|node| node["kubernetes"]["runtime"].as_str().unwrap()).collect();
+    assert!(runtimes[0].starts_with("containerd://1.6") && runtimes[1].starts_with("containerd://2."), "{runtimes:?}");
+}
+
+/// What a workload's annotation takes out of view is counted still, and comes back with its findings.
+fn what_is_excluded_is_counted(cluster: &Cluster, place: &Place) {
+    let annotate = |value: &str| {
+        cluster.kubectl(&["annotate", "-n", "shop", "statefulset/store", value, "--overwrite"]);
+    };
+    let coverage = || place.json("/api/v1/workloads/shop/sts/store")["workload"]["coverage"].take();
+    let all = place.status()["containers"].clone();
+    annotate("outcrop.dev/exclude=true");
+    until("it to be out of view", || coverage() == json!({ "excluded": 1 }));
+    assert_eq!(place.status()["containers"], all);
+    annotate("outcrop.dev/exclude-");
+    until("it to be back", || coverage() == json!({ "scanned": 1 }));
 }
 
 #[test]
@@ -183,7 +236,9 @@ fn what_nodes_tell_is_what_the_api_server_knows_and_each_container_has_its_workl
     // What a test that failed has left.
     cluster.run(&["static", "b", "-"]);
     cluster.kubectl(&["delete", "namespace", "shop", "--ignore-not-found", "--timeout", "60s"]);
-    let place = Place::start();
+    cluster_parts::enter("a");
+    let kubeconfig: &'static str = cluster.run(&["kubeconfig"]).trim().to_owned().leak();
+    let place = Place::start_with(false, &["--kubernetes", "--kubeconfig", kubeconfig, "--annotations-in", "shop"]);
     let agents = ["a", "b"].map(|node| {
         place.token(node);
         place.agent(node, &cluster.socket(node))
@@ -233,10 +288,10 @@ fn what_nodes_tell_is_what_the_api_server_knows_and_each_container_has_its_workl
     let expected = cluster.containers();
     agree(&cluster, &place);
     assert_eq!(expected.values().filter(|known| known.name == "look").count(), 1);
-    assert_eq!(place.count("scanned"), expected.len() as u64);
 
     unusual_owners(&cluster);
-    workloads_are_right(&cluster);
+    workloads_are_right(&place);
+    what_is_excluded_is_counted(&cluster, &place);
     agree(&cluster, &place);
 
     let start = Instant::now();

@@ -6,6 +6,7 @@
 pub mod advisories;
 mod answers;
 mod fleet;
+mod joining;
 mod keeping;
 mod matching;
 mod memory;
@@ -14,9 +15,9 @@ mod service;
 pub mod tokens;
 mod who_has;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ use tonic::transport::Server;
 pub use advisories::{AdvisoriesError, Policy, Refusal};
 pub use tokens::{TokenError, make_token};
 
+use crate::cluster::{Policy as Rego, PolicyError, Selection, Watch};
 use crate::lock::lock;
 use crate::store::{RematchRow, Run, Sqlite, Store, StoreError};
 use crate::web;
@@ -62,8 +64,10 @@ pub struct Config {
     pub database: Option<PathBuf>,
     /// What is demanded of databases.
     pub policy: Policy,
-    /// The file of nodes and their tokens.
-    pub tokens: PathBuf,
+    /// The file of nodes and their tokens; without it nodes are known by their pods.
+    pub tokens: Option<PathBuf>,
+    /// The Kubernetes cluster that it is in, if it is in one.
+    pub kubernetes: Option<Kubernetes>,
     /// Where nodes are listened to.
     pub listen: SocketAddr,
     /// Certificate chain and key for nodes, PEM; without them nodes are spoken to in the clear.
@@ -88,6 +92,23 @@ pub struct Config {
     pub keep_unused: Duration,
     /// How long it is kept who ran what.
     pub keep_history: Duration,
+}
+
+/// What the operator chose for Kubernetes.
+#[derive(Clone, Debug, Default)]
+pub struct Kubernetes {
+    /// The file that says where the API server is; without it `KUBECONFIG`, the home directory's, or the pod's own service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespaces that are watched; all where none is named.
+    pub namespaces: BTreeSet<String>,
+    /// Namespaces that are out of view.
+    pub excluded_namespaces: BTreeSet<String>,
+    /// Namespaces whose workloads may take themselves out of view.
+    pub annotations_in: BTreeSet<String>,
+    /// A policy of what is in view, in Rego.
+    pub policy: Option<PathBuf>,
+    /// Labels or annotations that name a workload's owner, best first.
+    pub owner_keys: Vec<String>,
 }
 
 /// Why the aggregator could not start, or had to end.
@@ -130,6 +151,12 @@ pub enum AggregatorError {
     /// The tokens of the API.
     #[error(transparent)]
     Access(#[from] web::AccessError),
+    /// Where the API server is, or how it is spoken to.
+    #[error("the Kubernetes API: {0}; give --kubeconfig FILE, or run in a pod with a service account")]
+    Kubernetes(String),
+    /// The policy of what is in view.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
 /// A node's stream.
@@ -151,6 +178,8 @@ pub(crate) struct Aggregator {
     started: Instant,
     identify: Box<dyn Identify>,
     store: Arc<dyn Store>,
+    /// What the API server knows, in a cluster.
+    watch: Option<Arc<Watch>>,
     fleet: Mutex<Fleet>,
     streams: Mutex<HashMap<String, Stream>>,
     advisories: Advisories,
@@ -230,7 +259,11 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     };
     let (certificate, api_certificate) = (open(&config.tls)?, open(&config.api_tls)?);
     let certificates = certificate.iter().chain(&api_certificate).cloned().collect();
-    let aggregator = Arc::new(Aggregator::open(config, certificates).await?);
+    let watch = match &config.kubernetes {
+        Some(kubernetes) => Some(watch(kubernetes).await?),
+        None => None,
+    };
+    let aggregator = Arc::new(Aggregator::open(config, certificates, watch).await?);
     let config = &aggregator.config;
 
     let collector = CollectorServer::new(service::Service(Arc::clone(&aggregator)))
@@ -269,12 +302,29 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     tokio::spawn(Arc::clone(&aggregator).tick());
     tokio::spawn(Arc::clone(&aggregator).keep_advisories());
     tokio::spawn(Arc::clone(&aggregator).keep_tidy());
+    if let Some(watch) = &aggregator.watch {
+        tokio::spawn(Arc::clone(&aggregator).follow_cluster(Arc::clone(watch)));
+        tokio::spawn(Arc::clone(&aggregator).end_workloads(Arc::clone(watch)));
+    }
     let api_certificate = api_certificate.map(|certificate| (certificate, Protocol::Http1));
     let ended = serve_apart(api, api_certificate, routes).map_err(listen(config.api))?;
     tokio::select! {
         served = server.serve_with_incoming(nodes) => Ok(served?),
         ended = ended => Err(listen(config.api)(ended.unwrap_or_else(std::io::Error::other))),
     }
+}
+
+/// Begins to follow the API server.
+async fn watch(kubernetes: &Kubernetes) -> Result<Arc<Watch>, AggregatorError> {
+    let policy = kubernetes.policy.as_deref().map(Rego::read).transpose()?;
+    let selection = Selection {
+        excluded_namespaces: kubernetes.excluded_namespaces.clone(),
+        annotations_in: kubernetes.annotations_in.clone(),
+        policy,
+    };
+    let client =
+        crate::cluster::connect(kubernetes.kubeconfig.as_deref()).await.map_err(AggregatorError::Kubernetes)?;
+    Ok(Watch::start(&client, selection, &kubernetes.namespaces))
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
@@ -306,9 +356,13 @@ fn serve_apart(
 }
 
 impl Aggregator {
-    async fn open(config: Config, certificates: Vec<Arc<Certificate>>) -> Result<Self, AggregatorError> {
+    async fn open(
+        config: Config,
+        certificates: Vec<Arc<Certificate>>,
+        watch: Option<Arc<Watch>>,
+    ) -> Result<Self, AggregatorError> {
         let store = Sqlite::open(&config.data.join("outcrop.db")).await?;
-        let identify = Box::new(TokenFile::open(&config.tokens)?);
+        let identify = Box::new(TokenFile::open(config.tokens.as_deref().unwrap_or_else(|| Path::new("")))?);
         let advisories = Advisories::open(&config.data.join("advisories"), config.policy.clone())?;
         let rules = Rules {
             verify_share: config.verify_share,
@@ -335,6 +389,7 @@ impl Aggregator {
             started: Instant::now(),
             identify,
             store,
+            watch,
             fleet: Mutex::new(fleet),
             streams: Mutex::default(),
             advisories,
@@ -358,7 +413,8 @@ impl Aggregator {
     /// What is wrong with files that are read again when they change.
     fn problems(&self) -> Vec<String> {
         let certificates = self.certificates.iter().filter_map(|certificate| certificate.problem());
-        self.identify.problem().into_iter().chain(certificates).collect()
+        let watched = self.watch.iter().flat_map(|watch| watch.problems());
+        self.identify.problem().into_iter().chain(certificates).chain(watched).collect()
     }
 
     fn fleet(&self) -> MutexGuard<'_, Fleet> {

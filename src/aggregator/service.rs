@@ -310,9 +310,10 @@ impl Aggregator {
     fn containers(&self, node: &str, report: v1::Containers) -> Result<(), Status> {
         let containers =
             report.containers.into_iter().map(Seen::try_from).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
-        let gone: Vec<(String, String)> =
-            report.gone.into_iter().map(|key| (key.containerd_namespace, key.id)).collect();
-        let told = self.fleet().containers(node, report.sequence, report.full, containers, &gone, now());
+        let gone = report.gone.into_iter().map(|key| (key.containerd_namespace, key.id)).collect();
+        let report = super::fleet::Report { sequence: report.sequence, full: report.full, containers, gone };
+        let place = |seen: &Seen| self.place(node, seen);
+        let told = self.fleet().containers(node, report, &place, now());
         match told {
             Ok(()) => Ok(()),
             Err(NotTaken::Gap) => {

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::duration::{parse_duration, parse_share};
 use super::{Exit, Fatal};
 use crate::advisory::trust::PublicKey;
-use crate::aggregator::{Config, Policy};
+use crate::aggregator::{self, Config, Policy};
+use crate::duration::{parse_duration, parse_share};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -31,9 +31,9 @@ pub(super) struct Arguments {
     #[arg(long, env = "OUTCROP_REQUIRE_SIGNATURE", requires = "db_key")]
     require_signature: bool,
 
-    /// The file of nodes and hashes of their tokens, as outcrop token new makes it
-    #[arg(long, value_name = "FILE", env = "OUTCROP_TOKENS")]
-    tokens: PathBuf,
+    /// The file of nodes and hashes of their tokens, as outcrop token new makes it; with --kubernetes agents are known by their pods without it
+    #[arg(long, value_name = "FILE", env = "OUTCROP_TOKENS", required_unless_present = "kubernetes")]
+    tokens: Option<PathBuf>,
 
     /// Where agents are listened to
     #[arg(long, value_name = "ADDRESS", env = "OUTCROP_LISTEN", default_value = "127.0.0.1:7443")]
@@ -71,6 +71,9 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE", env = "OUTCROP_API_TLS_KEY", requires = "api_tls_cert")]
     api_tls_key: Option<PathBuf>,
 
+    #[command(flatten)]
+    kubernetes: Kubernetes,
+
     /// Share of the layers on several nodes that another node reads as well, from 0 to 1
     #[arg(long, value_name = "SHARE", env = "OUTCROP_VERIFY_SHARE", default_value = "0.05", value_parser = parse_share)]
     verify_share: f64,
@@ -94,6 +97,57 @@ pub(super) struct Arguments {
     /// Keep so long who ran what
     #[arg(long, value_name = "TIME", env = "OUTCROP_KEEP_HISTORY", default_value = "400d", value_parser = parse_duration)]
     keep_history: Duration,
+}
+
+/// What Kubernetes adds.
+#[derive(Debug, clap::Args)]
+struct Kubernetes {
+    /// Join containers to workloads through the Kubernetes API server: KUBECONFIG's, or the one of the pod that this runs in
+    #[arg(long, env = "OUTCROP_KUBERNETES")]
+    kubernetes: bool,
+
+    /// The file that says where the API server is
+    #[arg(long, value_name = "FILE", env = "OUTCROP_KUBECONFIG", requires = "kubernetes")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Watch this namespace only; may be given again. Without it all
+    #[arg(long, value_name = "NAME", env = "OUTCROP_WATCH_NAMESPACE", value_delimiter = ',', requires = "kubernetes")]
+    watch_namespace: Vec<String>,
+
+    /// Keep the workloads of this namespace out of view, counted as excluded; may be given again
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "OUTCROP_EXCLUDE_NAMESPACE",
+        value_delimiter = ',',
+        requires = "kubernetes"
+    )]
+    exclude_namespace: Vec<String>,
+
+    /// Let workloads of this namespace, or its own annotation, take them out of view: outcrop.dev/exclude=true; may be given again
+    #[arg(long, value_name = "NAME", env = "OUTCROP_ANNOTATIONS_IN", value_delimiter = ',', requires = "kubernetes")]
+    annotations_in: Vec<String>,
+
+    /// A policy of what is in view: Rego v0, package snyk, rule workload_events, as Snyk's controller takes it
+    #[arg(long, value_name = "FILE", env = "OUTCROP_POLICY", requires = "kubernetes")]
+    policy: Option<PathBuf>,
+
+    /// A label or annotation of workloads, else of their namespaces, that names their owner; may be given again, the first one counts
+    #[arg(long, value_name = "KEY", env = "OUTCROP_OWNER_KEY", value_delimiter = ',', requires = "kubernetes")]
+    owner_key: Vec<String>,
+}
+
+impl Kubernetes {
+    fn config(self) -> Option<aggregator::Kubernetes> {
+        self.kubernetes.then(|| aggregator::Kubernetes {
+            kubeconfig: self.kubeconfig,
+            namespaces: self.watch_namespace.into_iter().collect(),
+            excluded_namespaces: self.exclude_namespace.into_iter().collect(),
+            annotations_in: self.annotations_in.into_iter().collect(),
+            policy: self.policy,
+            owner_keys: self.owner_key,
+        })
+    }
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
@@ -127,6 +181,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         database: arguments.db,
         policy: Policy { keys, require_signature: arguments.require_signature, ..Policy::default() },
         tokens: arguments.tokens,
+        kubernetes: arguments.kubernetes.config(),
         listen: arguments.listen,
         tls,
         api: arguments.api,
@@ -143,6 +198,6 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Fatal::failed(format!("starting: {error}")))?;
     // A signal ends it as it ends any program: what was acknowledged is on the disk.
-    runtime.block_on(crate::aggregator::run(config)).map_err(|error| Fatal::failed(error.to_string()))?;
+    runtime.block_on(aggregator::run(config)).map_err(|error| Fatal::failed(error.to_string()))?;
     Ok(Exit::Done)
 }

@@ -84,6 +84,19 @@ fn in_words(status: &Value) -> String {
     if number("/nodes/known") == 0 {
         out.push_str("no node has attached: start outcrop-agent on one\n");
     }
+    if !status["kubernetes"].is_null() {
+        out.push_str(&format!(
+            "workloads {}, pods {}; nodes without an agent {}; containers that no node tells of {}, that the API server does not know {}\n",
+            number("/kubernetes/workloads"),
+            number("/kubernetes/pods"),
+            number("/nodes/without_agent"),
+            number("/kubernetes/untold"),
+            number("/kubernetes/strays")
+        ));
+        if status.pointer("/kubernetes/synced").and_then(Value::as_bool) == Some(false) {
+            out.push_str("the API server has not been listed whole yet\n");
+        }
+    }
     if let Some(error) = status["store_error"].as_str() {
         out.push_str(&format!("NOTHING IS TAKEN FROM NODES: {}\n", escape(error)));
     }

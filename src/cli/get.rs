@@ -14,6 +14,12 @@ use crate::web::list::{self, Resource};
 /// What can be listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
+    /// Workloads: Deployments, `StatefulSets`, Jobs, … with what runs of each
+    #[value(aliases = ["workload", "wl"])]
+    Workloads,
+    /// Configuration issues of workloads
+    #[value(aliases = ["issue"])]
+    Issues,
     /// Nodes, and how their agents are
     #[value(aliases = ["node", "no"])]
     Nodes,
@@ -54,6 +60,30 @@ pub(super) struct Arguments {
     #[arg(long, short, value_name = "NAMESPACE")]
     namespace: Option<String>,
 
+    /// What runs in all namespaces, which is the default
+    #[arg(long, short = 'A', conflicts_with = "namespace")]
+    all_namespaces: bool,
+
+    /// Only what is of this workload: NAME or KIND/NAME, as in deploy/web
+    #[arg(long, value_name = "WORKLOAD")]
+    workload: Option<String>,
+
+    /// Only what is of workloads of this kind: deployment, sts, runner.actions.example
+    #[arg(long = "kind", value_name = "KIND")]
+    kind_of: Option<String>,
+
+    /// Only what is of workloads with these labels: app=web,tier!=test
+    #[arg(long, short = 'l', value_name = "LABELS")]
+    selector: Option<String>,
+
+    /// Only what is of workloads that were made so long ago: 30d
+    #[arg(long, value_name = "TIME")]
+    older_than: Option<String>,
+
+    /// Only what is of workloads of this owner
+    #[arg(long, value_name = "OWNER")]
+    owner: Option<String>,
+
     /// Only what is on this node
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
@@ -85,6 +115,36 @@ pub(super) struct Arguments {
     server: Server,
 }
 
+const WORKLOADS: &[Column] = &[
+    column("NAMESPACE", "/namespace"),
+    column("KIND", "/kind"),
+    column("NAME", "/name"),
+    column("PODS", "/pods"),
+    column("COVERAGE", "/coverage"),
+    column("FINDINGS", "/findings"),
+    column("POD SECURITY", "/pod_security"),
+    wide("ISSUES", "/issues"),
+    wide("OWNER", "/owner"),
+    wide("IMAGES", "/images"),
+    wide("WITHHELD", "/withheld"),
+    wide("CREATED", "/created"),
+    wide("EXCLUDED", "/excluded"),
+    wide("GROUP", "/group"),
+    wide("UID", "/uid"),
+];
+
+const ISSUES: &[Column] = &[
+    column("NAMESPACE", "/namespace"),
+    column("WORKLOAD", "/workload"),
+    column("LEVEL", "/level"),
+    column("RULE", "/rule"),
+    column("PATH", "/path"),
+    column("FOUND", "/found"),
+    wide("TITLE", "/title"),
+    wide("WHY", "/why"),
+    wide("FIX", "/fix"),
+];
+
 const NODES: &[Column] = &[
     column("NAME", "/name"),
     column("ATTACHED", "/attached"),
@@ -94,6 +154,12 @@ const NODES: &[Column] = &[
     column("DISTRUSTED", "/distrusted"),
     column("CAGE", "/cage"),
     column("AGENT", "/agent_version"),
+    wide("KUBELET", "/kubernetes/kubelet"),
+    wide("RUNTIME", "/kubernetes/runtime"),
+    wide("ARCHITECTURE", "/kubernetes/architecture"),
+    wide("OS", "/kubernetes/image"),
+    wide("KERNEL", "/kubernetes/kernel"),
+    wide("WHY NO AGENT", "/blind"),
     wide("CATALOGUERS", "/cataloguers"),
     wide("MARKS", "/marks"),
     wide("QUEUE", "/agent/queue"),
@@ -112,6 +178,7 @@ const CONTAINERS: &[Column] = &[
     column("PACKAGES", "/packages"),
     column("FINDINGS", "/findings"),
     wide("REASON", "/coverage/reason"),
+    wide("WORKLOAD", "/workload"),
     wide("DISTRIBUTION", "/distribution"),
     wide("SINCE", "/since"),
     wide("CONTAINERD NAMESPACE", "/containerd_namespace"),
@@ -174,6 +241,7 @@ const FINDINGS: &[Column] = &[
     column("NODE", "/container/node"),
     wide("STATUS", "/status"),
     wide("SCORE", "/score"),
+    wide("WORKLOAD", "/container/workload"),
     wide("POD", "/container/pod"),
     wide("IMAGE", "/container/image"),
     wide("EVIDENCE", "/evidence"),
@@ -189,6 +257,8 @@ impl Kind {
     /// The resource, its columns, and the filter that a name is for.
     const fn list(self) -> Option<(Resource, &'static [Column], &'static str)> {
         Some(match self {
+            Self::Workloads => (list::WORKLOADS, WORKLOADS, "workload"),
+            Self::Issues => (list::ISSUES, ISSUES, "rule"),
             Self::Nodes => (list::NODES, NODES, "name"),
             Self::Containers => (list::CONTAINERS, CONTAINERS, "name"),
             Self::Images => (list::IMAGES, IMAGES, "name"),
@@ -219,6 +289,11 @@ fn parameters(arguments: &Arguments, resource: &Resource, named: &str) -> Result
         ("node", &arguments.node),
         (image, &arguments.image),
         ("severity", &arguments.severity),
+        ("workload", &arguments.workload),
+        ("kind", &arguments.kind_of),
+        ("labels", &arguments.selector),
+        ("older-than", &arguments.older_than),
+        ("owner", &arguments.owner),
     ] {
         value.as_deref().map_or(Ok(()), |value| filter(name, value))?;
     }

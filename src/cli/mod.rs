@@ -5,7 +5,7 @@ mod ask;
 mod bom;
 mod client;
 mod db;
-mod duration;
+mod describe;
 mod get;
 mod listing;
 mod node;
@@ -61,8 +61,10 @@ enum Command {
     Status(ask::StatusArguments),
     /// Tell which containers have a package, a version of it, or a problem
     WhoHas(ask::WhoHasArguments),
-    /// List nodes, containers, images, layers, packages, findings, or what an advisory touches
+    /// List workloads, nodes, containers, images, layers, packages, findings, configuration issues, or what an advisory touches
     Get(Box<get::Arguments>),
+    /// Tell all of one workload: its containers, what is found in them, and how it is configured
+    Describe(describe::Arguments),
     /// Believe a node no more, or again
     Node(node::Arguments),
     /// Make tokens for nodes, and for callers of the API
@@ -111,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::WhoHas(arguments) => ask::who_has(&arguments),
         Command::Token(arguments) => token::run(arguments),
         Command::Get(arguments) => get::run(&arguments),
+        Command::Describe(arguments) => describe::run(&arguments),
         Command::Node(arguments) => node::run(&arguments),
         Command::Selftest => selftest::run(),
     };

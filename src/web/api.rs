@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_stream::StreamExt as _;
 
 use super::access::{Caller, Right};
-use super::list::{CONTAINERS, FINDINGS, IMAGES, LAYERS, NODES, PACKAGES, WHO_HAS};
+use super::list::{CONTAINERS, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, WHO_HAS, WORKLOADS};
 use super::model::Requeued;
 use super::problem::Problem;
 use super::query::{self, Parameters};
@@ -61,6 +61,9 @@ pub(super) fn routes() -> Router<Api> {
     Router::new()
         .route("/api/v1/openapi.json", get(document))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/workloads", list!(WORKLOADS, workloads))
+        .route("/api/v1/workloads/{namespace}/{kind}/{name}", get(workload))
+        .route("/api/v1/issues", list!(ISSUES, issues))
         .route("/api/v1/nodes", list!(NODES, nodes))
         .route("/api/v1/containers", list!(CONTAINERS, containers))
         .route("/api/v1/images", list!(IMAGES, images))
@@ -130,6 +133,18 @@ type Word = Result<extract::Path<String>, extract::rejection::PathRejection>;
 
 fn word(word: Word) -> Result<String, Problem> {
     word.map(|extract::Path(word)| word).map_err(|error| Problem::question(error.body_text()))
+}
+
+async fn workload(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    named: Result<extract::Path<[String; 3]>, extract::rejection::PathRejection>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Answer {
+    Parameters::of(&uri, &[])?;
+    let extract::Path(named) = named.map_err(|error| Problem::question(error.body_text()))?;
+    answer(&caller, &headers, &api.source.workload(&caller.scope, named.each_ref().map(String::as_str)).await?)
 }
 
 async fn advisory(

@@ -38,6 +38,46 @@ pub struct Resource {
     pub sorts: &'static [&'static str],
 }
 
+/// Filters by workload, besides a resource's own.
+macro_rules! by_workload {
+    ($($own:expr),* $(,)?) => {
+        &[
+            $($own,)*
+            ("workload", "those of this workload: `NAME` or `KIND/NAME`, as in `deploy/web`"),
+            ("kind", "those of workloads of this kind: `deployment`, `sts`, `runner.actions.example`"),
+            ("labels", "those of workloads that this label selector selects: `app=web,tier!=test`"),
+            ("owner", "those of workloads of this owner"),
+            ("older-than", "those of workloads that were made so long ago: `30d`"),
+        ]
+    };
+}
+
+/// Workloads.
+pub const WORKLOADS: Resource = Resource {
+    name: "workloads",
+    about: "Workloads: what people deploy, with what runs of it",
+    filters: by_workload![
+        ("namespace", "workloads in this namespace"),
+        ("name", "workloads of this name"),
+        ("image", "workloads that run the image of this name"),
+        ("coverage", "workloads with a container in this state of coverage"),
+        ("node", "workloads with a pod on this node"),
+    ],
+    sorts: &["name", "findings"],
+};
+
+/// Configuration issues.
+pub const ISSUES: Resource = Resource {
+    name: "issues",
+    about: "Configuration issues of workloads: the Pod Security Standards, and recommendations beyond them",
+    filters: by_workload![
+        ("namespace", "issues of workloads in this namespace"),
+        ("rule", "issues of this rule"),
+        ("level", "`baseline`, `restricted` or `recommended`"),
+    ],
+    sorts: &["workload"],
+};
+
 /// Nodes.
 pub const NODES: Resource = Resource {
     name: "nodes",
@@ -54,7 +94,7 @@ pub const NODES: Resource = Resource {
 pub const CONTAINERS: Resource = Resource {
     name: "containers",
     about: "Containers",
-    filters: &[
+    filters: by_workload![
         ("node", "containers on this node"),
         ("namespace", "containers of pods in this namespace"),
         ("pod", "containers of pods of this name"),
@@ -99,7 +139,7 @@ pub const LAYERS: Resource = Resource {
 pub const PACKAGES: Resource = Resource {
     name: "packages",
     about: "Packages that run",
-    filters: &[
+    filters: by_workload![
         ("type", "packages of this type, as purl names it"),
         ("name", "packages of this name"),
         ("version", "packages of this version"),
@@ -114,7 +154,7 @@ pub const PACKAGES: Resource = Resource {
 pub const FINDINGS: Resource = Resource {
     name: "findings",
     about: "Findings of containers",
-    filters: &[
+    filters: by_workload![
         (
             "state",
             "`open`, the default; or `fixed`: what a container's subject had and has not any more, with the time",
@@ -141,7 +181,7 @@ pub const WHO_HAS: Resource = Resource {
 };
 
 /// Every resource that is listed by its name alone.
-pub const RESOURCES: [Resource; 6] = [NODES, CONTAINERS, IMAGES, LAYERS, PACKAGES, FINDINGS];
+pub const RESOURCES: [Resource; 8] = [WORKLOADS, NODES, CONTAINERS, IMAGES, LAYERS, PACKAGES, FINDINGS, ISSUES];
 
 impl List {
     /// What the filter `name` asks for; the first, where it is given twice.

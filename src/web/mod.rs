@@ -36,8 +36,9 @@ pub use access::{AccessError, Admission, Authorizer, Caller, Denied, Loopback, R
 pub use escape::is_treacherous;
 pub use model::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,
-    DatabaseStatus, FindingItem, HasItem, ImageItem, LayerCounts, LayerItem, Lifetimes, NodeCounts, NodeItem,
-    PackageItem, Page, Pushed, ReasonCount, Rematch, ReportCounts, Requeued, RoleItem, SourceStatus, Status,
+    DatabaseStatus, FindingItem, HasItem, ImageItem, IssueItem, KubernetesNode, KubernetesStatus, LayerCounts,
+    LayerItem, Lifetimes, NodeCounts, NodeItem, PackageItem, Page, Pushed, ReasonCount, Rematch, ReportCounts,
+    Requeued, RoleItem, SourceStatus, Status, WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
 pub use problem::Problem;
 pub use serve::serve;

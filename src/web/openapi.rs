@@ -18,8 +18,8 @@ use super::api::SIGNATURE;
 use super::guard::BODY_TYPES;
 use super::list::{self, DEFAULT_LIMIT, MAX_LIMIT, Resource};
 use super::model::{
-    AdvisoryItem, ContainerItem, FindingItem, HasItem, ImageItem, LayerItem, NodeItem, PackageItem, Page, Pushed,
-    Requeued, Status,
+    AdvisoryItem, ContainerItem, FindingItem, HasItem, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, Page,
+    Pushed, Requeued, Status, WorkloadDetail, WorkloadItem,
 };
 use super::problem::{CONTENT_TYPE, Problem};
 
@@ -178,6 +178,17 @@ fn make() -> OpenApi {
     document.get("/api/v1/openapi.json", answer, "This document", Vec::new(), &[]);
     let answer = document.named::<Status>();
     document.get("/api/v1/status", answer, "The state of everything that the caller may see", Vec::new(), &[]);
+    document.list::<WorkloadItem>(&list::WORKLOADS, Vec::new());
+    let named = [
+        ("namespace", "its namespace"),
+        ("kind", "its kind, as kubectl takes it: `deploy`, `deployment.apps`"),
+        ("name", "its name"),
+    ];
+    let named = named.map(|(name, about)| parameter(name, ParameterIn::Path, true, about, text())).to_vec();
+    let answer = document.named::<WorkloadDetail>();
+    let path = "/api/v1/workloads/{namespace}/{kind}/{name}";
+    document.get(path, answer, "A workload in full", named, &[StatusCode::NOT_FOUND]);
+    document.list::<IssueItem>(&list::ISSUES, Vec::new());
     document.list::<NodeItem>(&list::NODES, Vec::new());
     document.list::<ContainerItem>(&list::CONTAINERS, Vec::new());
     document.list::<ImageItem>(&list::IMAGES, Vec::new());

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use super::model::{
-    AdvisoryItem, ContainerItem, FindingItem, HasItem, ImageItem, LayerItem, NodeItem, PackageItem, Page, Pushed,
-    Status,
+    AdvisoryItem, ContainerItem, FindingItem, HasItem, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, Page,
+    Pushed, Status, WorkloadDetail, WorkloadItem,
 };
 use crate::store::StoreError;
 
@@ -51,6 +51,12 @@ pub struct List {
 pub trait Source: Send + Sync {
     /// The state of everything.
     fn status<'a>(&'a self, scope: &'a Scope) -> Future<'a, Status>;
+    /// Workloads. Sorts: `name`, `findings`.
+    fn workloads<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<WorkloadItem>>;
+    /// The workload of a namespace, by its kind, as people write it, and its name.
+    fn workload<'a>(&'a self, scope: &'a Scope, named: [&'a str; 3]) -> Future<'a, WorkloadDetail>;
+    /// Configuration issues of workloads.
+    fn issues<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<IssueItem>>;
     /// Nodes. Filters: `name`, `attached`, `distrusted`.
     fn nodes<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<NodeItem>>;
     /// Containers. Filters: `node`, `namespace`, `pod`, `name`, `image`, `stack`, `coverage`.

@@ -22,7 +22,11 @@ fn golden(name: &str, text: &str) {
 #[test]
 fn tables_look_as_they_did() {
     let server = Server::open(Fake::new(3, 4));
-    let commands: [(&str, &[&str]); 12] = [
+    let commands: [(&str, &[&str]); 16] = [
+        ("workloads.txt", &["get", "workloads", "-A"]),
+        ("workloads-wide.txt", &["get", "wl", "-n", "shop", "-l", "app=web", "-o", "wide"]),
+        ("issues.txt", &["get", "issues"]),
+        ("describe.txt", &["describe", "deploy/web-2", "-n", "shop"]),
         ("nodes.txt", &["get", "nodes"]),
         ("nodes-wide.txt", &["get", "no", "-o", "wide"]),
         ("containers.txt", &["get", "containers"]),
@@ -97,6 +101,11 @@ fn what_goes_wrong_ends_with_its_code_and_a_line_that_helps() {
         (&["get", "nodes", "--limit", "0"], 64, "--limit 0"),
         (&["get", "nodes", "--field-selector", "attached"], 64, "field=value"),
         (&["get", "nodes", "--field-selector", "attached=perhaps"], 64, "only true and false"),
+        (&["get", "images", "-l", "app=web"], 64, "images are not chosen by labels"),
+        (&["get", "workloads", "-A", "-n", "shop"], 64, "cannot be used with"),
+        (&["describe", "deploy/none"], 1, "there is no workload \"deploy/none\""),
+        (&["describe", "web"], 64, "which?"),
+        (&["describe", "deploy/web-2", "-o", "csv"], 64, "no table"),
         (&["get", "advisory"], 64, "which one"),
         (&["get", "advisory", "CVE-1"], 1, "no advisory is known as CVE-1"),
         (&["get", "advisory", "CVE-2021-44228", "-o", "csv"], 64, "no table"),

@@ -41,6 +41,7 @@ fn check(document: &Value, path: &str, method: &str, answer: &Answer) {
 /// Where the path of the document leads, with something for each of its words.
 fn target(path: &str) -> String {
     let question = if path.ends_with("who-has") { "?q=log4j-core" } else { "" };
+    let path = path.replace("{namespace}/{kind}/{name}", "shop/deploy/web-2");
     path.replace("{id}", "CVE-2021-44228").replace("{name}", "node-1") + question
 }
 

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use outcrop::web::list::{CONTAINERS, FINDINGS, IMAGES, LAYERS, NODES, PACKAGES, WHO_HAS, page};
+use outcrop::web::list::{CONTAINERS, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, WHO_HAS, WORKLOADS, page};
 use outcrop::web::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,
-    DatabaseStatus, Failure, FindingItem, Future, HasItem, ImageItem, LayerCounts, LayerItem, Lifetimes, List,
-    NodeCounts, NodeItem, PackageItem, Page, Pushed, ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source,
-    SourceStatus, Status,
+    DatabaseStatus, Failure, FindingItem, Future, HasItem, ImageItem, IssueItem, KubernetesNode, KubernetesStatus,
+    LayerCounts, LayerItem, Lifetimes, List, NodeCounts, NodeItem, PackageItem, Page, Pushed, ReasonCount, Rematch,
+    ReportCounts, RoleItem, Scope, Source, SourceStatus, Status, WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
 use outcrop_proto::{Coverage, CoverageState, Step};
 use tokio::sync::Semaphore;
@@ -95,12 +95,59 @@ impl Fake {
                 gone_before_reading: 2,
                 queue: 4,
             }),
+            kubernetes: (number < 2).then(|| KubernetesNode {
+                kubelet: name("v1.34.4", number),
+                runtime: name("containerd://2.1.4", number),
+                system: "linux".to_owned(),
+                architecture: "amd64".to_owned(),
+                image: name("Debian GNU/Linux 12", number),
+                kernel: name("6.12", number),
+            }),
+            blind: (number == 1).then(|| "no agent can run on Windows".to_owned()),
+        }
+    }
+
+    fn workload(&self, number: usize) -> WorkloadItem {
+        WorkloadItem {
+            namespace: self_namespace(number).unwrap_or_default().to_owned(),
+            group: if number.is_multiple_of(2) { "apps" } else { "" }.to_owned(),
+            kind: name("Deployment", number),
+            name: name("web", number),
+            uid: format!("{number:036}"),
+            owner: (number < 2).then(|| name("team", number)),
+            labels: BTreeMap::from([(name("app", number), name("web", number))]),
+            created: "2026-11-01T00:00:00Z".to_owned(),
+            excluded: (number == 1).then(|| "namespace bank is excluded".to_owned()),
+            pods: 2,
+            containers: 3,
+            coverage: BTreeMap::from([(CoverageState::Scanned, 2), (CoverageState::Pending, 1)]),
+            images: vec![name("registry.example/app", number)],
+            findings: severities(),
+            withheld: 1,
+            pod_security: "baseline".to_owned(),
+            issues: BTreeMap::from([("restricted".to_owned(), 3), ("recommended".to_owned(), 1)]),
+        }
+    }
+
+    fn issue(&self, number: usize) -> IssueItem {
+        let of = self.workload(number);
+        IssueItem {
+            namespace: of.namespace,
+            workload: format!("{}/{}", of.kind, of.name),
+            rule: "run-as-non-root".to_owned(),
+            level: "restricted".to_owned(),
+            title: "May run as root".to_owned(),
+            path: format!("spec.containers[{}].securityContext.runAsNonRoot", name("main", number)),
+            found: name("unset", number),
+            why: "A process that is root has more ways out.".to_owned(),
+            fix: "Set runAsNonRoot: true.".to_owned(),
         }
     }
 
     fn container(&self, number: usize) -> ContainerItem {
         let hostile = number == 0;
-        let ContainerRef { node, containerd_namespace, id, name, namespace, pod, image, stack } = self.place(number);
+        let ContainerRef { node, containerd_namespace, id, name, namespace, pod, workload, image, stack } =
+            self.place(number);
         let coverage = if hostile {
             Coverage::new(CoverageState::Partial, HOSTILE)
         } else {
@@ -113,6 +160,7 @@ impl Fake {
             name,
             namespace,
             pod,
+            workload,
             image,
             stack,
             coverage,
@@ -131,6 +179,7 @@ impl Fake {
             name: name("app", number),
             namespace: Some(if number.is_multiple_of(2) { "shop" } else { "bank" }.to_owned()),
             pod: Some(name("pod", number)),
+            workload: Some(format!("Deployment/{}", name("web", number))),
             image: name("registry.example/app", number),
             stack: Some(format!("sha256:{:064x}", number % 3)),
         }
@@ -180,6 +229,7 @@ impl Fake {
                 silent,
                 weak_cage: 1,
                 distrusted: 1,
+                without_agent: 2,
             },
             containers,
             coverage: CoverageState::ALL
@@ -196,6 +246,7 @@ impl Fake {
                 assessed("Debian:12", "stale", HOSTILE, 1),
                 assessed(HOSTILE, "unmatched", "no source", 1),
             ],
+            kubernetes: Some(KubernetesStatus { synced: true, workloads: 4, pods: 5, untold: 1, strays: 2 }),
             layers: LayerCounts { known: 9, leased: 1, waiting: 2, failed: 3, disputed: 1, outdated: 4 },
             oldest_unscanned_seconds: Some(77),
             lifetimes: Lifetimes {
@@ -275,6 +326,45 @@ fn ready<'a, T: Send + 'a>(answer: Result<T, Failure>) -> Future<'a, T> {
 impl Source for Fake {
     fn status<'a>(&'a self, scope: &'a Scope) -> Future<'a, Status> {
         ready(Ok(self.status(scope)))
+    }
+
+    fn workloads<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<WorkloadItem>> {
+        let named = |item: &WorkloadItem| {
+            list.filter("workload").is_none_or(|name| item.name.contains(name.rsplit('/').next().unwrap_or_default()))
+        };
+        let items = self.seen(scope).take(4).map(|number| (number, self.workload(number)));
+        let items = items.filter(|(_, item)| named(item));
+        ready(page(&WORKLOADS, list, items))
+    }
+
+    fn workload<'a>(&'a self, scope: &'a Scope, [namespace, kind, of]: [&'a str; 3]) -> Future<'a, WorkloadDetail> {
+        let is = |number: &usize| self_namespace(*number) == Some(namespace) && name("web", *number) == of;
+        let is_kind = kind == "deploy" || kind.starts_with("Deployment");
+        let Some(number) = self.seen(scope).find(is).filter(|_| is_kind) else {
+            return ready(Err(Failure::Missing(format!("there is no {kind} {of:?} in {namespace:?}"))));
+        };
+        let container = self.container(number);
+        ready(Ok(WorkloadDetail {
+            workload: self.workload(number),
+            containers: vec![WorkloadContainer {
+                name: container.name,
+                kind: "main".to_owned(),
+                image: container.image,
+                stack: container.stack,
+                coverage: container.coverage,
+                replicas: 2,
+                distribution: container.distribution,
+                packages: 88,
+                findings: severities(),
+            }],
+            configuration: vec![self.issue(number)],
+            pods: vec![name("pod", number)],
+        }))
+    }
+
+    fn issues<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<IssueItem>> {
+        let items = self.seen(scope).take(4).map(|number| (number, self.issue(number)));
+        ready(page(&ISSUES, list, items))
     }
 
     fn nodes<'a>(&'a self, _: &'a Scope, list: &'a List) -> Future<'a, Page<NodeItem>> {

@@ -45,7 +45,7 @@ impl Aggregator {
                 .position(|rank| *rank == word)
                 .ok_or_else(|| Failure::Question(format!("severity={word}: only {} are known", RANKS.join(", "))))?,
         };
-        let chosen = Chosen::new(scope, list)?;
+        let chosen = Chosen::new(self, scope, list)?;
         let stacks: Vec<StackId> = chosen.stacks(&self.fleet()).into_keys().collect();
         let place: Option<Place> = after(&FINDINGS, list)?;
         let wanted = Wanted {
@@ -118,8 +118,10 @@ impl Aggregator {
 
     /// Findings that the subjects of containers had and have not any more.
     async fn list_fixed(&self, scope: &Scope, list: &List) -> Result<Page<FindingItem>, Failure> {
-        let chosen = Chosen::new(scope, list)?;
-        let known = |name: &str| name == "state" || super::OF_CONTAINERS.contains(&name);
+        let chosen = Chosen::new(self, scope, list)?;
+        let known = |name: &str| {
+            name == "state" || super::OF_CONTAINERS.contains(&name) || super::workloads::OF_WORKLOADS.contains(&name)
+        };
         if let Some((other, _)) = list.filters.iter().find(|(name, _)| !known(name)) {
             return Err(Failure::Question(format!("{other}: of what is fixed only containers can be chosen")));
         }

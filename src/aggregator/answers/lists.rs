@@ -2,16 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use outcrop_proto::{Digest, LayerId, Step};
+use outcrop_proto::{Coverage, Digest, LayerId, Step};
 
 use super::status::sees_node;
+use super::workloads::named;
 use super::{Chosen, by_severity, container_ref, identity, is, time};
-use crate::aggregator::fleet::{Container, Fleet, LayerState, Visible};
+use crate::aggregator::fleet::{Container, Fleet, KUBERNETES, Key, LayerState, Node, Visible};
+use crate::aggregator::joining::{Missing, missing};
 use crate::aggregator::{Aggregator, now};
 use crate::store::Summary;
 use crate::web::list::{CONTAINERS, IMAGES, LAYERS, NODES, page};
 use crate::web::{
-    AgentItem, ContainerItem, ContainerRef, Failure, ImageItem, LayerItem, List, NodeItem, Page, RoleItem, Scope,
+    AgentItem, ContainerItem, ContainerRef, Failure, ImageItem, KubernetesNode, LayerItem, List, NodeItem, Page,
+    RoleItem, Scope,
 };
 
 impl Aggregator {
@@ -23,82 +26,98 @@ impl Aggregator {
         for known in layers.into_iter().filter_map(|id| fleet.layer(id)?.read()) {
             *read.entry(&known.node).or_default() += 1;
         }
-        let nodes = fleet.nodes().filter(|(name, node)| {
+        let cluster = self.watch.as_ref().map(|watch| watch.cluster());
+        let mut untold: BTreeMap<&str, u64> = BTreeMap::new();
+        for missing in cluster.iter().flat_map(|cluster| missing(cluster, &fleet, scope)) {
+            *untold.entry(missing.node).or_default() += 1;
+        }
+        let told: BTreeMap<&str, &Node> = fleet.nodes().filter(|(_, node)| sees_node(scope, node)).collect();
+        let registered = cluster.iter().flat_map(|cluster| cluster.nodes()).map(|(name, _)| name);
+        let registered = registered.filter(|name| *scope == Scope::All || untold.contains_key(name));
+        let names: BTreeSet<&str> = told.keys().copied().chain(registered).chain(untold.keys().copied()).collect();
+        let nodes = names.into_iter().map(|name| (name, told.get(name).copied())).filter(|(name, node)| {
             is(list, "name", name)
-                && attached.is_none_or(|attached| attached == node.attached)
+                && attached.is_none_or(|attached| attached == node.is_some_and(|node| node.attached))
                 && distrusted.is_none_or(|distrusted| distrusted == fleet.is_distrusted(name))
-                && sees_node(scope, node)
         });
         let page = page(&NODES, list, nodes.map(|(name, node)| (name.to_owned(), (name, node))))?;
         let at = now().instant;
         Ok(page.map(|(name, node)| {
-            let seen = node.containers.values().filter(|container| scope.sees(container.namespace())).count();
-            let agent = node.metrics.as_ref().map(|metrics| AgentItem {
-                roles: metrics
-                    .roles
-                    .iter()
-                    .map(|role| RoleItem {
-                        name: role.name.clone(),
-                        resident_bytes: role.resident_bytes,
-                        cpu_milliseconds: role.cpu_milliseconds,
-                        starts: role.starts,
-                    })
-                    .collect(),
-                layers_read: metrics.layers_read,
-                layers_verified: metrics.layers_verified,
-                layers_failed: metrics.layers_failed,
-                worker_deaths: metrics.worker_deaths,
-                gone_before_reading: metrics.gone_before_reading,
-                queue: metrics.queue,
+            let seen = node.map_or(0, |node| {
+                node.containers.values().filter(|container| scope.sees(container.namespace())).count() as u64
             });
+            let registered = cluster.as_ref().and_then(|cluster| cluster.node(name));
             NodeItem {
                 distrusted: fleet.is_distrusted(name),
                 layers_read: read.get(name).copied().unwrap_or(0),
                 name: name.to_owned(),
-                agent_version: node.agent_version.clone(),
-                cataloguers: node.cataloguers,
-                cage: node.cage.clone(),
-                marks: node.marks,
-                attached: node.attached,
-                silent_seconds: at.saturating_duration_since(node.heard).as_secs(),
-                containers: seen as u64,
-                agent: agent.filter(|_| *scope == Scope::All),
+                agent_version: node.map(|node| node.agent_version.clone()).unwrap_or_default(),
+                cataloguers: node.map_or(0, |node| node.cataloguers),
+                cage: node.map(|node| node.cage.clone()).unwrap_or_default(),
+                marks: node.is_some_and(|node| node.marks),
+                attached: node.is_some_and(|node| node.attached),
+                silent_seconds: node.map_or(0, |node| at.saturating_duration_since(node.heard).as_secs()),
+                containers: seen + untold.get(name).copied().unwrap_or(0),
+                agent: node.and_then(agent).filter(|_| *scope == Scope::All),
+                kubernetes: registered.map(|node| KubernetesNode {
+                    kubelet: node.kubelet.clone(),
+                    runtime: node.runtime.clone(),
+                    system: node.system.clone(),
+                    architecture: node.architecture.clone(),
+                    image: node.image.clone(),
+                    kernel: node.kernel.clone(),
+                }),
+                blind: registered.and_then(|node| node.blind).map(ToOwned::to_owned),
             }
         }))
     }
 
     pub(super) fn list_containers(&self, scope: &Scope, list: &List) -> Result<Page<ContainerItem>, Failure> {
         // A container is called `name` among its own kind, and `container` where others are listed.
-        let chosen = Chosen::new(scope, list)?;
+        let chosen = Chosen::new(self, scope, list)?;
         let fleet = self.fleet();
-        let wanted = chosen.containers(&fleet).filter(|(_, _, container)| {
+        let cluster = self.watch.as_ref().map(|watch| watch.cluster());
+        let is_covered = |coverage: &Coverage| is(list, "coverage", coverage.state.as_str());
+        let told = chosen.containers(&fleet).filter(|(_, _, container)| {
             is(list, "name", &container.name)
                 && is(list, "pod", container.pod.as_ref().map_or("", |pod| &pod.name))
-                && list
-                    .filter("coverage")
-                    .is_none_or(|coverage| fleet.coverage_of(container).state.as_str() == coverage)
+                && (list.filter("coverage").is_none() || is_covered(&fleet.coverage_of(container)))
         });
-        let keyed = wanted.map(|(name, key, container)| {
-            ((name.to_owned(), key.0.to_string(), key.1.to_string()), (name, key, container))
+        let told = told.map(|(name, key, container)| {
+            ((name.to_owned(), key.0.to_string(), key.1.to_string()), Row::Told(name, key, container))
         });
-        Ok(page(&CONTAINERS, list, keyed)?.map(|(name, key, container)| {
-            let ContainerRef { node, containerd_namespace, id, name, namespace, pod, image, stack } =
-                container_ref(name, key, container);
-            let summary = container.stack.and_then(|digest| fleet.stack(&digest)?.summary());
-            ContainerItem {
-                node,
-                containerd_namespace,
-                id,
-                name,
-                namespace,
-                pod,
-                image,
-                stack,
-                coverage: fleet.coverage_of(container),
-                distribution: summary.and_then(|summary| distribution(summary)),
-                packages: summary.map_or(0, |summary| summary.packages),
-                findings: summary.map(|summary| findings(summary)).unwrap_or_default(),
-                since: time(container.since),
+        let untold = cluster.iter().flat_map(|cluster| missing(cluster, &fleet, scope)).filter(|missing| {
+            chosen.is_missing(missing)
+                && is(list, "name", &missing.container.name)
+                && is(list, "pod", &missing.pod.name.name)
+                && is_covered(&missing.coverage)
+        });
+        let untold = untold.map(|missing| {
+            let id = missing.container.id.as_deref().unwrap_or_default();
+            ((missing.node.to_owned(), KUBERNETES.to_owned(), id.to_owned()), Row::Untold(missing))
+        });
+        Ok(page(&CONTAINERS, list, told.chain(untold))?.map(|row| match row {
+            Row::Untold(missing) => self::untold(&missing),
+            Row::Told(name, key, container) => {
+                let ContainerRef { node, containerd_namespace, id, name, namespace, pod, workload, image, stack } =
+                    container_ref(name, key, container);
+                let summary = container.stack.and_then(|digest| fleet.stack(&digest)?.summary());
+                ContainerItem {
+                    node,
+                    containerd_namespace,
+                    id,
+                    name,
+                    namespace,
+                    pod,
+                    workload,
+                    image,
+                    stack,
+                    coverage: fleet.coverage_of(container),
+                    distribution: summary.and_then(|summary| distribution(summary)),
+                    packages: summary.map_or(0, |summary| summary.packages),
+                    findings: summary.map(|summary| findings(summary)).unwrap_or_default(),
+                    since: time(container.since),
+                }
             }
         }))
     }
@@ -185,6 +204,55 @@ impl Aggregator {
             ((rank, id.to_string()), (id, impact))
         });
         Ok(page(&LAYERS, list, keyed)?.map(|(id, impact)| item(&fleet, scope, id, impact)))
+    }
+}
+
+/// A container of a list.
+enum Row<'a> {
+    /// That a node tells of.
+    Told(&'a str, &'a Key, &'a Container),
+    /// That only the API server knows.
+    Untold(Missing<'a>),
+}
+
+/// What a node's agent told of itself.
+fn agent(node: &Node) -> Option<AgentItem> {
+    let metrics = node.metrics.as_ref()?;
+    let roles = metrics.roles.iter().map(|role| RoleItem {
+        name: role.name.clone(),
+        resident_bytes: role.resident_bytes,
+        cpu_milliseconds: role.cpu_milliseconds,
+        starts: role.starts,
+    });
+    Some(AgentItem {
+        roles: roles.collect(),
+        layers_read: metrics.layers_read,
+        layers_verified: metrics.layers_verified,
+        layers_failed: metrics.layers_failed,
+        worker_deaths: metrics.worker_deaths,
+        gone_before_reading: metrics.gone_before_reading,
+        queue: metrics.queue,
+    })
+}
+
+/// A container that no node has told of, in words.
+fn untold(missing: &Missing<'_>) -> ContainerItem {
+    let Missing { node, pod, container, coverage } = missing;
+    ContainerItem {
+        node: (*node).to_owned(),
+        containerd_namespace: KUBERNETES.to_owned(),
+        id: container.id.as_deref().unwrap_or_default().to_owned(),
+        name: container.name.clone(),
+        namespace: Some(pod.name.namespace.clone()),
+        pod: Some(pod.name.name.clone()),
+        workload: Some(named(&pod.workload)),
+        image: container.image.clone(),
+        stack: None,
+        coverage: coverage.clone(),
+        distribution: None,
+        packages: 0,
+        findings: BTreeMap::new(),
+        since: String::new(),
     }
 }
 

@@ -5,8 +5,9 @@ mod history;
 mod lists;
 mod packages;
 mod status;
+mod workloads;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -15,11 +16,12 @@ use std::sync::Arc;
 use outcrop_proto::Digest;
 
 use super::fleet::{Container, Fleet, Key};
+use super::joining::Missing;
 use super::{Aggregator, discard, now};
 use crate::store::{RANKS, RematchRow, StackId};
 use crate::web::{
-    AdvisoryItem, ContainerItem, ContainerRef, Failure, FindingItem, Future, HasItem, ImageItem, LayerItem, List,
-    NodeItem, PackageItem, Page, Pushed, Rematch, Scope, Source, Status,
+    AdvisoryItem, ContainerItem, ContainerRef, Failure, FindingItem, Future, HasItem, ImageItem, IssueItem, LayerItem,
+    List, NodeItem, PackageItem, Page, Pushed, Rematch, Scope, Source, Status, WorkloadDetail, WorkloadItem,
 };
 
 /// The aggregator, as the web asks it.
@@ -29,6 +31,18 @@ pub(super) struct Answers(pub(super) Arc<Aggregator>);
 impl Source for Answers {
     fn status<'a>(&'a self, scope: &'a Scope) -> Future<'a, Status> {
         Box::pin(self.0.status_now(scope))
+    }
+
+    fn workloads<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<WorkloadItem>> {
+        Box::pin(async { self.0.list_workloads(scope, list) })
+    }
+
+    fn workload<'a>(&'a self, scope: &'a Scope, named: [&'a str; 3]) -> Future<'a, WorkloadDetail> {
+        Box::pin(async move { self.0.workload_now(scope, named) })
+    }
+
+    fn issues<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<IssueItem>> {
+        Box::pin(async { self.0.list_issues(scope, list) })
     }
 
     fn nodes<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<NodeItem>> {
@@ -126,6 +140,7 @@ fn container_ref(node: &str, key: &Key, container: &Container) -> ContainerRef {
         name: container.name.to_string(),
         namespace: pod.map(|pod| pod.namespace.clone()),
         pod: pod.map(|pod| pod.name.clone()),
+        workload: container.workload.as_deref().map(workloads::named),
         image: container.image.to_string(),
         stack: container.stack.map(|stack| stack.to_string()),
     }
@@ -155,13 +170,15 @@ struct Chosen<'a> {
     scope: &'a Scope,
     list: &'a List,
     stack: Option<Digest>,
+    workloads: Option<HashSet<String>>,
     some: bool,
 }
 
 impl<'a> Chosen<'a> {
-    fn new(scope: &'a Scope, list: &'a List) -> Result<Self, Failure> {
-        let some = list.filters.iter().any(|(name, _)| OF_CONTAINERS.contains(&name.as_str()));
-        Ok(Self { scope, list, stack: identity(list, "stack")?, some })
+    fn new(aggregator: &Aggregator, scope: &'a Scope, list: &'a List) -> Result<Self, Failure> {
+        let workloads = aggregator.chosen_workloads(list)?;
+        let some = list.filters.iter().any(|(name, _)| OF_CONTAINERS.contains(&name.as_str())) || workloads.is_some();
+        Ok(Self { scope, list, stack: identity(list, "stack")?, workloads, some })
     }
 
     fn is(&self, node: &str, container: &Container) -> bool {
@@ -172,7 +189,22 @@ impl<'a> Chosen<'a> {
                     && is(self.list, "node", node)
                     && is(self.list, "namespace", namespace.unwrap_or_default())
                     && is(self.list, "container", &container.name)
-                    && is(self.list, "image", &container.image))
+                    && is(self.list, "image", &container.image)
+                    && self.workloads.as_ref().is_none_or(|wanted| {
+                        container.workload.as_ref().is_some_and(|workload| wanted.contains(&workload.uid))
+                    }))
+    }
+
+    /// Whether it is about a container that no node has told of.
+    fn is_missing(&self, missing: &Missing<'_>) -> bool {
+        let Missing { node, pod, container, .. } = missing;
+        self.scope.sees(Some(&pod.name.namespace))
+            && self.stack.is_none()
+            && is(self.list, "node", node)
+            && is(self.list, "namespace", &pod.name.namespace)
+            && is(self.list, "container", &container.name)
+            && is(self.list, "image", &container.image)
+            && self.workloads.as_ref().is_none_or(|wanted| wanted.contains(&pod.workload.uid))
     }
 
     /// The containers, by node and key.

@@ -24,7 +24,7 @@ impl Aggregator {
                 return Err(Failure::Question(known.to_owned()));
             }
         };
-        let stacks: Vec<(StackId, u64)> = Chosen::new(scope, list)?.stacks(&self.fleet()).into_iter().collect();
+        let stacks: Vec<(StackId, u64)> = Chosen::new(self, scope, list)?.stacks(&self.fleet()).into_iter().collect();
         let wanted = WantedPackages {
             stacks: &stacks,
             r#type: list.filter("type"),
@@ -57,7 +57,7 @@ impl Aggregator {
         list: &List,
     ) -> Result<Page<HasItem>, Failure> {
         let place: Option<Place> = after(&WHO_HAS, list)?;
-        let chosen = Chosen::new(scope, list)?;
+        let chosen = Chosen::new(self, scope, list)?;
         let stacks: Vec<StackId> = chosen.stacks(&self.fleet()).into_keys().collect();
         let mut rows = self.has(question, &stacks).await?;
         // Within a container answers come in the order of their places.

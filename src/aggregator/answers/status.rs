@@ -8,12 +8,13 @@ use outcrop_proto::{CoverageState, Distribution, PackageType};
 use super::{by_severity, words};
 use crate::advisory;
 use crate::aggregator::fleet::Overview;
+use crate::aggregator::joining::missing;
 use crate::aggregator::{Aggregator, now};
 use crate::lock::lock;
 use crate::store::RANKS;
 use crate::web::{
-    AssessedCount, CoverageCount, DatabaseStatus, Failure, NodeCounts, ReasonCount, ReportCounts, Scope, SourceStatus,
-    Status,
+    AssessedCount, CoverageCount, DatabaseStatus, Failure, KubernetesStatus, NodeCounts, ReasonCount, ReportCounts,
+    Scope, SourceStatus, Status,
 };
 
 /// What a cage is called that lacks nothing.
@@ -27,9 +28,28 @@ impl Aggregator {
         let at = now();
         // What is counted over all nodes and stacks is told to who sees all of them.
         let is_all = *scope == Scope::All;
-        let (nodes, Overview { coverage: coverages, summaries, oldest_unscanned }, layers, lifetimes) = {
+        let (nodes, overview, kubernetes, layers, lifetimes) = {
             let fleet = self.fleet();
             let mut nodes = NodeCounts::default();
+            let mut overview = fleet.overview(scope, at);
+            let kubernetes = self.watch.as_ref().map(|watch| {
+                let synced = watch.is_synced();
+                let cluster = watch.cluster();
+                let mut counts = KubernetesStatus { synced, ..KubernetesStatus::default() };
+                for missing in missing(&cluster, &fleet, scope) {
+                    counts.untold += 1;
+                    *overview.coverage.entry(missing.coverage).or_default() += 1;
+                }
+                let sees = |namespace: &str| scope.sees(Some(namespace));
+                counts.workloads = cluster.workloads().filter(|of| sees(&of.workload.namespace)).count() as u64;
+                counts.pods = cluster.pods().filter(|pod| !pod.over && sees(&pod.name.namespace)).count() as u64;
+                if is_all {
+                    counts.strays = fleet.strays();
+                    let bare = cluster.nodes().filter(|(name, _)| fleet.node(name).is_none());
+                    nodes.without_agent = bare.count() as u64;
+                }
+                counts
+            });
             for (name, node) in fleet.nodes() {
                 if !sees_node(scope, node) {
                     continue;
@@ -42,12 +62,14 @@ impl Aggregator {
             }
             (
                 nodes,
-                fleet.overview(scope, at),
+                overview,
+                kubernetes,
                 fleet.layer_counts(scope),
                 // Those that ended are nobody's any more.
                 if is_all { fleet.lifetimes() } else { Default::default() },
             )
         };
+        let Overview { coverage: coverages, summaries, oldest_unscanned } = overview;
         let mut coverage: BTreeMap<CoverageState, u64> =
             CoverageState::ALL.into_iter().map(|state| (state, 0)).collect();
         let mut reasons = Vec::new();
@@ -93,6 +115,7 @@ impl Aggregator {
                 .into_iter()
                 .map(|((ecosystem, state, reason), containers)| AssessedCount { ecosystem, state, reason, containers })
                 .collect(),
+            kubernetes,
             layers,
             oldest_unscanned_seconds: oldest_unscanned,
             lifetimes,

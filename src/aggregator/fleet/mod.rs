@@ -26,10 +26,11 @@ use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Pod};
 
 pub(super) use counts::{Overview, Visible};
 pub(super) use layers::LayerState;
-pub(super) use runs::subject;
+pub(super) use runs::{subject, workload_subject};
 pub(super) use stacks::Ready;
 pub(super) use verify::{Distrusted, Verified};
 
+use crate::cluster::{Place, Workload};
 use crate::store::{Layer as KnownLayer, StackId, Summary};
 use crate::web::Lifetimes;
 use layers::Layer;
@@ -99,14 +100,20 @@ pub(super) type Key = (Arc<str>, Arc<str>);
 pub(super) struct Container {
     /// Its name in its pod, or its ID.
     pub(super) name: Arc<str>,
-    /// Its pod.
+    /// Its pod, as the API server knows it; where none is asked, as the node told of it.
     pub(super) pod: Option<Arc<Pod>>,
+    /// Whose that is, where the API server knows it.
+    pub(super) workload: Option<Arc<Workload>>,
+    /// Its node says that it is of a pod, and the API server knows of no such container there.
+    pub(super) is_stray: bool,
     /// The image's name as it was.
     pub(super) image: Arc<str>,
     /// The identity of its stack.
     pub(super) stack: Option<Digest>,
     /// Why it is not looked into.
     pub(super) refused: Option<Arc<Coverage>>,
+    /// Whether that is since it is out of view: what its node told of its layers was not kept then.
+    is_excluded: bool,
     /// Since when it has been known, in seconds since 1970.
     pub(super) since: i64,
     /// What it takes here, bytes.
@@ -114,10 +121,40 @@ pub(super) struct Container {
 }
 
 impl Container {
+    /// Takes up where it belongs. What its node said of its pod counts only where there is nobody to ask.
+    fn belong(&mut self, placed: Placed) {
+        self.is_excluded = false;
+        match placed {
+            Placed::AsTold => {}
+            Placed::Nowhere => (self.pod, self.workload, self.is_stray) = (None, None, true),
+            Placed::In(Place { pod, name, workload, excluded }) => {
+                (self.pod, self.name, self.workload, self.is_stray) = (Some(pod), name, Some(workload), false);
+                if let Some(reason) = excluded {
+                    self.refused = Some(Arc::new(Coverage::new(CoverageState::Excluded, &*reason)));
+                    (self.stack, self.is_excluded) = (None, true);
+                }
+            }
+        }
+    }
+
     /// The Kubernetes namespace of its pod: who may see it.
     pub(super) fn namespace(&self) -> Option<&str> {
         self.pod.as_ref().map(|pod| pod.namespace.as_str())
     }
+}
+
+/// The namespace in which the kubelet's containers are, in containerd.
+pub(super) const KUBERNETES: &str = "k8s.io";
+
+/// Where a container belongs, as far as somebody knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Placed {
+    /// There is nobody to ask, or nothing to ask for: what its node says counts.
+    AsTold,
+    /// There.
+    In(Place),
+    /// The API server knows of no such container on that node.
+    Nowhere,
 }
 
 /// A node, as it told of itself.
@@ -149,6 +186,19 @@ pub(super) struct Node {
     asked: HashSet<LayerId>,
 }
 
+/// What a node tells of its containers.
+#[derive(Debug)]
+pub(super) struct Report {
+    /// Counts its reports.
+    pub(super) sequence: u64,
+    /// Whether these are all that it has, and not what came since its last report.
+    pub(super) full: bool,
+    /// Those that are there, or are not as they were.
+    pub(super) containers: Vec<Seen>,
+    /// Those that went: the runtime's namespace and the ID.
+    pub(super) gone: Vec<(String, String)>,
+}
+
 /// Why a report of containers was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotTaken {
@@ -172,12 +222,16 @@ pub(super) struct Fleet {
     /// Containers that are not looked into, by why and by whose they are.
     refused: BTreeMap<(Arc<Coverage>, Option<Arc<str>>), u32>,
     runs: Runs,
+    /// How many containers are [strays](Container::is_stray).
+    strays: u32,
     /// When it was first looked for what can be forgotten.
     started: Option<Instant>,
     /// Containers since the start.
     lifetimes: Lifetimes,
     /// Names that many containers share.
     names: HashSet<Arc<str>>,
+    /// [`KUBERNETES`], for keys.
+    kubernetes: Arc<str>,
     /// What nodes cannot foresee: which layers are read a second time, and by whom.
     random: RandomState,
 }
@@ -206,9 +260,11 @@ impl Fleet {
             touched: HashSet::new(),
             refused: BTreeMap::new(),
             runs: Runs::default(),
+            strays: 0,
             started: None,
             lifetimes: Lifetimes::default(),
             names: HashSet::new(),
+            kubernetes: KUBERNETES.into(),
             random: RandomState::new(),
         }
     }
@@ -280,19 +336,18 @@ impl Fleet {
         }
     }
 
-    /// A node tells of its containers: of all, or of what changed since its last report.
+    /// A node tells of its containers: of all, or of what changed since its last report. `place` says where each belongs.
     ///
     /// # Errors
     /// When a report before this one is missing, or the node would have too many; then nothing changes.
     pub(super) fn containers(
         &mut self,
         name: &str,
-        sequence: u64,
-        full: bool,
-        containers: Vec<Seen>,
-        gone: &[(String, String)],
+        report: Report,
+        place: &dyn Fn(&Seen) -> Placed,
         now: Now,
     ) -> Result<(), NotTaken> {
+        let Report { sequence, full, containers, gone } = report;
         let node = self.nodes.get_mut(name).ok_or(NotTaken::Gap)?;
         if !full && node.sequence.and_then(|last| last.checked_add(1)) != Some(sequence) {
             return Err(NotTaken::Gap);
@@ -310,9 +365,10 @@ impl Fleet {
             true => node.containers.keys().filter(leaves).cloned().collect(),
             false => Vec::new(),
         };
-        left.extend(gone.iter().map(|(namespace, id)| (namespace.as_str().into(), id.as_str().into())));
+        left.extend(gone.into_iter().map(|(namespace, id)| (namespace.into(), id.into())));
         for seen in containers {
-            self.enter(name, seen, now);
+            let placed = place(&seen);
+            self.enter(name, seen, placed, now);
         }
         // Whoever leaves, leaves after whoever comes: one that is told of and gone at once was there.
         for key in left {
@@ -325,20 +381,25 @@ impl Fleet {
     }
 
     /// A container is there, or is not as it was.
-    fn enter(&mut self, name: &str, seen: Seen, now: Now) {
+    fn enter(&mut self, name: &str, seen: Seen, placed: Placed, now: Now) {
         let key = (self.shared(&seen.containerd_namespace), Arc::from(seen.id.as_str()));
         let weight = weight_of(&seen);
         let refused = self.contradiction(&seen).or(seen.refused).map(|coverage| Arc::new(shortened(coverage)));
-        let stack = seen.stack.filter(|_| refused.is_none());
-        let container = Container {
+        let mut container = Container {
             name: self.shared(&seen.name),
             pod: seen.pod.map(Arc::new),
+            workload: None,
+            is_stray: false,
             image: self.shared(&seen.image),
-            stack: stack.as_ref().map(|(stack, _)| *stack),
+            stack: None,
             refused,
+            is_excluded: false,
             since: now.unix,
             weight,
         };
+        container.belong(placed);
+        let stack = seen.stack.filter(|_| container.refused.is_none());
+        container.stack = stack.as_ref().map(|(stack, _)| *stack);
         let Some(node) = self.nodes.get(name) else { return };
         let before = node.containers.get(&key);
         if before.is_some_and(|before| Container { since: before.since, ..container.clone() } == *before) {
@@ -375,6 +436,7 @@ impl Fleet {
         let namespace = container.namespace().map(ToOwned::to_owned).map(|namespace| self.shared(&namespace));
         let Some((name, _)) = self.nodes.get_key_value(name) else { return };
         let name = Arc::clone(name);
+        self.strays += u32::from(container.is_stray);
         if let Some(digest) = container.stack {
             self.runs.begin(&name, &key.0, &container, digest, now.unix);
             let Some(stack) = self.stacks.get_mut(&digest) else { return };
@@ -406,6 +468,7 @@ impl Fleet {
         let node = self.nodes.get_mut(name)?;
         let container = node.containers.remove(key)?;
         node.weight = node.weight.saturating_sub(container.weight);
+        self.strays -= u32::from(container.is_stray);
         let namespace = container.namespace().and_then(|namespace| self.names.get(namespace)).cloned();
         if let Some(digest) = container.stack {
             decrement(&mut node.stacks, &digest);
@@ -425,6 +488,40 @@ impl Fleet {
             decrement(&mut self.refused, &(Arc::clone(refused), namespace));
         }
         Some(container)
+    }
+
+    /// Looks anew where containers of Kubernetes belong: their nodes and IDs. Returns nodes that have to tell all that they have again, since
+    /// something of theirs has come into view.
+    pub(super) fn place_again(
+        &mut self,
+        touched: impl IntoIterator<Item = (Arc<str>, Arc<str>)>,
+        place: &dyn Fn(&str, &str) -> Placed,
+        now: Now,
+    ) -> BTreeSet<Arc<str>> {
+        let mut again = BTreeSet::new();
+        for (name, id) in touched {
+            let key = (Arc::clone(&self.kubernetes), id);
+            let Some(before) = self.nodes.get(&name).and_then(|node| node.containers.get(&key)) else { continue };
+            let mut container = before.clone();
+            container.belong(place(&name, &key.1));
+            if before.is_excluded && !container.is_excluded {
+                again.insert(name);
+            } else if container != *before {
+                self.remove(&name, &key, now);
+                self.add(&name, key, container, now);
+            }
+        }
+        again
+    }
+
+    /// Workloads of this and later times are those that `is_there` says; what the store knows of others has ended, by now.
+    pub(super) fn end_workloads(&mut self, is_there: impl Fn(&str) -> bool, now: Now) {
+        self.runs.end_workloads(is_there, now.unix);
+    }
+
+    /// How many containers' nodes say that they are of pods that the API server does not know.
+    pub(super) fn strays(&self) -> u64 {
+        u64::from(self.strays)
     }
 
     /// Why a container is not believed to have the layers that its node names: its stack's identity does not prove them, and
@@ -474,6 +571,11 @@ impl Fleet {
     /// A node, by its name.
     pub(super) fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.get(name)
+    }
+
+    /// A container of Kubernetes, by its node and ID.
+    pub(super) fn container(&self, node: &str, id: &Arc<str>) -> Option<&Container> {
+        self.nodes.get(node)?.containers.get(&(Arc::clone(&self.kubernetes), Arc::clone(id)))
     }
 
     /// The nodes from the one of this name on, which need not be there.

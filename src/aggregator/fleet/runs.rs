@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use outcrop_proto::Digest;
 
 use super::Container;
+use crate::cluster::Workload;
 use crate::store::{Run, StackId};
 
 /// A subject runs a stack: an opaque key, and the stack's identity.
@@ -33,10 +34,22 @@ pub(super) struct Runs {
     restored: HashMap<String, Vec<Running>>,
 }
 
-/// Who runs a container's stack: its node, the pod's namespace or else the runtime's, and the container's name. New images and
-/// re-created containers do not change it.
+/// What subjects that are workloads begin with: no node is called so.
+const WORKLOAD: char = '@';
+
+/// Who runs a container's stack: a container of a workload, by name, on whatever node; of a container that is in none the node, the pod's
+/// namespace or else the runtime's, and its name. New images, re-created containers and pods do not change it.
 pub(in crate::aggregator) fn subject(node: &str, containerd_namespace: &str, container: &Container) -> String {
+    if let Some(workload) = &container.workload {
+        return format!("{}/{}", workload_subject(workload), container.name);
+    }
     format!("{node}/{}/{}", container.namespace().unwrap_or(containerd_namespace), container.name)
+}
+
+/// What the subjects of a workload's containers begin with.
+pub(in crate::aggregator) fn workload_subject(workload: &Workload) -> String {
+    let Workload { namespace, group, kind, name, uid: _ } = workload;
+    format!("{WORKLOAD}{namespace}/{group}/{kind}/{name}")
 }
 
 impl Runs {
@@ -79,6 +92,23 @@ impl Runs {
             }
             self.changed.insert(key);
         }
+    }
+
+    /// Workloads that the store knows of and that are not there any more: all of theirs has ended, by now.
+    pub(super) fn end_workloads(&mut self, is_there: impl Fn(&str) -> bool, at: i64) {
+        let is_gone = |(subject, _): &Running| {
+            let workload = subject.rsplit_once('/').map_or(subject.as_str(), |(workload, _)| workload);
+            subject.starts_with(WORKLOAD) && !is_there(workload)
+        };
+        for keys in self.restored.values_mut() {
+            for key in keys.extract_if(.., |key| is_gone(key)) {
+                if let Some(state) = self.running.get_mut(&key).filter(|state| state.containers == 0) {
+                    state.until = at;
+                }
+                self.changed.insert(key);
+            }
+        }
+        self.restored.retain(|_, keys| !keys.is_empty());
     }
 
     /// Of nodes that the store knows of and that never told of anything, everything has ended, by now.

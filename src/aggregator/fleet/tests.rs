@@ -30,6 +30,27 @@ fn container(name: &str, layers: &[&str]) -> Seen {
     }
 }
 
+impl Fleet {
+    /// A node tells of its containers, and no API server is asked.
+    fn tell(
+        &mut self,
+        name: &str,
+        sequence: u64,
+        full: bool,
+        containers: Vec<Seen>,
+        gone: &[(String, String)],
+        now: Now,
+    ) -> Result<(), NotTaken> {
+        self.containers(name, Report { sequence, full, containers, gone: gone.to_vec() }, &|_| Placed::AsTold, now)
+    }
+
+    /// A node tells of all that it has, and the API server says where each belongs.
+    fn tell_placed(&mut self, name: &str, containers: Vec<Seen>, place: &dyn Fn(&Seen) -> Placed) {
+        let report = Report { sequence: 0, full: true, containers, gone: Vec::new() };
+        self.containers(name, report, place, at(0)).unwrap();
+    }
+}
+
 fn at(seconds: u64) -> Now {
     thread_local!(static START: Instant = Instant::now());
     START.with(|start| Now {
@@ -57,7 +78,7 @@ fn nodes(nodes: &[(&str, &[&[&str]])]) -> Fleet {
     for (node, images) in nodes {
         fleet.attach(node, &hello(1), at(0));
         let all = images.iter().map(|layers| container(layers[0], layers)).collect();
-        fleet.containers(node, 0, true, all, &[], at(0)).unwrap();
+        fleet.tell(node, 0, true, all, &[], at(0)).unwrap();
     }
     fleet
 }
@@ -217,7 +238,7 @@ fn better_cataloguers_read_again_what_is_known_but_not_before_what_is_not() {
     assert_eq!(fleet.lease("a", at(0)), []);
     fleet.attach("a", &hello(2), at(1));
     fleet
-        .containers(
+        .tell(
             "a",
             1,
             true,
@@ -239,18 +260,14 @@ fn better_cataloguers_read_again_what_is_known_but_not_before_what_is_not() {
 fn changes_that_do_not_follow_the_last_report_are_refused() {
     let mut fleet = two_nodes();
     let more = || vec![container("more", &["more", "base"])];
-    assert_eq!(fleet.containers("a", 2, false, more(), &[], at(0)), Err(NotTaken::Gap));
-    assert_eq!(fleet.containers("a", 1, false, more(), &[], at(0)), Ok(()));
+    assert_eq!(fleet.tell("a", 2, false, more(), &[], at(0)), Err(NotTaken::Gap));
+    assert_eq!(fleet.tell("a", 1, false, more(), &[], at(0)), Ok(()));
     assert_eq!(states(&fleet), [(CoverageState::Pending, 3)]);
     let gone = [("k8s.io".to_owned(), "shop".to_owned())];
-    assert_eq!(fleet.containers("a", 2, false, Vec::new(), &gone, at(0)), Ok(()));
+    assert_eq!(fleet.tell("a", 2, false, Vec::new(), &gone, at(0)), Ok(()));
     assert_eq!(states(&fleet), [(CoverageState::Pending, 2)]);
     fleet.attach("a", &hello(1), at(0));
-    assert_eq!(
-        fleet.containers("a", 3, false, more(), &[], at(0)),
-        Err(NotTaken::Gap),
-        "after a new stream all are wanted"
-    );
+    assert_eq!(fleet.tell("a", 3, false, more(), &[], at(0)), Err(NotTaken::Gap), "after a new stream all are wanted");
 }
 
 #[test]
@@ -259,13 +276,13 @@ fn every_container_is_counted_when_it_comes_and_when_it_goes() {
     let short = Seen { stack: None, refused: Some(Coverage::failed(GONE_BEFORE_READING)), ..container("short", &[]) };
     let gone = |name: &str| [("k8s.io".to_owned(), name.to_owned())];
     // It is told of and gone in one report; and the same again.
-    fleet.containers("a", 1, false, vec![short.clone()], &gone("short"), at(0)).unwrap();
-    fleet.containers("a", 2, false, vec![short], &[], at(0)).unwrap();
-    fleet.containers("a", 3, false, Vec::new(), &gone("short"), at(0)).unwrap();
-    fleet.containers("a", 4, false, Vec::new(), &gone("nobody"), at(0)).unwrap();
+    fleet.tell("a", 1, false, vec![short.clone()], &gone("short"), at(0)).unwrap();
+    fleet.tell("a", 2, false, vec![short], &[], at(0)).unwrap();
+    fleet.tell("a", 3, false, Vec::new(), &gone("short"), at(0)).unwrap();
+    fleet.tell("a", 4, false, Vec::new(), &gone("nobody"), at(0)).unwrap();
     all_scanned(&mut fleet, &["bank", "base"]);
-    fleet.containers("b", 1, true, Vec::new(), &[], at(0)).unwrap();
-    fleet.containers("a", 5, true, Vec::new(), &[], at(0)).unwrap();
+    fleet.tell("b", 1, true, Vec::new(), &[], at(0)).unwrap();
+    fleet.tell("a", 5, true, Vec::new(), &[], at(0)).unwrap();
     let lifetimes = fleet.lifetimes();
     assert_eq!((lifetimes.seen, lifetimes.gone_before_reading), (4, 3), "the shop ended before it was read");
     assert_eq!(lifetimes.ended, BTreeMap::from([(CoverageState::Scanned, 1), (CoverageState::Failed, 3)]));
@@ -300,8 +317,8 @@ fn two_nodes_that_name_other_layers_for_one_unproved_stack_are_not_both_believed
         let chain = |name: &str| LayerId::Chain(Digest::of(name.as_bytes()));
         Seen { stack: Some((Digest::of(b"top"), vec![chain("top"), chain(below)])), ..container(name, &[]) }
     };
-    fleet.containers("a", 1, true, vec![unproved("honest", "base")], &[], at(0)).unwrap();
-    fleet.containers("b", 1, true, vec![unproved("liar", "empty"), unproved("other", "base")], &[], at(0)).unwrap();
+    fleet.tell("a", 1, true, vec![unproved("honest", "base")], &[], at(0)).unwrap();
+    fleet.tell("b", 1, true, vec![unproved("liar", "empty"), unproved("other", "base")], &[], at(0)).unwrap();
     assert_eq!(states(&fleet), [(CoverageState::Pending, 2), (CoverageState::Failed, 1)]);
     let refused = fleet.overview(&Scope::All, at(0)).coverage;
     assert!(refused.keys().any(|coverage| coverage.reason.starts_with("disputed")));
@@ -420,7 +437,7 @@ fn who_sees_a_namespace_sees_its_containers_counted_and_no_others() {
     };
     let refused = Seen { stack: None, refused: Some(Coverage::unsupported("devmapper")), ..of("bank", "vault", &[]) };
     let all = vec![of("shop", "web", &["web", "base"]), of("bank", "web-2", &["web", "base"]), refused];
-    fleet.containers("a", 0, true, all, &[], at(0)).unwrap();
+    fleet.tell("a", 0, true, all, &[], at(0)).unwrap();
     let count = |namespaces: &[&str]| {
         let scope = Scope::Namespaces(namespaces.iter().map(ToString::to_string).collect());
         let containers: u64 = fleet.overview(&scope, at(9)).coverage.values().sum();
@@ -429,6 +446,72 @@ fn who_sees_a_namespace_sees_its_containers_counted_and_no_others() {
     assert_eq!(count(&["shop"]), (1, 2, Some(9)));
     assert_eq!(count(&["bank"]), (2, 2, Some(9)));
     assert_eq!(count(&["other"]), (0, 0, None));
+}
+
+/// In the API server's pod of this name, of a Deployment in a namespace.
+fn in_pod(pod: &str, namespace: &str, excluded: Option<&str>) -> Placed {
+    let [group, kind, name, uid] = ["apps", "Deployment", "web", "1"].map(ToOwned::to_owned);
+    let workload = Workload { namespace: namespace.to_owned(), group, kind, name, uid };
+    let pod = Pod { namespace: namespace.to_owned(), name: pod.to_owned(), uid: pod.to_owned() };
+    Placed::In(Place {
+        pod: Arc::new(pod),
+        name: "main".into(),
+        workload: Arc::new(workload),
+        excluded: excluded.map(Into::into),
+    })
+}
+
+#[test]
+fn a_container_is_in_the_namespace_that_the_api_server_says_whatever_its_node_says() {
+    let mut fleet = fleet();
+    fleet.attach("a", &hello(1), at(0));
+    let pod = Pod { namespace: "bank".to_owned(), name: "liar".to_owned(), uid: "1".to_owned() };
+    let seen = || Seen { pod: Some(pod.clone()), ..container("shop", &["shop", "base"]) };
+    let namespaces = |fleet: &Fleet| -> Vec<Option<String>> {
+        let containers = fleet.node("a").unwrap().containers.values();
+        containers.map(|container| container.namespace().map(ToOwned::to_owned)).collect()
+    };
+    // The API server does not know of it yet.
+    fleet.tell_placed("a", vec![seen()], &|_| Placed::Nowhere);
+    assert_eq!((namespaces(&fleet), fleet.strays()), (vec![None], 1));
+    let touched = || [(Arc::from("a"), Arc::from("shop"))];
+    assert!(fleet.place_again(touched(), &|_, _| in_pod("web-1", "shop", None), at(1)).is_empty());
+    assert_eq!((namespaces(&fleet), fleet.strays()), (vec![Some("shop".to_owned())], 0));
+    let container = fleet.node("a").unwrap().containers.values().next().unwrap();
+    assert_eq!(subject("a", "k8s.io", container), "@shop/apps/Deployment/web/main");
+    // Its pod is gone, and the node does not say so.
+    fleet.place_again(touched(), &|_, _| Placed::Nowhere, at(2));
+    assert_eq!((namespaces(&fleet), fleet.strays()), (vec![None], 1));
+    fleet.tell("a", 1, true, vec![], &[], at(3)).unwrap();
+    assert_eq!((fleet.strays(), fleet.lifetimes().seen), (0, 1), "one container, wherever it belongs");
+}
+
+#[test]
+fn what_is_out_of_view_is_counted_and_not_read_until_it_comes_into_view() {
+    let mut fleet = fleet();
+    fleet.attach("a", &hello(1), at(0));
+    let all = || vec![container("shop", &["shop", "base"])];
+    let touched = || [(Arc::from("a"), Arc::from("shop"))];
+    fleet.tell_placed("a", all(), &|_| in_pod("web-1", "shop", Some("excluded")));
+    assert_eq!((states(&fleet), fleet.lease("a", at(0)).len()), (vec![(CoverageState::Excluded, 1)], 0));
+    // What its node told of its layers was not kept: it has to tell it again.
+    let again = fleet.place_again(touched(), &|_, _| in_pod("web-1", "shop", None), at(1));
+    assert_eq!(again, [Arc::from("a")].into());
+    fleet.tell_placed("a", all(), &|_| in_pod("web-1", "shop", None));
+    assert_eq!((states(&fleet), fleet.lease("a", at(1)).len()), (vec![(CoverageState::Pending, 1)], 2));
+    assert!(fleet.place_again(touched(), &|_, _| in_pod("web-1", "shop", Some("excluded")), at(2)).is_empty());
+    assert_eq!(states(&fleet), [(CoverageState::Excluded, 1)]);
+}
+
+#[test]
+fn a_workload_that_went_while_nobody_looked_runs_nothing_any_more() {
+    let mut fleet = fleet();
+    let run = |name: &str| (format!("@shop/apps/Deployment/{name}/main"), stack(&["shop"]), 7);
+    fleet.restore_runs([run("web"), run("old")]);
+    fleet.end_workloads(|workload| workload == "@shop/apps/Deployment/web", at(1));
+    let (begun, ended) = fleet.take_runs();
+    assert_eq!((begun.len(), ended.len()), (0, 1));
+    assert_eq!(ended[0].subject, "@shop/apps/Deployment/old/main");
 }
 
 #[test]
@@ -441,9 +524,9 @@ fn the_store_is_told_who_ran_what_when_it_knows_the_stack() {
     assert_eq!(fleet.take_runs(), (vec![], vec![]), "once");
     // Another container of the same name begins before the first one ends: the subject runs on.
     let again = Seen { id: "again".to_owned(), ..container("shop", &["shop", "base"]) };
-    fleet.containers("a", 1, false, vec![again], &[("k8s.io".to_owned(), "shop".to_owned())], at(5)).unwrap();
+    fleet.tell("a", 1, false, vec![again], &[("k8s.io".to_owned(), "shop".to_owned())], at(5)).unwrap();
     assert_eq!(fleet.take_runs(), (vec![], vec![]));
-    fleet.containers("a", 2, true, vec![], &[], at(7)).unwrap();
+    fleet.tell("a", 2, true, vec![], &[], at(7)).unwrap();
     assert_eq!(fleet.take_runs(), (vec![], vec![run(at(7).unix)]));
 }
 
@@ -454,7 +537,7 @@ fn a_run_that_ended_while_the_aggregator_was_away_ends_when_its_node_tells_of_al
     fleet.stacks.insert(chain, Stack::stored(summary(chain, &[id("shop"), id("base")])));
     fleet.restore_runs([("a/k8s.io/shop".to_owned(), chain, 1), ("a/k8s.io/gone".to_owned(), chain, 1)]);
     fleet.attach("a", &hello(1), at(0));
-    fleet.containers("a", 0, true, vec![container("shop", &["shop", "base"])], &[], at(3)).unwrap();
+    fleet.tell("a", 0, true, vec![container("shop", &["shop", "base"])], &[], at(3)).unwrap();
     let (begun, ended) = fleet.take_runs();
     assert_eq!((begun, ended.len(), ended[0].subject.as_str()), (vec![], 1, "a/k8s.io/gone"));
 }
@@ -465,7 +548,7 @@ fn steps_of_the_build_are_kept_for_who_asks_whose_layer_it_is() {
     fleet.attach("a", &hello(1), at(0));
     let step = |keyword: &str| Step { keyword: keyword.to_owned(), ..Step::default() };
     let seen = Seen { steps: vec![step("RUN"), step("ADD")], ..container("shop", &["shop", "base"]) };
-    fleet.containers("a", 0, true, vec![seen], &[], at(0)).unwrap();
+    fleet.tell("a", 0, true, vec![seen], &[], at(0)).unwrap();
     let steps = fleet.stack(&stack(&["shop", "base"])).unwrap().steps();
     assert_eq!(steps.iter().map(|step| step.keyword.as_str()).collect::<Vec<_>>(), ["RUN", "ADD"]);
 }

@@ -61,8 +61,16 @@ pub struct Rule {
     check: fn(&mut Findings<'_>),
 }
 
+impl PartialEq for Rule {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Rule {}
+
 /// What a rule found in a pod.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issue {
     /// The rule that is broken.
     pub rule: &'static Rule,
@@ -73,7 +81,7 @@ pub struct Issue {
 }
 
 /// What was found in a pod.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Issues {
     /// Issues in the order of [`RULES`].
     pub list: Vec<Issue>,

@@ -22,6 +22,8 @@ macro_rules! part {
 part! {
     /// `v1.PodSpec`.
     PodSpec {
+        /// The node that it was given to; empty until then.
+        node_name: String,
         /// Volumes of the pod.
         volumes: Vec<Volume>,
         /// Containers that run before the others.
@@ -141,6 +143,8 @@ part! {
     Container {
         /// Its name.
         name: String,
+        /// `Always` for an init container that stays: a sidecar.
+        restart_policy: String,
         /// Its ports.
         ports: Vec<Port>,
         /// Its resources.

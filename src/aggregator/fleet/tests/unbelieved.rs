@@ -49,7 +49,7 @@ fn cataloguers_that_nobody_knows_are_no_better_and_what_they_read_alone_is_read_
     let mut fleet = two_nodes();
     all_scanned(&mut fleet, &["shop", "bank", "base"]);
     fleet.attach("a", &hello(u32::MAX), at(0));
-    fleet.containers("a", 0, true, vec![container("shop", &["shop", "base"])], &[], at(0)).unwrap();
+    fleet.tell("a", 0, true, vec![container("shop", &["shop", "base"])], &[], at(0)).unwrap();
     let again = fleet.lease_again(at(0));
     assert_eq!(again.len(), 1, "no better than those that are known, of which there are two");
     // It reads the base first, and nobody could compare that.
@@ -74,18 +74,18 @@ fn what_a_node_tells_of_its_containers_takes_no_more_than_its_share() {
         Seen { stack: Some((stack(&["x", &number.to_string()]), layers)), ..container(&number.to_string(), &["x"]) }
     };
     let before = states(&fleet);
-    assert_eq!(fleet.containers("a", 1, true, (0..100).map(many).collect(), &[], at(0)), Err(NotTaken::TooMany));
+    assert_eq!(fleet.tell("a", 1, true, (0..100).map(many).collect(), &[], at(0)), Err(NotTaken::TooMany));
     assert_eq!(states(&fleet), before);
     // Neither at once nor bit by bit.
-    fleet.containers("a", 1, true, Vec::new(), &[], at(0)).unwrap();
+    fleet.tell("a", 1, true, Vec::new(), &[], at(0)).unwrap();
     let taken = (0..100).take_while(|number| {
         let sequence = 2 + u64::try_from(*number).unwrap();
-        fleet.containers("a", sequence, false, vec![many(*number)], &[], at(0)).is_ok()
+        fleet.tell("a", sequence, false, vec![many(*number)], &[], at(0)).is_ok()
     });
     assert!((50..70).contains(&taken.count()));
     let novel =
         Seen { stack: None, refused: Some(Coverage::failed("x".repeat(1 << 20))), ..container("novel", &["x"]) };
-    fleet.containers("b", 1, true, vec![novel], &[], at(0)).unwrap();
+    fleet.tell("b", 1, true, vec![novel], &[], at(0)).unwrap();
     assert!(fleet.overview(&Scope::All, at(0)).coverage.keys().all(|coverage| coverage.reason.len() <= MAX_REASON));
 }
 
@@ -103,7 +103,7 @@ fn a_settled_dispute_outlives_those_who_settled_it() {
     fleet.detach("c");
     fleet.attach("d", &hello(1), at(0));
     let seen = all.iter().map(|layers| container(layers[0], layers)).collect();
-    fleet.containers("d", 0, true, seen, &[], at(0)).unwrap();
+    fleet.tell("d", 0, true, seen, &[], at(0)).unwrap();
     assert_eq!(fleet.lease("a", at(0)), [], "the liar is not asked");
     assert_eq!(fleet.lease("d", at(0)), [id("base")], "who came later is");
 }
@@ -128,7 +128,7 @@ fn what_follows_from_a_layer_that_is_not_believed_any_more_is_not_taken_up_at_th
     let known = || inventory("a", "shop", "x", 1);
     let mut fleet = Fleet::new(rules(), [known()], [summary(chain, &layers)], []);
     fleet.attach("a", &hello(1), at(0));
-    fleet.containers("a", 0, true, vec![container("shop", &["shop", "base"])], &[], at(0)).unwrap();
+    fleet.tell("a", 0, true, vec![container("shop", &["shop", "base"])], &[], at(0)).unwrap();
     assert_eq!(states(&fleet), [(CoverageState::Pending, 1)]);
     assert_eq!(fleet.lease("a", at(0)), [id("base")]);
 }
@@ -141,7 +141,7 @@ fn runs_end_in_the_store_whatever_is_thought_of_their_stack_and_with_nodes_that_
     all_scanned(&mut fleet, &["shop", "base"]);
     assert_eq!(fleet.take_runs().0.len(), 1);
     fleet.distrust("a");
-    fleet.containers("a", 1, true, vec![], &[], at(5)).unwrap();
+    fleet.tell("a", 1, true, vec![], &[], at(5)).unwrap();
     let run = |subject: &str, stack, at| crate::store::Run { subject: subject.to_owned(), stack, at };
     assert_eq!(fleet.take_runs(), (vec![], vec![run("a/k8s.io/shop", 1, at(5).unix)]));
     fleet.tidy(at(6));
@@ -178,25 +178,23 @@ fn layers_that_are_proved_take_the_place_of_those_that_somebody_named_before() {
     let proved = || vec![id("app"), chain("base")];
     let mut fleet = nodes(&[("evil", &[]), ("honest", &[]), ("bare", &[])]);
     let lie = vec![LayerId::Chain(top), chain("empty")];
-    fleet.containers("evil", 1, true, vec![named("liar", lie.clone())], &[], at(0)).unwrap();
+    fleet.tell("evil", 1, true, vec![named("liar", lie.clone())], &[], at(0)).unwrap();
     assert!(fleet.known(KnownLayer { id: chain("empty"), ..inventory("evil", "", "nothing", 1) }));
     assert!(fleet.known(KnownLayer { id: LayerId::Chain(top), ..inventory("evil", "", "nothing", 1) }));
     for Ready { stack, layers } in fleet.ready(at(0)) {
         fleet.merged(stack, Ok(summary(stack, &layers)));
     }
-    fleet.containers("honest", 1, true, vec![named("app", proved())], &[], at(0)).unwrap();
+    fleet.tell("honest", 1, true, vec![named("app", proved())], &[], at(0)).unwrap();
     assert_eq!(states(&fleet), [(CoverageState::Pending, 2)]);
     let present: HashSet<LayerId> = fleet.present_layers().map(|(id, _)| *id).collect();
     assert_eq!(present, HashSet::from_iter(proved()));
     assert_eq!(fleet.lease("honest", at(0)), proved());
     // Who has no configuration that proves anything has the same stack, and is no liar.
-    fleet
-        .containers("bare", 1, true, vec![named("bare", vec![LayerId::Chain(top), chain("base")])], &[], at(0))
-        .unwrap();
+    fleet.tell("bare", 1, true, vec![named("bare", vec![LayerId::Chain(top), chain("base")])], &[], at(0)).unwrap();
     assert_eq!(states(&fleet), [(CoverageState::Pending, 3)]);
-    fleet.containers("evil", 2, true, vec![], &[], at(0)).unwrap();
-    fleet.containers("honest", 2, true, vec![], &[], at(0)).unwrap();
-    fleet.containers("bare", 2, true, vec![], &[], at(0)).unwrap();
+    fleet.tell("evil", 2, true, vec![], &[], at(0)).unwrap();
+    fleet.tell("honest", 2, true, vec![], &[], at(0)).unwrap();
+    fleet.tell("bare", 2, true, vec![], &[], at(0)).unwrap();
     assert_eq!(fleet.present_layers().count(), 0, "the counts come out even");
     assert!(fleet.layers.values().all(|layer| layer.containers == 0));
 }

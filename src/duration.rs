@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A number and a unit: `90s`, `15m`, `1h`, `8d`.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no time: a number and s, m, h or d, as in 90s, 15m, 1h, 8d");
     let split = text.len().checked_sub(1).and_then(|last| text.split_at_checked(last));
     let (number, unit) = split.ok_or_else(wrong)?;
@@ -19,7 +19,7 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A part of the whole: from 0 to 1.
-pub(super) fn parse_share(text: &str) -> Result<f64, String> {
+pub(crate) fn parse_share(text: &str) -> Result<f64, String> {
     let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| format!("{text:?} is no share: a number from 0 to 1"))
 }

@@ -8,6 +8,10 @@ use outcrop_proto::{Coverage, CoverageState, Step};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+mod workloads;
+
+pub use workloads::{IssueItem, WorkloadContainer, WorkloadDetail, WorkloadItem};
+
 /// A page of a list.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Page<T> {
@@ -37,6 +41,8 @@ pub struct Status {
     pub reasons: Vec<ReasonCount>,
     /// What matching was worth, by ecosystem.
     pub assessed: Vec<AssessedCount>,
+    /// How nodes' containers and the API server's agree; `None` outside of Kubernetes.
+    pub kubernetes: Option<KubernetesStatus>,
     /// The layers that nodes have.
     pub layers: LayerCounts,
     /// How long the container that waits longest has waited to be scanned.
@@ -74,6 +80,23 @@ pub struct NodeCounts {
     pub weak_cage: u64,
     /// Those that are not believed.
     pub distrusted: u64,
+    /// Those that the API server knows and that no agent has attached from.
+    pub without_agent: u64,
+}
+
+/// How nodes' containers and the API server's agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct KubernetesStatus {
+    /// Whether the API server was listed whole, once.
+    pub synced: bool,
+    /// Workloads that have pods.
+    pub workloads: u64,
+    /// Pods that are not over.
+    pub pods: u64,
+    /// Containers that the kubelet says run, and that no node has told of. They are among the containers, with the reason.
+    pub untold: u64,
+    /// Containers whose node says that they are of a pod, and that the API server does not know. They are seen by who sees everything.
+    pub strays: u64,
 }
 
 /// A node.
@@ -101,6 +124,27 @@ pub struct NodeItem {
     pub layers_read: u64,
     /// What its agent tells of itself; `None` until it did.
     pub agent: Option<AgentItem>,
+    /// What its kubelet told the API server; `None` outside of Kubernetes.
+    pub kubernetes: Option<KubernetesNode>,
+    /// Why no agent can run on it, if so.
+    pub blind: Option<String>,
+}
+
+/// A node, as its kubelet told the API server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct KubernetesNode {
+    /// The kubelet's version.
+    pub kubelet: String,
+    /// The container runtime and its version.
+    pub runtime: String,
+    /// `linux` or `windows`.
+    pub system: String,
+    /// `amd64`, `arm64`, …
+    pub architecture: String,
+    /// The operating system's name.
+    pub image: String,
+    /// The kernel's version.
+    pub kernel: String,
 }
 
 /// What an agent tells of itself: it has no listener that could be asked.
@@ -274,6 +318,8 @@ pub struct ContainerItem {
     pub namespace: Option<String>,
     /// Its pod.
     pub pod: Option<String>,
+    /// Its workload, as `Kind/name`.
+    pub workload: Option<String>,
     /// The image's name as it was.
     pub image: String,
     /// The identity of its stack.
@@ -424,6 +470,8 @@ pub struct ContainerRef {
     pub namespace: Option<String>,
     /// Its pod.
     pub pod: Option<String>,
+    /// Its workload, as `Kind/name`.
+    pub workload: Option<String>,
     /// The image's name as it was.
     pub image: String,
     /// The identity of its stack.

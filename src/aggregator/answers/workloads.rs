@@ -1,0 +1,324 @@
+//! Workloads, and how they are configured.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, RwLockReadGuard};
+
+use outcrop_proto::{Coverage, CoverageState, Digest};
+
+use super::{by_severity, is, time};
+use crate::aggregator::fleet::Fleet;
+use crate::aggregator::joining::missing_of;
+use crate::aggregator::{Aggregator, now};
+use crate::cluster::checks::{Issue, Level, PodSecurity, level};
+use crate::cluster::{Cluster, Labels, Pod, PodContainer, Pods, Workload, is_kind, is_named};
+use crate::duration::parse_duration;
+use crate::store::{RANKS, Summary};
+use crate::web::list::{ISSUES, WORKLOADS, page};
+use crate::web::{Failure, IssueItem, List, Page, Scope, WorkloadContainer, WorkloadDetail, WorkloadItem};
+
+/// Filters that choose workloads, wherever they stand.
+pub(super) const OF_WORKLOADS: [&str; 5] = ["workload", "kind", "labels", "owner", "older-than"];
+
+/// Workload, as people name it.
+pub(super) fn named(workload: &Workload) -> String {
+    format!("{}/{}", workload.kind, workload.name)
+}
+
+/// Which workloads a question is about.
+struct Wanted<'a> {
+    workload: Option<&'a str>,
+    kind: Option<&'a str>,
+    labels: Option<Labels>,
+    owner: Option<&'a str>,
+    /// Made before then, in seconds since 1970.
+    before: Option<i64>,
+    owner_keys: &'a [String],
+}
+
+impl<'a> Wanted<'a> {
+    fn new(list: &'a List, owner_keys: &'a [String]) -> Result<Self, Failure> {
+        let labels = list.filter("labels").map(Labels::parse).transpose();
+        let older = list.filter("older-than").map(parse_duration).transpose();
+        let older = older.map_err(|error| Failure::Question(format!("older-than: {error}")))?;
+        let before = older.map(|older| now().unix.saturating_sub_unsigned(older.as_secs()));
+        Ok(Self {
+            workload: list.filter("workload"),
+            kind: list.filter("kind"),
+            labels: labels.map_err(|error| Failure::Question(format!("labels: {error}")))?,
+            owner: list.filter("owner"),
+            before,
+            owner_keys,
+        })
+    }
+
+    fn is(&self, cluster: &Cluster, of: &Pods) -> bool {
+        let workload = &of.workload;
+        let marks = cluster.marks(of);
+        self.workload.is_none_or(|name| is_named(name, workload))
+            && self.kind.is_none_or(|kind| is_kind(kind, workload))
+            && self.labels.as_ref().is_none_or(|labels| marks.is_some_and(|marks| labels.select(&marks.labels)))
+            && self.owner.is_none_or(|wanted| owner(cluster, of, self.owner_keys) == Some(wanted))
+            && self.before.is_none_or(|before| marks.is_some_and(|marks| marks.created <= before))
+    }
+}
+
+/// Whose a workload is, by the first of the keys that it has, else that its namespace has.
+fn owner<'c>(cluster: &'c Cluster, of: &Pods, keys: &[String]) -> Option<&'c str> {
+    let marks = [cluster.marks(of), cluster.namespace_marks(&of.workload.namespace)];
+    let values = marks
+        .into_iter()
+        .flatten()
+        .flat_map(|marks| keys.iter().filter_map(|key| marks.labels.get(key).or_else(|| marks.annotations.get(key))));
+    values.map(String::as_str).next()
+}
+
+/// A container of a workload.
+struct Member<'a> {
+    node: &'a str,
+    container: &'a PodContainer,
+    image: &'a str,
+    stack: Option<Digest>,
+    coverage: Coverage,
+    summary: Option<&'a Arc<Summary>>,
+}
+
+/// The containers of a pod that run, or that a node tells of.
+fn members<'a>(cluster: &'a Cluster, fleet: &'a Fleet, pod: &'a Pod) -> impl Iterator<Item = Member<'a>> {
+    pod.containers.iter().filter_map(move |container| {
+        let node = pod.node.as_deref()?;
+        let told = container.id.as_ref().and_then(|id| fleet.container(node, id));
+        if let Some(told) = told {
+            let stack = told.stack.as_ref().and_then(|digest| fleet.stack(digest));
+            return Some(Member {
+                node,
+                container,
+                image: &told.image,
+                stack: told.stack,
+                coverage: fleet.coverage_of(told),
+                summary: stack.and_then(|stack| stack.summary()),
+            });
+        }
+        let coverage = missing_of(cluster, fleet, pod, container)?.coverage;
+        Some(Member { node, container, image: &container.image, stack: None, coverage, summary: None })
+    })
+}
+
+/// The pods of a workload that are not over.
+fn living<'a>(cluster: &'a Cluster, of: &'a Pods) -> impl Iterator<Item = &'a Pod> {
+    of.pods.iter().filter_map(|uid| cluster.pod(uid)).filter(|pod| !pod.over)
+}
+
+/// The pod that shows how a workload is configured now: the newest.
+fn newest<'a>(cluster: &'a Cluster, of: &'a Pods) -> Option<&'a Pod> {
+    let all = of.pods.iter().filter_map(|uid| cluster.pod(uid));
+    all.max_by_key(|pod| (!pod.over, pod.marks.created, &pod.name.name))
+}
+
+impl Aggregator {
+    /// What the API server knows.
+    fn cluster_now(&self) -> Result<RwLockReadGuard<'_, Cluster>, Failure> {
+        let none = "this aggregator does not ask a Kubernetes API server, and knows of no workloads: start it with --kubernetes";
+        Ok(self.watch.as_ref().ok_or_else(|| Failure::Question(none.to_owned()))?.cluster())
+    }
+
+    fn owner_keys(&self) -> &[String] {
+        self.config.kubernetes.as_ref().map_or(&[], |kubernetes| &kubernetes.owner_keys)
+    }
+
+    /// Identities of the workloads that a question about something else chooses; `None` where it chooses none.
+    pub(super) fn chosen_workloads(&self, list: &List) -> Result<Option<HashSet<String>>, Failure> {
+        if !list.filters.iter().any(|(name, _)| OF_WORKLOADS.contains(&name.as_str())) {
+            return Ok(None);
+        }
+        let wanted = Wanted::new(list, self.owner_keys())?;
+        let cluster = self.cluster_now()?;
+        let chosen = cluster.workloads().filter(|of| wanted.is(&cluster, of));
+        Ok(Some(chosen.map(|of| of.workload.uid.clone()).collect()))
+    }
+
+    pub(super) fn list_workloads(&self, scope: &Scope, list: &List) -> Result<Page<WorkloadItem>, Failure> {
+        let wanted = Wanted::new(list, self.owner_keys())?;
+        let fleet = self.fleet();
+        let cluster = self.cluster_now()?;
+        let seen = cluster.workloads().filter(|of| {
+            let workload = &of.workload;
+            scope.sees(Some(&workload.namespace))
+                && is(list, "namespace", &workload.namespace)
+                && is(list, "name", &workload.name)
+                && wanted.is(&cluster, of)
+        });
+        let by_findings = list.sort.as_deref() == Some("findings");
+        let items = seen.map(|of| item(&cluster, &fleet, of, self.owner_keys())).filter(|(item, nodes)| {
+            list.filter("image").is_none_or(|image| item.images.iter().any(|name| name == image))
+                && list
+                    .filter("coverage")
+                    .is_none_or(|wanted| item.coverage.keys().any(|state| state.as_str() == wanted))
+                && list.filter("node").is_none_or(|node| nodes.contains(node))
+        });
+        let keyed = items.map(|(item, _)| {
+            let rank = if by_findings { ranked(&item.findings) } else { Vec::new() };
+            let WorkloadItem { namespace, kind, group, name, uid, .. } = &item;
+            ((rank, [namespace, kind, group, name, uid].map(Clone::clone)), item)
+        });
+        page(&WORKLOADS, list, keyed)
+    }
+
+    pub(super) fn workload_now(
+        &self,
+        scope: &Scope,
+        [namespace, kind, name]: [&str; 3],
+    ) -> Result<WorkloadDetail, Failure> {
+        let fleet = self.fleet();
+        let cluster = self.cluster_now()?;
+        let found = cluster.workloads().find(|of| {
+            let workload = &of.workload;
+            workload.namespace == namespace
+                && workload.name == name
+                && is_kind(kind, workload)
+                && scope.sees(Some(namespace))
+        });
+        // What is not there and what may not be seen are told alike.
+        let missing = || Failure::Missing(format!("there is no {kind} {name:?} with pods in namespace {namespace:?}"));
+        let of = found.ok_or_else(missing)?;
+        let (item, _) = item(&cluster, &fleet, of, self.owner_keys());
+        let mut groups: BTreeMap<_, WorkloadContainer> = BTreeMap::new();
+        for pod in living(&cluster, of) {
+            for member in members(&cluster, &fleet, pod) {
+                let key = (member.container.kind, &member.container.name, member.image, member.stack, member.coverage);
+                let summary = member.summary;
+                let group = groups.entry(key.clone()).or_insert_with(|| WorkloadContainer {
+                    name: member.container.name.clone(),
+                    kind: member.container.kind.as_str().to_owned(),
+                    image: member.image.to_owned(),
+                    stack: member.stack.map(|stack| stack.to_string()),
+                    coverage: key.4,
+                    replicas: 0,
+                    distribution: summary.and_then(|of| of.distribution.as_ref()).map(|of| of.name.clone()),
+                    packages: summary.map_or(0, |summary| summary.packages),
+                    findings: summary
+                        .map(|summary| by_severity(summary.counts.severities.map(u64::from)))
+                        .unwrap_or_default(),
+                });
+                group.replicas += 1;
+            }
+        }
+        let issues = newest(&cluster, of).map(|pod| pod.issues.list.as_slice()).unwrap_or_default();
+        let mut pods: Vec<String> = living(&cluster, of).map(|pod| pod.name.name.clone()).collect();
+        pods.sort_unstable();
+        Ok(WorkloadDetail {
+            containers: groups.into_values().collect(),
+            configuration: issues.iter().map(|issue| issue_item(&of.workload, issue)).collect(),
+            pods,
+            workload: item,
+        })
+    }
+
+    pub(super) fn list_issues(&self, scope: &Scope, list: &List) -> Result<Page<IssueItem>, Failure> {
+        let wanted = Wanted::new(list, self.owner_keys())?;
+        let cluster = self.cluster_now()?;
+        let seen = cluster.workloads().filter(|of| {
+            scope.sees(Some(&of.workload.namespace))
+                && is(list, "namespace", &of.workload.namespace)
+                && wanted.is(&cluster, of)
+        });
+        let in_view = seen.filter_map(|of| Some((of, newest(&cluster, of).filter(|pod| pod.excluded.is_none())?)));
+        let all = in_view.flat_map(|(of, pod)| pod.issues.list.iter().enumerate().map(move |issue| (of, issue)));
+        let all = all.filter(|(_, (_, issue))| {
+            is(list, "rule", issue.rule.id) && is(list, "level", level_word(issue.rule.level))
+        });
+        let keyed = all.map(|(of, (number, issue))| {
+            let Workload { namespace, kind, name, uid, .. } = &*of.workload;
+            let key = ([namespace, kind, name, uid].map(Clone::clone), number);
+            (key, (of, issue))
+        });
+        Ok(page(&ISSUES, list, keyed)?.map(|(of, issue)| issue_item(&of.workload, issue)))
+    }
+}
+
+/// A workload in words, and the nodes that its pods are on.
+fn item<'c>(
+    cluster: &'c Cluster,
+    fleet: &'c Fleet,
+    of: &'c Pods,
+    owner_keys: &[String],
+) -> (WorkloadItem, BTreeSet<&'c str>) {
+    let mut coverage: BTreeMap<CoverageState, u64> = BTreeMap::new();
+    let (mut images, mut nodes, mut counted) = (BTreeSet::new(), BTreeSet::new(), HashSet::new());
+    let (mut severities, mut withheld, mut pods) = ([0_u64; RANKS.len()], 0, 0);
+    for pod in living(cluster, of) {
+        pods += 1;
+        for member in members(cluster, fleet, pod) {
+            *coverage.entry(member.coverage.state).or_default() += 1;
+            images.insert(member.image);
+            nodes.insert(member.node);
+            let Some(summary) = member.summary else { continue };
+            if counted.insert((&member.container.name, member.stack)) {
+                for (sum, count) in severities.iter_mut().zip(summary.counts.severities) {
+                    *sum += u64::from(count);
+                }
+                withheld += u64::from(summary.counts.withheld);
+            }
+        }
+    }
+    let pod = newest(cluster, of);
+    let issues = pod.map(|pod| pod.issues.list.as_slice()).unwrap_or_default();
+    let mut by_level: BTreeMap<String, u64> = BTreeMap::new();
+    for issue in issues {
+        *by_level.entry(level_word(issue.rule.level).to_owned()).or_default() += 1;
+    }
+    let marks = cluster.marks(of);
+    let Workload { namespace, group, kind, name, uid } = &*of.workload;
+    let item = WorkloadItem {
+        namespace: namespace.clone(),
+        group: group.clone(),
+        kind: kind.clone(),
+        name: name.clone(),
+        uid: uid.clone(),
+        owner: owner(cluster, of, owner_keys).map(ToOwned::to_owned),
+        labels: marks.map(|marks| marks.labels.clone()).unwrap_or_default(),
+        created: time(marks.map_or(0, |marks| marks.created)),
+        excluded: pod.and_then(|pod| pod.excluded.as_deref()).map(ToOwned::to_owned),
+        pods,
+        containers: coverage.values().sum(),
+        coverage,
+        images: images.into_iter().map(ToOwned::to_owned).collect(),
+        findings: by_severity(severities),
+        withheld,
+        pod_security: match level(issues) {
+            PodSecurity::Privileged => "privileged",
+            PodSecurity::Baseline => "baseline",
+            PodSecurity::Restricted => "restricted",
+        }
+        .to_owned(),
+        issues: by_level,
+    };
+    (item, nodes)
+}
+
+/// Findings from the worst on, to be compared.
+fn ranked(findings: &BTreeMap<String, u64>) -> Vec<u64> {
+    RANKS.iter().map(|rank| findings.get(*rank).copied().unwrap_or(0)).collect()
+}
+
+const fn level_word(level: Level) -> &'static str {
+    match level {
+        Level::Baseline => "baseline",
+        Level::Restricted => "restricted",
+        Level::Recommended => "recommended",
+    }
+}
+
+fn issue_item(workload: &Workload, issue: &Issue) -> IssueItem {
+    let Issue { rule, path, found } = issue;
+    IssueItem {
+        namespace: workload.namespace.clone(),
+        workload: named(workload),
+        rule: rule.id.to_owned(),
+        level: level_word(rule.level).to_owned(),
+        title: rule.title.to_owned(),
+        path: path.clone(),
+        found: found.clone(),
+        why: rule.why.to_owned(),
+        fix: rule.fix.to_owned(),
+    }
+}

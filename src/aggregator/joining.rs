@@ -1,0 +1,115 @@
+//! Containers become workloads: what nodes tell is joined with what the API server knows, and what only one of them knows is counted too.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outcrop_proto::wire::{Seen, v1};
+use outcrop_proto::{Coverage, CoverageState};
+
+use super::fleet::{Fleet, KUBERNETES, Placed, workload_subject};
+use super::{Aggregator, now};
+use crate::cluster::{Cluster, Pod, PodContainer, Watch};
+use crate::web::Scope;
+
+/// How long after the API server was listed it is looked for workloads that went while nobody looked: by then nodes have told what they run.
+const SETTLED: Duration = Duration::from_secs(120);
+
+/// A container that the kubelet says runs, and that no node has told of.
+#[derive(Clone, Debug)]
+pub(super) struct Missing<'c> {
+    /// Its node.
+    pub(super) node: &'c str,
+    /// Its pod.
+    pub(super) pod: &'c Pod,
+    /// The container.
+    pub(super) container: &'c PodContainer,
+    /// Why nothing is known of it.
+    pub(super) coverage: Coverage,
+}
+
+/// Containers that run and that no node has told of, as far as `scope` sees them.
+pub(super) fn missing<'c>(
+    cluster: &'c Cluster,
+    fleet: &'c Fleet,
+    scope: &'c Scope,
+) -> impl Iterator<Item = Missing<'c>> {
+    let seen = cluster.pods().filter(|pod| !pod.over && scope.sees(Some(&pod.name.namespace)));
+    seen.flat_map(move |pod| {
+        pod.containers.iter().filter_map(move |container| missing_of(cluster, fleet, pod, container))
+    })
+}
+
+/// A pod's container, if it runs and no node has told of it.
+pub(super) fn missing_of<'c>(
+    cluster: &'c Cluster,
+    fleet: &Fleet,
+    pod: &'c Pod,
+    container: &'c PodContainer,
+) -> Option<Missing<'c>> {
+    let node = pod.node.as_deref()?;
+    let id = container.id.as_ref().filter(|_| container.running)?;
+    if fleet.container(node, id).is_some() {
+        return None;
+    }
+    Some(Missing { node, pod, container, coverage: unseen(cluster, fleet, pod, node) })
+}
+
+/// Why nothing is known of a container of a pod.
+fn unseen(cluster: &Cluster, fleet: &Fleet, pod: &Pod, node: &str) -> Coverage {
+    if let Some(reason) = &pod.excluded {
+        return Coverage::new(CoverageState::Excluded, &**reason);
+    }
+    if let Some(blind) = cluster.node(node).and_then(|node| node.blind) {
+        return Coverage::unsupported(blind);
+    }
+    let reason = match fleet.node(node) {
+        None => "no agent has attached on its node",
+        Some(node) if !node.attached => "the agent on its node is silent",
+        Some(_) => "the agent on its node has not told of it yet",
+    };
+    Coverage::new(CoverageState::Pending, reason)
+}
+
+impl Aggregator {
+    /// Where a container belongs that a node tells of.
+    pub(super) fn place(&self, node: &str, seen: &Seen) -> Placed {
+        match &self.watch {
+            Some(watch) if seen.pod.is_some() => place(watch, node, &seen.containerd_namespace, &seen.id),
+            _ => Placed::AsTold,
+        }
+    }
+
+    /// Follows the API server: what changes there moves containers at once.
+    pub(super) async fn follow_cluster(self: Arc<Self>, watch: Arc<Watch>) {
+        loop {
+            let touched = watch.touched().await;
+            let nodes: HashSet<Arc<str>> = touched.iter().map(|(node, _)| Arc::clone(node)).collect();
+            let place = |node: &str, id: &str| place(&watch, node, KUBERNETES, id);
+            let again = self.fleet().place_again(touched, &place, now());
+            for node in again {
+                self.send(&node, v1::order::Order::Resync(v1::Resync {}));
+            }
+            for node in nodes {
+                self.advance(&node);
+            }
+            self.changed.notify_one();
+        }
+    }
+
+    /// Ends, once, what the store knows of workloads that are not there any more.
+    pub(super) async fn end_workloads(self: Arc<Self>, watch: Arc<Watch>) {
+        while !watch.is_synced() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        tokio::time::sleep(SETTLED).await;
+        let there: HashSet<String> = watch.cluster().workloads().map(|of| workload_subject(&of.workload)).collect();
+        self.fleet().end_workloads(|workload| there.contains(workload), now());
+        self.changed.notify_one();
+    }
+}
+
+fn place(watch: &Watch, node: &str, containerd_namespace: &str, id: &str) -> Placed {
+    let place = (containerd_namespace == KUBERNETES).then(|| watch.cluster().place(node, id)).flatten();
+    place.map_or(Placed::Nowhere, Placed::In)
+}

@@ -1,0 +1,139 @@
+//! `outcrop describe`: one workload in full, in kubectl's manner.
+
+use serde_json::Value;
+
+use super::client::{Client, Server, segment};
+use super::output::{self, cell};
+use super::table::table;
+use super::text::escape;
+use super::{Exit, Fatal, print};
+
+/// Findings that are told of one by one.
+const FINDINGS: usize = 20;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The workload: deploy/web; or its kind, with the name after it
+    workload: String,
+
+    /// Its name, where the kind stands alone
+    name: Option<String>,
+
+    /// Its namespace; needed only where several have one of this name
+    #[arg(long, short, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+
+    /// How to write it: table, json, yaml
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: output::Format,
+
+    #[command(flatten)]
+    server: Server,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
+    let named = match &arguments.name {
+        Some(name) => format!("{}/{name}", arguments.workload),
+        None => arguments.workload.clone(),
+    };
+    let client = arguments.server.connect()?;
+    let [namespace, kind, name] = find(&client, &named, arguments.namespace.as_deref())?;
+    let path = format!("/api/v1/workloads/{}/{}/{}", segment(&namespace), segment(&kind), segment(&name));
+    let workload = client.get(&path, &[])?;
+    match arguments.output {
+        output::Format::Json => print(&output::json_document(&workload))?,
+        output::Format::Yaml => print(&output::yaml_document(&workload))?,
+        output::Format::Csv => return Err(Fatal::usage("one workload is no table: -o table, json or yaml")),
+        output::Format::Table | output::Format::Wide => {
+            let query = [("namespace", namespace), ("workload", format!("{kind}/{name}"))];
+            let mut query = query.map(|(key, value)| (key.to_owned(), value)).to_vec();
+            query.push(("limit".to_owned(), FINDINGS.to_string()));
+            let findings = client.get("/api/v1/findings", &query)?;
+            print(&in_words(&workload, &findings))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Namespace, kind and name of the one workload that is named so.
+fn find(client: &Client, named: &str, namespace: Option<&str>) -> Result<[String; 3], Fatal> {
+    let mut query = vec![("workload".to_owned(), named.to_owned()), ("limit".to_owned(), "10".to_owned())];
+    query.extend(namespace.map(|namespace| ("namespace".to_owned(), namespace.to_owned())));
+    let answer = client.get("/api/v1/workloads", &query)?;
+    let found: Vec<[String; 3]> = answer["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|item| {
+            let group = cell(&item["group"]);
+            let kind = cell(&item["kind"]);
+            let kind = if group.is_empty() { kind } else { format!("{kind}.{group}") };
+            [cell(&item["namespace"]), kind, cell(&item["name"])]
+        })
+        .collect();
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => {
+            let place = namespace.map_or_else(String::new, |namespace| format!(" in namespace {namespace}"));
+            Err(Fatal::failed(format!(
+                "there is no workload {named:?}{place} with pods; outcrop get workloads lists them"
+            )))
+        }
+        several => {
+            let names: Vec<String> =
+                several.iter().map(|[space, kind, name]| format!("-n {space} {kind}/{name}")).collect();
+            Err(Fatal::usage(format!("{named:?} is not one workload; which? {}", names.join("; "))))
+        }
+    }
+}
+
+/// A workload for people.
+fn in_words(workload: &Value, findings: &Value) -> String {
+    let mut out = String::new();
+    for (name, pointer) in [
+        ("Name", "/workload/name"),
+        ("Namespace", "/workload/namespace"),
+        ("Kind", "/workload/kind"),
+        ("Owner", "/workload/owner"),
+        ("Created", "/workload/created"),
+        ("Excluded", "/workload/excluded"),
+        ("Pods", "/pods"),
+        ("Coverage", "/workload/coverage"),
+        ("Findings", "/workload/findings"),
+        ("Withheld", "/workload/withheld"),
+        ("Pod security", "/workload/pod_security"),
+    ] {
+        let value = workload.pointer(pointer).map(cell).unwrap_or_default();
+        out.push_str(format!("{:<14}{}", format!("{name}:"), escape(&value)).trim_end());
+        out.push('\n');
+    }
+    for (heads, items, fields) in [
+        (
+            &["CONTAINER", "KIND", "REPLICAS", "IMAGE", "COVERAGE", "REASON", "PACKAGES", "FINDINGS"][..],
+            &workload["containers"],
+            &["/name", "/kind", "/replicas", "/image", "/coverage/state", "/coverage/reason", "/packages", "/findings"]
+                [..],
+        ),
+        (
+            &["SEVERITY", "ID", "PACKAGE", "INSTALLED", "FIXED IN", "CONTAINER", "FIRST SEEN"],
+            &findings["items"],
+            &["/severity", "/id", "/package", "/installed", "/fixed", "/container/name", "/first_seen"],
+        ),
+        (
+            &["LEVEL", "RULE", "PATH", "FOUND", "FIX"],
+            &workload["configuration"],
+            &["/level", "/rule", "/path", "/found", "/fix"],
+        ),
+    ] {
+        let row = |item: &Value| fields.iter().map(|at| item.pointer(at).map(cell).unwrap_or_default()).collect();
+        let rows: Vec<Vec<String>> = items.as_array().into_iter().flatten().map(row).collect();
+        if !rows.is_empty() {
+            out.push('\n');
+            out.push_str(&table(heads, &rows));
+        }
+    }
+    if findings["continue"].is_string() {
+        out.push_str("\nThere are more findings: outcrop get findings --workload lists all.\n");
+    }
+    out
+}

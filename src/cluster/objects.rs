@@ -1,0 +1,197 @@
+//! Kubernetes' objects, as far as they are used: what else the API server sends is not kept, and of a pod not even decoded.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use k8s_openapi::NamespaceResourceScope;
+use kube::Resource;
+use kube::api::ObjectMeta as KubeMeta;
+use serde::Deserialize;
+
+use super::checks::PodSpec;
+use super::{ObjectMeta, OwnerReference};
+
+/// A `v1.Pod` as it comes: environment, arguments and commands are never decoded.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct KubePod {
+    pub(super) metadata: KubeMeta,
+    pub(super) spec: PodSpec,
+    pub(super) status: KubePodStatus,
+}
+
+/// `v1.PodStatus`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct KubePodStatus {
+    pub(super) phase: Option<String>,
+    pub(super) container_statuses: Option<Vec<KubeContainerStatus>>,
+    pub(super) init_container_statuses: Option<Vec<KubeContainerStatus>>,
+    pub(super) ephemeral_container_statuses: Option<Vec<KubeContainerStatus>>,
+}
+
+/// `v1.ContainerStatus`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct KubeContainerStatus {
+    pub(super) name: String,
+    pub(super) image: String,
+    #[serde(rename = "containerID")]
+    pub(super) container_id: Option<String>,
+    pub(super) state: Option<BTreeMap<String, serde::de::IgnoredAny>>,
+}
+
+impl Resource for KubePod {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "Pod".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "pods".into()
+    }
+
+    fn meta(&self) -> &KubeMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut KubeMeta {
+        &mut self.metadata
+    }
+}
+
+/// A `v1.Node` as it comes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct KubeNode {
+    pub(super) metadata: KubeMeta,
+    pub(super) spec: KubeNodeSpec,
+    pub(super) status: KubeNodeStatus,
+}
+
+/// `v1.NodeSpec`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct KubeNodeSpec {
+    pub(super) taints: Option<Vec<KubeTaint>>,
+}
+
+/// `v1.Taint`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct KubeTaint {
+    pub(super) key: String,
+}
+
+/// `v1.NodeStatus`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct KubeNodeStatus {
+    pub(super) node_info: Option<KubeNodeInfo>,
+}
+
+/// `v1.NodeSystemInfo`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct KubeNodeInfo {
+    pub(super) kubelet_version: String,
+    pub(super) container_runtime_version: String,
+    pub(super) operating_system: String,
+    pub(super) architecture: String,
+    pub(super) os_image: String,
+    pub(super) kernel_version: String,
+}
+
+impl Resource for KubeNode {
+    type DynamicType = ();
+    type Scope = k8s_openapi::ClusterResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "Node".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "nodes".into()
+    }
+
+    fn meta(&self) -> &KubeMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut KubeMeta {
+        &mut self.metadata
+    }
+}
+
+/// Most bytes of a label or an annotation that is kept. Longer ones are whole documents, such as what was applied last.
+const MAX_VALUE: usize = 1024;
+
+/// Most labels and most annotations that are kept of an object.
+const MAX_VALUES: usize = 64;
+
+/// Labels or annotations.
+pub type Values = BTreeMap<String, String>;
+
+/// What is kept of an object's metadata besides its identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Labels.
+    pub labels: Values,
+    /// Annotations, but for those that are whole documents.
+    pub annotations: Values,
+    /// When it was made, in seconds since 1970; 0 where that is not known.
+    pub created: i64,
+}
+
+/// The part of labels and annotations that is kept.
+fn kept(values: impl IntoIterator<Item = (String, String)>) -> Values {
+    let small = |(key, value): &(String, String)| key.len() <= MAX_VALUE && value.len() <= MAX_VALUE;
+    values.into_iter().filter(small).take(MAX_VALUES).collect()
+}
+
+impl Marks {
+    /// Those of an object.
+    pub(super) fn of(meta: &mut KubeMeta) -> Self {
+        Self {
+            labels: kept(meta.labels.take().into_iter().flatten()),
+            annotations: kept(meta.annotations.take().into_iter().flatten()),
+            created: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        }
+    }
+}
+
+impl From<KubeMeta> for ObjectMeta {
+    fn from(meta: KubeMeta) -> Self {
+        let reference = |owner: k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| OwnerReference {
+            api_version: owner.api_version,
+            kind: owner.kind,
+            name: owner.name,
+            uid: owner.uid,
+            controller: owner.controller,
+        };
+        Self {
+            name: meta.name.unwrap_or_default(),
+            namespace: meta.namespace,
+            uid: meta.uid.unwrap_or_default(),
+            owner_references: meta.owner_references.map(|owners| owners.into_iter().map(reference).collect()),
+        }
+    }
+}

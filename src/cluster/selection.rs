@@ -1,0 +1,95 @@
+//! Which workloads are in view. Everything is, unless an administrator says otherwise; what is not stays counted, with the reason.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Workload;
+use super::objects::Marks;
+use super::policy::Policy;
+
+/// The annotation by which a workload or a namespace takes itself out of view: `"true"`.
+pub const EXCLUDE: &str = "outcrop.dev/exclude";
+
+/// What an administrator chose.
+#[derive(Debug, Default)]
+pub struct Selection {
+    /// Namespaces out of view.
+    pub excluded_namespaces: BTreeSet<String>,
+    /// Namespaces in which [`EXCLUDE`] counts: whoever may annotate a workload could hide it.
+    pub annotations_in: BTreeSet<String>,
+    /// A policy that has the last word.
+    pub policy: Option<Policy>,
+}
+
+impl Selection {
+    /// Why a workload is out of view, if it is, by its own labels and annotations and by those of its namespace.
+    pub(super) fn excluded(&self, workload: &Workload, of: &Marks, namespace: Option<&Marks>) -> Option<Arc<str>> {
+        let name = &workload.namespace;
+        if is_openshift(name) {
+            return Some(format!("namespace {name} is OpenShift's own").into());
+        }
+        if self.excluded_namespaces.contains(name) {
+            return Some(format!("namespace {name} is excluded").into());
+        }
+        if self.annotations_in.contains(name) {
+            let says = |marks: &Marks| marks.annotations.get(EXCLUDE).is_some_and(|value| value == "true");
+            if says(of) {
+                return Some(format!("its annotation {EXCLUDE} says so").into());
+            }
+            if namespace.is_some_and(says) {
+                return Some(format!("the annotation {EXCLUDE} of namespace {name} says so").into());
+            }
+        }
+        // One that cannot be evaluated hides nothing.
+        let policy = self.policy.as_ref()?;
+        (policy.selects(workload, of) == Some(false)).then(|| "the policy does not select it".into())
+    }
+}
+
+/// Whether a namespace is one that OpenShift keeps for itself, and lets nobody else make.
+fn is_openshift(namespace: &str) -> bool {
+    namespace == "openshift" || namespace.starts_with("openshift-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(namespace: &str, kind: &str) -> Workload {
+        let [group, name, uid] = ["apps", "web", "1"].map(ToOwned::to_owned);
+        Workload { namespace: namespace.to_owned(), group, kind: kind.to_owned(), name, uid }
+    }
+
+    fn marks(annotations: &[(&str, &str)]) -> Marks {
+        let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Marks { annotations, ..Marks::default() }
+    }
+
+    #[test]
+    fn everything_is_in_view_unless_an_administrator_says_otherwise() {
+        let hidden = marks(&[(EXCLUDE, "true")]);
+        let none = Marks::default();
+        let default = Selection::default();
+        for namespace in ["shop", "kube-system", "openshifty"] {
+            assert_eq!(default.excluded(&workload(namespace, "Deployment"), &hidden, Some(&hidden)), None);
+        }
+        let chosen = Selection {
+            excluded_namespaces: ["kube-system".to_owned()].into(),
+            annotations_in: ["shop".to_owned()].into(),
+            policy: Some(Policy::parse("p", "package snyk\nworkload_events { input.kind != \"Job\" }").unwrap()),
+        };
+        for (namespace, kind, own, of_namespace, says) in [
+            ("kube-system", "Deployment", &none, &none, "namespace kube-system is excluded"),
+            ("openshift-dns", "Deployment", &none, &none, "OpenShift"),
+            ("shop", "Deployment", &hidden, &none, "its annotation"),
+            ("shop", "Deployment", &none, &hidden, "of namespace shop"),
+            ("shop", "Deployment", &marks(&[(EXCLUDE, "false")]), &none, ""),
+            ("bank", "Deployment", &hidden, &hidden, ""),
+            ("bank", "Job", &none, &none, "the policy"),
+        ] {
+            let excluded = chosen.excluded(&workload(namespace, kind), own, Some(of_namespace));
+            assert_eq!(excluded.is_some(), !says.is_empty(), "{namespace} {kind}: {excluded:?}");
+            assert!(excluded.unwrap_or_default().contains(says));
+        }
+    }
+}

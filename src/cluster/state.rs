@@ -1,0 +1,586 @@
+//! What the API server knows, as far as it is needed: plain data, changed by what reflectors tell.
+//!
+//! A container is joined to its pod by the container's ID on the pod's node, and by nothing else: names, labels and digests are words of
+//! images and nodes. Whose a pod is, and whether it is in view, is worked out when something changes, so that questions only look it up.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use outcrop_proto::Pod as PodName;
+
+use super::checks::{self, Issues};
+use super::objects::{KubeNode, KubePod, Marks};
+use super::selection::Selection;
+use super::{ObjectMeta, Workload, workload};
+
+/// An object's identity in its cluster.
+pub type Uid = Arc<str>;
+
+/// What a container of a pod is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ContainerKind {
+    /// Runs before the others, and ends.
+    Init,
+    /// Starts before the others, and stays.
+    Sidecar,
+    /// One of the pod's own.
+    Main,
+    /// Added to a running pod, for debugging.
+    Ephemeral,
+}
+
+impl ContainerKind {
+    /// The word as users see it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Sidecar => "sidecar",
+            Self::Main => "main",
+            Self::Ephemeral => "ephemeral",
+        }
+    }
+}
+
+/// A container, as the API server knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodContainer {
+    /// Its name in its pod.
+    pub name: String,
+    /// The image, by the name that the pod asks for it.
+    pub image: String,
+    /// The runtime's ID, once it was made.
+    pub id: Option<Arc<str>>,
+    /// What it is for.
+    pub kind: ContainerKind,
+    /// Whether the kubelet says that it runs.
+    pub running: bool,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its names.
+    pub name: Arc<PodName>,
+    /// Its node, once it was given to one.
+    pub node: Option<Arc<str>>,
+    /// Whether it has ended for good: nothing of it runs, or will.
+    pub over: bool,
+    /// Its containers, in the order of its specification.
+    pub containers: Vec<PodContainer>,
+    /// Labels and annotations.
+    pub marks: Marks,
+    /// What its specification leaves to be desired.
+    pub issues: Arc<Issues>,
+    /// Whose it is.
+    pub workload: Arc<Workload>,
+    /// Why it is not looked at, if so.
+    pub excluded: Option<Arc<str>>,
+    meta: ObjectMeta,
+}
+
+/// A workload's pods.
+#[derive(Clone, Debug)]
+pub struct Pods {
+    /// Whose.
+    pub workload: Arc<Workload>,
+    /// Identities of those that there are.
+    pub pods: BTreeSet<Uid>,
+}
+
+/// An object that may own others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Owner {
+    meta: ObjectMeta,
+    marks: Marks,
+}
+
+/// A node, as its kubelet told the API server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// The kubelet's version.
+    pub kubelet: String,
+    /// The container runtime and its version: `containerd://2.1.4`.
+    pub runtime: String,
+    /// `linux` or `windows`.
+    pub system: String,
+    /// `amd64`, `arm64`, …
+    pub architecture: String,
+    /// The operating system's name.
+    pub image: String,
+    /// The kernel's version.
+    pub kernel: String,
+    /// Why no agent can run there, if so.
+    pub blind: Option<&'static str>,
+}
+
+/// Where a container belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its pod.
+    pub pod: Arc<PodName>,
+    /// Its name there.
+    pub name: Arc<str>,
+    /// Whose that is.
+    pub workload: Arc<Workload>,
+    /// Why it is not looked at, if so.
+    pub excluded: Option<Arc<str>>,
+}
+
+/// Containers whose place may have changed: their nodes and IDs.
+pub type Touched = BTreeSet<(Arc<str>, Arc<str>)>;
+
+/// What the API server knows.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    selection: Selection,
+    pods: HashMap<Uid, Pod>,
+    containers: HashMap<Arc<str>, Uid>,
+    owners: HashMap<Uid, Owner>,
+    /// Pods and owners, by what they name as an owner.
+    below: HashMap<Uid, BTreeSet<Uid>>,
+    workloads: HashMap<Uid, Pods>,
+    namespaces: BTreeMap<String, Marks>,
+    nodes: BTreeMap<String, Node>,
+    texts: HashSet<Arc<str>>,
+}
+
+impl Cluster {
+    /// A cluster of which nothing is known yet.
+    pub fn new(selection: Selection) -> Self {
+        Self { selection, ..Self::default() }
+    }
+
+    /// Where the container with this ID belongs that runs on `node`; `None` where the API server knows of none there.
+    pub fn place(&self, node: &str, id: &str) -> Option<Place> {
+        let pod = self.pods.get(self.containers.get(id)?).filter(|pod| pod.node.as_deref() == Some(node))?;
+        let container = pod.containers.iter().find(|container| container.id.as_deref() == Some(id))?;
+        Some(Place {
+            pod: Arc::clone(&pod.name),
+            name: container.name.as_str().into(),
+            workload: Arc::clone(&pod.workload),
+            excluded: pod.excluded.clone(),
+        })
+    }
+
+    /// A pod, by its identity.
+    pub fn pod(&self, uid: &str) -> Option<&Pod> {
+        self.pods.get(uid)
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// Workloads with their pods. One without a pod runs nothing, and is none.
+    pub fn workloads(&self) -> impl Iterator<Item = &Pods> {
+        self.workloads.values()
+    }
+
+    /// A node, by its name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// The nodes, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
+        self.nodes.iter().map(|(name, node)| (name.as_str(), node))
+    }
+
+    /// Names of the namespaces.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.keys().map(String::as_str)
+    }
+
+    /// Labels and annotations of a workload; those of one of its pods, where it is of a kind that nobody watches.
+    pub fn marks(&self, of: &Pods) -> Option<&Marks> {
+        let owner = self.owners.get(of.workload.uid.as_str()).map(|owner| &owner.marks);
+        owner.or_else(|| of.pods.iter().filter_map(|pod| self.pods.get(pod)).map(|pod| &pod.marks).next())
+    }
+
+    /// Labels and annotations of a namespace.
+    pub fn namespace_marks(&self, name: &str) -> Option<&Marks> {
+        self.namespaces.get(name)
+    }
+
+    /// A pod is there, or is not as it was.
+    pub(super) fn set_pod(&mut self, mut kube: KubePod) -> Touched {
+        let marks = Marks::of(&mut kube.metadata);
+        let containers = containers(&kube);
+        let over = matches!(kube.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let issues = checks::check(&marks.annotations, &kube.spec);
+        let node = (!kube.spec.node_name.is_empty()).then(|| self.text(&kube.spec.node_name));
+        let meta = ObjectMeta::from(kube.metadata);
+        let uid: Uid = meta.uid.as_str().into();
+        let before = self.pods.get(&uid);
+        let issues = match before {
+            Some(before) if *before.issues == issues => Arc::clone(&before.issues),
+            _ => self.shared(&meta, issues),
+        };
+        let name = PodName {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone(),
+            uid: meta.uid.clone(),
+        };
+        let mut touched = self.remove_pod(&uid);
+        for id in containers.iter().filter_map(|container| container.id.as_ref()) {
+            self.containers.insert(Arc::clone(id), Arc::clone(&uid));
+        }
+        self.tie(&uid, &meta, true);
+        let found = Arc::new(workload(&meta, |_| None));
+        let pod =
+            Pod { name: Arc::new(name), node, over, containers, marks, issues, workload: found, excluded: None, meta };
+        self.pods.insert(Arc::clone(&uid), pod);
+        self.assign(&uid);
+        touched.extend(self.touched(&uid));
+        touched
+    }
+
+    /// An object that may own others is there, or is not as it was.
+    pub(super) fn set_owner(&mut self, marks: Marks, meta: ObjectMeta) -> Touched {
+        let uid: Uid = meta.uid.as_str().into();
+        let owner = Owner { meta, marks };
+        if self.owners.get(&uid) == Some(&owner) {
+            return Touched::new();
+        }
+        if let Some(before) = self.owners.remove(&uid) {
+            self.tie(&uid, &before.meta, false);
+        }
+        self.tie(&uid, &owner.meta, true);
+        self.owners.insert(Arc::clone(&uid), owner);
+        self.assign_below(&uid)
+    }
+
+    /// A namespace is there, or is not as it was.
+    pub(super) fn set_namespace(&mut self, name: String, marks: Marks) -> Touched {
+        if self.namespaces.get(&name) == Some(&marks) {
+            return Touched::new();
+        }
+        let pods = self.pods.iter().filter(|(_, pod)| pod.name.namespace == name);
+        let pods: Vec<Uid> = pods.map(|(uid, _)| Arc::clone(uid)).collect();
+        self.namespaces.insert(name, marks);
+        self.assign_all(pods)
+    }
+
+    /// A node is there, or is not as it was.
+    pub(super) fn set_node(&mut self, kube: KubeNode) {
+        let name = kube.metadata.name.clone().unwrap_or_default();
+        let info = kube.status.node_info.clone().unwrap_or_default();
+        let node = Node {
+            blind: blind(&kube),
+            kubelet: info.kubelet_version,
+            runtime: info.container_runtime_version,
+            system: info.operating_system,
+            architecture: info.architecture,
+            image: info.os_image,
+            kernel: info.kernel_version,
+        };
+        self.nodes.insert(name, node);
+    }
+
+    /// A pod is there no more.
+    pub(super) fn remove_pod(&mut self, uid: &str) -> Touched {
+        let touched = self.touched(uid);
+        let Some((uid, pod)) = self.pods.remove_entry(uid) else { return touched };
+        for id in pod.containers.iter().filter_map(|container| container.id.as_ref()) {
+            if self.containers.get(id) == Some(&uid) {
+                self.containers.remove(id);
+            }
+        }
+        self.tie(&uid, &pod.meta, false);
+        self.dismiss(&uid, &pod.workload);
+        touched
+    }
+
+    /// An owner is there no more.
+    pub(super) fn remove_owner(&mut self, uid: &str) -> Touched {
+        let Some((uid, owner)) = self.owners.remove_entry(uid) else { return Touched::new() };
+        self.tie(&uid, &owner.meta, false);
+        self.assign_below(&uid)
+    }
+
+    /// A namespace is there no more.
+    pub(super) fn remove_namespace(&mut self, name: &str) {
+        self.namespaces.remove(name);
+    }
+
+    /// A node is there no more.
+    pub(super) fn remove_node(&mut self, name: &str) {
+        self.nodes.remove(name);
+    }
+
+    /// What went wrong with the policy last, if anything did.
+    pub(super) fn policy_problem(&self) -> Option<String> {
+        self.selection.policy.as_ref().and_then(super::Policy::problem)
+    }
+
+    /// One copy of a text that many share.
+    fn text(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return Arc::clone(known);
+        }
+        let text: Arc<str> = text.into();
+        self.texts.insert(Arc::clone(&text));
+        text
+    }
+
+    /// The same issues as those of another pod of the same owner, where they are: of a thousand replicas one copy is kept.
+    fn shared(&self, meta: &ObjectMeta, issues: Issues) -> Arc<Issues> {
+        let siblings = owners(meta).filter_map(|owner| self.below.get(owner)).flatten();
+        let known = siblings.take(8).filter_map(|uid| self.pods.get(uid)).find(|pod| *pod.issues == issues);
+        known.map_or_else(|| Arc::new(issues), |pod| Arc::clone(&pod.issues))
+    }
+
+    fn touched(&self, uid: &str) -> Touched {
+        let Some((pod, node)) = self.pods.get(uid).and_then(|pod| Some((pod, pod.node.as_ref()?))) else {
+            return Touched::new();
+        };
+        pod.containers.iter().filter_map(|of| Some((Arc::clone(node), Arc::clone(of.id.as_ref()?)))).collect()
+    }
+
+    /// Notes, or forgets, that an object names its owners.
+    fn tie(&mut self, uid: &Uid, meta: &ObjectMeta, tied: bool) {
+        for owner in owners(meta) {
+            if tied {
+                self.below.entry(owner.into()).or_default().insert(Arc::clone(uid));
+            } else if let Some(below) = self.below.get_mut(owner) {
+                below.remove(uid);
+                if below.is_empty() {
+                    self.below.remove(owner);
+                }
+            }
+        }
+    }
+
+    /// Works out anew whose pods are that stand below an owner, however far.
+    fn assign_below(&mut self, owner: &Uid) -> Touched {
+        let (mut pods, mut seen, mut waiting) = (Vec::new(), HashSet::new(), vec![Arc::clone(owner)]);
+        while let Some(uid) = waiting.pop() {
+            for below in self.below.get(&uid).into_iter().flatten() {
+                // Owners in a circle are somebody's attempt.
+                if seen.insert(Arc::clone(below)) {
+                    if self.pods.contains_key(below) {
+                        pods.push(Arc::clone(below));
+                    }
+                    waiting.push(Arc::clone(below));
+                }
+            }
+        }
+        self.assign_all(pods)
+    }
+
+    fn assign_all(&mut self, pods: Vec<Uid>) -> Touched {
+        let mut touched = Touched::new();
+        for uid in pods {
+            if self.assign(&uid) {
+                touched.extend(self.touched(&uid));
+            }
+        }
+        touched
+    }
+
+    /// Works out whose a pod is, and whether it is in view. Says whether either has changed.
+    fn assign(&mut self, uid: &Uid) -> bool {
+        let Some(pod) = self.pods.get(uid) else { return false };
+        let found = workload(&pod.meta, |owner| self.owners.get(owner.uid.as_str()).map(|owner| &owner.meta));
+        let owner = self.owners.get(found.uid.as_str()).map_or(&pod.marks, |owner| &owner.marks);
+        let excluded = self.selection.excluded(&found, owner, self.namespaces.get(&found.namespace));
+        let changed = *pod.workload != found || pod.excluded != excluded;
+        let (before, key) = (Arc::clone(&pod.workload), Arc::<str>::from(found.uid.as_str()));
+        if *before != found {
+            self.dismiss(uid, &before);
+        }
+        let entry =
+            self.workloads.entry(key).or_insert_with(|| Pods { workload: Arc::new(found), pods: BTreeSet::new() });
+        entry.pods.insert(Arc::clone(uid));
+        let workload = Arc::clone(&entry.workload);
+        if let Some(pod) = self.pods.get_mut(uid) {
+            (pod.workload, pod.excluded) = (workload, excluded);
+        }
+        changed
+    }
+
+    /// A pod is a workload's no more.
+    fn dismiss(&mut self, uid: &Uid, from: &Workload) {
+        if let Some(entry) = self.workloads.get_mut(from.uid.as_str()) {
+            entry.pods.remove(uid);
+            if entry.pods.is_empty() {
+                self.workloads.remove(from.uid.as_str());
+            }
+        }
+    }
+}
+
+/// Identities that an object names as its owners.
+fn owners(meta: &ObjectMeta) -> impl Iterator<Item = &str> {
+    meta.owner_references.iter().flatten().map(|owner| owner.uid.as_str())
+}
+
+/// The containers of a pod that have a status, and those that will.
+fn containers(kube: &KubePod) -> Vec<PodContainer> {
+    let (spec, status) = (&kube.spec, &kube.status);
+    let mut all = Vec::new();
+    for (of, statuses, kind) in [
+        (&spec.init_containers, &status.init_container_statuses, ContainerKind::Init),
+        (&spec.containers, &status.container_statuses, ContainerKind::Main),
+        (&spec.ephemeral_containers, &status.ephemeral_container_statuses, ContainerKind::Ephemeral),
+    ] {
+        for container in of {
+            let status = statuses.iter().flatten().find(|status| status.name == container.name);
+            // `containerd://ID`
+            let id = status.and_then(|status| status.container_id.as_deref()?.split_once("://"));
+            let id = id.map(|(_, id)| Arc::from(id)).filter(|id: &Arc<str>| !id.is_empty());
+            all.push(PodContainer {
+                name: container.name.clone(),
+                image: status.map(|status| status.image.clone()).unwrap_or_default(),
+                id,
+                kind: match kind {
+                    ContainerKind::Init if container.restart_policy == "Always" => ContainerKind::Sidecar,
+                    kind => kind,
+                },
+                running: status.and_then(|status| status.state.as_ref()).is_some_and(|of| of.contains_key("running")),
+            });
+        }
+    }
+    all
+}
+
+/// Why no agent can run on a node, if so.
+fn blind(kube: &KubeNode) -> Option<&'static str> {
+    let labels = kube.metadata.labels.as_ref();
+    let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
+    let info = kube.status.node_info.as_ref();
+    let tainted = |key: &str| kube.spec.taints.iter().flatten().any(|taint| taint.key == key);
+    if label("eks.amazonaws.com/compute-type") == Some("fargate") || tainted("eks.amazonaws.com/compute-type") {
+        return Some("no agent can run on Fargate");
+    }
+    if label("type") == Some("virtual-kubelet") || tainted("virtual-kubelet.io/provider") {
+        return Some("no agent can run on a virtual kubelet");
+    }
+    let windows = info.is_some_and(|info| info.operating_system == "windows");
+    (windows || label("kubernetes.io/os") == Some("windows")).then_some("no agent can run on Windows")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(name: &str, owner: Option<(&str, &str, &str)>) -> Value {
+        let owners = owner.map(|(api, kind, name)| {
+            json!([{ "apiVersion": api, "kind": kind, "name": name, "uid": format!("uid of {name}"), "controller": true }])
+        });
+        json!({
+            "metadata": { "name": name, "namespace": "shop", "uid": format!("uid of {name}"), "ownerReferences": owners },
+            "spec": {
+                "nodeName": "a",
+                "initContainers": [{ "name": "first" }, { "name": "proxy", "restartPolicy": "Always" }],
+                "containers": [{ "name": "main", "env": [{ "name": "PASSWORD", "value": "secret" }], "args": ["secret"] }],
+            },
+            "status": {
+                "phase": "Running",
+                "initContainerStatuses": [
+                    { "name": "first", "containerID": format!("containerd://{name}-first"), "state": { "terminated": {} } },
+                    { "name": "proxy", "containerID": format!("containerd://{name}-proxy"), "state": { "running": {} } },
+                ],
+                "containerStatuses": [
+                    { "name": "main", "containerID": format!("containerd://{name}-main"), "state": { "running": {} } },
+                ],
+            },
+        })
+    }
+
+    fn set(cluster: &mut Cluster, pod: Value) -> Touched {
+        cluster.set_pod(serde_json::from_value(pod).unwrap())
+    }
+
+    fn owner(name: &str, above: Option<(&str, &str, &str)>) -> ObjectMeta {
+        let value = pod(name, above);
+        serde_json::from_value(value["metadata"].clone()).unwrap()
+    }
+
+    fn whose(cluster: &Cluster, id: &str) -> String {
+        let place = cluster.place("a", id).unwrap();
+        format!("{} {}", place.workload.kind, place.workload.name)
+    }
+
+    const REPLICAS: Option<(&str, &str, &str)> = Some(("apps/v1", "ReplicaSet", "web-5d"));
+    const DEPLOYMENT: Option<(&str, &str, &str)> = Some(("apps/v1", "Deployment", "web"));
+
+    #[test]
+    fn a_container_is_joined_by_its_id_on_its_node_and_by_nothing_else() {
+        let mut cluster = Cluster::default();
+        let touched = set(&mut cluster, pod("web-1", None));
+        assert_eq!(touched.len(), 3, "{touched:?}");
+        let place = cluster.place("a", "web-1-main").unwrap();
+        assert_eq!((place.pod.namespace.as_str(), &*place.pod.name, &*place.name), ("shop", "web-1", "main"));
+        for (node, id) in [("b", "web-1-main"), ("a", "web-1"), ("a", "")] {
+            assert_eq!(cluster.place(node, id), None);
+        }
+        let kinds: Vec<&str> = cluster.pods().next().unwrap().containers.iter().map(|of| of.kind.as_str()).collect();
+        assert_eq!(kinds, ["init", "sidecar", "main"]);
+        // A container that was made again has another ID, and the old one is nobody's.
+        let mut again = pod("web-1", None);
+        again["status"]["containerStatuses"][0]["containerID"] = json!("containerd://second");
+        assert_eq!(set(&mut cluster, again).len(), 4, "the old and the new");
+        assert!(cluster.place("a", "web-1-main").is_none() && cluster.place("a", "second").is_some());
+        assert_eq!(cluster.remove_pod("uid of web-1").len(), 3);
+        assert!(cluster.place("a", "second").is_none() && cluster.workloads().next().is_none());
+        assert!(cluster.below.is_empty() && cluster.containers.is_empty());
+    }
+
+    #[test]
+    fn whose_a_pod_is_follows_from_what_is_known_in_whatever_order_it_comes() {
+        let mut cluster = Cluster::default();
+        set(&mut cluster, pod("web-1", REPLICAS));
+        assert_eq!(whose(&cluster, "web-1-main"), "ReplicaSet web-5d");
+        let touched = cluster.set_owner(Marks::default(), owner("web-5d", DEPLOYMENT));
+        assert_eq!((touched.len(), whose(&cluster, "web-1-main").as_str()), (3, "Deployment web"));
+        assert_eq!(cluster.workloads().count(), 1);
+        // The Deployment itself brings its labels, and no other name.
+        let marks = Marks { labels: [("team".to_owned(), "shop".to_owned())].into(), ..Marks::default() };
+        assert!(cluster.set_owner(marks.clone(), owner("web", None)).is_empty());
+        assert_eq!(cluster.marks(cluster.workloads().next().unwrap()), Some(&marks));
+        set(&mut cluster, pod("web-2", REPLICAS));
+        assert_eq!(cluster.workloads().next().unwrap().pods.len(), 2);
+        // Deleted without its pods.
+        cluster.remove_owner("uid of web");
+        assert_eq!(cluster.set_owner(Marks::default(), owner("web-5d", None)).len(), 6);
+        assert_eq!(whose(&cluster, "web-2-main"), "ReplicaSet web-5d");
+        assert_eq!(cluster.remove_owner("uid of web-5d").len(), 0, "its pods still name it");
+    }
+
+    #[test]
+    fn what_is_out_of_view_is_so_as_soon_as_its_namespace_or_owner_says_it() {
+        let selection = Selection { annotations_in: ["shop".to_owned()].into(), ..Selection::default() };
+        let mut cluster = Cluster::new(selection);
+        set(&mut cluster, pod("web-1", REPLICAS));
+        let marked = Marks {
+            annotations: [(super::super::selection::EXCLUDE.to_owned(), "true".to_owned())].into(),
+            ..Marks::default()
+        };
+        assert_eq!(cluster.set_namespace("shop".to_owned(), marked.clone()).len(), 3);
+        assert!(cluster.place("a", "web-1-main").unwrap().excluded.is_some());
+        assert_eq!(cluster.set_namespace("shop".to_owned(), Marks::default()).len(), 3);
+        assert_eq!(cluster.place("a", "web-1-main").unwrap().excluded, None);
+        assert_eq!(cluster.set_owner(marked, owner("web-5d", None)).len(), 3);
+        assert!(cluster.place("a", "web-1-main").unwrap().excluded.is_some());
+    }
+
+    #[test]
+    fn nodes_on_which_no_agent_can_run_are_known() {
+        let cases = [
+            (json!({ "metadata": { "labels": { "eks.amazonaws.com/compute-type": "fargate" } } }), Some("Fargate")),
+            (json!({ "spec": { "taints": [{ "key": "virtual-kubelet.io/provider" }] } }), Some("virtual kubelet")),
+            (json!({ "status": { "nodeInfo": { "operatingSystem": "windows" } } }), Some("Windows")),
+            (json!({ "status": { "nodeInfo": { "operatingSystem": "linux" } } }), None),
+            (json!({ "spec": { "taints": null }, "status": {} }), None),
+        ];
+        for (node, says) in cases {
+            let blind = blind(&serde_json::from_value(node.clone()).unwrap());
+            assert_eq!(blind.is_some(), says.is_some(), "{node}");
+            assert!(blind.unwrap_or_default().contains(says.unwrap_or_default()), "{node}");
+        }
+    }
+}

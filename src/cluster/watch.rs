@@ -1,0 +1,331 @@
+//! Reflectors: lists and watches that keep [`Cluster`] in step with the API server, through its absences.
+//!
+//! Lists are streamed where the server can (Kubernetes 1.32 by default), else paged. A watch that is cut goes on where it was; one that
+//! the server cannot go on with (410) is listed anew, and what the new list lacks is gone. Of everything but pods and nodes only the
+//! metadata is asked for.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt as _};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, ApiResource, DynamicObject, ObjectMeta as KubeMeta, PartialObjectMeta};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
+use kube::{Client, Resource};
+use tokio::sync::Notify;
+
+use super::objects::{KubeNode, KubePod, Marks};
+use super::selection::Selection;
+use super::state::{Cluster, Touched};
+use crate::lock::lock;
+
+/// Kinds that own pods, or own what owns them: group, version, kind, plural. A cluster need not have the last two.
+const OWNERS: [(&str, &str, &str, &str); 9] = [
+    ("", "v1", "ReplicationController", "replicationcontrollers"),
+    ("apps", "v1", "ReplicaSet", "replicasets"),
+    ("apps", "v1", "Deployment", "deployments"),
+    ("apps", "v1", "StatefulSet", "statefulsets"),
+    ("apps", "v1", "DaemonSet", "daemonsets"),
+    ("batch", "v1", "Job", "jobs"),
+    ("batch", "v1", "CronJob", "cronjobs"),
+    ("apps.openshift.io", "v1", "DeploymentConfig", "deploymentconfigs"),
+    ("argoproj.io", "v1alpha1", "Rollout", "rollouts"),
+];
+
+/// When a kind that the server does not have is looked for again.
+const ABSENT: Duration = Duration::from_secs(300);
+
+/// Objects of a page, where lists are paged.
+const PAGE: u32 = 500;
+
+/// How a source of objects is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Source {
+    /// Whether it was listed whole, once.
+    listed: bool,
+    /// What went wrong last, until something comes again.
+    problem: Option<String>,
+}
+
+/// The API server's objects, kept in step.
+#[derive(Debug)]
+pub struct Watch {
+    cluster: RwLock<Cluster>,
+    sources: Mutex<BTreeMap<String, Source>>,
+    touched: Mutex<Touched>,
+    changed: Notify,
+}
+
+impl Watch {
+    /// Begins to watch: all namespaces, or those named. In the latter case nodes and namespaces themselves are not asked for, since a Role
+    /// cannot allow that.
+    pub fn start(client: &Client, selection: Selection, namespaces: &BTreeSet<String>) -> Arc<Self> {
+        let watch = Arc::new(Self {
+            cluster: RwLock::new(Cluster::new(selection)),
+            sources: Mutex::default(),
+            touched: Mutex::default(),
+            changed: Notify::new(),
+        });
+        let scopes: Vec<Option<&str>> = match namespaces.is_empty() {
+            true => vec![None],
+            false => namespaces.iter().map(|name| Some(name.as_str())).collect(),
+        };
+        for scope in &scopes {
+            for (group, version, kind, plural) in OWNERS {
+                let resource = ApiResource {
+                    group: group.to_owned(),
+                    version: version.to_owned(),
+                    api_version: if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") },
+                    kind: kind.to_owned(),
+                    plural: plural.to_owned(),
+                };
+                let api: Api<PartialObjectMeta<DynamicObject>> = match scope {
+                    Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+                    None => Api::all_with(client.clone(), &resource),
+                };
+                let events = move |config| watcher(api.clone(), config).boxed();
+                watch.spawn(name(plural, *scope), events, uid, set_owner, Cluster::remove_owner);
+            }
+            let api: Api<KubePod> = match scope {
+                Some(namespace) => Api::namespaced(client.clone(), namespace),
+                None => Api::all(client.clone()),
+            };
+            let events = move |config| watcher(api.clone(), config).boxed();
+            watch.spawn(name("pods", *scope), events, uid, Cluster::set_pod, Cluster::remove_pod);
+        }
+        if namespaces.is_empty() {
+            let api: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
+            let events = move |config| watcher(api.clone(), config).boxed();
+            watch.spawn(name("namespaces", None), events, own_name, set_namespace, |cluster, name| {
+                cluster.remove_namespace(name);
+                Touched::new()
+            });
+            let api: Api<KubeNode> = Api::all(client.clone());
+            let events = move |config| watcher(api.clone(), config).boxed();
+            watch.spawn(name("nodes", None), events, own_name, set_node, |cluster, name| {
+                cluster.remove_node(name);
+                Touched::new()
+            });
+        }
+        watch
+    }
+
+    /// What is known now.
+    pub fn cluster(&self) -> RwLockReadGuard<'_, Cluster> {
+        self.cluster.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether everything was listed whole, once.
+    pub fn is_synced(&self) -> bool {
+        lock(&self.sources).values().all(|source| source.listed)
+    }
+
+    /// What goes wrong at the moment, one line for all that goes wrong in the same way.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, source) in lock(&self.sources).iter() {
+            if let Some(problem) = &source.problem {
+                problems.entry(problem.clone()).or_default().push(name.clone());
+            }
+        }
+        let policy = self.cluster().policy_problem();
+        let lines = problems.into_iter().map(|(problem, of)| format!("watching {}: {problem}", of.join(", ")));
+        lines.chain(policy).collect()
+    }
+
+    /// Waits until containers' places may have changed, and tells which.
+    pub async fn touched(&self) -> Touched {
+        loop {
+            let changed = self.changed.notified();
+            let touched = std::mem::take(&mut *lock(&self.touched));
+            if !touched.is_empty() {
+                return touched;
+            }
+            changed.await;
+        }
+    }
+
+    /// Keeps one kind in step, in a task of its own.
+    fn spawn<K: Send + 'static>(
+        self: &Arc<Self>,
+        name: String,
+        events: impl Fn(watcher::Config) -> BoxStream<'static, watcher::Result<Event<K>>> + Send + 'static,
+        key: fn(&K) -> String,
+        set: fn(&mut Cluster, K) -> Touched,
+        remove: fn(&mut Cluster, &str) -> Touched,
+    ) {
+        lock(&self.sources).insert(name.clone(), Source::default());
+        let watch = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut reflector = Reflector { watch, name, key, set, remove, known: HashSet::new(), listing: None };
+            let mut strategy = InitialListStrategy::StreamingList;
+            loop {
+                let config = watcher::Config {
+                    initial_list_strategy: strategy.clone(),
+                    page_size: Some(PAGE),
+                    ..watcher::Config::default()
+                };
+                match reflector.follow(events(config).default_backoff()).await {
+                    Next::Page => strategy = InitialListStrategy::ListWatch,
+                    Next::Later => tokio::time::sleep(ABSENT).await,
+                }
+            }
+        });
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Cluster> {
+        self.cluster.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, touched: Touched) {
+        if !touched.is_empty() {
+            lock(&self.touched).extend(touched);
+            self.changed.notify_one();
+        }
+    }
+
+    fn note(&self, name: &str, change: impl FnOnce(&mut Source)) {
+        change(lock(&self.sources).entry(name.to_owned()).or_default());
+    }
+}
+
+/// What is to be done after a stream of events has come to its end.
+#[derive(Debug)]
+enum Next {
+    /// The server does not stream lists: begin anew, with pages.
+    Page,
+    /// The server does not have the kind: look again later.
+    Later,
+}
+
+/// One kind, kept in step.
+struct Reflector<K> {
+    watch: Arc<Watch>,
+    name: String,
+    key: fn(&K) -> String,
+    set: fn(&mut Cluster, K) -> Touched,
+    remove: fn(&mut Cluster, &str) -> Touched,
+    /// Keys of the objects that there are.
+    known: HashSet<String>,
+    /// Keys that a list has told so far, while it comes.
+    listing: Option<HashSet<String>>,
+}
+
+impl<K> Reflector<K> {
+    async fn follow(&mut self, events: impl Stream<Item = watcher::Result<Event<K>>>) -> Next {
+        let mut events = std::pin::pin!(events);
+        let mut listed = false;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    listed |= matches!(event, Event::InitDone);
+                    self.apply(event);
+                }
+                Err(error) if status(&error) == Some(404) => {
+                    // Its API was removed, or never there: there is none of it.
+                    self.apply(Event::Init);
+                    self.apply(Event::InitDone);
+                    return Next::Later;
+                }
+                Err(error) if !listed && does_not_stream(&error) => return Next::Page,
+                Err(error) => self.watch.note(&self.name, |source| source.problem = Some(words(&error))),
+            }
+        }
+        Next::Later
+    }
+
+    fn apply(&mut self, event: Event<K>) {
+        let mut touched = Touched::new();
+        match event {
+            Event::Init => self.listing = Some(HashSet::new()),
+            Event::Apply(object) | Event::InitApply(object) => {
+                let key = (self.key)(&object);
+                if let Some(listing) = &mut self.listing {
+                    listing.insert(key.clone());
+                }
+                self.known.insert(key);
+                touched = (self.set)(&mut self.watch.write(), object);
+            }
+            Event::Delete(object) => {
+                let key = (self.key)(&object);
+                self.known.remove(&key);
+                touched = (self.remove)(&mut self.watch.write(), &key);
+            }
+            Event::InitDone => {
+                let listing = self.listing.take().unwrap_or_default();
+                let gone: Vec<String> = self.known.difference(&listing).cloned().collect();
+                let mut cluster = self.watch.write();
+                for key in gone {
+                    touched.extend((self.remove)(&mut cluster, &key));
+                }
+                drop(cluster);
+                self.known = listing;
+                self.watch.note(&self.name, |source| source.listed = true);
+            }
+        }
+        self.watch.note(&self.name, |source| source.problem = None);
+        self.watch.tell(touched);
+    }
+}
+
+/// The HTTP status that an error stands for.
+fn status(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// Whether a server answers so that cannot stream a list: those before 1.32 refuse the parameter, and an etcd that is too old fails.
+fn does_not_stream(error: &watcher::Error) -> bool {
+    matches!(status(error), Some(400 | 422 | 500))
+}
+
+/// An error in one line.
+fn words(error: &watcher::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !words.contains(&text) {
+            words = format!("{words}: {text}");
+        }
+        cause = error.source();
+    }
+    words
+}
+
+fn name(plural: &str, namespace: Option<&str>) -> String {
+    namespace.map_or_else(|| plural.to_owned(), |namespace| format!("{plural} of {namespace}"))
+}
+
+fn uid<K: Resource>(object: &K) -> String {
+    object.meta().uid.clone().unwrap_or_default()
+}
+
+fn own_name<K: Resource>(object: &K) -> String {
+    object.meta().name.clone().unwrap_or_default()
+}
+
+fn set_owner(cluster: &mut Cluster, object: PartialObjectMeta<DynamicObject>) -> Touched {
+    let mut meta: KubeMeta = object.metadata;
+    let marks = Marks::of(&mut meta);
+    cluster.set_owner(marks, meta.into())
+}
+
+fn set_namespace(cluster: &mut Cluster, object: PartialObjectMeta<Namespace>) -> Touched {
+    let mut meta: KubeMeta = object.metadata;
+    let marks = Marks::of(&mut meta);
+    cluster.set_namespace(meta.name.unwrap_or_default(), marks)
+}
+
+fn set_node(cluster: &mut Cluster, node: KubeNode) -> Touched {
+    cluster.set_node(node);
+    Touched::new()
+}
