@@ -4,7 +4,7 @@ CACHE := $(or $(OUTCROP_CACHE),$(CURDIR)/.cache)
 STACKS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz soak clean cluster cluster-down
+.PHONY: help demo test lint bench fuzz soak clean cluster cluster-down image chart
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -34,6 +34,12 @@ cluster: ## Start a real Kubernetes cluster of two nodes with the demo's images,
 
 cluster-down: ## End that cluster without a trace
 	@tests/cluster/cluster stop
+
+image: ## Build the images of both programs as OCI archives, without a daemon (PROFILE=dev: quickly)
+	@OUTCROP_CACHE=$(CACHE) images/build
+
+chart: ## Check the Helm chart, also against the cluster where one was started
+	@OUTCROP_CACHE=$(CACHE) tests/chart/run
 
 clean: ## Remove what was built and cached
 	-OUTCROP_CACHE=$(CACHE) tests/containerd/node stop
