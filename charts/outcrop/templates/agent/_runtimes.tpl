@@ -1,0 +1,29 @@
+{{/*
+Where things lie on a node: of each kind of node as its own documents say, with what agent.paths has put in their place.
+dict agent (the values of one DaemonSet). A dict in JSON: socket, socketDirectory, root, state, tasks, propagation, covered.
+*/}}
+{{- define "outcrop.paths" -}}
+{{- $known := dict
+  "containerd" (dict "socket" "/run/containerd/containerd.sock" "root" "/var/lib/containerd" "state" "/run/containerd")
+  "bottlerocket" (dict "socket" "/run/containerd/containerd.sock" "root" "/var/lib/containerd" "state" "/run/containerd")
+  "k3s" (dict "socket" "/run/k3s/containerd/containerd.sock" "root" "/var/lib/rancher/k3s/agent/containerd" "state" "/run/k3s/containerd")
+  "rke2" (dict "socket" "/run/k3s/containerd/containerd.sock" "root" "/var/lib/rancher/rke2/agent/containerd" "state" "/run/k3s/containerd")
+  "k0s" (dict "socket" "/run/k0s/containerd.sock" "root" "/var/lib/k0s/containerd" "state" "/run/k0s/containerd")
+  "microk8s" (dict "socket" "/var/snap/microk8s/common/run/containerd.sock" "root" "/var/snap/microk8s/common/var/lib/containerd" "state" "/var/snap/microk8s/common/run/containerd")
+-}}
+{{- $paths := dict -}}
+{{- range $key, $usual := get $known .agent.runtime -}}
+{{- $_ := set $paths $key (default $usual (get $.agent.paths $key)) -}}
+{{- end -}}
+{{- $directory := dir $paths.socket -}}
+{{- if has $directory (list "/" "/run" "/var/run") -}}
+{{- fail (printf "agent.paths.socket is %s: its directory would be mounted whole, and %s holds the sockets of everything on the node; let containerd listen in a directory of its own" $paths.socket $directory) -}}
+{{- end -}}
+{{- $_ := set $paths "socketDirectory" $directory -}}
+{{- /* Not the state directory: the sockets of containerd and its shims lie there, which the reader must not reach. */ -}}
+{{- $_ := set $paths "tasks" (printf "%s/io.containerd.runtime.v2.task" $paths.state) -}}
+{{- $below := hasPrefix (printf "%s/" $directory) (printf "%s/" $paths.state) -}}
+{{- $_ := set $paths "propagation" (default (ternary "HostToContainer" "None" $below) .agent.socketMountPropagation) -}}
+{{- $_ := set $paths "covered" $below -}}
+{{- $paths | toJson -}}
+{{- end -}}
