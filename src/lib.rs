@@ -2,6 +2,7 @@
 
 pub mod advisory;
 pub mod aggregator;
+mod authority;
 pub mod cli;
 pub mod cluster;
 mod duration;

@@ -11,13 +11,15 @@ mod keeping;
 mod matching;
 mod memory;
 mod merging;
+mod pods;
+mod rbac;
 mod service;
 pub mod tokens;
 mod who_has;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
@@ -34,7 +36,8 @@ use tonic::transport::Server;
 pub use advisories::{AdvisoriesError, Policy, Refusal};
 pub use tokens::{TokenError, make_token};
 
-use crate::cluster::{Policy as Rego, PolicyError, Selection, Watch};
+use crate::authority::{self, Authority, AuthorityError};
+use crate::cluster::{Policy as Rego, PolicyError, Reviews, Selection, Watch, keep_published};
 use crate::lock::lock;
 use crate::store::{RematchRow, Run, Sqlite, Store, StoreError};
 use crate::web;
@@ -72,6 +75,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Certificate chain and key for nodes, PEM; without them nodes are spoken to in the clear.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Names of the certificate that it makes itself, for nodes and for the API, where it is brought none.
+    pub tls_names: Vec<String>,
     /// Where questions are answered.
     pub api: SocketAddr,
     /// Names by which the API is asked for.
@@ -109,6 +114,10 @@ pub struct Kubernetes {
     pub policy: Option<PathBuf>,
     /// Labels or annotations that name a workload's owner, best first.
     pub owner_keys: Vec<String>,
+    /// The service account of agents, namespace and name, where these are known by their pods.
+    pub agent_account: Option<(String, String)>,
+    /// The ConfigMap, namespace and name, in which the own authority's certificate is published.
+    pub publish_ca: Option<(String, String)>,
 }
 
 /// Why the aggregator could not start, or had to end.
@@ -157,6 +166,12 @@ pub enum AggregatorError {
     /// The policy of what is in view.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The own authority.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// Nobody can tell who speaks for a node.
+    #[error("who speaks for which node? --tokens FILE, or --kubernetes with --agent-account NAMESPACE/NAME")]
+    Agents,
 }
 
 /// A node's stream.
@@ -197,6 +212,8 @@ pub(crate) struct Aggregator {
     runs: Mutex<Option<(Vec<Run>, Vec<Run>)>>,
     /// Why nothing is taken from nodes, if so.
     store_error: Mutex<Option<String>>,
+    /// Why agents cannot find the own authority, if so.
+    unpublished: Mutex<Option<String>>,
     changed: Notify,
     counters: Counters,
     /// Memory of inventories that are on their way, in [permits](service::PERMIT).
@@ -254,16 +271,34 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     // What was being pushed when an aggregator was killed is of no use to anybody.
     let _ = std::fs::remove_dir_all(&uploads);
     std::fs::create_dir_all(&uploads).map_err(file(&uploads))?;
+    let client = match &config.kubernetes {
+        Some(kubernetes) => {
+            let connected = crate::cluster::connect(kubernetes.kubeconfig.as_deref()).await;
+            Some(connected.map_err(AggregatorError::Kubernetes)?)
+        }
+        None => None,
+    };
+    let own = match config.tls_names.as_slice() {
+        [] => None,
+        names => Some(authority::certify(&config.data.join("tls"), names)?),
+    };
     let open = |tls: &Option<(PathBuf, PathBuf)>| {
-        tls.as_ref().map(|(certificate, key)| Certificate::open(certificate, key)).transpose()
+        let own = own.as_ref().map(|own| (own.certificate.clone(), own.key.clone()));
+        tls.clone().or(own).map(|(certificate, key)| Certificate::open(&certificate, &key)).transpose()
     };
     let (certificate, api_certificate) = (open(&config.tls)?, open(&config.api_tls)?);
     let certificates = certificate.iter().chain(&api_certificate).cloned().collect();
-    let watch = match &config.kubernetes {
-        Some(kubernetes) => Some(watch(kubernetes).await?),
-        None => None,
+    let watch = match (&config.kubernetes, &client) {
+        (Some(kubernetes), Some(client)) => Some(watch(client, kubernetes)?),
+        _ => None,
     };
-    let aggregator = Arc::new(Aggregator::open(config, certificates, watch).await?);
+    let reviews = client.clone().map(Reviews::new);
+    let identify = identify(&config, reviews.clone().zip(watch.clone()))?;
+    let aggregator = Arc::new(Aggregator::open(config, identify, certificates, watch).await?);
+    // First, since agents wait for it.
+    if let Some(own) = own {
+        aggregator.keep_authority(own, client);
+    }
     let config = &aggregator.config;
 
     let collector = CollectorServer::new(service::Service(Arc::clone(&aggregator)))
@@ -286,9 +321,13 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let nodes = listener.and_then(|listener| Incoming::new(listener, certificate, Limits::default()));
     let nodes = nodes.map_err(listen(config.listen))?;
     let api = bind(config.api).map_err(listen(config.api))?;
-    let authorizer: Arc<dyn web::Authorizer> = match &config.api_tokens {
-        Some(path) => Arc::new(web::TokenFile::open(path)?),
-        None => Arc::new(web::Loopback),
+    let authorizer: Arc<dyn web::Authorizer> = match (&config.api_tokens, reviews, &aggregator.watch) {
+        (Some(path), ..) => Arc::new(web::TokenFile::open(path)?),
+        // On loopback whoever is on the machine is trusted, as they are without a cluster.
+        (None, Some(reviews), Some(watch)) if !config.api.ip().is_loopback() => {
+            Arc::new(rbac::Rbac::new(reviews, Arc::clone(watch)))
+        }
+        _ => Arc::new(web::Loopback),
     };
     let web_config = web::Config {
         loopback: config.api.ip().is_loopback(),
@@ -315,16 +354,26 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
 }
 
 /// Begins to follow the API server.
-async fn watch(kubernetes: &Kubernetes) -> Result<Arc<Watch>, AggregatorError> {
+fn watch(client: &kube::Client, kubernetes: &Kubernetes) -> Result<Arc<Watch>, AggregatorError> {
     let policy = kubernetes.policy.as_deref().map(Rego::read).transpose()?;
     let selection = Selection {
         excluded_namespaces: kubernetes.excluded_namespaces.clone(),
         annotations_in: kubernetes.annotations_in.clone(),
         policy,
     };
-    let client =
-        crate::cluster::connect(kubernetes.kubeconfig.as_deref()).await.map_err(AggregatorError::Kubernetes)?;
-    Ok(Watch::start(&client, selection, &kubernetes.namespaces))
+    Ok(Watch::start(client, selection, &kubernetes.namespaces))
+}
+
+/// Who tells which node somebody speaks for: a file, else the API server.
+fn identify(config: &Config, asked: Option<(Reviews, Arc<Watch>)>) -> Result<Box<dyn Identify>, AggregatorError> {
+    if let Some(path) = &config.tokens {
+        return Ok(Box::new(TokenFile::open(path)?));
+    }
+    let account = config.kubernetes.as_ref().and_then(|kubernetes| kubernetes.agent_account.as_ref());
+    let (Some((namespace, name)), Some((reviews, watch))) = (account, asked) else {
+        return Err(AggregatorError::Agents);
+    };
+    Ok(Box::new(pods::Pods::new(reviews, watch, namespace, name)))
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
@@ -358,11 +407,11 @@ fn serve_apart(
 impl Aggregator {
     async fn open(
         config: Config,
+        identify: Box<dyn Identify>,
         certificates: Vec<Arc<Certificate>>,
         watch: Option<Arc<Watch>>,
     ) -> Result<Self, AggregatorError> {
         let store = Sqlite::open(&config.data.join("outcrop.db")).await?;
-        let identify = Box::new(TokenFile::open(config.tokens.as_deref().unwrap_or_else(|| Path::new("")))?);
         let advisories = Advisories::open(&config.data.join("advisories"), config.policy.clone())?;
         let rules = Rules {
             verify_share: config.verify_share,
@@ -400,6 +449,7 @@ impl Aggregator {
             keeping: Default::default(),
             runs: Mutex::default(),
             store_error: Mutex::default(),
+            unpublished: Mutex::default(),
             changed: Notify::new(),
             counters: Counters::default(),
             memory: Arc::new(Semaphore::new(service::PERMITS)),
@@ -410,11 +460,32 @@ impl Aggregator {
         })
     }
 
+    /// Keeps the own certificate fresh, and its authority where agents find it.
+    fn keep_authority(self: &Arc<Self>, own: Authority, client: Option<kube::Client>) {
+        let published = self.config.kubernetes.as_ref().and_then(|kubernetes| kubernetes.publish_ca.clone());
+        if let Some((client, (namespace, name))) = client.zip(published) {
+            let aggregator = Arc::clone(self);
+            tokio::spawn(async move {
+                let told = |problem| *lock(&aggregator.unpublished) = problem;
+                keep_published(client, &namespace, &name, &own.ca, told).await;
+            });
+        }
+        let (dir, names) = (self.config.data.join("tls"), self.config.tls_names.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(authority::RENEWED).await;
+                // One that could not be made leaves the one in use, and is tried again long before that ends.
+                let _ = authority::certify(&dir, &names);
+            }
+        });
+    }
+
     /// What is wrong with files that are read again when they change.
     fn problems(&self) -> Vec<String> {
         let certificates = self.certificates.iter().filter_map(|certificate| certificate.problem());
         let watched = self.watch.iter().flat_map(|watch| watch.problems());
-        self.identify.problem().into_iter().chain(certificates).chain(watched).collect()
+        let unpublished = lock(&self.unpublished).clone();
+        self.identify.problem().into_iter().chain(certificates).chain(watched).chain(unpublished).collect()
     }
 
     fn fleet(&self) -> MutexGuard<'_, Fleet> {

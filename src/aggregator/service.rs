@@ -76,7 +76,7 @@ impl Service {
         let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
         let speaker = self.0.identify.node(token).await.map_err(|denied| match denied {
-            Denied::Unknown => Status::unauthenticated(denied.to_string()),
+            Denied::Unknown | Denied::Refused(_) => Status::unauthenticated(denied.to_string()),
             Denied::Unavailable(_) => Status::unavailable(denied.to_string()),
         })?;
         if let Some(peer) = request.extensions().get::<Peer>() {

@@ -59,6 +59,9 @@ pub enum Denied {
     /// The token is nobody's.
     #[error("the token is none of this aggregator's: make one with outcrop token new NODE")]
     Unknown,
+    /// Whose it is is known, and that they may not speak for a node.
+    #[error("{0}")]
+    Refused(String),
     /// Whoever knows could not be asked. Try again.
     #[error("who the token is for cannot be found out at the moment: {0}")]
     Unavailable(String),

@@ -8,6 +8,7 @@ use super::{Exit, Fatal};
 use crate::advisory::trust::PublicKey;
 use crate::aggregator::{self, Config, Policy};
 use crate::duration::{parse_duration, parse_share};
+use crate::token::is_name;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -38,6 +39,10 @@ pub(super) struct Arguments {
     /// Where agents are listened to
     #[arg(long, value_name = "ADDRESS", env = "OUTCROP_LISTEN", default_value = "127.0.0.1:7443")]
     listen: SocketAddr,
+
+    /// Make a certificate for this name, and an authority for it, in the data directory: for agents and for the API; may be given again
+    #[arg(long, value_name = "HOST", env = "OUTCROP_TLS_NAME", value_delimiter = ',', conflicts_with_all = ["tls_cert", "insecure"])]
+    tls_name: Vec<String>,
 
     /// Certificate chain for agents, PEM; read again when it changes
     #[arg(long, value_name = "FILE", env = "OUTCROP_TLS_CERT", requires = "tls_key")]
@@ -135,39 +140,67 @@ struct Kubernetes {
     /// A label or annotation of workloads, else of their namespaces, that names their owner; may be given again, the first one counts
     #[arg(long, value_name = "KEY", env = "OUTCROP_OWNER_KEY", value_delimiter = ',', requires = "kubernetes")]
     owner_key: Vec<String>,
+
+    /// The service account of agents; without --tokens an agent is known by a token that is bound to its pod
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "OUTCROP_AGENT_ACCOUNT", requires = "kubernetes")]
+    agent_account: Option<String>,
+
+    /// The ConfigMap in which the authority of --tls-name is published, as ca.crt; it has to be there
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME",
+        env = "OUTCROP_PUBLISH_CA",
+        requires = "kubernetes",
+        requires = "tls_name"
+    )]
+    publish_ca: Option<String>,
+}
+
+/// A namespace and a name in it.
+fn pair(flag: &str, text: Option<String>) -> Result<Option<(String, String)>, Fatal> {
+    let split = |text: String| match text.split_once('/') {
+        Some((namespace, name)) if is_name(namespace) && is_name(name) => Ok((namespace.to_owned(), name.to_owned())),
+        _ => Err(Fatal::usage(format!("{flag} {text}: give NAMESPACE/NAME"))),
+    };
+    text.map(split).transpose()
 }
 
 impl Kubernetes {
-    fn config(self) -> Option<aggregator::Kubernetes> {
-        self.kubernetes.then(|| aggregator::Kubernetes {
+    fn config(self) -> Result<Option<aggregator::Kubernetes>, Fatal> {
+        let agent_account = pair("--agent-account", self.agent_account)?;
+        let publish_ca = pair("--publish-ca", self.publish_ca)?;
+        Ok(self.kubernetes.then(|| aggregator::Kubernetes {
             kubeconfig: self.kubeconfig,
             namespaces: self.watch_namespace.into_iter().collect(),
             excluded_namespaces: self.exclude_namespace.into_iter().collect(),
             annotations_in: self.annotations_in.into_iter().collect(),
             policy: self.policy,
             owner_keys: self.owner_key,
-        })
+            agent_account,
+            publish_ca,
+        }))
     }
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     let tls = arguments.tls_cert.zip(arguments.tls_key);
-    if tls.is_none() && !arguments.insecure {
+    let makes_own = !arguments.tls_name.is_empty();
+    if tls.is_none() && !makes_own && !arguments.insecure {
         return Err(Fatal::usage(
-            "agents are spoken to over TLS: --tls-cert FILE --tls-key FILE, or --insecure on loopback",
+            "agents are spoken to over TLS: --tls-cert FILE --tls-key FILE, or --tls-name HOST, or --insecure on loopback",
         ));
     }
     if arguments.insecure && !arguments.listen.ip().is_loopback() {
         return Err(Fatal::usage(format!("--insecure is for loopback only, and {} is not", arguments.listen)));
     }
-    if arguments.api_tokens.is_none() && !arguments.api.ip().is_loopback() {
+    if arguments.api_tokens.is_none() && !arguments.kubernetes.kubernetes && !arguments.api.ip().is_loopback() {
         return Err(Fatal::usage(format!(
             "{} is not on loopback, so that those who ask have to say who they are: --api-tokens FILE, as outcrop token new --api makes it",
             arguments.api
         )));
     }
     let api_tls = arguments.api_tls_cert.zip(arguments.api_tls_key);
-    if api_tls.is_none() && !arguments.api.ip().is_loopback() {
+    if api_tls.is_none() && !makes_own && !arguments.api.ip().is_loopback() {
         return Err(Fatal::usage(format!(
             "{} is not on loopback, where tokens could be read on their way: --api-tls-cert FILE --api-tls-key FILE",
             arguments.api
@@ -181,9 +214,10 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         database: arguments.db,
         policy: Policy { keys, require_signature: arguments.require_signature, ..Policy::default() },
         tokens: arguments.tokens,
-        kubernetes: arguments.kubernetes.config(),
+        kubernetes: arguments.kubernetes.config()?,
         listen: arguments.listen,
         tls,
+        tls_names: arguments.tls_name,
         api: arguments.api,
         api_hosts: arguments.api_host,
         api_tokens: arguments.api_tokens,
@@ -195,9 +229,10 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         keep_unused: arguments.keep_unused,
         keep_history: arguments.keep_history,
     };
+    // What was acknowledged is on the disk. In a container the kernel has no default for signals to the first process.
+    outcrop_agent::role::end_on_signals().map_err(|error| Fatal::failed(format!("signals: {error}")))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Fatal::failed(format!("starting: {error}")))?;
-    // A signal ends it as it ends any program: what was acknowledged is on the disk.
     runtime.block_on(aggregator::run(config)).map_err(|error| Fatal::failed(error.to_string()))?;
     Ok(Exit::Done)
 }

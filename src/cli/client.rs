@@ -11,7 +11,7 @@ use ureq::http::{Response, StatusCode, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{AsSendBody, Body};
 
-use super::Fatal;
+use super::{Fatal, tunnel};
 
 /// Most bytes of an answer: a page of a list is far smaller.
 const MAX_ANSWER: u64 = 64 << 20;
@@ -25,16 +25,23 @@ const PUSH_PATIENCE: Duration = Duration::from_secs(1800);
 /// Items that are asked for at a time.
 const PAGE: usize = 1000;
 
+/// Where an aggregator answers on the same machine.
+const HERE: &str = "http://127.0.0.1:7480";
+
 /// Where to ask.
 #[derive(Debug, clap::Args)]
 pub(super) struct Server {
-    /// The aggregator's API
-    #[arg(long, value_name = "URL", env = "OUTCROP_SERVER", default_value = "http://127.0.0.1:7480")]
-    server: String,
+    /// The aggregator's API. Without it the aggregator of the kubeconfig's cluster is asked, through the API server; where there is no
+    /// kubeconfig, http://127.0.0.1:7480
+    #[arg(long, value_name = "URL", env = "OUTCROP_SERVER")]
+    server: Option<String>,
 
-    /// A file that holds the token to show, as outcrop token new --api prints it
+    /// A file that holds the token to show, as outcrop token new --api or kubectl create token --audience outcrop prints it
     #[arg(long, value_name = "FILE", env = "OUTCROP_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    cluster: tunnel::Cluster,
 
     /// The certificates that the aggregator's is signed by, PEM; needed for https
     #[arg(long, value_name = "FILE", env = "OUTCROP_CA")]
@@ -42,12 +49,42 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Makes ready to ask. Nothing is sent yet.
+    /// Makes ready to ask.
     pub(super) fn connect(&self) -> Result<Client, Fatal> {
-        let uri: Uri = self
-            .server
+        match &self.server {
+            Some(server) => self.connect_to(server),
+            None if self.cluster.is_named() => self.connect_through(&self.cluster),
+            None => self.connect_to(HERE),
+        }
+    }
+
+    /// Asks the aggregator in a cluster.
+    fn connect_through(&self, cluster: &tunnel::Cluster) -> Result<Client, Fatal> {
+        let tunnel = cluster.open(self.token_file.is_none())?;
+        let authorization = match &self.token_file {
+            Some(path) => Some(read_token(path)?),
+            None => tunnel.token.as_ref().map(|token| format!("Bearer {token}")),
+        };
+        let certificates = match (&self.ca, &tunnel.ca) {
+            (Some(path), _) => read_certificates(path)?,
+            (None, Some(ca)) => certificates(ca.as_bytes(), "what the aggregator has published")?,
+            (None, None) => {
+                return Err(Fatal::usage(
+                    "the aggregator has published no authority: --ca FILE names the one of its certificate",
+                ));
+            }
+        };
+        let base = tunnel.base.clone();
+        let config = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0);
+        let agent = config.tls_config(trusting(&certificates)).build().into();
+        Ok(Client { agent, base, authorization, _tunnel: Some(tunnel) })
+    }
+
+    /// Asks where somebody said.
+    fn connect_to(&self, server: &str) -> Result<Client, Fatal> {
+        let uri: Uri = server
             .parse()
-            .map_err(|error| Fatal::usage(format!("--server {}: {error}; give http://HOST:PORT", self.server)))?;
+            .map_err(|error| Fatal::usage(format!("--server {server}: {error}; give http://HOST:PORT")))?;
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let secure = uri.scheme_str() == Some("https");
@@ -60,16 +97,19 @@ impl Server {
         let authorization = self.token_file.as_deref().map(read_token).transpose()?;
         let mut config = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0);
         if let Some(path) = &self.ca {
-            config = config.tls_config(
-                TlsConfig::builder()
-                    .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
-                    .root_certs(RootCerts::new_with_certs(&read_certificates(path)?))
-                    .build(),
-            );
+            config = config.tls_config(trusting(&read_certificates(path)?));
         }
-        let base = self.server.trim_end_matches('/').to_owned();
-        Ok(Client { agent: config.build().into(), base, authorization })
+        let base = server.trim_end_matches('/').to_owned();
+        Ok(Client { agent: config.build().into(), base, authorization, _tunnel: None })
     }
+}
+
+/// TLS with those who are signed by these, and nobody else.
+fn trusting(certificates: &[Certificate<'static>]) -> TlsConfig {
+    TlsConfig::builder()
+        .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+        .root_certs(RootCerts::new_with_certs(certificates))
+        .build()
 }
 
 fn read_token(path: &Path) -> Result<String, Fatal> {
@@ -79,10 +119,15 @@ fn read_token(path: &Path) -> Result<String, Fatal> {
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<Certificate<'static>>, Fatal> {
-    let fail = |why: String| Fatal::failed(format!("the certificates in {}: {why}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|error| Fatal::failed(format!("the certificates in {name}: {error}")))?;
+    certificates(&bytes, &name)
+}
+
+fn certificates(bytes: &[u8], name: &str) -> Result<Vec<Certificate<'static>>, Fatal> {
+    let fail = |why: String| Fatal::failed(format!("the certificates in {name}: {why}"));
     let mut certificates = Vec::new();
-    for item in parse_pem(&bytes) {
+    for item in parse_pem(bytes) {
         if let PemItem::Certificate(certificate) = item.map_err(|error| fail(error.to_string()))? {
             certificates.push(certificate);
         }
@@ -115,6 +160,8 @@ pub(super) struct Client {
     agent: ureq::Agent,
     base: String,
     authorization: Option<String>,
+    /// Ends with the client.
+    _tunnel: Option<tunnel::Tunnel>,
 }
 
 impl Client {
@@ -234,8 +281,9 @@ mod tests {
     #[test]
     fn a_token_is_not_shown_in_the_clear() {
         let server = |url: &str, ca: Option<&str>| Server {
-            server: url.to_owned(),
+            server: Some(url.to_owned()),
             token_file: Some("/nonexistent/token".into()),
+            cluster: tunnel::Cluster::default(),
             ca: ca.map(Into::into),
         };
         for (url, says) in [

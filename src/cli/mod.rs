@@ -16,6 +16,7 @@ mod selftest;
 mod table;
 mod text;
 mod token;
+mod tunnel;
 
 use std::io::Write as _;
 use std::process::ExitCode;

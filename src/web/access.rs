@@ -54,11 +54,29 @@ pub struct Caller {
     pub rights: BTreeSet<Right>,
 }
 
+/// What somebody asks for, in RBAC's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Asked {
+    /// `get`, `list`, `create` or `update`.
+    pub verb: &'static str,
+    /// `findings`, `workloads`, `databases`, …
+    pub resource: &'static str,
+}
+
+impl Asked {
+    /// Whether nothing is changed by it.
+    pub fn reads(self) -> bool {
+        matches!(self.verb, "get" | "list")
+    }
+}
+
 /// Somebody is not let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
     /// Nobody knows who that is.
     Unknown,
+    /// They may not do that anywhere, and what would help.
+    Forbidden(String),
     /// It cannot be told now who that is, and why.
     Unavailable(String),
 }
@@ -68,8 +86,13 @@ pub type Admission<'a> = Pin<Box<dyn Future<Output = Result<Caller, Denied>> + S
 
 /// Who tells who asks, and what they may.
 pub trait Authorizer: Send + Sync {
-    /// The caller who shows `bearer`, or shows nothing.
-    fn authorize<'a>(&'a self, bearer: Option<&'a str>) -> Admission<'a>;
+    /// The caller who shows `bearer`, or shows nothing, and what they may see of what is asked for.
+    fn authorize<'a>(&'a self, bearer: Option<&'a str>, asked: Asked) -> Admission<'a>;
+
+    /// What somebody is told who shows no token that is known.
+    fn hint(&self) -> &'static str {
+        "a token is needed: Authorization: Bearer TOKEN, as outcrop token new --api makes it"
+    }
 }
 
 /// Everybody may do everything: for an API that is bound to loopback only, and has no file of tokens.
@@ -77,7 +100,7 @@ pub trait Authorizer: Send + Sync {
 pub struct Loopback;
 
 impl Authorizer for Loopback {
-    fn authorize<'a>(&'a self, _: Option<&'a str>) -> Admission<'a> {
+    fn authorize<'a>(&'a self, _: Option<&'a str>, _: Asked) -> Admission<'a> {
         let caller = Caller { name: "loopback".to_owned(), scope: Scope::All, rights: Right::ALL.into() };
         Box::pin(async { Ok(caller) })
     }
@@ -137,7 +160,7 @@ impl TokenFile {
 }
 
 impl Authorizer for TokenFile {
-    fn authorize<'a>(&'a self, bearer: Option<&'a str>) -> Admission<'a> {
+    fn authorize<'a>(&'a self, bearer: Option<&'a str>, _: Asked) -> Admission<'a> {
         let caller = bearer.and_then(|token| self.caller(token)).ok_or(Denied::Unknown);
         Box::pin(async { caller })
     }

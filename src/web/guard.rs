@@ -11,7 +11,8 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::access::{Caller, Denied, Right};
+use super::access::{Asked, Caller, Denied, Right};
+use super::list;
 use super::problem::Problem;
 use super::{Api, page};
 
@@ -93,7 +94,7 @@ fn is_for_us(api: &Api, request: &Request) -> bool {
 /// Lets in who may come in. Who asks must be allowed to; what changes something asks for its own right later.
 pub(super) async fn callers(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let token = bearer(request.headers(), request.method());
-    match api.authorizer.authorize(token.as_deref()).await {
+    match api.authorizer.authorize(token.as_deref(), asked(request.method(), request.uri().path())).await {
         Ok(caller) => {
             let reads = matches!(*request.method(), Method::GET | Method::HEAD);
             if reads && let Err(problem) = caller.may(Right::Read) {
@@ -103,8 +104,7 @@ pub(super) async fn callers(State(api): State<Api>, mut request: Request, next: 
             next.run(request).await
         }
         Err(Denied::Unknown) => {
-            let detail = "a token is needed: Authorization: Bearer TOKEN, as outcrop token new --api makes it";
-            let mut response = Problem::new(StatusCode::UNAUTHORIZED, detail).into_response();
+            let mut response = Problem::new(StatusCode::UNAUTHORIZED, api.authorizer.hint()).into_response();
             let headers = response.headers_mut();
             headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"outcrop\""));
             if request.uri().path() == "/" {
@@ -112,8 +112,27 @@ pub(super) async fn callers(State(api): State<Api>, mut request: Request, next: 
             }
             response
         }
+        Err(Denied::Forbidden(detail)) => Problem::new(StatusCode::FORBIDDEN, detail).into_response(),
         Err(Denied::Unavailable(detail)) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response(),
     }
+}
+
+/// What a request asks for. What is told of everything, as the page and the metrics do, is the status.
+fn asked(method: &Method, path: &str) -> Asked {
+    let mut words = path.strip_prefix("/api/v1/").unwrap_or_default().split('/');
+    let (first, more) = (words.next().unwrap_or_default(), words.next().is_some());
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let is_database = first == "database";
+        let (verb, resource) = if is_database { ("create", "databases") } else { ("update", "nodes") };
+        return Asked { verb, resource };
+    }
+    let resource = list::RESOURCES.iter().map(|resource| resource.name).find(|name| *name == first);
+    let resource = resource.unwrap_or(match first {
+        "who-has" => "packages",
+        "advisories" => "findings",
+        _ => "status",
+    });
+    Asked { verb: if more || resource == "status" { "get" } else { "list" }, resource }
 }
 
 /// The token that a request shows. A browser shows it as a password, and that counts for reading only.

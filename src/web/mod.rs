@@ -32,7 +32,9 @@ use axum::{Extension, Router};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use access::{AccessError, Admission, Authorizer, Caller, Denied, Loopback, Right, TokenFile, make_api_token};
+pub use access::{
+    AccessError, Admission, Asked, Authorizer, Caller, Denied, Loopback, Right, TokenFile, make_api_token,
+};
 pub use escape::is_treacherous;
 pub use model::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,

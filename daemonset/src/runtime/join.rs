@@ -2,10 +2,12 @@
 //! memory between them.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use rustix::fs::Mode;
 
 use super::Error;
 
@@ -22,14 +24,12 @@ pub fn accept(socket: &Path) -> Result<UnixStream, Error> {
     if std::fs::symlink_metadata(socket).is_ok_and(|metadata| metadata.file_type().is_socket()) {
         std::fs::remove_file(socket).map_err(failed)?;
     }
-    let listener = UnixListener::bind(socket).map_err(failed)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    let stream = loop {
-        let (stream, _) = listener.accept().map_err(failed)?;
-        if is_ours(&stream) {
-            break stream;
-        }
-    };
+    // The kernel lets in only who may write to the socket. Not the peer's credentials: the two containers have process IDs of
+    // their own, so that the peer's is 0 here, which rustix's type for it cannot hold.
+    let mask = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(socket);
+    rustix::process::umask(mask);
+    let (stream, _) = listener.map_err(failed)?.accept().map_err(failed)?;
     std::fs::remove_file(socket).map_err(failed)?;
     Ok(stream)
 }
@@ -42,19 +42,19 @@ pub fn connect(socket: &Path) -> Result<UnixStream, Error> {
     let failed = |reason: String| Error::Join(socket.to_owned(), reason);
     let start = Instant::now();
     loop {
-        match UnixStream::connect(socket) {
-            Ok(stream) if is_ours(&stream) => return Ok(stream),
-            Ok(_) => return Err(failed("another user listens there".to_owned())),
+        let connected = std::fs::symlink_metadata(socket).and_then(|metadata| {
+            let ours = metadata.uid() == rustix::process::geteuid().as_raw();
+            ours.then(|| UnixStream::connect(socket)).transpose()
+        });
+        match connected {
+            Ok(Some(stream)) => return Ok(stream),
+            Ok(None) => return Err(failed("another user listens there".to_owned())),
             Err(error) if start.elapsed() > PATIENCE => {
                 return Err(failed(format!("{error}; does outcrop-agent runtime --listen run beside this?")));
             }
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
     }
-}
-
-fn is_ours(stream: &UnixStream) -> bool {
-    rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
 }
 
 #[cfg(test)]

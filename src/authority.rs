@@ -1,0 +1,155 @@
+//! An authority of our own, for those who have none: its key never leaves the data directory, and its certificate is what agents are told.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+/// How long an authority is valid. Who has its key has the data directory, and that is all there is.
+const AUTHORITY_DAYS: i64 = 3650;
+
+/// How long a certificate is valid.
+const CERTIFICATE_DAYS: i64 = 90;
+
+/// How often a running aggregator makes itself a new certificate; it does so at each start as well.
+pub(crate) const RENEWED: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Names that are always in the certificate: of a tunnel's end.
+const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// A file.
+    #[error("{path}: {source}", path = .path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// What is the matter.
+        source: io::Error,
+    },
+    /// A name, or a key that was kept.
+    #[error("a certificate in {path}: {source}", path = .path.display())]
+    Certificate {
+        /// The directory.
+        path: PathBuf,
+        /// What is the matter.
+        source: rcgen::Error,
+    },
+}
+
+/// Files of a certificate, and its authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Authority {
+    /// The certificate, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// The authority's certificate, PEM: what others have to know.
+    pub ca: String,
+}
+
+/// Makes a certificate for `names` in `dir`, signed by the authority there; makes that first where there is none.
+///
+/// # Errors
+/// When a file cannot be read or written, or a name is none.
+pub(crate) fn certify(dir: &Path, names: &[String]) -> Result<Authority, AuthorityError> {
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |source| AuthorityError::File { path, source }
+    };
+    let wrong = |source| AuthorityError::Certificate { path: dir.to_owned(), source };
+    fs::create_dir_all(dir).map_err(file(dir))?;
+    let [ca_key, ca, key, certificate] = ["ca.key", "ca.crt", "tls.key", "tls.crt"].map(|name| dir.join(name));
+    let params = authority_params().map_err(wrong)?;
+    // The certificate is written last: where it is, so is the key that belongs to it.
+    let (authority_key, ca_pem) = match fs::read_to_string(&ca) {
+        Ok(pem) => {
+            let kept = fs::read_to_string(&ca_key).map_err(file(&ca_key))?;
+            (KeyPair::from_pem(&kept).map_err(wrong)?, pem)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = KeyPair::generate().map_err(wrong)?;
+            let pem = params.self_signed(&made).map_err(wrong)?.pem();
+            put(&ca_key, &made.serialize_pem()).map_err(file(&ca_key))?;
+            put(&ca, &pem).map_err(file(&ca))?;
+            (made, pem)
+        }
+        Err(error) => return Err(file(&ca)(error)),
+    };
+    let mut all = names.to_vec();
+    all.extend(LOCAL.map(ToOwned::to_owned).into_iter().filter(|name| !names.contains(name)));
+    let mut leaf = CertificateParams::new(all).map_err(wrong)?;
+    leaf.distinguished_name = named(names.first().map_or("localhost", String::as_str));
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    leaf.use_authority_key_identifier_extension = true;
+    (leaf.not_before, leaf.not_after) = validity(CERTIFICATE_DAYS);
+    let own = KeyPair::generate().map_err(wrong)?;
+    let signed = leaf.signed_by(&own, &Issuer::new(params, authority_key)).map_err(wrong)?;
+    put(&key, &own.serialize_pem()).map_err(file(&key))?;
+    put(&certificate, &signed.pem()).map_err(file(&certificate))?;
+    Ok(Authority { certificate, key, ca: ca_pem })
+}
+
+fn authority_params() -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name = named("Outcrop's own authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    (params.not_before, params.not_after) = validity(AUTHORITY_DAYS);
+    Ok(params)
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut named = DistinguishedName::new();
+    named.push(DnType::CommonName, name);
+    named
+}
+
+/// From a day ago, since clocks differ, for so many days.
+fn validity(days: i64) -> (time::OffsetDateTime, time::OffsetDateTime) {
+    let now = time::OffsetDateTime::now_utc();
+    (now - time::Duration::days(1), now + time::Duration::days(days))
+}
+
+/// Puts a file in place, whole, for its owner's eyes only.
+fn put(path: &Path, text: &str) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let _ = fs::remove_file(&fresh);
+    let mut out = fs::File::options().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    out.write_all(text.as_bytes())?;
+    out.sync_all()?;
+    fs::rename(&fresh, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn an_authority_is_made_once_and_certificates_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("tls");
+        let names = ["outcrop.outcrop.svc".to_owned()];
+        let first = certify(&at, &names).unwrap();
+        let certificate = fs::read_to_string(&first.certificate).unwrap();
+        let second = certify(&at, &names).unwrap();
+        assert_eq!(first, second, "the authority is kept");
+        assert_ne!(certificate, fs::read_to_string(&second.certificate).unwrap());
+        for key in ["ca.key", "tls.key"] {
+            assert_eq!(fs::metadata(at.join(key)).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        fs::remove_file(at.join("ca.key")).unwrap();
+        assert!(certify(&at, &names).unwrap_err().to_string().contains("ca.key"));
+        fs::write(at.join("ca.key"), "no key").unwrap();
+        assert!(certify(&at, &names).unwrap_err().to_string().contains("a certificate in"));
+    }
+}

@@ -1,0 +1,184 @@
+//! What the API server says of tokens and of rights:
+//! [TokenReview](https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/token-review-v1/) and
+//! [SubjectAccessReview](https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/subject-access-review-v1/).
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use kube::api::{Api, PostParams};
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The audience that tokens shown to Outcrop are for. One for the API server is refused: whoever breaks in here could show it there.
+pub const AUDIENCE: &str = "outcrop";
+
+/// The API group of what Outcrop's callers may read. Nothing is stored under it: it is for RBAC's rules alone.
+pub const GROUP: &str = "outcrop.dev";
+
+/// Longest token that is passed on.
+const MAX_TOKEN: usize = 16 << 10;
+
+/// Who shows a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// `system:serviceaccount:NAMESPACE:NAME`, or a person's name.
+    pub name: String,
+    /// Its identity, where it has one.
+    pub uid: String,
+    /// Its groups.
+    pub groups: Vec<String>,
+    /// What else the API server knows of it, such as the pod that the token is bound to.
+    pub extra: BTreeMap<String, Vec<String>>,
+    /// When the token ends, in seconds since 1970.
+    pub expires: i64,
+}
+
+impl Identity {
+    /// The one value of something else that the API server knows.
+    pub fn extra(&self, key: &str) -> Option<&str> {
+        match self.extra.get(key)?.as_slice() {
+            [one] => Some(one),
+            _ => None,
+        }
+    }
+}
+
+/// Why nothing can be said.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReviewError {
+    /// The token is none for us.
+    #[error("{0}")]
+    Unknown(String),
+    /// The API server could not be asked, or did not answer.
+    #[error("the API server: {0}")]
+    Unavailable(String),
+}
+
+/// Asks the API server.
+#[derive(Clone)]
+pub struct Reviews(Client);
+
+impl std::fmt::Debug for Reviews {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reviews")
+    }
+}
+
+/// What is asked for: a verb on a resource of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Access<'a> {
+    /// `list`, `create`, `update`
+    pub verb: &'a str,
+    /// `findings`, `workloads`, …
+    pub resource: &'a str,
+}
+
+impl Reviews {
+    /// Asks by this client.
+    pub fn new(client: Client) -> Self {
+        Self(client)
+    }
+
+    /// Who shows a token.
+    ///
+    /// # Errors
+    /// When it is none, has ended, is for another audience, or is bound to what is not there any more; or when the API server does not say.
+    pub async fn who(&self, token: &str) -> Result<Identity, ReviewError> {
+        let unknown = |reason: &str| ReviewError::Unknown(reason.to_owned());
+        if token.is_empty() || token.len() > MAX_TOKEN {
+            return Err(unknown("there is no token"));
+        }
+        let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![AUDIENCE.to_owned()]) };
+        let status = self.create(TokenReview { spec, ..TokenReview::default() }).await?.status.unwrap_or_default();
+        if status.authenticated != Some(true) {
+            // Why may quote the token's own claims.
+            return Err(unknown("the API server does not know this token, or not for the audience outcrop"));
+        }
+        // An API server that knows of no audiences names none, and then the token is one for itself.
+        if !status.audiences.iter().flatten().any(|audience| audience == AUDIENCE) {
+            return Err(unknown(
+                "the token is not for the audience outcrop: kubectl create token NAME --audience outcrop",
+            ));
+        }
+        let UserInfo { username, uid, groups, extra } = status.user.unwrap_or_default();
+        Ok(Identity {
+            name: username.unwrap_or_default(),
+            uid: uid.unwrap_or_default(),
+            groups: groups.unwrap_or_default(),
+            extra: extra.unwrap_or_default(),
+            expires: expires(token).ok_or_else(|| unknown("the token does not say when it ends"))?,
+        })
+    }
+
+    /// Whether somebody may do something in a namespace; everywhere, where none is named.
+    ///
+    /// # Errors
+    /// When the API server does not say.
+    pub async fn may(&self, who: &Identity, access: Access<'_>, namespace: Option<&str>) -> Result<bool, ReviewError> {
+        let attributes = ResourceAttributes {
+            group: Some(GROUP.to_owned()),
+            resource: Some(access.resource.to_owned()),
+            verb: Some(access.verb.to_owned()),
+            namespace: namespace.map(ToOwned::to_owned),
+            ..ResourceAttributes::default()
+        };
+        let spec = SubjectAccessReviewSpec {
+            user: Some(who.name.clone()),
+            uid: Some(who.uid.clone()),
+            groups: Some(who.groups.clone()),
+            extra: Some(who.extra.clone()),
+            resource_attributes: Some(attributes),
+            ..SubjectAccessReviewSpec::default()
+        };
+        let review = self.create(SubjectAccessReview { spec, ..SubjectAccessReview::default() }).await?;
+        let status = review.status.unwrap_or_default();
+        Ok(status.allowed && status.denied != Some(true))
+    }
+
+    async fn create<K>(&self, review: K) -> Result<K, ReviewError>
+    where
+        K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+    {
+        let api: Api<K> = Api::all(self.0.clone());
+        let created = tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &review)).await;
+        let created = created.map_err(|_| ReviewError::Unavailable("no answer".to_owned()))?;
+        created.map_err(|error| match error {
+            kube::Error::Api(status) => ReviewError::Unavailable(status.message),
+            other => ReviewError::Unavailable(other.to_string()),
+        })
+    }
+}
+
+/// How long an answer is waited for.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// When a token ends. It is believed only of one that the API server has checked: the claims are not looked at otherwise.
+fn expires(token: &str) -> Option<i64> {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: i64,
+    }
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    serde_json::from_slice::<Claims>(&claims).ok().map(|claims| claims.exp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_token_is_in_its_claims() {
+        let token = |claims: &str| format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
+        assert_eq!(expires(&token(r#"{"aud":["outcrop"],"exp":1800000000}"#)), Some(1_800_000_000));
+        for claims in ["{}", r#"{"exp":"soon"}"#, "", "[]"] {
+            assert_eq!(expires(&token(claims)), None, "{claims}");
+        }
+        for token in ["", "opaque", "a.b", "a..c"] {
+            assert_eq!(expires(token), None, "{token}");
+        }
+    }
+}
