@@ -64,7 +64,11 @@ pub struct ProbeArguments {
 /// Tries every forbidden act in every role and says what stopped it: exit code 1 if anything was possible
 #[derive(Clone, Debug, Parser)]
 #[command(name = "outcrop-agent selftest")]
-pub struct SelftestArguments {}
+pub struct SelftestArguments {
+    /// Try them through every mount below this directory as well, as the process that reads storage could: /host in a pod
+    #[arg(long, value_name = "DIR")]
+    pub through: Option<PathBuf>,
+}
 
 #[derive(Clone, Debug, Args)]
 struct Reading {

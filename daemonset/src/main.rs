@@ -25,7 +25,9 @@ fn main() -> ExitCode {
             with(1, |arguments: ReaderArguments| agent::run(arguments.config()).map_err(|error| error.to_string()))
         }
         "probe" => with(1, |arguments: ProbeArguments| heartbeat::probe(arguments.pid).and_then(|line| print(&line))),
-        "selftest" => with(1, |_: SelftestArguments| selftest::run().and_then(|table| print(&table))),
+        "selftest" => with(1, |arguments: SelftestArguments| {
+            selftest::run(arguments.through.as_deref()).and_then(|table| print(&table))
+        }),
         _ => with(0, |arguments: AgentArguments| agent::run(arguments.config()).map_err(|error| error.to_string())),
     }
 }

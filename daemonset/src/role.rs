@@ -32,8 +32,8 @@ pub fn enter() -> Option<ExitCode> {
     Some(match role.to_str() {
         Some(WORKER) => crate::worker::main(),
         Some(RUNTIME) => runtime(arguments.next().map(PathBuf::from)),
-        Some(READER_SELFTEST) => crate::selftest::child(Caged::Reader),
-        Some(RUNTIME_SELFTEST) => crate::selftest::child(Caged::Runtime),
+        Some(READER_SELFTEST) => crate::selftest::child(Caged::Reader, arguments.map(PathBuf::from)),
+        Some(RUNTIME_SELFTEST) => crate::selftest::child(Caged::Runtime, arguments.map(PathBuf::from)),
         _ => ExitCode::FAILURE,
     })
 }

@@ -1,14 +1,18 @@
 //! `outcrop-agent selftest`: are the cages as tight as promised, on this very machine?
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
 use overlayfs_reader::Layer;
 use serde::{Deserialize, Serialize};
 
 use crate::role::{READER_SELFTEST, RUNTIME_SELFTEST};
+use crate::scan::mount_points;
 use crate::worker::{Attempt, Cage, Caged, Program, attempts, enter_reader_cage, enter_runtime_cage, hide_memory};
 
 /// Most bytes of what a child says.
@@ -19,22 +23,26 @@ const MAX_ANSWER: u64 = 1 << 20;
 struct Answer {
     cage: Cage,
     attempts: Vec<Attempt>,
+    /// The same, through each of the directories that it was told of, or why one could not be opened.
+    through: Vec<(PathBuf, Result<Vec<Attempt>, String>)>,
 }
 
-/// Tries every forbidden act in every role: a table of role, act and what stopped it.
+/// Tries every forbidden act in every role: a table of role, act and what stopped it; and, in the role that reads storage, through every
+/// mount below `through`.
 ///
 /// # Errors
 /// The table as well, when an act was possible; or why nothing could be tried.
-pub fn run() -> Result<String, String> {
+pub fn run(through: Option<&Path>) -> Result<String, String> {
     hide_memory().map_err(|error| error.to_string())?;
     let program = Program::this();
     let outside = vec![("another directory".to_owned(), b"/etc".to_vec())];
     let (started, worker) =
         program.selftest(directory()?.as_fd(), outside).map_err(|error| format!("worker: {error}"))?;
+    let mounts = through.map(mounts_below).transpose()?.unwrap_or_default();
     let roles = [
-        ("runtime", ask(&program, RUNTIME_SELFTEST)?),
-        ("reader", ask(&program, READER_SELFTEST)?),
-        ("worker", Answer { cage: started.cage, attempts: worker }),
+        ("runtime", ask(&program, RUNTIME_SELFTEST, &[])?),
+        ("reader", ask(&program, READER_SELFTEST, &mounts)?),
+        ("worker", Answer { cage: started.cage, attempts: worker, through: Vec::new() }),
     ];
     let mut text = String::new();
     for (role, answer) in &roles {
@@ -49,7 +57,39 @@ pub fn run() -> Result<String, String> {
             text += &format!("{role:8} {:42} {stopped_by}\n", attempt.act);
         }
     }
+    let through = roles.iter().flat_map(|(_, answer)| &answer.through);
+    for (number, (directory, tried)) in through.enumerate() {
+        if number == 0 {
+            text += &format!("\n{:6} {:42} THROUGH\n", "ACTS", "STOPPED BY");
+        }
+        let (acts, stopped_by, not_stopped) = summary(tried);
+        possible += not_stopped;
+        text += &format!("{acts:<6} {stopped_by:42} {}\n", directory.display());
+    }
     if possible > 0 { Err(format!("\n{text}\n{possible} forbidden acts were possible")) } else { Ok(text) }
+}
+
+/// Every mount at or below a directory, and the directory, as this process sees them
+/// ([proc(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)).
+fn mounts_below(directory: &Path) -> Result<Vec<PathBuf>, String> {
+    let mountinfo = std::fs::read("/proc/self/mountinfo").map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
+    let mounts = mount_points(&mountinfo);
+    let below = mounts.filter(|path| path.starts_with(directory) && path != directory && path.is_dir());
+    Ok(std::iter::once(directory.to_owned()).chain(below).collect())
+}
+
+/// How many acts were tried, what stopped how many of them, and how many nothing stopped.
+fn summary(tried: &Result<Vec<Attempt>, String>) -> (usize, String, usize) {
+    let attempts = match tried {
+        Ok(attempts) => attempts,
+        Err(reason) => return (0, reason.clone(), 0),
+    };
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for attempt in attempts {
+        *counts.entry(attempt.stopped_by.as_deref().unwrap_or("NOTHING")).or_default() += 1;
+    }
+    let words: Vec<String> = counts.iter().map(|(by, count)| format!("{count} {by}")).collect();
+    (attempts.len(), words.join(", "), counts.get("NOTHING").copied().unwrap_or(0))
 }
 
 /// Any directory does.
@@ -57,10 +97,11 @@ fn directory() -> Result<Layer, String> {
     Layer::open(Path::new("/usr/share")).or_else(|_| Layer::open(Path::new("/"))).map_err(|error| error.to_string())
 }
 
-fn ask(program: &Program, role: &str) -> Result<Answer, String> {
+fn ask(program: &Program, role: &str, through: &[PathBuf]) -> Result<Answer, String> {
     let failed = |error: &dyn std::fmt::Display| format!("{role}: {error}");
+    let mut command = program.command(role);
     let mut child =
-        program.command(role).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|error| failed(&error))?;
+        command.args(through).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|error| failed(&error))?;
     let mut answer = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         stdout.take(MAX_ANSWER).read_to_end(&mut answer).map_err(|error| failed(&error))?;
@@ -69,16 +110,25 @@ fn ask(program: &Program, role: &str) -> Result<Answer, String> {
     postcard::from_bytes(&answer).map_err(|_| failed(&format_args!("it said nothing and ended: {status}")))
 }
 
-/// The child of a role: enters its cage, tries everything, and says what came of it.
-pub(crate) fn child(caged: Caged) -> ExitCode {
+/// The child of a role: enters its cage, tries everything, through these directories as well, and says what came of it.
+pub(crate) fn child(caged: Caged, through: impl Iterator<Item = PathBuf>) -> ExitCode {
     let tried = directory().and_then(|root| {
+        // Before it gives up anything, as an agent has its handles.
+        let flags = libc::O_DIRECTORY | libc::O_CLOEXEC;
+        let open = |path: PathBuf| (File::options().read(true).custom_flags(flags).open(&path), path);
+        let opened: Vec<_> = through.map(open).collect();
         let cage = match caged {
             Caged::Reader => enter_reader_cage(),
             _ => enter_runtime_cage(),
         };
         let cage = cage.map_err(|error| error.to_string())?;
         let attempts = attempts(caged, root.as_fd(), &mut |_| Ok(()))?;
-        postcard::to_stdvec(&Answer { cage, attempts }).map_err(|error| error.to_string())
+        let through = opened.into_iter().map(|(opened, path)| {
+            let tried = opened.map_err(|error| error.to_string());
+            (path, tried.and_then(|directory| self::attempts(caged, directory.as_fd(), &mut |_| Ok(()))))
+        });
+        let through = through.collect();
+        postcard::to_stdvec(&Answer { cage, attempts, through }).map_err(|error| error.to_string())
     });
     match tried.map(|answer| std::io::stdout().write_all(&answer)) {
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -18,6 +18,7 @@ use outcrop_proto::inventory::Inventory;
 use outcrop_proto::merge::{Answers, Merged, merge};
 use overlayfs_reader::MarkNamespace;
 
+pub(crate) use mounted::mount_points;
 pub use mounted::mounted_root;
 pub use place::{Place, Places, mounted};
 pub use reader::{Doubt, StackReader};

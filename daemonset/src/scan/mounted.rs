@@ -1,7 +1,7 @@
 //! Where is a container's root filesystem mounted?
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
 /// The mounted root of a containerd container, found among this process's own mounts: containerd does not tell its state
@@ -12,10 +12,18 @@ pub fn mounted_root(mountinfo: &[u8], namespace: &str, id: &str, upper: Option<&
     mountinfo
         .split(|byte| *byte == b'\n')
         .filter(|line| upper.is_none_or(|upper| !names_another(line, upper)))
-        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
-        .map(unescape)
-        .find(|path| path.ends_with(&end))
-        .map(|path| PathBuf::from(OsString::from_vec(path)))
+        .filter_map(mount_point)
+        .find(|path| path.as_os_str().as_bytes().ends_with(&end))
+}
+
+/// Where everything is mounted that this text of `/proc/self/mountinfo` tells of.
+pub(crate) fn mount_points(mountinfo: &[u8]) -> impl Iterator<Item = PathBuf> {
+    mountinfo.split(|byte| *byte == b'\n').filter_map(mount_point)
+}
+
+fn mount_point(line: &[u8]) -> Option<PathBuf> {
+    let path = line.split(|byte| *byte == b' ').nth(4)?;
+    Some(PathBuf::from(OsString::from_vec(unescape(path))))
 }
 
 /// Whether a mount has a writable layer, and one that is not `upper`.
