@@ -9,71 +9,38 @@ mod cluster_parts;
 mod service_parts;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
+use cluster_parts::Cluster;
 use serde_json::{Value, json};
 use service_parts::{Place, until};
 
 const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/manifests/");
 
-/// The cluster's script.
-struct Cluster(PathBuf);
-
-impl Cluster {
-    fn run(&self, args: &[&str]) -> String {
-        let output = Command::new(&self.0).args(args).output().unwrap();
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn kubectl(&self, args: &[&str]) -> String {
-        self.run(&[&["kubectl"], args].concat())
-    }
-
-    fn objects(&self, kinds: &str) -> Vec<Value> {
-        let list = self.kubectl(&["get", kinds, "-n", "shop", "-o", "json"]);
-        serde_json::from_str::<Value>(&list).unwrap()["items"].take().as_array().unwrap().clone()
-    }
-
-    /// Makes the object, as it stands.
-    fn create(&self, object: &Value) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), object.to_string()).unwrap();
-        self.kubectl(&["create", "-f", file.path().to_str().unwrap()]);
-    }
-
-    fn socket(&self, node: &str) -> PathBuf {
-        self.run(&["socket", node]).trim().into()
-    }
-
-    /// Every container of the shop that the API server knows by its ID, in pods that are not over: of one that is, nothing runs any more.
-    fn containers(&self) -> BTreeMap<String, Known> {
-        let pods: Value = serde_json::from_str(&self.kubectl(&["get", "pods", "-n", "shop", "-o", "json"])).unwrap();
-        let mut known = BTreeMap::new();
-        let over =
-            |pod: &&Value| ["Succeeded", "Failed"].contains(&pod["status"]["phase"].as_str().unwrap_or_default());
-        for pod in pods["items"].as_array().unwrap().iter().filter(|pod| !over(pod)) {
-            let text = |path: &str| pod.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
-            for kind in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
-                for status in pod["status"][kind].as_array().into_iter().flatten() {
-                    let Some((_, id)) = status["containerID"].as_str().and_then(|id| id.split_once("://")) else {
-                        continue;
-                    };
-                    let name = status["name"].as_str().unwrap().to_owned();
-                    let container = Known {
-                        node: text("/spec/nodeName"),
-                        namespace: text("/metadata/namespace"),
-                        pod: text("/metadata/name"),
-                        name,
-                    };
-                    known.insert(id.to_owned(), container);
-                }
+/// Every container of the shop that the API server knows by its ID, in pods that are not over: of one that is, nothing runs any more.
+fn containers(cluster: &Cluster) -> BTreeMap<String, Known> {
+    let pods = cluster.json(&["get", "pods", "-n", "shop"]);
+    let mut known = BTreeMap::new();
+    let over = |pod: &&Value| ["Succeeded", "Failed"].contains(&pod["status"]["phase"].as_str().unwrap_or_default());
+    for pod in pods["items"].as_array().unwrap().iter().filter(|pod| !over(pod)) {
+        let text = |path: &str| pod.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        for kind in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
+            for status in pod["status"][kind].as_array().into_iter().flatten() {
+                let Some((_, id)) = status["containerID"].as_str().and_then(|id| id.split_once("://")) else {
+                    continue;
+                };
+                let name = status["name"].as_str().unwrap().to_owned();
+                let container = Known {
+                    node: text("/spec/nodeName"),
+                    namespace: text("/metadata/namespace"),
+                    pod: text("/metadata/name"),
+                    name,
+                };
+                known.insert(id.to_owned(), container);
             }
         }
-        known
     }
+    known
 }
 
 /// A container as both sides know it.
@@ -89,7 +56,7 @@ struct Known {
 fn differences(cluster: &Cluster, place: &Place) -> Vec<String> {
     let items = place.json("/api/v1/containers?namespace=shop&limit=1000")["items"].take();
     let text = |item: &Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
-    let mut known = cluster.containers();
+    let mut known = containers(cluster);
     let mut differences = Vec::new();
     for item in items.as_array().unwrap() {
         let told = Known {
@@ -140,8 +107,13 @@ fn unusual_owners(cluster: &Cluster) {
     cluster.kubectl(&["wait", "-n", "shop", "--for", "condition=Ready", "pod/owned", "--timeout", "60s"]);
     cluster.kubectl(&["delete", "deployment", "orphaned", "-n", "shop", "--cascade=orphan"]);
     until("the ReplicaSet to be let go", || {
-        let sets = cluster.objects("replicasets");
-        let orphan = sets.iter().find(|set| set["metadata"]["labels"]["app"] == "orphaned").unwrap();
+        let sets = cluster.json(&["get", "replicasets", "-n", "shop"]);
+        let orphan = sets["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|set| set["metadata"]["labels"]["app"] == "orphaned")
+            .unwrap();
         orphan["metadata"]["ownerReferences"].is_null()
     });
 }
@@ -232,12 +204,12 @@ fn what_is_excluded_is_counted(cluster: &Cluster, place: &Place) {
 #[test]
 #[allow(clippy::print_stdout, reason = "figures are for people")]
 fn what_nodes_tell_is_what_the_api_server_knows_and_each_container_has_its_workload() {
-    let Some(cluster) = cluster_parts::script().map(Cluster) else { return };
+    let Some(cluster) = Cluster::running() else { return };
     // What a test that failed has left.
     cluster.run(&["static", "b", "-"]);
     cluster.kubectl(&["delete", "namespace", "shop", "--ignore-not-found", "--timeout", "60s"]);
     cluster_parts::enter("a");
-    let kubeconfig: &'static str = cluster.run(&["kubeconfig"]).trim().to_owned().leak();
+    let kubeconfig: &'static str = cluster.kubeconfig().leak();
     let place = Place::start_with(false, &["--kubernetes", "--kubeconfig", kubeconfig, "--annotations-in", "shop"]);
     let agents = ["a", "b"].map(|node| {
         place.token(node);
@@ -283,9 +255,9 @@ fn what_nodes_tell_is_what_the_api_server_knows_and_each_container_has_its_workl
         "600",
     ]);
     // Two of the DaemonSet, three times two of a Deployment, one of the other, StatefulSet, job, ReplicationController, bare, ephemeral, static.
-    until("every container to be started", || cluster.containers().len() == 15);
+    until("every container to be started", || containers(&cluster).len() == 15);
 
-    let expected = cluster.containers();
+    let expected = containers(&cluster);
     agree(&cluster, &place);
     assert_eq!(expected.values().filter(|known| known.name == "look").count(), 1);
 
@@ -307,7 +279,7 @@ fn what_nodes_tell_is_what_the_api_server_knows_and_each_container_has_its_workl
 
     cluster.kubectl(&["delete", "namespace", "shop", "--wait=false"]);
     cluster.run(&["static", "b", "-"]);
-    until("no container to be left", || cluster.containers().is_empty());
+    until("no container to be left", || containers(&cluster).is_empty());
     agree(&cluster, &place);
     cluster.kubectl(&["delete", "-f", &format!("{MANIFESTS}custom.yaml")]);
     drop(agents);

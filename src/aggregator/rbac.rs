@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use outcrop_proto::Digest;
 
-use crate::cluster::{Access, Identity, ReviewError, Reviews, Watch};
+use crate::cluster::{Access, GROUP, Identity, ReviewError, Reviews, Watch};
 use crate::lock::lock;
 use crate::web::{Admission, Asked, Authorizer, Caller, Denied, Right, Scope};
 
@@ -114,11 +114,13 @@ impl Authorizer for Rbac {
             };
             let Some(scope) = scope else {
                 let Asked { verb, resource } = asked;
-                let reason = format!(
-                    "{} may not {verb} {resource}.{} in any namespace; the ClusterRole outcrop-view allows reading, by a RoleBinding",
-                    who.name,
-                    crate::cluster::GROUP
-                );
+                let help = match asked.reads() {
+                    true => "a RoleBinding to view, or to the chart's ClusterRole for it, allows that in a namespace",
+                    false => {
+                        "a ClusterRoleBinding to the chart's ClusterRole for operators allows that: outcrop-operate"
+                    }
+                };
+                let reason = format!("{} may not {verb} {resource}.{GROUP} anywhere; {help}", who.name);
                 return Err(Denied::Forbidden(reason));
             };
             let right = match asked.resource {

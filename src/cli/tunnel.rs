@@ -16,13 +16,13 @@ use super::Fatal;
 use crate::cluster::AUDIENCE;
 
 /// What the chart calls an aggregator's pods.
-const AGGREGATOR: &str = "app.kubernetes.io/name=outcrop,app.kubernetes.io/component=aggregator";
+const AGGREGATOR: &str = "app.kubernetes.io/part-of=outcrop,app.kubernetes.io/component=aggregator";
 
 /// What the chart calls what is for users: the service account that may see everything.
-const USERS: &str = "app.kubernetes.io/name=outcrop,app.kubernetes.io/component=users";
+const USERS: &str = "app.kubernetes.io/part-of=outcrop,app.kubernetes.io/component=users";
 
 /// What the chart calls its other objects.
-const OUTCROP: &str = "app.kubernetes.io/name=outcrop";
+const OUTCROP: &str = "app.kubernetes.io/part-of=outcrop";
 
 /// Where the aggregator's API listens in its pod.
 const PORT: u16 = 7480;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _};
@@ -38,6 +38,10 @@ const OWNERS: [(&str, &str, &str, &str); 9] = [
 /// When a kind that the server does not have is looked for again.
 const ABSENT: Duration = Duration::from_secs(300);
 
+/// How long a problem is told of that nothing more is heard of: what still fails fails again before that, and a watch that was taken up
+/// again says nothing by itself.
+const TOLD: Duration = Duration::from_secs(75);
+
 /// Objects of a page, where lists are paged.
 const PAGE: u32 = 500;
 
@@ -46,8 +50,8 @@ const PAGE: u32 = 500;
 struct Source {
     /// Whether it was listed whole, once.
     listed: bool,
-    /// What went wrong last, until something comes again.
-    problem: Option<String>,
+    /// What went wrong last, and when.
+    problem: Option<(Instant, String)>,
 }
 
 /// The API server's objects, kept in step.
@@ -127,7 +131,7 @@ impl Watch {
     pub fn problems(&self) -> Vec<String> {
         let mut problems: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, source) in lock(&self.sources).iter() {
-            if let Some(problem) = &source.problem {
+            if let Some((_, problem)) = source.problem.as_ref().filter(|(at, _)| at.elapsed() < TOLD) {
                 problems.entry(problem.clone()).or_default().push(name.clone());
             }
         }
@@ -231,7 +235,9 @@ impl<K> Reflector<K> {
                     return Next::Later;
                 }
                 Err(error) if !listed && does_not_stream(&error) => return Next::Page,
-                Err(error) => self.watch.note(&self.name, |source| source.problem = Some(words(&error))),
+                Err(error) => {
+                    self.watch.note(&self.name, |source| source.problem = Some((Instant::now(), words(&error))))
+                }
             }
         }
         Next::Later

@@ -1,10 +1,14 @@
 //! The test cluster, for the tests that need one.
 
+#![allow(dead_code, reason = "not every test needs all of it")]
+
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
+use std::process::Command;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
 
 /// The script of the running cluster that OUTCROP_CLUSTER names, `tests/cluster/cluster`; where it names none, says so.
 #[allow(clippy::print_stderr, reason = "what is skipped has to be seen")]
@@ -16,8 +20,52 @@ pub(crate) fn script() -> Option<PathBuf> {
     script
 }
 
+/// The running cluster's script.
+pub(crate) struct Cluster(PathBuf);
+
+impl Cluster {
+    /// The cluster that runs, if one does.
+    pub(crate) fn running() -> Option<Self> {
+        script().map(Self)
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> String {
+        self.attempt(args).unwrap_or_else(|error| panic!("{args:?}: {error}"))
+    }
+
+    /// What a command says, or what it complains about.
+    pub(crate) fn attempt(&self, args: &[&str]) -> Result<String, String> {
+        let output = Command::new(&self.0).args(args).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
+    pub(crate) fn kubectl(&self, args: &[&str]) -> String {
+        self.run(&[&["kubectl"], args].concat())
+    }
+
+    /// What kubectl answers, as JSON.
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.kubectl(&[args, &["-o", "json"]].concat())).unwrap()
+    }
+
+    /// Makes the object, as it stands.
+    pub(crate) fn create(&self, object: &Value) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), object.to_string()).unwrap();
+        self.kubectl(&["create", "-f", file.path().to_str().unwrap()]);
+    }
+
+    pub(crate) fn socket(&self, node: &str) -> PathBuf {
+        self.run(&["socket", node]).trim().into()
+    }
+
+    pub(crate) fn kubeconfig(&self) -> String {
+        self.run(&["kubeconfig"]).trim().to_owned()
+    }
+}
+
 /// Moves this thread, and what it starts, into a node's network: there the API server is reached, and nothing else.
-#[allow(dead_code, reason = "not every test needs it")]
 pub(crate) fn enter(node: &str) {
     let namespace = File::open(format!("/var/run/netns/outcrop-{node}")).unwrap();
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();

@@ -26,6 +26,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- define "outcrop.podLabels" -}}
 {{ include "outcrop.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: outcrop
 {{- with .root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
@@ -115,10 +116,10 @@ annotations:
 {{- end -}}
 {{- end -}}
 
-{{/* Namespaces to watch where the scope is one, as a list in JSON. */}}
+{{/* Namespaces to watch where the scope is one, as a list in JSON. The release's own is always among them: agents are known by their pods. */}}
 {{- define "outcrop.watched" -}}
 {{- if eq .Values.scope "namespaced" -}}
-{{- default (list .Release.Namespace) .Values.watchNamespaces | uniq | toJson -}}
+{{- concat (list .Release.Namespace) .Values.watchNamespaces | uniq | toJson -}}
 {{- else -}}
 {{- if .Values.watchNamespaces -}}{{- fail "watchNamespaces is for scope: namespaced" -}}{{- end -}}
 []

@@ -1,0 +1,532 @@
+//! Outcrop as it is installed: by its chart, from its images, in a real cluster without a registry.
+//!
+//! Needs a running test cluster with the images `debian`, `layers`, `outcrop` and `outcrop-agent`, and Helm: OUTCROP_CLUSTER names the
+//! cluster's script, `tests/cluster/cluster`, and OUTCROP_HELM the program (`tests/chart/helm` fetches it).
+
+#![allow(clippy::unwrap_used, reason = "a step that fails is a failed test, in helpers too")]
+#![allow(clippy::print_stdout, reason = "figures are for people")]
+
+mod cluster_parts;
+#[allow(dead_code, reason = "the harness serves other tests as well")]
+mod service_parts;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use cluster_parts::Cluster;
+use outcrop_proto::wire::v1;
+use outcrop_proto::wire::v1::collector_client::CollectorClient;
+use serde_json::{Value, json};
+use service_parts::{OUTCROP, until};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+
+const NAMESPACE: &str = "outcrop";
+
+/// Outcrop, installed.
+struct Installed {
+    cluster: Cluster,
+    dir: tempfile::TempDir,
+}
+
+impl Installed {
+    /// Installs the chart, and waits until everything of it is ready.
+    fn new() -> Option<Self> {
+        let cluster = Cluster::running()?;
+        let Some(helm) = std::env::var_os("OUTCROP_HELM") else {
+            println!("SKIPPED: no Helm: OUTCROP_HELM does not name one");
+            return None;
+        };
+        cluster_parts::enter("a");
+        cluster.kubectl(&["delete", "namespace", NAMESPACE, "shop", "bank", "--ignore-not-found", "--timeout", "90s"]);
+        cluster.kubectl(&["delete", "clusterrolebinding", "outcrop-test-operator", "--ignore-not-found"]);
+        let dir = tempfile::tempdir().unwrap();
+        let values = dir.path().join("values.yaml");
+        keep(&cluster);
+        std::fs::write(&values, cluster.run(&["values"])).unwrap();
+        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/outcrop");
+        // What was there before cluster-wide objects belong to goes first.
+        let run = |args: &[&str]| {
+            let mut command = Command::new(&helm);
+            let homes =
+                ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"].map(|name| (name, dir.path().join("helm")));
+            command.args(args).env("KUBECONFIG", cluster.kubeconfig()).envs(homes).output().unwrap()
+        };
+        run(&["uninstall", "outcrop", "-n", NAMESPACE, "--ignore-not-found", "--wait"]);
+        let start = Instant::now();
+        let values = values.to_str().unwrap();
+        let kept = "aggregator.persistence.enabled=true,aggregator.persistence.existingClaim=data";
+        let output = run(&["install", "outcrop", chart, "-n", NAMESPACE, "--values", values, "--set", kept]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let installed = Self { cluster, dir };
+        installed.ready();
+        println!("helm install -> aggregator and agents ready: {:?}", start.elapsed());
+        until("the aggregator to answer", || installed.ask(&["status", "-o", "json"]).is_ok());
+        until("nothing to be pending", || installed.pending() == Some(0));
+        println!("helm install -> every container in a final state: {:?}", start.elapsed());
+        Some(installed)
+    }
+
+    fn ready(&self) {
+        for of in ["deployment/outcrop-aggregator", "daemonset/outcrop-agent-a", "daemonset/outcrop-agent-b"] {
+            self.cluster.kubectl(&["rollout", "status", "-n", NAMESPACE, of, "--timeout", "120s"]);
+        }
+    }
+
+    /// What the command line says, which finds the aggregator by the kubeconfig.
+    fn ask(&self, args: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(OUTCROP);
+        let output = command.args(args).env("KUBECONFIG", self.cluster.kubeconfig()).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let answer = self.ask(&[args, &["-o", "json"]].concat());
+        serde_json::from_str(&answer.unwrap_or_else(|error| panic!("{args:?}: {error}"))).unwrap()
+    }
+
+    fn pending(&self) -> Option<u64> {
+        let status: Value = serde_json::from_str(&self.ask(&["status", "-o", "json"]).ok()?).unwrap();
+        let synced = status["kubernetes"]["synced"] == true && status["nodes"]["attached"] == 2;
+        let pending = status["coverage"].as_array()?.iter().find(|of| of["state"] == "pending")?;
+        pending["containers"].as_u64().filter(|_| synced)
+    }
+
+    /// The authority that the aggregator has published.
+    fn ca(&self) -> String {
+        let map = self.cluster.json(&["get", "configmap", "outcrop-ca", "-n", NAMESPACE]);
+        map["data"]["ca.crt"].as_str().unwrap().to_owned()
+    }
+
+    /// Where its Service answers in the cluster.
+    fn service(&self) -> String {
+        let service = self.cluster.json(&["get", "service", "outcrop", "-n", NAMESPACE]);
+        service["spec"]["clusterIP"].as_str().unwrap().to_owned()
+    }
+
+    /// A token of a service account; of a pod's, where one is named.
+    fn token(&self, namespace: &str, account: &str, audience: &str, pod: Option<&str>) -> String {
+        let mut args = vec!["create", "token", account, "-n", namespace, "--audience", audience];
+        args.extend(pod.iter().flat_map(|pod| ["--bound-object-kind", "Pod", "--bound-object-name", pod]));
+        self.cluster.kubectl(&args).trim().to_owned()
+    }
+
+    fn agent_pod(&self, node: &str) -> String {
+        let pods = self.cluster.json(&["get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=agent"]);
+        let pods = pods["items"].as_array().unwrap().clone();
+        let pod = pods.iter().find(|pod| pod["spec"]["nodeName"] == node).unwrap();
+        pod["metadata"]["name"].as_str().unwrap().to_owned()
+    }
+
+    /// What the API answers over its Service to who shows this token: the status and the body.
+    fn get(&self, path: &str, token: &str) -> (u16, String) {
+        let ca = self.dir.path().join("ca.crt");
+        std::fs::write(&ca, self.ca()).unwrap();
+        let resolve = format!("outcrop.{NAMESPACE}.svc:7480:{}", self.service());
+        let url = format!("https://outcrop.{NAMESPACE}.svc:7480{path}");
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--max-time", "20", "--resolve", &resolve, "--cacert"])
+            .arg(ca)
+            .args(["--header", &format!("Authorization: Bearer {token}"), "--write-out", "\n%{http_code}", &url])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (body, status) = text.rsplit_once('\n').unwrap();
+        (status.parse().unwrap(), body.to_owned())
+    }
+
+    /// A pod's node speaks by hand: what is said to who shows this token and says that it is `node`.
+    async fn attach(&self, token: &str, node: &str) -> Result<tonic::Streaming<v1::Order>, tonic::Status> {
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(self.ca()))
+            .domain_name(format!("outcrop.{NAMESPACE}.svc"));
+        let channel =
+            Channel::from_shared(format!("https://{}:7443", self.service())).unwrap().tls_config(tls).unwrap();
+        let mut client = CollectorClient::new(channel.connect().await.unwrap());
+        let (reports, outbox) = tokio::sync::mpsc::channel(4);
+        let hello =
+            v1::Hello { node: node.to_owned(), agent_version: "0".to_owned(), cataloguers: 1, ..v1::Hello::default() };
+        let report = v1::Report { report: Some(v1::report::Report::Hello(hello)), cluster: "default".to_owned() };
+        reports.send(report).await.unwrap();
+        let mut request = tonic::Request::new(ReceiverStream::new(outbox));
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let orders = client.attach(request).await?.into_inner();
+        // As long as it is held open it speaks.
+        std::mem::forget(reports);
+        Ok(orders)
+    }
+}
+
+/// Makes the namespace, and in it a claim with a volume on node a: the cluster makes none by itself.
+fn keep(cluster: &Cluster) {
+    let path = cluster.socket("a").parent().unwrap().with_file_name("data");
+    std::fs::create_dir_all(&path).unwrap();
+    std::os::unix::fs::chown(&path, Some(65532), Some(65532)).unwrap();
+    cluster.kubectl(&["delete", "pv", "outcrop-data", "--ignore-not-found", "--timeout", "60s"]);
+    cluster.kubectl(&["create", "namespace", NAMESPACE]);
+    let size = json!({ "storage": "1Gi" });
+    let on_a = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": ["a"] });
+    cluster.create(&json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "outcrop-data" },
+        "spec": { "capacity": size, "accessModes": ["ReadWriteOnce"], "storageClassName": "none", "hostPath": { "path": path },
+            "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [on_a] }] } } } }));
+    cluster.create(&json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data", "namespace": NAMESPACE },
+        "spec": { "accessModes": ["ReadWriteOnce"], "storageClassName": "none", "resources": { "requests": size } } }));
+}
+
+/// A pod that does nothing, of an image that is on the node.
+fn pod(namespace: &str, name: &str, node: &str, image: &str, command: &[&str]) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": namespace },
+        "spec": { "nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [
+            { "name": "main", "image": image, "imagePullPolicy": "Never", "command": command }] } })
+}
+
+const SLEEP: [&str; 2] = ["sleep", "infinity"];
+
+/// A token speaks for the node of its pod, and for nothing else.
+fn agents_speak_for_their_nodes(installed: &Installed) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let attach = |token: &str, node: &str| runtime.block_on(installed.attach(token, node));
+    let agent = installed.agent_pod("a");
+    let token = |account: &str, audience: &str, pod: Option<&str>| installed.token(NAMESPACE, account, audience, pod);
+    let good = token("outcrop-agent", "outcrop", Some(&agent));
+    let api = "https://kubernetes.default.svc";
+    for (what, token, node, says) in [
+        ("another node", good.clone(), "b", "the token is for node \"a\""),
+        ("another audience", token("outcrop-agent", api, Some(&agent)), "a", "audience outcrop"),
+        ("no pod", token("outcrop-agent", "outcrop", None), "a", "not bound to a pod"),
+        ("another account", token("outcrop-viewer", "outcrop", None), "a", "not the agents' service account"),
+        ("nonsense", "nonsense".to_owned(), "a", "audience outcrop"),
+        ("nothing", String::new(), "a", "there is no token"),
+    ] {
+        let status = attach(&token, node).map(drop).unwrap_err();
+        assert!(status.message().contains(says), "{what}: {status:?}");
+    }
+    // A pod of the agents' account that goes takes its stream with it. The honest agent of that node is away meanwhile: it would do so too.
+    let select = |selector: Value| {
+        let patch = json!({ "spec": { "template": { "spec": { "nodeSelector": selector } } } }).to_string();
+        installed.cluster.kubectl(&["patch", "daemonset", "outcrop-agent-b", "-n", NAMESPACE, "--patch", &patch]);
+    };
+    select(json!({ "nobody": "here" }));
+    until("the agent of b to be away", || installed.json(&["status"])["nodes"]["attached"] == 1);
+    let mut ghost = pod(NAMESPACE, "ghost", "b", "outcrop.example/debian:1", &SLEEP);
+    ghost["spec"]["serviceAccountName"] = json!("outcrop-agent");
+    installed.cluster.create(&ghost);
+    installed.cluster.kubectl(&["wait", "-n", NAMESPACE, "--for", "condition=Ready", "pod/ghost", "--timeout", "60s"]);
+    let token = token("outcrop-agent", "outcrop", Some("ghost"));
+    let mut orders = attach(&token, "b").unwrap();
+    installed.cluster.kubectl(&["delete", "pod", "ghost", "-n", NAMESPACE, "--now", "--wait=false"]);
+    let deleted = Instant::now();
+    let ended = runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(60), async {
+            loop {
+                match orders.message().await {
+                    Ok(Some(_)) => {}
+                    other => break other.map(drop),
+                }
+            }
+        })
+        .await
+    });
+    let status = ended.expect("its stream ends within a minute").unwrap_err();
+    assert!(status.message().contains("not valid any more"), "{status:?}");
+    println!("pod deleted -> its stream ends: {:?}", deleted.elapsed());
+    attach(&token, "b").map(drop).unwrap_err();
+    select(json!({ "nobody": null }));
+    until("both nodes", || installed.pending() == Some(0));
+}
+
+/// Two namespaces with an administrator each, who sees that namespace and nothing else, wherever they look.
+fn namespaces_are_seen_by_their_own(installed: &Installed) {
+    let cluster = &installed.cluster;
+    for namespace in ["shop", "bank"] {
+        cluster.kubectl(&["create", "serviceaccount", "admin", "-n", namespace]);
+        let account = format!("{namespace}:admin");
+        cluster.kubectl(&[
+            "create",
+            "rolebinding",
+            "admin",
+            "-n",
+            namespace,
+            "--clusterrole",
+            "admin",
+            "--serviceaccount",
+            &account,
+        ]);
+    }
+    let all = installed.json(&["status"])["containers"].as_u64().unwrap();
+    for (own, other, pod) in [("shop", "bank", "web"), ("bank", "shop", "vault")] {
+        let token = installed.token(own, "admin", "outcrop", None);
+        until("the role to be theirs", || installed.get("/api/v1/workloads", &token).0 == 200);
+        for path in [
+            "/api/v1/workloads",
+            "/api/v1/containers",
+            "/api/v1/issues",
+            "/api/v1/findings",
+            "/api/v1/images",
+            "/",
+            "/metrics",
+        ] {
+            let (status, body) = installed.get(path, &token);
+            assert_eq!(status, 200, "{path}: {body}");
+            assert!(!body.contains(other) && !body.contains("kube-system"), "{path} tells {own} of {other}: {body}");
+        }
+        let (_, status) = installed.get("/api/v1/status", &token);
+        let status: Value = serde_json::from_str(&status).unwrap();
+        assert_eq!(status["containers"], 1, "{status:#}");
+        assert!(all > 1 && status["reports"]["inventories"] == 0 && status["kubernetes"]["strays"] == 0);
+        let (status, _) = installed.get(&format!("/api/v1/workloads/{own}/pod/{pod}"), &token);
+        assert_eq!(status, 200);
+        // What is not theirs is not there.
+        let foreign = if own == "shop" { "vault" } else { "web" };
+        let (status, body) = installed.get(&format!("/api/v1/workloads/{other}/pod/{foreign}"), &token);
+        let (_, nobodys) = installed.get(&format!("/api/v1/workloads/{other}/pod/nobody"), &token);
+        assert_eq!(status, 404, "{body}");
+        assert_eq!(body.replace(foreign, "x"), nobodys.replace("nobody", "x"));
+        for list in ["workloads", "containers", "findings"] {
+            let (_, body) = installed.get(&format!("/api/v1/{list}?namespace={other}"), &token);
+            assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["items"], json!([]), "{list}");
+        }
+        let listed =
+            installed.ask(&["get", "workloads", "--no-headers", "--service-account", &format!("{own}/admin")]).unwrap();
+        assert!(listed.lines().count() == 1 && listed.starts_with(own), "{listed}");
+    }
+    // A token for the API server is none for Outcrop, and who may read nothing is told so.
+    let api = installed.token("shop", "admin", "https://kubernetes.default.svc", None);
+    assert_eq!(installed.get("/api/v1/workloads", &api).0, 401);
+    let nobody = installed.token("shop", "default", "outcrop", None);
+    let (status, body) = installed.get("/api/v1/workloads", &nobody);
+    assert!(status == 403 && body.contains("may not list workloads.outcrop.dev"), "{status} {body}");
+    // Changing something is another right.
+    let viewer = installed.token(NAMESPACE, "outcrop-viewer", "outcrop", None);
+    assert_eq!(installed.get("/api/v1/nodes", &viewer).0, 200);
+    let refused = installed.ask(&["node", "distrust", "a"]).unwrap_err();
+    assert!(refused.contains("may not update nodes.outcrop.dev"), "{refused}");
+}
+
+/// Every file below a directory with all that a change would change.
+fn fingerprint(directory: &str) -> Vec<String> {
+    let format = "%p %y %m %U %G %s %T@ %C@ %l\n";
+    let output = Command::new("find").args([directory, "-printf", format]).output().unwrap();
+    let mut lines: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(ToOwned::to_owned).collect();
+    lines.sort_unstable();
+    lines
+}
+
+/// The cage holds in both containers, through every mount of the host.
+fn nothing_of_the_host_can_be_changed(installed: &Installed) {
+    for node in ["a", "b"] {
+        let state = installed.cluster.socket(node).parent().unwrap().parent().unwrap().to_owned();
+        let container = installed.json(&["get", "containers", "--node", node, "-n", "shop"])["items"][0]["id"].clone();
+        let container = container.as_str().map(ToOwned::to_owned);
+        let roots = container.map(|id| state.join(format!("state/io.containerd.runtime.v2.task/k8s.io/{id}")));
+        let watched: Vec<String> = roots
+            .iter()
+            .map(|path| path.display().to_string())
+            .chain([state.join("root").display().to_string()])
+            .collect();
+        let before: Vec<Vec<String>> = watched.iter().map(|path| fingerprint(path)).collect();
+        let pod = installed.agent_pod(node);
+        let exec = ["exec", "-n", NAMESPACE, &pod, "-c"];
+        let program = ["--", "/usr/bin/outcrop-agent", "selftest"];
+        installed.cluster.kubectl(&[&exec[..], &["runtime"], &program].concat());
+        let table = installed.cluster.kubectl(&[&exec[..], &["reader"], &program, &["--through", "/host"]].concat());
+        let through: Vec<&str> = table.lines().filter(|line| line.contains(" /host")).collect();
+        println!("node {node}: {} mounts of the host tried", through.len());
+        assert!(through.iter().any(|line| line.ends_with("/rootfs")) && !table.contains("NOTHING"), "{table}");
+        let after: Vec<Vec<String>> = watched.iter().map(|path| fingerprint(path)).collect();
+        for (before, after) in before.iter().zip(&after) {
+            let new: Vec<&String> = after.iter().filter(|line| before.binary_search(line).is_err()).collect();
+            // containerd itself writes its databases and logs meanwhile.
+            let new: Vec<&&String> =
+                new.iter().filter(|line| !line.contains(".db") && !line.contains("/log")).collect();
+            assert!(before.len() > 3 && new.is_empty(), "changed on the host: {new:#?}");
+        }
+    }
+}
+
+/// Findings stand under the workload as soon as it runs, and go with it.
+fn findings_follow_workloads(installed: &Installed) {
+    let cluster = &installed.cluster;
+    let database = installed.dir.path().join("advisories.db");
+    let built = Command::new(OUTCROP)
+        .args(["db", "build", "--from", concat!(env!("CARGO_MANIFEST_DIR"), "/data/feed"), "--out"])
+        .arg(&database)
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let push = ["db", "push", database.to_str().unwrap()];
+    let refused = installed.ask(&push).unwrap_err();
+    assert!(refused.contains("may not create databases.outcrop.dev"), "{refused}");
+    cluster.kubectl(&["create", "serviceaccount", "operator", "-n", NAMESPACE]);
+    let account = format!("{NAMESPACE}:operator");
+    cluster.kubectl(&[
+        "create",
+        "clusterrolebinding",
+        "outcrop-test-operator",
+        "--clusterrole",
+        "outcrop-operate",
+        "--serviceaccount",
+        &account,
+    ]);
+    let operator = format!("{NAMESPACE}/operator");
+    let push = [&push[..], &["--service-account", &operator]].concat();
+    until("the role to be theirs", || installed.ask(&push).is_ok());
+
+    let deploy =
+        ["create", "deployment", "front", "-n", "shop", "--image", "outcrop.example/layers:1", "--dry-run=client"];
+    let mut deployment = cluster.json(&deploy);
+    deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(0);
+    let container = &mut deployment["spec"]["template"]["spec"]["containers"][0];
+    (container["imagePullPolicy"], container["command"]) = (json!("Never"), json!(SLEEP));
+    cluster.create(&deployment);
+    cluster.kubectl(&["rollout", "status", "-n", "shop", "deployment/front", "--timeout", "60s"]);
+    let running = Instant::now();
+    let findings = || installed.json(&["get", "findings", "--workload", "deploy/front", "-n", "shop"])["items"].clone();
+    until("findings under the workload", || findings().as_array().is_some_and(|found| !found.is_empty()));
+    println!("rollout of a known image reported -> findings under its workload: {:?}", running.elapsed());
+    let first = findings()[0].clone();
+    assert_eq!(first["container"]["workload"], "Deployment/front");
+    let since = |findings: &Value| findings[0]["first_seen"].clone();
+    // Another pod, another ReplicaSet, the same finding.
+    cluster.kubectl(&["set", "env", "-n", "shop", "deployment/front", "AGAIN=1"]);
+    cluster.kubectl(&["rollout", "status", "-n", "shop", "deployment/front", "--timeout", "60s"]);
+    let pod = &first["container"]["pod"];
+    until("the new pod alone", || {
+        findings().as_array().is_some_and(|all| !all.is_empty() && all.iter().all(|of| of["container"]["pod"] != *pod))
+    });
+    assert_eq!(since(&findings()), since(&json!([first])), "first seen stays");
+    let described = installed.ask(&["describe", "deploy/front", "-n", "shop"]).unwrap();
+    assert!(described.contains("SEVERITY") && described.contains("run-as-non-root"), "{described}");
+    cluster.kubectl(&["delete", "deployment", "front", "-n", "shop", "--cascade=foreground", "--timeout", "60s"]);
+    until("the workload to be gone", || installed.ask(&["describe", "deploy/front", "-n", "shop"]).is_err());
+}
+
+/// What an entrypoint did to its own files is no word about its image, whether it began before the agent or after it.
+fn images_are_told_of_as_they_are(installed: &Installed) {
+    let erase = ["sh", "-c", "rm -rf /var/lib/dpkg && mkdir /var/lib/dpkg && sleep infinity"];
+    for (node, name) in [("a", "eraser-a"), ("b", "eraser-b")] {
+        installed.cluster.create(&pod("bank", name, node, "outcrop.example/debian:1", &erase));
+        installed.cluster.create(&pod("bank", &format!("opaque-{node}"), node, "outcrop.example/layers:1", &SLEEP));
+    }
+    installed.cluster.kubectl(&["wait", "-n", "bank", "--for", "condition=Ready", "pod", "--all", "--timeout", "60s"]);
+    until("all to be looked into", || installed.pending() == Some(0));
+    let containers = installed.json(&["get", "containers", "-n", "bank"])["items"].clone();
+    for item in containers.as_array().unwrap() {
+        let packages = item["packages"].as_u64().unwrap();
+        let expected = if item["image"].as_str().unwrap().contains("layers") { LAYERS } else { DEBIAN };
+        match item["coverage"]["state"].as_str().unwrap() {
+            "scanned" => assert_eq!(packages, expected, "{item:#}"),
+            state => assert!(state == "partial" && item["coverage"]["reason"] != "", "{item:#}"),
+        }
+        println!("{} on {}: {}, {packages} packages", item["pod"], item["node"], item["coverage"]["state"]);
+    }
+}
+
+/// How many packages the images have, as their own dpkg says.
+const DEBIAN: u64 = 88;
+const LAYERS: u64 = 109;
+
+/// Everything is right again by itself, whatever ends.
+fn it_heals(installed: &Installed) {
+    let cluster = &installed.cluster;
+    let healed = |what: &str| {
+        let start = Instant::now();
+        until(what, || installed.pending() == Some(0));
+        println!("{what}: {:?}", start.elapsed());
+    };
+    cluster.kubectl(&["delete", "pod", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=aggregator", "--wait=true"]);
+    installed.ready();
+    healed("aggregator's pod deleted -> all in a final state");
+
+    for node in ["a", "b"] {
+        cluster.run(&["kill", &format!("{node}-containerd")]);
+        cluster.run(&["revive", &format!("{node}-containerd")]);
+        let name = format!("after-{node}");
+        until("a pod to be taken", || cluster.attempt(&["kubectl", "get", "nodes"]).is_ok());
+        cluster.create(&pod("bank", &name, node, "outcrop.example/debian:1", &SLEEP));
+        cluster.kubectl(&[
+            "wait",
+            "-n",
+            "bank",
+            "--for",
+            "condition=Ready",
+            &format!("pod/{name}"),
+            "--timeout",
+            "60s",
+        ]);
+        until("it to be scanned", || {
+            let found = installed.json(&["get", "containers", "--field-selector", &format!("pod={name}")]);
+            found["items"][0]["coverage"]["state"] == "scanned"
+        });
+        healed(&format!("containerd of {node} restarted -> all in a final state"));
+    }
+
+    let viewer = installed.token(NAMESPACE, "outcrop-viewer", "outcrop", None);
+    let (ca, service) = (installed.ca(), installed.service());
+    assert_eq!(installed.get("/api/v1/status", &viewer).0, 200);
+    cluster.run(&["kill", "apiserver"]);
+    std::thread::sleep(Duration::from_secs(20));
+    // Who was known is answered still, and agents stay.
+    let file = installed.dir.path().join("kept.crt");
+    std::fs::write(&file, ca).unwrap();
+    let resolve = format!("outcrop.{NAMESPACE}.svc:7480:{service}");
+    let output = Command::new("curl")
+        .args(["--silent", "--max-time", "20", "--resolve", &resolve, "--cacert"])
+        .arg(file)
+        .args([
+            "--header",
+            &format!("Authorization: Bearer {viewer}"),
+            &format!("https://outcrop.{NAMESPACE}.svc:7480/api/v1/status"),
+        ])
+        .output()
+        .unwrap();
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["nodes"]["attached"], 2, "{status:#}");
+    println!("without the API server: {}", status["problems"]);
+    cluster.run(&["revive", "apiserver"]);
+    until("the API server", || cluster.attempt(&["kubectl", "get", "nodes"]).is_ok());
+    cluster.create(&pod("bank", "late", "b", "outcrop.example/debian:1", &SLEEP));
+    until("what came since", || {
+        installed
+            .ask(&["get", "containers", "--field-selector", "pod=late", "-o", "csv"])
+            .is_ok_and(|text| text.contains("scanned"))
+    });
+    healed("API server gone for 20 s -> all in a final state");
+}
+
+/// A part of the test, with what it is for.
+type Part = (&'static str, fn(&Installed));
+
+#[test]
+fn what_is_installed_is_trusted_and_trusts_as_it_should() {
+    let Some(installed) = Installed::new() else { return };
+    let cluster = &installed.cluster;
+    for namespace in ["shop", "bank"] {
+        cluster.kubectl(&["create", "namespace", namespace]);
+        until("the namespace's account", || {
+            cluster.kubectl(&["get", "serviceaccount", "-n", namespace, "-o", "name"]).contains("default")
+        });
+    }
+    cluster.create(&pod("shop", "web", "a", "outcrop.example/debian:1", &SLEEP));
+    cluster.create(&pod("bank", "vault", "b", "outcrop.example/layers:1", &SLEEP));
+    for namespace in ["shop", "bank"] {
+        cluster.kubectl(&["wait", "-n", namespace, "--for", "condition=Ready", "pod", "--all", "--timeout", "60s"]);
+    }
+    until("all to be looked into", || installed.pending() == Some(0));
+    let parts: [Part; 6] = [
+        ("agents speak for their nodes", agents_speak_for_their_nodes),
+        ("namespaces are seen by their own", namespaces_are_seen_by_their_own),
+        ("nothing of the host can be changed", nothing_of_the_host_can_be_changed),
+        ("findings follow workloads", findings_follow_workloads),
+        ("images are told of as they are", images_are_told_of_as_they_are),
+        ("it heals", it_heals),
+    ];
+    for (what, part) in parts {
+        let start = Instant::now();
+        part(&installed);
+        println!("{what}: {:.1} s in all", start.elapsed().as_secs_f64());
+    }
+    cluster.kubectl(&["delete", "namespace", "shop", "bank", "--wait=false"]);
+    cluster.kubectl(&["delete", "clusterrolebinding", "outcrop-test-operator"]);
+}
