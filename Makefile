@@ -4,13 +4,16 @@ CACHE := $(or $(OUTCROP_CACHE),$(CURDIR)/.cache)
 STACKS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz soak clean cluster cluster-down image chart
+.PHONY: help demo demo-cluster test lint bench fuzz soak clean cluster cluster-down image chart
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
 
 demo: ## Run real containers, and scan them
 	@tests/demo
+
+demo-cluster: ## Install Outcrop in a real cluster of two nodes without a registry, ask it, attack it
+	@tests/demo-cluster
 
 test: ## Format, lints, docs, all tests, some seconds of fuzzing
 	@tests/run

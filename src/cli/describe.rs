@@ -1,5 +1,7 @@
 //! `outcrop describe`: one workload in full, in kubectl's manner.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::client::{Client, Server, segment};
@@ -7,6 +9,7 @@ use super::output::{self, cell};
 use super::table::table;
 use super::text::escape;
 use super::{Exit, Fatal, print};
+use crate::web::list::MAX_LIMIT;
 
 /// Findings that are told of one by one.
 const FINDINGS: usize = 20;
@@ -47,7 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
         output::Format::Table | output::Format::Wide => {
             let query = [("namespace", namespace), ("workload", format!("{kind}/{name}"))];
             let mut query = query.map(|(key, value)| (key.to_owned(), value)).to_vec();
-            query.push(("limit".to_owned(), FINDINGS.to_string()));
+            query.push(("limit".to_owned(), MAX_LIMIT.to_string()));
             let findings = client.get("/api/v1/findings", &query)?;
             print(&in_words(&workload, &findings))?;
         }
@@ -107,6 +110,7 @@ fn in_words(workload: &Value, findings: &Value) -> String {
         out.push_str(format!("{:<14}{}", format!("{name}:"), escape(&value)).trim_end());
         out.push('\n');
     }
+    let (worst, more) = once(findings);
     for (heads, items, fields) in [
         (
             &["CONTAINER", "KIND", "REPLICAS", "IMAGE", "COVERAGE", "REASON", "PACKAGES", "FINDINGS"][..],
@@ -116,7 +120,7 @@ fn in_words(workload: &Value, findings: &Value) -> String {
         ),
         (
             &["SEVERITY", "ID", "PACKAGE", "INSTALLED", "FIXED IN", "CONTAINER", "FIRST SEEN"],
-            &findings["items"],
+            &worst,
             &["/severity", "/id", "/package", "/installed", "/fixed", "/container/name", "/first_seen"],
         ),
         (
@@ -132,8 +136,24 @@ fn in_words(workload: &Value, findings: &Value) -> String {
             out.push_str(&table(heads, &rows));
         }
     }
-    if findings["continue"].is_string() {
+    if more {
         out.push_str("\nThere are more findings: outcrop get findings --workload lists all.\n");
     }
     out
+}
+
+/// The worst findings, those of replicas once, and whether there are more.
+fn once(findings: &Value) -> (Value, bool) {
+    let mut seen = HashSet::new();
+    let all = findings["items"].as_array().into_iter().flatten();
+    let mut worst: Vec<Value> = all
+        .filter(|item| {
+            let told = ["/id", "/purl", "/evidence", "/container/name", "/container/stack"];
+            seen.insert(told.map(|at| item.pointer(at).map(cell).unwrap_or_default()))
+        })
+        .cloned()
+        .collect();
+    let more = worst.len() > FINDINGS || findings["continue"].is_string();
+    worst.truncate(FINDINGS);
+    (Value::Array(worst), more)
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::Resource;
 use kube::api::ObjectMeta as KubeMeta;
 use serde::Deserialize;
@@ -41,34 +41,42 @@ pub(super) struct KubeContainerStatus {
     pub(super) state: Option<BTreeMap<String, serde::de::IgnoredAny>>,
 }
 
-impl Resource for KubePod {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
+/// Says of a trimmed type which resource of the core group it is.
+macro_rules! resource {
+    ($type:ident, $scope:ty, $kind:literal, $plural:literal) => {
+        impl Resource for $type {
+            type DynamicType = ();
+            type Scope = $scope;
 
-    fn kind((): &()) -> Cow<'_, str> {
-        "Pod".into()
-    }
+            fn kind((): &()) -> Cow<'_, str> {
+                $kind.into()
+            }
 
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
+            fn group((): &()) -> Cow<'_, str> {
+                "".into()
+            }
 
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
+            fn version((): &()) -> Cow<'_, str> {
+                "v1".into()
+            }
 
-    fn plural((): &()) -> Cow<'_, str> {
-        "pods".into()
-    }
+            fn plural((): &()) -> Cow<'_, str> {
+                $plural.into()
+            }
 
-    fn meta(&self) -> &KubeMeta {
-        &self.metadata
-    }
+            fn meta(&self) -> &KubeMeta {
+                &self.metadata
+            }
 
-    fn meta_mut(&mut self) -> &mut KubeMeta {
-        &mut self.metadata
-    }
+            fn meta_mut(&mut self) -> &mut KubeMeta {
+                &mut self.metadata
+            }
+        }
+    };
 }
+
+resource!(KubePod, NamespaceResourceScope, "Pod", "pods");
+resource!(KubeNode, ClusterResourceScope, "Node", "nodes");
 
 /// A `v1.Node` as it comes.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -110,35 +118,6 @@ pub(super) struct KubeNodeInfo {
     pub(super) architecture: String,
     pub(super) os_image: String,
     pub(super) kernel_version: String,
-}
-
-impl Resource for KubeNode {
-    type DynamicType = ();
-    type Scope = k8s_openapi::ClusterResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "Node".into()
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        "nodes".into()
-    }
-
-    fn meta(&self) -> &KubeMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut KubeMeta {
-        &mut self.metadata
-    }
 }
 
 /// Most bytes of a label or an annotation that is kept. Longer ones are whole documents, such as what was applied last.

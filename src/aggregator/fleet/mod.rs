@@ -5,6 +5,7 @@
 //! attach. Whatever is counted is counted as it changes, so that a question about the whole fleet looks at stacks and not at
 //! containers.
 
+mod container;
 mod counts;
 mod layers;
 mod runs;
@@ -22,17 +23,18 @@ use std::time::{Duration, Instant};
 use outcrop_proto::container::GONE_BEFORE_READING;
 use outcrop_proto::identity::is_proved;
 use outcrop_proto::wire::{Seen, v1};
-use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Pod};
+use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
 
+pub(super) use container::{Container, KUBERNETES, Key, Placed};
 pub(super) use counts::{Overview, Visible};
 pub(super) use layers::LayerState;
 pub(super) use runs::{subject, workload_subject};
 pub(super) use stacks::Ready;
 pub(super) use verify::{Distrusted, Verified};
 
-use crate::cluster::{Place, Workload};
 use crate::store::{Layer as KnownLayer, StackId, Summary};
 use crate::web::Lifetimes;
+use container::{shortened, weight_of};
 use layers::Layer;
 use runs::Runs;
 use stacks::Stack;
@@ -48,13 +50,6 @@ const MAX_CONTAINERS: usize = 20_000;
 
 /// Most bytes that what a node tells of its containers may take here. A thousand containers of a hundred images have some five MiB.
 const MAX_WEIGHT: usize = 32 << 20;
-
-/// What a container and a layer take here besides their texts, at most, bytes.
-const CONTAINER_WEIGHT: usize = 512;
-const LAYER_WEIGHT: usize = 1024;
-
-/// Longest reason that a node may give, bytes.
-const MAX_REASON: usize = 1024;
 
 /// What the operator chose.
 #[derive(Clone, Copy, Debug)]
@@ -90,71 +85,6 @@ pub(super) struct Now {
     pub(super) instant: Instant,
     /// Seconds since 1970.
     pub(super) unix: i64,
-}
-
-/// A container's key on its node: the runtime's namespace, and the ID.
-pub(super) type Key = (Arc<str>, Arc<str>);
-
-/// A container.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Container {
-    /// Its name in its pod, or its ID.
-    pub(super) name: Arc<str>,
-    /// Its pod, as the API server knows it; where none is asked, as the node told of it.
-    pub(super) pod: Option<Arc<Pod>>,
-    /// Whose that is, where the API server knows it.
-    pub(super) workload: Option<Arc<Workload>>,
-    /// Its node says that it is of a pod, and the API server knows of no such container there.
-    pub(super) is_stray: bool,
-    /// The image's name as it was.
-    pub(super) image: Arc<str>,
-    /// The identity of its stack.
-    pub(super) stack: Option<Digest>,
-    /// Why it is not looked into.
-    pub(super) refused: Option<Arc<Coverage>>,
-    /// Whether that is since it is out of view: what its node told of its layers was not kept then.
-    is_excluded: bool,
-    /// Since when it has been known, in seconds since 1970.
-    pub(super) since: i64,
-    /// What it takes here, bytes.
-    weight: usize,
-}
-
-impl Container {
-    /// Takes up where it belongs. What its node said of its pod counts only where there is nobody to ask.
-    fn belong(&mut self, placed: Placed) {
-        self.is_excluded = false;
-        match placed {
-            Placed::AsTold => {}
-            Placed::Nowhere => (self.pod, self.workload, self.is_stray) = (None, None, true),
-            Placed::In(Place { pod, name, workload, excluded }) => {
-                (self.pod, self.name, self.workload, self.is_stray) = (Some(pod), name, Some(workload), false);
-                if let Some(reason) = excluded {
-                    self.refused = Some(Arc::new(Coverage::new(CoverageState::Excluded, &*reason)));
-                    (self.stack, self.is_excluded) = (None, true);
-                }
-            }
-        }
-    }
-
-    /// The Kubernetes namespace of its pod: who may see it.
-    pub(super) fn namespace(&self) -> Option<&str> {
-        self.pod.as_ref().map(|pod| pod.namespace.as_str())
-    }
-}
-
-/// The namespace in which the kubelet's containers are, in containerd.
-pub(super) const KUBERNETES: &str = "k8s.io";
-
-/// Where a container belongs, as far as somebody knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Placed {
-    /// There is nobody to ask, or nothing to ask for: what its node says counts.
-    AsTold,
-    /// There.
-    In(Place),
-    /// The API server knows of no such container on that node.
-    Nowhere,
 }
 
 /// A node, as it told of itself.
@@ -385,18 +315,8 @@ impl Fleet {
         let key = (self.shared(&seen.containerd_namespace), Arc::from(seen.id.as_str()));
         let weight = weight_of(&seen);
         let refused = self.contradiction(&seen).or(seen.refused).map(|coverage| Arc::new(shortened(coverage)));
-        let mut container = Container {
-            name: self.shared(&seen.name),
-            pod: seen.pod.map(Arc::new),
-            workload: None,
-            is_stray: false,
-            image: self.shared(&seen.image),
-            stack: None,
-            refused,
-            is_excluded: false,
-            since: now.unix,
-            weight,
-        };
+        let names = (self.shared(&seen.name), self.shared(&seen.image));
+        let mut container = Container::told(names, seen.pod, refused, weight, now);
         container.belong(placed);
         let stack = seen.stack.filter(|_| container.refused.is_none());
         container.stack = stack.as_ref().map(|(stack, _)| *stack);
@@ -636,23 +556,6 @@ impl Fleet {
     pub(super) fn restore_runs(&mut self, runs: impl IntoIterator<Item = (String, Digest, StackId)>) {
         self.runs.restore(runs);
     }
-}
-
-/// What a container takes here, at most: each of its layers may be nobody else's.
-fn weight_of(seen: &Seen) -> usize {
-    let Seen { containerd_namespace, id, name, pod, image, stack, refused, steps } = seen;
-    let pod = pod.as_ref().map_or(0, |pod| pod.namespace.len() + pod.name.len() + pod.uid.len());
-    let texts = containerd_namespace.len() + id.len() + name.len() + image.len() + pod;
-    let reason = refused.as_ref().map_or(0, |refused| refused.reason.len().min(MAX_REASON));
-    let layers = stack.as_ref().map_or(0, |(_, layers)| layers.len());
-    let steps: usize = steps.iter().map(|step| step.keyword.len() + step.text.len()).sum();
-    CONTAINER_WEIGHT + texts + reason + layers * LAYER_WEIGHT + steps
-}
-
-/// With a reason as long as it may be.
-fn shortened(mut coverage: Coverage) -> Coverage {
-    coverage.reason.truncate(coverage.reason.floor_char_boundary(MAX_REASON));
-    coverage
 }
 
 /// `name` is not to read the layer any more.

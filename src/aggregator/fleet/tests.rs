@@ -2,9 +2,10 @@
 
 mod unbelieved;
 
-use outcrop_proto::Step;
+use outcrop_proto::{Pod, Step};
 
 use super::*;
+use crate::cluster::{Place, Workload};
 use crate::store::Counts;
 use crate::web::{LayerCounts, Scope};
 

@@ -1,5 +1,6 @@
 //! What nodes that fail, lie or vanish can do to others: nothing.
 
+use super::super::container::MAX_REASON;
 use super::super::*;
 use super::*;
 
