@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser};
 
 use crate::agent::{Aggregator, Config, Filter, Runtime};
+use crate::doctor::Subject;
 use crate::worker::{LayerLimits, Manner};
 
 /// Follows what containerd runs on this node, and reads its layers for the aggregator.
@@ -16,7 +17,7 @@ use crate::worker::{LayerLimits, Manner};
     name = "outcrop-agent",
     version,
     after_help = "Other commands: outcrop-agent runtime | reader (the two processes apart, for two containers of a pod), probe \
-                  (does it live?), selftest (is the cage tight?); --help tells of each."
+                  (does it live?), doctor (what is wrong here?), selftest (is the cage tight?); --help tells of each."
 )]
 pub struct AgentArguments {
     /// containerd's socket; without it the usual places are tried
@@ -68,6 +69,48 @@ pub struct SelftestArguments {
     /// Try them through every mount below this directory as well, as the process that reads storage could: /host in a pod
     #[arg(long, value_name = "DIR")]
     pub through: Option<PathBuf>,
+}
+
+/// Looks at all that the agent needs here, and says what is wrong and what to do: exit code 0, or 1 if something fails
+#[derive(Clone, Debug, Parser)]
+#[command(name = "outcrop-agent doctor")]
+pub struct DoctorArguments {
+    /// containerd's socket; without it the usual places are tried
+    #[arg(long, value_name = "SOCKET", env = "OUTCROP_CONTAINERD")]
+    containerd: Option<PathBuf>,
+
+    /// Where the host's root is seen; without it /host in the agent's pod, and / elsewhere
+    #[arg(long, value_name = "DIR", env = "OUTCROP_HOST")]
+    host: Option<PathBuf>,
+
+    /// Where the aggregator is, as the agent is told it
+    #[arg(long, value_name = "URL", env = "OUTCROP_AGGREGATOR")]
+    aggregator: Option<String>,
+
+    /// The authority of the aggregator's certificate, PEM
+    #[arg(long, value_name = "FILE", env = "OUTCROP_CA")]
+    ca: Option<PathBuf>,
+
+    /// A file with this node's token
+    #[arg(long, value_name = "FILE", env = "OUTCROP_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+
+    /// Print the checks as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl DoctorArguments {
+    /// What is looked at.
+    pub fn subject(self) -> Subject {
+        Subject {
+            containerd: self.containerd,
+            host: self.host,
+            aggregator: self.aggregator,
+            ca: self.ca,
+            token: self.token_file,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Args)]

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod arguments;
 pub mod catalog;
+pub mod doctor;
 pub mod heartbeat;
 pub mod role;
 pub mod runtime;

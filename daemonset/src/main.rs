@@ -5,8 +5,10 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
-use outcrop_agent::arguments::{AgentArguments, ProbeArguments, ReaderArguments, RuntimeArguments, SelftestArguments};
-use outcrop_agent::{agent, heartbeat, role, selftest};
+use outcrop_agent::arguments::{
+    AgentArguments, DoctorArguments, ProbeArguments, ReaderArguments, RuntimeArguments, SelftestArguments,
+};
+use outcrop_agent::{agent, doctor, heartbeat, role, selftest};
 
 fn main() -> ExitCode {
     // A worker is this program, started again: nothing may happen before it is told apart.
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
             with(1, |arguments: ReaderArguments| agent::run(arguments.config()).map_err(|error| error.to_string()))
         }
         "probe" => with(1, |arguments: ProbeArguments| heartbeat::probe(arguments.pid).and_then(|line| print(&line))),
+        "doctor" => with(1, examine),
         "selftest" => with(1, |arguments: SelftestArguments| {
             selftest::run(arguments.through.as_deref()).and_then(|table| print(&table))
         }),
@@ -44,6 +47,20 @@ fn with<A: Parser>(skipped: usize, act: impl FnOnce(A) -> Result<(), String>) ->
             let _ = error.print();
             if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS }
         }
+    }
+}
+
+fn examine(arguments: DoctorArguments) -> Result<(), String> {
+    let json = arguments.json;
+    let checks = doctor::examine(&arguments.subject());
+    let text = match json {
+        true => serde_json::to_string_pretty(&checks).map_err(|error| error.to_string())?,
+        false => doctor::table(&checks).trim_end().to_owned(),
+    };
+    print(&text)?;
+    match doctor::failed(&checks) {
+        0 => Ok(()),
+        failed => Err(format!("{failed} of {} checks fail", checks.len())),
     }
 }
 

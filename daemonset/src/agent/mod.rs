@@ -192,11 +192,11 @@ fn say(line: &str) {
 }
 
 impl Aggregator {
-    fn token(&self) -> Result<String, AgentError> {
+    pub(crate) fn token(&self) -> Result<String, AgentError> {
         Ok(read(&self.token)?.trim().to_owned())
     }
 
-    fn endpoint(&self) -> Result<Endpoint, AgentError> {
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, AgentError> {
         let wrong = |reason: String| AgentError::Address { address: self.address.clone(), reason };
         let endpoint = Endpoint::from_shared(self.address.clone()).map_err(|error| wrong(error.to_string()))?;
         let host = endpoint.uri().host().unwrap_or_default().to_owned();

@@ -1,0 +1,306 @@
+//! The way to the aggregator: token, authority, name, connection, clocks.
+
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use outcrop_proto::wire::v1;
+use outcrop_proto::wire::v1::collector_client::CollectorClient;
+use serde::Deserialize;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::{Code, Request, Status};
+
+use super::Check;
+use crate::agent::Aggregator;
+
+/// How long a connection may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Clocks that are further apart make certificates and tokens seem to have ended, or not to have begun.
+const CLOCK_WARN: i64 = 30;
+const CLOCK_FAIL: i64 = 300;
+
+const AUDIENCE: &str = "outcrop";
+
+/// Looks at everything between this node and its aggregator, in the order in which an agent needs it.
+pub(super) async fn examine(aggregator: &Aggregator) -> Vec<Check> {
+    let token = aggregator.token();
+    let mut checks = vec![match &token {
+        Ok(token) => judge_token(token, Timestamp::now().as_second()),
+        Err(error) => Check::fail(
+            "token",
+            error.to_string(),
+            "the pod has to mount a projected token of audience outcrop, or --token-file name the node's",
+        ),
+    }];
+    let endpoint = match aggregator.endpoint() {
+        Ok(endpoint) => endpoint,
+        Err(error) => {
+            checks.push(Check::fail(
+                "authority",
+                error.to_string(),
+                "--ca FILE: what the aggregator has published in its ConfigMap …-ca",
+            ));
+            return checks;
+        }
+    };
+    if let Some(ca) = &aggregator.ca {
+        checks.push(Check::ok("authority", format!("{} is there", ca.display())));
+    }
+    let (host, port) = (endpoint.uri().host().unwrap_or_default(), endpoint.uri().port_u16().unwrap_or(443));
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let addresses: Vec<_> = match (host.as_str(), port).to_socket_addrs() {
+        Ok(addresses) => addresses.collect(),
+        Err(error) => {
+            checks.push(Check::fail(
+                "name",
+                format!("{host} has no address: {error}"),
+                "is the cluster's DNS reachable from this pod (networkPolicy.dnsPorts), and is the Service there?",
+            ));
+            return checks;
+        }
+    };
+    let all: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    checks.push(Check::ok("name", format!("{host} is {}", all.join(", "))));
+    let connected = addresses.iter().map(|address| TcpStream::connect_timeout(address, PATIENCE));
+    if let Some(Err(error)) = connected.reduce(std::result::Result::or) {
+        checks.push(Check::fail(
+            "connection",
+            format!("{host}:{port} over TCP: {error}"),
+            "does the aggregator's pod run and is it ready, and do NetworkPolicies of others stand between?",
+        ));
+        return checks;
+    }
+    let channel = match tokio::time::timeout(PATIENCE * 2, endpoint.connect()).await {
+        Ok(Ok(channel)) => channel,
+        Ok(Err(error)) => {
+            let cause = innermost(&error);
+            checks.push(Check::fail("TLS", format!("{host}:{port}: {cause}"), advice(&cause)));
+            return checks;
+        }
+        Err(_) => {
+            checks.push(Check::fail(
+                "TLS",
+                format!("{host}:{port} does not answer"),
+                "is that the aggregator's port for agents?",
+            ));
+            return checks;
+        }
+    };
+    checks.push(Check::ok("TLS", format!("{host}:{port} shows a certificate that the authority has signed")));
+    if let Ok(token) = token {
+        checks.extend(greet(channel, &token).await);
+    }
+    checks
+}
+
+/// Shows the token with an inventory that has nothing in it: it is refused in any case, and how tells whether the token is taken. A
+/// report would push out the stream of the agent that runs.
+async fn greet(channel: tonic::transport::Channel, token: &str) -> Vec<Check> {
+    let Ok(bearer) = format!("Bearer {token}").parse::<MetadataValue<Ascii>>() else { return Vec::new() };
+    let mut request = Request::new(tokio_stream::empty::<v1::Piece>());
+    request.metadata_mut().insert("authorization", bearer);
+    request.set_timeout(PATIENCE);
+    let sent = Timestamp::now();
+    let Err(status) = CollectorClient::new(channel).deliver(request).await else { return Vec::new() };
+    let mut checks = vec![judge_answer(&status)];
+    let date = status.metadata().get("date").and_then(|date| date.to_str().ok());
+    if let Some(skew) = date.and_then(|date| skew(date, sent)) {
+        checks.push(judge_clock("clock", skew, "the aggregator's"));
+    }
+    checks
+}
+
+fn judge_answer(status: &Status) -> Check {
+    const NAME: &str = "admission";
+    match status.code() {
+        Code::InvalidArgument => Check::ok(NAME, "the aggregator takes this token"),
+        Code::Unauthenticated => Check::fail(
+            NAME,
+            format!("the aggregator refuses this token: {}", status.message()),
+            "in a cluster: is this pod's account the one in the aggregator's --agent-account? Else: is the token's hash in the file of --tokens?",
+        ),
+        Code::Unavailable => Check::warn(
+            NAME,
+            format!("the aggregator cannot tell now: {}", status.message()),
+            "does it reach the API server?",
+        ),
+        code => Check::warn(
+            NAME,
+            format!("an unexpected answer, {code:?}: {}", status.message()),
+            "is that the aggregator's port for agents?",
+        ),
+    }
+}
+
+/// What to do about a failed handshake.
+fn advice(cause: &str) -> &'static str {
+    let cause = cause.to_ascii_lowercase();
+    if cause.contains("unknownissuer") || cause.contains("unknown issuer") {
+        "the certificate is signed by another authority: is the file of --ca the one that the aggregator publishes now?"
+    } else if cause.contains("expired") || cause.contains("not valid yet") || cause.contains("notvalidyet") {
+        "compare the clocks of this node and of the aggregator's; else renew the certificate"
+    } else if cause.contains("notvalidforname") || cause.contains("not valid for name") {
+        "the certificate lacks this name: --tls-name, or tls.extraNames in the chart's values"
+    } else {
+        "is that the aggregator's port for agents, and does it speak TLS?"
+    }
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+/// Seconds that this clock is ahead of the one that wrote `date` (RFC 9110).
+pub fn skew(date: &str, here: Timestamp) -> Option<i64> {
+    let there = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
+    Some(here.as_second() - there.as_second())
+}
+
+/// How far this clock and another may be apart.
+pub fn judge_clock(name: &str, ahead: i64, whose: &str) -> Check {
+    let apart = ahead.abs();
+    let found = match ahead {
+        _ if apart <= 1 => format!("the same as {whose}"),
+        0.. => format!("{apart} s ahead of {whose}"),
+        _ => format!("{apart} s behind {whose}"),
+    };
+    let todo = "set the clocks by NTP (timedatectl status, chronyc tracking)";
+    match apart {
+        ..=CLOCK_WARN => Check::ok(name, found),
+        ..=CLOCK_FAIL => Check::warn(name, found, todo),
+        _ => Check::fail(name, found, todo),
+    }
+}
+
+/// What a token says of itself. It is not verified: the aggregator does that.
+#[derive(Deserialize)]
+struct Claims {
+    exp: Option<i64>,
+    iat: Option<i64>,
+    #[serde(default)]
+    aud: Audience,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+    #[default]
+    None,
+}
+
+fn judge_token(token: &str, now: i64) -> Check {
+    const NAME: &str = "token";
+    const RENEW: &str =
+        "the kubelet renews it: look at the pod's volume token and the kubelet's log; is this node's clock right?";
+    if token.is_empty() {
+        return Check::fail(
+            NAME,
+            "its file is empty",
+            "outcrop token new NODE makes one; in a cluster the kubelet does",
+        );
+    }
+    let claims = token.split('.').nth(1).and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok());
+    let Some(claims) = claims.and_then(|claims| serde_json::from_slice::<Claims>(&claims).ok()) else {
+        return match token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            true => Check::ok(NAME, "one of Outcrop's own, without an end"),
+            false => Check::fail(NAME, "its file does not hold a token", "outcrop token new NODE makes one"),
+        };
+    };
+    let audiences = match claims.aud {
+        Audience::One(one) => vec![one],
+        Audience::Many(many) => many,
+        Audience::None => Vec::new(),
+    };
+    if !audiences.iter().any(|audience| audience == AUDIENCE) {
+        return Check::fail(
+            NAME,
+            format!("it is not for the audience {AUDIENCE}, but for {}", audiences.join(", ")),
+            "mount a projected token of audience outcrop, as the chart does",
+        );
+    }
+    match (claims.exp, claims.iat) {
+        (Some(exp), _) if exp <= now => Check::fail(NAME, format!("it ended {} s ago", now - exp), RENEW),
+        (_, Some(iat)) if iat > now + CLOCK_WARN => Check::warn(
+            NAME,
+            format!("it was made {} s from now", iat - now),
+            "this node's clock is behind the API server's: set it by NTP",
+        ),
+        (Some(exp), _) => Check::ok(NAME, format!("for the audience {AUDIENCE}, good for {} s", exp - now)),
+        (None, _) => Check::ok(NAME, format!("for the audience {AUDIENCE}, without an end")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Outcome;
+
+    fn jwt(claims: &str) -> String {
+        format!("{}.{}.c2ln", URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256"}"#), URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[test]
+    fn a_token_is_judged_and_never_printed() {
+        for (token, result, says) in [
+            (jwt(r#"{"aud":["outcrop"],"exp":2000,"iat":900}"#), Outcome::Ok, "good for 1000 s"),
+            (jwt(r#"{"aud":"outcrop","exp":2000}"#), Outcome::Ok, "good for"),
+            (jwt(r#"{"aud":["outcrop"],"exp":999}"#), Outcome::Fail, "ended 1 s ago"),
+            (jwt(r#"{"aud":["outcrop"],"exp":9000,"iat":2000}"#), Outcome::Warn, "1000 s from now"),
+            (jwt(r#"{"aud":["https://kubernetes.default.svc"],"exp":2000}"#), Outcome::Fail, "but for https://"),
+            (jwt(r#"{"exp":2000}"#), Outcome::Fail, "not for the audience"),
+            ("0123abcd".to_owned(), Outcome::Ok, "own"),
+            ("two words".to_owned(), Outcome::Fail, "does not hold"),
+            (String::new(), Outcome::Fail, "empty"),
+        ] {
+            let check = judge_token(&token, 1000);
+            assert_eq!(check.result, result, "{check:?}");
+            assert!(check.found.contains(says), "{check:?}");
+            assert!(token.is_empty() || !format!("{check:?}").contains(&token), "{check:?}");
+        }
+    }
+
+    #[test]
+    fn clocks_may_be_a_little_apart() {
+        for (ahead, result, says) in [
+            (0, Outcome::Ok, "the same"),
+            (-30, Outcome::Ok, "30 s behind"),
+            (31, Outcome::Warn, "31 s ahead"),
+            (-301, Outcome::Fail, "301 s behind"),
+        ] {
+            let check = judge_clock("clock", ahead, "the aggregator's");
+            assert_eq!((check.result, check.found.contains(says)), (result, true), "{check:?}");
+        }
+        let here: Timestamp = "1994-11-06T08:50:00Z".parse().unwrap();
+        assert_eq!(skew("Sun, 06 Nov 1994 08:49:37 GMT", here), Some(23));
+        assert_eq!(skew("yesterday", here), None);
+    }
+
+    #[test]
+    fn how_a_token_is_refused_tells_what_to_do() {
+        for (status, result) in [
+            (Status::invalid_argument("an inventory without a piece"), Outcome::Ok),
+            (Status::unauthenticated("unknown"), Outcome::Fail),
+            (Status::unavailable("the API server"), Outcome::Warn),
+            (Status::unimplemented(""), Outcome::Warn),
+        ] {
+            assert_eq!(judge_answer(&status).result, result, "{status:?}");
+        }
+        for (cause, says) in [
+            ("invalid peer certificate: UnknownIssuer", "another authority"),
+            ("invalid peer certificate: certificate expired: …", "clocks"),
+            ("invalid peer certificate: certificate not valid for name \"x\"", "lacks this name"),
+            ("received corrupt message of type InvalidContentType", "speak TLS"),
+        ] {
+            assert!(advice(cause).contains(says), "{cause}");
+        }
+    }
+}
