@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use ureq::http::{Response, StatusCode, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{AsSendBody, Body};
@@ -49,6 +50,21 @@ pub(super) struct Server {
 }
 
 impl Server {
+    /// Whether somebody said where to ask.
+    pub(super) fn is_named(&self) -> bool {
+        self.server.is_some() || self.cluster.is_named()
+    }
+
+    /// The cluster whose aggregator is asked, if it is one's.
+    pub(super) fn cluster(&self) -> Option<&tunnel::Cluster> {
+        Some(&self.cluster).filter(|cluster| self.server.is_none() && cluster.is_named())
+    }
+
+    /// Whether there is a token to show: else the API server is asked for one.
+    pub(super) fn has_token(&self) -> bool {
+        self.token_file.is_some()
+    }
+
     /// Makes ready to ask.
     pub(super) fn connect(&self) -> Result<Client, Fatal> {
         match &self.server {
@@ -77,7 +93,7 @@ impl Server {
         let base = tunnel.base.clone();
         let config = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0);
         let agent = config.tls_config(trusting(&certificates)).build().into();
-        Ok(Client { agent, base, authorization, _tunnel: Some(tunnel) })
+        Ok(Client { agent, base, authorization, certificates, _tunnel: Some(tunnel) })
     }
 
     /// Asks where somebody said.
@@ -96,11 +112,13 @@ impl Server {
         }
         let authorization = self.token_file.as_deref().map(read_token).transpose()?;
         let mut config = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0);
+        let mut certificates = Vec::new();
         if let Some(path) = &self.ca {
-            config = config.tls_config(trusting(&read_certificates(path)?));
+            certificates = read_certificates(path)?;
+            config = config.tls_config(trusting(&certificates));
         }
         let base = server.trim_end_matches('/').to_owned();
-        Ok(Client { agent: config.build().into(), base, authorization, _tunnel: None })
+        Ok(Client { agent: config.build().into(), base, authorization, certificates, _tunnel: None })
     }
 }
 
@@ -160,11 +178,30 @@ pub(super) struct Client {
     agent: ureq::Agent,
     base: String,
     authorization: Option<String>,
+    /// Those who are trusted.
+    certificates: Vec<Certificate<'static>>,
     /// Ends with the client.
     _tunnel: Option<tunnel::Tunnel>,
 }
 
 impl Client {
+    /// Where it asks.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The certificates that the aggregator's has to be signed by.
+    pub(super) fn roots(&self) -> Vec<CertificateDer<'static>> {
+        self.certificates.iter().map(|certificate| CertificateDer::from(certificate.der().to_vec())).collect()
+    }
+
+    /// What time the aggregator says that it is; nobody has to prove anything for that.
+    pub(super) fn date(&self) -> Option<String> {
+        let request = self.agent.get(format!("{}/healthz", self.base));
+        let answer = request.config().timeout_global(Some(PATIENCE)).build().call().ok()?;
+        Some(answer.headers().get("date")?.to_str().ok()?.to_owned())
+    }
+
     /// What is at `path`.
     pub(super) fn get(&self, path: &str, query: &[(String, String)]) -> Result<Value, Fatal> {
         let mut request = self.agent.get(format!("{}{path}", self.base));

@@ -6,6 +6,7 @@ mod bom;
 mod client;
 mod db;
 mod describe;
+mod doctor;
 mod get;
 mod listing;
 mod node;
@@ -70,6 +71,8 @@ enum Command {
     Node(node::Arguments),
     /// Make tokens for nodes, and for callers of the API
     Token(token::Arguments),
+    /// Look at the cluster, the aggregator and its nodes, or at this machine; say what is wrong and what to do
+    Doctor(Box<doctor::Arguments>),
     /// Try every forbidden act in a worker's cage, and print what stopped it
     Selftest,
 }
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Get(arguments) => get::run(&arguments),
         Command::Describe(arguments) => describe::run(&arguments),
         Command::Node(arguments) => node::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Selftest => selftest::run(),
     };
     match result {

@@ -22,7 +22,7 @@ const AGGREGATOR: &str = "app.kubernetes.io/part-of=outcrop,app.kubernetes.io/co
 const USERS: &str = "app.kubernetes.io/part-of=outcrop,app.kubernetes.io/component=users";
 
 /// What the chart calls its other objects.
-const OUTCROP: &str = "app.kubernetes.io/part-of=outcrop";
+pub(super) const OUTCROP: &str = "app.kubernetes.io/part-of=outcrop";
 
 /// Where the aggregator's API listens in its pod.
 const PORT: u16 = 7480;
@@ -70,6 +70,11 @@ impl Cluster {
         self.kubeconfig.is_some() || self.context.is_some() || std::env::var_os("KUBECONFIG").is_some() || home()
     }
 
+    /// The namespace that Outcrop is in, where it was said.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.outcrop_namespace.as_deref()
+    }
+
     /// Opens a tunnel; asks for a token as well, if one is wanted.
     pub(super) fn open(&self, wants_token: bool) -> Result<Tunnel, Fatal> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -80,7 +85,8 @@ impl Cluster {
         Ok(Tunnel { base, ca, token, _runtime: runtime })
     }
 
-    async fn client(&self) -> Result<Client, String> {
+    /// A client of the API server.
+    pub(super) async fn client(&self) -> Result<Client, String> {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let config = match &self.kubeconfig {
             Some(path) => {
@@ -177,7 +183,7 @@ async fn forward(client: Client, namespace: &str, pod: String) -> std::io::Resul
 }
 
 /// What the API server says is wrong, without how it is said in code.
-fn words(error: &kube::Error) -> String {
+pub(super) fn words(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),

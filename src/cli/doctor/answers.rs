@@ -1,0 +1,356 @@
+//! What the aggregator's answers tell of how it and its nodes are.
+
+use std::collections::BTreeSet;
+
+use outcrop_agent::doctor::Check;
+use serde_json::Value;
+
+/// Names that are told one by one; the others are counted.
+const MAX_NAMES: usize = 5;
+
+/// A container that waits longer is told of, seconds.
+const WAITS: u64 = 3600;
+
+fn number(value: &Value, pointer: &str) -> u64 {
+    value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Some of the names, and how many more there are.
+pub(super) fn some<T: AsRef<str>>(names: &[T]) -> String {
+    let shown: Vec<&str> = names.iter().take(MAX_NAMES).map(AsRef::as_ref).collect();
+    match names.len().saturating_sub(MAX_NAMES) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// `0.1.7` is of 0.1.
+fn minor(version: &str) -> Vec<&str> {
+    version.split('.').take(2).collect()
+}
+
+/// The state as `GET /api/v1/status` answers. Sources older than `max_age` days are told of.
+pub(super) fn status(status: &Value, own_version: &str, max_age: i64) -> Vec<Check> {
+    let version = text(status, "/version");
+    let mut checks = vec![if minor(version) == minor(own_version) {
+        Check::ok("API", format!("aggregator {version} of cluster {}", text(status, "/cluster")))
+    } else {
+        Check::warn(
+            "API",
+            format!("aggregator {version}, and this program is {own_version}"),
+            "take the command line of the aggregator's version",
+        )
+    }];
+    checks.push(match status["store_error"].as_str() {
+        Some(error) => Check::fail("store", error, "make room on the volume or enlarge it; it recovers by itself"),
+        None => Check::ok("store", "it takes what nodes tell"),
+    });
+    for problem in status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        checks.push(Check::warn(
+            "problem",
+            problem,
+            "mend the file or the right that is named; what was read before is used until then",
+        ));
+    }
+    checks.extend(database(status, max_age));
+    checks.extend(kubernetes(status));
+    if number(status, "/layers/disputed") > 0 {
+        let found = format!("{} layers on which nodes disagree", number(status, "/layers/disputed"));
+        checks.push(Check::warn("layers", found, "outcrop get layers: look at both nodes; outcrop node distrust NAME"));
+    }
+    if number(status, "/oldest_unscanned_seconds") > WAITS {
+        let found = format!("a container waits to be scanned for {} s", number(status, "/oldest_unscanned_seconds"));
+        checks.push(Check::warn("layers", found, "outcrop get layers says for whom, and why"));
+    }
+    checks
+}
+
+fn database(status: &Value, max_age: i64) -> Vec<Check> {
+    const NAME: &str = "database";
+    let mut checks = Vec::new();
+    if let Some(error) = status["database_error"].as_str() {
+        checks.push(Check::warn(
+            NAME,
+            format!("the one that was offered last is refused: {error}"),
+            "docs/operations.md, Advisory databases",
+        ));
+    }
+    if status["database"].is_null() {
+        checks.push(Check::fail(
+            NAME,
+            "there is none: nothing is matched",
+            "outcrop db push FILE, or aggregator.advisories.volume in the chart's values",
+        ));
+        return checks;
+    }
+    let brought =
+        format!("brought at {} by {}", text(status, "/database/brought_at"), text(status, "/database/brought_by"));
+    checks.push(match status.pointer("/database/signed_by").and_then(Value::as_str) {
+        Some(key) => Check::ok(NAME, format!("{brought}, signed by {key}")),
+        None => {
+            Check::warn(NAME, format!("{brought}, not signed"), "sign it with minisign: docs/operations.md, Sign them")
+        }
+    });
+    let used: BTreeSet<&str> =
+        status["assessed"].as_array().into_iter().flatten().map(|of| text(of, "/ecosystem")).collect();
+    let sources = status.pointer("/database/sources").and_then(Value::as_array).into_iter().flatten();
+    let ages = sources.filter(|source| used.contains(text(source, "/ecosystem")));
+    let ages: Vec<(&str, Option<i64>)> =
+        ages.map(|source| (text(source, "/ecosystem"), source["age_days"].as_i64())).collect();
+    let old = |(_, age): &&(&str, Option<i64>)| age.is_none_or(|age| age > max_age);
+    let stale: Vec<String> = ages
+        .iter()
+        .filter(old)
+        .map(|(name, age)| match age {
+            Some(age) => format!("{name} {age} days"),
+            None => format!("{name} without a date"),
+        })
+        .collect();
+    checks.push(if stale.is_empty() {
+        let oldest = ages.iter().filter_map(|(_, age)| *age).max().unwrap_or(0);
+        Check::ok("database's age", format!("{} sources of what runs, the oldest {oldest} days old", ages.len()))
+    } else {
+        Check::warn(
+            "database's age",
+            some(&stale),
+            format!("fetch the feeds and build anew: what is older than {max_age} days says little of what is new"),
+        )
+    });
+    let unmatched: BTreeSet<String> = status["assessed"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|of| text(of, "/state") == "unmatched")
+        .map(|of| format!("{} ({})", text(of, "/ecosystem"), text(of, "/reason")))
+        .collect();
+    if !unmatched.is_empty() {
+        let unmatched: Vec<String> = unmatched.into_iter().collect();
+        checks.push(Check::warn(
+            "matching",
+            format!("not matched: {}", some(&unmatched)),
+            "build the database from feeds of these, too; zero findings mean nothing there",
+        ));
+    }
+    checks
+}
+
+fn kubernetes(status: &Value) -> Vec<Check> {
+    const NAME: &str = "pods and containers";
+    if status["kubernetes"].is_null() {
+        return Vec::new();
+    }
+    if status.pointer("/kubernetes/synced").and_then(Value::as_bool) == Some(false) {
+        return vec![Check::warn(
+            NAME,
+            "the aggregator has not listed the API server whole yet",
+            "wait a minute; else look at its log and its ClusterRole",
+        )];
+    }
+    let (untold, strays) = (number(status, "/kubernetes/untold"), number(status, "/kubernetes/strays"));
+    let mut checks = Vec::new();
+    if untold > 0 {
+        checks.push(Check::warn(
+            NAME,
+            format!("{untold} containers run, says the API server, and no node tells of them"),
+            "outcrop get containers names them with the reason: nodes without an agent, or a containerd namespace that is left out",
+        ));
+    }
+    if strays > 0 {
+        checks.push(Check::warn(
+            NAME,
+            format!("{strays} containers, say nodes, are of pods that the API server does not know"),
+            "pods that have just ended go by themselves; else is the agent's cluster this one?",
+        ));
+    }
+    if checks.is_empty() {
+        checks.push(Check::ok(
+            NAME,
+            format!("{} pods, and nodes tell of all their containers", number(status, "/kubernetes/pods")),
+        ));
+    }
+    checks
+}
+
+/// The nodes as `GET /api/v1/nodes` answers, and how many streams were refused since the start.
+pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Check> {
+    let is = |node: &Value, key: &str| node[key].as_bool() == Some(true);
+    let named = |filter: &dyn Fn(&Value) -> bool, words: &dyn Fn(&Value) -> String| -> Vec<String> {
+        nodes.iter().filter(|node| filter(node)).map(words).collect()
+    };
+    let name = |node: &Value| text(node, "/name").to_owned();
+    let has_agent = |node: &Value| !text(node, "/agent_version").is_empty();
+    let is_there = |node: &Value| !node["kubernetes"].is_null();
+    let attached = nodes.iter().filter(|node| is(node, "attached")).count();
+    if !nodes.iter().any(has_agent) {
+        let refusals = if refused > 0 { format!("; {refused} streams were refused") } else { String::new() };
+        return vec![Check::fail(
+            "nodes",
+            format!("no agent has attached{refusals}"),
+            "do agents run (kubectl get pods), and what do their logs say? kubectl exec POD -c reader -- outcrop-agent doctor",
+        )];
+    }
+    let mut checks = vec![Check::ok("nodes", format!("{attached} of {} attached", nodes.len()))];
+    let silence = |node: &Value| format!("{} for {} s", text(node, "/name"), number(node, "/silent_seconds"));
+    let silent = named(&|node| has_agent(node) && !is(node, "attached") && is_there(node), &silence);
+    if !silent.is_empty() {
+        checks.push(Check::fail(
+            "silent nodes",
+            some(&silent),
+            "look at the agent's log on each: kubectl exec POD -c reader -- outcrop-agent doctor",
+        ));
+    }
+    let gone = named(&|node| has_agent(node) && !is(node, "attached") && !is_there(node), &silence);
+    if !gone.is_empty() {
+        checks.push(Check::warn(
+            "silent nodes",
+            some(&gone),
+            "start their agents; a node that went away is forgotten by itself (--forget-after)",
+        ));
+    }
+    let blind = |node: &Value| format!("{} ({})", text(node, "/name"), text(node, "/blind"));
+    let blind = named(&|node| node["blind"].is_string(), &blind);
+    if !blind.is_empty() {
+        checks.push(Check::warn(
+            "blind nodes",
+            format!("no agent can run on {}", some(&blind)),
+            "their containers are counted as unsupported, with that reason",
+        ));
+    }
+    let bare = named(&|node| !has_agent(node) && !node["blind"].is_string(), &name);
+    if !bare.is_empty() {
+        checks.push(Check::fail(
+            "nodes without agent",
+            some(&bare),
+            "does a DaemonSet of the chart choose them (agent.nodeSelector, nodeExpressions, agents), and why is its pod not there?",
+        ));
+    }
+    let cages = named(&|node| has_agent(node) && text(node, "/cage") != "landlock+seccomp", &|node| {
+        format!("{} ({})", text(node, "/name"), text(node, "/cage"))
+    });
+    checks.push(if cages.is_empty() {
+        Check::ok("cages", "Landlock and seccomp hold on every node")
+    } else {
+        Check::warn("cages", some(&cages), "Linux 6.12 or later, with landlock in the kernel parameter lsm=")
+    });
+    let distrusted = named(&|node| is(node, "distrusted"), &name);
+    if !distrusted.is_empty() {
+        checks.push(Check::warn(
+            "distrusted nodes",
+            some(&distrusted),
+            "outcrop node trust NAME, once they are in order",
+        ));
+    }
+    let others = named(&|node| has_agent(node) && minor(text(node, "/agent_version")) != minor(aggregator), &|node| {
+        format!("{} has {}", text(node, "/name"), text(node, "/agent_version"))
+    });
+    if !others.is_empty() {
+        checks.push(Check::warn(
+            "agents' versions",
+            some(&others),
+            format!("bring them to the aggregator's, {aggregator}"),
+        ));
+    }
+    let dying = named(&|node| number(node, "/agent/worker_deaths") > 0, &|node| {
+        format!("{} {}", text(node, "/name"), number(node, "/agent/worker_deaths"))
+    });
+    if !dying.is_empty() {
+        checks.push(Check::warn(
+            "workers",
+            format!("they died of what they read: {}", some(&dying)),
+            "outcrop get layers names what could not be read; is the memory limit of reader high enough?",
+        ));
+    }
+    checks
+}
+
+#[cfg(test)]
+mod tests {
+    use outcrop_agent::doctor::Outcome;
+    use serde_json::json;
+
+    use super::*;
+
+    fn result<'a>(checks: &'a [Check], name: &str) -> Option<&'a Check> {
+        checks.iter().filter(|check| check.check == name).max_by_key(|check| check.result)
+    }
+
+    #[test]
+    fn a_status_is_judged_field_by_field() {
+        let healthy = json!({
+            "version": "0.1.3", "cluster": "c", "problems": [], "store_error": null, "database_error": null,
+            "database": { "brought_at": "2026", "brought_by": "me", "signed_by": "RWQ",
+                          "sources": [{ "ecosystem": "Debian:12", "age_days": 2 }, { "ecosystem": "npm", "age_days": 900 }] },
+            "assessed": [{ "ecosystem": "Debian:12", "state": "matched", "reason": "" }],
+            "kubernetes": { "synced": true, "pods": 4, "untold": 0, "strays": 0 },
+            "layers": { "disputed": 0 }, "oldest_unscanned_seconds": null,
+        });
+        let checks = status(&healthy, "0.1.0", 7);
+        assert!(checks.iter().all(|check| check.result == Outcome::Ok), "{checks:?}");
+        for (pointer, value, check, outcome) in [
+            ("/version", json!("0.3.0"), "API", Outcome::Warn),
+            ("/store_error", json!("the volume is full"), "store", Outcome::Fail),
+            ("/problems", json!(["tokens: line 3"]), "problem", Outcome::Warn),
+            ("/database", json!(null), "database", Outcome::Fail),
+            ("/database/signed_by", json!(null), "database", Outcome::Warn),
+            ("/database_error", json!("smaller"), "database", Outcome::Warn),
+            ("/database/sources/0/age_days", json!(8), "database's age", Outcome::Warn),
+            ("/database/sources/0/age_days", json!(null), "database's age", Outcome::Warn),
+            ("/assessed/0/state", json!("unmatched"), "matching", Outcome::Warn),
+            ("/kubernetes/synced", json!(false), "pods and containers", Outcome::Warn),
+            ("/kubernetes/untold", json!(2), "pods and containers", Outcome::Warn),
+            ("/kubernetes/strays", json!(1), "pods and containers", Outcome::Warn),
+            ("/layers/disputed", json!(1), "layers", Outcome::Warn),
+            ("/oldest_unscanned_seconds", json!(7200), "layers", Outcome::Warn),
+        ] {
+            let mut changed = healthy.clone();
+            *changed.pointer_mut(pointer).unwrap() = value;
+            let checks = status(&changed, "0.1.0", 7);
+            let found = result(&checks, check).unwrap();
+            assert_eq!(found.result, outcome, "{pointer}: {checks:?}");
+            assert!(!found.todo.is_empty(), "{pointer} says what to do");
+        }
+    }
+
+    #[test]
+    fn every_node_that_says_nothing_is_named_with_what_to_do() {
+        let node = |change: Value| {
+            let mut node = json!({ "name": "n", "agent_version": "0.1.0", "cage": "landlock+seccomp", "attached": true, "distrusted": false,
+                "silent_seconds": 0, "blind": null, "kubernetes": { "kubelet": "v1.34.0" }, "agent": { "worker_deaths": 0 } });
+            for (key, value) in change.as_object().unwrap() {
+                node[key] = value.clone();
+            }
+            node
+        };
+        let good = node(json!({}));
+        let of = |change: Value| nodes(&[good.clone(), node(change)], 0, "0.1.0");
+        assert!(of(json!({})).iter().all(|check| check.result == Outcome::Ok));
+        for (change, check, outcome) in [
+            (json!({ "attached": false, "silent_seconds": 90 }), "silent nodes", Outcome::Fail),
+            (json!({ "attached": false, "kubernetes": null }), "silent nodes", Outcome::Warn),
+            (json!({ "agent_version": "", "attached": false, "cage": "" }), "nodes without agent", Outcome::Fail),
+            (json!({ "agent_version": "", "attached": false, "blind": "Windows" }), "blind nodes", Outcome::Warn),
+            (json!({ "cage": "seccomp only" }), "cages", Outcome::Warn),
+            (json!({ "distrusted": true }), "distrusted nodes", Outcome::Warn),
+            (json!({ "agent_version": "0.2.0" }), "agents' versions", Outcome::Warn),
+            (json!({ "agent": { "worker_deaths": 2 } }), "workers", Outcome::Warn),
+        ] {
+            let checks = of(change.clone());
+            let found = result(&checks, check).unwrap_or_else(|| panic!("{change}: {checks:?}"));
+            assert_eq!(found.result, outcome, "{checks:?}");
+            assert!(found.found.contains('n') && !found.todo.is_empty(), "{found:?}");
+        }
+        let none = nodes(&[node(json!({ "agent_version": "" }))], 3, "0.1.0");
+        assert_eq!((none.len(), none[0].result), (1, Outcome::Fail));
+        assert!(none[0].found.contains("3 streams"), "{none:?}");
+    }
+
+    #[test]
+    fn of_many_names_some_are_told() {
+        assert_eq!(some(&["a", "b"]), "a, b");
+        assert_eq!(some(&["a", "b", "c", "d", "e", "f", "g"]), "a, b, c, d, e and 2 more");
+    }
+}

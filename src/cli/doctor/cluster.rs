@@ -1,0 +1,397 @@
+//! What the API server tells: itself, one's rights, and Outcrop's objects.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::version::Info;
+use kube::api::{Api, ListParams, LogParams, PostParams};
+use kube::{Client, Resource, ResourceExt as _};
+use outcrop_agent::doctor::{Check, judge_clock, skew};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use ureq::http::Request;
+
+use super::bundle::Bundle;
+use super::objects::{Objects, Read};
+use crate::cli::tunnel::{Cluster, OUTCROP, words};
+
+/// How long the API server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The oldest Kubernetes that Outcrop is made for.
+const OLDEST: (u32, u32) = (1, 29);
+
+/// Most objects of a kind that are read.
+const MAX_OBJECTS: u32 = 2_000;
+
+/// Pods whose logs go into an archive, and how much of each container's.
+const MAX_LOGGED: usize = 20;
+const MAX_LINES: i64 = 1_000;
+const MAX_LOG: i64 = 512 << 10;
+
+/// What was found in a cluster.
+pub(super) struct Found {
+    pub(super) checks: Vec<Check>,
+    pub(super) version: Option<String>,
+    /// What is there of Outcrop, and how to ask for more.
+    pub(super) objects: Option<Objects>,
+    client: Option<Client>,
+}
+
+/// Looks at the cluster and at what of Outcrop is in it.
+pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
+    let mut found = Found { checks: Vec::new(), version: None, objects: None, client: None };
+    let client = match cluster.client().await {
+        Ok(client) => client,
+        Err(error) => {
+            found.checks.push(Check::fail(
+                "kubeconfig",
+                error,
+                "--kubeconfig FILE, --context NAME; does kubectl work with it?",
+            ));
+            return found;
+        }
+    };
+    match version(&client).await {
+        Ok((info, date)) => {
+            found.checks.push(judge_version(&info));
+            if let Some(skew) = date.and_then(|date| skew(&date, Timestamp::now())) {
+                found.checks.push(judge_clock("clock", skew, "the API server's"));
+            }
+            found.version = Some(info.git_version);
+        }
+        Err(error) => {
+            let todo =
+                "kubectl version with the same kubeconfig; is the address right, and are the credentials still good?";
+            found.checks.push(Check::fail("API server", error, todo));
+            return found;
+        }
+    }
+    let namespace = match installed(&client, cluster).await {
+        Ok(namespace) => namespace,
+        Err(check) => {
+            found.checks.push(*check);
+            return found;
+        }
+    };
+    found.checks.push(rights(&client, &namespace, needs_token).await);
+    let objects = Objects {
+        deployments: labelled(&client, &namespace).await,
+        daemon_sets: labelled(&client, &namespace).await,
+        pods: labelled(&client, &namespace).await,
+        services: labelled(&client, &namespace).await,
+        slices: labelled(&client, &namespace).await,
+        config_maps: labelled(&client, &namespace).await,
+        claims: labelled(&client, &namespace).await,
+        events: listed(&client, &namespace, ListParams::default()).await,
+        namespace,
+    };
+    found.checks.extend(objects.judge(Timestamp::now()));
+    found.objects = Some(objects);
+    found.client = Some(client);
+    found
+}
+
+/// The API server's version, and when it says that it is.
+async fn version(client: &Client) -> Result<(Info, Option<String>), String> {
+    let asked = async {
+        let request = Request::get("/version").body(kube::client::Body::empty()).map_err(|error| error.to_string())?;
+        let answer = client.send(request).await.map_err(|error| words(&error))?;
+        let status = answer.status();
+        let date = answer.headers().get("date").and_then(|date| date.to_str().ok()).map(ToOwned::to_owned);
+        let bytes = answer.into_body().collect_bytes().await.map_err(|error| words(&error))?;
+        if !status.is_success() {
+            return Err(format!("it answers {status}"));
+        }
+        Ok((
+            serde_json::from_slice(&bytes)
+                .map_err(|error| format!("it answers, and not as an API server does: {error}"))?,
+            date,
+        ))
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err("it does not answer".to_owned()))
+}
+
+fn judge_version(info: &Info) -> Check {
+    const NAME: &str = "API server";
+    // Some providers write `29+`.
+    let number = |text: &str| text.trim_end_matches(|character: char| !character.is_ascii_digit()).parse::<u32>().ok();
+    let found = format!("Kubernetes {}", info.git_version);
+    match (number(&info.major), number(&info.minor)) {
+        (Some(major), Some(minor)) if (major, minor) < OLDEST => Check::fail(
+            NAME,
+            found,
+            format!("Outcrop needs {}.{} or later: agents' tokens do not name their pod before", OLDEST.0, OLDEST.1),
+        ),
+        (Some(_), Some(_)) => Check::ok(NAME, found),
+        _ => Check::warn(NAME, found, "this version says nothing that can be compared"),
+    }
+}
+
+/// The namespace that Outcrop is in.
+async fn installed(client: &Client, cluster: &Cluster) -> Result<String, Box<Check>> {
+    const NAME: &str = "installation";
+    let deployments: Api<Deployment> = match cluster.namespace() {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let all = list(&deployments, ListParams::default().labels(OUTCROP)).await.map_err(|error| {
+        Box::new(Check::fail(
+            NAME,
+            error,
+            "--outcrop-namespace NAMESPACE looks in one only; ask for the right to list there",
+        ))
+    })?;
+    let namespaces: BTreeSet<String> = all.iter().filter_map(kube::ResourceExt::namespace).collect();
+    match namespaces.len() {
+        0 => Err(Box::new(Check::fail(
+            NAME,
+            "there is no Deployment of the chart",
+            "helm install outcrop charts/outcrop -n outcrop --create-namespace; --outcrop-namespace says where it is",
+        ))),
+        1 => Ok(namespaces.into_iter().next().unwrap_or_default()),
+        _ => {
+            let names: Vec<String> = namespaces.into_iter().collect();
+            Err(Box::new(Check::fail(
+                NAME,
+                format!("there are several: in {}", names.join(", ")),
+                "--outcrop-namespace NAMESPACE says which",
+            )))
+        }
+    }
+}
+
+async fn labelled<K>(client: &Client, namespace: &str) -> Read<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    listed(client, namespace, ListParams::default().labels(OUTCROP)).await
+}
+
+async fn listed<K>(client: &Client, namespace: &str, parameters: ListParams) -> Read<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    list(&Api::namespaced(client.clone(), namespace), parameters).await
+}
+
+async fn list<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, parameters: ListParams) -> Read<K> {
+    let parameters = parameters.limit(MAX_OBJECTS);
+    let listed = tokio::time::timeout(PATIENCE, api.list(&parameters)).await;
+    let listed = listed.map_err(|_| "the API server does not answer".to_owned())?;
+    listed.map(|list| list.items).map_err(|error| words(&error))
+}
+
+/// A right, and what does not work without it.
+struct Right {
+    verb: &'static str,
+    group: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
+    /// What it is for; what is only for this program is not necessary.
+    what_for: &'static str,
+    necessary: bool,
+}
+
+const fn right(
+    verb: &'static str,
+    group: &'static str,
+    resource: &'static str,
+    what_for: &'static str,
+    necessary: bool,
+) -> Right {
+    Right { verb, group, resource, subresource: "", what_for, necessary }
+}
+
+const fn sub(
+    verb: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
+    what_for: &'static str,
+    necessary: bool,
+) -> Right {
+    Right { verb, group: "", resource, subresource, what_for, necessary }
+}
+
+/// What the command line does with a kubeconfig.
+const RIGHTS: &[Right] = &[
+    right("list", "", "pods", "to find the aggregator", true),
+    sub("get", "pods", "portforward", "to reach it", true),
+    sub("create", "pods", "portforward", "to reach it from Kubernetes 1.35 on", false),
+    right("list", "", "configmaps", "to read its authority", true),
+    right("list", "", "serviceaccounts", "to find the viewers' account", true),
+    sub("create", "serviceaccounts", "token", "to ask as that account", true),
+    right("list", "apps", "daemonsets", "for this program only", false),
+    right("list", "", "services", "for this program only", false),
+    right("list", "discovery.k8s.io", "endpointslices", "for this program only", false),
+    right("list", "", "events", "for this program only", false),
+    sub("get", "pods", "log", "for --bundle only", false),
+];
+
+/// Whether the user of the kubeconfig may do what the command line does.
+async fn rights(client: &Client, namespace: &str, needs_token: bool) -> Check {
+    let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let of_token = |right: &Right| right.resource == "serviceaccounts";
+    let mut denied = Vec::new();
+    for right in RIGHTS.iter().filter(|right| needs_token || !of_token(right)) {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let attributes = ResourceAttributes {
+            namespace: Some(namespace.to_owned()),
+            verb: some(right.verb),
+            group: some(right.group),
+            resource: some(right.resource),
+            subresource: some(right.subresource),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+        let review = SelfSubjectAccessReview { spec, ..Default::default() };
+        match tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &review)).await {
+            Ok(Ok(review)) if review.status.as_ref().is_some_and(|status| status.allowed) => {}
+            Ok(Ok(_)) => denied.push(right),
+            Ok(Err(error)) => {
+                return Check::skipped("rights", format!("the API server does not tell: {}", words(&error)));
+            }
+            Err(_) => return Check::skipped("rights", "the API server does not answer"),
+        }
+    }
+    judge_rights(&denied, namespace)
+}
+
+fn judge_rights(denied: &[&Right], namespace: &str) -> Check {
+    const NAME: &str = "rights";
+    let words = |right: &&Right| {
+        let slash = if right.subresource.is_empty() { "" } else { "/" };
+        format!("{} {}{slash}{} ({})", right.verb, right.resource, right.subresource, right.what_for)
+    };
+    let all: Vec<String> = denied.iter().map(words).collect();
+    if denied.is_empty() {
+        return Check::ok(NAME, format!("all that is needed in namespace {namespace}"));
+    }
+    let found = format!("missing in namespace {namespace}: {}", all.join(", "));
+    if denied.iter().any(|right| right.necessary) {
+        Check::fail(NAME, found, "ask for a Role with these, or use --server URL, --ca and --token-file")
+    } else {
+        Check::warn(NAME, found, "what needs them is skipped")
+    }
+}
+
+impl Found {
+    /// Puts into an archive what was found, and the logs of Outcrop's pods.
+    pub(super) async fn pack(&self, bundle: &mut Bundle) {
+        let Some(objects) = &self.objects else { return };
+        bundle.objects("kubernetes/deployments.json", &packed(&objects.deployments));
+        bundle.objects("kubernetes/daemonsets.json", &packed(&objects.daemon_sets));
+        bundle.objects("kubernetes/services.json", &packed(&objects.services));
+        bundle.objects("kubernetes/endpointslices.json", &packed(&objects.slices));
+        bundle.objects("kubernetes/claims.json", &packed(&objects.claims));
+        let empty = Vec::new();
+        let pods = sorted(objects.pods.as_ref().unwrap_or(&empty));
+        if let Some(client) = &self.client {
+            let api: Api<Pod> = Api::namespaced(client.clone(), &objects.namespace);
+            for pod in pods.iter().take(MAX_LOGGED) {
+                logs(&api, pod, bundle).await;
+            }
+        }
+        bundle.objects("kubernetes/pods.json", &packed(&objects.pods));
+        bundle.objects("kubernetes/events.json", &packed(&objects.events));
+    }
+}
+
+/// The objects, or why there are none.
+fn packed<T: Serialize>(of: &Read<T>) -> Value {
+    match of {
+        Ok(objects) => serde_json::to_value(objects).unwrap_or_default(),
+        Err(error) => json!({ "error": error }),
+    }
+}
+
+/// The aggregator first, then those that are not ready.
+fn sorted(pods: &[Pod]) -> Vec<&Pod> {
+    let rank = |pod: &&Pod| {
+        let is_agent = pod.labels().get("app.kubernetes.io/component").is_some_and(|component| component == "agent");
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let is_ready = conditions.into_iter().any(|of| of.type_ == "Ready" && of.status == "True");
+        (is_agent, is_ready)
+    };
+    let mut sorted: Vec<&Pod> = pods.iter().collect();
+    sorted.sort_by_key(rank);
+    sorted
+}
+
+async fn logs(api: &Api<Pod>, pod: &Pod, bundle: &mut Bundle) {
+    let name = pod.name_any();
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|status| status.init_container_statuses.iter().chain(&status.container_statuses).flatten());
+    for container in statuses {
+        for previous in [false, true] {
+            if previous && container.restart_count == 0 {
+                continue;
+            }
+            let parameters = LogParams {
+                container: Some(container.name.clone()),
+                previous,
+                tail_lines: Some(MAX_LINES),
+                limit_bytes: Some(MAX_LOG),
+                timestamps: true,
+                ..LogParams::default()
+            };
+            let asked = tokio::time::timeout(PATIENCE, api.logs(&name, &parameters)).await;
+            let text = match asked {
+                Ok(Ok(text)) => text,
+                Ok(Err(error)) => format!("not to be had: {}\n", words(&error)),
+                Err(_) => "not to be had: the API server does not answer\n".to_owned(),
+            };
+            let of = if previous { "-previous" } else { "" };
+            bundle.log(&format!("logs/{name}-{}{of}.log", container.name), &text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outcrop_agent::doctor::Outcome;
+
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_is_too_old_is_told() {
+        for (major, minor, result) in [
+            ("1", "34", Outcome::Ok),
+            ("1", "29+", Outcome::Ok),
+            ("1", "28", Outcome::Fail),
+            ("2", "0", Outcome::Ok),
+            ("", "", Outcome::Warn),
+        ] {
+            let info = Info {
+                major: major.to_owned(),
+                minor: minor.to_owned(),
+                git_version: "v".to_owned(),
+                ..Info::default()
+            };
+            assert_eq!(judge_version(&info).result, result, "{major}.{minor}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_necessary_fails() {
+        let of = |subresource: &str| RIGHTS.iter().filter(|right| right.subresource == subresource).collect::<Vec<_>>();
+        for (denied, result, says) in [
+            (vec![], Outcome::Ok, "namespace n"),
+            (of("log"), Outcome::Warn, "get pods/log (for --bundle only)"),
+            (of("token"), Outcome::Fail, "create serviceaccounts/token"),
+        ] {
+            let check = judge_rights(&denied, "n");
+            assert_eq!(check.result, result, "{check:?}");
+            assert!(check.found.contains(says), "{check:?}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! `outcrop doctor`: what is wrong, and what to do about it; and a support archive without secrets.
+//!
+//! Four places are looked at: this machine as a node (by the agent's library), the API server and Outcrop's objects in it, the way to the
+//! aggregator, and what the aggregator says of itself and of its nodes. Each is read only, and judged by pure functions.
+
+mod answers;
+mod bundle;
+mod certificate;
+mod cluster;
+mod objects;
+mod redact;
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use jiff::Timestamp;
+use outcrop_agent::doctor::{Check, Outcome, Subject, examine, failed, judge_clock, skew};
+use serde_json::{Value, json};
+
+use self::bundle::Bundle;
+use self::cluster::Found;
+use super::client::{Client, Server};
+use super::output;
+use super::table::table;
+use super::{Exit, Fatal, print};
+
+/// Nodes that go into an archive.
+const MAX_NODES: usize = 5_000;
+
+/// How the checks are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Look at this machine as a node: containerd's socket, storage, rights, cage. Done as well where no cluster and no aggregator is named
+    #[arg(long)]
+    node: bool,
+
+    /// With --node: containerd's socket; without it the usual places are tried
+    #[arg(long, value_name = "SOCKET", env = "OUTCROP_CONTAINERD")]
+    containerd: Option<PathBuf>,
+
+    /// With --node: where the host's root is seen
+    #[arg(long, value_name = "DIR", env = "OUTCROP_HOST")]
+    host: Option<PathBuf>,
+
+    /// Tell of sources of the advisory database whose newest record is older
+    #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = clap::value_parser!(i64).range(0..=3650))]
+    max_age: i64,
+
+    /// Also write a support archive: checks, status, nodes, Outcrop's own objects, events and logs, without secrets
+    #[arg(long, value_name = "FILE.tar.gz")]
+    bundle: Option<PathBuf>,
+
+    /// How to write the checks
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Format,
+
+    #[command(flatten)]
+    server: Server,
+}
+
+/// What the aggregator says.
+#[derive(Debug, Default)]
+struct Answers {
+    status: Option<Value>,
+    nodes: Vec<Value>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
+    let mut bundle = Bundle::default();
+    let mut checks = Vec::new();
+    let somewhere = arguments.server.is_named();
+    if arguments.node || !somewhere {
+        let subject =
+            Subject { containerd: arguments.containerd.clone(), host: arguments.host.clone(), ..Subject::default() };
+        checks.extend(examine(&subject));
+    }
+    let mut found = None;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|error| Fatal::failed(format!("starting: {error}")))?;
+    if let Some(cluster) = arguments.server.cluster().filter(|_| !arguments.node) {
+        let mut of = runtime.block_on(cluster::look(cluster, !arguments.server.has_token()));
+        checks.append(&mut of.checks);
+        found = Some(of);
+    }
+    let mut answers = Answers::default();
+    // Without the API server there is no way to the aggregator.
+    let is_reachable = found.as_ref().is_none_or(|found| found.objects.is_some());
+    if somewhere && !arguments.node && is_reachable {
+        checks.extend(ask(arguments, found.as_ref(), &mut answers));
+    }
+    let failures = failed(&checks);
+    let is = |outcome| checks.iter().filter(|check| check.result == outcome).count();
+    let document = json!({ "checks": checks, "failed": failures, "warned": is(Outcome::Warn) });
+    match arguments.output {
+        Format::Json => print(&output::json_document(&document))?,
+        Format::Table => {
+            let row = |check: &Check| {
+                vec![check.check.clone(), check.result.as_str().to_owned(), check.found.clone(), check.todo.clone()]
+            };
+            let rows: Vec<Vec<String>> = checks.iter().map(row).collect();
+            print(&table(&["CHECK", "RESULT", "FOUND", "WHAT TO DO"], &rows))?;
+            print(&format!("\n{failures} of {} checks fail, {} warn\n", checks.len(), is(Outcome::Warn)))?;
+        }
+    }
+    if let Some(path) = &arguments.bundle {
+        bundle.json("checks.json", &document);
+        bundle.json(
+            "versions.json",
+            &json!({
+                "outcrop": env!("CARGO_PKG_VERSION"),
+                "aggregator": answers.status.as_ref().map(|status| status["version"].clone()),
+                "kubernetes": found.as_ref().and_then(|found| found.version.clone()),
+                "written": Timestamp::now().to_string(),
+            }),
+        );
+        if let Some(status) = &answers.status {
+            bundle.json("api/status.json", status);
+            bundle.json("api/nodes.json", &answers.nodes);
+        }
+        if let Some(found) = &found {
+            runtime.block_on(found.pack(&mut bundle));
+        }
+        let bytes =
+            bundle.write(path).map_err(|error| Fatal::failed(format!("writing {}: {error}", path.display())))?;
+        let note = format!("{} has {bytes} bytes; look through it before you send it to somebody", path.display());
+        output::note(
+            if arguments.output == Format::Json { output::Format::Json } else { output::Format::Table },
+            &note,
+        )?;
+    }
+    Ok(if failures > 0 { Exit::Failed } else { Exit::Done })
+}
+
+/// Asks the aggregator.
+fn ask(arguments: &Arguments, found: Option<&Found>, answers: &mut Answers) -> Vec<Check> {
+    let client = match arguments.server.connect() {
+        Ok(client) => client,
+        Err(error) => {
+            return vec![Check::fail(
+                "way to the API",
+                error.message,
+                "what fails above comes first; --server, --ca, --token-file go another way",
+            )];
+        }
+    };
+    let mut checks = Vec::new();
+    if client.base().starts_with("https://") {
+        let agents = found.and_then(|found| found.objects.as_ref()?.agents_name());
+        checks.extend(certificate::look(client.base(), &client.roots(), agents.as_deref()));
+    }
+    if let Some(skew) = client.date().and_then(|date| skew(&date, Timestamp::now())) {
+        checks.push(judge_clock("clock", skew, "the aggregator's"));
+    }
+    let status = match client.get("/api/v1/status", &[]) {
+        Ok(status) => status,
+        Err(error) => {
+            checks.push(Check::fail(
+                "API",
+                error.message,
+                "a token of audience outcrop whose account has the ClusterRole …-view, or --token-file",
+            ));
+            return checks;
+        }
+    };
+    checks.extend(answers::status(&status, env!("CARGO_PKG_VERSION"), arguments.max_age));
+    match nodes(&client) {
+        Ok(nodes) => {
+            let refused = status.pointer("/reports/refused").and_then(Value::as_u64).unwrap_or(0);
+            let version = status["version"].as_str().unwrap_or_default();
+            checks.extend(answers::nodes(&nodes, refused, version));
+            answers.nodes = nodes;
+        }
+        Err(error) => checks.push(Check::skipped("nodes", error.message)),
+    }
+    answers.status = Some(status);
+    checks
+}
+
+fn nodes(client: &Client) -> Result<Vec<Value>, Fatal> {
+    let pages: Result<Vec<Vec<Value>>, Fatal> = client.pages("/api/v1/nodes", Vec::new(), Some(MAX_NODES)).collect();
+    Ok(pages?.into_iter().flatten().collect())
+}

@@ -1,0 +1,343 @@
+//! What must not leave in a support archive: anything that could be a secret is cut, rather once too often.
+//!
+//! Two passes. Of Kubernetes' objects what is known to hold secrets goes by its place: values of environment variables, annotations,
+//! values of arguments that are named like a secret. Then every string of every file goes by its look: tokens, keys, passwords in URLs,
+//! and whatever follows a word like `password`.
+
+use serde_json::{Map, Value};
+
+/// What stands where something was cut.
+const CUT: &str = "REMOVED";
+
+/// Parts of names whose values are secrets.
+const SECRET: &[&str] = &[
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "apikey",
+    "api_key",
+    "accesskey",
+    "access_key",
+    "privatekey",
+    "private_key",
+    "credential",
+    "authorization",
+    "cookie",
+    "session_key",
+];
+
+/// Ends of names that only tell where a secret is, or how long it lasts.
+const HARMLESS: &[&str] =
+    &["name", "names", "file", "path", "seconds", "days", "audience", "secretref", "secrets", "tokenreviews"];
+
+/// Beginnings of keys that services give out.
+const KEYS: &[&str] =
+    &["AKIA", "ASIA", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "sk-", "npm_", "dckr_pat_"];
+
+/// Whether a value of this name is a secret.
+fn is_secret(name: &str) -> bool {
+    let name = name.trim_start_matches('-').to_ascii_lowercase().replace(['-', '.'], "_");
+    SECRET.iter().any(|part| name.contains(part)) && !HARMLESS.iter().any(|end| name.ends_with(end))
+}
+
+/// An object of Kubernetes without what may hold secrets by its place, and with every string looked through.
+pub(super) fn object(mut value: Value) -> Value {
+    by_place(&mut value);
+    self::value(value)
+}
+
+/// JSON with every string looked through, and without the values of what is named like a secret.
+pub(super) fn value(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(self::text(&text)),
+        Value::Array(items) => Value::Array(items.into_iter().map(self::value).collect()),
+        Value::Object(map) => {
+            let cut = |(key, value): (String, Value)| match value {
+                Value::String(text) if is_secret(&key) && !text.is_empty() => (key, Value::String(CUT.to_owned())),
+                other => (text(&key), self::value(other)),
+            };
+            Value::Object(map.into_iter().map(cut).collect::<Map<_, _>>())
+        }
+        other => other,
+    }
+}
+
+fn by_place(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(by_place),
+        Value::Object(map) => {
+            map.remove("managedFields");
+            // Anybody writes what they like there, kubectl whole objects.
+            map.remove("annotations");
+            for (key, value) in map.iter_mut() {
+                match (key.as_str(), value) {
+                    ("env", Value::Array(variables)) => {
+                        for variable in variables.iter_mut().filter_map(Value::as_object_mut) {
+                            if variable.contains_key("value") {
+                                variable.insert("value".to_owned(), Value::String(CUT.to_owned()));
+                            }
+                        }
+                    }
+                    ("args" | "command", Value::Array(words)) => arguments(words),
+                    (_, value) => by_place(value),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `--password=x` and `--password x` lose the x.
+fn arguments(words: &mut [Value]) {
+    let mut next = false;
+    for word in words {
+        let Value::String(text) = word else { continue };
+        let is_flag = text.starts_with('-');
+        if next && !is_flag {
+            CUT.clone_into(text);
+            next = false;
+        } else if let Some((name, _)) = text.split_once('=') {
+            next = false;
+            if is_secret(name) {
+                *text = format!("{name}={CUT}");
+            }
+        } else {
+            next = is_flag && is_secret(text);
+        }
+    }
+}
+
+/// Text of any kind without what looks like a secret.
+pub(super) fn text(text: &str) -> String {
+    let without_keys = private_keys(text);
+    without_keys.split_inclusive('\n').map(line).collect()
+}
+
+/// Private keys in PEM go whole, also where their end is missing.
+fn private_keys(text: &str) -> String {
+    const BEGIN: &str = "-----BEGIN ";
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(BEGIN) {
+        let (before, block) = rest.split_at(start);
+        let label = block.strip_prefix(BEGIN).and_then(|label| label.split("-----").next()).unwrap_or_default();
+        let end = block.find("-----END ").map_or(block.len(), |end| {
+            let after = block.get(end + 9..).unwrap_or_default();
+            after.find("-----").map_or(block.len(), |close| end + 9 + close + 5)
+        });
+        let (whole, after) = block.split_at(end);
+        out.push_str(before);
+        out.push_str(if label.contains("PRIVATE KEY") { CUT } else { whole });
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Characters between words. A colon is one only beside another, so that `sha256:…` and `https://…` stay words.
+fn is_between(character: char) -> bool {
+    character.is_whitespace() || "\"'`,;()[]{}<>=|&?\\".contains(character)
+}
+
+/// `scheme://user:password@host` without what is before the host.
+fn without_users(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = after.find(|character: char| character.is_whitespace() || "/\"'".contains(character));
+        let (authority, after) = after.split_at(end.unwrap_or(after.len()));
+        match authority.rsplit_once('@') {
+            Some((_, host)) => out.push_str(&format!("{CUT}@{host}")),
+            None => out.push_str(authority),
+        }
+        rest = after;
+    }
+    out + rest
+}
+
+fn line(line: &str) -> String {
+    let line = without_users(line);
+    let mut out = String::with_capacity(line.len());
+    // What comes next is a secret: after a name and `=` or `:`, or after `Bearer`.
+    let (mut named, mut follows) = (false, false);
+    let mut rest = line.as_str();
+    while !rest.is_empty() {
+        let gap = rest.find(|character: char| !is_between(character) && character != ':').unwrap_or(rest.len());
+        let (between, after) = rest.split_at(gap);
+        out.push_str(between);
+        follows |= named && between.contains(['=', ':']);
+        let length = word(after);
+        let (word, after) = after.split_at(length);
+        rest = after;
+        if word.is_empty() {
+            continue;
+        }
+        let lower = word.to_ascii_lowercase();
+        let scheme = lower == "bearer" || (follows && matches!(lower.as_str(), "basic" | "token"));
+        // `--token x` as somebody typed it.
+        let typed = named && !between.contains(['=', ':']) && between.trim().is_empty() && !word.starts_with('-');
+        let was_flag = typed && out.trim_end().rsplit(is_between).next().is_some_and(|last| last.starts_with("--"));
+        if scheme {
+            out.push_str(word);
+            (named, follows) = (true, true);
+            continue;
+        }
+        if (follows || was_flag) && !is_plain(word) {
+            out.push_str(CUT);
+            (named, follows) = (false, false);
+            continue;
+        }
+        follows = false;
+        match word.split_once(':').filter(|(name, value)| is_secret(name) && !value.starts_with("//")) {
+            Some((name, _)) => {
+                out.push_str(&format!("{name}:{CUT}"));
+                named = false;
+            }
+            None => {
+                named = is_secret(word);
+                out.push_str(&shape(word));
+            }
+        }
+    }
+    out
+}
+
+/// How long the word is that `text` begins with.
+fn word(text: &str) -> usize {
+    let mut characters = text.char_indices().peekable();
+    while let Some((at, character)) = characters.next() {
+        let ends = match character {
+            ':' => characters.peek().is_none_or(|(_, next)| is_between(*next)),
+            other => is_between(other),
+        };
+        if ends {
+            return at;
+        }
+    }
+    text.len()
+}
+
+/// What is no secret whatever it is called: small numbers, yes and no.
+fn is_plain(word: &str) -> bool {
+    (word.len() < 6 && word.bytes().all(|byte| byte.is_ascii_digit()))
+        || matches!(word, "true" | "false" | "null" | "none")
+        || word == CUT
+}
+
+/// A word, cut where it looks like a secret.
+fn shape(word: &str) -> String {
+    // JSON Web Tokens, whole or in part: their first segment is the beginning of a JSON object in base64.
+    if let Some(start) = word.find("eyJ") {
+        let (before, token) = word.split_at(start);
+        let is_of_token = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.');
+        let end = token.find(|character| !is_of_token(character)).unwrap_or(token.len());
+        if end >= 16 {
+            return format!("{before}{CUT}{}", shape(token.get(end..).unwrap_or_default()));
+        }
+    }
+    if KEYS.iter().any(|key| word.starts_with(key)) && word.len() >= 16 {
+        return CUT.to_owned();
+    }
+    // Outcrop's own tokens are 64 hexadecimal digits; digests, which are named, and containers' identities behind a scheme are not.
+    let hexadecimal = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if hexadecimal(word) { CUT.to_owned() } else { word.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Made up, and shaped like one.
+    const JWT: &str = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOlsib3V0Y3JvcCJdLCJleHAiOjF9.c2lnbmF0dXJlLW9mLWEtdG9rZW4";
+    const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn what_looks_like_a_secret_is_cut_and_the_rest_stays() {
+        for (plain, cut) in [
+            ("nothing here: 3 of 4, sha256:0123", "nothing here: 3 of 4, sha256:0123"),
+            ("Authorization: Bearer s3cr3t!/+x", "Authorization: Bearer REMOVED"),
+            ("got 'bearer abc' twice", "got 'bearer REMOVED' twice"),
+            (r#"{"token":"abc","n":1}"#, r#"{"token":"REMOVED","n":1}"#),
+            ("{\\\"password\\\": \\\"abc\\\"}", "{\\\"password\\\": \\\"REMOVED\\\"}"),
+            ("password=abc&user=x", "password=REMOVED&user=x"),
+            ("DB_PASSWORD: abc", "DB_PASSWORD: REMOVED"),
+            ("token:abc", "token:REMOVED"),
+            ("run --token abc --x", "run --token REMOVED --x"),
+            ("--token-file=/etc/x --data=/y", "--token-file=/etc/x --data=/y"),
+            ("the token of node a is expired", "the token of node a is expired"),
+            ("https://me:pw@host.example/x?y=1", "https://REMOVED@host.example/x?y=1"),
+            ("https://me:p,w&?x@host.example", "https://REMOVED@host.example"),
+            ("https://host.example:7443/x", "https://host.example:7443/x"),
+            ("Authorization: Basic bWU6cHc=", "Authorization: Basic REMOVED="),
+            ("key AKIAIOSFODNN7EXAMPLE.", "key REMOVED"),
+            ("tokenExpirationSeconds: 3600", "tokenExpirationSeconds: 3600"),
+        ] {
+            assert_eq!(text(plain), cut);
+        }
+        for (plain, cut) in [
+            (format!("{JWT}"), CUT.to_owned()),
+            (format!("got {JWT}, refused"), format!("got {CUT}, refused")),
+            (format!("/path/{JWT}/x"), format!("/path/{CUT}/x")),
+            (format!("own {HEX}"), format!("own {CUT}")),
+            (format!("sha256:{HEX}"), format!("sha256:{HEX}")),
+            (format!("containerd://{HEX}"), format!("containerd://{HEX}")),
+            (
+                format!("a\n-----BEGIN EC PRIVATE KEY-----\n{HEX}\n-----END EC PRIVATE KEY-----\nb"),
+                format!("a\n{CUT}\nb"),
+            ),
+            (format!("-----BEGIN PRIVATE KEY-----\n{HEX}"), CUT.to_owned()),
+        ] {
+            assert_eq!(text(&plain), cut);
+        }
+        let certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+        assert_eq!(text(certificate), certificate);
+    }
+
+    #[test]
+    fn an_object_loses_values_by_their_place() {
+        let pod = json!({
+            "metadata": { "name": "x", "annotations": { "kubectl.kubernetes.io/last-applied-configuration": "all" }, "managedFields": [1] },
+            "spec": {
+                "automountServiceAccountToken": true,
+                "imagePullSecrets": [{ "name": "registry" }],
+                "containers": [{
+                    "env": [{ "name": "A", "value": "plain" }, { "name": "B", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } }],
+                    "args": ["reader", "--password=a", "--api-key", "b", "--host=/host", "--data=/d"],
+                }],
+                "volumes": [{ "projected": { "sources": [{ "serviceAccountToken": { "audience": "outcrop", "path": "token" } }] } }],
+            },
+        });
+        assert_eq!(
+            object(pod),
+            json!({
+                "metadata": { "name": "x" },
+                "spec": {
+                    "automountServiceAccountToken": true,
+                    "imagePullSecrets": [{ "name": "registry" }],
+                    "containers": [{
+                        "env": [{ "name": "A", "value": CUT }, { "name": "B", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } }],
+                        "args": ["reader", format!("--password={CUT}"), "--api-key", CUT, "--host=/host", "--data=/d"],
+                    }],
+                    "volumes": [{ "projected": { "sources": [{ "serviceAccountToken": { "audience": "outcrop", "path": "token" } }] } }],
+                },
+            })
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_survives_whatever_stands_around_it(before in "\\PC{0,20}", after in "[ \"',;)\\]}\\n]\\PC{0,20}") {
+            for secret in [JWT.to_owned(), format!("Bearer {HEX}"), format!("password={HEX}")] {
+                let cut = text(&format!("{before} {secret}{after}"));
+                prop_assert!(!cut.contains(JWT) && !cut.contains(HEX), "{}", cut);
+            }
+        }
+    }
+}
