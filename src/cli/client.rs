@@ -55,9 +55,10 @@ impl Server {
         self.server.is_some() || self.cluster.is_named()
     }
 
-    /// The cluster whose aggregator is asked, if it is one's.
+    /// The cluster whose aggregator is asked, if it is one's; in a pod its own.
     pub(super) fn cluster(&self) -> Option<&tunnel::Cluster> {
-        Some(&self.cluster).filter(|cluster| self.server.is_none() && cluster.is_named())
+        let in_pod = || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        Some(&self.cluster).filter(|cluster| self.server.is_none() && (cluster.is_named() || in_pod()))
     }
 
     /// Whether there is a token to show: else the API server is asked for one.

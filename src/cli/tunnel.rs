@@ -85,13 +85,17 @@ impl Cluster {
         Ok(Tunnel { base, ca, token, _runtime: runtime })
     }
 
-    /// A client of the API server.
+    /// A client of the API server; where no cluster is named, as the account of the pod that this runs in.
     pub(super) async fn client(&self) -> Result<Client, String> {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let config = match &self.kubeconfig {
             Some(path) => {
                 let file = Kubeconfig::read_from(path).map_err(|error| format!("{}: {error}", path.display()))?;
                 Config::from_custom_kubeconfig(file, &options).await
+            }
+            None if !self.is_named() => {
+                let config = Config::incluster().map_err(|error| format!("the pod's own account: {error}"))?;
+                return Client::try_from(config).map_err(|error| error.to_string());
             }
             None => Config::from_kubeconfig(&options).await,
         };
@@ -186,6 +190,13 @@ async fn forward(client: Client, namespace: &str, pod: String) -> std::io::Resul
 pub(super) fn words(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
+        other => {
+            // A transport's own words tell only that it is one: the innermost reason stands beside.
+            let mut inner = std::error::Error::source(other);
+            while let Some(deeper) = inner.and_then(std::error::Error::source) {
+                inner = Some(deeper);
+            }
+            inner.map_or_else(|| other.to_string(), |inner| format!("{other}: {inner}"))
+        }
     }
 }

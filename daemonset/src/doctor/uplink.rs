@@ -138,8 +138,9 @@ fn judge_answer(status: &Status) -> Check {
 /// What to do about a failed handshake.
 fn advice(cause: &str) -> &'static str {
     let cause = cause.to_ascii_lowercase();
-    if cause.contains("unknownissuer") || cause.contains("unknown issuer") {
-        "the certificate is signed by another authority: is the file of --ca the one that the aggregator publishes now?"
+    // One of the same name and another key: an aggregator that lost its volume made a new authority.
+    if ["unknownissuer", "unknown issuer", "badsignature"].iter().any(|word| cause.contains(word)) {
+        "the certificate is signed by another authority: is the file of --ca the one that the aggregator publishes now? The kubelet brings a new one within two minutes"
     } else if cause.contains("expired") || cause.contains("not valid yet") || cause.contains("notvalidyet") {
         "compare the clocks of this node and of the aggregator's; else renew the certificate"
     } else if cause.contains("notvalidforname") || cause.contains("not valid for name") {
@@ -172,10 +173,12 @@ pub fn judge_clock(name: &str, ahead: i64, whose: &str) -> Check {
         _ => format!("{apart} s behind {whose}"),
     };
     let todo = "set the clocks by NTP (timedatectl status, chronyc tracking)";
-    match apart {
-        ..=CLOCK_WARN => Check::ok(name, found),
-        ..=CLOCK_FAIL => Check::warn(name, found, todo),
-        _ => Check::fail(name, found, todo),
+    if apart <= CLOCK_WARN {
+        Check::ok(name, found)
+    } else if apart <= CLOCK_FAIL {
+        Check::warn(name, found, todo)
+    } else {
+        Check::fail(name, found, todo)
     }
 }
 
@@ -296,6 +299,7 @@ mod tests {
         }
         for (cause, says) in [
             ("invalid peer certificate: UnknownIssuer", "another authority"),
+            ("invalid peer certificate: BadSignature", "another authority"),
             ("invalid peer certificate: certificate expired: …", "clocks"),
             ("invalid peer certificate: certificate not valid for name \"x\"", "lacks this name"),
             ("received corrupt message of type InvalidContentType", "speak TLS"),

@@ -103,7 +103,7 @@ fn judge_end(name: &str, days: u64) -> Check {
 
 fn advice(error: &str) -> &'static str {
     let error = error.to_ascii_lowercase();
-    if error.contains("unknownissuer") {
+    if error.contains("unknownissuer") || error.contains("badsignature") {
         "another authority has signed it: is --ca, or the ConfigMap …-ca, of this aggregator?"
     } else if error.contains("expired") || error.contains("not valid yet") || error.contains("notvalidyet") {
         "compare the clocks; else renew the certificate"

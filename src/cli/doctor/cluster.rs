@@ -7,7 +7,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview,
+    SubjectAccessReviewSpec,
+};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::api::{Api, ListParams, LogParams, PostParams};
@@ -18,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use ureq::http::Request;
 
+use super::answers::some;
 use super::bundle::Bundle;
 use super::objects::{Objects, Read};
 use crate::cli::tunnel::{Cluster, OUTCROP, words};
@@ -81,7 +85,10 @@ pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
             return found;
         }
     };
-    found.checks.push(rights(&client, &namespace, needs_token).await);
+    // In a pod the account is the pod's own, which is not for people.
+    if cluster.is_named() {
+        found.checks.push(rights(&client, &namespace, needs_token).await);
+    }
     let objects = Objects {
         deployments: labelled(&client, &namespace).await,
         daemon_sets: labelled(&client, &namespace).await,
@@ -93,6 +100,7 @@ pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
         events: listed(&client, &namespace, ListParams::default()).await,
         namespace,
     };
+    found.checks.extend(aggregator_rights(&client, &objects).await);
     found.checks.extend(objects.judge(Timestamp::now()));
     found.objects = Some(objects);
     found.client = Some(client);
@@ -237,31 +245,118 @@ const RIGHTS: &[Right] = &[
 
 /// Whether the user of the kubeconfig may do what the command line does.
 async fn rights(client: &Client, namespace: &str, needs_token: bool) -> Check {
-    let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let of_token = |right: &Right| right.resource == "serviceaccounts";
     let mut denied = Vec::new();
     for right in RIGHTS.iter().filter(|right| needs_token || !of_token(right)) {
-        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let attributes = ResourceAttributes {
-            namespace: Some(namespace.to_owned()),
-            verb: some(right.verb),
-            group: some(right.group),
-            resource: some(right.resource),
-            subresource: some(right.subresource),
-            ..ResourceAttributes::default()
-        };
-        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
-        let review = SelfSubjectAccessReview { spec, ..Default::default() };
-        match tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &review)).await {
-            Ok(Ok(review)) if review.status.as_ref().is_some_and(|status| status.allowed) => {}
-            Ok(Ok(_)) => denied.push(right),
-            Ok(Err(error)) => {
-                return Check::skipped("rights", format!("the API server does not tell: {}", words(&error)));
-            }
-            Err(_) => return Check::skipped("rights", "the API server does not answer"),
+        match may(client, right, Some(namespace), None).await {
+            Ok(true) => {}
+            Ok(false) => denied.push(right),
+            Err(error) => return Check::skipped("rights", error),
         }
     }
     judge_rights(&denied, namespace)
+}
+
+/// Whether somebody may do something in a namespace, or everywhere; without an account, who asks.
+async fn may(client: &Client, right: &Right, namespace: Option<&str>, who: Option<&str>) -> Result<bool, String> {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let attributes = Some(ResourceAttributes {
+        namespace: namespace.map(ToOwned::to_owned),
+        verb: some(right.verb),
+        group: some(right.group),
+        resource: some(right.resource),
+        subresource: some(right.subresource),
+        ..ResourceAttributes::default()
+    });
+    let status = match who {
+        None => {
+            let spec = SelfSubjectAccessReviewSpec { resource_attributes: attributes, ..Default::default() };
+            create(client, SelfSubjectAccessReview { spec, ..Default::default() }).await?.status
+        }
+        Some(account) => {
+            let mut groups = vec!["system:serviceaccounts".to_owned(), "system:authenticated".to_owned()];
+            groups.extend(
+                account
+                    .rsplit_once(':')
+                    .and_then(|(before, _)| before.rsplit_once(':'))
+                    .map(|(_, of)| format!("system:serviceaccounts:{of}")),
+            );
+            let spec = SubjectAccessReviewSpec {
+                user: Some(account.to_owned()),
+                groups: Some(groups),
+                resource_attributes: attributes,
+                ..Default::default()
+            };
+            create(client, SubjectAccessReview { spec, ..Default::default() }).await?.status
+        }
+    };
+    Ok(status.is_some_and(|status| status.allowed))
+}
+
+async fn create<K>(client: &Client, review: K) -> Result<K, String>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let created = tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &review)).await;
+    created.map_err(|_| "the API server does not answer".to_owned())?.map_err(|error| words(&error))
+}
+
+/// What the aggregator does in the namespaces that it watches.
+const WATCHED: &[Right] = &[
+    right("list", "", "pods", "to know whose a container is", true),
+    right("watch", "", "pods", "to know whose a container is", true),
+    right("list", "apps", "replicasets", "to find the workload", true),
+    right("list", "apps", "deployments", "to find the workload", true),
+    right("list", "apps", "statefulsets", "to find the workload", true),
+    right("list", "apps", "daemonsets", "to find the workload", true),
+    right("list", "batch", "jobs", "to find the workload", true),
+];
+
+/// What it does in the whole cluster, where it watches all of it.
+const OF_CLUSTER: &[Right] = &[
+    right("list", "", "nodes", "to know nodes without an agent", false),
+    right("list", "", "namespaces", "for labels that name owners", false),
+];
+
+/// What it does in any case.
+const REVIEWS: &[Right] = &[
+    right("create", "authentication.k8s.io", "tokenreviews", "to know who speaks", true),
+    right("create", "authorization.k8s.io", "subjectaccessreviews", "to know who may see what", true),
+];
+
+/// Whether the aggregator's account may do what the aggregator does.
+async fn aggregator_rights(client: &Client, objects: &Objects) -> Vec<Check> {
+    const NAME: &str = "aggregator's rights";
+    let Some((account, watched)) = objects.aggregator() else { return Vec::new() };
+    let user = format!("system:serviceaccount:{}:{account}", objects.namespace);
+    let places: Vec<Option<&str>> = match watched.is_empty() {
+        true => vec![None],
+        false => watched.iter().map(|namespace| Some(namespace.as_str())).collect(),
+    };
+    let everywhere = OF_CLUSTER.iter().filter(|_| watched.is_empty()).chain(REVIEWS).map(|right| (None, right));
+    let all = places.iter().flat_map(|place| WATCHED.iter().map(move |right| (*place, right))).chain(everywhere);
+    let mut denied = Vec::new();
+    for (place, right) in all {
+        match may(client, right, place, Some(&user)).await {
+            Ok(true) => {}
+            Ok(false) => denied.push((place, right)),
+            Err(error) => return vec![Check::skipped(NAME, error)],
+        }
+    }
+    if denied.is_empty() {
+        return vec![Check::ok(NAME, format!("{user} may do all that it needs"))];
+    }
+    let words = |(place, right): &(Option<&str>, &Right)| {
+        let place = place.map(|place| format!(" in {place}")).unwrap_or_default();
+        format!("{} {}{place} ({})", right.verb, right.resource, right.what_for)
+    };
+    let found = format!("{user} may not {}", some(&denied.iter().map(words).collect::<Vec<_>>()));
+    let todo = "rbac.create: true in the chart's values, or the ClusterRole of daemonset/manifests by hand";
+    vec![match denied.iter().any(|(_, right)| right.necessary) {
+        true => Check::fail(NAME, found, todo),
+        false => Check::warn(NAME, found, todo),
+    }]
 }
 
 fn judge_rights(denied: &[&Right], namespace: &str) -> Check {

@@ -76,8 +76,8 @@ struct Answers {
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     let mut bundle = Bundle::default();
     let mut checks = Vec::new();
-    let somewhere = arguments.server.is_named();
-    if arguments.node || !somewhere {
+    let (somewhere, cluster) = (arguments.server.is_named(), arguments.server.cluster());
+    if arguments.node || (!somewhere && cluster.is_none()) {
         let subject =
             Subject { containerd: arguments.containerd.clone(), host: arguments.host.clone(), ..Subject::default() };
         checks.extend(examine(&subject));
@@ -85,7 +85,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     let mut found = None;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| Fatal::failed(format!("starting: {error}")))?;
-    if let Some(cluster) = arguments.server.cluster().filter(|_| !arguments.node) {
+    if let Some(cluster) = cluster.filter(|_| !arguments.node) {
         let mut of = runtime.block_on(cluster::look(cluster, !arguments.server.has_token()));
         checks.append(&mut of.checks);
         found = Some(of);
@@ -95,6 +95,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     let is_reachable = found.as_ref().is_none_or(|found| found.objects.is_some());
     if somewhere && !arguments.node && is_reachable {
         checks.extend(ask(arguments, found.as_ref(), &mut answers));
+    }
+    if !somewhere && cluster.is_some() && !arguments.node {
+        let found =
+            "no token for it is in this pod: run this where a kubeconfig is, or with --server, --ca and --token-file";
+        checks.push(Check::skipped("API", found));
     }
     let failures = failed(&checks);
     let is = |outcome| checks.iter().filter(|check| check.result == outcome).count();

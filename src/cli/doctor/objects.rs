@@ -45,6 +45,14 @@ impl Objects {
         Some(format!("{}.{}.svc", service.name_any(), self.namespace))
     }
 
+    /// The aggregator's account, and the namespaces that it watches; none where it watches all.
+    pub(super) fn aggregator(&self) -> Option<(String, Vec<String>)> {
+        let pod = self.deployments.as_ref().ok()?.first()?.spec.as_ref()?.template.spec.as_ref()?;
+        let arguments = pod.containers.iter().flat_map(|container| container.args.iter().flatten());
+        let watched = arguments.filter_map(|argument| argument.strip_prefix("--watch-namespace="));
+        Some((pod.service_account_name.clone()?, watched.map(ToOwned::to_owned).collect()))
+    }
+
     /// What is seen in them.
     pub(super) fn judge(&self, now: Timestamp) -> Vec<Check> {
         let mut checks = Vec::new();
@@ -53,6 +61,7 @@ impl Objects {
             Err(error) => checks.push(Check::skipped(name, error.clone())),
         };
         each("aggregator", self.deployments.as_ref().map(|of| of.iter().map(deployment).collect()));
+        each("volume", self.deployments.as_ref().map(|of| of.iter().filter_map(passing).collect()));
         each("volume", self.claims.as_ref().map(|of| of.iter().map(claim).collect()));
         each("service", self.services.as_ref().and_then(|of| Ok(service(of, self.slices.as_ref()?))));
         each("authority", self.config_maps.as_ref().map(|of| vec![authority(of)]));
@@ -107,6 +116,19 @@ fn deployment(of: &Deployment) -> Check {
         }
         _ => Check::ok(NAME, found),
     }
+}
+
+/// Whether the aggregator's data ends with its pod.
+fn passing(of: &Deployment) -> Option<Check> {
+    let volumes = of.spec.as_ref()?.template.spec.as_ref()?.volumes.as_ref()?;
+    let is_passing = volumes.iter().any(|volume| volume.name == "data" && volume.empty_dir.is_some());
+    is_passing.then(|| {
+        Check::warn(
+            "volume",
+            "the aggregator's data lies in an emptyDir, and is gone with its pod: database, first seen, authority",
+            "aggregator.persistence.enabled=true",
+        )
+    })
 }
 
 fn claim(of: &PersistentVolumeClaim) -> Check {
@@ -478,6 +500,13 @@ mod tests {
             assert_eq!(check.result, result, "{check:?}");
             assert_eq!(check.todo.is_empty(), matches!(result, Outcome::Ok | Outcome::Skipped), "{check:?}");
         }
+        let keeping = |data: Value| -> Option<Check> {
+            let pod = json!({ "spec": { "containers": [], "volumes": [data] } });
+            passing(&from(json!({ "spec": { "selector": {}, "template": pod } })))
+        };
+        assert_eq!(keeping(json!({ "name": "data", "persistentVolumeClaim": { "claimName": "c" } })), None);
+        let passes = keeping(json!({ "name": "data", "emptyDir": {} })).unwrap();
+        assert_eq!((passes.result, passes.todo.is_empty()), (Outcome::Warn, false));
         let to: Service = from(json!({ "metadata": { "name": "outcrop" } }));
         let slice = |ready: bool| -> EndpointSlice {
             from(json!({ "metadata": { "labels": { "kubernetes.io/service-name": "outcrop" } }, "addressType": "IPv4",
