@@ -6,6 +6,8 @@
 mod command_line;
 #[path = "api/connections.rs"]
 mod connections;
+#[path = "api/doctor.rs"]
+mod doctor;
 #[path = "api/document.rs"]
 mod document;
 #[path = "api/exposition.rs"]

@@ -11,7 +11,7 @@ use super::fake::Fake;
 use super::server::Server;
 
 /// Makes a token by `outcrop token new`; returns it.
-fn token(server: &Server, name: &str, rights: &str, namespaces: &str) -> String {
+pub(super) fn token(server: &Server, name: &str, rights: &str, namespaces: &str) -> String {
     let tokens = server.at("tokens").display().to_string();
     let mut arguments = vec!["token", "new", "--api", name, "--rights", rights, "--tokens", &tokens];
     if !namespaces.is_empty() {

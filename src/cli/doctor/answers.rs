@@ -49,13 +49,7 @@ pub(super) fn status(status: &Value, own_version: &str, max_age: i64) -> Vec<Che
         Some(error) => Check::fail("store", error, "make room on the volume or enlarge it; it recovers by itself"),
         None => Check::ok("store", "it takes what nodes tell"),
     });
-    for problem in status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        checks.push(Check::warn(
-            "problem",
-            problem,
-            "mend the file or the right that is named; what was read before is used until then",
-        ));
-    }
+    checks.extend(problems(status));
     checks.extend(database(status, max_age));
     checks.extend(kubernetes(status));
     if number(status, "/layers/disputed") > 0 {
@@ -65,6 +59,24 @@ pub(super) fn status(status: &Value, own_version: &str, max_age: i64) -> Vec<Che
     if number(status, "/oldest_unscanned_seconds") > WAITS {
         let found = format!("a container waits to be scanned for {} s", number(status, "/oldest_unscanned_seconds"));
         checks.push(Check::warn("layers", found, "outcrop get layers says for whom, and why"));
+    }
+    checks
+}
+
+/// What is wrong with what is read again by itself. Watches that are cut are many at once, and of one cause.
+fn problems(status: &Value) -> Vec<Check> {
+    const NAME: &str = "problem";
+    let all = status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let (watches, others): (Vec<&str>, Vec<&str>) = all.partition(|problem| problem.starts_with("watching "));
+    let todo = "mend the file or the right that is named; what was read before is used until then";
+    let mut checks: Vec<Check> = others.iter().map(|problem| Check::warn(NAME, *problem, todo)).collect();
+    if let Some(first) = watches.first() {
+        let more = match watches.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more watches"),
+        };
+        let todo = "it is tried again by itself; where it stays: does the API server answer, and see the aggregator's rights above";
+        checks.push(Check::warn(NAME, format!("{first}{more}"), todo));
     }
     checks
 }
@@ -87,8 +99,7 @@ fn database(status: &Value, max_age: i64) -> Vec<Check> {
         ));
         return checks;
     }
-    let brought =
-        format!("brought at {} by {}", text(status, "/database/brought_at"), text(status, "/database/brought_by"));
+    let brought = format!("{}, {}", text(status, "/database/brought_by"), text(status, "/database/brought_at"));
     checks.push(match status.pointer("/database/signed_by").and_then(Value::as_str) {
         Some(key) => Check::ok(NAME, format!("{brought}, signed by {key}")),
         None => {
@@ -294,6 +305,7 @@ mod tests {
             ("/version", json!("0.3.0"), "API", Outcome::Warn),
             ("/store_error", json!("the volume is full"), "store", Outcome::Fail),
             ("/problems", json!(["tokens: line 3"]), "problem", Outcome::Warn),
+            ("/problems", json!(["watching pods: cut", "watching jobs: cut"]), "problem", Outcome::Warn),
             ("/database", json!(null), "database", Outcome::Fail),
             ("/database/signed_by", json!(null), "database", Outcome::Warn),
             ("/database_error", json!("smaller"), "database", Outcome::Warn),

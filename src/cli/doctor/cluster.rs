@@ -98,6 +98,7 @@ pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
         config_maps: labelled(&client, &namespace).await,
         claims: labelled(&client, &namespace).await,
         events: listed(&client, &namespace, ListParams::default()).await,
+        nodes: list(&Api::all(client.clone()), ListParams::default()).await,
         namespace,
     };
     found.checks.extend(aggregator_rights(&client, &objects).await);
@@ -240,6 +241,7 @@ const RIGHTS: &[Right] = &[
     right("list", "", "services", "for this program only", false),
     right("list", "discovery.k8s.io", "endpointslices", "for this program only", false),
     right("list", "", "events", "for this program only", false),
+    right("list", "", "persistentvolumeclaims", "for this program only", false),
     sub("get", "pods", "log", "for --bundle only", false),
 ];
 

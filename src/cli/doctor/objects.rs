@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Event, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Event, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
 use outcrop_agent::doctor::Check;
@@ -33,6 +33,8 @@ pub(super) struct Objects {
     pub(super) config_maps: Read<ConfigMap>,
     pub(super) claims: Read<PersistentVolumeClaim>,
     pub(super) events: Read<Event>,
+    /// The cluster's nodes.
+    pub(super) nodes: Read<Node>,
 }
 
 /// The label that says what a part is for.
@@ -65,6 +67,7 @@ impl Objects {
         each("volume", self.claims.as_ref().map(|of| of.iter().map(claim).collect()));
         each("service", self.services.as_ref().and_then(|of| Ok(service(of, self.slices.as_ref()?))));
         each("authority", self.config_maps.as_ref().map(|of| vec![authority(of)]));
+        each("cluster's nodes", self.nodes.as_ref().map(|of| vec![ready(of)]));
         each("agents", self.daemon_sets.as_ref().map(|of| daemon_sets(of)));
         each("pods", self.pods.as_ref().map(|of| of.iter().filter_map(pod).collect()));
         each("events", self.events.as_ref().map(|of| events(of, &self.names(), now)));
@@ -191,6 +194,26 @@ fn authority(maps: &[ConfigMap]) -> Check {
             "the aggregator writes it when it starts: does it run, and may it (Role …-publish)?",
         ),
     }
+}
+
+/// Whether the kubelets of all nodes are well: what is on one that is not cannot be.
+fn ready(nodes: &[Node]) -> Check {
+    const NAME: &str = "cluster's nodes";
+    let state = |node: &Node| {
+        let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let ready = conditions.find(|of| of.type_ == "Ready");
+        match ready {
+            Some(of) if of.status == "True" => None,
+            Some(of) => Some(format!("{} ({})", node.name_any(), of.message.as_deref().unwrap_or(&of.status))),
+            None => Some(format!("{} (it says nothing)", node.name_any())),
+        }
+    };
+    let bad: Vec<String> = nodes.iter().filter_map(state).collect();
+    if bad.is_empty() {
+        return Check::ok(NAME, format!("{} are ready", nodes.len()));
+    }
+    let found = format!("{} of {} are not ready: {}", bad.len(), nodes.len(), some(&bad));
+    Check::warn(NAME, found, "look at the kubelet there; pods on such a node are not ready, either")
 }
 
 fn daemon_sets(sets: &[DaemonSet]) -> Vec<Check> {
@@ -462,6 +485,11 @@ mod tests {
                 "numberMisscheduled": 0, "updatedNumberScheduled": current });
             daemon_sets(&[from(json!({ "metadata": { "name": "agent" }, "status": status }))])[0].clone()
         };
+        let node = |status: &str| {
+            let conditions =
+                json!([{ "type": "Ready", "status": status, "message": "Kubelet stopped posting node status." }]);
+            ready(&[from(json!({ "metadata": { "name": "a" }, "status": { "conditions": conditions } }))])
+        };
         for (check, result) in [
             (set(2, 2, 2), Outcome::Ok),
             (set(2, 1, 2), Outcome::Fail),
@@ -496,6 +524,8 @@ mod tests {
             ),
             (authority(&[from(json!({ "metadata": { "name": "outcrop-ca" } }))]), Outcome::Fail),
             (authority(&[]), Outcome::Skipped),
+            (node("True"), Outcome::Ok),
+            (node("Unknown"), Outcome::Warn),
         ] {
             assert_eq!(check.result, result, "{check:?}");
             assert_eq!(check.todo.is_empty(), matches!(result, Outcome::Ok | Outcome::Skipped), "{check:?}");
