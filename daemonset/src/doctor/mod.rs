@@ -5,6 +5,8 @@
 mod node;
 mod uplink;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -92,7 +94,7 @@ enum Standing {
 /// What is looked at.
 #[derive(Clone, Debug, Default)]
 pub struct Subject {
-    /// containerd's socket; without it the usual places are tried.
+    /// containerd's socket; without it where the agent of this container was told, else the usual places.
     pub containerd: Option<PathBuf>,
     /// Where the host's root is seen; without it `/host` in an agent's pod, else `/`.
     pub host: Option<PathBuf>,
@@ -121,11 +123,26 @@ impl Subject {
     }
 }
 
+/// The value of a flag in a command line as `/proc/PID/cmdline` has it.
+fn value_of(flag: &str, command: &[u8]) -> Option<PathBuf> {
+    let mut words = command.split(|byte| *byte == 0);
+    words.find_map(|word| {
+        let rest = word.strip_prefix(flag.as_bytes())?;
+        rest.strip_prefix(b"=").map(|value| PathBuf::from(OsStr::from_bytes(value)))
+    })
+}
+
 /// Looks at everything that can be seen from here.
 pub fn examine(subject: &Subject) -> Vec<Check> {
     let standing = subject.standing();
+    // In a container of the pod the agent is the first process, and was told where things are.
+    let agent = match standing {
+        Standing::Machine => Vec::new(),
+        _ => std::fs::read("/proc/1/cmdline").unwrap_or_default(),
+    };
     let usual = if standing == Standing::Reader { HOST } else { "/" };
-    let host = subject.host.clone().unwrap_or_else(|| PathBuf::from(usual));
+    let host = subject.host.clone().or_else(|| value_of("--host", &agent)).unwrap_or_else(|| PathBuf::from(usual));
+    let containerd = subject.containerd.clone().or_else(|| value_of("--containerd", &agent));
     let mut checks = vec![node::kernel()];
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
@@ -134,7 +151,7 @@ pub fn examine(subject: &Subject) -> Vec<Check> {
             return checks;
         }
     };
-    let (socket, roots) = runtime.block_on(node::socket(standing, subject.containerd.as_deref()));
+    let (socket, roots) = runtime.block_on(node::socket(standing, containerd.as_deref()));
     checks.push(socket);
     checks.extend(node::storage(standing, &host, &roots));
     checks.push(node::capabilities(standing));
@@ -180,6 +197,14 @@ pub fn table(checks: &[Check]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_agent_was_told_is_in_its_command_line() {
+        let command = b"/usr/bin/outcrop-agent\0runtime\0--containerd=/data/c.sock\0--containerdx=/no\0";
+        assert_eq!(value_of("--containerd", command), Some("/data/c.sock".into()));
+        assert_eq!(value_of("--host", command), None);
+        assert_eq!(value_of("--host", b""), None);
+    }
 
     #[test]
     fn a_table_has_a_line_a_check_whatever_was_found() {

@@ -47,7 +47,7 @@ pub(super) async fn examine(aggregator: &Aggregator) -> Vec<Check> {
         }
     };
     if let Some(ca) = &aggregator.ca {
-        checks.push(Check::ok("authority", format!("{} is there", ca.display())));
+        checks.push(judge_authority(&ca.display().to_string(), &std::fs::read_to_string(ca).unwrap_or_default()));
     }
     let (host, port) = (endpoint.uri().host().unwrap_or_default(), endpoint.uri().port_u16().unwrap_or(443));
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -111,6 +111,18 @@ async fn greet(channel: tonic::transport::Channel, token: &str) -> Vec<Check> {
         checks.push(judge_clock("clock", skew, "the aggregator's"));
     }
     checks
+}
+
+fn judge_authority(name: &str, pem: &str) -> Check {
+    match pem.matches("-----BEGIN CERTIFICATE-----").count() {
+        0 => Check::fail(
+            "authority",
+            format!("{name} holds no certificate in PEM"),
+            "give the file that the aggregator publishes, or the Secret's ca.crt",
+        ),
+        1 => Check::ok("authority", format!("a certificate in {name}")),
+        more => Check::ok("authority", format!("{more} certificates in {name}")),
+    }
 }
 
 fn judge_answer(status: &Status) -> Check {
@@ -268,6 +280,16 @@ mod tests {
             assert_eq!(check.result, result, "{check:?}");
             assert!(check.found.contains(says), "{check:?}");
             assert!(token.is_empty() || !format!("{check:?}").contains(&token), "{check:?}");
+        }
+    }
+
+    #[test]
+    fn an_authority_is_a_certificate() {
+        let one = "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n";
+        for (pem, result) in
+            [(one.repeat(2), Outcome::Ok), (one.to_owned(), Outcome::Ok), (String::new(), Outcome::Fail)]
+        {
+            assert_eq!(judge_authority("ca.crt", &pem).result, result);
         }
     }
 

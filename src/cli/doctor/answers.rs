@@ -83,6 +83,7 @@ fn problems(status: &Value) -> Vec<Check> {
 
 fn database(status: &Value, max_age: i64) -> Vec<Check> {
     const NAME: &str = "database";
+    const AGE: &str = "database's age";
     let mut checks = Vec::new();
     if let Some(error) = status["database_error"].as_str() {
         checks.push(Check::warn(
@@ -121,12 +122,14 @@ fn database(status: &Value, max_age: i64) -> Vec<Check> {
             None => format!("{name} without a date"),
         })
         .collect();
-    checks.push(if stale.is_empty() {
+    checks.push(if ages.is_empty() {
+        Check::skipped(AGE, "nothing that runs has a source in it, or nothing was matched yet")
+    } else if stale.is_empty() {
         let oldest = ages.iter().filter_map(|(_, age)| *age).max().unwrap_or(0);
-        Check::ok("database's age", format!("{} sources of what runs, the oldest {oldest} days old", ages.len()))
+        Check::ok(AGE, format!("{} sources of what runs, the oldest {oldest} days old", ages.len()))
     } else {
         Check::warn(
-            "database's age",
+            AGE,
             some(&stale),
             format!("fetch the feeds and build anew: what is older than {max_age} days says little of what is new"),
         )
