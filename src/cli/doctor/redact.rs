@@ -73,7 +73,7 @@ fn by_place(value: &mut Value) {
             map.remove("annotations");
             for (key, value) in map.iter_mut() {
                 match (key.as_str(), value) {
-                    ("env", Value::Array(variables)) => {
+                    ("env" | "httpHeaders", Value::Array(variables)) => {
                         for variable in variables.iter_mut().filter_map(Value::as_object_mut) {
                             if variable.contains_key("value") {
                                 variable.insert("value".to_owned(), Value::String(CUT.to_owned()));
@@ -159,51 +159,100 @@ fn without_users(line: &str) -> String {
     out + rest
 }
 
+/// What comes after a word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// Nothing to hide.
+    Word,
+    /// The name of a secret: its value, if `=` or `:` stands between, or if the name is a flag.
+    Name { flag: bool },
+    /// A header: all of it.
+    Header,
+    /// `Bearer`: the next word, in any case.
+    Scheme,
+}
+
 fn line(line: &str) -> String {
     let line = without_users(line);
     let mut out = String::with_capacity(line.len());
-    // What comes next is a secret: after a name and `=` or `:`, or after `Bearer`.
-    let (mut named, mut follows) = (false, false);
+    let mut after = After::Word;
     let mut rest = line.as_str();
     while !rest.is_empty() {
         let gap = rest.find(|character: char| !is_between(character) && character != ':').unwrap_or(rest.len());
-        let (between, after) = rest.split_at(gap);
+        let (between, at_word) = rest.split_at(gap);
         out.push_str(between);
-        follows |= named && between.contains(['=', ':']);
-        let length = word(after);
-        let (word, after) = after.split_at(length);
-        rest = after;
-        if word.is_empty() {
-            continue;
+        if at_word.is_empty() {
+            break;
         }
-        let lower = word.to_ascii_lowercase();
-        let scheme = lower == "bearer" || (follows && matches!(lower.as_str(), "basic" | "token"));
-        // `--token x` as somebody typed it.
-        let typed = named && !between.contains(['=', ':']) && between.trim().is_empty() && !word.starts_with('-');
-        let was_flag = typed && out.trim_end().rsplit(is_between).next().is_some_and(|last| last.starts_with("--"));
-        if scheme {
+        let is_value = between.contains(['=', ':']);
+        let hidden = match after {
+            After::Word => 0,
+            After::Scheme => value_length(between, at_word),
+            After::Header if is_value => header(at_word),
+            After::Name { .. } if is_value => value_length(between, at_word),
+            After::Name { flag: true } if between.trim().is_empty() && !at_word.starts_with('-') => {
+                value_length(between, at_word)
+            }
+            After::Header | After::Name { .. } => 0,
+        };
+        let (word, others) = at_word.split_at(word(at_word));
+        let is_scheme =
+            |word: &str| ["bearer", "basic", "token"].iter().any(|scheme| scheme.eq_ignore_ascii_case(word));
+        if after == After::Header && is_value && is_scheme(word) {
+            // How somebody proves itself may be told, and with what may not.
             out.push_str(word);
-            (named, follows) = (true, true);
+            let (_, left) = others.split_at(header(others));
+            out.push_str(&format!(" {CUT}"));
+            (rest, after) = (left, After::Word);
             continue;
         }
-        if (follows || was_flag) && !is_plain(word) {
+        let (value, left) = at_word.split_at(hidden);
+        if hidden > 0 && !is_plain(value) {
             out.push_str(CUT);
-            (named, follows) = (false, false);
+            (rest, after) = (left, After::Word);
             continue;
         }
-        follows = false;
-        match word.split_once(':').filter(|(name, value)| is_secret(name) && !value.starts_with("//")) {
+        rest = others;
+        after = match word.split_once(':').filter(|(name, value)| is_secret(name) && !value.starts_with("//")) {
             Some((name, _)) => {
                 out.push_str(&format!("{name}:{CUT}"));
-                named = false;
+                After::Word
             }
             None => {
-                named = is_secret(word);
                 out.push_str(&shape(word));
+                kind(word)
             }
-        }
+        };
     }
     out
+}
+
+fn kind(word: &str) -> After {
+    let lower = word.to_ascii_lowercase();
+    if lower == "bearer" {
+        After::Scheme
+    } else if lower.ends_with("authorization") || lower.ends_with("cookie") {
+        After::Header
+    } else if is_secret(word) {
+        After::Name { flag: word.starts_with("--") }
+    } else {
+        After::Word
+    }
+}
+
+/// How long a value is that `text` begins with, after `between`: to its closing quote, else to the next blank.
+fn value_length(between: &str, text: &str) -> usize {
+    let quotes = ["\\\"", "\"", "'", "`"];
+    let end = match quotes.iter().find(|quote| between.ends_with(**quote)) {
+        Some(quote) => text.find(quote),
+        None => text.find(|character: char| character.is_whitespace() || "\"'`&".contains(character)),
+    };
+    end.unwrap_or(text.trim_end_matches(['\r', '\n']).len())
+}
+
+/// How long a header's value is that `text` begins with: to the end of the line, or of the string that it stands in.
+fn header(text: &str) -> usize {
+    text.find(['"', '\'', '\r', '\n']).unwrap_or(text.len())
 }
 
 /// How long the word is that `text` begins with.
@@ -223,6 +272,7 @@ fn word(text: &str) -> usize {
 
 /// What is no secret whatever it is called: small numbers, yes and no.
 fn is_plain(word: &str) -> bool {
+    let word = word.trim_end_matches([',', ';', '.', ')', ']', '}']);
     (word.len() < 6 && word.bytes().all(|byte| byte.is_ascii_digit()))
         || matches!(word, "true" | "false" | "null" | "none")
         || word == CUT
@@ -275,7 +325,13 @@ mod tests {
             ("https://me:pw@host.example/x?y=1", "https://REMOVED@host.example/x?y=1"),
             ("https://me:p,w&?x@host.example", "https://REMOVED@host.example"),
             ("https://host.example:7443/x", "https://host.example:7443/x"),
-            ("Authorization: Basic bWU6cHc=", "Authorization: Basic REMOVED="),
+            ("Authorization: Basic bWU6cHc=", "Authorization: Basic REMOVED"),
+            ("Authorization: Negotiate a b, c\n", "Authorization: REMOVED\n"),
+            ("Cookie: a=b; c=d", "Cookie: REMOVED"),
+            ("-H 'Authorization: Bearer a.b' -x", "-H 'Authorization: Bearer REMOVED' -x"),
+            ("password: \"a,b {c}\" user", "password: \"REMOVED\" user"),
+            ("password=a,b{c}=d&user=x", "password=REMOVED&user=x"),
+            ("secret: true, token: 12", "secret: true, token: 12"),
             ("key AKIAIOSFODNN7EXAMPLE.", "key REMOVED"),
             ("tokenExpirationSeconds: 3600", "tokenExpirationSeconds: 3600"),
         ] {
@@ -310,6 +366,7 @@ mod tests {
                 "containers": [{
                     "env": [{ "name": "A", "value": "plain" }, { "name": "B", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } }],
                     "args": ["reader", "--password=a", "--api-key", "b", "--host=/host", "--data=/d"],
+                    "livenessProbe": { "httpGet": { "httpHeaders": [{ "name": "X", "value": "c" }] } },
                 }],
                 "volumes": [{ "projected": { "sources": [{ "serviceAccountToken": { "audience": "outcrop", "path": "token" } }] } }],
             },
@@ -324,6 +381,7 @@ mod tests {
                     "containers": [{
                         "env": [{ "name": "A", "value": CUT }, { "name": "B", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } }],
                         "args": ["reader", format!("--password={CUT}"), "--api-key", CUT, "--host=/host", "--data=/d"],
+                    "livenessProbe": { "httpGet": { "httpHeaders": [{ "name": "X", "value": CUT }] } },
                     }],
                     "volumes": [{ "projected": { "sources": [{ "serviceAccountToken": { "audience": "outcrop", "path": "token" } }] } }],
                 },
