@@ -17,7 +17,7 @@ use cluster_parts::Cluster;
 use outcrop_proto::wire::v1;
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
 use serde_json::{Value, json};
-use service_parts::{OUTCROP, until};
+use service_parts::{OUTCROP, until, within};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 
@@ -487,7 +487,10 @@ fn it_heals(installed: &Installed) {
     cluster.run(&["revive", "apiserver"]);
     until("the API server", || cluster.attempt(&["kubectl", "get", "nodes"]).is_ok());
     cluster.create(&pod("bank", "late", "b", "outcrop.example/debian:1", &SLEEP));
-    until("what came since", || {
+    // Kubelets come back to it by themselves, within two minutes.
+    let patience = Duration::from_secs(180);
+    within(patience, "the nodes", || !cluster.kubectl(&["get", "nodes"]).contains("NotReady"));
+    within(patience, "what came since", || {
         installed
             .ask(&["get", "containers", "--field-selector", "pod=late", "-o", "csv"])
             .is_ok_and(|text| text.contains("scanned"))
