@@ -12,6 +12,9 @@ use crate::inventory::{EvidenceRecord, Inventory};
 use crate::package::Package;
 use crate::view::{DeadEnd, Effect, Said, View};
 
+/// How the reason of a coverage begins that a container's mounted root could complete.
+pub const UNREAD_MARKS: &str = "opaque marks could not be read";
+
 /// What had to be asked of the disks after a first merge.
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
@@ -208,11 +211,7 @@ impl Merged {
         if let Some(first) = doubts.first() {
             return Coverage::new(
                 CoverageState::Partial,
-                format!(
-                    "opaque marks could not be read (no CAP_SYS_ADMIN) and may hide {}{}",
-                    path(first),
-                    more(doubts.len())
-                ),
+                format!("{UNREAD_MARKS} (no CAP_SYS_ADMIN) and may hide {}{}", path(first), more(doubts.len())),
             );
         }
         Coverage::new(CoverageState::Scanned, "")

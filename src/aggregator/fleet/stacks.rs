@@ -3,13 +3,20 @@
 use std::collections::BTreeMap;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outcrop_proto::identity::is_proved;
+use outcrop_proto::merge::UNREAD_MARKS;
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Step};
 
 use super::{Container, Fleet, LEASE, Now, decrement};
 use crate::store::Summary;
+
+/// After what time a question is asked again whose answer left something open.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// How often it is asked at most.
+const MAX_ASKED: u32 = 5;
 
 /// How far a stack is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +47,8 @@ pub(in crate::aggregator) struct Stack {
     progress: Progress,
     /// How often a node was asked what its inventories cannot decide.
     asked: u32,
+    /// When that is asked again, where the answer left something open: the container that showed it may have been just starting, or ending.
+    again: Option<Instant>,
     /// What is in the store.
     summary: Option<Arc<Summary>>,
     /// Since when somebody has it, without a break.
@@ -66,6 +75,7 @@ impl Stack {
             steps,
             progress: Progress::Idle,
             asked: 0,
+            again: None,
             summary: summary.map(Arc::new),
             since,
             by_namespace: BTreeMap::new(),
@@ -122,6 +132,12 @@ impl Stack {
     /// Whether it is worth to be remembered while nobody has it.
     pub(super) fn is_kept(&self) -> bool {
         self.summary.is_some() || self.progress != Progress::Idle
+    }
+
+    /// Whether what nodes answered left something open, and another answer may not.
+    fn is_open(&self) -> bool {
+        let summary = self.summary.as_ref().filter(|_| self.asked < MAX_ASKED && self.total > 0);
+        self.progress == Progress::Idle && summary.is_some_and(|of| of.coverage.reason.contains(UNREAD_MARKS))
     }
 
     pub(super) fn add(&mut self, node: &Arc<str>, namespace: Option<Arc<str>>) {
@@ -223,24 +239,31 @@ impl Fleet {
             let cataloguers: Option<Vec<u32>> =
                 stack.layers.iter().map(|id| self.layers.get(id)?.read().map(|known| known.cataloguers)).collect();
             let Some(oldest) = cataloguers.map(|all| all.into_iter().min().unwrap_or(0)) else { continue };
-            if stack.summary.as_ref().is_some_and(|summary| summary.cataloguers == oldest) {
+            let is_due = stack.again.is_some_and(|again| again <= now.instant);
+            if stack.summary.as_ref().is_some_and(|summary| summary.cataloguers == oldest) && !is_due {
                 continue;
             }
             ready.push(Ready { stack: digest, layers: Arc::clone(&stack.layers) });
         }
         for Ready { stack, .. } in &ready {
             if let Some(stack) = self.stacks.get_mut(stack) {
-                stack.progress = Progress::Merging;
+                (stack.progress, stack.again) = (Progress::Merging, None);
             }
         }
         ready
     }
 
-    /// Questions that nobody answered in time are asked again.
+    /// Questions that nobody answered in time, and those whose answer left something open, are asked again.
     pub(in crate::aggregator) fn wake(&mut self, now: Now) {
-        let late = |stack: &Stack| matches!(&stack.progress, Progress::Asked { until, .. } if *until <= now.instant);
-        let late = self.stacks.iter().filter(|(_, stack)| late(stack)).map(|(digest, _)| *digest);
-        self.touched.extend(late);
+        for (digest, stack) in &mut self.stacks {
+            if stack.again.is_none() && stack.is_open() {
+                stack.again = Some(now.instant + AGAIN);
+            }
+            let is_late = matches!(&stack.progress, Progress::Asked { until, .. } if *until <= now.instant);
+            if is_late || stack.again.is_some_and(|again| again <= now.instant) {
+                self.touched.insert(*digest);
+            }
+        }
     }
 
     /// Picks an attached node that has the stack, to be asked what inventories cannot decide: every time another one, as far as there are,

@@ -2,6 +2,7 @@
 
 mod unbelieved;
 
+use outcrop_proto::merge::UNREAD_MARKS;
 use outcrop_proto::{Pod, Step};
 
 use super::*;
@@ -309,6 +310,26 @@ fn an_open_question_goes_to_a_node_that_has_the_stack_and_to_another_when_that_o
     assert_eq!(fleet.ready(at(1)), []);
     fleet.wake(at(LEASE.as_secs()));
     assert_eq!(fleet.ready(at(LEASE.as_secs())).len(), 1, "somebody may have come back");
+}
+
+#[test]
+fn a_question_whose_answer_left_something_open_is_asked_again_and_not_for_ever() {
+    let mut fleet = nodes(&[("a", &[&["shop", "base"]])]);
+    ["shop", "base"].into_iter().for_each(|name| read(&mut fleet, "a", name, "x"));
+    let (mut time, mut asked) = (0, 0);
+    while time < 1_000 {
+        for Ready { stack, layers } in fleet.ready(at(time)) {
+            assert_eq!(fleet.ask(stack, at(time)).as_deref(), Some("a"));
+            assert!(fleet.answered("a", &stack));
+            let coverage = Coverage::new(CoverageState::Partial, format!("{UNREAD_MARKS} and may hide /etc/x"));
+            fleet.merged(stack, Ok(Summary { coverage, ..summary(stack, &layers) }));
+            asked += 1;
+        }
+        time += 10;
+        fleet.wake(at(time));
+    }
+    assert_eq!(asked, 5);
+    assert_eq!(states(&fleet), [(CoverageState::Partial, 1)]);
 }
 
 #[test]
