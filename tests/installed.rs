@@ -10,6 +10,7 @@ mod cluster_parts;
 #[allow(dead_code, reason = "the harness serves other tests as well")]
 mod service_parts;
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,7 @@ impl Installed {
             command.args(args).env("KUBECONFIG", cluster.kubeconfig()).envs(homes).output().unwrap()
         };
         run(&["uninstall", "outcrop", "-n", NAMESPACE, "--ignore-not-found", "--wait"]);
+        count_connections(&cluster);
         let start = Instant::now();
         let values = values.to_str().unwrap();
         let kept = "aggregator.persistence.enabled=true,aggregator.persistence.existingClaim=data";
@@ -156,6 +158,55 @@ impl Installed {
         std::mem::forget(reports);
         Ok(orders)
     }
+}
+
+/// The chain that counts whom pods connect to.
+const CHAIN: &str = "OUTCROP-TEST";
+
+/// What pods of Outcrop may connect to: the API server, by its Service and by its address; DNS; the aggregator.
+const ALLOWED: [&[&str]; 5] = [
+    &["-p", "tcp", "-d", "10.96.0.1", "--dport", "443"],
+    &["-p", "tcp", "-d", "10.77.0.1", "--dport", "6443"],
+    &["-p", "udp", "--dport", "53"],
+    &["-p", "tcp", "--dport", "53"],
+    &["-p", "tcp", "-d", "10.96.0.0/16", "--dport", "7443"],
+];
+
+/// Counts, from now on, every connection that a pod begins, on both nodes. The first packet of each comes through this table.
+fn count_connections(cluster: &Cluster) {
+    for (node, pods) in [("a", "10.78.1.0/24"), ("b", "10.78.2.0/24")] {
+        let table = |args: &[&str]| cluster.attempt(&[&["on", node, "iptables", "-w", "-t", "nat"], args].concat());
+        let jump = ["PREROUTING", "-s", pods, "-j", CHAIN];
+        let _ = table(&[&["-D"], &jump[..]].concat());
+        let _ = table(&["-F", CHAIN]);
+        let _ = table(&["-X", CHAIN]);
+        table(&["-N", CHAIN]).unwrap();
+        for allowed in ALLOWED {
+            table(&[&["-A", CHAIN], allowed, &["-j", "RETURN"]].concat()).unwrap();
+        }
+        table(&["-A", CHAIN, "-j", "RETURN"]).unwrap();
+        table(&[&["-I"], &jump[..]].concat()).unwrap();
+    }
+}
+
+/// No pod has begun a connection but to the API server, to DNS and to the aggregator.
+fn nothing_leaves(installed: &Installed) {
+    let mut all = [0_u64; ALLOWED.len() + 1];
+    for node in ["a", "b"] {
+        let table = installed.cluster.run(&["on", node, "iptables", "-w", "-t", "nat", "-L", CHAIN, "-n", "-v", "-x"]);
+        let counts: Vec<u64> =
+            table.lines().skip(2).map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect();
+        assert_eq!(counts.len(), all.len(), "{table}");
+        assert_eq!(counts.last(), Some(&0), "something else was connected to from node {node}: {table}");
+        all.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+    let [service, address, udp, tcp, aggregator, others] = all;
+    println!(
+        "connections of pods: API server {}, DNS {}, aggregator {aggregator}, others {others}",
+        service + address,
+        udp + tcp
+    );
+    assert!(service + address > 0 && udp > 0 && aggregator >= 2, "those are counted at all: {all:?}");
 }
 
 /// Makes the namespace, and in it a claim with a volume on node a: the cluster makes none by itself.
@@ -462,6 +513,24 @@ fn it_heals(installed: &Installed) {
         healed(&format!("containerd of {node} restarted -> all in a final state"));
     }
 
+    let on_b = || -> BTreeSet<String> {
+        let all = installed.json(&["get", "containers", "--node", "b"])["items"].clone();
+        all.as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let before = on_b();
+    let start = Instant::now();
+    cluster.run(&["reboot", "b"]);
+    let agents =
+        || cluster.json(&["get", "daemonset", "outcrop-agent-b", "-n", NAMESPACE])["status"]["numberReady"].clone();
+    let patience = Duration::from_secs(180);
+    within(patience, "the agent of b to be started anew", || {
+        let now = on_b();
+        !now.is_empty() && now.is_disjoint(&before) && agents() == 1 && installed.pending() == Some(0)
+    });
+    let kept = installed.json(&["get", "containers", "--node", "b", "-n", "bank"])["items"].clone();
+    assert!(kept.as_array().unwrap().iter().all(|item| item["packages"] != 0), "{kept:#}");
+    println!("node b lost its power -> all in a final state: {:?}", start.elapsed());
+
     let viewer = installed.token(NAMESPACE, "outcrop-viewer", "outcrop", None);
     let (ca, service) = (installed.ca(), installed.service());
     assert_eq!(installed.get("/api/v1/status", &viewer).0, 200);
@@ -488,7 +557,6 @@ fn it_heals(installed: &Installed) {
     until("the API server", || cluster.attempt(&["kubectl", "get", "nodes"]).is_ok());
     cluster.create(&pod("bank", "late", "b", "outcrop.example/debian:1", &SLEEP));
     // Kubelets come back to it by themselves, within two minutes.
-    let patience = Duration::from_secs(180);
     within(patience, "the nodes", || !cluster.kubectl(&["get", "nodes"]).contains("NotReady"));
     within(patience, "what came since", || {
         installed
@@ -517,12 +585,13 @@ fn what_is_installed_is_trusted_and_trusts_as_it_should() {
         cluster.kubectl(&["wait", "-n", namespace, "--for", "condition=Ready", "pod", "--all", "--timeout", "60s"]);
     }
     until("all to be looked into", || installed.pending() == Some(0));
-    let parts: [Part; 6] = [
+    let parts: [Part; 7] = [
         ("agents speak for their nodes", agents_speak_for_their_nodes),
         ("namespaces are seen by their own", namespaces_are_seen_by_their_own),
         ("nothing of the host can be changed", nothing_of_the_host_can_be_changed),
         ("findings follow workloads", findings_follow_workloads),
         ("images are told of as they are", images_are_told_of_as_they_are),
+        ("nothing leaves", nothing_leaves),
         ("it heals", it_heals),
     ];
     for (what, part) in parts {
