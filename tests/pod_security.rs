@@ -310,7 +310,7 @@ fn every_pod_has_the_verdict_of_pod_security_admission() {
             json!({ "pod-security.kubernetes.io/warn": name, "pod-security.kubernetes.io/warn-version": "latest" });
         proxy.ask("POST", "/api/v1/namespaces", &json!({ "metadata": { "name": namespace, "labels": labels } }));
         let account = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
-        for _ in 0..100 {
+        for _ in 0..600 {
             if proxy.ask("GET", &account, &Value::Null).starts_with("HTTP/1.1 200") {
                 break;
             }
