@@ -273,7 +273,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     std::fs::create_dir_all(&uploads).map_err(file(&uploads))?;
     let client = match &config.kubernetes {
         Some(kubernetes) => {
-            let connected = crate::cluster::connect(kubernetes.kubeconfig.as_deref()).await;
+            let connected = crate::cluster::connect(kubernetes.kubeconfig.as_deref(), None).await;
             Some(connected.map_err(AggregatorError::Kubernetes)?)
         }
         None => None,

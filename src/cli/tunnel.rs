@@ -7,13 +7,12 @@ use std::path::PathBuf;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
 use kube::api::{Api, ListParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config, ResourceExt as _};
+use kube::{Client, ResourceExt as _};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use super::Fatal;
-use crate::cluster::AUDIENCE;
+use crate::cluster::{AUDIENCE, connect, has_kubeconfig, words};
 
 /// What the chart calls an aggregator's pods.
 const AGGREGATOR: &str = "app.kubernetes.io/part-of=outcrop,app.kubernetes.io/component=aggregator";
@@ -66,8 +65,7 @@ pub(super) struct Tunnel {
 impl Cluster {
     /// Whether somebody said which cluster: by a flag, or by a kubeconfig where kubectl looks for it.
     pub(super) fn is_named(&self) -> bool {
-        let home = || std::env::home_dir().is_some_and(|home| home.join(".kube/config").exists());
-        self.kubeconfig.is_some() || self.context.is_some() || std::env::var_os("KUBECONFIG").is_some() || home()
+        self.kubeconfig.is_some() || self.context.is_some() || has_kubeconfig()
     }
 
     /// The namespace that Outcrop is in, where it was said.
@@ -87,20 +85,7 @@ impl Cluster {
 
     /// A client of the API server; where no cluster is named, as the account of the pod that this runs in.
     pub(super) async fn client(&self) -> Result<Client, String> {
-        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        let config = match &self.kubeconfig {
-            Some(path) => {
-                let file = Kubeconfig::read_from(path).map_err(|error| format!("{}: {error}", path.display()))?;
-                Config::from_custom_kubeconfig(file, &options).await
-            }
-            None if !self.is_named() => {
-                let config = Config::incluster().map_err(|error| format!("the pod's own account: {error}"))?;
-                return Client::try_from(config).map_err(|error| error.to_string());
-            }
-            None => Config::from_kubeconfig(&options).await,
-        };
-        let config = config.map_err(|error| format!("the kubeconfig: {error}"))?;
-        Client::try_from(config).map_err(|error| error.to_string())
+        connect(self.kubeconfig.as_deref(), self.context.as_deref()).await
     }
 
     async fn find(&self, wants_token: bool) -> Result<(String, Option<String>, Option<String>), String> {
@@ -184,19 +169,4 @@ async fn forward(client: Client, namespace: &str, pod: String) -> std::io::Resul
         }
     });
     Ok(address)
-}
-
-/// What the API server says is wrong, without how it is said in code.
-pub(super) fn words(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => {
-            // A transport's own words tell only that it is one: the innermost reason stands beside.
-            let mut inner = std::error::Error::source(other);
-            while let Some(deeper) = inner.and_then(std::error::Error::source) {
-                inner = Some(deeper);
-            }
-            inner.map_or_else(|| other.to_string(), |inner| format!("{other}: {inner}"))
-        }
-    }
 }

@@ -1,23 +1,48 @@
-//! Where the API server is.
+//! Where the API server is, and its errors in words.
 
 use std::path::Path;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
-/// A client of the API server: as `kubeconfig` says; without it as `KUBECONFIG` or the home directory's file does, or by the service
-/// account of the pod that this runs in.
+/// A client of the API server: as `kubeconfig` says; without it as the files do that kubectl reads; without these, and where no context
+/// is asked for, as the service account of the pod that this runs in.
 ///
 /// # Errors
 /// Where none of these says how to reach it. Nothing is sent yet.
-pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, String> {
+pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Client, String> {
+    let options = KubeConfigOptions { context: context.map(ToOwned::to_owned), ..KubeConfigOptions::default() };
     let config = match kubeconfig {
         Some(path) => {
-            let file = Kubeconfig::read_from(path).map_err(|error| error.to_string())?;
-            let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
-            config.map_err(|error| format!("{}: {error}", path.display()))?
+            let wrong = |error| format!("the kubeconfig {}: {error}", path.display());
+            let file = Kubeconfig::read_from(path).map_err(wrong)?;
+            Config::from_custom_kubeconfig(file, &options).await.map_err(wrong)?
         }
-        None => Config::infer().await.map_err(|error| error.to_string())?,
+        None if context.is_some() || has_kubeconfig() => {
+            Config::from_kubeconfig(&options).await.map_err(|error| format!("the kubeconfig: {error}"))?
+        }
+        None => Config::incluster().map_err(|error| format!("the pod's own account: {error}"))?,
     };
-    Client::try_from(config).map_err(|error| error.to_string())
+    Client::try_from(config).map_err(|error| words(&error))
+}
+
+/// Whether there is a kubeconfig where kubectl looks for one.
+pub fn has_kubeconfig() -> bool {
+    let home = || std::env::home_dir().is_some_and(|home| home.join(".kube/config").exists());
+    std::env::var_os("KUBECONFIG").is_some() || home()
+}
+
+/// What the API server says is wrong, without how it is said in code.
+pub fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => {
+            // A transport's own words tell only that it is one: the innermost reason stands beside.
+            let mut inner = std::error::Error::source(other);
+            while let Some(deeper) = inner.and_then(std::error::Error::source) {
+                inner = Some(deeper);
+            }
+            inner.map_or_else(|| other.to_string(), |inner| format!("{other}: {inner}"))
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::Resource;
-use kube::api::ObjectMeta as KubeMeta;
+use kube::core::ObjectMeta as KubeMeta;
 use serde::Deserialize;
 
 use super::checks::PodSpec;

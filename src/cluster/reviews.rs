@@ -13,6 +13,8 @@ use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::connect::words;
+
 /// The audience that tokens shown to Outcrop are for. One for the API server is refused: whoever breaks in here could show it there.
 pub const AUDIENCE: &str = "outcrop";
 
@@ -93,7 +95,7 @@ impl Reviews {
             return Err(unknown("there is no token"));
         }
         let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![AUDIENCE.to_owned()]) };
-        let status = self.create(TokenReview { spec, ..TokenReview::default() }).await?.status.unwrap_or_default();
+        let status = self.ask(TokenReview { spec, ..TokenReview::default() }).await?.status.unwrap_or_default();
         if status.authenticated != Some(true) {
             // Why may quote the token's own claims.
             return Err(unknown("the API server does not know this token, or not for the audience outcrop"));
@@ -134,23 +136,30 @@ impl Reviews {
             resource_attributes: Some(attributes),
             ..SubjectAccessReviewSpec::default()
         };
-        let review = self.create(SubjectAccessReview { spec, ..SubjectAccessReview::default() }).await?;
+        let review = self.ask(SubjectAccessReview { spec, ..SubjectAccessReview::default() }).await?;
         let status = review.status.unwrap_or_default();
         Ok(status.allowed && status.denied != Some(true))
     }
 
-    async fn create<K>(&self, review: K) -> Result<K, ReviewError>
+    async fn ask<K>(&self, asked: K) -> Result<K, ReviewError>
     where
         K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
     {
-        let api: Api<K> = Api::all(self.0.clone());
-        let created = tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &review)).await;
-        let created = created.map_err(|_| ReviewError::Unavailable("no answer".to_owned()))?;
-        created.map_err(|error| match error {
-            kube::Error::Api(status) => ReviewError::Unavailable(status.message),
-            other => ReviewError::Unavailable(other.to_string()),
-        })
+        review(&self.0, asked).await.map_err(ReviewError::Unavailable)
     }
+}
+
+/// Has the API server look at a review, and answer.
+///
+/// # Errors
+/// When it does not, in words.
+pub async fn review<K>(client: &Client, review: K) -> Result<K, String>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let created = tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &review)).await;
+    created.map_err(|_| "it does not answer".to_owned())?.map_err(|error| words(&error))
 }
 
 /// How long an answer is waited for.

@@ -45,7 +45,7 @@ impl ContainerKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodContainer {
     /// Its name in its pod.
-    pub name: String,
+    pub name: Arc<str>,
     /// The image, by the name that the pod asks for it.
     pub image: String,
     /// The runtime's ID, once it was made.
@@ -156,7 +156,7 @@ impl Cluster {
         let container = pod.containers.iter().find(|container| container.id.as_deref() == Some(id))?;
         Some(Place {
             pod: Arc::clone(&pod.name),
-            name: container.name.as_str().into(),
+            name: Arc::clone(&container.name),
             workload: Arc::clone(&pod.workload),
             excluded: pod.excluded.clone(),
         })
@@ -431,7 +431,7 @@ fn containers(kube: &KubePod) -> Vec<PodContainer> {
             let id = status.and_then(|status| status.container_id.as_deref()?.split_once("://"));
             let id = id.map(|(_, id)| Arc::from(id)).filter(|id: &Arc<str>| !id.is_empty());
             all.push(PodContainer {
-                name: container.name.clone(),
+                name: container.name.as_str().into(),
                 image: status.map(|status| status.image.clone()).unwrap_or_default(),
                 id,
                 kind: match kind {

@@ -17,6 +17,7 @@ use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
 use kube::{Client, Resource};
 use tokio::sync::Notify;
 
+use super::connect::words;
 use super::objects::{KubeNode, KubePod, Marks};
 use super::selection::Selection;
 use super::state::{Cluster, Touched};
@@ -236,7 +237,7 @@ impl<K> Reflector<K> {
                 }
                 Err(error) if !listed && does_not_stream(&error) => return Next::Page,
                 Err(error) => {
-                    self.watch.note(&self.name, |source| source.problem = Some((Instant::now(), words(&error))))
+                    self.watch.note(&self.name, |source| source.problem = Some((Instant::now(), told(&error))))
                 }
             }
         }
@@ -294,17 +295,13 @@ fn does_not_stream(error: &watcher::Error) -> bool {
 }
 
 /// An error in one line.
-fn words(error: &watcher::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !words.contains(&text) {
-            words = format!("{words}: {text}");
-        }
-        cause = error.source();
+fn told(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error) => format!("listing: {}", words(error)),
+        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => words(error),
+        watcher::Error::WatchError(status) => status.message.clone(),
+        watcher::Error::NoResourceVersion => error.to_string(),
     }
-    words
 }
 
 fn name(plural: &str, namespace: Option<&str>) -> String {

@@ -242,7 +242,7 @@ fn untold(missing: &Missing<'_>) -> ContainerItem {
         node: (*node).to_owned(),
         containerd_namespace: KUBERNETES.to_owned(),
         id: container.id.as_deref().unwrap_or_default().to_owned(),
-        name: container.name.clone(),
+        name: container.name.as_ref().to_owned(),
         namespace: Some(pod.name.namespace.clone()),
         pod: Some(pod.name.name.clone()),
         workload: Some(named(&pod.workload)),

@@ -187,7 +187,7 @@ impl Aggregator {
                 let key = (member.container.kind, &member.container.name, member.image, member.stack, member.coverage);
                 let summary = member.summary;
                 let group = groups.entry(key.clone()).or_insert_with(|| WorkloadContainer {
-                    name: member.container.name.clone(),
+                    name: member.container.name.as_ref().to_owned(),
                     kind: member.container.kind.as_str().to_owned(),
                     image: member.image.to_owned(),
                     stack: member.stack.map(|stack| stack.to_string()),

@@ -13,7 +13,7 @@ use k8s_openapi::api::authorization::v1::{
 };
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::version::Info;
-use kube::api::{Api, ListParams, LogParams, PostParams};
+use kube::api::{Api, ListParams, LogParams};
 use kube::{Client, Resource, ResourceExt as _};
 use outcrop_agent::doctor::{Check, judge_clock, skew};
 use serde::Serialize;
@@ -24,7 +24,8 @@ use ureq::http::Request;
 use super::answers::some;
 use super::bundle::Bundle;
 use super::objects::{Objects, Read};
-use crate::cli::tunnel::{Cluster, OUTCROP, words};
+use crate::cli::tunnel::{Cluster, OUTCROP};
+use crate::cluster::{review, words};
 
 /// How long the API server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -273,7 +274,7 @@ async fn may(client: &Client, right: &Right, namespace: Option<&str>, who: Optio
     let status = match who {
         None => {
             let spec = SelfSubjectAccessReviewSpec { resource_attributes: attributes, ..Default::default() };
-            create(client, SelfSubjectAccessReview { spec, ..Default::default() }).await?.status
+            review(client, SelfSubjectAccessReview { spec, ..Default::default() }).await?.status
         }
         Some(account) => {
             let mut groups = vec!["system:serviceaccounts".to_owned(), "system:authenticated".to_owned()];
@@ -289,19 +290,10 @@ async fn may(client: &Client, right: &Right, namespace: Option<&str>, who: Optio
                 resource_attributes: attributes,
                 ..Default::default()
             };
-            create(client, SubjectAccessReview { spec, ..Default::default() }).await?.status
+            review(client, SubjectAccessReview { spec, ..Default::default() }).await?.status
         }
     };
     Ok(status.is_some_and(|status| status.allowed))
-}
-
-async fn create<K>(client: &Client, review: K) -> Result<K, String>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
-{
-    let api: Api<K> = Api::all(client.clone());
-    let created = tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &review)).await;
-    created.map_err(|_| "the API server does not answer".to_owned())?.map_err(|error| words(&error))
 }
 
 /// What the aggregator does in the namespaces that it watches.
