@@ -18,6 +18,8 @@ mod duration;
 #[cfg(not(fuzzing))]
 mod lock;
 #[cfg(not(fuzzing))]
+pub mod offline;
+#[cfg(not(fuzzing))]
 mod stamp;
 #[cfg(not(fuzzing))]
 pub mod store;

@@ -11,9 +11,12 @@ mod cluster_parts;
 mod service_parts;
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cluster_parts::Cluster;
 use outcrop_proto::wire::v1;
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
@@ -27,6 +30,7 @@ const NAMESPACE: &str = "outcrop";
 /// Outcrop, installed.
 struct Installed {
     cluster: Cluster,
+    helm: PathBuf,
     dir: tempfile::TempDir,
 }
 
@@ -42,31 +46,39 @@ impl Installed {
         cluster.kubectl(&["delete", "namespace", NAMESPACE, "shop", "bank", "--ignore-not-found", "--timeout", "90s"]);
         cluster.kubectl(&["delete", "clusterrolebinding", "outcrop-test-operator", "--ignore-not-found"]);
         let dir = tempfile::tempdir().unwrap();
-        let values = dir.path().join("values.yaml");
         keep(&cluster);
-        std::fs::write(&values, cluster.run(&["values"])).unwrap();
-        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/outcrop");
+        let installed = Self { cluster, helm: helm.into(), dir };
         // What was there before cluster-wide objects belong to goes first.
-        let run = |args: &[&str]| {
-            let mut command = Command::new(&helm);
-            let homes =
-                ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"].map(|name| (name, dir.path().join("helm")));
-            command.args(args).env("KUBECONFIG", cluster.kubeconfig()).envs(homes).output().unwrap()
-        };
-        run(&["uninstall", "outcrop", "-n", NAMESPACE, "--ignore-not-found", "--wait"]);
-        count_connections(&cluster);
+        let _ = installed.helm(&["uninstall", "outcrop", "-n", NAMESPACE, "--ignore-not-found", "--wait"]);
+        count_connections(&installed.cluster);
         let start = Instant::now();
-        let values = values.to_str().unwrap();
-        let kept = "aggregator.persistence.enabled=true,aggregator.persistence.existingClaim=data";
-        let output = run(&["install", "outcrop", chart, "-n", NAMESPACE, "--values", values, "--set", kept]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let installed = Self { cluster, dir };
+        installed.release("install", &[]);
         installed.ready();
         println!("helm install -> aggregator and agents ready: {:?}", start.elapsed());
         until("the aggregator to answer", || installed.ask(&["status", "-o", "json"]).is_ok());
         until("nothing to be pending", || installed.pending() == Some(0));
         println!("helm install -> every container in a final state: {:?}", start.elapsed());
         Some(installed)
+    }
+
+    fn helm(&self, args: &[&str]) -> Result<(), String> {
+        let homes = ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"];
+        let homes = homes.map(|name| (name, self.dir.path().join("helm")));
+        let mut command = Command::new(&self.helm);
+        let output = command.args(args).env("KUBECONFIG", self.cluster.kubeconfig()).envs(homes).output().unwrap();
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    }
+
+    /// Installs or upgrades the release: with the cluster's values, what it knows on a volume, nothing but the API server to reach, and
+    /// these values.
+    fn release(&self, verb: &str, values: &[&str]) {
+        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/outcrop");
+        let of_cluster = self.dir.path().join("values.yaml");
+        std::fs::write(&of_cluster, self.cluster.run(&["values"])).unwrap();
+        let kept = "offline=true,aggregator.persistence.enabled=true,aggregator.persistence.existingClaim=data";
+        let all = [&[kept], values].concat().join(",");
+        let of_cluster = of_cluster.to_str().unwrap();
+        self.helm(&[verb, "outcrop", chart, "-n", NAMESPACE, "--values", of_cluster, "--set", &all]).unwrap();
     }
 
     fn ready(&self) {
@@ -112,6 +124,21 @@ impl Installed {
         let mut args = vec!["create", "token", account, "-n", namespace, "--audience", audience];
         args.extend(pod.iter().flat_map(|pod| ["--bound-object-kind", "Pod", "--bound-object-name", pod]));
         self.cluster.kubectl(&args).trim().to_owned()
+    }
+
+    /// The same token with another end, in seconds from now, signed as the API server signs its own.
+    fn ending(&self, token: &str, seconds: i64) -> String {
+        let mut parts = token.split('.');
+        let (header, claims) = (parts.next().unwrap(), URL_SAFE_NO_PAD.decode(parts.next().unwrap()).unwrap());
+        let mut claims: Value = serde_json::from_slice(&claims).unwrap();
+        claims["exp"] = json!(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64 + seconds);
+        let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let key = Path::new(&self.cluster.kubeconfig()).with_file_name("keys").join("accounts.key");
+        let message = self.dir.path().join("message");
+        std::fs::write(&message, &signed).unwrap();
+        let output = Command::new("openssl").args(["dgst", "-sha256", "-sign"]).args([key, message]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(output.stdout))
     }
 
     fn agent_pod(&self, node: &str) -> String {
@@ -200,6 +227,8 @@ fn nothing_leaves(installed: &Installed) {
         assert_eq!(counts.last(), Some(&0), "something else was connected to from node {node}: {table}");
         all.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
+    let offline = installed.json(&["status"])["offline"].clone();
+    assert_eq!(offline, json!({ "ports": [53, 443], "enforced": true }));
     let [service, address, udp, tcp, aggregator, others] = all;
     println!(
         "connections of pods: API server {}, DNS {}, aggregator {aggregator}, others {others}",
@@ -265,22 +294,32 @@ fn agents_speak_for_their_nodes(installed: &Installed) {
     installed.cluster.create(&ghost);
     installed.cluster.kubectl(&["wait", "-n", NAMESPACE, "--for", "condition=Ready", "pod/ghost", "--timeout", "60s"]);
     let token = token("outcrop-agent", "outcrop", Some("ghost"));
-    let mut orders = attach(&token, "b").unwrap();
-    installed.cluster.kubectl(&["delete", "pod", "ghost", "-n", NAMESPACE, "--now", "--wait=false"]);
-    let deleted = Instant::now();
-    let ended = runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(60), async {
+    let ended = |orders: &mut tonic::Streaming<v1::Order>| {
+        let ended = async {
             loop {
                 match orders.message().await {
                     Ok(Some(_)) => {}
                     other => break other.map(drop),
                 }
             }
-        })
-        .await
-    });
-    let status = ended.expect("its stream ends within a minute").unwrap_err();
-    assert!(status.message().contains("not valid any more"), "{status:?}");
+        };
+        let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), ended).await });
+        let status = ended.expect("its stream ends within a minute").unwrap_err();
+        assert!(status.message().contains("not valid any more"), "{status:?}");
+    };
+    // One that has ended is none, one that ends soon has to be replaced, and a stream ends before its token does.
+    for (seconds, says) in [(-5, "does not know this token"), (40, "the token ends")] {
+        let status = attach(&installed.ending(&token, seconds), "b").map(drop).unwrap_err();
+        assert!(status.message().contains(says), "{seconds}: {status:?}");
+    }
+    let attached = Instant::now();
+    let mut orders = attach(&installed.ending(&token, 70), "b").unwrap();
+    ended(&mut orders);
+    println!("a token of 70 s -> its stream ends: {:?}", attached.elapsed());
+    let mut orders = attach(&token, "b").unwrap();
+    installed.cluster.kubectl(&["delete", "pod", "ghost", "-n", NAMESPACE, "--now", "--wait=false"]);
+    let deleted = Instant::now();
+    ended(&mut orders);
     println!("pod deleted -> its stream ends: {:?}", deleted.elapsed());
     attach(&token, "b").map(drop).unwrap_err();
     select(json!({ "nobody": null }));
@@ -566,6 +605,57 @@ fn it_heals(installed: &Installed) {
     healed("API server gone for 20 s -> all in a final state");
 }
 
+/// Some namespaces only, with rights in these only, and a certificate that somebody else has made.
+fn it_can_be_narrowed(installed: &Installed) {
+    let cluster = &installed.cluster;
+    let names = [&format!("outcrop.{NAMESPACE}.svc"), "localhost"].map(ToOwned::to_owned);
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let file = |name: &str, text: String| {
+        let path = installed.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        format!("--from-file={}", path.display())
+    };
+    let (certificate, key) = (file("tls.crt", made.cert.pem()), file("tls.key", made.signing_key.serialize_pem()));
+    let ca = file("ca.crt", made.cert.pem());
+    cluster.kubectl(&["create", "secret", "generic", "ours", "-n", NAMESPACE, &certificate, &key, &ca]);
+    let narrow = ["scope=namespaced", "watchNamespaces={shop}", "tls.mode=secret", "tls.secretName=ours"];
+    installed.release("upgrade", &narrow);
+    installed.ready();
+    let ca = installed.dir.path().join("ca.crt");
+    let ask = |args: &[&str]| installed.ask(&[args, &["-o", "json", "--ca", ca.to_str().unwrap()]].concat());
+    let json = |args: &[&str]| -> Value { serde_json::from_str(&ask(args).unwrap()).unwrap() };
+    let count = |status: &Value, state: &str| {
+        let coverage = status["coverage"].as_array().unwrap().iter().find(|of| of["state"] == state);
+        coverage.unwrap()["containers"].as_u64().unwrap()
+    };
+    within(Duration::from_secs(120), "both nodes, and nothing that nobody knows", || {
+        let Ok(status) = ask(&["status"]).map(|text| serde_json::from_str::<Value>(&text).unwrap()) else {
+            return false;
+        };
+        let kubernetes = &status["kubernetes"];
+        let settled = kubernetes["synced"] == true && kubernetes["strays"] == 0 && count(&status, "pending") == 0;
+        settled && status["nodes"]["attached"] == 2 && status["problems"] == json!([])
+    });
+    let workloads = json(&["get", "workloads", "-A"])["items"].clone();
+    let seen: BTreeSet<&str> =
+        workloads.as_array().unwrap().iter().map(|item| item["namespace"].as_str().unwrap()).collect();
+    assert_eq!(seen, BTreeSet::from([NAMESPACE, "shop"]));
+    let elsewhere = count(&json(&["status"]), "excluded");
+    let shown = json(&["get", "containers", "--field-selector", "state=excluded"])["items"].clone();
+    let shown = shown.as_array().unwrap();
+    assert!(elsewhere > 1 && shown.len() as u64 == elsewhere, "{shown:#?}");
+    let reason = "in none of the namespaces that are watched";
+    assert!(shown.iter().all(|item| item["coverage"]["reason"] == reason), "{shown:#?}");
+    let account = format!("system:serviceaccount:{NAMESPACE}:outcrop-aggregator");
+    let may = |verb: &str, what: &str, namespace: &str| {
+        cluster.attempt(&["kubectl", "auth", "can-i", verb, what, "-n", namespace, "--as", &account]).is_ok()
+    };
+    assert!(may("watch", "pods", "shop") && !may("list", "pods", "bank") && !may("list", "nodes", ""));
+    // The authority is not published any more: it has to be named.
+    let refused = installed.ask(&["status"]).unwrap_err();
+    assert!(refused.contains("--ca FILE"), "{refused}");
+}
+
 /// A part of the test, with what it is for.
 type Part = (&'static str, fn(&Installed));
 
@@ -585,7 +675,7 @@ fn what_is_installed_is_trusted_and_trusts_as_it_should() {
         cluster.kubectl(&["wait", "-n", namespace, "--for", "condition=Ready", "pod", "--all", "--timeout", "60s"]);
     }
     until("all to be looked into", || installed.pending() == Some(0));
-    let parts: [Part; 7] = [
+    let parts: [Part; 8] = [
         ("agents speak for their nodes", agents_speak_for_their_nodes),
         ("namespaces are seen by their own", namespaces_are_seen_by_their_own),
         ("nothing of the host can be changed", nothing_of_the_host_can_be_changed),
@@ -593,6 +683,7 @@ fn what_is_installed_is_trusted_and_trusts_as_it_should() {
         ("images are told of as they are", images_are_told_of_as_they_are),
         ("nothing leaves", nothing_leaves),
         ("it heals", it_heals),
+        ("it can be narrowed", it_can_be_narrowed),
     ];
     for (what, part) in parts {
         let start = Instant::now();

@@ -74,9 +74,11 @@ fn unseen(cluster: &Cluster, fleet: &Fleet, pod: &Pod, node: &str) -> Coverage {
 impl Aggregator {
     /// Where a container belongs that a node tells of.
     pub(super) fn place(&self, node: &str, seen: &Seen) -> Placed {
-        match &self.watch {
-            Some(watch) if seen.pod.is_some() => place(watch, node, &seen.containerd_namespace, &seen.id),
-            _ => Placed::AsTold,
+        let (Some(watch), Some(pod)) = (&self.watch, &seen.pod) else { return Placed::AsTold };
+        match place(watch, node, &seen.containerd_namespace, &seen.id) {
+            // Where a node lies, or an image that labels its containers, the API server will say so.
+            Placed::Nowhere if !watch.covers(&pod.namespace) => Placed::Elsewhere,
+            placed => placed,
         }
     }
 

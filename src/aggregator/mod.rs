@@ -39,6 +39,7 @@ pub use tokens::{TokenError, make_token};
 use crate::authority::{self, Authority, AuthorityError};
 use crate::cluster::{Policy as Rego, PolicyError, Reviews, Selection, Watch, keep_published};
 use crate::lock::lock;
+use crate::offline::Offline;
 use crate::store::{RematchRow, Run, Sqlite, Store, StoreError};
 use crate::web;
 use crate::web::listen::{self, Certificate, Incoming, Limits, Protocol};
@@ -71,6 +72,8 @@ pub struct Config {
     pub tokens: Option<PathBuf>,
     /// The Kubernetes cluster that it is in, if it is in one.
     pub kubernetes: Option<Kubernetes>,
+    /// What was left to this process to connect to, where it runs offline.
+    pub offline: Option<Offline>,
     /// Where nodes are listened to.
     pub listen: SocketAddr,
     /// Certificate chain and key for nodes, PEM; without them nodes are spoken to in the clear.

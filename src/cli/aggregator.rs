@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::{Exit, Fatal};
 use crate::advisory::trust::PublicKey;
 use crate::aggregator::{self, Config, Policy};
+use crate::cluster::api_server_port;
 use crate::duration::{parse_duration, parse_share};
+use crate::offline::{self, Offline};
 use crate::token::is_name;
 
 #[derive(Debug, clap::Args)]
@@ -75,6 +77,10 @@ pub(super) struct Arguments {
     /// Its private key, PEM
     #[arg(long, value_name = "FILE", env = "OUTCROP_API_TLS_KEY", requires = "api_tls_cert")]
     api_tls_key: Option<PathBuf>,
+
+    /// Have the kernel refuse every TCP connection but to the ports of the API server and of DNS
+    #[arg(long, env = "OUTCROP_OFFLINE")]
+    offline: bool,
 
     #[command(flatten)]
     kubernetes: Kubernetes,
@@ -182,6 +188,20 @@ impl Kubernetes {
     }
 }
 
+fn go_offline(kubernetes: Option<&aggregator::Kubernetes>) -> Result<Offline, Fatal> {
+    let failed = |error: &dyn std::fmt::Display| Fatal::failed(format!("--offline: {error}"));
+    let port = match kubernetes {
+        Some(kubernetes) => {
+            // Of one thread, which is this one.
+            let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| failed(&error))?;
+            let port = runtime.block_on(api_server_port(kubernetes.kubeconfig.as_deref()));
+            Some(port.map_err(|error| failed(&error))?)
+        }
+        None => None,
+    };
+    offline::enter(port).map_err(|error| failed(&error))
+}
+
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     let tls = arguments.tls_cert.zip(arguments.tls_key);
     let makes_own = !arguments.tls_name.is_empty();
@@ -208,13 +228,17 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     }
     let keys: Result<Vec<PublicKey>, _> = arguments.db_key.iter().map(|key| PublicKey::from_argument(key)).collect();
     let keys = keys.map_err(|error| Fatal::usage(format!("--db-key: {error}")))?;
+    let kubernetes = arguments.kubernetes.config()?;
+    // Before there is a second thread.
+    let offline = arguments.offline.then(|| go_offline(kubernetes.as_ref())).transpose()?;
     let config = Config {
         cluster: arguments.cluster,
         data: arguments.data,
         database: arguments.db,
         policy: Policy { keys, require_signature: arguments.require_signature, ..Policy::default() },
         tokens: arguments.tokens,
-        kubernetes: arguments.kubernetes.config()?,
+        kubernetes,
+        offline,
         listen: arguments.listen,
         tls,
         tls_names: arguments.tls_name,

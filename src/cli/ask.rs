@@ -97,6 +97,13 @@ fn in_words(status: &Value) -> String {
             out.push_str("the API server has not been listed whole yet\n");
         }
     }
+    if let Some(ports) = status.pointer("/offline/ports").and_then(Value::as_array) {
+        let ports: Vec<String> = ports.iter().map(cell).collect();
+        out.push_str(&match status.pointer("/offline/enforced").and_then(Value::as_bool) {
+            Some(true) => format!("offline: the kernel refuses TCP connections but to ports {}\n", ports.join(", ")),
+            _ => "offline: this kernel cannot refuse connections (Linux 6.7 can)\n".to_owned(),
+        });
+    }
     if let Some(error) = status["store_error"].as_str() {
         out.push_str(&format!("NOTHING IS TAKEN FROM NODES: {}\n", escape(error)));
     }

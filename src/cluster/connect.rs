@@ -11,8 +11,22 @@ use kube::{Client, Config};
 /// # Errors
 /// Where none of these says how to reach it. Nothing is sent yet.
 pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Client, String> {
+    Client::try_from(config(kubeconfig, context).await?).map_err(|error| words(&error))
+}
+
+/// The port at which [`connect`] would speak to the API server.
+///
+/// # Errors
+/// Where nothing says how to reach it.
+pub async fn api_server_port(kubeconfig: Option<&Path>) -> Result<u16, String> {
+    let url = config(kubeconfig, None).await?.cluster_url;
+    let default = if url.scheme_str() == Some("http") { 80 } else { 443 };
+    Ok(url.port_u16().unwrap_or(default))
+}
+
+async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Config, String> {
     let options = KubeConfigOptions { context: context.map(ToOwned::to_owned), ..KubeConfigOptions::default() };
-    let config = match kubeconfig {
+    Ok(match kubeconfig {
         Some(path) => {
             let wrong = |error| format!("the kubeconfig {}: {error}", path.display());
             let file = Kubeconfig::read_from(path).map_err(wrong)?;
@@ -22,8 +36,7 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result
             Config::from_kubeconfig(&options).await.map_err(|error| format!("the kubeconfig: {error}"))?
         }
         None => Config::incluster().map_err(|error| format!("the pod's own account: {error}"))?,
-    };
-    Client::try_from(config).map_err(|error| words(&error))
+    })
 }
 
 /// Whether there is a kubeconfig where kubectl looks for one.

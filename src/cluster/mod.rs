@@ -30,7 +30,7 @@ mod watch;
 
 #[cfg(not(fuzzing))]
 pub use self::{
-    connect::{connect, has_kubeconfig, words},
+    connect::{api_server_port, connect, has_kubeconfig, words},
     policy::{Policy, PolicyError},
     publish::keep_published,
     reviews::{AUDIENCE, Access, GROUP, Identity, ReviewError, Reviews, review},

@@ -58,6 +58,8 @@ struct Source {
 /// The API server's objects, kept in step.
 #[derive(Debug)]
 pub struct Watch {
+    /// Those that are watched; all where none is named.
+    namespaces: BTreeSet<String>,
     cluster: RwLock<Cluster>,
     sources: Mutex<BTreeMap<String, Source>>,
     touched: Mutex<Touched>,
@@ -69,6 +71,7 @@ impl Watch {
     /// cannot allow that.
     pub fn start(client: &Client, selection: Selection, namespaces: &BTreeSet<String>) -> Arc<Self> {
         let watch = Arc::new(Self {
+            namespaces: namespaces.clone(),
             cluster: RwLock::new(Cluster::new(selection)),
             sources: Mutex::default(),
             touched: Mutex::default(),
@@ -121,6 +124,11 @@ impl Watch {
     /// What is known now.
     pub fn cluster(&self) -> RwLockReadGuard<'_, Cluster> {
         self.cluster.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a namespace is among those that are watched.
+    pub fn covers(&self, namespace: &str) -> bool {
+        self.namespaces.is_empty() || self.namespaces.contains(namespace)
     }
 
     /// Whether everything was listed whole, once.

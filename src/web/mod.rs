@@ -39,8 +39,8 @@ pub use escape::is_treacherous;
 pub use model::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,
     DatabaseStatus, FindingItem, HasItem, ImageItem, IssueItem, KubernetesNode, KubernetesStatus, LayerCounts,
-    LayerItem, Lifetimes, NodeCounts, NodeItem, PackageItem, Page, Pushed, ReasonCount, Rematch, ReportCounts,
-    Requeued, RoleItem, SourceStatus, Status, WorkloadContainer, WorkloadDetail, WorkloadItem,
+    LayerItem, Lifetimes, NodeCounts, NodeItem, OfflineStatus, PackageItem, Page, Pushed, ReasonCount, Rematch,
+    ReportCounts, Requeued, RoleItem, SourceStatus, Status, WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
 pub use problem::Problem;
 pub use serve::serve;

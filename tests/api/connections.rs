@@ -10,7 +10,7 @@ use std::time::Duration;
 use outcrop::web::Loopback;
 
 use super::fake::Fake;
-use super::server::Server;
+use super::server::{Server, certificate};
 
 #[test]
 fn who_talks_slowly_stops_nobody_else() {
@@ -177,11 +177,7 @@ fn a_pushed_file_is_whole_bounded_and_gone_afterwards() {
 
 #[test]
 fn over_tls_the_certificate_is_the_one_in_the_file() {
-    let make = || {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        (made.cert.pem(), made.signing_key.serialize_pem())
-    };
-    let (one, two) = (make(), make());
+    let (one, two) = (certificate(), certificate());
     let server = Server::with_tls(Fake::new(2, 2), |dir| {
         fs::write(dir.join("tls.crt"), &one.0).unwrap();
         fs::write(dir.join("tls.key"), &one.1).unwrap();

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::command_line::golden;
 use super::fake::Fake;
-use super::server::Server;
+use super::server::{Server, certificate};
 use super::who::token;
 
 /// What the checks of this name came to.
@@ -32,11 +32,7 @@ fn the_table_looks_as_it_did_and_fails_where_a_check_does() {
 
 #[test]
 fn a_certificate_of_another_authority_is_told_with_what_to_do() {
-    let make = || {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        (made.cert.pem(), made.signing_key.serialize_pem())
-    };
-    let (one, two) = (make(), make());
+    let (one, two) = (certificate(), certificate());
     let server = Server::with_tls(Fake::new(2, 2), |dir| {
         fs::write(dir.join("tls.crt"), &one.0).unwrap();
         fs::write(dir.join("tls.key"), &one.1).unwrap();

@@ -10,8 +10,9 @@ use outcrop::web::list::{CONTAINERS, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PA
 use outcrop::web::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,
     DatabaseStatus, Failure, FindingItem, Future, HasItem, ImageItem, IssueItem, KubernetesNode, KubernetesStatus,
-    LayerCounts, LayerItem, Lifetimes, List, NodeCounts, NodeItem, PackageItem, Page, Pushed, ReasonCount, Rematch,
-    ReportCounts, RoleItem, Scope, Source, SourceStatus, Status, WorkloadContainer, WorkloadDetail, WorkloadItem,
+    LayerCounts, LayerItem, Lifetimes, List, NodeCounts, NodeItem, OfflineStatus, PackageItem, Page, Pushed,
+    ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source, SourceStatus, Status, WorkloadContainer,
+    WorkloadDetail, WorkloadItem,
 };
 use outcrop_proto::{Coverage, CoverageState, Step};
 use tokio::sync::Semaphore;
@@ -222,6 +223,7 @@ impl Fake {
         Status {
             version: "0.1.0".to_owned(),
             cluster: HOSTILE.to_owned(),
+            offline: Some(OfflineStatus { ports: vec![53, 443], enforced: true }),
             uptime_seconds: 90_000,
             nodes: NodeCounts {
                 known: self.nodes as u64,

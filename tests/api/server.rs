@@ -43,6 +43,12 @@ impl Answer {
     }
 }
 
+/// A certificate that is its own authority, and its key, PEM.
+pub(super) fn certificate() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
 impl Server {
     /// One that lets everybody in, as on loopback.
     pub(super) fn open(fake: Fake) -> Self {

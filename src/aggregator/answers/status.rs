@@ -11,10 +11,11 @@ use crate::aggregator::fleet::Overview;
 use crate::aggregator::joining::missing;
 use crate::aggregator::{Aggregator, now};
 use crate::lock::lock;
+use crate::offline::Offline;
 use crate::store::RANKS;
 use crate::web::{
-    AssessedCount, CoverageCount, DatabaseStatus, Failure, KubernetesStatus, NodeCounts, ReasonCount, ReportCounts,
-    Scope, SourceStatus, Status,
+    AssessedCount, CoverageCount, DatabaseStatus, Failure, KubernetesStatus, NodeCounts, OfflineStatus, ReasonCount,
+    ReportCounts, Scope, SourceStatus, Status,
 };
 
 /// What a cage is called that lacks nothing.
@@ -116,6 +117,7 @@ impl Aggregator {
                 .map(|((ecosystem, state, reason), containers)| AssessedCount { ecosystem, state, reason, containers })
                 .collect(),
             kubernetes,
+            offline: self.config.offline.clone().map(|Offline { ports, enforced }| OfflineStatus { ports, enforced }),
             layers,
             oldest_unscanned_seconds: oldest_unscanned,
             lifetimes,

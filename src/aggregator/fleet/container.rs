@@ -63,14 +63,22 @@ impl Container {
         match placed {
             Placed::AsTold => {}
             Placed::Nowhere => (self.pod, self.workload, self.is_stray) = (None, None, true),
+            Placed::Elsewhere => {
+                (self.pod, self.workload, self.is_stray) = (None, None, false);
+                self.exclude("in none of the namespaces that are watched");
+            }
             Placed::In(Place { pod, name, workload, excluded }) => {
                 (self.pod, self.name, self.workload, self.is_stray) = (Some(pod), name, Some(workload), false);
                 if let Some(reason) = excluded {
-                    self.refused = Some(Arc::new(Coverage::new(CoverageState::Excluded, &*reason)));
-                    (self.stack, self.is_excluded) = (None, true);
+                    self.exclude(&reason);
                 }
             }
         }
+    }
+
+    fn exclude(&mut self, reason: &str) {
+        self.refused = Some(Arc::new(Coverage::new(CoverageState::Excluded, reason)));
+        (self.stack, self.is_excluded) = (None, true);
     }
 
     /// The Kubernetes namespace of its pod: who may see it.
@@ -91,6 +99,8 @@ pub(in crate::aggregator) enum Placed {
     In(Place),
     /// The API server knows of no such container on that node.
     Nowhere,
+    /// The API server knows of none in the namespaces that are watched, and its node says that it is in another.
+    Elsewhere,
 }
 
 /// What a container takes here, at most: each of its layers may be nobody else's.

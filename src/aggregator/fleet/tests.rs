@@ -523,6 +523,10 @@ fn what_is_out_of_view_is_counted_and_not_read_until_it_comes_into_view() {
     assert_eq!((states(&fleet), fleet.lease("a", at(1)).len()), (vec![(CoverageState::Pending, 1)], 2));
     assert!(fleet.place_again(touched(), &|_, _| in_pod("web-1", "shop", Some("excluded")), at(2)).is_empty());
     assert_eq!(states(&fleet), [(CoverageState::Excluded, 1)]);
+    // So is what lies beyond the namespaces that are watched: nobody misses it, and the API server may know better.
+    fleet.tell_placed("a", all(), &|_| Placed::Elsewhere);
+    assert_eq!((states(&fleet), fleet.strays()), (vec![(CoverageState::Excluded, 1)], 0));
+    assert_eq!(fleet.place_again(touched(), &|_, _| in_pod("web-1", "shop", None), at(3)), [Arc::from("a")].into());
 }
 
 #[test]

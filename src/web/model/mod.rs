@@ -43,6 +43,8 @@ pub struct Status {
     pub assessed: Vec<AssessedCount>,
     /// How nodes' containers and the API server's agree; `None` outside of Kubernetes.
     pub kubernetes: Option<KubernetesStatus>,
+    /// What the aggregator may connect to, where it runs offline.
+    pub offline: Option<OfflineStatus>,
     /// The layers that nodes have.
     pub layers: LayerCounts,
     /// How long the container that waits longest has waited to be scanned.
@@ -82,6 +84,15 @@ pub struct NodeCounts {
     pub distrusted: u64,
     /// Those that the API server knows and that no agent has attached from.
     pub without_agent: u64,
+}
+
+/// What is left to an aggregator that runs offline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct OfflineStatus {
+    /// TCP ports that it may connect to: those of the API server and of DNS.
+    pub ports: Vec<u16>,
+    /// Whether the kernel refuses all others; it can since Linux 6.7.
+    pub enforced: bool,
 }
 
 /// How nodes' containers and the API server's agree.
