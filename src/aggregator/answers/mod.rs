@@ -81,7 +81,7 @@ impl Source for Answers {
         Box::pin(async move {
             let (digest, rematch) = self
                 .0
-                .take_database(file, format!("pushed by {who}"), allow_shrink)
+                .take_database(file, who.to_owned(), allow_shrink)
                 .await
                 .map_err(|refusal| Failure::Refused(refusal.to_string()))?;
             Ok(Pushed { digest: digest.to_string(), unchanged: rematch.is_none(), rematch: rematch.map(words) })
