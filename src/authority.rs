@@ -52,7 +52,7 @@ pub(crate) struct Authority {
     /// Its key, PEM.
     pub key: PathBuf,
     /// The authority's certificate, PEM: what others have to know.
-    pub ca: String,
+    pub authority: PathBuf,
 }
 
 /// Makes a certificate for `names` in `dir`, signed by the authority there; makes that first where there is none.
@@ -69,17 +69,17 @@ pub(crate) fn certify(dir: &Path, names: &[String]) -> Result<Authority, Authori
     let [ca_key, ca, key, certificate] = ["ca.key", "ca.crt", "tls.key", "tls.crt"].map(|name| dir.join(name));
     let params = authority_params().map_err(wrong)?;
     // The certificate is written last: where it is, so is the key that belongs to it.
-    let (authority_key, ca_pem) = match fs::read_to_string(&ca) {
-        Ok(pem) => {
+    let authority_key = match fs::metadata(&ca) {
+        Ok(_) => {
             let kept = fs::read_to_string(&ca_key).map_err(file(&ca_key))?;
-            (KeyPair::from_pem(&kept).map_err(wrong)?, pem)
+            KeyPair::from_pem(&kept).map_err(wrong)?
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let made = KeyPair::generate().map_err(wrong)?;
             let pem = params.self_signed(&made).map_err(wrong)?.pem();
             put(&ca_key, &made.serialize_pem()).map_err(file(&ca_key))?;
             put(&ca, &pem).map_err(file(&ca))?;
-            (made, pem)
+            made
         }
         Err(error) => return Err(file(&ca)(error)),
     };
@@ -94,7 +94,7 @@ pub(crate) fn certify(dir: &Path, names: &[String]) -> Result<Authority, Authori
     let signed = leaf.signed_by(&own, &Issuer::new(params, authority_key)).map_err(wrong)?;
     put(&key, &own.serialize_pem()).map_err(file(&key))?;
     put(&certificate, &signed.pem()).map_err(file(&certificate))?;
-    Ok(Authority { certificate, key, ca: ca_pem })
+    Ok(Authority { certificate, key, authority: ca })
 }
 
 fn authority_params() -> Result<CertificateParams, rcgen::Error> {

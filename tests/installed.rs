@@ -377,8 +377,17 @@ fn namespaces_are_seen_by_their_own(installed: &Installed) {
             let (_, body) = installed.get(&format!("/api/v1/{list}?namespace={other}"), &token);
             assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["items"], json!([]), "{list}");
         }
-        let listed =
-            installed.ask(&["get", "workloads", "--no-headers", "--service-account", &format!("{own}/admin")]).unwrap();
+        let listed = installed
+            .ask(&[
+                "get",
+                "workloads",
+                "--no-headers",
+                "--service-account",
+                &format!("{own}/admin"),
+                "--outcrop-namespace",
+                NAMESPACE,
+            ])
+            .unwrap();
         assert!(listed.lines().count() == 1 && listed.starts_with(own), "{listed}");
     }
     // A token for the API server is none for Outcrop, and who may read nothing is told so.

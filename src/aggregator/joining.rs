@@ -99,14 +99,19 @@ impl Aggregator {
         }
     }
 
-    /// Ends, once, what the store knows of workloads that are not there any more.
+    /// Ends, once, what the store knows of workloads that are not there any more, or that run something else by now.
     pub(super) async fn end_workloads(self: Arc<Self>, watch: Arc<Watch>) {
-        while !watch.is_synced() {
+        while !watch.is_whole() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         tokio::time::sleep(SETTLED).await;
-        let there: HashSet<String> = watch.cluster().workloads().map(|of| workload_subject(&of.workload)).collect();
-        self.fleet().end_workloads(|workload| there.contains(workload), now());
+        {
+            let mut fleet = self.fleet();
+            let cluster = watch.cluster();
+            let subject = |of: Missing<'_>| format!("{}/{}", workload_subject(&of.pod.workload), of.container.name);
+            let awaited: HashSet<String> = missing(&cluster, &fleet, &Scope::All).map(subject).collect();
+            fleet.end_workloads(|subject| awaited.contains(subject), now());
+        }
         self.changed.notify_one();
     }
 }

@@ -23,6 +23,9 @@ use crate::store::{RematchRow, StoreError, Summary};
 /// How often the advisory database's file is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
+/// The least time between two looks at everything, however much changes.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// How often nodes that have been silent for too long, and what nobody has, are looked for in memory.
 const SWEEP: Duration = Duration::from_secs(10);
 
@@ -63,6 +66,8 @@ impl Aggregator {
     pub(super) async fn tick(self: Arc<Self>) {
         let mut swept = Instant::now();
         loop {
+            // What changes all the time is looked at often enough.
+            tokio::time::sleep(PAUSE).await;
             let _ = tokio::time::timeout(TICK, self.changed.notified()).await;
             self.expel();
             self.recover();

@@ -18,7 +18,7 @@ pub mod tokens;
 mod who_has;
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -36,7 +36,7 @@ use tonic::transport::Server;
 pub use advisories::{AdvisoriesError, Policy, Refusal};
 pub use tokens::{TokenError, make_token};
 
-use crate::authority::{self, Authority, AuthorityError};
+use crate::authority::{self, AuthorityError};
 use crate::cluster::{Policy as Rego, PolicyError, Reviews, Selection, Watch, keep_published};
 use crate::lock::lock;
 use crate::offline::Offline;
@@ -80,6 +80,8 @@ pub struct Config {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Names of the certificate that it makes itself, for nodes and for the API, where it is brought none.
     pub tls_names: Vec<String>,
+    /// The authority of that certificate, PEM, where it is to be published and is not our own.
+    pub tls_ca: Option<PathBuf>,
     /// Where questions are answered.
     pub api: SocketAddr,
     /// Names by which the API is asked for.
@@ -119,7 +121,7 @@ pub struct Kubernetes {
     pub owner_keys: Vec<String>,
     /// The service account of agents, namespace and name, where these are known by their pods.
     pub agent_account: Option<(String, String)>,
-    /// The ConfigMap, namespace and name, in which the own authority's certificate is published.
+    /// The ConfigMap, namespace and name, in which the authority's certificate is published.
     pub publish_ca: Option<(String, String)>,
 }
 
@@ -295,13 +297,16 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         (Some(kubernetes), Some(client)) => Some(watch(client, kubernetes)?),
         _ => None,
     };
-    let reviews = client.clone().map(Reviews::new);
-    let identify = identify(&config, reviews.clone().zip(watch.clone()))?;
+    // Of agents and of people apart: neither waits for the other.
+    let [reviews, of_agents] = [client.clone(), client.clone()].map(|client| client.map(Reviews::new));
+    let identify = identify(&config, of_agents.zip(watch.clone()))?;
     let aggregator = Arc::new(Aggregator::open(config, identify, certificates, watch).await?);
     // First, since agents wait for it.
-    if let Some(own) = own {
-        aggregator.keep_authority(own, client);
+    let authority = own.map(|own| own.authority).or(aggregator.config.tls_ca.clone());
+    if let Some((client, authority)) = client.zip(authority) {
+        aggregator.publish_authority(client, authority);
     }
+    aggregator.renew_certificate();
     let config = &aggregator.config;
 
     let collector = CollectorServer::new(service::Service(Arc::clone(&aggregator)))
@@ -379,8 +384,15 @@ fn identify(config: &Config, asked: Option<(Reviews, Arc<Watch>)>) -> Result<Box
     Ok(Box::new(pods::Pods::new(reviews, watch, namespace, name)))
 }
 
+/// Listens at an address; at any of IPv4 where it is any of IPv6 and the kernel has none of these.
 fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
+    let unsupported = |error: &std::io::Error| error.raw_os_error() == Some(libc::EAFNOSUPPORT);
+    let listener = match std::net::TcpListener::bind(address) {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && unsupported(&error) => {
+            std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))?
+        }
+        bound => bound?,
+    };
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -463,17 +475,24 @@ impl Aggregator {
         })
     }
 
-    /// Keeps the own certificate fresh, and its authority where agents find it.
-    fn keep_authority(self: &Arc<Self>, own: Authority, client: Option<kube::Client>) {
-        let published = self.config.kubernetes.as_ref().and_then(|kubernetes| kubernetes.publish_ca.clone());
-        if let Some((client, (namespace, name))) = client.zip(published) {
-            let aggregator = Arc::clone(self);
-            tokio::spawn(async move {
-                let told = |problem| *lock(&aggregator.unpublished) = problem;
-                keep_published(client, &namespace, &name, &own.ca, told).await;
-            });
-        }
+    /// Keeps the authority of the certificate where agents find it, if it is to be published.
+    fn publish_authority(self: &Arc<Self>, client: kube::Client, authority: PathBuf) {
+        let Some((namespace, name)) = self.config.kubernetes.as_ref().and_then(|of| of.publish_ca.clone()) else {
+            return;
+        };
+        let aggregator = Arc::clone(self);
+        tokio::spawn(async move {
+            let told = |problem| *lock(&aggregator.unpublished) = problem;
+            keep_published(client, &namespace, &name, &authority, told).await;
+        });
+    }
+
+    /// Keeps the own certificate fresh, where there is one.
+    fn renew_certificate(&self) {
         let (dir, names) = (self.config.data.join("tls"), self.config.tls_names.clone());
+        if names.is_empty() {
+            return;
+        }
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(authority::RENEWED).await;

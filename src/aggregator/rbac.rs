@@ -1,11 +1,12 @@
 //! Callers by RBAC: the API server says who shows a token, and in which namespaces they may list what they ask for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use outcrop_proto::Digest;
+use tokio::sync::Semaphore;
 
 use crate::cluster::{Access, GROUP, Identity, ReviewError, Reviews, Watch};
 use crate::lock::lock;
@@ -17,29 +18,42 @@ const BELIEVED: Duration = Duration::from_secs(60);
 /// Questions that are asked of the API server at a time, of one caller.
 const AT_ONCE: usize = 16;
 
-/// Most tokens, and most answers, that are remembered.
-const MAX_KNOWN: usize = 10_000;
+/// Callers of whom it is asked at a time where they may what. Others wait, and most find the answer there then.
+const ASKED_OF: usize = 8;
+
+/// How long that may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Most tokens that are remembered.
+const MAX_TOKENS: usize = 10_000;
+
+/// Most answers that are remembered: each may name all namespaces.
+const MAX_ANSWERS: usize = 2_000;
+
+/// What tells two tokens of the same somebody apart, and says nothing of their rights.
+const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
 
 /// What is remembered for a while.
 #[derive(Debug)]
-struct Memory<K, V>(Mutex<HashMap<K, (Instant, V)>>);
+struct Memory<K, V> {
+    known: Mutex<HashMap<K, (Instant, V)>>,
+    most: usize,
+}
 
 impl<K: std::hash::Hash + Eq, V: Clone> Memory<K, V> {
-    fn new() -> Self {
-        Self(Mutex::new(HashMap::new()))
+    fn new(most: usize) -> Self {
+        Self { known: Mutex::default(), most }
     }
 
     fn get(&self, key: &K) -> Option<V> {
-        lock(&self.0).get(key).filter(|(at, _)| at.elapsed() < BELIEVED).map(|(_, value)| value.clone())
+        lock(&self.known).get(key).filter(|(at, _)| at.elapsed() < BELIEVED).map(|(_, value)| value.clone())
     }
 
     fn put(&self, key: K, value: V) {
-        let mut all = lock(&self.0);
-        if all.len() >= MAX_KNOWN {
-            all.retain(|_, (at, _)| at.elapsed() < BELIEVED);
-        }
+        let mut all = lock(&self.known);
+        all.retain(|_, (at, _)| at.elapsed() < BELIEVED);
         // Nobody is let in by what is forgotten: they are asked for again.
-        if all.len() < MAX_KNOWN {
+        if all.len() < self.most {
             all.insert(key, (Instant::now(), value));
         }
     }
@@ -52,11 +66,19 @@ pub(super) struct Rbac {
     watch: Arc<Watch>,
     people: Memory<Digest, Arc<Identity>>,
     scopes: Memory<(Digest, Asked), Option<Scope>>,
+    turns: Semaphore,
+}
+
+/// Somebody, whichever token they show.
+fn key(who: &Identity) -> Digest {
+    let extra: BTreeMap<_, _> = who.extra.iter().filter(|(key, _)| *key != CREDENTIAL).collect();
+    Digest::of(format!("{:?}", (&who.name, &who.uid, &who.groups, extra)).as_bytes())
 }
 
 impl Rbac {
     pub(super) fn new(reviews: Reviews, watch: Arc<Watch>) -> Self {
-        Self { reviews, watch, people: Memory::new(), scopes: Memory::new() }
+        let (people, scopes) = (Memory::new(MAX_TOKENS), Memory::new(MAX_ANSWERS));
+        Self { reviews, watch, people, scopes, turns: Semaphore::new(ASKED_OF) }
     }
 
     async fn who(&self, digest: Digest, token: &str) -> Result<Arc<Identity>, Denied> {
@@ -70,6 +92,21 @@ impl Rbac {
         })?);
         self.people.put(digest, Arc::clone(&who));
         Ok(who)
+    }
+
+    /// Where somebody may do what is asked, by what is remembered or by asking.
+    async fn scope_of(&self, who: &Identity, asked: Asked) -> Result<Option<Scope>, Denied> {
+        let key = (key(who), asked);
+        if let Some(scope) = self.scopes.get(&key) {
+            return Ok(scope);
+        }
+        let _turn = self.turns.acquire().await;
+        if let Some(scope) = self.scopes.get(&key) {
+            return Ok(scope);
+        }
+        let scope = self.scope(who, asked).await.map_err(|error| Denied::Unavailable(error.to_string()))?;
+        self.scopes.put(key, scope.clone());
+        Ok(scope)
     }
 
     /// Where somebody may do what is asked; `None` is nowhere.
@@ -103,16 +140,9 @@ impl Authorizer for Rbac {
             let token = bearer.ok_or(Denied::Unknown)?;
             let digest = Digest::of(token.as_bytes());
             let who = self.who(digest, token).await?;
-            let scope = match self.scopes.get(&(digest, asked)) {
-                Some(scope) => scope,
-                None => {
-                    let scope = self.scope(&who, asked).await;
-                    let scope = scope.map_err(|error| Denied::Unavailable(error.to_string()))?;
-                    self.scopes.put((digest, asked), scope.clone());
-                    scope
-                }
-            };
-            let Some(scope) = scope else {
+            let scope = tokio::time::timeout(PATIENCE, self.scope_of(&who, asked)).await;
+            let late = |_| Denied::Unavailable("the API server takes too long to say who may see what".to_owned());
+            let Some(scope) = scope.map_err(late)?? else {
                 let Asked { verb, resource } = asked;
                 let help = match asked.reads() {
                     true => "a RoleBinding to view, or to the chart's ClusterRole for it, allows that in a namespace",

@@ -54,6 +54,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE", env = "OUTCROP_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
+    /// The authority of that certificate, PEM, for --publish-ca to publish; read again now and then
+    #[arg(long, value_name = "FILE", env = "OUTCROP_TLS_CA", requires = "tls_cert")]
+    tls_ca: Option<PathBuf>,
+
     /// Speak to agents in the clear; loopback only
     #[arg(long, conflicts_with = "tls_cert")]
     insecure: bool,
@@ -151,14 +155,8 @@ struct Kubernetes {
     #[arg(long, value_name = "NAMESPACE/NAME", env = "OUTCROP_AGENT_ACCOUNT", requires = "kubernetes")]
     agent_account: Option<String>,
 
-    /// The ConfigMap in which the authority of --tls-name is published, as ca.crt; it has to be there
-    #[arg(
-        long,
-        value_name = "NAMESPACE/NAME",
-        env = "OUTCROP_PUBLISH_CA",
-        requires = "kubernetes",
-        requires = "tls_name"
-    )]
+    /// The ConfigMap in which the authority of --tls-name, or --tls-ca, is published, as ca.crt; it has to be there
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "OUTCROP_PUBLISH_CA", requires = "kubernetes")]
     publish_ca: Option<String>,
 }
 
@@ -219,6 +217,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
             arguments.api
         )));
     }
+    if arguments.kubernetes.publish_ca.is_some() && !makes_own && arguments.tls_ca.is_none() {
+        return Err(Fatal::usage(
+            "--publish-ca: which authority? --tls-ca FILE has that of --tls-cert, --tls-name makes one",
+        ));
+    }
     let api_tls = arguments.api_tls_cert.zip(arguments.api_tls_key);
     if api_tls.is_none() && !makes_own && !arguments.api.ip().is_loopback() {
         return Err(Fatal::usage(format!(
@@ -242,6 +245,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         listen: arguments.listen,
         tls,
         tls_names: arguments.tls_name,
+        tls_ca: arguments.tls_ca,
         api: arguments.api,
         api_hosts: arguments.api_host,
         api_tokens: arguments.api_tokens,

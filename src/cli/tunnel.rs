@@ -1,6 +1,7 @@
 //! To the aggregator in a cluster, through the API server: as `kubectl port-forward` and `kubectl create token` do it, with the rights of
 //! who has the kubeconfig.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -97,6 +98,15 @@ impl Cluster {
         let pods = pods.list(&ListParams::default().labels(AGGREGATOR)).await.map_err(|error| {
             format!("looking for its pod: {}; --outcrop-namespace NAMESPACE looks in one only", words(&error))
         })?;
+        // Whoever may make pods may label them like this, and would be shown a token.
+        let namespaces: BTreeSet<String> = pods.items.iter().filter_map(kube::ResourceExt::namespace).collect();
+        if namespaces.len() > 1 {
+            let all: Vec<String> = namespaces.into_iter().collect();
+            return Err(format!(
+                "there are pods of one in {}; --outcrop-namespace NAMESPACE says which",
+                all.join(", ")
+            ));
+        }
         let running = |pod: &&Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
         let Some(pod) = pods.items.iter().find(running) else {
             return Err(match pods.items.first() {
@@ -105,6 +115,15 @@ impl Cluster {
             });
         };
         let namespace = pod.namespace().unwrap_or_default();
+        let foreign = match &self.service_account {
+            _ if self.outcrop_namespace.is_some() => None,
+            _ if !wants_token => Some("--token-file"),
+            Some(account) if account.split('/').next() != Some(&namespace) => Some("--service-account"),
+            _ => None,
+        };
+        if let Some(flag) = foreign {
+            return Err(format!("with {flag} say that it is in {namespace}: --outcrop-namespace {namespace}"));
+        }
         let ca = published(&client, &namespace).await;
         let token = if wants_token { Some(self.token(&client, &namespace).await?) } else { None };
         let base = forward(client, &namespace, pod.name_any()).await.map_err(|error| error.to_string())?;

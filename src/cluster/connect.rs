@@ -2,8 +2,12 @@
 
 use std::path::Path;
 
+use http::header::ACCEPT;
+use http::{HeaderValue, Request};
+use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tower::service_fn;
 
 /// A client of the API server: as `kubeconfig` says; without it as the files do that kubectl reads; without these, and where no context
 /// is asked for, as the service account of the pod that this runs in.
@@ -37,6 +41,26 @@ async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Conf
         }
         None => Config::incluster().map_err(|error| format!("the pod's own account: {error}"))?,
     })
+}
+
+/// The same client, which asks of every object for its metadata only
+/// ([`PartialObjectMetadata`](https://kubernetes.io/docs/reference/using-api/api-concepts/#metadata-only-fetches)).
+pub(super) fn metadata_only(client: &Client) -> Client {
+    let asks = |mut request: Request<Body>| {
+        let is_watch = request.uri().query().unwrap_or_default().split('&').any(|of| of == "watch=true");
+        let list = if is_watch { "" } else { "List" };
+        let accept = format!("application/json;as=PartialObjectMetadata{list};g=meta.k8s.io;v=v1");
+        if let Ok(accept) = HeaderValue::try_from(accept) {
+            request.headers_mut().insert(ACCEPT, accept);
+        }
+        request
+    };
+    let (client, namespace) = (client.clone(), client.default_namespace().to_owned());
+    let send = move |request| {
+        let client = client.clone();
+        async move { client.send(asks(request)).await }
+    };
+    Client::new(service_fn(send), namespace)
 }
 
 /// Whether there is a kubeconfig where kubectl looks for one.

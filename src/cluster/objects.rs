@@ -3,18 +3,104 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference as KubeOwner, Time};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::Resource;
-use kube::core::ObjectMeta as KubeMeta;
-use serde::Deserialize;
+use kube::core::{ApiResource, DynamicResourceScope, ObjectMeta as KubeMeta};
+use serde::{Deserialize, Deserializer};
 
 use super::checks::PodSpec;
+use super::owners::manager;
 use super::{ObjectMeta, OwnerReference};
+
+/// An object's metadata as it comes, as far as it is used. What else is in it, such as `managedFields`, may be written by whoever may write
+/// the object, and one that is not as it should be must not cost the list that it is in.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Lenient {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    creation_timestamp: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+    owner_references: Option<Vec<OwnerReference>>,
+}
+
+fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KubeMeta, D::Error> {
+    let meta = Lenient::deserialize(deserializer)?;
+    // Of owners only one is ever asked for, and there may be tens of thousands.
+    let owner = manager(meta.owner_references.as_deref().unwrap_or_default()).map(|owner| KubeOwner {
+        api_version: cut(&owner.api_version),
+        kind: cut(&owner.kind),
+        name: cut(&owner.name),
+        uid: cut(&owner.uid),
+        controller: owner.controller,
+        block_owner_deletion: None,
+    });
+    let created = meta.creation_timestamp.and_then(|text| text.parse::<Timestamp>().ok());
+    Ok(KubeMeta {
+        name: meta.name,
+        namespace: meta.namespace,
+        uid: meta.uid,
+        resource_version: meta.resource_version,
+        creation_timestamp: created.map(Time),
+        labels: meta.labels,
+        annotations: meta.annotations,
+        owner_references: owner.map(|owner| vec![owner]),
+        ..KubeMeta::default()
+    })
+}
+
+/// As long as a name may be. Those in owner references are anybody's words.
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(253)].to_owned()
+}
+
+/// The metadata of an object of any kind.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct KubeObject {
+    #[serde(deserialize_with = "lenient")]
+    pub(super) metadata: KubeMeta,
+}
+
+impl Resource for KubeObject {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(of: &ApiResource) -> Cow<'_, str> {
+        of.kind.as_str().into()
+    }
+
+    fn group(of: &ApiResource) -> Cow<'_, str> {
+        of.group.as_str().into()
+    }
+
+    fn version(of: &ApiResource) -> Cow<'_, str> {
+        of.version.as_str().into()
+    }
+
+    fn plural(of: &ApiResource) -> Cow<'_, str> {
+        of.plural.as_str().into()
+    }
+
+    fn meta(&self) -> &KubeMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut KubeMeta {
+        &mut self.metadata
+    }
+}
 
 /// A `v1.Pod` as it comes: environment, arguments and commands are never decoded.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct KubePod {
+    #[serde(deserialize_with = "lenient")]
     pub(super) metadata: KubeMeta,
     pub(super) spec: PodSpec,
     pub(super) status: KubePodStatus,
@@ -82,6 +168,7 @@ resource!(KubeNode, ClusterResourceScope, "Node", "nodes");
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct KubeNode {
+    #[serde(deserialize_with = "lenient")]
     pub(super) metadata: KubeMeta,
     pub(super) spec: KubeNodeSpec,
     pub(super) status: KubeNodeStatus,
@@ -159,7 +246,7 @@ impl Marks {
 
 impl From<KubeMeta> for ObjectMeta {
     fn from(meta: KubeMeta) -> Self {
-        let reference = |owner: k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| OwnerReference {
+        let reference = |owner: KubeOwner| OwnerReference {
             api_version: owner.api_version,
             kind: owner.kind,
             name: owner.name,

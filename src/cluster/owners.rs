@@ -37,7 +37,7 @@ pub struct OwnerReference {
 }
 
 /// The topmost owner of a pod: what people deploy, and what findings are listed under.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Workload {
     /// The namespace of the pod, and so of the workload.
     pub namespace: String,
@@ -75,7 +75,9 @@ pub fn workload<'a>(pod: &'a ObjectMeta, find: impl Fn(&OwnerReference) -> Optio
     };
     let mut at = Some(pod);
     for _ in 0..MAX_HOPS {
-        let Some(owner) = at.and_then(manager) else { break };
+        let Some(owner) = at.and_then(|object| manager(object.owner_references.as_deref().unwrap_or_default())) else {
+            break;
+        };
         if owner.kind == "Node" && owner.api_version == "v1" {
             break;
         }
@@ -89,8 +91,7 @@ pub fn workload<'a>(pod: &'a ObjectMeta, find: impl Fn(&OwnerReference) -> Optio
 }
 
 /// The owner that manages an object; where none says so, the first one.
-fn manager(object: &ObjectMeta) -> Option<&OwnerReference> {
-    let owners = object.owner_references.as_deref()?;
+pub(super) fn manager(owners: &[OwnerReference]) -> Option<&OwnerReference> {
     owners.iter().find(|owner| owner.controller == Some(true)).or(owners.first())
 }
 

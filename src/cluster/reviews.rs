@@ -3,6 +3,7 @@
 //! [SubjectAccessReview](https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/subject-access-review-v1/).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,6 +13,7 @@ use kube::api::{Api, PostParams};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use super::connect::words;
 
@@ -60,9 +62,15 @@ pub enum ReviewError {
     Unavailable(String),
 }
 
+/// Most reviews that wait for the API server at a time. Whoever reaches us can have us ask, and it is everybody's.
+const AT_ONCE: usize = 32;
+
 /// Asks the API server.
 #[derive(Clone)]
-pub struct Reviews(Client);
+pub struct Reviews {
+    client: Client,
+    turns: Arc<Semaphore>,
+}
 
 impl std::fmt::Debug for Reviews {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -82,7 +90,7 @@ pub struct Access<'a> {
 impl Reviews {
     /// Asks by this client.
     pub fn new(client: Client) -> Self {
-        Self(client)
+        Self { client, turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// Who shows a token.
@@ -94,6 +102,10 @@ impl Reviews {
         if token.is_empty() || token.len() > MAX_TOKEN {
             return Err(unknown("there is no token"));
         }
+        // What says of itself that it is none for us needs nobody's word.
+        let claims = Claims::of(token).filter(Claims::is_for_us);
+        let claims = claims
+            .ok_or_else(|| unknown("the API server does not know this token, or not for the audience outcrop"))?;
         let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![AUDIENCE.to_owned()]) };
         let status = self.ask(TokenReview { spec, ..TokenReview::default() }).await?.status.unwrap_or_default();
         if status.authenticated != Some(true) {
@@ -112,7 +124,7 @@ impl Reviews {
             uid: uid.unwrap_or_default(),
             groups: groups.unwrap_or_default(),
             extra: extra.unwrap_or_default(),
-            expires: expires(token).ok_or_else(|| unknown("the token does not say when it ends"))?,
+            expires: claims.exp,
         })
     }
 
@@ -145,7 +157,9 @@ impl Reviews {
     where
         K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
     {
-        review(&self.0, asked).await.map_err(ReviewError::Unavailable)
+        let turn = tokio::time::timeout(PATIENCE, self.turns.acquire()).await;
+        let _turn = turn.map_err(|_| ReviewError::Unavailable("too much is asked of it at a time".to_owned()))?;
+        review(&self.client, asked).await.map_err(ReviewError::Unavailable)
     }
 }
 
@@ -165,14 +179,40 @@ where
 /// How long an answer is waited for.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// When a token ends. It is believed only of one that the API server has checked: the claims are not looked at otherwise.
-fn expires(token: &str) -> Option<i64> {
-    #[derive(Deserialize)]
-    struct Claims {
-        exp: i64,
+/// What a token says of itself. It is believed only of one that the API server has checked, but for what speaks against it.
+#[derive(Debug, Deserialize)]
+struct Claims {
+    exp: i64,
+    #[serde(default)]
+    aud: Audiences,
+}
+
+/// One audience, or several ([RFC 7519](https://www.rfc-editor.org/rfc/rfc7519#section-4.1.3)).
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Audiences {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Default for Audiences {
+    fn default() -> Self {
+        Self::Several(Vec::new())
     }
-    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    serde_json::from_slice::<Claims>(&claims).ok().map(|claims| claims.exp)
+}
+
+impl Claims {
+    fn of(token: &str) -> Option<Self> {
+        let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+        serde_json::from_slice(&claims).ok()
+    }
+
+    fn is_for_us(&self) -> bool {
+        match &self.aud {
+            Audiences::One(audience) => audience == AUDIENCE,
+            Audiences::Several(audiences) => audiences.iter().any(|audience| audience == AUDIENCE),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -180,14 +220,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_token_is_in_its_claims() {
-        let token = |claims: &str| format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
-        assert_eq!(expires(&token(r#"{"aud":["outcrop"],"exp":1800000000}"#)), Some(1_800_000_000));
-        for claims in ["{}", r#"{"exp":"soon"}"#, "", "[]"] {
-            assert_eq!(expires(&token(claims)), None, "{claims}");
+    fn a_token_says_when_it_ends_and_whom_it_is_for() {
+        let claims = |claims: &str| Claims::of(&format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims)));
+        let ours = claims(r#"{"aud":["outcrop"],"exp":1800000000}"#).unwrap();
+        assert!(ours.exp == 1_800_000_000 && ours.is_for_us());
+        assert!(claims(r#"{"aud":"outcrop","exp":1}"#).unwrap().is_for_us());
+        for other in [r#"{"aud":["https://kubernetes.default.svc"],"exp":1}"#, r#"{"exp":1}"#, r#"{"aud":"","exp":1}"#]
+        {
+            assert!(!claims(other).unwrap().is_for_us(), "{other}");
+        }
+        for none in ["{}", r#"{"aud":"outcrop","exp":"soon"}"#, "", "[]"] {
+            assert!(claims(none).is_none(), "{none}");
         }
         for token in ["", "opaque", "a.b", "a..c"] {
-            assert_eq!(expires(token), None, "{token}");
+            assert!(Claims::of(token).is_none(), "{token}");
         }
     }
 }

@@ -78,6 +78,26 @@ pub struct Pod {
     meta: ObjectMeta,
 }
 
+impl Pod {
+    /// Its containers' node and IDs.
+    fn ids(&self) -> impl Iterator<Item = (Arc<str>, Arc<str>)> {
+        let node = self.node.iter();
+        node.flat_map(|node| {
+            self.containers.iter().filter_map(|of| Some((Arc::clone(node), Arc::clone(of.id.as_ref()?))))
+        })
+    }
+
+    /// Whether its containers belong where another state of it has them.
+    fn is_where(&self, other: &Self) -> bool {
+        let named = |pod: &Self| -> Vec<(Option<Arc<str>>, Arc<str>)> {
+            pod.containers.iter().map(|of| (of.id.clone(), Arc::clone(&of.name))).collect()
+        };
+        let of =
+            |pod: &Self| (pod.node.clone(), Arc::clone(&pod.name), Arc::clone(&pod.workload), pod.excluded.clone());
+        of(self) == of(other) && named(self) == named(other)
+    }
+}
+
 /// A workload's pods.
 #[derive(Clone, Debug)]
 pub struct Pods {
@@ -126,6 +146,31 @@ pub struct Place {
     pub excluded: Option<Arc<str>>,
 }
 
+/// A pod as its reflector tells it, with all worked out that takes time: nobody waits for that.
+#[derive(Debug)]
+pub(super) struct PodTold {
+    meta: ObjectMeta,
+    node: String,
+    over: bool,
+    containers: Vec<PodContainer>,
+    marks: Marks,
+    issues: Issues,
+}
+
+impl From<KubePod> for PodTold {
+    fn from(mut kube: KubePod) -> Self {
+        let containers = containers(&kube);
+        let over = matches!(kube.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        // Of the annotations as they are: those that are kept may be fewer.
+        let issues = checks::check(kube.metadata.annotations.as_ref().unwrap_or(&BTreeMap::new()), &kube.spec);
+        let marks = Marks::of(&mut kube.metadata);
+        Self { meta: kube.metadata.into(), node: kube.spec.node_name, over, containers, marks, issues }
+    }
+}
+
+/// Why workloads are out of view, if they are, as far as that was found out already.
+type Verdicts = HashMap<Arc<Workload>, Option<Arc<str>>>;
+
 /// Containers whose place may have changed: their nodes and IDs.
 pub type Touched = BTreeSet<(Arc<str>, Arc<str>)>;
 
@@ -134,11 +179,12 @@ pub type Touched = BTreeSet<(Arc<str>, Arc<str>)>;
 pub struct Cluster {
     selection: Selection,
     pods: HashMap<Uid, Pod>,
-    containers: HashMap<Arc<str>, Uid>,
+    /// Pods by their node, and there by their containers' IDs: what one node's kubelet says counts for that node.
+    containers: HashMap<Arc<str>, HashMap<Arc<str>, Uid>>,
     owners: HashMap<Uid, Owner>,
     /// Pods and owners, by what they name as an owner.
     below: HashMap<Uid, BTreeSet<Uid>>,
-    workloads: HashMap<Uid, Pods>,
+    workloads: HashMap<Arc<Workload>, Pods>,
     namespaces: BTreeMap<String, Marks>,
     nodes: BTreeMap<String, Node>,
     texts: HashSet<Arc<str>>,
@@ -152,7 +198,7 @@ impl Cluster {
 
     /// Where the container with this ID belongs that runs on `node`; `None` where the API server knows of none there.
     pub fn place(&self, node: &str, id: &str) -> Option<Place> {
-        let pod = self.pods.get(self.containers.get(id)?).filter(|pod| pod.node.as_deref() == Some(node))?;
+        let pod = self.pods.get(self.containers.get(node)?.get(id)?)?;
         let container = pod.containers.iter().find(|container| container.id.as_deref() == Some(id))?;
         Some(Place {
             pod: Arc::clone(&pod.name),
@@ -194,7 +240,7 @@ impl Cluster {
 
     /// Labels and annotations of a workload; those of one of its pods, where it is of a kind that nobody watches.
     pub fn marks(&self, of: &Pods) -> Option<&Marks> {
-        let owner = self.owners.get(of.workload.uid.as_str()).map(|owner| &owner.marks);
+        let owner = self.owner(&of.workload.uid, Some(&of.workload.namespace)).map(|owner| &owner.marks);
         owner.or_else(|| of.pods.iter().filter_map(|pod| self.pods.get(pod)).map(|pod| &pod.marks).next())
     }
 
@@ -204,16 +250,11 @@ impl Cluster {
     }
 
     /// A pod is there, or is not as it was.
-    pub(super) fn set_pod(&mut self, mut kube: KubePod) -> Touched {
-        let marks = Marks::of(&mut kube.metadata);
-        let containers = containers(&kube);
-        let over = matches!(kube.status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        let issues = checks::check(&marks.annotations, &kube.spec);
-        let node = (!kube.spec.node_name.is_empty()).then(|| self.text(&kube.spec.node_name));
-        let meta = ObjectMeta::from(kube.metadata);
+    pub(super) fn set_pod(&mut self, told: PodTold) -> Touched {
+        let PodTold { meta, node, over, containers, marks, issues } = told;
+        let node = (!node.is_empty()).then(|| self.text(&node));
         let uid: Uid = meta.uid.as_str().into();
-        let before = self.pods.get(&uid);
-        let issues = match before {
+        let issues = match self.pods.get(&uid) {
             Some(before) if *before.issues == issues => Arc::clone(&before.issues),
             _ => self.shared(&meta, issues),
         };
@@ -222,18 +263,22 @@ impl Cluster {
             name: meta.name.clone(),
             uid: meta.uid.clone(),
         };
-        let mut touched = self.remove_pod(&uid);
-        for id in containers.iter().filter_map(|container| container.id.as_ref()) {
-            self.containers.insert(Arc::clone(id), Arc::clone(&uid));
+        let before = self.take_pod(&uid);
+        if let Some(node) = &node {
+            for id in containers.iter().filter_map(|container| container.id.as_ref()) {
+                self.containers.entry(Arc::clone(node)).or_default().insert(Arc::clone(id), Arc::clone(&uid));
+            }
         }
         self.tie(&uid, &meta, true);
         let found = Arc::new(workload(&meta, |_| None));
         let pod =
             Pod { name: Arc::new(name), node, over, containers, marks, issues, workload: found, excluded: None, meta };
         self.pods.insert(Arc::clone(&uid), pod);
-        self.assign(&uid);
-        touched.extend(self.touched(&uid));
-        touched
+        self.assign(&uid, None);
+        match (before, self.pods.get(&uid)) {
+            (Some(before), Some(now)) if before.is_where(now) => Touched::new(),
+            (before, now) => before.iter().chain(now).flat_map(Pod::ids).collect(),
+        }
     }
 
     /// An object that may own others is there, or is not as it was.
@@ -280,16 +325,31 @@ impl Cluster {
 
     /// A pod is there no more.
     pub(super) fn remove_pod(&mut self, uid: &str) -> Touched {
-        let touched = self.touched(uid);
-        let Some((uid, pod)) = self.pods.remove_entry(uid) else { return touched };
-        for id in pod.containers.iter().filter_map(|container| container.id.as_ref()) {
-            if self.containers.get(id) == Some(&uid) {
-                self.containers.remove(id);
+        let gone = self.take_pod(uid);
+        if let Some(node) = gone.as_ref().and_then(|pod| pod.node.as_ref()) {
+            // This one's, and that of the texts: whoever may make pods may name nodes that there never were.
+            if Arc::strong_count(node) == 2 {
+                self.texts.remove(node);
+            }
+        }
+        gone.iter().flat_map(Pod::ids).collect()
+    }
+
+    fn take_pod(&mut self, uid: &str) -> Option<Pod> {
+        let (uid, pod) = self.pods.remove_entry(uid)?;
+        if let Some((node, on_node)) = pod.node.as_ref().and_then(|node| Some((node, self.containers.get_mut(node)?))) {
+            for id in pod.containers.iter().filter_map(|container| container.id.as_ref()) {
+                if on_node.get(id) == Some(&uid) {
+                    on_node.remove(id);
+                }
+            }
+            if on_node.is_empty() {
+                self.containers.remove(node);
             }
         }
         self.tie(&uid, &pod.meta, false);
         self.dismiss(&uid, &pod.workload);
-        touched
+        Some(pod)
     }
 
     /// An owner is there no more.
@@ -331,11 +391,9 @@ impl Cluster {
         known.map_or_else(|| Arc::new(issues), |pod| Arc::clone(&pod.issues))
     }
 
-    fn touched(&self, uid: &str) -> Touched {
-        let Some((pod, node)) = self.pods.get(uid).and_then(|pod| Some((pod, pod.node.as_ref()?))) else {
-            return Touched::new();
-        };
-        pod.containers.iter().filter_map(|of| Some((Arc::clone(node), Arc::clone(of.id.as_ref()?)))).collect()
+    /// An object that may own others, in this namespace: one elsewhere owns nothing here, whatever its identity.
+    fn owner(&self, uid: &str, namespace: Option<&str>) -> Option<&Owner> {
+        self.owners.get(uid).filter(|owner| owner.meta.namespace.as_deref() == namespace)
     }
 
     /// Notes, or forgets, that an object names its owners.
@@ -371,41 +429,60 @@ impl Cluster {
 
     fn assign_all(&mut self, pods: Vec<Uid>) -> Touched {
         let mut touched = Touched::new();
+        let mut verdicts = Verdicts::new();
         for uid in pods {
-            if self.assign(&uid) {
-                touched.extend(self.touched(&uid));
+            if self.assign(&uid, Some(&mut verdicts)) {
+                touched.extend(self.pods.get(&uid).into_iter().flat_map(Pod::ids));
             }
         }
         touched
     }
 
-    /// Works out whose a pod is, and whether it is in view. Says whether either has changed.
-    fn assign(&mut self, uid: &Uid) -> bool {
+    /// Works out whose a pod is, and whether it is in view. Says whether either has changed. Without `verdicts` those of the workload's
+    /// other pods hold.
+    fn assign(&mut self, uid: &Uid, verdicts: Option<&mut Verdicts>) -> bool {
         let Some(pod) = self.pods.get(uid) else { return false };
-        let found = workload(&pod.meta, |owner| self.owners.get(owner.uid.as_str()).map(|owner| &owner.meta));
-        let owner = self.owners.get(found.uid.as_str()).map_or(&pod.marks, |owner| &owner.marks);
-        let excluded = self.selection.excluded(&found, owner, self.namespaces.get(&found.namespace));
+        let namespace = pod.meta.namespace.as_deref();
+        let found = workload(&pod.meta, |owner| self.owner(&owner.uid, namespace).map(|owner| &owner.meta));
+        let owner = self.owner(&found.uid, namespace);
+        let others = self.workloads.get(&found).filter(|_| verdicts.is_none() && owner.is_some());
+        let other = others.and_then(|of| of.pods.iter().find(|other| *other != uid));
+        let known = match &verdicts {
+            Some(verdicts) => verdicts.get(&found).cloned(),
+            None => other.and_then(|other| self.pods.get(other)).map(|other| other.excluded.clone()),
+        };
+        // Asking may take long. All pods of one that is known are told the same.
+        let excluded = known.unwrap_or_else(|| {
+            let marks = owner.map_or(&pod.marks, |owner| &owner.marks);
+            self.selection.excluded(&found, marks, self.namespaces.get(&found.namespace))
+        });
+        let is_known = owner.is_some();
         let changed = *pod.workload != found || pod.excluded != excluded;
-        let (before, key) = (Arc::clone(&pod.workload), Arc::<str>::from(found.uid.as_str()));
+        let before = Arc::clone(&pod.workload);
         if *before != found {
             self.dismiss(uid, &before);
         }
-        let entry =
-            self.workloads.entry(key).or_insert_with(|| Pods { workload: Arc::new(found), pods: BTreeSet::new() });
-        entry.pods.insert(Arc::clone(uid));
-        let workload = Arc::clone(&entry.workload);
+        let found = match self.workloads.get_key_value(&found) {
+            Some((known, _)) => Arc::clone(known),
+            None => Arc::new(found),
+        };
+        if let Some(verdicts) = verdicts.filter(|_| is_known) {
+            verdicts.insert(Arc::clone(&found), excluded.clone());
+        }
+        let none = || Pods { workload: Arc::clone(&found), pods: BTreeSet::new() };
+        self.workloads.entry(Arc::clone(&found)).or_insert_with(none).pods.insert(Arc::clone(uid));
         if let Some(pod) = self.pods.get_mut(uid) {
-            (pod.workload, pod.excluded) = (workload, excluded);
+            (pod.workload, pod.excluded) = (found, excluded);
         }
         changed
     }
 
     /// A pod is a workload's no more.
     fn dismiss(&mut self, uid: &Uid, from: &Workload) {
-        if let Some(entry) = self.workloads.get_mut(from.uid.as_str()) {
+        if let Some(entry) = self.workloads.get_mut(from) {
             entry.pods.remove(uid);
             if entry.pods.is_empty() {
-                self.workloads.remove(from.uid.as_str());
+                self.workloads.remove(from);
             }
         }
     }
@@ -427,9 +504,12 @@ fn containers(kube: &KubePod) -> Vec<PodContainer> {
     ] {
         for container in of {
             let status = statuses.iter().flatten().find(|status| status.name == container.name);
-            // `containerd://ID`
+            let running = status.and_then(|status| status.state.as_ref()).is_some_and(|of| of.contains_key("running"));
+            // `containerd://ID`. A virtual kubelet may have none, and its containers run nevertheless.
             let id = status.and_then(|status| status.container_id.as_deref()?.split_once("://"));
             let id = id.map(|(_, id)| Arc::from(id)).filter(|id: &Arc<str>| !id.is_empty());
+            let nameless = || format!("{}/{}", kube.metadata.uid.as_deref().unwrap_or_default(), container.name).into();
+            let id = id.or_else(|| running.then(nameless));
             all.push(PodContainer {
                 name: container.name.as_str().into(),
                 image: status.map(|status| status.image.clone()).unwrap_or_default(),
@@ -438,7 +518,7 @@ fn containers(kube: &KubePod) -> Vec<PodContainer> {
                     ContainerKind::Init if container.restart_policy == "Always" => ContainerKind::Sidecar,
                     kind => kind,
                 },
-                running: status.and_then(|status| status.state.as_ref()).is_some_and(|of| of.contains_key("running")),
+                running,
             });
         }
     }
@@ -492,7 +572,7 @@ mod tests {
     }
 
     fn set(cluster: &mut Cluster, pod: Value) -> Touched {
-        cluster.set_pod(serde_json::from_value(pod).unwrap())
+        cluster.set_pod(serde_json::from_value::<KubePod>(pod).unwrap().into())
     }
 
     fn owner(name: &str, above: Option<(&str, &str, &str)>) -> ObjectMeta {
@@ -549,6 +629,79 @@ mod tests {
         assert_eq!(cluster.set_owner(Marks::default(), owner("web-5d", None)).len(), 6);
         assert_eq!(whose(&cluster, "web-2-main"), "ReplicaSet web-5d");
         assert_eq!(cluster.remove_owner("uid of web-5d").len(), 0, "its pods still name it");
+    }
+
+    #[test]
+    fn what_is_in_another_namespace_owns_nothing_here() {
+        let mut cluster = Cluster::default();
+        set(&mut cluster, pod("web-1", REPLICAS));
+        cluster.set_owner(Marks::default(), owner("web-5d", DEPLOYMENT));
+        // Somebody elsewhere knows the identity of shop's Deployment, and says that it owns their pod.
+        let mut foreign = pod("liar", Some(("x.example/v1", "Anything", "web")));
+        foreign["metadata"]["namespace"] = json!("aaa");
+        set(&mut cluster, foreign.clone());
+        foreign["metadata"]["ownerReferences"] = pod("", REPLICAS)["metadata"]["ownerReferences"].clone();
+        set(&mut cluster, foreign);
+        let namespaces = |cluster: &Cluster| -> Vec<(String, String, usize)> {
+            let all =
+                cluster.workloads().map(|of| (of.workload.namespace.clone(), of.workload.kind.clone(), of.pods.len()));
+            let mut all: Vec<_> = all.collect();
+            all.sort();
+            all
+        };
+        let [ours, theirs] =
+            [("shop", "Deployment"), ("aaa", "ReplicaSet")].map(|(a, b)| (a.to_owned(), b.to_owned(), 1));
+        assert_eq!(namespaces(&cluster), [theirs, ours]);
+    }
+
+    #[test]
+    fn what_one_node_says_of_a_container_counts_on_that_node() {
+        let mut cluster = Cluster::default();
+        set(&mut cluster, pod("web-1", None));
+        let mut liar = pod("liar", None);
+        liar["spec"]["nodeName"] = json!("b");
+        liar["status"]["containerStatuses"][0]["containerID"] = json!("containerd://web-1-main");
+        set(&mut cluster, liar);
+        assert_eq!(&*cluster.place("a", "web-1-main").unwrap().pod.name, "web-1");
+        cluster.remove_pod("uid of liar");
+        assert_eq!(&*cluster.place("a", "web-1-main").unwrap().pod.name, "web-1");
+        cluster.remove_pod("uid of web-1");
+        assert!(cluster.texts.is_empty() && cluster.containers.is_empty());
+    }
+
+    #[test]
+    fn a_pod_whose_containers_stay_where_they_are_moves_none() {
+        let mut cluster = Cluster::default();
+        assert_eq!(set(&mut cluster, pod("web-1", None)).len(), 3);
+        let mut labelled = pod("web-1", None);
+        labelled["metadata"]["labels"] = json!({ "again": "1" });
+        assert!(set(&mut cluster, labelled).is_empty());
+        let mut moved = pod("web-1", REPLICAS);
+        moved["metadata"]["labels"] = json!({ "again": "2" });
+        assert_eq!(set(&mut cluster, moved).len(), 3);
+    }
+
+    #[test]
+    fn a_container_that_runs_without_an_id_is_there_nevertheless() {
+        let mut bare = pod("web-1", None);
+        bare["status"]["containerStatuses"][0]["containerID"] = json!(null);
+        let mut cluster = Cluster::default();
+        set(&mut cluster, bare);
+        let pod = cluster.pods().next().unwrap();
+        assert_eq!(pod.containers[2].id.as_deref(), Some("uid of web-1/main"));
+    }
+
+    #[test]
+    fn metadata_that_anybody_may_write_costs_nobody_a_list() {
+        let mut odd = pod("web-1", None);
+        odd["metadata"]["managedFields"] = json!([{ "time": "9999-12-31T23:59:59Z", "manager": "x" }]);
+        odd["metadata"]["creationTimestamp"] = json!("2026-11-28T00:00:00Z");
+        let owner = |number: usize| json!({ "apiVersion": "v1", "kind": "X".repeat(9_000), "name": "x", "uid": number.to_string() });
+        odd["metadata"]["ownerReferences"] = (0..1_000).map(owner).collect();
+        let told = PodTold::from(serde_json::from_value::<KubePod>(odd).unwrap());
+        assert_eq!(told.marks.created, 1_795_824_000);
+        let kept = told.meta.owner_references.unwrap();
+        assert_eq!((kept.len(), kept[0].kind.len()), (1, 253));
     }
 
     #[test]

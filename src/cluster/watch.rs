@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _};
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, ApiResource, DynamicObject, ObjectMeta as KubeMeta, PartialObjectMeta};
+use kube::api::{Api, ApiResource};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
 use kube::{Client, Resource};
 use tokio::sync::Notify;
 
-use super::connect::words;
-use super::objects::{KubeNode, KubePod, Marks};
+use super::ObjectMeta;
+use super::connect::{metadata_only, words};
+use super::objects::{KubeNode, KubeObject, KubePod, Marks};
 use super::selection::Selection;
-use super::state::{Cluster, Touched};
+use super::state::{Cluster, PodTold, Touched};
 use crate::lock::lock;
 
 /// Kinds that own pods, or own what owns them: group, version, kind, plural. A cluster need not have the last two.
@@ -49,6 +49,10 @@ const PAGE: u32 = 500;
 /// How a source of objects is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Source {
+    /// Whether nothing can be said before it was listed: without pods nobody is known, without the others less of them.
+    needed: bool,
+    /// Whether it was tried, and cannot be had at the moment: a right is missing, or what serves it is away.
+    failed: bool,
     /// Whether it was listed whole, once.
     listed: bool,
     /// What went wrong last, and when.
@@ -81,42 +85,41 @@ impl Watch {
             true => vec![None],
             false => namespaces.iter().map(|name| Some(name.as_str())).collect(),
         };
+        let metadata = metadata_only(client);
+        let resource = |(group, version, kind, plural): (&str, &str, &str, &str)| ApiResource {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            api_version: if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") },
+            kind: kind.to_owned(),
+            plural: plural.to_owned(),
+        };
         for scope in &scopes {
-            for (group, version, kind, plural) in OWNERS {
-                let resource = ApiResource {
-                    group: group.to_owned(),
-                    version: version.to_owned(),
-                    api_version: if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") },
-                    kind: kind.to_owned(),
-                    plural: plural.to_owned(),
-                };
-                let api: Api<PartialObjectMeta<DynamicObject>> = match scope {
-                    Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-                    None => Api::all_with(client.clone(), &resource),
+            for owner in OWNERS {
+                let api: Api<KubeObject> = match scope {
+                    Some(namespace) => Api::namespaced_with(metadata.clone(), namespace, &resource(owner)),
+                    None => Api::all_with(metadata.clone(), &resource(owner)),
                 };
                 let events = move |config| watcher(api.clone(), config).boxed();
-                watch.spawn(name(plural, *scope), events, uid, set_owner, Cluster::remove_owner);
+                let steps = Steps { key: uid, read: parts, set: set_owner, remove: Cluster::remove_owner };
+                watch.spawn(name(owner.3, *scope), false, events, steps);
             }
             let api: Api<KubePod> = match scope {
                 Some(namespace) => Api::namespaced(client.clone(), namespace),
                 None => Api::all(client.clone()),
             };
             let events = move |config| watcher(api.clone(), config).boxed();
-            watch.spawn(name("pods", *scope), events, uid, Cluster::set_pod, Cluster::remove_pod);
+            let steps = Steps { key: uid, read: PodTold::from, set: Cluster::set_pod, remove: Cluster::remove_pod };
+            watch.spawn(name("pods", *scope), true, events, steps);
         }
         if namespaces.is_empty() {
-            let api: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
+            let api: Api<KubeObject> = Api::all_with(metadata, &resource(("", "v1", "Namespace", "namespaces")));
             let events = move |config| watcher(api.clone(), config).boxed();
-            watch.spawn(name("namespaces", None), events, own_name, set_namespace, |cluster, name| {
-                cluster.remove_namespace(name);
-                Touched::new()
-            });
+            let steps = Steps { key: own_name, read: parts, set: set_namespace, remove: remove_namespace };
+            watch.spawn(name("namespaces", None), false, events, steps);
             let api: Api<KubeNode> = Api::all(client.clone());
             let events = move |config| watcher(api.clone(), config).boxed();
-            watch.spawn(name("nodes", None), events, own_name, set_node, |cluster, name| {
-                cluster.remove_node(name);
-                Touched::new()
-            });
+            let steps = Steps { key: own_name, read: |node| node, set: set_node, remove: remove_node };
+            watch.spawn(name("nodes", None), false, events, steps);
         }
         watch
     }
@@ -131,8 +134,13 @@ impl Watch {
         self.namespaces.is_empty() || self.namespaces.contains(namespace)
     }
 
-    /// Whether everything was listed whole, once.
+    /// Whether everything that can be had was listed whole, once.
     pub fn is_synced(&self) -> bool {
+        lock(&self.sources).values().all(|source| source.listed || (source.failed && !source.needed))
+    }
+
+    /// Whether everything was listed whole, once: what is not there then is not there.
+    pub fn is_whole(&self) -> bool {
         lock(&self.sources).values().all(|source| source.listed)
     }
 
@@ -162,18 +170,17 @@ impl Watch {
     }
 
     /// Keeps one kind in step, in a task of its own.
-    fn spawn<K: Send + 'static>(
+    fn spawn<K: Send + 'static, P: 'static>(
         self: &Arc<Self>,
         name: String,
+        needed: bool,
         events: impl Fn(watcher::Config) -> BoxStream<'static, watcher::Result<Event<K>>> + Send + 'static,
-        key: fn(&K) -> String,
-        set: fn(&mut Cluster, K) -> Touched,
-        remove: fn(&mut Cluster, &str) -> Touched,
+        steps: Steps<K, P>,
     ) {
-        lock(&self.sources).insert(name.clone(), Source::default());
+        lock(&self.sources).insert(name.clone(), Source { needed, ..Source::default() });
         let watch = Arc::clone(self);
         tokio::spawn(async move {
-            let mut reflector = Reflector { watch, name, key, set, remove, known: HashSet::new(), listing: None };
+            let mut reflector = Reflector { watch, name, steps, known: HashSet::new(), listing: None };
             let mut strategy = InitialListStrategy::StreamingList;
             loop {
                 let config = watcher::Config {
@@ -214,20 +221,30 @@ enum Next {
     Later,
 }
 
+/// What is done with objects of a kind.
+struct Steps<K, P> {
+    /// What tells them apart.
+    key: fn(&K) -> String,
+    /// Takes out what is needed, before the cluster is locked.
+    read: fn(K) -> P,
+    /// One is there, or is not as it was.
+    set: fn(&mut Cluster, P) -> Touched,
+    /// One is there no more.
+    remove: fn(&mut Cluster, &str) -> Touched,
+}
+
 /// One kind, kept in step.
-struct Reflector<K> {
+struct Reflector<K, P> {
     watch: Arc<Watch>,
     name: String,
-    key: fn(&K) -> String,
-    set: fn(&mut Cluster, K) -> Touched,
-    remove: fn(&mut Cluster, &str) -> Touched,
+    steps: Steps<K, P>,
     /// Keys of the objects that there are.
     known: HashSet<String>,
     /// Keys that a list has told so far, while it comes.
     listing: Option<HashSet<String>>,
 }
 
-impl<K> Reflector<K> {
+impl<K, P> Reflector<K, P> {
     async fn follow(&mut self, events: impl Stream<Item = watcher::Result<Event<K>>>) -> Next {
         let mut events = std::pin::pin!(events);
         let mut listed = false;
@@ -243,10 +260,11 @@ impl<K> Reflector<K> {
                     self.apply(Event::InitDone);
                     return Next::Later;
                 }
-                Err(error) if !listed && does_not_stream(&error) => return Next::Page,
-                Err(error) => {
-                    self.watch.note(&self.name, |source| source.problem = Some((Instant::now(), told(&error))))
-                }
+                Err(error) if does_not_stream(&error, listed) => return Next::Page,
+                Err(error) => self.watch.note(&self.name, |source| {
+                    source.failed = true;
+                    source.problem = Some((Instant::now(), told(&error)));
+                }),
             }
         }
         Next::Later
@@ -257,31 +275,32 @@ impl<K> Reflector<K> {
         match event {
             Event::Init => self.listing = Some(HashSet::new()),
             Event::Apply(object) | Event::InitApply(object) => {
-                let key = (self.key)(&object);
+                let key = (self.steps.key)(&object);
                 if let Some(listing) = &mut self.listing {
                     listing.insert(key.clone());
                 }
                 self.known.insert(key);
-                touched = (self.set)(&mut self.watch.write(), object);
+                let read = (self.steps.read)(object);
+                touched = (self.steps.set)(&mut self.watch.write(), read);
             }
             Event::Delete(object) => {
-                let key = (self.key)(&object);
+                let key = (self.steps.key)(&object);
                 self.known.remove(&key);
-                touched = (self.remove)(&mut self.watch.write(), &key);
+                touched = (self.steps.remove)(&mut self.watch.write(), &key);
             }
             Event::InitDone => {
                 let listing = self.listing.take().unwrap_or_default();
                 let gone: Vec<String> = self.known.difference(&listing).cloned().collect();
                 let mut cluster = self.watch.write();
                 for key in gone {
-                    touched.extend((self.remove)(&mut cluster, &key));
+                    touched.extend((self.steps.remove)(&mut cluster, &key));
                 }
                 drop(cluster);
                 self.known = listing;
                 self.watch.note(&self.name, |source| source.listed = true);
             }
         }
-        self.watch.note(&self.name, |source| source.problem = None);
+        self.watch.note(&self.name, |source| (source.failed, source.problem) = (false, None));
         self.watch.tell(touched);
     }
 }
@@ -297,9 +316,10 @@ fn status(error: &watcher::Error) -> Option<u16> {
     }
 }
 
-/// Whether a server answers so that cannot stream a list: those before 1.32 refuse the parameter, and an etcd that is too old fails.
-fn does_not_stream(error: &watcher::Error) -> bool {
-    matches!(status(error), Some(400 | 422 | 500))
+/// Whether a server answers so that cannot stream a list: those before 1.32, and that of 1.33, refuse the parameter, also one that was
+/// upgraded to it; and an etcd that is too old fails, where nothing was listed yet.
+fn does_not_stream(error: &watcher::Error, listed: bool) -> bool {
+    matches!(status(error), Some(400 | 422)) || (!listed && status(error) == Some(500))
 }
 
 /// An error in one line.
@@ -324,19 +344,30 @@ fn own_name<K: Resource>(object: &K) -> String {
     object.meta().name.clone().unwrap_or_default()
 }
 
-fn set_owner(cluster: &mut Cluster, object: PartialObjectMeta<DynamicObject>) -> Touched {
-    let mut meta: KubeMeta = object.metadata;
-    let marks = Marks::of(&mut meta);
-    cluster.set_owner(marks, meta.into())
+fn parts(mut object: KubeObject) -> (Marks, ObjectMeta) {
+    let marks = Marks::of(&mut object.metadata);
+    (marks, object.metadata.into())
 }
 
-fn set_namespace(cluster: &mut Cluster, object: PartialObjectMeta<Namespace>) -> Touched {
-    let mut meta: KubeMeta = object.metadata;
-    let marks = Marks::of(&mut meta);
-    cluster.set_namespace(meta.name.unwrap_or_default(), marks)
+fn set_owner(cluster: &mut Cluster, (marks, meta): (Marks, ObjectMeta)) -> Touched {
+    cluster.set_owner(marks, meta)
+}
+
+fn set_namespace(cluster: &mut Cluster, (marks, meta): (Marks, ObjectMeta)) -> Touched {
+    cluster.set_namespace(meta.name, marks)
+}
+
+fn remove_namespace(cluster: &mut Cluster, name: &str) -> Touched {
+    cluster.remove_namespace(name);
+    Touched::new()
 }
 
 fn set_node(cluster: &mut Cluster, node: KubeNode) -> Touched {
     cluster.set_node(node);
+    Touched::new()
+}
+
+fn remove_node(cluster: &mut Cluster, name: &str) -> Touched {
+    cluster.remove_node(name);
     Touched::new()
 }

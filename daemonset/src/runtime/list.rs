@@ -1,6 +1,6 @@
 //! Which containers there are.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use containerd_client::services::v1::{
     Container as Wire, ListContainersRequest, ListNamespacesRequest, ListTasksRequest,
@@ -106,15 +106,25 @@ impl Client {
 /// Leaves out what has ended for good, and says of the rest whether it runs.
 fn alive(records: Vec<Record>, running: &HashSet<String>) -> Vec<Container> {
     let known: HashSet<String> = records.iter().map(|record| record.container.id.clone()).collect();
+    let mut newest: HashMap<(String, String), u32> = HashMap::new();
+    for Record { container, sandbox_id, attempt } in &records {
+        if let Some(sandbox_id) = sandbox_id {
+            let newest = newest.entry((sandbox_id.clone(), container.name.clone())).or_default();
+            *newest = (*newest).max(*attempt);
+        }
+    }
     let mut alive = Vec::new();
-    for Record { mut container, sandbox_id } in records {
+    for Record { mut container, sandbox_id, attempt } in records {
         if running.contains(&container.id) {
             container.status = Status::Running;
         } else {
             // A sandbox without a container record is kept by another sandbox controller (containerd 2.x, for virtual
             // machines), and its containers are removed with it.
-            let sandbox_lives = sandbox_id.is_some_and(|id| running.contains(&id) || !known.contains(&id));
-            if !sandbox_lives {
+            let Some(sandbox_id) = sandbox_id.filter(|id| running.contains(id) || !known.contains(id)) else {
+                continue;
+            };
+            // It was started again: what it was before is kept for its logs.
+            if newest.get(&(sandbox_id, container.name.clone())).is_some_and(|newest| *newest > attempt) {
                 continue;
             }
         }
@@ -132,6 +142,12 @@ mod tests {
         Record { sandbox_id: sandbox.map(String::from), ..record::read("k8s.io", wire) }
     }
 
+    fn attempt(id: &str, sandbox: &str, attempt: u32) -> Record {
+        let mut record = Record { attempt, ..record(id, Some(sandbox)) };
+        record.container.name = "crash".to_owned();
+        record
+    }
+
     #[test]
     fn what_has_ended_counts_while_its_sandbox_lives() {
         let records = vec![
@@ -143,6 +159,10 @@ mod tests {
             record("ctr-run", None),
             record("ctr-ended", None),
             record("in-a-vm", Some("no-record")),
+            // Started again twice, and about to be a third time.
+            attempt("crash-0", "pause-a", 0),
+            attempt("crash-1", "pause-a", 1),
+            attempt("crash-2", "pause-a", 2),
         ];
         let running = ["pause-a", "web-a", "ctr-run"].map(String::from).into();
         let alive: Vec<_> = alive(records, &running).into_iter().map(|c| (c.id, c.status)).collect();
@@ -152,6 +172,7 @@ mod tests {
             ("web-a", Status::Running),
             ("ctr-run", Status::Running),
             ("in-a-vm", Status::Exited),
+            ("crash-2", Status::Exited),
         ];
         assert_eq!(alive, expected.map(|(id, status)| (id.to_owned(), status)));
     }

@@ -22,6 +22,8 @@ pub(super) struct Record {
     pub(super) container: Container,
     /// The sandbox's container ID, where the CRI plugin made this container.
     pub(super) sandbox_id: Option<String>,
+    /// Which of its sandbox's containers of this name it is: the kubelet counts them, and keeps the last that ended.
+    pub(super) attempt: u32,
 }
 
 /// Reads what is needed and lets go of the rest (the OCI spec with environment and arguments, labels).
@@ -53,7 +55,11 @@ pub(super) fn read(namespace: &str, wire: Wire) -> Record {
         configs: Vec::new(),
         refused: None,
     };
-    Record { container, sandbox_id: metadata.sandbox_id.filter(|id| !id.is_empty()) }
+    Record {
+        container,
+        attempt: metadata.config.metadata.attempt,
+        sandbox_id: metadata.sandbox_id.filter(|id| !id.is_empty()),
+    }
 }
 
 /// Cuts a word that is only shown.
@@ -101,6 +107,7 @@ struct ConfigMetadata {
     name: Option<String>,
     namespace: Option<String>,
     uid: Option<String>,
+    attempt: u32,
 }
 
 impl Metadata {

@@ -434,9 +434,9 @@ impl Fleet {
         again
     }
 
-    /// Workloads of this and later times are those that `is_there` says; what the store knows of others has ended, by now.
-    pub(super) fn end_workloads(&mut self, is_there: impl Fn(&str) -> bool, now: Now) {
-        self.runs.end_workloads(is_there, now.unix);
+    /// What the store knows of workloads, and no node has told of, has ended, by now, but for subjects that are awaited.
+    pub(super) fn end_workloads(&mut self, is_awaited: impl Fn(&str) -> bool, now: Now) {
+        self.runs.end_workloads(is_awaited, now.unix);
     }
 
     /// How many containers' nodes say that they are of pods that the API server does not know.

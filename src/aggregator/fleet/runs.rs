@@ -94,12 +94,9 @@ impl Runs {
         }
     }
 
-    /// Workloads that the store knows of and that are not there any more: all of theirs has ended, by now.
-    pub(super) fn end_workloads(&mut self, is_there: impl Fn(&str) -> bool, at: i64) {
-        let is_gone = |(subject, _): &Running| {
-            let workload = subject.rsplit_once('/').map_or(subject.as_str(), |(workload, _)| workload);
-            subject.starts_with(WORKLOAD) && !is_there(workload)
-        };
+    /// What the store knows of workloads, and no node has told of: it has ended, by now, but for subjects that are to be told of yet.
+    pub(super) fn end_workloads(&mut self, is_awaited: impl Fn(&str) -> bool, at: i64) {
+        let is_gone = |(subject, _): &Running| subject.starts_with(WORKLOAD) && !is_awaited(subject);
         for keys in self.restored.values_mut() {
             for key in keys.extract_if(.., |key| is_gone(key)) {
                 if let Some(state) = self.running.get_mut(&key).filter(|state| state.containers == 0) {

@@ -533,8 +533,11 @@ fn what_is_out_of_view_is_counted_and_not_read_until_it_comes_into_view() {
 fn a_workload_that_went_while_nobody_looked_runs_nothing_any_more() {
     let mut fleet = fleet();
     let run = |name: &str| (format!("@shop/apps/Deployment/{name}/main"), stack(&["shop"]), 7);
-    fleet.restore_runs([run("web"), run("old")]);
-    fleet.end_workloads(|workload| workload == "@shop/apps/Deployment/web", at(1));
+    fleet.restore_runs([run("web"), run("old"), run("late")]);
+    fleet.attach("a", &hello(1), at(0));
+    fleet.tell_placed("a", vec![container("shop", &["shop"])], &|_| in_pod("web-1", "shop", None));
+    // Of one no node has told yet.
+    fleet.end_workloads(|subject| subject == "@shop/apps/Deployment/late/main", at(1));
     let (begun, ended) = fleet.take_runs();
     assert_eq!((begun.len(), ended.len()), (0, 1));
     assert_eq!(ended[0].subject, "@shop/apps/Deployment/old/main");
