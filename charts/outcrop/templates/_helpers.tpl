@@ -1,14 +1,11 @@
 {{- define "outcrop.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 42 | trimSuffix "-" -}}
-{{- else -}}
-{{- $name := default .Chart.Name .Values.nameOverride -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 42 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 42 | trimSuffix "-" -}}
+{{- $chart := default .Chart.Name .Values.nameOverride -}}
+{{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name $chart) (contains $chart .Release.Name) -}}
+{{- $name = default $name .Values.fullnameOverride | trunc 42 | trimSuffix "-" -}}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" $name) -}}
+{{- fail (printf "%s cannot be the name of a Service, which begins with a letter and has no dot: set fullnameOverride" $name) -}}
 {{- end -}}
-{{- end -}}
+{{- $name -}}
 {{- end -}}
 
 {{- define "outcrop.name" -}}
@@ -22,23 +19,24 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* A pod's labels. Not the chart's version: a chart that changes nothing in a pod shall not restart it. */}}
+{{/* A pod's labels: dict root, component, labels. Not the chart's version: a chart that changes nothing in a pod shall not restart it. */}}
 {{- define "outcrop.podLabels" -}}
 {{ include "outcrop.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: outcrop
-{{- with .root.Values.commonLabels }}
+{{- with merge (dict) (default (dict) .labels) (default (dict) .root.Values.commonLabels) }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
 
+{{/* An object's labels: dict root, component, labels. */}}
 {{- define "outcrop.labels" -}}
 {{ include "outcrop.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: outcrop
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 }}
-{{- with .root.Values.commonLabels }}
+{{- with merge (dict) (default (dict) .labels) (default (dict) .root.Values.commonLabels) }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
@@ -51,10 +49,7 @@ namespace: {{ default .root.Release.Namespace .namespace }}
 {{- end }}
 labels:
   {{- include "outcrop.labels" . | nindent 2 }}
-  {{- with .labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-{{- with merge (dict) (default (dict) .annotations) .root.Values.commonAnnotations }}
+{{- with merge (dict) (default (dict) .annotations) (default (dict) .root.Values.commonAnnotations) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -106,12 +101,13 @@ annotations:
 {{- end -}}
 
 {{- define "outcrop.policyConfigMap" -}}
-{{- if and .Values.policy.rego .Values.policy.existingConfigMap -}}
+{{- $policy := default (dict) .Values.policy -}}
+{{- if and $policy.rego $policy.existingConfigMap -}}
 {{- fail "policy.rego and policy.existingConfigMap: give one of them" -}}
 {{- end -}}
-{{- if .Values.policy.existingConfigMap -}}
-{{- .Values.policy.existingConfigMap -}}
-{{- else if .Values.policy.rego -}}
+{{- if $policy.existingConfigMap -}}
+{{- $policy.existingConfigMap -}}
+{{- else if $policy.rego -}}
 {{- printf "%s-policy" (include "outcrop.fullname" .) -}}
 {{- end -}}
 {{- end -}}

@@ -1,6 +1,6 @@
 {{/*
 Where things lie on a node: of each kind of node as its own documents say, with what agent.paths has put in their place.
-dict agent (the values of one DaemonSet). A dict in JSON: socket, socketDirectory, root, state, tasks, propagation, covered.
+dict agent (the values of one DaemonSet). A dict in JSON: socket, socketDirectory, root, state, tasks, pods, propagation, covered.
 */}}
 {{- define "outcrop.paths" -}}
 {{- $known := dict
@@ -13,15 +13,19 @@ dict agent (the values of one DaemonSet). A dict in JSON: socket, socketDirector
 -}}
 {{- $paths := dict -}}
 {{- range $key, $usual := get $known .agent.runtime -}}
-{{- $_ := set $paths $key (default $usual (get $.agent.paths $key)) -}}
+{{- /* /var/run is a link to /run: one name, so that it is seen which directory lies below which. */ -}}
+{{- $path := default $usual (get $.agent.paths $key) | clean -}}
+{{- $_ := set $paths $key (regexReplaceAll "^/var/run(/|$)" $path "/run${1}") -}}
 {{- end -}}
 {{- $directory := dir $paths.socket -}}
-{{- if has $directory (list "/" "/run" "/var/run") -}}
+{{- if has $directory (list "/" "/run") -}}
 {{- fail (printf "agent.paths.socket is %s: its directory would be mounted whole, and %s holds the sockets of everything on the node; let containerd listen in a directory of its own" $paths.socket $directory) -}}
 {{- end -}}
 {{- $_ := set $paths "socketDirectory" $directory -}}
 {{- /* Not the state directory: the sockets of containerd and its shims lie there, which the reader must not reach. */ -}}
 {{- $_ := set $paths "tasks" (printf "%s/io.containerd.runtime.v2.task" $paths.state) -}}
+{{- /* CRI's own: pods' /dev/shm are mounted here. */ -}}
+{{- $_ := set $paths "pods" (printf "%s/io.containerd.grpc.v1.cri" $paths.state) -}}
 {{- $below := hasPrefix (printf "%s/" $directory) (printf "%s/" $paths.state) -}}
 {{- $_ := set $paths "propagation" (default (ternary "HostToContainer" "None" $below) .agent.socketMountPropagation) -}}
 {{- $_ := set $paths "covered" $below -}}
