@@ -630,9 +630,8 @@ fn it_can_be_narrowed(installed: &Installed) {
     let narrow = ["scope=namespaced", "watchNamespaces={shop}", "tls.mode=secret", "tls.secretName=ours"];
     installed.release("upgrade", &narrow);
     installed.ready();
-    let ca = installed.dir.path().join("ca.crt");
-    let ask = |args: &[&str]| installed.ask(&[args, &["-o", "json", "--ca", ca.to_str().unwrap()]].concat());
-    let json = |args: &[&str]| -> Value { serde_json::from_str(&ask(args).unwrap()).unwrap() };
+    let ask = |args: &[&str]| installed.ask(&[args, &["-o", "json"]].concat());
+    let json = |args: &[&str]| installed.json(args);
     let count = |status: &Value, state: &str| {
         let coverage = status["coverage"].as_array().unwrap().iter().find(|of| of["state"] == state);
         coverage.unwrap()["containers"].as_u64().unwrap()
@@ -660,9 +659,10 @@ fn it_can_be_narrowed(installed: &Installed) {
         cluster.attempt(&["kubectl", "auth", "can-i", verb, what, "-n", namespace, "--as", &account]).is_ok()
     };
     assert!(may("watch", "pods", "shop") && !may("list", "pods", "bank") && !may("list", "nodes", ""));
-    // The authority is not published any more: it has to be named.
-    let refused = installed.ask(&["status"]).unwrap_err();
-    assert!(refused.contains("--ca FILE"), "{refused}");
+    // The authority is published, and its key is nowhere but in the aggregator's pod.
+    assert_eq!(installed.ca(), made.cert.pem());
+    let agents = cluster.json(&["get", "daemonsets", "-n", NAMESPACE]).to_string();
+    assert!(!agents.contains("ours") && agents.contains("outcrop-ca"), "{agents}");
 }
 
 /// A part of the test, with what it is for.

@@ -10,7 +10,7 @@ mod objects;
 mod owners;
 
 pub use choice::{Labels, LabelsError, is_kind, is_named};
-pub use objects::{Marks, Values};
+pub use objects::{EXCLUDE, Marks, Values};
 pub use owners::{ObjectMeta, OwnerReference, Workload, workload};
 
 #[cfg(not(fuzzing))]
@@ -34,7 +34,7 @@ pub use self::{
     policy::{Policy, PolicyError},
     publish::keep_published,
     reviews::{AUDIENCE, Access, GROUP, Identity, ReviewError, Reviews, review},
-    selection::{EXCLUDE, Selection},
+    selection::Selection,
     state::{Cluster, ContainerKind, Node, Place, Pod, PodContainer, Pods, Touched, Uid},
     watch::Watch,
 };

@@ -213,6 +213,9 @@ const MAX_VALUE: usize = 1024;
 /// Most labels and most annotations that are kept of an object.
 const MAX_VALUES: usize = 64;
 
+/// The annotation by which a workload or a namespace takes itself out of view: `"true"`.
+pub const EXCLUDE: &str = "outcrop.dev/exclude";
+
 /// Labels or annotations.
 pub type Values = BTreeMap<String, String>;
 
@@ -228,17 +231,19 @@ pub struct Marks {
 }
 
 /// The part of labels and annotations that is kept.
-fn kept(values: impl IntoIterator<Item = (String, String)>) -> Values {
+fn kept(values: Option<Values>) -> Values {
     let small = |(key, value): &(String, String)| key.len() <= MAX_VALUE && value.len() <= MAX_VALUE;
-    values.into_iter().filter(small).take(MAX_VALUES).collect()
+    // The one that decides is kept, however many others there are.
+    let (ours, others): (Values, Values) = values.unwrap_or_default().into_iter().partition(|(key, _)| key == EXCLUDE);
+    ours.into_iter().chain(others).filter(small).take(MAX_VALUES).collect()
 }
 
 impl Marks {
     /// Those of an object.
     pub(super) fn of(meta: &mut KubeMeta) -> Self {
         Self {
-            labels: kept(meta.labels.take().into_iter().flatten()),
-            annotations: kept(meta.annotations.take().into_iter().flatten()),
+            labels: kept(meta.labels.take()),
+            annotations: kept(meta.annotations.take()),
             created: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         }
     }

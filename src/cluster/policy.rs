@@ -61,7 +61,8 @@ pub enum PolicyError {
 #[derive(Debug)]
 pub struct Policy {
     engine: Mutex<Engine>,
-    problem: Mutex<Option<String>>,
+    /// The workload that it could not be told of last, and why.
+    problem: Mutex<Option<(Workload, String)>>,
 }
 
 impl Policy {
@@ -104,11 +105,12 @@ impl Policy {
     /// Whether the policy selects a workload; `None` where it cannot be told.
     pub(super) fn selects(&self, workload: &Workload, marks: &Marks) -> Option<bool> {
         match self.ask(workload, marks) {
-            Ok(value) => Some(value == Value::Bool(true)),
+            Ok(value) => {
+                lock(&self.problem).take_if(|(of, _)| of == workload);
+                Some(value == Value::Bool(true))
+            }
             Err(error) => {
-                let problem =
-                    format!("the policy on {} {}/{}: {error}", workload.kind, workload.namespace, workload.name);
-                *lock(&self.problem) = Some(problem);
+                *lock(&self.problem) = Some((workload.clone(), error));
                 None
             }
         }
@@ -116,7 +118,11 @@ impl Policy {
 
     /// What went wrong last, if anything did.
     pub fn problem(&self) -> Option<String> {
-        lock(&self.problem).clone()
+        let problem = lock(&self.problem);
+        let words = |(of, error): &(Workload, String)| {
+            format!("the policy on {} {}/{}: {error}", of.kind, of.namespace, of.name)
+        };
+        problem.as_ref().map(words)
     }
 
     fn ask(&self, workload: &Workload, marks: &Marks) -> Result<Value, String> {

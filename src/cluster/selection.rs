@@ -4,11 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Workload;
-use super::objects::Marks;
+use super::objects::{EXCLUDE, Marks};
 use super::policy::Policy;
-
-/// The annotation by which a workload or a namespace takes itself out of view: `"true"`.
-pub const EXCLUDE: &str = "outcrop.dev/exclude";
 
 /// What an administrator chose.
 #[derive(Debug, Default)]

@@ -709,10 +709,8 @@ mod tests {
         let selection = Selection { annotations_in: ["shop".to_owned()].into(), ..Selection::default() };
         let mut cluster = Cluster::new(selection);
         set(&mut cluster, pod("web-1", REPLICAS));
-        let marked = Marks {
-            annotations: [(super::super::selection::EXCLUDE.to_owned(), "true".to_owned())].into(),
-            ..Marks::default()
-        };
+        let marked =
+            Marks { annotations: [(super::super::EXCLUDE.to_owned(), "true".to_owned())].into(), ..Marks::default() };
         assert_eq!(cluster.set_namespace("shop".to_owned(), marked.clone()).len(), 3);
         assert!(cluster.place("a", "web-1-main").unwrap().excluded.is_some());
         assert_eq!(cluster.set_namespace("shop".to_owned(), Marks::default()).len(), 3);

@@ -305,6 +305,8 @@ const WATCHED: &[Right] = &[
     right("list", "apps", "statefulsets", "to find the workload", true),
     right("list", "apps", "daemonsets", "to find the workload", true),
     right("list", "batch", "jobs", "to find the workload", true),
+    right("list", "batch", "cronjobs", "to find the workload", true),
+    right("list", "", "replicationcontrollers", "to find the workload", false),
 ];
 
 /// What it does in the whole cluster, where it watches all of it.
