@@ -390,6 +390,17 @@ fn namespaces_are_seen_by_their_own(installed: &Installed) {
             .unwrap();
         assert!(listed.lines().count() == 1 && listed.starts_with(own), "{listed}");
     }
+    // Whoever may make a pod may say that it is the aggregator, and is shown no token.
+    let mut impostor = pod("bank", "impostor", "a", "outcrop.example/debian:1", &SLEEP);
+    impostor["metadata"]["labels"] =
+        json!({ "app.kubernetes.io/part-of": "outcrop", "app.kubernetes.io/component": "aggregator" });
+    cluster.create(&impostor);
+    let refused = installed.ask(&["status"]).unwrap_err();
+    assert!(refused.contains("pods of one in bank, outcrop; --outcrop-namespace"), "{refused}");
+    installed.ask(&["status", "--outcrop-namespace", NAMESPACE]).unwrap();
+    cluster.kubectl(&["delete", "pod", "impostor", "-n", "bank", "--now"]);
+    let refused = installed.ask(&["status", "--service-account", "bank/admin"]).unwrap_err();
+    assert!(refused.contains("--outcrop-namespace outcrop"), "{refused}");
     // A token for the API server is none for Outcrop, and who may read nothing is told so.
     let api = installed.token("shop", "admin", "https://kubernetes.default.svc", None);
     assert_eq!(installed.get("/api/v1/workloads", &api).0, 401);
@@ -525,6 +536,28 @@ fn images_are_told_of_as_they_are(installed: &Installed) {
 /// How many packages the images have, as their own dpkg says.
 const DEBIAN: u64 = 88;
 const LAYERS: u64 = 109;
+
+/// The kubelet keeps the last container that ended, beside the one that it made instead.
+fn a_container_that_was_started_again_is_one(installed: &Installed) {
+    for node in ["a", "b"] {
+        let name = format!("crasher-{node}");
+        let command = ["sh", "-c", "sleep 1; exit 1"];
+        installed.cluster.create(&pod("bank", &name, node, "outcrop.example/debian:1", &command));
+        within(Duration::from_secs(60), "it to be started again", || {
+            let pod = installed.cluster.json(&["get", "pod", &name, "-n", "bank"]);
+            pod["status"]["containerStatuses"][0]["restartCount"].as_u64() >= Some(1)
+        });
+    }
+    within(Duration::from_secs(30), "nothing that nobody knows", || {
+        let status = installed.json(&["status"]);
+        status["kubernetes"]["strays"] == 0 && status["kubernetes"]["synced"] == true
+    });
+    let named = |pod: &str| installed.json(&["get", "containers", "--field-selector", &format!("pod={pod}")]);
+    for pod in ["crasher-a", "crasher-b"] {
+        assert_eq!(named(pod)["items"].as_array().unwrap().len(), 1, "{pod}");
+        installed.cluster.kubectl(&["delete", "pod", pod, "-n", "bank", "--now"]);
+    }
+}
 
 /// Everything is right again by itself, whatever ends.
 fn it_heals(installed: &Installed) {
@@ -663,6 +696,19 @@ fn it_can_be_narrowed(installed: &Installed) {
     assert_eq!(installed.ca(), made.cert.pem());
     let agents = cluster.json(&["get", "daemonsets", "-n", NAMESPACE]).to_string();
     assert!(!agents.contains("ours") && agents.contains("outcrop-ca"), "{agents}");
+    // A right that was taken away costs what it was for, and says so.
+    cluster.kubectl(&["delete", "role", "outcrop-watch", "-n", "shop"]);
+    cluster.kubectl(&["delete", "pod", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=aggregator", "--wait=true"]);
+    installed.ready();
+    let told = || ask(&["status"]).ok().map(|text| serde_json::from_str::<Value>(&text).unwrap());
+    within(Duration::from_secs(60), "both nodes, without that right", || {
+        told().is_some_and(|status| {
+            let problems = status["problems"].to_string();
+            status["nodes"]["attached"] == 2
+                && problems.contains("deployments of shop")
+                && problems.contains("cannot list")
+        })
+    });
 }
 
 /// A part of the test, with what it is for.
@@ -684,12 +730,13 @@ fn what_is_installed_is_trusted_and_trusts_as_it_should() {
         cluster.kubectl(&["wait", "-n", namespace, "--for", "condition=Ready", "pod", "--all", "--timeout", "60s"]);
     }
     until("all to be looked into", || installed.pending() == Some(0));
-    let parts: [Part; 8] = [
+    let parts: [Part; 9] = [
         ("agents speak for their nodes", agents_speak_for_their_nodes),
         ("namespaces are seen by their own", namespaces_are_seen_by_their_own),
         ("nothing of the host can be changed", nothing_of_the_host_can_be_changed),
         ("findings follow workloads", findings_follow_workloads),
         ("images are told of as they are", images_are_told_of_as_they_are),
+        ("a container that was started again is one", a_container_that_was_started_again_is_one),
         ("nothing leaves", nothing_leaves),
         ("it heals", it_heals),
         ("it can be narrowed", it_can_be_narrowed),

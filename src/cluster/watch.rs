@@ -49,7 +49,7 @@ const PAGE: u32 = 500;
 /// How a source of objects is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Source {
-    /// Whether nothing can be said before it was listed: without pods nobody is known, without the others less of them.
+    /// Whether nothing can be said before it was listed, unless it may not be: without pods nobody is known, without the others less of them.
     needed: bool,
     /// Whether it was tried, and cannot be had at the moment: a right is missing, or what serves it is away.
     failed: bool,
@@ -136,7 +136,7 @@ impl Watch {
 
     /// Whether everything that can be had was listed whole, once.
     pub fn is_synced(&self) -> bool {
-        lock(&self.sources).values().all(|source| source.listed || (source.failed && !source.needed))
+        lock(&self.sources).values().all(|source| source.listed || source.failed)
     }
 
     /// Whether everything was listed whole, once: what is not there then is not there.
@@ -262,7 +262,7 @@ impl<K, P> Reflector<K, P> {
                 }
                 Err(error) if does_not_stream(&error, listed) => return Next::Page,
                 Err(error) => self.watch.note(&self.name, |source| {
-                    source.failed = true;
+                    source.failed = !source.needed || status(&error) == Some(403);
                     source.problem = Some((Instant::now(), told(&error)));
                 }),
             }
