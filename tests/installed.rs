@@ -439,7 +439,12 @@ fn nothing_of_the_host_can_be_changed(installed: &Installed) {
         let pod = installed.agent_pod(node);
         let exec = ["exec", "-n", NAMESPACE, &pod, "-c"];
         let program = ["--", "/usr/bin/outcrop-agent", "selftest"];
-        installed.cluster.kubectl(&[&exec[..], &["runtime"], &program].concat());
+        let socket = installed.cluster.socket(node).parent().unwrap().display().to_string();
+        let table = installed.cluster.kubectl(&[&exec[..], &["runtime"], &program, &["--through", &socket]].concat());
+        assert!(
+            table.lines().any(|line| line.ends_with(&format!(" {socket}"))) && !table.contains("NOTHING"),
+            "{table}"
+        );
         let table = installed.cluster.kubectl(&[&exec[..], &["reader"], &program, &["--through", "/host"]].concat());
         let through: Vec<&str> = table.lines().filter(|line| line.contains(" /host")).collect();
         println!("node {node}: {} mounts of the host tried", through.len());

@@ -27,8 +27,8 @@ struct Answer {
     through: Vec<(PathBuf, Result<Vec<Attempt>, String>)>,
 }
 
-/// Tries every forbidden act in every role: a table of role, act and what stopped it; and, in the role that reads storage, through every
-/// mount below `through`.
+/// Tries every forbidden act in every role: a table of role, act and what stopped it; and, in the roles that stand in containers of their
+/// own, through every mount below `through`.
 ///
 /// # Errors
 /// The table as well, when an act was possible; or why nothing could be tried.
@@ -40,7 +40,7 @@ pub fn run(through: Option<&Path>) -> Result<String, String> {
         program.selftest(directory()?.as_fd(), outside).map_err(|error| format!("worker: {error}"))?;
     let mounts = through.map(mounts_below).transpose()?.unwrap_or_default();
     let roles = [
-        ("runtime", ask(&program, RUNTIME_SELFTEST, &[])?),
+        ("runtime", ask(&program, RUNTIME_SELFTEST, &mounts)?),
         ("reader", ask(&program, READER_SELFTEST, &mounts)?),
         ("worker", Answer { cage: started.cage, attempts: worker, through: Vec::new() }),
     ];
@@ -57,14 +57,14 @@ pub fn run(through: Option<&Path>) -> Result<String, String> {
             text += &format!("{role:8} {:42} {stopped_by}\n", attempt.act);
         }
     }
-    let through = roles.iter().flat_map(|(_, answer)| &answer.through);
-    for (number, (directory, tried)) in through.enumerate() {
+    let through = roles.iter().flat_map(|(role, answer)| answer.through.iter().map(move |tried| (role, tried)));
+    for (number, (role, (directory, tried))) in through.enumerate() {
         if number == 0 {
-            text += &format!("\n{:6} {:42} THROUGH\n", "ACTS", "STOPPED BY");
+            text += &format!("\n{:8} {:6} {:42} THROUGH\n", "ROLE", "ACTS", "STOPPED BY");
         }
         let (acts, stopped_by, not_stopped) = summary(tried);
         possible += not_stopped;
-        text += &format!("{acts:<6} {stopped_by:42} {}\n", directory.display());
+        text += &format!("{role:8} {acts:<6} {stopped_by:42} {}\n", directory.display());
     }
     if possible > 0 { Err(format!("\n{text}\n{possible} forbidden acts were possible")) } else { Ok(text) }
 }

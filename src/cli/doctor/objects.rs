@@ -524,7 +524,7 @@ mod tests {
                 Outcome::Fail,
             ),
             (authority(&[from(json!({ "metadata": { "name": "outcrop-ca" } }))]), Outcome::Fail),
-            (authority(&[]), Outcome::Skipped),
+            (authority(&[]), Outcome::Fail),
             (node("True"), Outcome::Ok),
             (node("Unknown"), Outcome::Warn),
         ] {
