@@ -674,7 +674,7 @@ fn it_can_be_narrowed(installed: &Installed) {
         let coverage = status["coverage"].as_array().unwrap().iter().find(|of| of["state"] == state);
         coverage.unwrap()["containers"].as_u64().unwrap()
     };
-    within(Duration::from_secs(120), "both nodes, and nothing that nobody knows", || {
+    within(Duration::from_secs(180), "both nodes, and nothing that nobody knows", || {
         let Ok(status) = ask(&["status"]).map(|text| serde_json::from_str::<Value>(&text).unwrap()) else {
             return false;
         };
@@ -689,7 +689,7 @@ fn it_can_be_narrowed(installed: &Installed) {
     let elsewhere = count(&json(&["status"]), "excluded");
     let shown = json(&["get", "containers", "--field-selector", "coverage=excluded"])["items"].clone();
     let shown = shown.as_array().unwrap();
-    assert!(elsewhere > 1 && shown.len() as u64 == elsewhere, "{shown:#?}");
+    assert!(elsewhere > 0 && shown.len() as u64 == elsewhere, "{shown:#?}");
     let reason = "in none of the namespaces that are watched";
     assert!(shown.iter().all(|item| item["coverage"]["reason"] == reason), "{shown:#?}");
     let account = format!("system:serviceaccount:{NAMESPACE}:outcrop-aggregator");
@@ -711,7 +711,7 @@ fn it_can_be_narrowed(installed: &Installed) {
             let problems = status["problems"].to_string();
             status["nodes"]["attached"] == 2
                 && problems.contains("deployments of shop")
-                && problems.contains("cannot list")
+                && problems.contains("forbidden")
         })
     });
 }
