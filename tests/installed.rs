@@ -27,6 +27,10 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 
 const NAMESPACE: &str = "outcrop";
 
+/// Bindings that a test makes.
+const OPERATOR: &str = "outcrop-test-operator";
+const NEWCOMER: &str = "outcrop-test-newcomer";
+
 /// Outcrop, installed.
 struct Installed {
     cluster: Cluster,
@@ -44,7 +48,7 @@ impl Installed {
         };
         cluster_parts::enter("a");
         cluster.kubectl(&["delete", "namespace", NAMESPACE, "shop", "bank", "--ignore-not-found", "--timeout", "90s"]);
-        cluster.kubectl(&["delete", "clusterrolebinding", "outcrop-test-operator", "--ignore-not-found"]);
+        cluster.kubectl(&["delete", "clusterrolebinding", OPERATOR, NEWCOMER, "--ignore-not-found"]);
         let dir = tempfile::tempdir().unwrap();
         keep(&cluster);
         let installed = Self { cluster, helm: helm.into(), dir };
@@ -478,7 +482,7 @@ fn findings_follow_workloads(installed: &Installed) {
     cluster.kubectl(&[
         "create",
         "clusterrolebinding",
-        "outcrop-test-operator",
+        OPERATOR,
         "--clusterrole",
         "outcrop-operate",
         "--serviceaccount",
@@ -617,7 +621,13 @@ fn it_heals(installed: &Installed) {
     assert!(kept.as_array().unwrap().iter().all(|item| item["packages"] != 0), "{kept:#}");
     println!("node b lost its power -> all in a final state: {:?}", start.elapsed());
 
-    let viewer = installed.token(NAMESPACE, "outcrop-viewer", "outcrop", None);
+    // What may be seen is believed for a minute: somebody new, so that it begins now.
+    let (account, view) = (format!("{NAMESPACE}:newcomer"), "outcrop-view");
+    let bind = ["create", "clusterrolebinding", NEWCOMER, "--clusterrole", view, "--serviceaccount", &account];
+    cluster.kubectl(&bind);
+    cluster.kubectl(&["create", "serviceaccount", "newcomer", "-n", NAMESPACE]);
+    std::thread::sleep(Duration::from_secs(2));
+    let viewer = installed.token(NAMESPACE, "newcomer", "outcrop", None);
     let (ca, service) = (installed.ca(), installed.service());
     assert_eq!(installed.get("/api/v1/status", &viewer).0, 200);
     cluster.run(&["kill", "apiserver"]);
@@ -752,5 +762,5 @@ fn what_is_installed_is_trusted_and_trusts_as_it_should() {
         println!("{what}: {:.1} s in all", start.elapsed().as_secs_f64());
     }
     cluster.kubectl(&["delete", "namespace", "shop", "bank", "--wait=false"]);
-    cluster.kubectl(&["delete", "clusterrolebinding", "outcrop-test-operator"]);
+    cluster.kubectl(&["delete", "clusterrolebinding", OPERATOR, NEWCOMER]);
 }
