@@ -23,6 +23,9 @@ pub const AUDIENCE: &str = "outcrop";
 /// The API group of what Outcrop's callers may read. Nothing is stored under it: it is for RBAC's rules alone.
 pub const GROUP: &str = "outcrop.dev";
 
+/// What is said of a token that is none, or none for us. Why may quote its own claims, and is not said.
+const NOT_OURS: &str = "the API server does not know this token, or not for the audience outcrop";
+
 /// Longest token that is passed on.
 const MAX_TOKEN: usize = 16 << 10;
 
@@ -104,13 +107,11 @@ impl Reviews {
         }
         // What says of itself that it is none for us needs nobody's word.
         let claims = Claims::of(token).filter(Claims::is_for_us);
-        let claims = claims
-            .ok_or_else(|| unknown("the API server does not know this token, or not for the audience outcrop"))?;
+        let claims = claims.ok_or_else(|| unknown(NOT_OURS))?;
         let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![AUDIENCE.to_owned()]) };
         let status = self.ask(TokenReview { spec, ..TokenReview::default() }).await?.status.unwrap_or_default();
         if status.authenticated != Some(true) {
-            // Why may quote the token's own claims.
-            return Err(unknown("the API server does not know this token, or not for the audience outcrop"));
+            return Err(unknown(NOT_OURS));
         }
         // An API server that knows of no audiences names none, and then the token is one for itself.
         if !status.audiences.iter().flatten().any(|audience| audience == AUDIENCE) {

@@ -87,14 +87,16 @@ impl Pod {
         })
     }
 
+    /// Its containers' IDs and names.
+    fn named(&self) -> impl Iterator<Item = (&Option<Arc<str>>, &Arc<str>)> {
+        self.containers.iter().map(|of| (&of.id, &of.name))
+    }
+
     /// Whether its containers belong where another state of it has them.
     fn is_where(&self, other: &Self) -> bool {
-        let named = |pod: &Self| -> Vec<(Option<Arc<str>>, Arc<str>)> {
-            pod.containers.iter().map(|of| (of.id.clone(), Arc::clone(&of.name))).collect()
-        };
         let of =
             |pod: &Self| (pod.node.clone(), Arc::clone(&pod.name), Arc::clone(&pod.workload), pod.excluded.clone());
-        of(self) == of(other) && named(self) == named(other)
+        of(self) == of(other) && self.named().eq(other.named())
     }
 }
 
