@@ -104,11 +104,15 @@ impl Installed {
         serde_json::from_str(&answer.unwrap_or_else(|error| panic!("{args:?}: {error}"))).unwrap()
     }
 
+    /// The status, where it is answered.
+    fn status(&self) -> Option<Value> {
+        Some(serde_json::from_str(&self.ask(&["status", "-o", "json"]).ok()?).unwrap())
+    }
+
     fn pending(&self) -> Option<u64> {
-        let status: Value = serde_json::from_str(&self.ask(&["status", "-o", "json"]).ok()?).unwrap();
+        let status = self.status()?;
         let synced = status["kubernetes"]["synced"] == true && status["nodes"]["attached"] == 2;
-        let pending = status["coverage"].as_array()?.iter().find(|of| of["state"] == "pending")?;
-        pending["containers"].as_u64().filter(|_| synced)
+        synced.then(|| covered(&status, "pending"))
     }
 
     /// The authority that the aggregator has published.
@@ -189,6 +193,12 @@ impl Installed {
         std::mem::forget(reports);
         Ok(orders)
     }
+}
+
+/// How many containers a status says to be in a state of coverage.
+fn covered(status: &Value, state: &str) -> u64 {
+    let coverage = status["coverage"].as_array().unwrap().iter().find(|of| of["state"] == state);
+    coverage.unwrap()["containers"].as_u64().unwrap()
 }
 
 /// The chain that counts whom pods connect to.
@@ -679,26 +689,18 @@ fn it_can_be_narrowed(installed: &Installed) {
     let narrow = ["scope=namespaced", "watchNamespaces={shop}", "tls.mode=secret", "tls.secretName=ours"];
     installed.release("upgrade", &narrow);
     installed.ready();
-    let ask = |args: &[&str]| installed.ask(&[args, &["-o", "json"]].concat());
-    let json = |args: &[&str]| installed.json(args);
-    let count = |status: &Value, state: &str| {
-        let coverage = status["coverage"].as_array().unwrap().iter().find(|of| of["state"] == state);
-        coverage.unwrap()["containers"].as_u64().unwrap()
-    };
     within(Duration::from_secs(180), "both nodes, and nothing that nobody knows", || {
-        let Ok(status) = ask(&["status"]).map(|text| serde_json::from_str::<Value>(&text).unwrap()) else {
-            return false;
-        };
+        let Some(status) = installed.status() else { return false };
         let kubernetes = &status["kubernetes"];
-        let settled = kubernetes["synced"] == true && kubernetes["strays"] == 0 && count(&status, "pending") == 0;
+        let settled = kubernetes["synced"] == true && kubernetes["strays"] == 0 && covered(&status, "pending") == 0;
         settled && status["nodes"]["attached"] == 2 && status["problems"] == json!([])
     });
-    let workloads = json(&["get", "workloads", "-A"])["items"].clone();
+    let workloads = installed.json(&["get", "workloads", "-A"])["items"].clone();
     let seen: BTreeSet<&str> =
         workloads.as_array().unwrap().iter().map(|item| item["namespace"].as_str().unwrap()).collect();
     assert_eq!(seen, BTreeSet::from([NAMESPACE, "shop"]));
-    let elsewhere = count(&json(&["status"]), "excluded");
-    let shown = json(&["get", "containers", "--field-selector", "coverage=excluded"])["items"].clone();
+    let elsewhere = covered(&installed.json(&["status"]), "excluded");
+    let shown = installed.json(&["get", "containers", "--field-selector", "coverage=excluded"])["items"].clone();
     let shown = shown.as_array().unwrap();
     assert!(elsewhere > 0 && shown.len() as u64 == elsewhere, "{shown:#?}");
     let reason = "in none of the namespaces that are watched";
@@ -716,9 +718,8 @@ fn it_can_be_narrowed(installed: &Installed) {
     cluster.kubectl(&["delete", "role", "outcrop-watch", "-n", "shop"]);
     cluster.kubectl(&["delete", "pod", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=aggregator", "--wait=true"]);
     installed.ready();
-    let told = || ask(&["status"]).ok().map(|text| serde_json::from_str::<Value>(&text).unwrap());
     within(Duration::from_secs(60), "both nodes, without that right", || {
-        told().is_some_and(|status| {
+        installed.status().is_some_and(|status| {
             let problems = status["problems"].to_string();
             status["nodes"]["attached"] == 2
                 && problems.contains("deployments of shop")
