@@ -5,6 +5,7 @@ pub mod arguments;
 pub mod catalog;
 pub mod doctor;
 pub mod heartbeat;
+pub mod logging;
 pub mod role;
 pub mod runtime;
 pub mod scan;
