@@ -417,7 +417,8 @@ fn on_the_wire_to_containerd_there_are_only_methods_that_read() {
     recorder.until("b to go", || recorder.here().len() == 1);
     drop(agent);
     let noted = noted.lock().unwrap().clone();
-    let allowed: BTreeSet<String> = outcrop_agent::runtime::METHODS.iter().map(|&method| method.to_owned()).collect();
+    let allowed: BTreeSet<String> =
+        outcrop_agent::runtime::containerd::METHODS.iter().map(|&method| method.to_owned()).collect();
     assert!(noted.is_subset(&allowed), "{:?}", noted.difference(&allowed));
     assert!(
         noted.iter().any(|method| method.ends_with("/Subscribe"))

@@ -18,7 +18,7 @@ use std::time::Duration;
 use outcrop_proto::inventory::{Inventory, compress};
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
 use outcrop_proto::wire::{Seen, v1};
-use outcrop_proto::{Digest, LayerId};
+use outcrop_proto::{ContainerKey, Digest, LayerId, Runtime};
 use parts::Containerd;
 use parts::image::{Layer, build_with};
 use serde_json::{Value, json};
@@ -438,8 +438,8 @@ fn chain_of(layer: LayerId) -> Digest {
 /// A report of one container with one layer.
 fn containers(layer: LayerId) -> v1::report::Report {
     let seen = Seen {
-        containerd_namespace: "k8s.io".to_owned(),
-        id: "x".to_owned(),
+        key: ContainerKey { runtime: Runtime::Containerd, namespace: "k8s.io".to_owned(), id: "x".to_owned() },
+        storage: None,
         name: "x".to_owned(),
         pod: None,
         image: "x".to_owned(),

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::runtime::Error;
+use crate::runtime::{Error, containerd, role};
 use crate::worker::{CageError, Caged, Program, enter_runtime_cage};
 
 /// First argument of a child process. Nobody types it.
@@ -58,7 +58,7 @@ pub fn end_on_signals() -> std::io::Result<()> {
 pub fn serve_joined(listen: &Path, socket: Option<&Path>) -> Result<(), Error> {
     crate::worker::hide_memory().map_err(|error| Error::SiblingEnded(error.to_string()))?;
     let stream = crate::runtime::accept(listen)?;
-    let _ = crate::runtime::role::serve(stream, socket, caged);
+    let _ = role::serve::<containerd::Client, _>(stream, socket, caged);
     Err(Error::Join(listen.to_owned(), "the process at its other end has ended".to_owned()))
 }
 
@@ -70,8 +70,8 @@ pub fn runtime_command(program: &Program, socket: Option<&Path>) -> Command {
 }
 
 fn runtime(socket: Option<PathBuf>) -> ExitCode {
-    match crate::runtime::role::from_stdin() {
-        Ok(stream) => crate::runtime::role::serve(stream, socket.as_deref(), caged),
+    match role::from_stdin() {
+        Ok(stream) => role::serve::<containerd::Client, _>(stream, socket.as_deref(), caged),
         Err(_) => ExitCode::FAILURE,
     }
 }

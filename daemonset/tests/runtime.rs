@@ -19,7 +19,8 @@ use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::{Container as Wire, CreateContainerRequest, UpdateContainerRequest};
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Request, Status as TonicStatus};
-use outcrop_agent::runtime::{Client, Error, Pin, Sibling, role};
+use outcrop_agent::runtime::containerd::Client;
+use outcrop_agent::runtime::{Error, Pin, Sibling, role};
 use outcrop_agent::snapshot::{Located, locate};
 use outcrop_proto::{Container, CoverageState, Status};
 use parts::image::{self, Image};
@@ -37,7 +38,7 @@ fn list(containerd: &Containerd, namespaces: &[&str]) -> Result<Vec<Container>, 
 }
 
 fn ids(containers: &[Container]) -> Vec<(&str, &str)> {
-    containers.iter().map(|c| (c.containerd_namespace.as_str(), c.id.as_str())).collect()
+    containers.iter().map(|c| (c.key.namespace.as_str(), c.key.id.as_str())).collect()
 }
 
 /// The diff IDs of each config that was handed on.
@@ -114,11 +115,11 @@ fn containers_of_every_namespace_come_with_their_chain_layers_and_config() {
     let listed = list(&containerd, &[]).unwrap();
     assert_eq!(ids(&listed), [("default", "small"), ("default", "web"), ("other", "web")]);
     for container in &listed {
-        let image = if container.id == "web" { &three } else { &one };
+        let image = if container.key.id == "web" { &three } else { &one };
         assert_eq!(container.status, Status::Running);
         assert!(!container.sandbox, "an image's label makes no sandbox");
         assert_eq!(container.pod, None, "an image's label makes no pod");
-        assert_eq!(container.snapshotter, "overlayfs");
+        assert_eq!(container.storage_driver, "overlayfs");
         assert_eq!(container.image, image.name);
         assert_eq!(container.chain, image.chain(), "{container:?}");
         assert_eq!(container.refused, None);
@@ -132,7 +133,7 @@ fn containers_of_every_namespace_come_with_their_chain_layers_and_config() {
     let after = ["default", "other"].map(|namespace| containerd.everything(namespace));
     assert_eq!(before, after, "asking changes nothing");
 
-    let snapshotters = ask(&containerd, async |client| client.snapshotters().await).unwrap();
+    let snapshotters = ask(&containerd, async |client| client.storage_drivers().await).unwrap();
     let overlayfs = snapshotters.iter().find(|snapshotter| snapshotter.name == "overlayfs").unwrap();
     assert_eq!(overlayfs.root.as_deref(), Some(&*containerd.dir().join("root/io.containerd.snapshotter.v1.overlayfs")));
 }
@@ -171,7 +172,7 @@ fn what_has_ended_is_listed_while_its_sandbox_lives() {
     containerd.ctr("k8s.io", &["tasks", "rm", "init"]);
 
     let listed = list(&containerd, &["k8s.io"]).unwrap();
-    let seen: HashMap<&str, _> = listed.iter().map(|c| (c.id.as_str(), (c.status, c.sandbox))).collect();
+    let seen: HashMap<&str, _> = listed.iter().map(|c| (c.key.id.as_str(), (c.status, c.sandbox))).collect();
     let expected =
         [("pause", (Status::Running, true)), ("init", (Status::Exited, false)), ("web", (Status::Running, false))];
     assert_eq!(seen, HashMap::from(expected));
@@ -246,7 +247,7 @@ fn a_container_on_another_snapshotter_is_described_or_refused_with_its_reason() 
     }
 
     let listed = list(&containerd, &[]).unwrap();
-    let by_id: HashMap<&str, &Container> = listed.iter().map(|c| (c.id.as_str(), c)).collect();
+    let by_id: HashMap<&str, &Container> = listed.iter().map(|c| (c.key.id.as_str(), c)).collect();
     let copy = by_id["copy"];
     assert_eq!(copy.chain, image.chain());
     assert_eq!(diff_ids(copy), std::slice::from_ref(&image.diff_ids));
@@ -334,7 +335,7 @@ fn role_of_the_child() {
         Ok(error) => Err(error),
         Err(_) => Ok("none".to_owned()),
     };
-    let code = role::serve(role::from_stdin().unwrap(), Some(Path::new(&socket)), lock);
+    let code = role::serve::<Client, _>(role::from_stdin().unwrap(), Some(Path::new(&socket)), lock);
     std::process::exit(if code == ExitCode::SUCCESS { 0 } else { 1 });
 }
 
@@ -358,7 +359,10 @@ fn a_child_asks_and_its_parent_gets_the_same_answers() {
     let listed = sibling.list(&[]).unwrap();
     assert_eq!(listed, list(&containerd, &[]).unwrap());
     assert!(sibling.recheck(&listed[0]).unwrap());
-    assert_eq!(sibling.snapshotters().unwrap(), ask(&containerd, async |client| client.snapshotters().await).unwrap());
+    assert_eq!(
+        sibling.storage_drivers().unwrap(),
+        ask(&containerd, async |client| client.storage_drivers().await).unwrap()
+    );
     let error = sibling.list(&["absent".into()]).unwrap_err().to_string();
     assert!(error.contains("no namespace \"absent\""), "{error}");
     containerd.remove("default", "app");

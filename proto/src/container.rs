@@ -112,6 +112,98 @@ pub enum Status {
     Exited,
 }
 
+/// A container runtime. The wire and the API know a container by its runtime, the runtime's namespace and the ID.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Runtime {
+    /// containerd; its namespaces keep `k8s.io` (Kubernetes), `moby` (Docker) and `default` (`ctr`) apart.
+    #[default]
+    Containerd,
+    /// CRI-O, without namespaces. No agent reports it yet.
+    CriO,
+    /// Docker with its own storage, without namespaces. No agent reports it yet.
+    Docker,
+    /// Podman, without namespaces. No agent reports it yet.
+    Podman,
+    /// A runtime that a newer agent reports and this version does not know.
+    Unknown,
+}
+
+impl Runtime {
+    /// Every runtime, in the order of their names.
+    pub const ALL: [Self; 5] = [Self::Containerd, Self::CriO, Self::Docker, Self::Podman, Self::Unknown];
+
+    /// Returns the name that users see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Containerd => "containerd",
+            Self::CriO => "cri-o",
+            Self::Podman => "podman",
+            Self::Docker => "docker",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Returns the runtime that the kubelet names before a container's ID and a node's runtime version: `containerd` in
+    /// `containerd://4f9c`.
+    pub fn from_scheme(scheme: &str) -> Self {
+        Self::ALL.into_iter().find(|runtime| runtime.as_str() == scheme).unwrap_or(Self::Unknown)
+    }
+
+    /// Returns the runtime's namespace that holds the kubelet's containers; empty for runtimes without namespaces, `None` for
+    /// runtimes that a kubelet does not use.
+    pub const fn kubernetes_namespace(self) -> Option<&'static str> {
+        match self {
+            Self::Containerd => Some("k8s.io"),
+            Self::CriO | Self::Docker => Some(""),
+            Self::Podman | Self::Unknown => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Identity of a container on its node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ContainerKey {
+    /// The container runtime.
+    pub runtime: Runtime,
+    /// The runtime's namespace, not Kubernetes'; empty for runtimes without namespaces.
+    pub namespace: String,
+    /// The runtime's ID of the container, unique in the namespace.
+    pub id: String,
+}
+
+/// How a runtime stores a container's files, as far as it matters to who can read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Storage {
+    /// One directory per layer (overlayfs): results belong to the layer and are shared.
+    LayerDirectories,
+    /// One directory with the merged content of all layers (native, btrfs): results belong to the container alone.
+    MergedTree,
+    /// Only the container's mounted root shows its files (devmapper, blockfile, EROFS, ZFS).
+    MountedRoot,
+}
+
+impl Storage {
+    /// Every kind of storage.
+    pub const ALL: [Self; 3] = [Self::LayerDirectories, Self::MergedTree, Self::MountedRoot];
+
+    /// Returns the name that users see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LayerDirectories => "layer-directories",
+            Self::MergedTree => "merged-tree",
+            Self::MountedRoot => "mounted-root",
+        }
+    }
+}
+
 /// One mount as a snapshotter describes it (containerd's `types.Mount`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
@@ -131,10 +223,8 @@ pub struct Mount {
 /// Every string but the sandbox's and pod's may have been chosen by whoever built the image or the pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
-    /// The runtime's ID; unique within [`Self::containerd_namespace`].
-    pub id: String,
-    /// `k8s.io` for Kubernetes, `moby` for Docker, `default` for `ctr`.
-    pub containerd_namespace: String,
+    /// Identity on the node.
+    pub key: ContainerKey,
     /// The container's name in its pod; the ID where it has no pod.
     pub name: String,
     /// The pod, where the CRI plugin made this container.
@@ -147,11 +237,14 @@ pub struct Container {
     pub status: Status,
     /// Whether it is a pod's sandbox (the pause container) and not a workload. Nothing below is asked for a sandbox.
     pub sandbox: bool,
-    /// The snapshotter's name: `overlayfs`, `native`, `stargz`, …; empty for Docker's containers.
-    pub snapshotter: String,
-    /// The key of the container's own, writable snapshot.
-    pub snapshot_key: String,
-    /// The names of that snapshot's parents, **newest first** (an image config's diff IDs stand base first). For layers
+    /// Name of the storage driver (containerd: the snapshotter): `overlayfs`, `native`, `stargz`, …; empty where the runtime
+    /// names none.
+    pub storage_driver: String,
+    /// The runtime's own name of the container's writable layer. Only the runtime's module interprets it.
+    pub storage_id: String,
+    /// End of the path at which the runtime mounts the container's root: `/io.containerd.runtime.v2.task/k8s.io/abc/rootfs`.
+    pub root_mount: String,
+    /// The names of the layers below the writable one, **newest first** (an image config's diff IDs stand base first). For layers
     /// that containerd unpacked these are chain IDs, `sha256:…`; other tools may have named theirs differently.
     pub chain: Vec<String>,
     /// How the runtime would mount the container's root; empty where [`Self::refused`] says why nobody asked.

@@ -19,7 +19,7 @@ pub mod view;
 pub mod wire;
 
 pub use codec::DecodeError;
-pub use container::{Container, Coverage, CoverageState, Mount, Pod, Status, Step};
+pub use container::{Container, ContainerKey, Coverage, CoverageState, Mount, Pod, Runtime, Status, Step, Storage};
 pub use digest::Digest;
 pub use fact::{Claim, Distribution, Fact, FileDigest, Unidentified};
 pub use identity::LayerId;

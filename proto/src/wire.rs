@@ -1,7 +1,7 @@
 //! The interface between agents and the aggregator, `outcrop/v1/collector.proto`, and the way between its messages and the
 //! plain types. Messages come from other machines: each is checked as it is turned into what it says.
 
-use crate::container::{Coverage, CoverageState, Pod, Step};
+use crate::container::{ContainerKey, Coverage, CoverageState, Pod, Runtime, Step, Storage};
 use crate::digest::Digest;
 use crate::identity::{LayerId, fits};
 
@@ -95,16 +95,16 @@ impl From<&Pod> for v1::Pod {
 /// A container as a node tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// The runtime's namespace.
-    pub containerd_namespace: String,
-    /// The runtime's ID, unique in that namespace.
-    pub id: String,
+    /// Identity on the node.
+    pub key: ContainerKey,
     /// Its name in its pod, or its ID.
     pub name: String,
     /// Its pod.
     pub pod: Option<Pod>,
     /// The image's name as it was.
     pub image: String,
+    /// How the runtime stores its files, where that is known.
+    pub storage: Option<Storage>,
     /// The identity of its stack and its layers, newest first.
     pub stack: Option<(Digest, Vec<LayerId>)>,
     /// Why it is not looked into.
@@ -129,10 +129,7 @@ impl From<&Seen> for v1::Container {
             None => (Vec::new(), Vec::new()),
         };
         Self {
-            key: Some(v1::ContainerKey {
-                containerd_namespace: seen.containerd_namespace.clone(),
-                id: seen.id.clone(),
-            }),
+            key: Some((&seen.key).into()),
             name: seen.name.clone(),
             pod: seen.pod.as_ref().map(Into::into),
             image: seen.image.clone(),
@@ -140,6 +137,60 @@ impl From<&Seen> for v1::Container {
             stack,
             coverage: seen.refused.as_ref().map(Into::into),
             steps: seen.steps.iter().map(Into::into).collect(),
+            storage: seen.storage.map_or(v1::Storage::Unspecified, Into::into).into(),
+        }
+    }
+}
+
+impl From<&ContainerKey> for v1::ContainerKey {
+    fn from(key: &ContainerKey) -> Self {
+        let runtime = match key.runtime {
+            Runtime::Containerd => v1::Runtime::Containerd,
+            Runtime::CriO => v1::Runtime::CriO,
+            Runtime::Podman => v1::Runtime::Podman,
+            Runtime::Docker => v1::Runtime::Docker,
+            Runtime::Unknown => v1::Runtime::Unspecified,
+        };
+        Self { namespace: key.namespace.clone(), id: key.id.clone(), runtime: runtime.into() }
+    }
+}
+
+impl TryFrom<v1::ContainerKey> for ContainerKey {
+    type Error = WireError;
+
+    fn try_from(key: v1::ContainerKey) -> Result<Self, WireError> {
+        // A runtime that a newer agent knows has a number that this version does not know.
+        let runtime = match v1::Runtime::try_from(key.runtime).unwrap_or_default() {
+            v1::Runtime::Containerd => Runtime::Containerd,
+            v1::Runtime::CriO => Runtime::CriO,
+            v1::Runtime::Podman => Runtime::Podman,
+            v1::Runtime::Docker => Runtime::Docker,
+            v1::Runtime::Unspecified => Runtime::Unknown,
+        };
+        if key.id.is_empty() || key.id.len() > MAX_NAME || key.namespace.len() > MAX_NAME {
+            return Err(wrong("a container's key"));
+        }
+        Ok(Self { runtime, namespace: key.namespace, id: key.id })
+    }
+}
+
+impl From<Storage> for v1::Storage {
+    fn from(storage: Storage) -> Self {
+        match storage {
+            Storage::LayerDirectories => Self::LayerDirectories,
+            Storage::MergedTree => Self::MergedTree,
+            Storage::MountedRoot => Self::MountedRoot,
+        }
+    }
+}
+
+impl v1::Storage {
+    const fn known(self) -> Option<Storage> {
+        match self {
+            Self::Unspecified => None,
+            Self::LayerDirectories => Some(Storage::LayerDirectories),
+            Self::MergedTree => Some(Storage::MergedTree),
+            Self::MountedRoot => Some(Storage::MountedRoot),
         }
     }
 }
@@ -154,11 +205,11 @@ impl TryFrom<v1::Container> for Seen {
     type Error = WireError;
 
     fn try_from(container: v1::Container) -> Result<Self, WireError> {
-        let key = container.key.ok_or(wrong("a container's key"))?;
-        let named = |name: &String| !name.is_empty() && name.len() <= MAX_NAME;
-        if !named(&key.containerd_namespace) || !named(&key.id) || container.layers.len() > MAX_LAYERS {
+        let key = ContainerKey::try_from(container.key.ok_or(wrong("a container's key"))?)?;
+        if container.layers.len() > MAX_LAYERS {
             return Err(wrong("a container"));
         }
+        let storage = v1::Storage::try_from(container.storage).unwrap_or_default().known();
         let stack = if container.stack.is_empty() {
             None
         } else {
@@ -189,11 +240,11 @@ impl TryFrom<v1::Container> for Seen {
         let one_each = stack.as_ref().is_some_and(|(_, layers)| layers.len() == container.steps.len());
         let steps = if one_each { container.steps.into_iter().map(step).collect() } else { Vec::new() };
         Ok(Self {
-            containerd_namespace: key.containerd_namespace,
-            id: key.id,
+            key,
             name: cut(container.name),
             pod: container.pod.map(|pod| Pod { namespace: cut(pod.namespace), name: cut(pod.name), uid: cut(pod.uid) }),
             image: cut(container.image),
+            storage,
             stack,
             refused,
             steps,
@@ -234,11 +285,11 @@ mod tests {
         let app = Digest::of(b"app");
         let stack = Digest::of(format!("{base} {app}").as_bytes());
         Seen {
-            containerd_namespace: "k8s.io".to_owned(),
-            id: "abc".to_owned(),
+            key: ContainerKey { runtime: Runtime::Containerd, namespace: "k8s.io".to_owned(), id: "abc".to_owned() },
             name: "web".to_owned(),
             pod: Some(Pod { namespace: "shop".to_owned(), name: "web-1".to_owned(), uid: "u".to_owned() }),
             image: "example.org/web:1".to_owned(),
+            storage: Some(Storage::LayerDirectories),
             stack: Some((stack, vec![LayerId::Diff(app), LayerId::Chain(base)])),
             refused: None,
             steps: vec![
@@ -255,6 +306,19 @@ mod tests {
         for seen in [seen(), refused] {
             assert_eq!(Seen::try_from(v1::Container::from(&seen)), Ok(seen));
         }
+    }
+
+    #[test]
+    fn every_runtime_and_storage_arrives_and_unknown_numbers_of_newer_agents_are_accepted() {
+        for (runtime, storage) in Runtime::ALL.into_iter().zip(Storage::ALL.into_iter().map(Some).chain([None, None])) {
+            let sent = Seen { key: ContainerKey { runtime, ..seen().key }, storage, ..seen() };
+            assert_eq!(Seen::try_from(v1::Container::from(&sent)), Ok(sent));
+        }
+        let mut newer = v1::Container { storage: 900, ..v1::Container::from(&seen()) };
+        newer.key.as_mut().unwrap().runtime = 900;
+        let arrived = Seen::try_from(newer).unwrap();
+        assert_eq!((arrived.key.runtime, arrived.storage), (Runtime::Unknown, None));
+        assert_eq!((arrived.key.id, arrived.stack), (seen().key.id, seen().stack));
     }
 
     #[test]

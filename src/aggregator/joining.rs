@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outcrop_proto::wire::{Seen, v1};
-use outcrop_proto::{Coverage, CoverageState};
+use outcrop_proto::{ContainerKey, Coverage, CoverageState};
 
-use super::fleet::{Fleet, KUBERNETES, Placed, workload_subject};
+use super::fleet::{Fleet, Placed, workload_subject};
 use super::{Aggregator, now};
 use crate::cluster::{Cluster, Pod, PodContainer, Watch};
 use crate::web::Scope;
@@ -75,7 +75,7 @@ impl Aggregator {
     /// Where a container belongs that a node tells of.
     pub(super) fn place(&self, node: &str, seen: &Seen) -> Placed {
         let (Some(watch), Some(pod)) = (&self.watch, &seen.pod) else { return Placed::AsTold };
-        match place(watch, node, &seen.containerd_namespace, &seen.id) {
+        match place(watch, node, &seen.key) {
             // Where a node lies, or an image that labels its containers, the API server will say so.
             Placed::Nowhere if !watch.covers(&pod.namespace) => Placed::Elsewhere,
             placed => placed,
@@ -87,7 +87,7 @@ impl Aggregator {
         loop {
             let touched = watch.touched().await;
             let nodes: HashSet<Arc<str>> = touched.iter().map(|(node, _)| Arc::clone(node)).collect();
-            let place = |node: &str, id: &str| place(&watch, node, KUBERNETES, id);
+            let place = |node: &str, id: &str| watch.cluster().place(node, id).map_or(Placed::Nowhere, Placed::In);
             let again = self.fleet().place_again(touched, &place, now());
             for node in again {
                 self.send(&node, v1::order::Order::Resync(v1::Resync {}));
@@ -116,7 +116,8 @@ impl Aggregator {
     }
 }
 
-fn place(watch: &Watch, node: &str, containerd_namespace: &str, id: &str) -> Placed {
-    let place = (containerd_namespace == KUBERNETES).then(|| watch.cluster().place(node, id)).flatten();
+fn place(watch: &Watch, node: &str, key: &ContainerKey) -> Placed {
+    let is_kubernetes = key.runtime.kubernetes_namespace() == Some(key.namespace.as_str());
+    let place = is_kubernetes.then(|| watch.cluster().place(node, &key.id)).flatten();
     place.map_or(Placed::Nowhere, Placed::In)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use outcrop_proto::inventory::{Inventory, decompress};
 use outcrop_proto::wire::v1::collector_server::Collector;
 use outcrop_proto::wire::{MAX_INVENTORY, Seen, WireError, digest, v1};
-use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
+use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, LayerId};
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -310,7 +310,8 @@ impl Aggregator {
     fn containers(&self, node: &str, report: v1::Containers) -> Result<(), Status> {
         let containers =
             report.containers.into_iter().map(Seen::try_from).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
-        let gone = report.gone.into_iter().map(|key| (key.containerd_namespace, key.id)).collect();
+        let gone =
+            report.gone.into_iter().map(ContainerKey::try_from).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
         let report = super::fleet::Report { sequence: report.sequence, full: report.full, containers, gone };
         let place = |seen: &Seen| self.place(node, seen);
         let told = self.fleet().containers(node, report, &place, now());

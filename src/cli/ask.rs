@@ -220,7 +220,8 @@ const HAS: &[Column] = &[
     wide("POD", "/container/pod"),
     wide("PURL", "/purl"),
     wide("STACK", "/container/stack"),
-    wide("CONTAINERD NAMESPACE", "/container/containerd_namespace"),
+    wide("RUNTIME", "/container/runtime"),
+    wide("RUNTIME NAMESPACE", "/container/runtime_namespace"),
     wide("ID", "/container/id"),
 ];
 

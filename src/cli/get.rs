@@ -181,7 +181,8 @@ const CONTAINERS: &[Column] = &[
     wide("WORKLOAD", "/workload"),
     wide("DISTRIBUTION", "/distribution"),
     wide("SINCE", "/since"),
-    wide("CONTAINERD NAMESPACE", "/containerd_namespace"),
+    wide("RUNTIME", "/runtime"),
+    wide("RUNTIME NAMESPACE", "/runtime_namespace"),
     wide("ID", "/id"),
     wide("STACK", "/stack"),
 ];

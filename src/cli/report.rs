@@ -2,7 +2,7 @@
 
 use outcrop_agent::scan::Scanned;
 use outcrop_proto::container::Coverage;
-use outcrop_proto::{Digest, Distribution, StackPackage};
+use outcrop_proto::{Digest, Distribution, Runtime, StackPackage};
 use serde::Serialize;
 
 use super::scan::Judged;
@@ -40,11 +40,12 @@ impl Report {
 pub(super) struct Subject {
     pub(super) id: String,
     pub(super) name: String,
-    pub(super) containerd_namespace: Option<String>,
+    pub(super) runtime: Option<Runtime>,
+    pub(super) runtime_namespace: Option<String>,
     pub(super) namespace: Option<String>,
     pub(super) pod: Option<String>,
     pub(super) image: Option<String>,
-    pub(super) snapshotter: Option<String>,
+    pub(super) storage_driver: Option<String>,
 }
 
 impl Subject {

@@ -159,7 +159,7 @@ fn foot(target: &Target) -> String {
 /// What a target is, and how far it was seen: a line.
 fn head(target: &Target) -> String {
     let subject = &target.subject;
-    let place = [&subject.containerd_namespace, &subject.namespace, &subject.pod].into_iter().flatten();
+    let place = [&subject.runtime_namespace, &subject.namespace, &subject.pod].into_iter().flatten();
     let name: Vec<&str> = place.chain([&subject.name]).map(String::as_str).collect();
     let image = subject.image.as_ref().map(|image| format!(", image {image}")).unwrap_or_default();
     let distro = target.distro.as_ref().map(|distro| format!(", {distro}")).unwrap_or_default();

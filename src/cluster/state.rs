@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use outcrop_proto::Pod as PodName;
+use outcrop_proto::{Pod as PodName, Runtime};
 
 use super::checks::{self, Issues};
 use super::objects::{KubeNode, KubePod, Marks};
@@ -50,6 +50,8 @@ pub struct PodContainer {
     pub image: String,
     /// The runtime's ID, once it was made.
     pub id: Option<Arc<str>>,
+    /// The container runtime, as the kubelet names it before the ID.
+    pub runtime: Runtime,
     /// What it is for.
     pub kind: ContainerKind,
     /// Whether the kubelet says that it runs.
@@ -509,6 +511,7 @@ fn containers(kube: &KubePod) -> Vec<PodContainer> {
             let running = status.and_then(|status| status.state.as_ref()).is_some_and(|of| of.contains_key("running"));
             // `containerd://ID`. A virtual kubelet may have none, and its containers run nevertheless.
             let id = status.and_then(|status| status.container_id.as_deref()?.split_once("://"));
+            let runtime = id.map_or(Runtime::Unknown, |(scheme, _)| Runtime::from_scheme(scheme));
             let id = id.map(|(_, id)| Arc::from(id)).filter(|id: &Arc<str>| !id.is_empty());
             let nameless = || format!("{}/{}", kube.metadata.uid.as_deref().unwrap_or_default(), container.name).into();
             let id = id.or_else(|| running.then(nameless));
@@ -516,6 +519,7 @@ fn containers(kube: &KubePod) -> Vec<PodContainer> {
                 name: container.name.as_str().into(),
                 image: status.map(|status| status.image.clone()).unwrap_or_default(),
                 id,
+                runtime,
                 kind: match kind {
                     ContainerKind::Init if container.restart_policy == "Always" => ContainerKind::Sidecar,
                     kind => kind,

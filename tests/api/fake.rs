@@ -14,7 +14,7 @@ use outcrop::web::{
     ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source, SourceStatus, Status, WorkloadContainer,
     WorkloadDetail, WorkloadItem,
 };
-use outcrop_proto::{Coverage, CoverageState, Step};
+use outcrop_proto::{Coverage, CoverageState, Runtime, Step, Storage};
 use tokio::sync::Semaphore;
 
 /// What an attacker may call anything: it tries every sink at once.
@@ -147,7 +147,7 @@ impl Fake {
 
     fn container(&self, number: usize) -> ContainerItem {
         let hostile = number == 0;
-        let ContainerRef { node, containerd_namespace, id, name, namespace, pod, workload, image, stack } =
+        let ContainerRef { node, runtime, runtime_namespace, id, name, namespace, pod, workload, image, stack } =
             self.place(number);
         let coverage = if hostile {
             Coverage::new(CoverageState::Partial, HOSTILE)
@@ -156,7 +156,8 @@ impl Fake {
         };
         ContainerItem {
             node,
-            containerd_namespace,
+            runtime,
+            runtime_namespace,
             id,
             name,
             namespace,
@@ -164,6 +165,7 @@ impl Fake {
             workload,
             image,
             stack,
+            storage: Some(Storage::LayerDirectories),
             coverage,
             distribution: hostile.then(|| HOSTILE.to_owned()).or(Some("Debian GNU/Linux 12".to_owned())),
             packages: 88,
@@ -175,7 +177,8 @@ impl Fake {
     fn place(&self, number: usize) -> ContainerRef {
         ContainerRef {
             node: name("node", number % self.nodes),
-            containerd_namespace: "k8s.io".to_owned(),
+            runtime: Runtime::Containerd,
+            runtime_namespace: "k8s.io".to_owned(),
             id: format!("{number:064x}"),
             name: name("app", number),
             namespace: Some(if number.is_multiple_of(2) { "shop" } else { "bank" }.to_owned()),

@@ -18,7 +18,7 @@ use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, En
 use tonic::{Code, Request, Status};
 
 use super::load::{count, runtime, sample, settle};
-use super::node::{Counts, Fleet, Stream, endpoint, node_name, report, seen};
+use super::node::{Counts, Fleet, Stream, endpoint, kubernetes_key, node_name, report, seen};
 use super::service::{Service, token, until};
 use super::world::{Shape, World, mix};
 
@@ -141,9 +141,9 @@ fn containers(sequence: u64, full: bool, containers: Vec<v1::Container>) -> Repo
 /// A container that is not looked into.
 fn excluded(id: String) -> v1::Container {
     let seen = Seen {
-        containerd_namespace: "k8s.io".to_owned(),
         name: id.clone(),
-        id,
+        key: kubernetes_key(id),
+        storage: None,
         pod: None,
         image: String::new(),
         stack: None,
@@ -233,7 +233,7 @@ fn lies_about_containers_of_others_change_nothing_of_theirs() {
     let victims: BTreeMap<String, usize> = place.fleet.containers(0);
     let shape = world.shape;
     let lies = victims.iter().map(|(id, image)| seen(world, id, (image + 1) % shape.images)).collect();
-    let key = |id: &String| v1::ContainerKey { containerd_namespace: "k8s.io".to_owned(), id: id.clone() };
+    let key = |id: &String| -> v1::ContainerKey { (&kubernetes_key(id.clone())).into() };
     let gone =
         v1::Containers { sequence: 2, full: false, containers: Vec::new(), gone: victims.keys().map(key).collect() };
     assert!(place.say(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use outcrop_agent::catalog;
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
 use outcrop_proto::wire::{MAX_MESSAGE, PIECE, Seen, v1};
-use outcrop_proto::{LayerId, Pod};
+use outcrop_proto::{ContainerKey, LayerId, Pod, Runtime, Storage};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::CompressionEncoding;
@@ -163,6 +163,11 @@ pub(crate) fn pieces(layer: LayerId, compressed: &[u8]) -> impl Iterator<Item = 
     std::iter::once(first).chain(more)
 }
 
+/// The key of a container of Kubernetes in containerd.
+pub(crate) fn kubernetes_key(id: String) -> ContainerKey {
+    ContainerKey { runtime: Runtime::Containerd, namespace: "k8s.io".to_owned(), id }
+}
+
 /// A container of an image, on a node.
 pub(crate) fn seen(world: &World, id: &str, image: usize) -> v1::Container {
     let number = mix(&[5, image as u64]);
@@ -170,8 +175,8 @@ pub(crate) fn seen(world: &World, id: &str, image: usize) -> v1::Container {
     let namespace = format!("team-{:02}", number % 40);
     let pod = Pod { name: format!("app-{}", &id[..id.len().min(10)]), uid: id.to_owned(), namespace };
     let seen = Seen {
-        containerd_namespace: "k8s.io".to_owned(),
-        id: id.to_owned(),
+        key: kubernetes_key(id.to_owned()),
+        storage: Some(Storage::LayerDirectories),
         name: "app".to_owned(),
         pod: Some(pod),
         image: image.name.clone(),
@@ -325,7 +330,7 @@ impl Fleet {
             containers.insert(id.clone(), image);
             (gone, id, image)
         };
-        let gone = vec![v1::ContainerKey { containerd_namespace: "k8s.io".to_owned(), id: gone }];
+        let gone = vec![(&kubernetes_key(gone)).into()];
         let containers = vec![seen(&self.world, &id, image)];
         stream.say(v1::report::Report::Containers(v1::Containers { sequence, full: false, containers, gone })).await
     }

@@ -6,15 +6,12 @@ use std::time::{Duration, Instant};
 
 use outcrop_proto::container::{Container, Coverage, CoverageState, GONE_BEFORE_READING};
 use outcrop_proto::wire::Seen;
-use outcrop_proto::{Digest, LayerId};
+use outcrop_proto::{ContainerKey, Digest, LayerId, Storage};
 use overlayfs_reader::MarkNamespace;
 
 use super::filter::Filter;
 use crate::runtime::{Error, Pin, Sibling, Start};
 use crate::scan::{Place, Places, StackPlace, mounted};
-
-/// A container's name on its node: containerd namespace and ID.
-pub(super) type Key = (String, String);
 
 /// How long the layers of a container that has ended are read for it: the image's snapshots outlive it.
 const LINGER: Duration = Duration::from_secs(600);
@@ -40,7 +37,7 @@ struct Known {
 pub(super) struct Changes {
     /// New, or different.
     pub(super) changed: Vec<Seen>,
-    pub(super) gone: Vec<Key>,
+    pub(super) gone: Vec<ContainerKey>,
     /// Started and gone again since the last time.
     pub(super) missed: Vec<Seen>,
 }
@@ -56,7 +53,7 @@ pub(super) struct Containers {
     host: PathBuf,
     filter: Filter,
     places: Places,
-    known: BTreeMap<Key, Known>,
+    known: BTreeMap<ContainerKey, Known>,
     /// Those that ended lately, the latest last.
     lingering: VecDeque<(Instant, Known)>,
     /// Those that were told to have started since the last list.
@@ -86,12 +83,12 @@ impl Containers {
         self.started.extend(sibling.take_started());
         let planned = sibling.plan()?;
         let started = std::mem::take(&mut self.started);
-        let listed: BTreeSet<Key> = planned.iter().map(key).collect();
+        let listed: BTreeSet<ContainerKey> = planned.iter().map(|container| container.key.clone()).collect();
         let mut changes = Changes::default();
         let mut next = BTreeMap::new();
         let mut failure = None;
         for container in planned.into_iter().filter(|container| !container.sandbox) {
-            let key = key(&container);
+            let key = container.key.clone();
             let old = self.known.remove(&key);
             // A container never changes its snapshots: what is known of it stands.
             let stands = |known: &Known| known.planned == container && !(again && is_failed(&known.seen));
@@ -129,10 +126,9 @@ impl Containers {
         }
         let now = Instant::now();
         let is_known = |start: &Start| {
-            let is = |seen: &Seen| (&seen.containerd_namespace, &seen.id) == (&start.containerd_namespace, &start.id);
-            let key = (start.containerd_namespace.clone(), start.id.clone());
+            let is = |seen: &Seen| seen.key == start.key;
             let lately = self.lingering.iter().any(|(end, known)| now - *end < LATE && is(&known.seen));
-            listed.contains(&key) || ended.contains_key(&key) || lately || changes.missed.iter().any(is)
+            listed.contains(&start.key) || ended.contains_key(&start.key) || lately || changes.missed.iter().any(is)
         };
         let missed: BTreeSet<Start> = started.into_iter().filter(|start| !is_known(start)).collect();
         changes.missed.extend(missed.into_iter().map(|start| self.missed_start(start)));
@@ -145,19 +141,19 @@ impl Containers {
     }
 
     fn linger(&mut self, known: Known, changes: &mut Changes) {
-        changes.gone.push(key(&known.planned));
+        changes.gone.push(known.planned.key.clone());
         self.lingering.push_back((Instant::now(), known));
     }
 
     /// A container that was told to have started and that no list has.
     fn missed_start(&self, start: Start) -> Seen {
-        let excluded = self.filter.excludes_namespace(&start.containerd_namespace);
+        let excluded = self.filter.excludes_namespace(&start.key.namespace);
         Seen {
-            name: start.id.clone(),
-            containerd_namespace: start.containerd_namespace,
-            id: start.id,
+            name: start.key.id.clone(),
+            key: start.key,
             pod: None,
             image: start.image,
+            storage: None,
             stack: None,
             refused: excluded.or_else(|| Some(Coverage::failed(GONE_BEFORE_READING))),
             steps: Vec::new(),
@@ -171,40 +167,34 @@ impl Containers {
             return Ok(Some(Known { seen, pin: Pin::from(&planned), stack: None, planned }));
         }
         let Some(container) = sibling.describe(planned.clone())? else { return Ok(None) };
-        let (mut stack, identity, refused) = self.place(&container);
-        if let Some(stack) = &mut stack {
-            // Found anew when it is needed: it comes after the start and goes with the end.
-            stack.mounted = None;
-        }
-        let mut seen = seen(&container, identity, refused);
-        if seen.stack.is_some() {
-            seen.steps = self.places.steps(&container);
-        }
-        Ok(Some(Known { seen, pin: Pin::from(&container), stack, planned }))
-    }
-
-    #[allow(clippy::type_complexity, reason = "three answers to one question")]
-    fn place(
-        &mut self,
-        container: &Container,
-    ) -> (Option<StackPlace>, Option<(Digest, Vec<LayerId>)>, Option<Coverage>) {
-        match self.places.find(container, &self.host) {
-            Place::Not(coverage) => (None, None, Some(coverage)),
+        let mut seen = seen(&container, None, None);
+        let mut stack = None;
+        match self.places.find(&container, &self.host) {
+            Place::Not(coverage) => seen.refused = Some(coverage),
             Place::Merged { .. } => {
-                let reason = "its snapshotter keeps one merged tree, which agents do not read yet; outcrop scan does";
-                (None, None, Some(Coverage::unsupported(reason)))
+                let reason =
+                    "its storage driver keeps one merged tree, which agents do not read yet; outcrop scan does";
+                seen.refused = Some(Coverage::unsupported(reason));
+                seen.storage = Some(Storage::MergedTree);
             }
-            Place::Stack { stack, chain, .. } => {
-                let layers: Option<Vec<LayerId>> = stack.layers.iter().map(|layer| layer.id).collect();
+            Place::Stack { stack: place, chain, .. } => {
+                seen.storage = Some(Storage::LayerDirectories);
+                let layers: Option<Vec<LayerId>> = place.layers.iter().map(|layer| layer.id).collect();
                 match (layers, chain.first()) {
                     (Some(layers), _) if layers.is_empty() => {
-                        (None, None, Some(Coverage::new(CoverageState::Scanned, "")))
+                        seen.refused = Some(Coverage::new(CoverageState::Scanned, ""));
                     }
-                    (Some(layers), Some(top)) => (Some(stack), Some((*top, layers)), None),
-                    _ => (None, None, Some(Coverage::unsupported("its snapshots have no names that identify them"))),
+                    (Some(layers), Some(top)) => {
+                        seen.stack = Some((*top, layers));
+                        seen.steps = self.places.steps(&container);
+                        // The mounted root is looked up when it is needed: it appears after the start and goes with the end.
+                        stack = Some(StackPlace { mounted: None, ..place });
+                    }
+                    _ => seen.refused = Some(Coverage::unsupported("its snapshots have no names that identify them")),
                 }
             }
         }
+        Ok(Some(Known { seen, pin: Pin::from(&container), stack, planned }))
     }
 
     /// Where a layer can be read, and for which container.
@@ -230,7 +220,8 @@ impl Containers {
         let has = |known: &&Known| has_layer(&known.seen, id);
         let namespace = |known: &Known| {
             let pod = known.seen.pod.as_ref().map(|pod| pod.namespace.clone());
-            pod.unwrap_or_else(|| format!("containerd {}", known.seen.containerd_namespace))
+            let key = &known.seen.key;
+            pod.unwrap_or_else(|| format!("{} {}", key.runtime, key.namespace))
         };
         let namespaces: BTreeSet<String> = self.readable().filter(has).map(namespace).collect();
         namespaces.into_iter().collect()
@@ -248,10 +239,6 @@ impl Containers {
     }
 }
 
-fn key(container: &Container) -> Key {
-    (container.containerd_namespace.clone(), container.id.clone())
-}
-
 fn has_layer(seen: &Seen, id: LayerId) -> bool {
     seen.stack.as_ref().is_some_and(|(_, layers)| layers.contains(&id))
 }
@@ -266,11 +253,11 @@ fn missed(container: &Container) -> Seen {
 
 fn seen(container: &Container, stack: Option<(Digest, Vec<LayerId>)>, refused: Option<Coverage>) -> Seen {
     Seen {
-        containerd_namespace: container.containerd_namespace.clone(),
-        id: container.id.clone(),
+        key: container.key.clone(),
         name: container.name.clone(),
         pod: container.pod.clone(),
         image: container.image.clone(),
+        storage: None,
         stack,
         refused,
         steps: Vec::new(),

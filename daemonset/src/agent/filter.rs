@@ -18,7 +18,7 @@ impl Filter {
     pub(super) fn excludes(&self, container: &Container) -> Option<Coverage> {
         let kubernetes = container.pod.as_ref().map(|pod| &pod.namespace);
         let kubernetes = kubernetes.filter(|namespace| self.exclude_kubernetes_namespaces.contains(namespace));
-        self.excludes_namespace(&container.containerd_namespace).or_else(|| {
+        self.excludes_namespace(&container.key.namespace).or_else(|| {
             let namespace = kubernetes?;
             Some(excluded(format!("its Kubernetes namespace {namespace:?} is excluded on this node")))
         })

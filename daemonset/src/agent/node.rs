@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use outcrop_proto::container::Coverage;
 use outcrop_proto::wire::v1::report::Report;
 use outcrop_proto::wire::{MAX_MESSAGE, Seen, digest, v1};
-use outcrop_proto::{CoverageState, LayerId};
+use outcrop_proto::{ContainerKey, CoverageState, LayerId};
 use prost::Message as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::PipeFlags;
 
-use super::containers::{Changes, Containers, Key};
+use super::containers::{Changes, Containers};
 use super::metrics::Measures;
 use super::queue::{Purpose, Queue, Wanted};
 use super::reading::{Done, Task, Verdict, Went, What, gone};
@@ -296,9 +296,9 @@ impl Node {
         sent
     }
 
-    fn tell_containers(&mut self, full: bool, containers: Vec<v1::Container>, gone: Vec<Key>) -> bool {
-        let gone = gone.into_iter().map(|(containerd_namespace, id)| v1::ContainerKey { containerd_namespace, id });
-        let mut report = v1::Containers { sequence: self.sequence + 1, full, containers, gone: gone.collect() };
+    fn tell_containers(&mut self, full: bool, containers: Vec<v1::Container>, gone: Vec<ContainerKey>) -> bool {
+        let gone = gone.iter().map(Into::into).collect();
+        let mut report = v1::Containers { sequence: self.sequence + 1, full, containers, gone };
         fit(&mut report);
         let sent = self.report(Report::Containers(report)) == Sent::Yes;
         self.sequence += u64::from(sent);
@@ -332,7 +332,7 @@ impl Node {
         }
         if !self.missed.is_empty() {
             let missed: Vec<Seen> = self.missed.drain(..).collect();
-            let keys = missed.iter().map(|seen| (seen.containerd_namespace.clone(), seen.id.clone())).collect();
+            let keys = missed.iter().map(|seen| seen.key.clone()).collect();
             if self.tell_containers(false, missed.iter().map(Into::into).collect(), Vec::new()) {
                 // Were there no room for this one, the report with all would say it.
                 self.tell_containers(false, Vec::new(), keys);

@@ -7,7 +7,8 @@ use rustix::thread::CapabilitySet;
 
 use super::{Check, Standing};
 use crate::heartbeat;
-use crate::runtime::{self, Client, PLACES};
+use crate::runtime;
+use crate::runtime::containerd::{Client, PLACES};
 use crate::worker::{Landlock, Program, Started, WorkerError};
 
 /// Where containerd keeps its storage: its own default, k3s, RKE2, k0s, `MicroK8s`.
@@ -40,7 +41,7 @@ pub(super) async fn socket(standing: Standing, socket: Option<&Path>) -> (Check,
         Err(error) => return (no_socket(standing, socket, &error), Vec::new()),
     };
     let at = client.socket().display();
-    match client.snapshotters().await {
+    match client.storage_drivers().await {
         Ok(snapshotters) => {
             let names: Vec<&str> = snapshotters.iter().map(|of| of.name.as_str()).collect();
             let found = format!("{} at {at}, snapshotters {}", client.version(), names.join(", "));

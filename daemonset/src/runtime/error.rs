@@ -79,7 +79,7 @@ pub enum Error {
 
 impl Error {
     /// Sorts an answer of containerd: `doing` says what was asked, as in "listing containers".
-    pub(super) fn call(doing: impl Into<String>, status: tonic::Status) -> Self {
+    pub(crate) fn call(doing: impl Into<String>, status: tonic::Status) -> Self {
         let doing = doing.into();
         // A broken connection comes back as Unavailable, or as Unknown or Internal with the transport's error below it.
         let transport = std::error::Error::source(&status).is_some();
@@ -90,12 +90,12 @@ impl Error {
     }
 
     /// Whether containerd says that what we asked for does not exist (any more).
-    pub(super) fn is_not_found(&self) -> bool {
+    pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Call(_, status) if status.code() == Code::NotFound)
     }
 
     /// Whether asking on is useless: the connection is lost.
-    pub(super) const fn is_fatal(&self) -> bool {
+    pub const fn is_fatal(&self) -> bool {
         !matches!(self, Self::Call(..) | Self::Slow(..))
     }
 }

@@ -99,10 +99,10 @@ mod tests {
         let mut pipe = Vec::new();
         let asked = Request::List { namespaces: vec!["k8s.io".into()] };
         write(&mut pipe, &asked).unwrap();
-        write(&mut pipe, &Request::Snapshotters).unwrap();
+        write(&mut pipe, &Request::StorageDrivers).unwrap();
         let mut pipe = pipe.as_slice();
         assert_eq!(read::<Request>(&mut pipe).unwrap(), Some(asked));
-        assert_eq!(read::<Request>(&mut pipe).unwrap(), Some(Request::Snapshotters));
+        assert_eq!(read::<Request>(&mut pipe).unwrap(), Some(Request::StorageDrivers));
         assert_eq!(read::<Request>(&mut pipe).unwrap(), None);
     }
 

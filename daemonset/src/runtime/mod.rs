@@ -1,32 +1,73 @@
-//! Who runs here?
+//! Which containers run on this node?
 //!
-//! containerd is asked over gRPC, by [`Client`], with a closed list of methods that only read ([`METHODS`]). What comes back
-//! are plain [`Container`](outcrop_proto::Container) records: nothing of an image is parsed here, and no storage is touched.
+//! [`RuntimeClient`] is the interface of one container runtime; [`containerd`] is its only implementation so far. A client returns
+//! plain [`Container`](outcrop_proto::Container) records: it parses no image bytes and touches no storage.
 //!
-//! Whoever holds containerd's socket is root on the node. So it is held by a process of its own: [`role`] is that
-//! process, and [`Sibling`] is its other end, for the process that reads storage and must not hold the socket.
+//! The runtime's socket is root on the node. A separate process holds it: [`role`] is that process, and [`Sibling`] is the
+//! connection to it for the process that reads storage and must not hold the socket.
 
-mod client;
-mod describe;
+pub mod containerd;
 mod error;
 mod event;
 mod frame;
 mod join;
-mod list;
 mod message;
-mod read_only;
-mod record;
 pub mod role;
 mod sibling;
-mod snapshotter;
-mod socket;
 
-pub use client::Client;
-pub use describe::{MAX_CONFIG, MAX_CONFIGS, Pin};
+use std::path::Path;
+
+use outcrop_proto::Container;
+use tokio::sync::mpsc;
+
 pub use error::Error;
+pub use event::Event;
 pub use frame::FrameError;
 pub use join::{accept, connect};
-pub use message::{Snapshotter, Start};
-pub use read_only::METHODS;
+pub use message::{Pin, Start, StorageDriver};
 pub use sibling::Sibling;
-pub use socket::{Opened, PLACES};
+
+/// A container runtime, as the process that holds its socket uses it. Every method only reads.
+///
+/// One thread drives a client, so the futures need not be `Send`. An error for which [`Error::is_fatal`] holds means that the
+/// connection is lost: the caller makes another client.
+#[allow(async_fn_in_trait, reason = "one thread drives a client; no caller needs a bound on the futures")]
+pub trait RuntimeClient: Sized {
+    /// A connection over which no byte has been sent: a process gives up its rights after connecting and before speaking.
+    type Connection;
+
+    /// Connects to `socket`, or to the first known place where the runtime listens.
+    fn open(socket: Option<&Path>) -> Result<Self::Connection, Error>;
+
+    /// Greets the runtime, which proves that it is the expected program.
+    async fn start(connection: Self::Connection) -> Result<Self, Error>;
+
+    /// Returns the path of the socket.
+    fn socket(&self) -> &Path;
+
+    /// Returns the runtime's version, as the runtime reports it.
+    fn version(&self) -> &str;
+
+    /// Lists the containers of `namespaces`, of all namespaces where none is given, without the details that
+    /// [`Self::describe`] adds. Containers that have ended count while their pod lives. Sorted by key.
+    async fn plan(&mut self, namespaces: &[String]) -> Result<Vec<Container>, Error>;
+
+    /// Adds the layers, mounts and image configurations of a container of [`Self::plan`], or the reason why it is not read.
+    /// `None` when the container has been removed meanwhile.
+    async fn describe(&mut self, container: Container) -> Result<Option<Container>, Error>;
+
+    /// Returns whether the container still stands on the layers that it was described with; `false` when it is gone.
+    async fn recheck(&mut self, pin: &Pin) -> Result<bool, Error>;
+
+    /// Returns whether the layers below a container still exist, even if the container is gone.
+    async fn stand(&mut self, pin: &Pin) -> Result<bool, Error>;
+
+    /// Lists the loaded storage drivers and the directory of each.
+    async fn storage_drivers(&self) -> Result<Vec<StorageDriver>, Error>;
+
+    /// Subscribes to starts and ends of containers. Events may get lost; the channel closes when the runtime ends.
+    fn watch(&self) -> mpsc::Receiver<Event>;
+
+    /// Retries storage drivers that did not answer in time before.
+    fn retry_slow(&mut self);
+}

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::event::{Event, Gathered};
 use super::frame::{self, FrameError};
 use super::message::{Reply, Request};
-use super::{Client, Error, Opened};
+use super::{Error, RuntimeClient};
 use crate::heartbeat;
 use crate::usage::OwnUsage;
 
@@ -40,12 +40,12 @@ pub fn from_stdin() -> io::Result<UnixStream> {
 /// `recvfrom`, `sendto`, `write`, `writev`, `read`, `pread64`, `fcntl`, `ioctl(FIONBIO)`, `close`, `shutdown`, `futex`,
 /// `getrandom`, `prctl(PR_SET_NAME)`, clocks and memory, what ends a process, and, to connect again when containerd was
 /// restarted, `socket` and `connect` for unix sockets. No file is opened.
-pub fn serve<E: Display>(
+pub fn serve<C: RuntimeClient, E: Display>(
     stream: UnixStream,
     socket: Option<&Path>,
     lock_down: impl FnOnce() -> Result<String, E>,
 ) -> ExitCode {
-    let opened = match Opened::open(socket) {
+    let opened = match C::open(socket) {
         Ok(opened) => opened,
         Err(error) => return fail(&stream, &error),
     };
@@ -60,7 +60,7 @@ pub fn serve<E: Display>(
         Ok(runtime) => runtime,
         Err(error) => return fail(&stream, &format_args!("starting the process that talks to containerd: {error}")),
     };
-    match runtime.block_on(run(stream, opened, cage, usage)) {
+    match runtime.block_on(run::<C>(stream, opened, cage, usage)) {
         // Its sibling hung up while it was answered: the usual end of an interrupted scan.
         Ok(()) | Err(FrameError::Io(_)) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -73,13 +73,18 @@ fn fail(stream: &UnixStream, error: &dyn Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(stream: UnixStream, opened: Opened, cage: String, usage: OwnUsage) -> Result<(), FrameError> {
+async fn run<C: RuntimeClient>(
+    stream: UnixStream,
+    opened: C::Connection,
+    cage: String,
+    usage: OwnUsage,
+) -> Result<(), FrameError> {
     heartbeat::beat();
     stream.set_nonblocking(true)?;
     let (mut questions, mut answers) = tokio::net::UnixStream::from_std(stream)?.into_split();
     let connected = tokio::select! {
         biased;
-        connected = Client::over(opened) => connected,
+        connected = C::start(opened) => connected,
         () = interrupted(&questions) => return Ok(()),
     };
     let client = match connected {
@@ -167,9 +172,9 @@ impl Events {
 }
 
 /// Who holds the connection.
-struct Holder {
+struct Holder<C> {
     /// None after containerd went away, until something is asked again.
-    client: Option<Client>,
+    client: Option<C>,
     /// Where it was connected to. It is the path that counts: a new containerd makes a new socket there.
     socket: PathBuf,
     usage: OwnUsage,
@@ -181,7 +186,7 @@ struct Holder {
 /// How long a snapshotter that did not answer in time is not asked again: each try keeps all others waiting.
 const SLOW_FOR: Duration = Duration::from_secs(600);
 
-impl Holder {
+impl<C: RuntimeClient> Holder<C> {
     async fn answer(
         &mut self,
         question: Request,
@@ -207,7 +212,7 @@ impl Holder {
     ) -> Result<Result<Reply, Error>, FrameError> {
         self.watching |= question == Request::Watch;
         if self.client.is_none() {
-            match Client::connect(Some(&self.socket)).await {
+            match connect(&self.socket).await {
                 Ok(client) => self.client = Some(client),
                 Err(error) => return Ok(Err(error)),
             }
@@ -215,7 +220,7 @@ impl Holder {
         }
         let Some(client) = &mut self.client else { return Ok(Ok(Reply::End)) };
         if self.watching && events.told.is_none() {
-            events.told = Some(client.changes());
+            events.told = Some(client.watch());
             // The subscription goes out before any question that follows.
             tokio::task::yield_now().await;
         }
@@ -223,7 +228,7 @@ impl Holder {
             Request::Plan => {
                 if self.patience.elapsed() > SLOW_FOR {
                     self.patience = Instant::now();
-                    client.slow.clear();
+                    client.retry_slow();
                 }
                 let planned = match client.plan(&[]).await {
                     Ok(planned) => planned,
@@ -242,15 +247,20 @@ impl Holder {
             }
             Request::Recheck(pin) => client.recheck(&pin).await.map(Reply::Same),
             Request::Stand(pin) => client.stand(&pin).await.map(Reply::Same),
-            Request::Snapshotters => client.snapshotters().await.map(Reply::Snapshotters),
+            Request::StorageDrivers => client.storage_drivers().await.map(Reply::StorageDrivers),
             Request::Watch | Request::Usage => Ok(Reply::End),
         })
     }
 }
 
+/// Connects to the runtime anew, at the same path.
+async fn connect<C: RuntimeClient>(socket: &Path) -> Result<C, Error> {
+    C::start(C::open(Some(socket))?).await
+}
+
 /// Containers go out one by one as they are described; what comes back is the last message.
-async fn list(
-    client: &mut Client,
+async fn list<C: RuntimeClient>(
+    client: &mut C,
     namespaces: &[String],
     answers: &mut OwnedWriteHalf,
 ) -> Result<Result<Reply, Error>, FrameError> {

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use outcrop_proto::Container;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::Error;
 use super::frame::{self, FrameError};
-use super::message::{Reply, Request, Snapshotter, Start};
-use super::{Error, Pin};
+use super::message::{Pin, Reply, Request, Start, StorageDriver};
 use crate::usage::Usage;
 
 /// How long to wait for the next message. The child gives up on containerd sooner, and says so.
@@ -107,7 +107,7 @@ impl Sibling {
     }
 
     /// The containers of the named containerd namespaces, of all where none is named, as
-    /// [`Client::list`](super::Client::list) says.
+    /// [`RuntimeClient::plan`](super::RuntimeClient::plan) lists them, each with its details.
     pub fn list(&mut self, namespaces: &[String]) -> Result<Vec<Container>, Error> {
         let mut all = Vec::new();
         self.each(namespaces, |container| all.push(container))?;
@@ -119,7 +119,7 @@ impl Sibling {
         self.containers(&Request::List { namespaces: namespaces.to_vec() }, &mut take)
     }
 
-    /// The containers of every namespace, as [`Client::plan`](super::Client::plan) says: [`Self::describe`] tells the rest.
+    /// The containers of every namespace, as [`RuntimeClient::plan`](super::RuntimeClient::plan) lists them; [`Self::describe`] adds the details.
     pub fn plan(&mut self) -> Result<Vec<Container>, Error> {
         let mut all = Vec::new();
         self.containers(&Request::Plan, &mut |container| all.push(container))?;
@@ -172,11 +172,11 @@ impl Sibling {
         }
     }
 
-    /// The snapshotters that containerd has loaded, and where each keeps its storage if it says so.
-    pub fn snapshotters(&mut self) -> Result<Vec<Snapshotter>, Error> {
-        self.ask(&Request::Snapshotters)?;
+    /// Lists the storage drivers that the runtime has loaded, and the directory of each.
+    pub fn storage_drivers(&mut self) -> Result<Vec<StorageDriver>, Error> {
+        self.ask(&Request::StorageDrivers)?;
         match self.next()? {
-            Reply::Snapshotters(snapshotters) => Ok(snapshotters),
+            Reply::StorageDrivers(drivers) => Ok(drivers),
             other => Err(self.unexpected(other)),
         }
     }

@@ -4,16 +4,20 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
-/// The mounted root of a containerd container, found among this process's own mounts: containerd does not tell its state
-/// directory. `mountinfo` is the text of `/proc/self/mountinfo` (proc(5)). `upper` is the container's writable layer, by its
-/// path on the host: where a mount names another one, it is another containerd's container of the same name.
-pub fn mounted_root(mountinfo: &[u8], namespace: &str, id: &str, upper: Option<&[u8]>) -> Option<PathBuf> {
-    let end = format!("/io.containerd.runtime.v2.task/{namespace}/{id}/rootfs").into_bytes();
+/// Finds the mounted root of a container among this process's own mounts, since a runtime does not report its state directory.
+///
+/// `mountinfo` is the text of `/proc/self/mountinfo` (proc(5)), `root_mount` the end of the path, as in
+/// [`Container::root_mount`](outcrop_proto::Container::root_mount). `upper` is the container's writable layer, by its path on the
+/// host: a mount with another writable layer belongs to another runtime's container of the same ID.
+pub fn mounted_root(mountinfo: &[u8], root_mount: &str, upper: Option<&[u8]>) -> Option<PathBuf> {
+    if root_mount.is_empty() {
+        return None;
+    }
     mountinfo
         .split(|byte| *byte == b'\n')
         .filter(|line| upper.is_none_or(|upper| !names_another(line, upper)))
         .filter_map(mount_point)
-        .find(|path| path.as_os_str().as_bytes().ends_with(&end))
+        .find(|path| path.as_os_str().as_bytes().ends_with(root_mount.as_bytes()))
 }
 
 /// Where everything is mounted that this text of `/proc/self/mountinfo` tells of.
@@ -61,7 +65,10 @@ mod tests {
         let mountinfo =
             b"36 35 98:0 / /run/c\\040d/io.containerd.runtime.v2.task/k8s.io/abc/rootfs rw - overlay overlay rw\n\
             37 35 98:0 / /run/containerd/io.containerd.runtime.v2.task/default/abc/rootfs rw - overlay overlay rw\n";
-        let find = |namespace, id| mounted_root(mountinfo, namespace, id, Some(b"/any"));
+        let find = |namespace, id| {
+            let end = format!("/io.containerd.runtime.v2.task/{namespace}/{id}/rootfs");
+            mounted_root(mountinfo, &end, Some(b"/any"))
+        };
         assert_eq!(
             find("k8s.io", "abc"),
             Some(PathBuf::from("/run/c d/io.containerd.runtime.v2.task/k8s.io/abc/rootfs"))
@@ -71,6 +78,7 @@ mod tests {
             Some(PathBuf::from("/run/containerd/io.containerd.runtime.v2.task/default/abc/rootfs"))
         );
         assert_eq!(find("default", "bc"), None);
+        assert_eq!(mounted_root(mountinfo, "", None), None);
     }
 
     #[test]
@@ -80,7 +88,8 @@ mod tests {
             format!("36 35 98:0 / {target} rw - overlay overlay rw,lowerdir=/l,upperdir={upper},workdir=/w\n")
         };
         let mountinfo = [line("/run/one", "/var/one\\040/fs"), line("/run/two", "/var/two/fs")].concat();
-        let find = |upper: &[u8]| mounted_root(mountinfo.as_bytes(), "k8s.io", "web", Some(upper));
+        let end = "/io.containerd.runtime.v2.task/k8s.io/web/rootfs";
+        let find = |upper: &[u8]| mounted_root(mountinfo.as_bytes(), end, Some(upper));
         let root = |root: &str| Some(PathBuf::from(format!("{root}/io.containerd.runtime.v2.task/k8s.io/web/rootfs")));
         assert_eq!(find(b"/var/one /fs"), root("/run/one"));
         assert_eq!(find(b"/var/two/fs"), root("/run/two"));

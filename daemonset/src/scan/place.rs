@@ -142,5 +142,5 @@ pub fn mounted(container: &Container, upper: Option<&Path>, host: &Path) -> Opti
     let upper = upper.and_then(|upper| upper.strip_prefix(host).ok()).map(|upper| Path::new("/").join(upper));
     let upper = upper.as_ref().map(|upper| upper.as_os_str().as_bytes());
     let mountinfo = std::fs::read("/proc/self/mountinfo").ok()?;
-    mounted_root(&mountinfo, &container.containerd_namespace, &container.id, upper)
+    mounted_root(&mountinfo, &container.root_mount, upper)
 }

@@ -66,7 +66,7 @@ fn try_locate(container: &Container, host_prefix: &Path) -> Result<Located, Cove
     if let Some(refused) = &container.refused {
         return Err(refused.clone());
     }
-    let snapshotter = container.snapshotter.as_str();
+    let snapshotter = container.storage_driver.as_str();
     let mount = match snapshotter {
         "overlayfs" | "native" => the_mount(&container.mounts)?,
         "" => return Err(Coverage::unsupported("its record names no snapshotter: another program keeps its storage")),

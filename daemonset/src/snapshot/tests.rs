@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use outcrop_proto::{Container, Coverage, CoverageState, Mount, Status};
+use outcrop_proto::{Container, ContainerKey, Coverage, CoverageState, Mount, Runtime, Status};
 
 use super::{Located, Stack, locate};
 
@@ -25,16 +25,16 @@ fn mount(kind: &str, source: &str, options: &[&str]) -> Mount {
 
 fn container(snapshotter: &str, parents: usize, mounts: Vec<Mount>) -> Container {
     Container {
-        id: "c1".into(),
-        containerd_namespace: "k8s.io".into(),
+        key: ContainerKey { runtime: Runtime::Containerd, namespace: "k8s.io".into(), id: "c1".into() },
         name: "web".into(),
         pod: None,
         image: "docker.io/library/web:1".into(),
         image_ref: None,
         status: Status::Running,
         sandbox: false,
-        snapshotter: snapshotter.into(),
-        snapshot_key: "c1".into(),
+        storage_driver: snapshotter.into(),
+        storage_id: "c1".into(),
+        root_mount: String::new(),
         chain: chain(parents),
         mounts,
         configs: Vec::new(),

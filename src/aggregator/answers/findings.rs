@@ -63,7 +63,7 @@ impl Aggregator {
         let held = self.held(&chosen, &rows, place.as_ref(), list.limit + 1);
         let items = held.into_iter().map(|held| (key(held.row, &held), held));
         let page = cut(&FINDINGS, list, items)?;
-        let of = |held: &Held<'_>| subject(&held.node, &held.key.0, &held.container);
+        let of = |held: &Held<'_>| subject(&held.node, &held.key.namespace, &held.container);
         let subjects = page.items.iter().map(of).collect();
         let problems = page.items.iter().map(|held| held.row.problem.clone()).collect();
         let first_seen = self.first_seen(subjects, problems).await?;
@@ -128,8 +128,10 @@ impl Aggregator {
         let containers: BTreeMap<String, ContainerRef> = {
             let fleet = self.fleet();
             let all = chosen.containers(&fleet).take(MAX_SUBJECTS + 1);
-            all.map(|(node, key, container)| (subject(node, &key.0, container), container_ref(node, key, container)))
-                .collect()
+            all.map(|(node, key, container)| {
+                (subject(node, &key.namespace, container), container_ref(node, key, container))
+            })
+            .collect()
         };
         if containers.len() > MAX_SUBJECTS {
             let narrow = format!(
@@ -231,7 +233,7 @@ fn words(row: &FindingRow, container: ContainerRef, layer: Option<String>) -> Fi
 }
 
 fn key(row: &FindingRow, held: &Held<'_>) -> Place {
-    let (namespace, id) = (held.key.0.to_string(), held.key.1.to_string());
+    let (namespace, id) = (held.key.qualified_namespace(), held.key.id.to_string());
     (row.rank, row.problem.clone(), row.verdict, row.stack, held.node.to_string(), namespace, id)
 }
 

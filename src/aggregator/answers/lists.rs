@@ -7,7 +7,7 @@ use outcrop_proto::{Coverage, Digest, LayerId, Step};
 use super::status::sees_node;
 use super::workloads::named;
 use super::{Chosen, by_severity, container_ref, identity, is, time};
-use crate::aggregator::fleet::{Container, Fleet, KUBERNETES, Key, LayerState, Node, Visible};
+use crate::aggregator::fleet::{Container, Fleet, Key, LayerState, Node, Visible};
 use crate::aggregator::joining::{Missing, missing};
 use crate::aggregator::{Aggregator, now};
 use crate::store::Summary;
@@ -84,7 +84,7 @@ impl Aggregator {
                 && (list.filter("coverage").is_none() || is_covered(&fleet.coverage_of(container)))
         });
         let told = told.map(|(name, key, container)| {
-            ((name.to_owned(), key.0.to_string(), key.1.to_string()), Row::Told(name, key, container))
+            ((name.to_owned(), key.qualified_namespace(), key.id.to_string()), Row::Told(name, key, container))
         });
         let untold = cluster.iter().flat_map(|cluster| missing(cluster, &fleet, scope)).filter(|missing| {
             chosen.is_missing(missing)
@@ -93,33 +93,47 @@ impl Aggregator {
                 && is_covered(&missing.coverage)
         });
         let untold = untold.map(|missing| {
-            let id = missing.container.id.as_deref().unwrap_or_default();
-            ((missing.node.to_owned(), KUBERNETES.to_owned(), id.to_owned()), Row::Untold(missing))
+            let key = missing_key(&missing);
+            ((missing.node.to_owned(), key.qualified_namespace(), key.id.to_string()), Row::Untold(missing))
         });
-        Ok(page(&CONTAINERS, list, told.chain(untold))?.map(|row| match row {
-            Row::Untold(missing) => self::untold(&missing),
-            Row::Told(name, key, container) => {
-                let ContainerRef { node, containerd_namespace, id, name, namespace, pod, workload, image, stack } =
-                    container_ref(name, key, container);
-                let summary = container.stack.and_then(|digest| fleet.stack(&digest)?.summary());
-                ContainerItem {
-                    node,
-                    containerd_namespace,
-                    id,
-                    name,
-                    namespace,
-                    pod,
-                    workload,
-                    image,
-                    stack,
-                    coverage: fleet.coverage_of(container),
-                    distribution: summary.and_then(|summary| distribution(summary)),
-                    packages: summary.map_or(0, |summary| summary.packages),
-                    findings: summary.map(|summary| findings(summary)).unwrap_or_default(),
-                    since: time(container.since),
+        Ok(
+            page(&CONTAINERS, list, told.chain(untold))?.map(|row| match row {
+                Row::Untold(missing) => self::untold(&missing),
+                Row::Told(name, key, container) => {
+                    let ContainerRef {
+                        node,
+                        runtime,
+                        runtime_namespace,
+                        id,
+                        name,
+                        namespace,
+                        pod,
+                        workload,
+                        image,
+                        stack,
+                    } = container_ref(name, key, container);
+                    let summary = container.stack.and_then(|digest| fleet.stack(&digest)?.summary());
+                    ContainerItem {
+                        node,
+                        runtime,
+                        runtime_namespace,
+                        id,
+                        name,
+                        namespace,
+                        pod,
+                        workload,
+                        image,
+                        stack,
+                        storage: container.storage,
+                        coverage: fleet.coverage_of(container),
+                        distribution: summary.and_then(|summary| distribution(summary)),
+                        packages: summary.map_or(0, |summary| summary.packages),
+                        findings: summary.map(|summary| findings(summary)).unwrap_or_default(),
+                        since: time(container.since),
+                    }
                 }
-            }
-        }))
+            }),
+        )
     }
 
     pub(super) fn list_images(&self, scope: &Scope, list: &List) -> Result<Page<ImageItem>, Failure> {
@@ -235,19 +249,29 @@ fn agent(node: &Node) -> Option<AgentItem> {
     })
 }
 
+/// The key that the node's agent would report for a container that only the API server knows.
+fn missing_key(missing: &Missing<'_>) -> Key {
+    let runtime = missing.container.runtime;
+    let namespace = runtime.kubernetes_namespace().unwrap_or_default().into();
+    Key { runtime, namespace, id: missing.container.id.clone().unwrap_or_default() }
+}
+
 /// A container that no node has told of, in words.
 fn untold(missing: &Missing<'_>) -> ContainerItem {
     let Missing { node, pod, container, coverage } = missing;
+    let key = missing_key(missing);
     ContainerItem {
         node: (*node).to_owned(),
-        containerd_namespace: KUBERNETES.to_owned(),
-        id: container.id.as_deref().unwrap_or_default().to_owned(),
+        runtime: key.runtime,
+        runtime_namespace: key.namespace.to_string(),
+        id: key.id.to_string(),
         name: container.name.as_ref().to_owned(),
         namespace: Some(pod.name.namespace.clone()),
         pod: Some(pod.name.name.clone()),
         workload: Some(named(&pod.workload)),
         image: container.image.clone(),
         stack: None,
+        storage: None,
         coverage: coverage.clone(),
         distribution: None,
         packages: 0,

@@ -135,8 +135,9 @@ fn container_ref(node: &str, key: &Key, container: &Container) -> ContainerRef {
     let pod = container.pod.as_ref();
     ContainerRef {
         node: node.to_owned(),
-        containerd_namespace: key.0.to_string(),
-        id: key.1.to_string(),
+        runtime: key.runtime,
+        runtime_namespace: key.namespace.to_string(),
+        id: key.id.to_string(),
         name: container.name.to_string(),
         namespace: pod.map(|pod| pod.namespace.clone()),
         pod: pod.map(|pod| pod.name.clone()),

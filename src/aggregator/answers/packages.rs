@@ -84,7 +84,14 @@ impl Aggregator {
                 // Every path that lists it is an answer of its own: each has to be mended.
                 let paths = rows.iter().flat_map(|row| row.evidence.lines().enumerate().map(move |path| (row, path)));
                 for (row, (number, path)) in paths {
-                    let here = (name.to_string(), key.0.to_string(), key.1.to_string(), row.package, row.layer, number);
+                    let here = (
+                        name.to_string(),
+                        key.qualified_namespace(),
+                        key.id.to_string(),
+                        row.package,
+                        row.layer,
+                        number,
+                    );
                     if place.as_ref().is_some_and(|place| here <= *place) {
                         continue;
                     }

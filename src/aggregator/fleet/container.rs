@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use outcrop_proto::wire::Seen;
-use outcrop_proto::{Coverage, CoverageState, Digest, Pod};
+use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, Pod, Runtime, Storage};
 
 use super::Now;
 use crate::cluster::{Place, Workload};
@@ -15,8 +15,39 @@ const LAYER_WEIGHT: usize = 1024;
 /// Longest reason that a node may give, bytes.
 pub(super) const MAX_REASON: usize = 1024;
 
-/// A container's key on its node: the runtime's namespace, and the ID.
-pub(in crate::aggregator) type Key = (Arc<str>, Arc<str>);
+/// Identity of a container on its node, as [`ContainerKey`] with shared texts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::aggregator) struct Key {
+    /// The container runtime.
+    pub(in crate::aggregator) runtime: Runtime,
+    /// The runtime's namespace.
+    pub(in crate::aggregator) namespace: Arc<str>,
+    /// The runtime's ID of the container.
+    pub(in crate::aggregator) id: Arc<str>,
+}
+
+impl Key {
+    /// Returns the keys that a container of Kubernetes with this ID can have, one for each runtime of kubelets.
+    pub(in crate::aggregator) fn of_kubernetes(id: &Arc<str>) -> impl Iterator<Item = Self> {
+        Runtime::ALL.into_iter().filter_map(|runtime| {
+            let namespace = runtime.kubernetes_namespace()?.into();
+            Some(Self { runtime, namespace, id: Arc::clone(id) })
+        })
+    }
+}
+
+impl Key {
+    /// Returns runtime and namespace in one text, which sorts as keys do.
+    pub(in crate::aggregator) fn qualified_namespace(&self) -> String {
+        format!("{}/{}", self.runtime, self.namespace)
+    }
+}
+
+impl From<ContainerKey> for Key {
+    fn from(key: ContainerKey) -> Self {
+        Self { runtime: key.runtime, namespace: key.namespace.into(), id: key.id.into() }
+    }
+}
 
 /// A container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +64,8 @@ pub(in crate::aggregator) struct Container {
     pub(in crate::aggregator) image: Arc<str>,
     /// The identity of its stack.
     pub(in crate::aggregator) stack: Option<Digest>,
+    /// How its runtime stores its files, where its node knows that.
+    pub(in crate::aggregator) storage: Option<Storage>,
     /// Why it is not looked into.
     pub(in crate::aggregator) refused: Option<Arc<Coverage>>,
     /// Whether that is since it is out of view: what its node told of its layers was not kept then.
@@ -54,7 +87,8 @@ impl Container {
     ) -> Self {
         let since = now.unix;
         let (workload, stack, is_stray, is_excluded) = (None, None, false, false);
-        Self { name, pod: pod.map(Arc::new), workload, is_stray, image, stack, refused, is_excluded, since, weight }
+        let (pod, storage) = (pod.map(Arc::new), None);
+        Self { name, pod, workload, is_stray, image, stack, storage, refused, is_excluded, since, weight }
     }
 
     /// Takes up where it belongs. What its node said of its pod counts only where there is nobody to ask.
@@ -87,9 +121,6 @@ impl Container {
     }
 }
 
-/// The namespace in which the kubelet's containers are, in containerd.
-pub(in crate::aggregator) const KUBERNETES: &str = "k8s.io";
-
 /// Where a container belongs, as far as somebody knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::aggregator) enum Placed {
@@ -105,9 +136,9 @@ pub(in crate::aggregator) enum Placed {
 
 /// What a container takes here, at most: each of its layers may be nobody else's.
 pub(super) fn weight_of(seen: &Seen) -> usize {
-    let Seen { containerd_namespace, id, name, pod, image, stack, refused, steps } = seen;
+    let Seen { key, name, pod, image, storage: _, stack, refused, steps } = seen;
     let pod = pod.as_ref().map_or(0, |pod| pod.namespace.len() + pod.name.len() + pod.uid.len());
-    let texts = containerd_namespace.len() + id.len() + name.len() + image.len() + pod;
+    let texts = key.namespace.len() + key.id.len() + name.len() + image.len() + pod;
     let reason = refused.as_ref().map_or(0, |refused| refused.reason.len().min(MAX_REASON));
     let layers = stack.as_ref().map_or(0, |(_, layers)| layers.len());
     let steps: usize = steps.iter().map(|step| step.keyword.len() + step.text.len()).sum();

@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 use outcrop_proto::container::GONE_BEFORE_READING;
 use outcrop_proto::identity::is_proved;
 use outcrop_proto::wire::{Seen, v1};
-use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
+use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, LayerId, Runtime};
 
-pub(super) use container::{Container, KUBERNETES, Key, Placed};
+pub(super) use container::{Container, Key, Placed};
 pub(super) use counts::{Overview, Visible};
 pub(super) use layers::LayerState;
 pub(super) use runs::{subject, workload_subject};
@@ -125,8 +125,8 @@ pub(super) struct Report {
     pub(super) full: bool,
     /// Those that are there, or are not as they were.
     pub(super) containers: Vec<Seen>,
-    /// Those that went: the runtime's namespace and the ID.
-    pub(super) gone: Vec<(String, String)>,
+    /// Keys of those that went.
+    pub(super) gone: Vec<ContainerKey>,
 }
 
 /// Why a report of containers was not taken.
@@ -160,8 +160,6 @@ pub(super) struct Fleet {
     lifetimes: Lifetimes,
     /// Names that many containers share.
     names: HashSet<Arc<str>>,
-    /// [`KUBERNETES`], for keys.
-    kubernetes: Arc<str>,
     /// What nodes cannot foresee: which layers are read a second time, and by whom.
     random: RandomState,
 }
@@ -194,7 +192,6 @@ impl Fleet {
             started: None,
             lifetimes: Lifetimes::default(),
             names: HashSet::new(),
-            kubernetes: KUBERNETES.into(),
             random: RandomState::new(),
         }
     }
@@ -288,14 +285,14 @@ impl Fleet {
             return Err(NotTaken::TooMany);
         }
         node.sequence = Some(sequence);
-        let told: HashSet<(&str, &str)> =
-            containers.iter().map(|seen| (&*seen.containerd_namespace, &*seen.id)).collect();
-        let leaves = |key: &&Key| !told.contains(&(&*key.0, &*key.1));
+        let told: HashSet<(Runtime, &str, &str)> =
+            containers.iter().map(|seen| (seen.key.runtime, &*seen.key.namespace, &*seen.key.id)).collect();
+        let leaves = |key: &&Key| !told.contains(&(key.runtime, &*key.namespace, &*key.id));
         let mut left: Vec<Key> = match full {
             true => node.containers.keys().filter(leaves).cloned().collect(),
             false => Vec::new(),
         };
-        left.extend(gone.into_iter().map(|(namespace, id)| (namespace.into(), id.into())));
+        left.extend(gone.into_iter().map(Key::from));
         for seen in containers {
             let placed = place(&seen);
             self.enter(name, seen, placed, now);
@@ -312,11 +309,16 @@ impl Fleet {
 
     /// A container is there, or is not as it was.
     fn enter(&mut self, name: &str, seen: Seen, placed: Placed, now: Now) {
-        let key = (self.shared(&seen.containerd_namespace), Arc::from(seen.id.as_str()));
+        let key = Key {
+            runtime: seen.key.runtime,
+            namespace: self.shared(&seen.key.namespace),
+            id: Arc::from(seen.key.id.as_str()),
+        };
         let weight = weight_of(&seen);
         let refused = self.contradiction(&seen).or(seen.refused).map(|coverage| Arc::new(shortened(coverage)));
         let names = (self.shared(&seen.name), self.shared(&seen.image));
         let mut container = Container::told(names, seen.pod, refused, weight, now);
+        container.storage = seen.storage;
         container.belong(placed);
         let stack = seen.stack.filter(|_| container.refused.is_none());
         container.stack = stack.as_ref().map(|(stack, _)| *stack);
@@ -358,7 +360,7 @@ impl Fleet {
         let name = Arc::clone(name);
         self.strays += u32::from(container.is_stray);
         if let Some(digest) = container.stack {
-            self.runs.begin(&name, &key.0, &container, digest, now.unix);
+            self.runs.begin(&name, &key.namespace, &container, digest, now.unix);
             let Some(stack) = self.stacks.get_mut(&digest) else { return };
             if stack.containers() == 0 {
                 for id in stack.layers() {
@@ -392,7 +394,7 @@ impl Fleet {
         let namespace = container.namespace().and_then(|namespace| self.names.get(namespace)).cloned();
         if let Some(digest) = container.stack {
             decrement(&mut node.stacks, &digest);
-            self.runs.end(name, &key.0, &container, digest, now.unix);
+            self.runs.end(name, &key.namespace, &container, digest, now.unix);
             let stack = self.stacks.get_mut(&digest)?;
             stack.remove(name, namespace);
             let is_last = stack.containers() == 0;
@@ -420,10 +422,11 @@ impl Fleet {
     ) -> BTreeSet<Arc<str>> {
         let mut again = BTreeSet::new();
         for (name, id) in touched {
-            let key = (Arc::clone(&self.kubernetes), id);
-            let Some(before) = self.nodes.get(&name).and_then(|node| node.containers.get(&key)) else { continue };
+            let Some(node) = self.nodes.get(&name) else { continue };
+            let mut known = Key::of_kubernetes(&id).filter_map(|key| Some((node.containers.get(&key)?, key)));
+            let Some((before, key)) = known.next() else { continue };
             let mut container = before.clone();
-            container.belong(place(&name, &key.1));
+            container.belong(place(&name, &key.id));
             if before.is_excluded && !container.is_excluded {
                 again.insert(name);
             } else if container != *before {
@@ -495,7 +498,8 @@ impl Fleet {
 
     /// A container of Kubernetes, by its node and ID.
     pub(super) fn container(&self, node: &str, id: &Arc<str>) -> Option<&Container> {
-        self.nodes.get(node)?.containers.get(&(Arc::clone(&self.kubernetes), Arc::clone(id)))
+        let containers = &self.nodes.get(node)?.containers;
+        Key::of_kubernetes(id).find_map(|key| containers.get(&key))
     }
 
     /// The nodes from the one of this name on, which need not be there.

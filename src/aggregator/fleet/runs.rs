@@ -39,11 +39,11 @@ const WORKLOAD: char = '@';
 
 /// Who runs a container's stack: a container of a workload, by name, on whatever node; of a container that is in none the node, the pod's
 /// namespace or else the runtime's, and its name. New images, re-created containers and pods do not change it.
-pub(in crate::aggregator) fn subject(node: &str, containerd_namespace: &str, container: &Container) -> String {
+pub(in crate::aggregator) fn subject(node: &str, runtime_namespace: &str, container: &Container) -> String {
     if let Some(workload) = &container.workload {
         return format!("{}/{}", workload_subject(workload), container.name);
     }
-    format!("{node}/{}/{}", container.namespace().unwrap_or(containerd_namespace), container.name)
+    format!("{node}/{}/{}", container.namespace().unwrap_or(runtime_namespace), container.name)
 }
 
 /// What the subjects of a workload's containers begin with.

@@ -18,14 +18,18 @@ fn stack(layers: &[&str]) -> Digest {
     Digest::of(layers.concat().as_bytes())
 }
 
+fn key(id: &str) -> ContainerKey {
+    ContainerKey { runtime: Runtime::Containerd, namespace: "k8s.io".to_owned(), id: id.to_owned() }
+}
+
 /// A container of an image with these layers, newest first.
 fn container(name: &str, layers: &[&str]) -> Seen {
     Seen {
-        containerd_namespace: "k8s.io".to_owned(),
-        id: name.to_owned(),
+        key: key(name),
         name: name.to_owned(),
         pod: None,
         image: "example.org/image:1".to_owned(),
+        storage: None,
         stack: Some((stack(layers), layers.iter().map(|name| id(name)).collect())),
         refused: None,
         steps: Vec::new(),
@@ -40,7 +44,7 @@ impl Fleet {
         sequence: u64,
         full: bool,
         containers: Vec<Seen>,
-        gone: &[(String, String)],
+        gone: &[ContainerKey],
         now: Now,
     ) -> Result<(), NotTaken> {
         self.containers(name, Report { sequence, full, containers, gone: gone.to_vec() }, &|_| Placed::AsTold, now)
@@ -265,7 +269,7 @@ fn changes_that_do_not_follow_the_last_report_are_refused() {
     assert_eq!(fleet.tell("a", 2, false, more(), &[], at(0)), Err(NotTaken::Gap));
     assert_eq!(fleet.tell("a", 1, false, more(), &[], at(0)), Ok(()));
     assert_eq!(states(&fleet), [(CoverageState::Pending, 3)]);
-    let gone = [("k8s.io".to_owned(), "shop".to_owned())];
+    let gone = [key("shop")];
     assert_eq!(fleet.tell("a", 2, false, Vec::new(), &gone, at(0)), Ok(()));
     assert_eq!(states(&fleet), [(CoverageState::Pending, 2)]);
     fleet.attach("a", &hello(1), at(0));
@@ -276,7 +280,7 @@ fn changes_that_do_not_follow_the_last_report_are_refused() {
 fn every_container_is_counted_when_it_comes_and_when_it_goes() {
     let mut fleet = two_nodes();
     let short = Seen { stack: None, refused: Some(Coverage::failed(GONE_BEFORE_READING)), ..container("short", &[]) };
-    let gone = |name: &str| [("k8s.io".to_owned(), name.to_owned())];
+    let gone = |name: &str| [key(name)];
     // It is told of and gone in one report; and the same again.
     fleet.tell("a", 1, false, vec![short.clone()], &gone("short"), at(0)).unwrap();
     fleet.tell("a", 2, false, vec![short], &[], at(0)).unwrap();
@@ -552,8 +556,8 @@ fn the_store_is_told_who_ran_what_when_it_knows_the_stack() {
     assert_eq!(fleet.take_runs(), (vec![run(at(0).unix)], vec![]));
     assert_eq!(fleet.take_runs(), (vec![], vec![]), "once");
     // Another container of the same name begins before the first one ends: the subject runs on.
-    let again = Seen { id: "again".to_owned(), ..container("shop", &["shop", "base"]) };
-    fleet.tell("a", 1, false, vec![again], &[("k8s.io".to_owned(), "shop".to_owned())], at(5)).unwrap();
+    let again = Seen { key: key("again"), ..container("shop", &["shop", "base"]) };
+    fleet.tell("a", 1, false, vec![again], &[key("shop")], at(5)).unwrap();
     assert_eq!(fleet.take_runs(), (vec![], vec![]));
     fleet.tell("a", 2, true, vec![], &[], at(7)).unwrap();
     assert_eq!(fleet.take_runs(), (vec![], vec![run(at(7).unix)]));

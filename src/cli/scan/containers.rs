@@ -29,14 +29,15 @@ pub(super) fn scan(wanted: &Wanted, scanner: &mut Scanner, judge: &Judge) -> Res
     let mut containers = sibling.list(&wanted.namespaces).map_err(fail)?;
     containers.retain(|container| !container.sandbox);
     if let Some(missing) =
-        wanted.ids.iter().find(|id| !containers.iter().any(|container| container.id.starts_with(*id)))
+        wanted.ids.iter().find(|id| !containers.iter().any(|container| container.key.id.starts_with(*id)))
     {
         return Err(Fatal::failed(format!(
             "no container {missing:?} runs here; list what runs: outcrop scan --packages, or ctr -n NAMESPACE containers ls"
         )));
     }
-    containers.retain(|container| wanted.ids.is_empty() || wanted.ids.iter().any(|id| container.id.starts_with(id)));
-    containers.sort_by(|a, b| (&a.containerd_namespace, &a.id).cmp(&(&b.containerd_namespace, &b.id)));
+    containers
+        .retain(|container| wanted.ids.is_empty() || wanted.ids.iter().any(|id| container.key.id.starts_with(id)));
+    containers.sort_by(|a, b| a.key.cmp(&b.key));
     let mut places = Places::new(Program::this());
     let mut targets = Vec::with_capacity(containers.len());
     for container in &containers {
@@ -77,12 +78,13 @@ fn scan_one(container: &Container, scanner: &mut Scanner, places: &mut Places, j
 
 fn subject(container: &Container) -> Subject {
     Subject {
-        id: container.id.clone(),
+        id: container.key.id.clone(),
         name: container.name.clone(),
-        containerd_namespace: Some(container.containerd_namespace.clone()),
+        runtime: Some(container.key.runtime),
+        runtime_namespace: Some(container.key.namespace.clone()),
         namespace: container.pod.as_ref().map(|pod| pod.namespace.clone()),
         pod: container.pod.as_ref().map(|pod| pod.name.clone()),
         image: Some(container.image.clone()),
-        snapshotter: Some(container.snapshotter.clone()),
+        storage_driver: Some(container.storage_driver.clone()),
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use outcrop_proto::{Coverage, CoverageState, Step};
+use outcrop_proto::{Coverage, CoverageState, Runtime, Step, Storage};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -319,8 +319,11 @@ pub struct Rematch {
 pub struct ContainerItem {
     /// Its node.
     pub node: String,
-    /// The runtime's namespace.
-    pub containerd_namespace: String,
+    /// The container runtime.
+    #[schema(value_type = RuntimeShape)]
+    pub runtime: Runtime,
+    /// The runtime's namespace, not Kubernetes'; empty for runtimes without namespaces.
+    pub runtime_namespace: String,
     /// The runtime's ID.
     pub id: String,
     /// Its name in its pod.
@@ -335,6 +338,9 @@ pub struct ContainerItem {
     pub image: String,
     /// The identity of its stack.
     pub stack: Option<String>,
+    /// How the runtime stores its files; null where the agent could not tell.
+    #[schema(value_type = Option<StorageShape>)]
+    pub storage: Option<Storage>,
     /// How far it was seen.
     #[schema(value_type = CoverageShape)]
     pub coverage: Coverage,
@@ -471,8 +477,11 @@ pub struct FindingItem {
 pub struct ContainerRef {
     /// Its node.
     pub node: String,
-    /// The runtime's namespace.
-    pub containerd_namespace: String,
+    /// The container runtime.
+    #[schema(value_type = RuntimeShape)]
+    pub runtime: Runtime,
+    /// The runtime's namespace, not Kubernetes'; empty for runtimes without namespaces.
+    pub runtime_namespace: String,
     /// The runtime's ID.
     pub id: String,
     /// Its name in its pod.
@@ -584,6 +593,28 @@ struct CoverageShape {
     state: CoverageWord,
     /// Why; empty only where everything was scanned.
     reason: String,
+}
+
+/// A container runtime.
+#[derive(ToSchema)]
+#[schema(as = Runtime, rename_all = "kebab-case")]
+#[expect(dead_code, reason = "the document is made from its shape")]
+enum RuntimeShape {
+    Containerd,
+    CriO,
+    Docker,
+    Podman,
+    Unknown,
+}
+
+/// How a runtime stores a container's files.
+#[derive(ToSchema)]
+#[schema(as = Storage, rename_all = "kebab-case")]
+#[expect(dead_code, reason = "the document is made from its shape")]
+enum StorageShape {
+    LayerDirectories,
+    MergedTree,
+    MountedRoot,
 }
 
 /// A step of an image's build.

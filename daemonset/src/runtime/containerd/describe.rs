@@ -5,12 +5,12 @@ use std::time::Duration;
 use containerd_client::services::v1::snapshots::{Info, Kind, MountsRequest, StatSnapshotRequest};
 use containerd_client::services::v1::{GetContainerRequest, ListContentRequest, ReadContentRequest};
 use outcrop_proto::{Container, Coverage, CoverageState, Mount};
-use serde::{Deserialize, Serialize};
 use tonic::Code;
 
 use super::client::{CALL_TIMEOUT, Client, about, within};
+use super::record;
 use super::snapshotter::{self, REMOTE_LABEL};
-use super::{Error, record};
+use crate::runtime::{Error, Pin};
 
 /// Image configs larger than this, bytes, are not handed on. Those of real images have a few kilobytes.
 pub const MAX_CONFIG: usize = 4 << 20;
@@ -23,28 +23,6 @@ const MAX_CHAIN: usize = 512;
 
 /// All questions about one container together.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What must be the same after a scan as before it, or the scan's result is thrown away.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pin {
-    containerd_namespace: String,
-    id: String,
-    snapshotter: String,
-    snapshot_key: String,
-    chain: Vec<String>,
-}
-
-impl From<&Container> for Pin {
-    fn from(container: &Container) -> Self {
-        Self {
-            containerd_namespace: container.containerd_namespace.clone(),
-            id: container.id.clone(),
-            snapshotter: container.snapshotter.clone(),
-            snapshot_key: container.snapshot_key.clone(),
-            chain: container.chain.clone(),
-        }
-    }
-}
 
 /// Why a container was not described: its coverage, or an error that concerns all of them.
 enum Stop {
@@ -65,15 +43,16 @@ impl Client {
         if container.sandbox {
             return Ok(Some(container));
         }
-        if self.slow.contains(&container.snapshotter) {
-            let name = &container.snapshotter;
+        if self.slow.contains(&container.storage_driver) {
+            let name = &container.storage_driver;
             container.refused =
                 Some(Coverage::failed(format!("the snapshotter {name:?} did not answer in time before")));
             return Ok(Some(container));
         }
         let filled = tokio::time::timeout(DESCRIBE_TIMEOUT, self.fill(&mut container)).await;
-        let slow =
-            || Stop::Error(Error::Slow(format!("describing container {:?}", container.id), DESCRIBE_TIMEOUT.as_secs()));
+        let slow = || {
+            Stop::Error(Error::Slow(format!("describing container {:?}", container.key.id), DESCRIBE_TIMEOUT.as_secs()))
+        };
         match filled.unwrap_or_else(|_| Err(slow())) {
             Ok(()) => {}
             Err(Stop::Refused(coverage)) => container.refused = Some(coverage),
@@ -83,7 +62,7 @@ impl Client {
                     return Ok(None);
                 }
                 if matches!(error, Error::Slow(..)) {
-                    self.slow.insert(container.snapshotter.clone());
+                    self.slow.insert(container.storage_driver.clone());
                 }
                 container.refused = Some(Coverage::failed(error.to_string()));
             }
@@ -93,13 +72,13 @@ impl Client {
 
     /// Whether the container still stands on the same snapshots as when it was described. `false` when it is gone.
     pub async fn recheck(&mut self, pin: &Pin) -> Result<bool, Error> {
-        let Some((snapshotter, key)) = self.get(&pin.containerd_namespace, &pin.id).await? else {
+        let Some((snapshotter, key)) = self.get(&pin.key.namespace, &pin.key.id).await? else {
             return Ok(false);
         };
-        if (snapshotter.as_str(), key.as_str()) != (pin.snapshotter.as_str(), pin.snapshot_key.as_str()) {
+        if (snapshotter.as_str(), key.as_str()) != (pin.storage_driver.as_str(), pin.storage_id.as_str()) {
             return Ok(false);
         }
-        match self.chain(&pin.containerd_namespace, &snapshotter, &key).await {
+        match self.chain(&pin.key.namespace, &snapshotter, &key).await {
             Ok(walk) => Ok(walk.parents == pin.chain),
             Err(Stop::Refused(_)) => Ok(false),
             Err(Stop::Error(error)) if error.is_not_found() => Ok(false),
@@ -110,12 +89,12 @@ impl Client {
     /// Whether the snapshots that the container stood on are still there, whatever became of the container itself.
     pub async fn stand(&mut self, pin: &Pin) -> Result<bool, Error> {
         let Some((top, below)) = pin.chain.split_first() else { return Ok(false) };
-        let info = match self.stat(&pin.containerd_namespace, &pin.snapshotter, top).await {
+        let info = match self.stat(&pin.key.namespace, &pin.storage_driver, top).await {
             Ok(info) => info,
             Err(error) if error.is_not_found() => return Ok(false),
             Err(error) => return Err(error),
         };
-        let walk = self.parents(&pin.containerd_namespace, &pin.snapshotter, info.parent).await;
+        let walk = self.parents(&pin.key.namespace, &pin.storage_driver, info.parent).await;
         match walk {
             Ok(walk) => Ok(info.kind == i32::from(Kind::Committed) && walk.parents == below),
             Err(Stop::Refused(_)) => Ok(false),
@@ -125,15 +104,15 @@ impl Client {
     }
 
     async fn fill(&self, container: &mut Container) -> Result<(), Stop> {
-        let name = container.snapshotter.clone();
+        let name = container.storage_driver.clone();
         let refused = snapshotter::may_ask(&name).err();
-        if name.is_empty() || container.snapshot_key.is_empty() {
+        if name.is_empty() || container.storage_id.is_empty() {
             return Err(Stop::Refused(
                 refused.unwrap_or_else(|| Coverage::unsupported("its record names no snapshot")),
             ));
         }
         // The chain is in containerd's own tables and costs no registry, whoever the snapshotter is.
-        let walk = self.chain(&container.containerd_namespace, &name, &container.snapshot_key).await;
+        let walk = self.chain(&container.key.namespace, &name, &container.storage_id).await;
         let walk = match (refused, walk) {
             (None, walk) => walk?,
             (Some(_), Err(Stop::Error(error))) if error.is_fatal() => return Err(error.into()),
@@ -190,10 +169,10 @@ impl Client {
     }
 
     async fn mounts(&self, container: &Container) -> Result<Vec<Mount>, Error> {
-        let Container { containerd_namespace, snapshotter, snapshot_key, .. } = container;
+        let Container { key, storage_driver: snapshotter, storage_id: snapshot_key, .. } = container;
         let question = MountsRequest { snapshotter: snapshotter.clone(), key: snapshot_key.clone() };
         let doing = format!("asking for the mounts of {snapshot_key:?} of {snapshotter:?}");
-        let request = about(containerd_namespace, question)?;
+        let request = about(&key.namespace, question)?;
         let answer = within(&doing, CALL_TIMEOUT, self.snapshots().mounts(request)).await?;
         let mount = |wire: containerd_client::types::Mount| Mount {
             kind: wire.r#type,
@@ -209,8 +188,8 @@ impl Client {
     ///
     /// A config that cannot be had costs the proof of identity and nothing else, so that only a lost connection is an error.
     async fn configs(&self, container: &Container) -> Result<Vec<Vec<u8>>, Error> {
-        let mut digests = match tied(&container.snapshotter, container.chain.first()) {
-            Some(filter) => skip_unless_fatal(self.labelled(&container.containerd_namespace, filter).await)?,
+        let mut digests = match tied(&container.storage_driver, container.chain.first()) {
+            Some(filter) => skip_unless_fatal(self.labelled(&container.key.namespace, filter).await)?,
             None => Vec::new(),
         };
         digests.sort();
@@ -223,7 +202,7 @@ impl Client {
         }
         let mut configs = Vec::new();
         for digest in digests.iter().take(MAX_CONFIGS) {
-            configs.extend(skip_unless_fatal(self.blob(&container.containerd_namespace, digest).await)?);
+            configs.extend(skip_unless_fatal(self.blob(&container.key.namespace, digest).await)?);
         }
         Ok(configs)
     }
@@ -284,7 +263,7 @@ impl Client {
     }
 
     async fn current(&self, container: &Container) -> Result<Option<(String, String)>, Error> {
-        self.get(&container.containerd_namespace, &container.id).await
+        self.get(&container.key.namespace, &container.key.id).await
     }
 }
 

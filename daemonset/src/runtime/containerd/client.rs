@@ -17,17 +17,18 @@ use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::version_client::VersionClient;
 use containerd_client::services::v1::{PluginsRequest, SubscribeRequest};
 use hyper_util::rt::TokioIo;
+use outcrop_proto::Container;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
-use super::event::{self, Event};
-use super::message::Snapshotter;
 use super::read_only::ReadOnly;
 use super::socket::{CONNECT_TIMEOUT, Opened};
-use super::{Error, record};
+use super::{event, record};
+use crate::runtime::event::MAX_WAITING;
+use crate::runtime::{Error, Event, Pin, RuntimeClient, StorageDriver};
 
 /// containerd's own limit for one message; tonic's default is a quarter of it, too little for a list of OCI specs.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -97,38 +98,38 @@ impl Client {
         &self.version
     }
 
-    /// The snapshotters that containerd has loaded, and where each keeps its storage if it says so.
-    pub async fn snapshotters(&self) -> Result<Vec<Snapshotter>, Error> {
+    /// Lists the snapshotters that containerd has loaded, and the directory of each where the snapshotter reports one.
+    pub async fn storage_drivers(&self) -> Result<Vec<StorageDriver>, Error> {
         let request = PluginsRequest { filters: vec!["type==io.containerd.snapshotter.v1".into()] };
         let mut client = IntrospectionClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         let answer = within("listing snapshotters", CALL_TIMEOUT, client.plugins(request)).await?;
         let loaded = answer.plugins.into_iter().filter(|plugin| plugin.init_err.is_none());
         let mut found: Vec<_> = loaded
-            .map(|mut plugin| Snapshotter { name: plugin.id, root: plugin.exports.remove("root").map(PathBuf::from) })
+            .map(|mut plugin| StorageDriver { name: plugin.id, root: plugin.exports.remove("root").map(PathBuf::from) })
             .collect();
         found.sort();
         Ok(found)
     }
 
-    /// Tells whenever containers start or end, in every namespace. Nothing is promised to be told. Its end is the end of
-    /// containerd.
-    pub(super) fn changes(&self) -> mpsc::Receiver<Event> {
+    /// Subscribes to starts and ends of containers in every namespace. Events may get lost; the channel closes when containerd
+    /// ends.
+    pub fn watch(&self) -> mpsc::Receiver<Event> {
         let request =
             SubscribeRequest { filters: event::TOPICS.iter().map(|topic| format!("topic==\"{topic}\"")).collect() };
         let mut client = EventsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-        let (tell, told) = mpsc::channel(event::MAX_WAITING);
+        let (sender, receiver) = mpsc::channel(MAX_WAITING);
         // containerd answers a subscription with the first event and not before: waiting for the answer is waiting for an event.
         tokio::spawn(async move {
             let Ok(events) = client.subscribe(request).await else { return };
             let mut events = events.into_inner();
             while let Ok(Some(envelope)) = events.message().await {
                 // Where too many wait, those that wait will have the containers listed.
-                if let Err(TrySendError::Closed(_)) = tell.try_send(event::read(envelope)) {
+                if let Err(TrySendError::Closed(_)) = sender.try_send(event::read(envelope)) {
                     return;
                 }
             }
         });
-        told
+        receiver
     }
 
     pub(super) fn namespaces(&self) -> NamespacesClient<Guarded> {
@@ -149,6 +150,54 @@ impl Client {
 
     pub(super) fn content(&self) -> ContentClient<Guarded> {
         ContentClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+}
+
+impl RuntimeClient for Client {
+    type Connection = Opened;
+
+    fn open(socket: Option<&Path>) -> Result<Opened, Error> {
+        Opened::open(socket)
+    }
+
+    async fn start(connection: Opened) -> Result<Self, Error> {
+        Self::over(connection).await
+    }
+
+    fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    async fn plan(&mut self, namespaces: &[String]) -> Result<Vec<Container>, Error> {
+        Self::plan(self, namespaces).await
+    }
+
+    async fn describe(&mut self, container: Container) -> Result<Option<Container>, Error> {
+        Self::describe(self, container).await
+    }
+
+    async fn recheck(&mut self, pin: &Pin) -> Result<bool, Error> {
+        Self::recheck(self, pin).await
+    }
+
+    async fn stand(&mut self, pin: &Pin) -> Result<bool, Error> {
+        Self::stand(self, pin).await
+    }
+
+    async fn storage_drivers(&self) -> Result<Vec<StorageDriver>, Error> {
+        Self::storage_drivers(self).await
+    }
+
+    fn watch(&self) -> mpsc::Receiver<Event> {
+        Self::watch(self)
+    }
+
+    fn retry_slow(&mut self) {
+        self.slow.clear();
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::Error;
+use crate::runtime::Error;
 
 /// Where containerd listens: its own default, k3s and RKE2, MicroK8s, k0s, Bottlerocket.
 pub const PLACES: &[&str] = &[

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use containerd_client::services::v1::Container as Wire;
-use outcrop_proto::{Container, Pod, Status};
+use outcrop_proto::{Container, ContainerKey, Pod, Runtime, Status};
 use serde::Deserialize;
 
 const CONTAINER_EXTENSION: &str = "io.cri-containerd.container.metadata";
@@ -40,16 +40,16 @@ pub(super) fn read(namespace: &str, wire: Wire) -> Record {
     let name = metadata.config.metadata.name.filter(|name| !name.is_empty()).unwrap_or_else(|| wire.id.clone());
     let image_ref = metadata.image_ref.filter(|digest| is_digest(digest));
     let container = Container {
-        id: wire.id,
-        containerd_namespace: namespace.to_owned(),
+        root_mount: format!("/io.containerd.runtime.v2.task/{namespace}/{}/rootfs", wire.id),
+        key: ContainerKey { runtime: Runtime::Containerd, namespace: namespace.to_owned(), id: wire.id },
         name: short(name),
         pod,
         image: short(wire.image),
         image_ref,
         status: Status::Exited,
         sandbox,
-        snapshotter: wire.snapshotter,
-        snapshot_key: wire.snapshot_key,
+        storage_driver: wire.snapshotter,
+        storage_id: wire.snapshot_key,
         chain: Vec::new(),
         mounts: Vec::new(),
         configs: Vec::new(),

@@ -9,9 +9,9 @@ use containerd_client::types::v1::Status as TaskStatus;
 use outcrop_proto::{Container, Status};
 use tonic::Code;
 
-use super::Error;
 use super::client::{CALL_TIMEOUT, Client, LIST_TIMEOUT, about, within};
 use super::record::{self, Record};
+use crate::runtime::Error;
 
 /// More containers than any node runs: a kubelet starts 110 pods by default.
 const MAX_CONTAINERS: usize = 50_000;
@@ -39,7 +39,7 @@ impl Client {
             let running = self.running(&namespace).await?;
             planned.extend(alive(records, &running));
         }
-        planned.sort_by(|a, b| (&a.containerd_namespace, &a.id).cmp(&(&b.containerd_namespace, &b.id)));
+        planned.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(planned)
     }
 
@@ -105,7 +105,7 @@ impl Client {
 
 /// Leaves out what has ended for good, and says of the rest whether it runs.
 fn alive(records: Vec<Record>, running: &HashSet<String>) -> Vec<Container> {
-    let known: HashSet<String> = records.iter().map(|record| record.container.id.clone()).collect();
+    let known: HashSet<String> = records.iter().map(|record| record.container.key.id.clone()).collect();
     let mut newest: HashMap<(String, String), u32> = HashMap::new();
     for Record { container, sandbox_id, attempt } in &records {
         if let Some(sandbox_id) = sandbox_id {
@@ -115,7 +115,7 @@ fn alive(records: Vec<Record>, running: &HashSet<String>) -> Vec<Container> {
     }
     let mut alive = Vec::new();
     for Record { mut container, sandbox_id, attempt } in records {
-        if running.contains(&container.id) {
+        if running.contains(&container.key.id) {
             container.status = Status::Running;
         } else {
             // A sandbox without a container record is kept by another sandbox controller (containerd 2.x, for virtual
@@ -165,7 +165,7 @@ mod tests {
             attempt("crash-2", "pause-a", 2),
         ];
         let running = ["pause-a", "web-a", "ctr-run"].map(String::from).into();
-        let alive: Vec<_> = alive(records, &running).into_iter().map(|c| (c.id, c.status)).collect();
+        let alive: Vec<_> = alive(records, &running).into_iter().map(|c| (c.key.id, c.status)).collect();
         let expected = [
             ("pause-a", Status::Running),
             ("init-a", Status::Exited),

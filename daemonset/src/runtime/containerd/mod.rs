@@ -1,0 +1,17 @@
+//! containerd: asked over gRPC, by [`Client`], with a closed list of methods that only read ([`METHODS`]).
+//!
+//! The words of containerd's API (snapshotter, snapshot key, containerd namespace) end in this module.
+
+mod client;
+mod describe;
+mod event;
+mod list;
+mod read_only;
+mod record;
+mod snapshotter;
+mod socket;
+
+pub use client::Client;
+pub use describe::{MAX_CONFIG, MAX_CONFIGS};
+pub use read_only::METHODS;
+pub use socket::{Opened, PLACES};
