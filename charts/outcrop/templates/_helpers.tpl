@@ -3,7 +3,7 @@
 {{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name $chart) (contains $chart .Release.Name) -}}
 {{- $name = default $name .Values.fullnameOverride | trunc 42 | trimSuffix "-" -}}
 {{- if not (regexMatch "^[a-z][-a-z0-9]*$" $name) -}}
-{{- fail (printf "%s cannot be the name of a Service, which begins with a letter and has no dot: set fullnameOverride" $name) -}}
+{{- fail (printf "invalid name %q for a Service: it must start with a letter and must not contain a dot; set fullnameOverride" $name) -}}
 {{- end -}}
 {{- $name -}}
 {{- end -}}
@@ -12,14 +12,14 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The labels by which objects find each other. They never change, since selectors cannot. */}}
+{{/* Labels used in selectors. They must never change, because selectors are immutable. */}}
 {{- define "outcrop.selector" -}}
 app.kubernetes.io/name: {{ include "outcrop.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* A pod's labels: dict root, component, labels. Not the chart's version: a chart that changes nothing in a pod shall not restart it. */}}
+{{/* A pod's labels: dict root, component, labels. Without the chart's version, so that a new chart version alone does not restart pods. */}}
 {{- define "outcrop.podLabels" -}}
 {{ include "outcrop.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
@@ -41,7 +41,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
-{{/* name, labels and annotations of an object: dict root, component, name, and as wanted namespaced, labels, annotations. */}}
+{{/* Name, labels and annotations of an object: dict root, component, name; optional: namespaced, labels, annotations. */}}
 {{- define "outcrop.metadata" -}}
 name: {{ .name }}
 {{- if ne .namespaced false }}
@@ -55,7 +55,7 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* An image's whole name: dict root, image. */}}
+{{/* The full reference of an image: dict root, image. */}}
 {{- define "outcrop.image" -}}
 {{- with .root.Values.image.registry }}{{ trimSuffix "/" . }}/{{ end -}}
 {{- .image.repository -}}
@@ -70,12 +70,12 @@ annotations:
 {{- default (ternary (printf "%s-agent" (include "outcrop.fullname" .)) "default" .Values.agent.serviceAccount.create) .Values.agent.serviceAccount.name -}}
 {{- end -}}
 
-{{/* The name that agents call the aggregator by; the first in its certificate. */}}
+{{/* The host name that agents use for the aggregator; the first name in its certificate. */}}
 {{- define "outcrop.host" -}}
 {{ include "outcrop.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end -}}
 
-{{/* All names in its certificate, as a list in JSON. `localhost` is for those who come through a port-forward. */}}
+{{/* All names in the certificate, as a JSON list. `localhost` is for connections through a port-forward. */}}
 {{- define "outcrop.tlsNames" -}}
 {{- $host := include "outcrop.host" . -}}
 {{- $name := include "outcrop.fullname" . -}}
@@ -92,7 +92,7 @@ annotations:
 {{- else if eq .Values.tls.mode "certManager" -}}
 {{- printf "%s-tls" (include "outcrop.fullname" .) -}}
 {{- else -}}
-{{- fail "tls.mode is \"secret\": tls.secretName has to name a Secret with tls.crt, tls.key and ca.crt" -}}
+{{- fail "tls.mode is \"secret\" but tls.secretName is empty: set it to a Secret with tls.crt, tls.key and ca.crt" -}}
 {{- end -}}
 {{- end -}}
 
@@ -103,7 +103,7 @@ annotations:
 {{- define "outcrop.policyConfigMap" -}}
 {{- $policy := default (dict) .Values.policy -}}
 {{- if and $policy.rego $policy.existingConfigMap -}}
-{{- fail "policy.rego and policy.existingConfigMap: give one of them" -}}
+{{- fail "policy.rego and policy.existingConfigMap are both set: set only one of them" -}}
 {{- end -}}
 {{- if $policy.existingConfigMap -}}
 {{- $policy.existingConfigMap -}}
@@ -112,18 +112,18 @@ annotations:
 {{- end -}}
 {{- end -}}
 
-{{/* Namespaces to watch where the scope is one, as a list in JSON. The release's own is always among them: agents are known by their pods. */}}
+{{/* Namespaces to watch with scope: namespaced, as a JSON list. It always contains the release's own: agents authenticate with their pods. */}}
 {{- define "outcrop.watched" -}}
 {{- if eq .Values.scope "namespaced" -}}
 {{- concat (list .Release.Namespace) .Values.watchNamespaces | uniq | toJson -}}
 {{- else -}}
-{{- if .Values.watchNamespaces -}}{{- fail "watchNamespaces is for scope: namespaced" -}}{{- end -}}
+{{- if .Values.watchNamespaces -}}{{- fail "watchNamespaces requires scope: namespaced" -}}{{- end -}}
 []
 {{- end -}}
 {{- end -}}
 
 {{- define "outcrop.dnsEgress" -}}
-# DNS, wherever it listens: in pods, on the node, or outside.
+# DNS at any address: it listens in pods, on the node, or outside.
 - ports:
     {{- range .Values.networkPolicy.dnsPorts }}
     - { protocol: UDP, port: {{ . | int }} }

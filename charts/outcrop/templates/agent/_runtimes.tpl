@@ -1,6 +1,6 @@
 {{/*
-Where things lie on a node: of each kind of node as its own documents say, with what agent.paths has put in their place.
-dict agent (the values of one DaemonSet). A dict in JSON: socket, socketDirectory, root, state, tasks, pods, propagation, covered.
+Directories of a node: the documented defaults of each kind of node, overridden by agent.paths.
+Argument: dict agent (the values of one DaemonSet). Result: a JSON dict with socket, socketDirectory, root, state, tasks, pods, propagation, covered.
 */}}
 {{- define "outcrop.paths" -}}
 {{- $known := dict
@@ -13,18 +13,18 @@ dict agent (the values of one DaemonSet). A dict in JSON: socket, socketDirector
 -}}
 {{- $paths := dict -}}
 {{- range $key, $usual := get $known .agent.runtime -}}
-{{- /* /var/run is a link to /run: one name, so that it is seen which directory lies below which. */ -}}
+{{- /* /var/run is a link to /run: use one name, so that prefixes can be compared. */ -}}
 {{- $path := default $usual (get $.agent.paths $key) | clean -}}
 {{- $_ := set $paths $key (regexReplaceAll "^/var/run(/|$)" $path "/run${1}") -}}
 {{- end -}}
 {{- $directory := dir $paths.socket -}}
 {{- if has $directory (list "/" "/run") -}}
-{{- fail (printf "agent.paths.socket is %s: its directory would be mounted whole, and %s holds the sockets of everything on the node; let containerd listen in a directory of its own" $paths.socket $directory) -}}
+{{- fail (printf "agent.paths.socket is %s: its whole directory is mounted, and %s contains sockets of other services; configure containerd to listen in a separate directory" $paths.socket $directory) -}}
 {{- end -}}
 {{- $_ := set $paths "socketDirectory" $directory -}}
-{{- /* Not the state directory: the sockets of containerd and its shims lie there, which the reader must not reach. */ -}}
+{{- /* Not the state directory: it contains the sockets of containerd and its shims, which the reader must not reach. */ -}}
 {{- $_ := set $paths "tasks" (printf "%s/io.containerd.runtime.v2.task" $paths.state) -}}
-{{- /* CRI's own: pods' /dev/shm are mounted here. */ -}}
+{{- /* The CRI plugin mounts pods' /dev/shm here. */ -}}
 {{- $_ := set $paths "pods" (printf "%s/io.containerd.grpc.v1.cri" $paths.state) -}}
 {{- $below := hasPrefix (printf "%s/" $directory) (printf "%s/" $paths.state) -}}
 {{- $_ := set $paths "propagation" (default (ternary "HostToContainer" "None" $below) .agent.socketMountPropagation) -}}
