@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use outcrop_proto::clock;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -114,7 +115,7 @@ fn named(name: &str) -> DistinguishedName {
 
 /// From a day ago, since clocks differ, for so many days.
 fn validity(days: i64) -> (time::OffsetDateTime, time::OffsetDateTime) {
-    let now = time::OffsetDateTime::now_utc();
+    let now = time::OffsetDateTime::from(clock::now());
     (now - time::Duration::days(1), now + time::Duration::days(days))
 }
 

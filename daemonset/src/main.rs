@@ -9,11 +9,20 @@ use outcrop_agent::arguments::{
     AgentArguments, DoctorArguments, ProbeArguments, ReaderArguments, RuntimeArguments, SelftestArguments,
 };
 use outcrop_agent::{agent, doctor, heartbeat, role, selftest};
+use outcrop_proto::clock;
 
 fn main() -> ExitCode {
     // A worker is this program, started again: nothing may happen before it is told apart.
     if let Some(code) = role::enter() {
         return code;
+    }
+    match clock::init() {
+        Ok(Some(warning)) => drop(writeln!(std::io::stderr(), "outcrop-agent: warning: {warning}")),
+        Ok(None) => {}
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "outcrop-agent: {error}");
+            return ExitCode::from(64);
+        }
     }
     if let Err(error) = role::end_on_signals() {
         return fail(&format!("taking signals: {error}"));

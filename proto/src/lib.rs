@@ -3,6 +3,7 @@
 //! This is the ground floor: no input or output, no async, nothing of containerd or Kubernetes.
 //! What a word means is written in `docs/architecture.md`; its type lives here.
 
+pub mod clock;
 mod codec;
 pub mod container;
 pub mod digest;

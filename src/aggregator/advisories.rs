@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
-use outcrop_proto::Digest;
+use outcrop_proto::{Digest, clock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -371,7 +371,7 @@ impl Advisories {
             digest,
             path: self.directory.join(file_name(&digest)),
             brought_by: same.map_or(by, |same| &same.brought_by).to_owned(),
-            brought_at: same.map_or_else(jiff::Timestamp::now, |same| same.brought_at),
+            brought_at: same.map_or_else(clock::timestamp, |same| same.brought_at),
             signed_by,
             sources,
         });

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
 
 use outcrop_proto::Digest;
+use outcrop_proto::clock;
 use outcrop_proto::wire::v1::collector_server::CollectorServer;
 use outcrop_proto::wire::{MAX_MESSAGE, v1};
 use tokio::net::TcpListener;
@@ -255,7 +256,7 @@ async fn discard(store: &dyn Store, node: &str, outcome: &Distrusted) -> Result<
 
 /// The time.
 fn now() -> Now {
-    Now { instant: Instant::now(), unix: jiff::Timestamp::now().as_second() }
+    Now { instant: Instant::now(), unix: clock::timestamp().as_second() }
 }
 
 /// Runs an aggregator; returns only when it cannot go on.

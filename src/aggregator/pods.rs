@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use outcrop_proto::Digest;
+use outcrop_proto::{Digest, clock};
 
 use super::tokens::{Denied, Identified, Identify, Speaker};
 use crate::cluster::{Identity, ReviewError, Reviews, Watch};
@@ -103,7 +103,7 @@ impl Pods {
 }
 
 fn now() -> i64 {
-    jiff::Timestamp::now().as_second()
+    clock::timestamp().as_second()
 }
 
 impl Identify for Pods {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use outcrop_proto::Digest;
+use outcrop_proto::{Digest, clock};
 use tokio::sync::Semaphore;
 
 use crate::cluster::{Access, GROUP, Identity, ReviewError, Reviews, Watch};
@@ -83,7 +83,7 @@ impl Rbac {
 
     async fn who(&self, digest: Digest, token: &str) -> Result<Arc<Identity>, Denied> {
         let known = self.people.get(&digest);
-        if let Some(who) = known.filter(|who| who.expires > jiff::Timestamp::now().as_second()) {
+        if let Some(who) = known.filter(|who| who.expires > clock::timestamp().as_second()) {
             return Ok(who);
         }
         let who = Arc::new(self.reviews.who(token).await.map_err(|error| match error {

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use outcrop_proto::clock;
+
 use super::{Exit, Fatal};
 use crate::advisory::trust::PublicKey;
 use crate::aggregator::{self, Config, Policy};
@@ -232,6 +234,12 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     let keys: Result<Vec<PublicKey>, _> = arguments.db_key.iter().map(|key| PublicKey::from_argument(key)).collect();
     let keys = keys.map_err(|error| Fatal::usage(format!("--db-key: {error}")))?;
     let kubernetes = arguments.kubernetes.config()?;
+    if kubernetes.is_some() && clock::is_moved() {
+        return Err(Fatal::usage(format!(
+            "{} cannot be used with --kubernetes: the API server keeps the true time",
+            clock::VARIABLE
+        )));
+    }
     // Before there is a second thread.
     let offline = arguments.offline.then(|| go_offline(kubernetes.as_ref())).transpose()?;
     let config = Config {

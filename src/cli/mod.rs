@@ -23,6 +23,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use outcrop_proto::clock;
 
 /// Exit codes, as `docs/architecture.md` promises them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +102,14 @@ pub fn command() -> clap::Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    match clock::init() {
+        Ok(Some(warning)) => drop(writeln!(std::io::stderr(), "outcrop: warning: {warning}")),
+        Ok(None) => {}
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "outcrop: {}", text::escape(&error.to_string()));
+            return Exit::Usage.into();
+        }
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use outcrop_proto::clock;
+
 use super::escape::label;
 use super::list::MAX_LIMIT;
 use super::model::{NodeItem, Status};
@@ -78,7 +80,7 @@ fn flag(is: bool) -> f64 {
 /// Every metric, over what `scope` may see.
 pub(super) async fn text(source: &dyn Source, scope: &Scope) -> Result<String, Failure> {
     let mut out = String::new();
-    for metric in of_status(&source.status(scope).await?, jiff::Timestamp::now()) {
+    for metric in of_status(&source.status(scope).await?, clock::timestamp()) {
         metric.write(&mut out);
     }
     let mut nodes = Nodes::new();

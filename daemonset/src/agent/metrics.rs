@@ -1,7 +1,6 @@
 //! How the agent is: it has no listener that could be asked, so it tells the aggregator.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use outcrop_proto::clock;
 use outcrop_proto::wire::v1;
 
 use crate::usage::{self, OwnUsage, Usage};
@@ -21,11 +20,10 @@ pub(super) struct Measures {
 
 impl Measures {
     pub(super) fn new(program: Program) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self {
             own: OwnUsage::open(),
             program,
-            started: i64::try_from(now).unwrap_or(0),
+            started: clock::timestamp().as_second(),
             layers_read: 0,
             layers_verified: 0,
             layers_failed: 0,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
+use outcrop_proto::clock;
 use outcrop_proto::wire::v1;
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
 use serde::Deserialize;
@@ -28,7 +29,7 @@ const AUDIENCE: &str = "outcrop";
 pub(super) async fn examine(aggregator: &Aggregator) -> Vec<Check> {
     let token = aggregator.token();
     let mut checks = vec![match &token {
-        Ok(token) => judge_token(token, Timestamp::now().as_second()),
+        Ok(token) => judge_token(token, clock::timestamp().as_second()),
         Err(error) => Check::fail(
             "token",
             error.to_string(),
@@ -103,7 +104,7 @@ async fn greet(channel: tonic::transport::Channel, token: &str) -> Vec<Check> {
     let mut request = Request::new(tokio_stream::empty::<v1::Piece>());
     request.metadata_mut().insert("authorization", bearer);
     request.set_timeout(PATIENCE);
-    let sent = Timestamp::now();
+    let sent = clock::machine();
     let Err(status) = CollectorClient::new(channel).deliver(request).await else { return Vec::new() };
     let mut checks = vec![judge_answer(&status)];
     let date = status.metadata().get("date").and_then(|date| date.to_str().ok());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-use outcrop_proto::{CoverageState, Distribution, PackageType};
+use outcrop_proto::{CoverageState, Distribution, PackageType, clock};
 
 use super::{by_severity, words};
 use crate::advisory;
@@ -93,7 +93,7 @@ impl Aggregator {
             *systems.entry((summary.distribution.as_ref(), &summary.types)).or_default() += containers;
         }
         let current = self.advisories.current();
-        let today = jiff::Zoned::now().date();
+        let today = clock::today();
         let mut assessed: BTreeMap<(String, String, String), u64> = BTreeMap::new();
         if let Some(current) = &current {
             for ((distribution, types), containers) in systems {

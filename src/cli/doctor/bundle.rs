@@ -5,6 +5,7 @@ use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use outcrop_proto::clock;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -83,7 +84,7 @@ impl Bundle {
         for name in &self.left_out {
             readme.push_str(&format!("Left out, since the archive would have been too large: {name}\n"));
         }
-        let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
+        let now = u64::try_from(clock::timestamp().as_second()).unwrap_or(0);
         let mut archive = tar::Builder::new(out);
         for (name, bytes) in [("README.txt".to_owned(), readme.into_bytes())].into_iter().chain(self.files) {
             let mut header = tar::Header::new_gnu();

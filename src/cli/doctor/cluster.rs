@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authorization::v1::{
@@ -16,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::api::{Api, ListParams, LogParams};
 use kube::{Client, Resource, ResourceExt as _};
 use outcrop_agent::doctor::{Check, judge_clock, skew};
+use outcrop_proto::clock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
     match version(&client).await {
         Ok((info, date)) => {
             found.checks.push(judge_version(&info));
-            if let Some(skew) = date.and_then(|date| skew(&date, Timestamp::now())) {
+            if let Some(skew) = date.and_then(|date| skew(&date, clock::machine())) {
                 found.checks.push(judge_clock("clock", skew, "the API server's"));
             }
             found.version = Some(info.git_version);
@@ -103,7 +103,7 @@ pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
         namespace,
     };
     found.checks.extend(aggregator_rights(&client, &objects).await);
-    found.checks.extend(objects.judge(Timestamp::now()));
+    found.checks.extend(objects.judge(clock::timestamp()));
     found.objects = Some(objects);
     found.client = Some(client);
     found

@@ -13,8 +13,8 @@ mod redact;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use jiff::Timestamp;
 use outcrop_agent::doctor::{Check, Outcome, Subject, examine, failed, judge_clock, skew};
+use outcrop_proto::clock;
 use serde_json::{Value, json};
 
 use self::bundle::Bundle;
@@ -123,7 +123,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
                 "outcrop": env!("CARGO_PKG_VERSION"),
                 "aggregator": answers.status.as_ref().map(|status| status["version"].clone()),
                 "kubernetes": found.as_ref().and_then(|found| found.version.clone()),
-                "written": Timestamp::now().to_string(),
+                "written": clock::timestamp().to_string(),
             }),
         );
         if let Some(status) = &answers.status {
@@ -161,7 +161,7 @@ fn ask(arguments: &Arguments, found: Option<&Found>, answers: &mut Answers) -> V
         let agents = found.and_then(|found| found.objects.as_ref()?.agents_name());
         checks.extend(certificate::look(client.base(), &client.roots(), agents.as_deref()));
     }
-    if let Some(skew) = client.date().and_then(|date| skew(&date, Timestamp::now())) {
+    if let Some(skew) = client.date().and_then(|date| skew(&date, clock::machine())) {
         checks.push(judge_clock("clock", skew, "the aggregator's"));
     }
     let status = match client.get("/api/v1/status", &[]) {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use outcrop_proto::{Distribution, StackPackage};
+use outcrop_proto::{Distribution, StackPackage, clock};
 
 use crate::advisory::{self, Database, Finding, Severity, State, Status, Subject};
 use crate::cli::Fatal;
@@ -71,7 +71,7 @@ impl Judge {
                 ));
             }
         };
-        Ok(Self { database, now: jiff::Zoned::now().date(), wanted })
+        Ok(Self { database, now: clock::today(), wanted })
     }
 
     /// What the database holds, for the report.
