@@ -1,10 +1,10 @@
 # Outcrop. `make` lists what there is.
 
-CACHE := $(or $(OUTCROP_CACHE),$(CURDIR)/.cache)
+SHELL := /bin/bash
 STACKS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cluster test lint bench fuzz soak clean cluster cluster-down image chart
+.PHONY: help demo demo-cluster test lint bench fuzz soak clean clean-cache cluster cluster-down image chart
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -15,7 +15,7 @@ demo: ## Run real containers, and scan them
 demo-cluster: ## Install Outcrop in a real cluster of two nodes without a registry, ask it, attack it
 	@tests/demo-cluster
 
-test: ## Format, lints, docs, all tests, some seconds of fuzzing
+test: ## Every check of CI: format, lints, docs, all tests
 	@tests/run
 
 lint: ## Format, lints and docs only
@@ -28,7 +28,7 @@ fuzz: ## Fuzz every target, SECONDS each
 	@tests/fuzz $(or $(SECONDS),60)
 
 soak: ## The reader against the kernel, STACKS random layer stacks
-	STACKS=$(STACKS) cargo test --release -p overlayfs-reader --test kernel -- --nocapture
+	STACKS=$(STACKS) cargo test --release -p overlayfs-reader --test it kernel:: -- --nocapture
 
 cluster: ## Start a real Kubernetes cluster of two nodes with the demo's images, to play with
 	@tests/containerd/images
@@ -39,13 +39,16 @@ cluster-down: ## End that cluster without a trace
 	@tests/cluster/cluster stop
 
 image: ## Build the images of both programs as OCI archives, without a daemon (PROFILE=dev: quickly)
-	@OUTCROP_CACHE=$(CACHE) images/build
+	@images/build
 
 chart: ## Check the Helm chart, also against the cluster where one was started
-	@OUTCROP_CACHE=$(CACHE) tests/chart/run
+	@tests/chart/run
 
-clean: ## Remove what was built and cached
-	-OUTCROP_CACHE=$(CACHE) tests/containerd/node stop
-	-OUTCROP_CACHE=$(CACHE) tests/cluster/cluster stop
+clean: ## Remove what was built here, and stop what runs
+	-tests/containerd/node stop
+	-tests/cluster/cluster stop
 	cargo clean
-	rm -rf $(CACHE)
+	. tests/places && rm -rf "$$OUTCROP_RUN"
+
+clean-cache: clean ## Also remove the tools, images and cluster parts that all checkouts share
+	. tests/places && rm -rf "$$OUTCROP_CACHE"

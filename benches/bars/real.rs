@@ -27,8 +27,7 @@ const SLEEP: [&str; 2] = ["/bin/sleep", "86400"];
 
 /// Where images and tools are.
 fn cache() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache");
-    std::env::var_os("OUTCROP_CACHE").map_or(own, PathBuf::from)
+    PathBuf::from(std::env::var_os("OUTCROP_CACHE").expect("benches/service names the cache"))
 }
 
 fn image(name: &str) -> Image {
@@ -239,10 +238,10 @@ fn short(table: &mut Table) {
 
 /// Two generations of containerd with the same six images.
 fn two_nodes(table: &mut Table) {
-    let newer = cache().join("tools/containerd-2.4");
+    let newer = std::env::var_os("OUTCROP_NEWER_CONTAINERD").map(PathBuf::from).unwrap_or_default();
     let is_there = newer.join("containerd").exists();
     if !is_there {
-        println!("SKIPPED: containerd 2.4 is not in {}: tests/run builds it", newer.display());
+        println!("SKIPPED: containerd 2.4 is not in {:?}: tests/cluster/binaries builds it", newer);
     }
     let (Some(first), Some(second)) = (Containerd::start_from(None), Containerd::start_from(is_there.then_some(newer)))
     else {
