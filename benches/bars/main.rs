@@ -4,24 +4,28 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a step that fails ends the run, in helpers too")]
 
-#[path = "../../tests/scale/crash.rs"]
+#[path = "../../tests/it/scale/crash.rs"]
 mod crash;
-#[path = "../../tests/scale/load.rs"]
+#[path = "../../tests/it/scale/load.rs"]
 mod load;
 #[allow(dead_code, reason = "the small fleet's tests need more of it")]
-#[path = "../../tests/scale/node.rs"]
+#[path = "../../tests/it/scale/node.rs"]
 mod node;
 #[allow(dead_code, reason = "the harness serves tests as well")]
-#[path = "../../daemonset/tests/runtime_parts/mod.rs"]
+#[path = "../../daemonset/tests/it/runtime_parts/mod.rs"]
 mod parts;
+#[path = "../../tests/it/ports.rs"]
+mod ports;
 mod real;
 #[allow(dead_code, reason = "the small fleet's tests need more of it")]
-#[path = "../../tests/scale/service.rs"]
+#[path = "../../tests/it/scale/service.rs"]
 mod service;
-#[path = "../../tests/scale/table.rs"]
+#[path = "../../overlayfs-reader/tests/it/skip.rs"]
+mod skip;
+#[path = "../../tests/it/scale/table.rs"]
 mod table;
 #[allow(dead_code, reason = "the small fleet's tests need more of it")]
-#[path = "../../tests/scale/world.rs"]
+#[path = "../../tests/it/scale/world.rs"]
 mod world;
 
 use std::process::ExitCode;

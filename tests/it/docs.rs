@@ -1,0 +1,105 @@
+//! `docs/configuration.md` says what the flags are. After a change of them: `UPDATE=1 cargo test --workspace --test it docs::`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+/// What the page begins with.
+const HEAD: &str = "\
+# Configuration
+
+Made from the flags of the programs by `UPDATE=1 cargo test --workspace --test it docs::`; `tests/it/docs.rs` fails when it is out of step.
+
+Everything is a flag; where an environment variable is named, it stands for the flag, and the flag counts if both are given. There is no configuration
+file. Exit codes: 0 done, 1 failed, 2 findings at or above `--fail-on`, 64 wrong usage.
+";
+
+/// A text in a cell of a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+/// How an argument is written.
+fn name(argument: &clap::Arg) -> String {
+    let values = argument.get_value_names().unwrap_or_default().join(" ");
+    match argument.get_long() {
+        None if argument.is_positional() => values,
+        long => {
+            let short = argument.get_short().map(|short| format!("-{short}"));
+            let names: Vec<String> = short.into_iter().chain(long.map(|long| format!("--{long}"))).collect();
+            let takes = argument.get_action().takes_values();
+            let values = if takes { format!(" {values}") } else { String::new() };
+            format!("{}{values}", names.join(", "))
+        }
+    }
+}
+
+fn section(command: &clap::Command, path: &str, out: &mut String) {
+    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+    writeln!(out, "\n## {path}\n\n{about}.").unwrap();
+    let shown =
+        |argument: &&clap::Arg| !argument.is_hide_set() && !matches!(argument.get_id().as_str(), "help" | "version");
+    let arguments: Vec<&clap::Arg> = command.get_arguments().filter(shown).collect();
+    if !arguments.is_empty() {
+        writeln!(out, "\n| argument | default | environment | what it is |\n|---|---|---|---|").unwrap();
+    }
+    for argument in arguments {
+        let default = argument.get_default_values().iter().map(|value| value.to_string_lossy().into_owned());
+        let default = match default.collect::<Vec<_>>().join(", ") {
+            _ if argument.is_required_set() => "required".to_owned(),
+            default if default.is_empty() || !argument.get_action().takes_values() => String::new(),
+            default => format!("`{default}`"),
+        };
+        let environment = argument.get_env().map(|name| format!("`{}`", name.to_string_lossy())).unwrap_or_default();
+        let mut help = argument.get_long_help().or(argument.get_help()).map(ToString::to_string).unwrap_or_default();
+        let values: Vec<String> = argument
+            .get_possible_values()
+            .iter()
+            .filter(|value| argument.get_action().takes_values() && !value.is_hide_set())
+            .map(|value| format!("`{}`", value.get_name()))
+            .collect();
+        if !values.is_empty() {
+            write!(help, ": {}", values.join(", ")).unwrap();
+        }
+        writeln!(out, "| `{}` | {} | {environment} | {} |", cell(&name(argument)), cell(&default), cell(&help))
+            .unwrap();
+    }
+    for command in command.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help") {
+        section(command, &format!("{path} {}", command.get_name()), out);
+    }
+}
+
+/// What the agent says of itself, command by command. Its flags are its own program's: it is asked.
+fn agent(path: &[&str], out: &mut String) {
+    let program = Path::new(env!("CARGO_BIN_EXE_outcrop")).with_file_name("outcrop-agent");
+    let output = Command::new(&program).args(path).arg("--help").env_clear().output().unwrap();
+    assert!(output.status.success(), "{}: {output:?}", program.display());
+    let help = String::from_utf8(output.stdout).unwrap();
+    let title = [&["outcrop-agent"], path].concat().join(" ");
+    writeln!(out, "\n## {title}\n\n```text\n{}\n```", help.trim_end()).unwrap();
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    for name in commands.filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next()) {
+        if name != "help" {
+            agent(&[path, &[name]].concat(), out);
+        }
+    }
+}
+
+#[test]
+fn the_configuration_reference_is_what_the_flags_are() {
+    let mut page = HEAD.to_owned();
+    let mut command = outcrop::cli::command();
+    command.build();
+    section(&command, "outcrop", &mut page);
+    agent(&[], &mut page);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    let differs = page.lines().zip(written.lines()).find(|(now, then)| now != then);
+    assert!(
+        page == written,
+        "docs/configuration.md is out of step with the flags, first at {differs:?}: UPDATE=1 cargo test --workspace --test it docs::"
+    );
+}

@@ -1,0 +1,63 @@
+//! A simulated fleet over the real protocol and TLS, small: what is promised of the whole one and is not time. `benches/service`
+//! runs the whole.
+
+#[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
+mod crash;
+mod evil;
+mod laws;
+#[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
+mod load;
+mod node;
+#[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
+mod service;
+#[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
+mod table;
+#[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
+mod world;
+
+use load::{rematch, sample, settle, who_has, with_packages};
+use node::{Counts, Fleet, node_name};
+use service::Service;
+use world::{Shape, World};
+
+use crate::skip::skip;
+
+#[test]
+fn a_fleet_is_known_in_full_with_each_layer_read_once() {
+    let shape = Shape::SMALL;
+    let runtime = load::runtime();
+    let service = Service::start((0..shape.nodes).map(node_name), &[]);
+    let fleet = Fleet::new(World::new(shape), &service);
+    runtime.block_on(async { fleet.start() });
+    let status = settle(&service, shape, false);
+    assert_eq!(load::count(&status, "scanned"), shape.containers as u64, "{status:#}");
+    assert_eq!(status["layers"]["known"], shape.layers, "{status:#}");
+    assert_eq!(Counts::get(&fleet.counts.read), shape.layers as u64);
+    assert_eq!(Counts::get(&fleet.counts.foreign), 0);
+    let (_, wrong) = sample(&service, &fleet, shape.containers / 10);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+
+    let (rematch, _) = rematch(&service);
+    assert_eq!((&rematch["nodes_rescanned"], &rematch["stacks"]), (&0.into(), &shape.images.into()), "{rematch}");
+    let has = with_packages(&fleet, &["npm lodash 4.17.20"]);
+    assert!(!has.is_empty());
+    assert_eq!(who_has(&service, "CVE-2026-99999"), has);
+    assert!(fleet.lost.lock().unwrap().is_empty());
+    fleet.stop();
+}
+
+#[test]
+fn what_was_acknowledged_survives_kills_at_random_times() {
+    let outcome = crash::kill_again_and_again(Shape::SMALL, 5, false);
+    assert!(outcome.acknowledged > 0 && outcome.kills_under_load > 0, "{outcome:?}");
+    assert!(outcome.lost == 0 && outcome.wrong.is_empty() && outcome.complete, "{outcome:?}");
+}
+
+#[test]
+fn a_full_volume_refuses_inventories_answers_questions_and_recovers() {
+    let Some(outcome) = crash::fill_the_volume(Shape::SMALL) else {
+        skip("root", "mounting a small volume");
+        return;
+    };
+    assert!(outcome.lost == 0 && outcome.wrong.is_empty() && outcome.complete, "{outcome:?}");
+}
