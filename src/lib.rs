@@ -20,9 +20,13 @@ mod lock;
 #[cfg(not(fuzzing))]
 pub mod offline;
 #[cfg(not(fuzzing))]
+pub mod problems;
+#[cfg(not(fuzzing))]
 mod stamp;
 #[cfg(not(fuzzing))]
 pub mod store;
+#[cfg(not(fuzzing))]
+pub mod supervise;
 #[cfg(not(fuzzing))]
 mod token;
 #[cfg(not(fuzzing))]
