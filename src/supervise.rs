@@ -187,6 +187,7 @@ async fn injected_panic(name: &str) -> std::convert::Infallible {
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
+    use std::pin::Pin;
 
     use super::*;
 
@@ -196,16 +197,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_panics_fails_or_returns_ends_all_with_its_name_and_reason() {
-        for (name, task, reason) in [
-            (
-                "panics",
-                Box::pin(async { panic!("at {}", 7) })
-                    as std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send>>,
-                "it panicked: at 7",
-            ),
+        type Ending = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+        async fn panics() -> Result<(), String> {
+            panic!("at {}", 7)
+        }
+        let cases: [(&str, Ending, &str); 3] = [
+            ("panics", Box::pin(panics()), "it panicked: at 7"),
             ("fails", Box::pin(ready(Err("no room".to_owned()))), "no room"),
             ("returns", Box::pin(ready(Ok(()))), "it returned"),
-        ] {
+        ];
+        for (name, task, reason) in cases {
             let mut tasks = Tasks::default();
             let liveness = tasks.liveness();
             let stop = tasks.stop_token();

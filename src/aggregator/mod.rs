@@ -11,6 +11,7 @@ mod keeping;
 mod matching;
 mod memory;
 mod merging;
+mod owner;
 mod pods;
 mod rbac;
 mod service;

@@ -7,7 +7,7 @@ use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
 
 use super::layers::{Layer, LayerState};
 use super::stacks::Stack;
-use super::{Fleet, Now};
+use super::{Now, Picture};
 use crate::store::Summary;
 use crate::web::{LayerCounts, Lifetimes, Scope};
 
@@ -33,7 +33,7 @@ pub(in crate::aggregator) struct Visible<'a> {
     pub(in crate::aggregator) containers: u32,
 }
 
-impl Fleet {
+impl Picture {
     /// Stacks with containers that `scope` sees.
     pub(in crate::aggregator) fn visible<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = Visible<'a>> {
         self.present().filter_map(|(digest, stack)| {

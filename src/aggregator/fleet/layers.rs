@@ -9,7 +9,7 @@ use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
 
 use super::stacks::Stack;
 use super::verify::{CrossRead, Dispute};
-use super::{Fleet, LEASE, Node, Now, shortened, unask};
+use super::{Fleet, LEASE, Node, Now, Picture, shortened, unask};
 use crate::store::Layer as KnownLayer;
 
 /// Most layers that are leased to one node at a time: with few, a node that dies holds up little.
@@ -44,14 +44,14 @@ const RENEWALS: usize = 16;
 const RENEWABLE: usize = 256;
 
 /// A node is to read a layer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Lease {
     node: Arc<str>,
     until: Instant,
 }
 
 /// A node could not read a layer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Failure {
     coverage: Coverage,
     count: u32,
@@ -61,7 +61,7 @@ struct Failure {
 }
 
 /// A layer that somebody has or had.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::aggregator) struct Layer {
     read: Option<KnownLayer>,
     lease: Option<Lease>,
@@ -164,6 +164,12 @@ impl Layer {
         self.read.is_some() || !self.stacks.is_empty()
     }
 
+    /// Returns whether `node` is to read it, for itself or for another's word.
+    pub(super) fn is_asked(&self, node: &str) -> bool {
+        self.lease.as_ref().is_some_and(|lease| *lease.node == *node)
+            || self.cross.as_ref().is_some_and(|cross| *cross.node == *node)
+    }
+
     /// `node` does not read it any more.
     pub(super) fn release(&mut self, node: &str) {
         if self.lease.as_ref().is_some_and(|lease| *lease.node == *node) {
@@ -172,6 +178,11 @@ impl Layer {
         if self.cross.as_ref().is_some_and(|cross| *cross.node == *node) {
             self.cross = None;
         }
+    }
+
+    /// Returns whether `node` could not read it.
+    pub(super) fn has_failed(&self, node: &str) -> bool {
+        self.failures.contains_key(node)
     }
 
     /// What `node` could not do with it does not matter any more.
@@ -214,29 +225,19 @@ impl Layer {
 }
 
 impl Fleet {
-    /// A layer, by its identity.
-    pub(in crate::aggregator) fn layer(&self, id: &LayerId) -> Option<&Layer> {
-        self.layers.get(id)
-    }
-
-    /// Layers that somebody has.
-    pub(in crate::aggregator) fn present_layers(&self) -> impl Iterator<Item = (&LayerId, &Layer)> {
-        self.layers.iter().filter(|(_, layer)| !layer.stacks.is_empty())
-    }
-
     /// Layers that `node` has and nobody has read or is reading: from now on they are leased to it.
     pub(in crate::aggregator) fn lease(&mut self, name: &str, now: Now) -> Vec<LayerId> {
-        let Some((name, node)) = self.nodes.get_key_value(name) else { return Vec::new() };
-        if !node.attached || self.distrusted.contains(&**name) {
+        let Some((name, node)) = self.picture.nodes.get_key_value(name) else { return Vec::new() };
+        if !node.attached || self.picture.distrusted.contains(&**name) {
             return Vec::new();
         }
         let room = LEASES_OF_A_NODE.saturating_sub(node.asked.len());
         let mut leased: Vec<LayerId> = Vec::new();
-        for id in node.stacks.keys().filter_map(|stack| self.stacks.get(stack)).flat_map(Stack::layers) {
+        for id in node.stacks.keys().filter_map(|stack| self.picture.stacks.get(stack)).flat_map(Stack::layers) {
             if leased.len() >= room {
                 break;
             }
-            let wanted = self.layers.get(id).is_some_and(|layer| layer.is_wanted(name, node, now));
+            let wanted = self.picture.layers.get(id).is_some_and(|layer| layer.is_wanted(name, node, now));
             if wanted && !leased.contains(id) {
                 leased.push(*id);
             }
@@ -251,18 +252,18 @@ impl Fleet {
 
     /// How many more layers nodes may be asked for.
     fn room(&self) -> usize {
-        let asked: usize = self.nodes.values().map(|node| node.asked.len()).sum();
+        let asked: usize = self.picture.nodes.values().map(|node| node.asked.len()).sum();
         LEASES.saturating_sub(asked)
     }
 
     fn grant(&mut self, name: &Arc<str>, leased: &[LayerId], now: Now) {
         for id in leased {
-            if let Some(layer) = self.layers.get_mut(id) {
+            if let Some(layer) = self.picture.layers.get_mut(id) {
                 layer.lease = Some(Lease { node: Arc::clone(name), until: now.instant + LEASE });
                 layer.late = None;
             }
         }
-        if let Some(node) = self.nodes.get_mut(name) {
+        if let Some(node) = self.picture.nodes.get_mut(name) {
             node.asked.extend(leased);
         }
     }
@@ -273,7 +274,7 @@ impl Fleet {
         self.expire(now);
         let mut nodes: BTreeSet<Arc<str>> = BTreeSet::new();
         let room = self.room();
-        for (id, layer) in &self.layers {
+        for (id, layer) in self.picture.layers.iter() {
             if nodes.len() >= room {
                 break;
             }
@@ -305,22 +306,24 @@ impl Fleet {
         layer: &'a Layer,
         now: Now,
     ) -> impl Iterator<Item = (&'a Arc<str>, &'a Node)> {
-        let stacks = || layer.stacks.iter().filter_map(|stack| self.stacks.get(stack));
+        let stacks = || layer.stacks.iter().filter_map(|stack| self.picture.stacks.get(stack));
         let total: usize = stacks().map(|stack| stack.nodes().len()).sum();
         let first = self.random.hash_one((id, now.unix)) % (total as u64).max(1);
         let first = usize::try_from(first).unwrap_or(0);
         let all = move || stacks().flat_map(Stack::nodes);
         let holders = all().skip(first).chain(all().take(first)).take(HOLDERS);
         holders
-            .filter_map(|name| Some((name, self.nodes.get(name)?)))
-            .filter(|(name, node)| node.attached && !self.distrusted.contains(&***name))
+            .filter_map(|name| Some((name, self.picture.nodes.get(name)?)))
+            .filter(|(name, node)| node.attached && !self.picture.distrusted.contains(&***name))
     }
 
     /// Layers that are to be read again by better cataloguers, each by a node that has nothing else to do.
     fn renewals(&self, now: Now) -> Vec<(Arc<str>, LayerId)> {
         let known = self.rules.cataloguers;
-        let newest = self.nodes.values().filter(|node| node.attached).map(|node| node.cataloguers.min(known)).max();
-        let running = self.layers.values().filter(|layer| layer.read.is_some() && layer.lease.is_some()).count();
+        let newest =
+            self.picture.nodes.values().filter(|node| node.attached).map(|node| node.cataloguers.min(known)).max();
+        let running =
+            self.picture.layers.values().filter(|layer| layer.read.is_some() && layer.lease.is_some()).count();
         let room = RENEWALS.saturating_sub(running);
         let is_quiet = |layer: &Layer| layer.lease.is_none() && layer.cross.is_none() && layer.dispute.is_none();
         let old: Vec<(&LayerId, &Layer)> = self
@@ -350,7 +353,12 @@ impl Fleet {
 
     /// Ends leases and cross-reads whose time is over. Who was asked comes after others from now on.
     fn expire(&mut self, now: Now) {
-        for (id, layer) in &mut self.layers {
+        let ends = |until: Instant| until <= now.instant;
+        let is_over = |_: &LayerId, layer: &Layer| {
+            layer.lease.as_ref().is_some_and(|lease| ends(lease.until))
+                || layer.cross.as_ref().is_some_and(|cross| ends(cross.until))
+        };
+        for (id, layer) in self.picture.layers.select_mut(is_over) {
             let lease = layer.lease.take_if(|lease| lease.until <= now.instant).map(|lease| lease.node);
             if let Some(name) = &lease {
                 layer.late = Some((Arc::clone(name), now.instant + LATE_PAUSE));
@@ -358,34 +366,34 @@ impl Fleet {
             let cross = layer.cross.take_if(|cross| cross.until <= now.instant).map(|cross| cross.node);
             layer.unheard.extend(cross.clone());
             for name in lease.into_iter().chain(cross) {
-                unask(&mut self.nodes, &name, id);
+                unask(&mut self.picture.nodes, &name, id);
             }
         }
     }
 
     /// Whether `node` is to read the layer, and with which version of the cataloguers: what it says of others is not believed.
     pub(in crate::aggregator) fn is_leased(&self, node: &str, layer: &LayerId) -> Option<u32> {
-        let lease = self.layers.get(layer).and_then(|layer| layer.lease.as_ref());
+        let lease = self.picture.layers.get(layer).and_then(|layer| layer.lease.as_ref());
         lease.filter(|lease| *lease.node == *node)?;
-        self.nodes.get(node).map(|node| node.cataloguers)
+        self.picture.nodes.get(node).map(|node| node.cataloguers)
     }
 
     /// Whether an inventory is the one that a settled dispute came to; `true` where there was none, or where this one cannot be compared.
     pub(in crate::aggregator) fn is_settled(&self, read: &KnownLayer) -> bool {
-        let dispute = self.layers.get(&read.id).and_then(|layer| layer.dispute.as_ref());
+        let dispute = self.picture.layers.get(&read.id).and_then(|layer| layer.dispute.as_ref());
         dispute.is_none_or(|dispute| dispute.allows(read))
     }
 
     /// The layer's inventory is in the store. `false` where it must not stay there: its node is not believed any more.
     pub(in crate::aggregator) fn known(&mut self, mut read: KnownLayer) -> bool {
-        if self.distrusted.contains(&read.node) {
+        if self.picture.distrusted.contains(&read.node) {
             return false;
         }
-        let layer = self.layers.entry(read.id).or_default();
+        let layer = self.picture.layers.entry(read.id, Layer::default);
         let lease = layer.lease.take().map(|lease| lease.node);
         let cross = layer.cross.take().map(|cross| cross.node);
         for name in lease.into_iter().chain(cross) {
-            unask(&mut self.nodes, &name, &read.id);
+            unask(&mut self.picture.nodes, &name, &read.id);
         }
         if let Some(dispute) = layer.dispute.take() {
             read.verified_by
@@ -403,7 +411,7 @@ impl Fleet {
     /// Something is different with a layer of these stacks.
     pub(super) fn invalidate(&mut self, stacks: Vec<Digest>) {
         for digest in stacks {
-            if let Some(stack) = self.stacks.get_mut(&digest) {
+            if let Some(stack) = self.picture.stacks.get_mut(&digest) {
                 stack.invalidate();
             }
             self.touched.insert(digest);
@@ -419,8 +427,8 @@ impl Fleet {
         gone: bool,
         now: Now,
     ) {
-        let Some(node) = self.nodes.get_mut(name) else { return };
-        let Some(layer) = self.layers.get_mut(id) else { return };
+        let Some(node) = self.picture.nodes.get_mut(name) else { return };
+        let Some(layer) = self.picture.layers.get_mut(id) else { return };
         node.asked.remove(id);
         if let Some(cross) = layer.cross.take_if(|cross| *cross.node == *name) {
             layer.unheard.push(cross.node);
@@ -441,6 +449,18 @@ impl Fleet {
         let again = now.instant + pause;
         let coverage = shortened(coverage);
         layer.failures.insert(lease.node, Failure { coverage, count, again, cataloguers: version });
+    }
+}
+
+impl Picture {
+    /// A layer, by its identity.
+    pub(in crate::aggregator) fn layer(&self, id: &LayerId) -> Option<&Layer> {
+        self.layers.get(id)
+    }
+
+    /// Layers that somebody has.
+    pub(in crate::aggregator) fn present_layers(&self) -> impl Iterator<Item = (&LayerId, &Layer)> {
+        self.layers.iter().filter(|(_, layer)| !layer.stacks.is_empty())
     }
 }
 

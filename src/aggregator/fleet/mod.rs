@@ -9,6 +9,7 @@ mod container;
 mod counts;
 mod layers;
 mod runs;
+mod shared;
 mod stacks;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ mod verify;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::RandomState;
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,11 +33,13 @@ pub(super) use runs::{subject, workload_subject};
 pub(super) use stacks::Ready;
 pub(super) use verify::{Distrusted, Verified};
 
+use super::owner::State;
 use crate::store::{Layer as KnownLayer, StackId, Summary};
 use crate::web::Lifetimes;
 use container::{shortened, weight_of};
 use layers::Layer;
 use runs::Runs;
+use shared::SharedMap;
 use stacks::Stack;
 
 /// How long a node may take to read what was leased to it, until another one is asked.
@@ -88,7 +91,7 @@ pub(super) struct Now {
 }
 
 /// A node, as it told of itself.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Node {
     /// The version of its agent.
     pub(super) agent_version: String,
@@ -138,30 +141,54 @@ pub(super) enum NotTaken {
     TooMany,
 }
 
-/// The picture.
+/// What readers see of the fleet: a copy of it is cheap, and stays as it was.
+#[derive(Clone, Debug)]
+pub(super) struct Picture {
+    nodes: SharedMap<Arc<str>, Node>,
+    stacks: SharedMap<Digest, Stack>,
+    layers: SharedMap<LayerId, Layer>,
+    /// Distrusted nodes, attached or not.
+    distrusted: BTreeSet<String>,
+    /// Containers that are not scanned, by reason and namespace.
+    refused: BTreeMap<(Arc<Coverage>, Option<Arc<str>>), u32>,
+    /// How many containers are [strays](Container::is_stray).
+    strays: u32,
+    /// Containers since the start.
+    lifetimes: Lifetimes,
+    /// Whether an advisory database is in use, so that a stack without complete findings is pending.
+    matches: bool,
+}
+
+/// The picture, and what only the task that changes it needs.
 #[derive(Debug)]
 pub(super) struct Fleet {
     rules: Rules,
-    nodes: BTreeMap<Arc<str>, Node>,
-    stacks: HashMap<Digest, Stack>,
-    layers: HashMap<LayerId, Layer>,
-    /// Nodes whose reading is not believed, whether they are there or not.
-    distrusted: BTreeSet<String>,
-    /// Stacks that something happened to: they may be ready to be merged.
+    picture: Picture,
+    /// Stacks that may have become ready to be merged.
     touched: HashSet<Digest>,
-    /// Containers that are not looked into, by why and by whose they are.
-    refused: BTreeMap<(Arc<Coverage>, Option<Arc<str>>), u32>,
     runs: Runs,
-    /// How many containers are [strays](Container::is_stray).
-    strays: u32,
-    /// When it was first looked for what can be forgotten.
+    /// When silent nodes were first looked for.
     started: Option<Instant>,
-    /// Containers since the start.
-    lifetimes: Lifetimes,
     /// Names that many containers share.
     names: HashSet<Arc<str>>,
-    /// What nodes cannot foresee: which layers are read a second time, and by whom.
+    /// Decides which layers are read a second time, and by whom, so that no node can foresee it.
     random: RandomState,
+}
+
+impl State for Fleet {
+    type Snapshot = Picture;
+
+    fn snapshot(&self) -> Picture {
+        self.picture.clone()
+    }
+}
+
+impl Deref for Fleet {
+    type Target = Picture;
+
+    fn deref(&self) -> &Picture {
+        &self.picture
+    }
 }
 
 impl Fleet {
@@ -172,10 +199,10 @@ impl Fleet {
         stacks: impl IntoIterator<Item = Summary>,
         distrusted: impl IntoIterator<Item = String>,
     ) -> Self {
-        let layers: HashMap<LayerId, Layer> = layers.into_iter().map(|known| (known.id, Layer::known(known))).collect();
-        Self {
-            rules,
-            nodes: BTreeMap::new(),
+        let layers: SharedMap<LayerId, Layer> =
+            layers.into_iter().map(|known| (known.id, Layer::known(known))).collect();
+        let picture = Picture {
+            nodes: SharedMap::default(),
             // One whose packages were removed is merged again when somebody has it; and so is one that follows from a layer
             // which is not believed any more.
             stacks: stacks
@@ -185,12 +212,17 @@ impl Fleet {
                 .collect(),
             layers,
             distrusted: distrusted.into_iter().collect(),
-            touched: HashSet::new(),
             refused: BTreeMap::new(),
-            runs: Runs::default(),
             strays: 0,
-            started: None,
             lifetimes: Lifetimes::default(),
+            matches: false,
+        };
+        Self {
+            rules,
+            picture,
+            touched: HashSet::new(),
+            runs: Runs::default(),
+            started: None,
             names: HashSet::new(),
             random: RandomState::new(),
         }
@@ -211,7 +243,7 @@ impl Fleet {
     /// A node's stream begins.
     pub(super) fn attach(&mut self, name: &str, hello: &v1::Hello, now: Now) {
         let name = self.shared(name);
-        let node = self.nodes.entry(name).or_insert_with(|| Node {
+        let node = self.picture.nodes.entry(name, || Node {
             agent_version: String::new(),
             cataloguers: 0,
             cage: String::new(),
@@ -233,23 +265,22 @@ impl Fleet {
 
     /// A node's stream has ended: what it was to read, others may.
     pub(super) fn detach(&mut self, name: &str) {
-        let Some(node) = self.nodes.get_mut(name) else { return };
+        let Some(node) = self.picture.nodes.get_mut(name) else { return };
         node.attached = false;
         for id in std::mem::take(&mut node.asked) {
-            if let Some(layer) = self.layers.get_mut(&id) {
+            if let Some(layer) = self.picture.layers.get_mut(&id) {
                 layer.release(name);
             }
         }
-        for (digest, stack) in &mut self.stacks {
-            if stack.unask(name) {
-                self.touched.insert(*digest);
-            }
+        for (digest, stack) in self.picture.stacks.select_mut(|_, stack| stack.is_asked(name)) {
+            stack.unask();
+            self.touched.insert(*digest);
         }
     }
 
     /// A node was heard.
     pub(super) fn heard(&mut self, node: &str, now: Now) {
-        if let Some(node) = self.nodes.get_mut(node) {
+        if let Some(node) = self.picture.nodes.get_mut(node) {
             node.heard = now.instant;
         }
     }
@@ -258,7 +289,7 @@ impl Fleet {
     pub(super) fn metrics(&mut self, node: &str, mut metrics: v1::Metrics) {
         metrics.roles.truncate(8);
         metrics.roles.iter_mut().for_each(|role| role.name = role.name.chars().take(32).collect());
-        if let Some(node) = self.nodes.get_mut(node) {
+        if let Some(node) = self.picture.nodes.get_mut(node) {
             node.metrics = Some(metrics);
         }
     }
@@ -275,7 +306,7 @@ impl Fleet {
         now: Now,
     ) -> Result<(), NotTaken> {
         let Report { sequence, full, containers, gone } = report;
-        let node = self.nodes.get_mut(name).ok_or(NotTaken::Gap)?;
+        let node = self.picture.nodes.get_mut(name).ok_or(NotTaken::Gap)?;
         if !full && node.sequence.and_then(|last| last.checked_add(1)) != Some(sequence) {
             return Err(NotTaken::Gap);
         }
@@ -322,7 +353,7 @@ impl Fleet {
         container.belong(placed);
         let stack = seen.stack.filter(|_| container.refused.is_none());
         container.stack = stack.as_ref().map(|(stack, _)| *stack);
-        let Some(node) = self.nodes.get(name) else { return };
+        let Some(node) = self.picture.nodes.get(name) else { return };
         let before = node.containers.get(&key);
         if before.is_some_and(|before| Container { since: before.since, ..container.clone() } == *before) {
             return;
@@ -336,48 +367,48 @@ impl Fleet {
         if !is_new {
             self.remove(name, &key, now);
         } else {
-            self.lifetimes.seen += 1;
+            self.picture.lifetimes.seen += 1;
         }
         self.add(name, key, Container { since, ..container }, now);
     }
 
     /// A container is there no more.
     fn leave(&mut self, name: &str, key: &Key, now: Now) {
-        let container = self.nodes.get(name).and_then(|node| node.containers.get(key));
+        let container = self.picture.nodes.get(name).and_then(|node| node.containers.get(key));
         let Some(coverage) = container.map(|container| self.coverage_of(container)) else { return };
         self.remove(name, key, now);
         let unread = coverage.state == CoverageState::Pending;
         let state = if unread { CoverageState::Failed } else { coverage.state };
-        *self.lifetimes.ended.entry(state).or_default() += 1;
+        *self.picture.lifetimes.ended.entry(state).or_default() += 1;
         if unread || coverage.reason == GONE_BEFORE_READING {
-            self.lifetimes.gone_before_reading += 1;
+            self.picture.lifetimes.gone_before_reading += 1;
         }
     }
 
     fn add(&mut self, name: &str, key: Key, container: Container, now: Now) {
         let namespace = container.namespace().map(ToOwned::to_owned).map(|namespace| self.shared(&namespace));
-        let Some((name, _)) = self.nodes.get_key_value(name) else { return };
+        let Some((name, _)) = self.picture.nodes.get_key_value(name) else { return };
         let name = Arc::clone(name);
-        self.strays += u32::from(container.is_stray);
+        self.picture.strays += u32::from(container.is_stray);
         if let Some(digest) = container.stack {
             self.runs.begin(&name, &key.namespace, &container, digest, now.unix);
-            let Some(stack) = self.stacks.get_mut(&digest) else { return };
+            let Some(stack) = self.picture.stacks.get_mut(&digest) else { return };
             if stack.containers() == 0 {
                 for id in stack.layers() {
-                    self.layers.entry(*id).or_default().stacks.insert(digest);
+                    self.picture.layers.entry(*id, Layer::default).stacks.insert(digest);
                 }
                 self.touched.insert(digest);
             }
             stack.add(&name, namespace);
             for id in stack.layers() {
-                if let Some(layer) = self.layers.get_mut(id) {
+                if let Some(layer) = self.picture.layers.get_mut(id) {
                     layer.containers += 1;
                 }
             }
         } else if let Some(refused) = &container.refused {
-            *self.refused.entry((Arc::clone(refused), namespace)).or_default() += 1;
+            *self.picture.refused.entry((Arc::clone(refused), namespace)).or_default() += 1;
         }
-        if let Some(node) = self.nodes.get_mut(&name) {
+        if let Some(node) = self.picture.nodes.get_mut(&name) {
             if let Some(digest) = container.stack {
                 *node.stacks.entry(digest).or_default() += 1;
             }
@@ -387,19 +418,19 @@ impl Fleet {
     }
 
     fn remove(&mut self, name: &str, key: &Key, now: Now) -> Option<Container> {
-        let node = self.nodes.get_mut(name)?;
+        let node = self.picture.nodes.get_mut(name)?;
         let container = node.containers.remove(key)?;
         node.weight = node.weight.saturating_sub(container.weight);
-        self.strays -= u32::from(container.is_stray);
+        self.picture.strays -= u32::from(container.is_stray);
         let namespace = container.namespace().and_then(|namespace| self.names.get(namespace)).cloned();
         if let Some(digest) = container.stack {
             decrement(&mut node.stacks, &digest);
             self.runs.end(name, &key.namespace, &container, digest, now.unix);
-            let stack = self.stacks.get_mut(&digest)?;
+            let stack = self.picture.stacks.get_mut(&digest)?;
             stack.remove(name, namespace);
             let is_last = stack.containers() == 0;
             for id in stack.layers() {
-                if let Some(layer) = self.layers.get_mut(id) {
+                if let Some(layer) = self.picture.layers.get_mut(id) {
                     layer.containers = layer.containers.saturating_sub(1);
                     if is_last {
                         layer.stacks.remove(&digest);
@@ -407,7 +438,7 @@ impl Fleet {
                 }
             }
         } else if let Some(refused) = &container.refused {
-            decrement(&mut self.refused, &(Arc::clone(refused), namespace));
+            decrement(&mut self.picture.refused, &(Arc::clone(refused), namespace));
         }
         Some(container)
     }
@@ -422,7 +453,7 @@ impl Fleet {
     ) -> BTreeSet<Arc<str>> {
         let mut again = BTreeSet::new();
         for (name, id) in touched {
-            let Some(node) = self.nodes.get(&name) else { continue };
+            let Some(node) = self.picture.nodes.get(&name) else { continue };
             let mut known = Key::of_kubernetes(&id).filter_map(|key| Some((node.containers.get(&key)?, key)));
             let Some((before, key)) = known.next() else { continue };
             let mut container = before.clone();
@@ -442,17 +473,13 @@ impl Fleet {
         self.runs.end_workloads(is_awaited, now.unix);
     }
 
-    /// How many containers' nodes say that they are of pods that the API server does not know.
-    pub(super) fn strays(&self) -> u64 {
-        u64::from(self.strays)
-    }
-
     /// Why a container is not believed to have the layers that its node names: its stack's identity does not prove them, and
     /// somebody else named others.
     fn contradiction(&self, seen: &Seen) -> Option<Coverage> {
         let (digest, layers) = seen.stack.as_ref().filter(|(_, layers)| !is_proved(layers))?;
         // Whoever has not the image's configuration has the layers that somebody else proved.
-        let other = self.stacks.get(digest).filter(|stack| stack.layers() != layers.as_slice() && !stack.is_proved());
+        let other =
+            self.picture.stacks.get(digest).filter(|stack| stack.layers() != layers.as_slice() && !stack.is_proved());
         other.map(|_| {
             Coverage::failed(
                 "disputed: another node names other layers for its stack, and no image configuration proves either",
@@ -465,27 +492,60 @@ impl Fleet {
         let silent =
             |node: &Node| !node.attached && now.instant.saturating_duration_since(node.heard) > self.rules.forget_after;
         let forgotten: Vec<Arc<str>> =
-            self.nodes.iter().filter(|(_, node)| silent(node)).map(|(name, _)| Arc::clone(name)).collect();
+            self.picture.nodes.iter().filter(|(_, node)| silent(node)).map(|(name, _)| Arc::clone(name)).collect();
         for name in forgotten {
             let keys: Vec<Key> =
-                self.nodes.get(&name).map(|node| node.containers.keys().cloned().collect()).unwrap_or_default();
+                self.picture.nodes.get(&name).map(|node| node.containers.keys().cloned().collect()).unwrap_or_default();
             for key in keys {
                 self.leave(&name, &key, now);
             }
             self.runs.told_all(&name, now.unix);
-            self.nodes.remove(&name);
-            self.layers.values_mut().for_each(|layer| layer.forgive(&name));
+            self.picture.nodes.remove(&name);
+            let failing = self.picture.layers.select_mut(|_, layer| layer.has_failed(&name));
+            failing.for_each(|(_, layer)| layer.forgive(&name));
         }
         // Nodes that the store knows of and that never came again after the start.
         let started = *self.started.get_or_insert(now.instant);
         if now.instant.saturating_duration_since(started) > self.rules.forget_after {
-            self.runs.forget_absent(|node| self.nodes.contains_key(node), now.unix);
+            self.runs.forget_absent(|node| self.picture.nodes.contains_key(node), now.unix);
         }
-        self.stacks.retain(|_, stack| stack.containers() > 0 || stack.is_kept());
-        self.layers.retain(|_, layer| layer.is_kept());
+        self.picture.stacks.retain(|_, stack| stack.containers() > 0 || stack.is_kept());
+        self.picture.layers.retain(|_, layer| layer.is_kept());
         self.names.retain(|name| Arc::strong_count(name) > 1);
     }
 
+    /// What the store has, after it removed what nobody needed, and while nothing is merged: whatever it has not is not known any more.
+    /// Layers that were read after `since` are not looked at, since they may have come after the store was asked.
+    pub(super) fn keep_only(&mut self, layers: &HashSet<LayerId>, stacks: &HashSet<Digest>, since: i64) {
+        let mut lost = Vec::new();
+        let is_gone =
+            |id: &LayerId, layer: &Layer| layer.read().is_some_and(|read| read.read_at < since) && !layers.contains(id);
+        for (_, layer) in self.picture.layers.select_mut(is_gone) {
+            layer.unread();
+            lost.extend(layer.stacks().copied());
+        }
+        let is_gone = |digest: &Digest, stack: &Stack| stack.summary().is_some() && !stacks.contains(digest);
+        for (digest, stack) in self.picture.stacks.select_mut(is_gone) {
+            stack.forget();
+            // Somebody may run it again since the store was tidied.
+            lost.push(*digest);
+        }
+        self.invalidate(lost);
+    }
+
+    /// Changes of who runs what, to be kept: begun and ended.
+    pub(super) fn take_runs(&mut self) -> (Vec<crate::store::Run>, Vec<crate::store::Run>) {
+        self.runs
+            .take(|digest| self.picture.stacks.get(digest).and_then(|stack| stack.summary()).map(|summary| summary.id))
+    }
+
+    /// Runs that had not ended when the aggregator did, each with its stack's number.
+    pub(super) fn restore_runs(&mut self, runs: impl IntoIterator<Item = (String, Digest, StackId)>) {
+        self.runs.restore(runs);
+    }
+}
+
+impl Picture {
     /// The nodes, by name.
     pub(super) fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
         self.nodes.iter().map(|(name, node)| (&**name, node))
@@ -504,7 +564,7 @@ impl Fleet {
 
     /// The nodes from the one of this name on, which need not be there.
     pub(super) fn nodes_from(&self, name: &str) -> impl Iterator<Item = (&Arc<str>, &Node)> {
-        self.nodes.range::<str, _>((Bound::Included(name), Bound::Unbounded))
+        self.nodes.range::<str>((Bound::Included(name), Bound::Unbounded))
     }
 
     /// Containers of those of the stacks in the store that `wanted` picks, each with its stack's number: by node and key. Looks at
@@ -531,39 +591,14 @@ impl Fleet {
         self.distrusted.contains(node)
     }
 
-    /// What the store has, after it removed what nobody needed, and while nothing is merged: whatever it has not is not known any more.
-    /// Layers that were read after `since` are not looked at, since they may have come after the store was asked.
-    pub(super) fn keep_only(&mut self, layers: &HashSet<LayerId>, stacks: &HashSet<Digest>, since: i64) {
-        let mut lost = Vec::new();
-        for (id, layer) in &mut self.layers {
-            if layer.read().is_some_and(|read| read.read_at < since) && !layers.contains(id) {
-                layer.unread();
-                lost.extend(layer.stacks().copied());
-            }
-        }
-        for (digest, stack) in &mut self.stacks {
-            if stack.summary().is_some() && !stacks.contains(digest) {
-                stack.forget();
-                // Somebody ran it again while the store was tidied.
-                lost.push(*digest);
-            }
-        }
-        self.invalidate(lost);
-    }
-
-    /// Changes of who runs what, to be kept: begun and ended.
-    pub(super) fn take_runs(&mut self) -> (Vec<crate::store::Run>, Vec<crate::store::Run>) {
-        self.runs.take(|digest| self.stacks.get(digest).and_then(|stack| stack.summary()).map(|summary| summary.id))
-    }
-
-    /// Runs that had not ended when the aggregator did, each with its stack's number.
-    pub(super) fn restore_runs(&mut self, runs: impl IntoIterator<Item = (String, Digest, StackId)>) {
-        self.runs.restore(runs);
+    /// How many containers' nodes say that they are of pods that the API server does not know.
+    pub(super) fn strays(&self) -> u64 {
+        u64::from(self.strays)
     }
 }
 
 /// `name` is not to read the layer any more.
-fn unask(nodes: &mut BTreeMap<Arc<str>, Node>, name: &str, id: &LayerId) {
+fn unask(nodes: &mut SharedMap<Arc<str>, Node>, name: &str, id: &LayerId) {
     if let Some(node) = nodes.get_mut(name) {
         node.asked.remove(id);
     }

@@ -9,7 +9,8 @@ use outcrop_proto::identity::is_proved;
 use outcrop_proto::merge::UNREAD_MARKS;
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Step};
 
-use super::{Container, Fleet, LEASE, Now, decrement};
+use super::layers::Layer;
+use super::{Container, Fleet, LEASE, Now, Picture, decrement};
 use crate::store::Summary;
 
 /// After what time a question is asked again whose answer left something open.
@@ -39,7 +40,7 @@ enum Progress {
 }
 
 /// A stack that somebody has or had.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::aggregator) struct Stack {
     layers: Arc<[LayerId]>,
     /// The steps of the build that made them.
@@ -152,13 +153,14 @@ impl Stack {
         decrement(&mut self.by_node, &Arc::from(node));
     }
 
-    /// `node` is gone: it will not answer. Returns whether it had been asked.
-    pub(super) fn unask(&mut self, node: &str) -> bool {
-        let asked = matches!(&self.progress, Progress::Asked { node: Some(asked), .. } if **asked == *node);
-        if asked {
-            self.progress = Progress::Idle;
-        }
-        asked
+    /// Returns whether `node` was asked to decide what the inventories cannot.
+    pub(super) fn is_asked(&self, node: &str) -> bool {
+        matches!(&self.progress, Progress::Asked { node: Some(asked), .. } if **asked == *node)
+    }
+
+    /// Forgets that a node was asked, since it will not answer.
+    pub(super) fn unask(&mut self) {
+        self.progress = Progress::Idle;
     }
 
     /// What is in the store of it is not believed any more.
@@ -180,8 +182,8 @@ impl Fleet {
     /// A container has a stack.
     pub(super) fn place(&mut self, digest: Digest, layers: Vec<LayerId>, steps: Vec<Step>, now: Now) {
         self.prove(digest, &layers);
-        let stack =
-            self.stacks.entry(digest).or_insert_with(|| Stack::new(layers.into(), Vec::new(), None, now.instant));
+        let new = || Stack::new(layers.into(), Vec::new(), None, now.instant);
+        let stack = self.picture.stacks.entry(digest, new);
         if stack.steps.is_empty() && steps.len() == stack.layers.len() {
             stack.steps = steps;
         }
@@ -192,36 +194,28 @@ impl Fleet {
 
     /// Takes layers that a stack's identity proves in the place of others, which somebody only named.
     fn prove(&mut self, digest: Digest, layers: &[LayerId]) {
-        let Some(stack) = self.stacks.get_mut(&digest).filter(|stack| !stack.is_proved() && is_proved(layers)) else {
+        let is_better = |stack: &&Stack| !stack.is_proved() && is_proved(layers);
+        if self.picture.stacks.get(&digest).filter(is_better).is_none() {
             return;
-        };
+        }
+        let Some(stack) = self.picture.stacks.get_mut(&digest) else { return };
         let (before, containers) = (std::mem::replace(&mut stack.layers, layers.into()), stack.containers());
         stack.steps.clear();
         stack.forget();
         if containers > 0 {
             for id in before.iter() {
-                if let Some(layer) = self.layers.get_mut(id) {
+                if let Some(layer) = self.picture.layers.get_mut(id) {
                     layer.stacks.remove(&digest);
                     layer.containers = layer.containers.saturating_sub(containers);
                 }
             }
             for id in layers {
-                let layer = self.layers.entry(*id).or_default();
+                let layer = self.picture.layers.entry(*id, Layer::default);
                 layer.stacks.insert(digest);
                 layer.containers += containers;
             }
         }
         self.invalidate(vec![digest]);
-    }
-
-    /// A stack, by its identity.
-    pub(in crate::aggregator) fn stack(&self, digest: &Digest) -> Option<&Stack> {
-        self.stacks.get(digest)
-    }
-
-    /// Stacks that somebody has.
-    pub(in crate::aggregator) fn present(&self) -> impl Iterator<Item = (&Digest, &Stack)> {
-        self.stacks.iter().filter(|(_, stack)| stack.containers() > 0)
     }
 
     /// Stacks whose layers are all known, and that were never merged or whose layers better cataloguers have read since: from now on
@@ -230,14 +224,17 @@ impl Fleet {
         let touched: Vec<Digest> = self.touched.drain().collect();
         let mut ready = Vec::new();
         for digest in touched {
-            let Some(stack) = self.stacks.get(&digest).filter(|stack| stack.containers() > 0) else { continue };
+            let Some(stack) = self.picture.stacks.get(&digest).filter(|stack| stack.containers() > 0) else { continue };
             match &stack.progress {
                 Progress::Idle => {}
                 Progress::Asked { until, .. } if *until <= now.instant => {}
                 _ => continue,
             }
-            let cataloguers: Option<Vec<u32>> =
-                stack.layers.iter().map(|id| self.layers.get(id)?.read().map(|known| known.cataloguers)).collect();
+            let cataloguers: Option<Vec<u32>> = stack
+                .layers
+                .iter()
+                .map(|id| self.picture.layers.get(id)?.read().map(|known| known.cataloguers))
+                .collect();
             let Some(oldest) = cataloguers.map(|all| all.into_iter().min().unwrap_or(0)) else { continue };
             let is_due = stack.again.is_some_and(|again| again <= now.instant);
             if stack.summary.as_ref().is_some_and(|summary| summary.cataloguers == oldest) && !is_due {
@@ -246,7 +243,7 @@ impl Fleet {
             ready.push(Ready { stack: digest, layers: Arc::clone(&stack.layers) });
         }
         for Ready { stack, .. } in &ready {
-            if let Some(stack) = self.stacks.get_mut(stack) {
+            if let Some(stack) = self.picture.stacks.get_mut(stack) {
                 (stack.progress, stack.again) = (Progress::Merging, None);
             }
         }
@@ -255,10 +252,10 @@ impl Fleet {
 
     /// Questions that nobody answered in time, and those whose answer left something open, are asked again.
     pub(in crate::aggregator) fn wake(&mut self, now: Now) {
-        for (digest, stack) in &mut self.stacks {
-            if stack.again.is_none() && stack.is_open() {
-                stack.again = Some(now.instant + AGAIN);
-            }
+        for (_, stack) in self.picture.stacks.select_mut(|_, stack| stack.again.is_none() && stack.is_open()) {
+            stack.again = Some(now.instant + AGAIN);
+        }
+        for (digest, stack) in self.picture.stacks.iter() {
             let is_late = matches!(&stack.progress, Progress::Asked { until, .. } if *until <= now.instant);
             if is_late || stack.again.is_some_and(|again| again <= now.instant) {
                 self.touched.insert(*digest);
@@ -269,9 +266,10 @@ impl Fleet {
     /// Picks an attached node that has the stack, to be asked what inventories cannot decide: every time another one, as far as there are,
     /// since the last one may never answer. Where there is none, it is looked for again after a while.
     pub(in crate::aggregator) fn ask(&mut self, stack: Digest, now: Now) -> Option<Arc<str>> {
-        let entry = self.stacks.get_mut(&stack)?;
+        let entry = self.picture.stacks.get_mut(&stack)?;
         let can_tell = |name: &&Arc<str>| {
-            !self.distrusted.contains(&***name) && self.nodes.get(*name).is_some_and(|node| node.attached)
+            !self.picture.distrusted.contains(&***name)
+                && self.picture.nodes.get(*name).is_some_and(|node| node.attached)
         };
         entry.asked = entry.asked.wrapping_add(1);
         let tries = entry.asked;
@@ -283,8 +281,8 @@ impl Fleet {
 
     /// `node` answers what it was asked about the stack, which is merged now. `false` if it was not asked.
     pub(in crate::aggregator) fn answered(&mut self, node: &str, stack: &Digest) -> bool {
-        let Some(stack) = self.stacks.get_mut(stack) else { return false };
-        let asked = matches!(&stack.progress, Progress::Asked { node: Some(asked), .. } if **asked == *node);
+        let Some(stack) = self.picture.stacks.get_mut(stack) else { return false };
+        let asked = stack.is_asked(node);
         if asked {
             stack.progress = Progress::Merging;
         }
@@ -293,7 +291,7 @@ impl Fleet {
 
     /// The stack was merged: it is in the store, or could not be.
     pub(in crate::aggregator) fn merged(&mut self, digest: Digest, outcome: Result<Summary, Coverage>) {
-        let Some(stack) = self.stacks.get_mut(&digest) else { return };
+        let Some(stack) = self.picture.stacks.get_mut(&digest) else { return };
         let again = stack.progress == Progress::MergingOnce;
         stack.progress = Progress::Idle;
         match outcome {
@@ -311,19 +309,30 @@ impl Fleet {
 
     /// Stacks that could not be merged are tried again: what was in the way is gone.
     pub(in crate::aggregator) fn retry(&mut self) {
-        for (digest, stack) in &mut self.stacks {
-            if matches!(stack.progress, Progress::Failed(_)) {
-                stack.progress = Progress::Idle;
-                self.touched.insert(*digest);
-            }
+        let has_failed = |_: &Digest, stack: &Stack| matches!(stack.progress, Progress::Failed(_));
+        for (digest, stack) in self.picture.stacks.select_mut(has_failed) {
+            stack.progress = Progress::Idle;
+            self.touched.insert(*digest);
         }
     }
 
     /// What was counted of a stack's findings has changed.
     pub(in crate::aggregator) fn counted(&mut self, digest: &Digest, counts: crate::store::Counts) {
-        if let Some(summary) = self.stacks.get_mut(digest).and_then(|stack| stack.summary.as_mut()) {
+        if let Some(summary) = self.picture.stacks.get_mut(digest).and_then(|stack| stack.summary.as_mut()) {
             Arc::make_mut(summary).counts = counts;
         }
+    }
+}
+
+impl Picture {
+    /// A stack, by its identity.
+    pub(in crate::aggregator) fn stack(&self, digest: &Digest) -> Option<&Stack> {
+        self.stacks.get(digest)
+    }
+
+    /// Stacks that somebody has.
+    pub(in crate::aggregator) fn present(&self) -> impl Iterator<Item = (&Digest, &Stack)> {
+        self.stacks.iter().filter(|(_, stack)| stack.containers() > 0)
     }
 
     /// How far a container was looked into.

@@ -430,7 +430,7 @@ fn layers_below_many_containers_are_verified_in_any_case_and_others_by_their_sha
 fn what_a_distrusted_node_read_is_forgotten_unless_another_came_to_the_same() {
     let mut fleet = nodes(&[("a", &[&["shop", "base"]]), ("b", &[&["shop", "base"]])]);
     all_scanned(&mut fleet, &["shop", "base"]);
-    fleet.layers.get_mut(&id("base")).unwrap().read_mut().unwrap().verified_by.insert("b".to_owned());
+    fleet.picture.layers.get_mut(&id("base")).unwrap().read_mut().unwrap().verified_by.insert("b".to_owned());
     let outcome = fleet.distrust("a");
     assert_eq!(outcome.forgotten, [id("shop")]);
     assert_eq!(outcome.attributed, [(id("base"), "b".to_owned())]);
@@ -567,7 +567,7 @@ fn the_store_is_told_who_ran_what_when_it_knows_the_stack() {
 fn a_run_that_ended_while_the_aggregator_was_away_ends_when_its_node_tells_of_all() {
     let mut fleet = fleet();
     let chain = stack(&["shop", "base"]);
-    fleet.stacks.insert(chain, Stack::stored(summary(chain, &[id("shop"), id("base")])));
+    fleet.picture.stacks.entry(chain, || Stack::stored(summary(chain, &[id("shop"), id("base")])));
     fleet.restore_runs([("a/k8s.io/shop".to_owned(), chain, 1), ("a/k8s.io/gone".to_owned(), chain, 1)]);
     fleet.attach("a", &hello(1), at(0));
     fleet.tell("a", 0, true, vec![container("shop", &["shop", "base"])], &[], at(3)).unwrap();

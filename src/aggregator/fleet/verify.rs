@@ -21,14 +21,14 @@ const ALONE: Duration = Duration::from_secs(10);
 const ASKED_AT_ONCE: usize = 8;
 
 /// A node was asked to read a layer for another one's word.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::aggregator) struct CrossRead {
     pub(super) node: Arc<str>,
     pub(super) until: Instant,
 }
 
 /// Nodes disagree on what a layer holds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::aggregator) struct Dispute {
     /// What each says.
     claims: BTreeMap<String, Digest>,
@@ -94,6 +94,14 @@ pub(in crate::aggregator) struct Distrusted {
 }
 
 impl Layer {
+    /// Returns whether `node` has anything to do with it: it reads it, read it, vouches for it, failed at it or has a say in a dispute.
+    fn concerns(&self, node: &str) -> bool {
+        self.is_asked(node)
+            || self.has_failed(node)
+            || self.dispute.as_ref().is_some_and(|dispute| dispute.claims.contains_key(node))
+            || self.read().is_some_and(|read| read.node == node || read.verified_by.contains(node))
+    }
+
     /// `node` is not believed any more: a dispute that nobody else keeps up is over.
     fn unclaim(&mut self, node: &str) {
         let in_store = self.read().map(|read| read.digest);
@@ -116,11 +124,11 @@ impl Fleet {
     /// stand on, and those in dispute.
     pub(in crate::aggregator) fn cross_reads(&mut self, now: Now) -> Vec<(Arc<str>, LayerId)> {
         let due: Vec<LayerId> =
-            self.layers.iter().filter(|(id, layer)| self.is_due(id, layer, now)).map(|(id, _)| *id).collect();
+            self.picture.layers.iter().filter(|(id, layer)| self.is_due(id, layer, now)).map(|(id, _)| *id).collect();
         let mut asked = Vec::new();
         for id in due {
             let Some(name) = self.witness(&id) else {
-                if let Some(layer) = self.layers.get_mut(&id) {
+                if let Some(layer) = self.picture.layers.get_mut(&id) {
                     // Those that gave no word may be asked once more after that.
                     layer.unheard.clear();
                     layer.alone = Some(now.instant + ALONE);
@@ -128,10 +136,10 @@ impl Fleet {
                 continue;
             };
             let cross = CrossRead { node: Arc::clone(&name), until: now.instant + LEASE };
-            if let Some(layer) = self.layers.get_mut(&id) {
+            if let Some(layer) = self.picture.layers.get_mut(&id) {
                 layer.cross = Some(cross);
             }
-            if let Some(node) = self.nodes.get_mut(&name) {
+            if let Some(node) = self.picture.nodes.get_mut(&name) {
                 node.asked.insert(id);
             }
             asked.push((name, id));
@@ -163,7 +171,7 @@ impl Fleet {
 
     /// A node that has the layer, can compare it, and has not said anything of it yet.
     fn witness(&self, id: &LayerId) -> Option<Arc<str>> {
-        let layer = self.layers.get(id)?;
+        let layer = self.picture.layers.get(id)?;
         let read = layer.read()?;
         let heard = |name: &str| {
             name == read.node
@@ -171,15 +179,15 @@ impl Fleet {
                 || layer.dispute.as_ref().is_some_and(|dispute| dispute.claims.contains_key(name))
         };
         let can_tell = |name: &&Arc<str>| {
-            let node = self.nodes.get(*name);
+            let node = self.picture.nodes.get(*name);
             !heard(name)
-                && !self.distrusted.contains(&***name)
+                && !self.picture.distrusted.contains(&***name)
                 && node.is_some_and(|node| {
                     let can_compare = node.marks == read.marks && node.cataloguers == read.cataloguers;
                     node.attached && can_compare && node.asked.len() < ASKED_AT_ONCE
                 })
         };
-        let holders = layer.stacks.iter().filter_map(|stack| self.stacks.get(stack)).flat_map(Stack::nodes);
+        let holders = layer.stacks.iter().filter_map(|stack| self.picture.stacks.get(stack)).flat_map(Stack::nodes);
         let candidates = holders.filter(can_tell).take(64);
         candidates.min_by_key(|name| self.random.hash_one((id, name))).cloned()
     }
@@ -193,9 +201,9 @@ impl Fleet {
         cataloguers: u32,
         marks: bool,
     ) -> Verified {
-        let Some(layer) = self.layers.get_mut(id) else { return Verified::Unasked };
+        let Some(layer) = self.picture.layers.get_mut(id) else { return Verified::Unasked };
         let Some(cross) = layer.cross.take_if(|cross| *cross.node == *name) else { return Verified::Unasked };
-        unask(&mut self.nodes, name, id);
+        unask(&mut self.picture.nodes, name, id);
         let is_disputed = layer.dispute.is_some();
         let Some(read) = layer.read_mut().filter(|read| read.cataloguers == cataloguers && read.marks == marks) else {
             layer.unheard.push(cross.node);
@@ -233,7 +241,7 @@ impl Fleet {
     /// What is in the store of these stacks follows from what is not believed any more.
     fn forget(&mut self, stacks: Vec<Digest>) {
         for digest in &stacks {
-            if let Some(stack) = self.stacks.get_mut(digest) {
+            if let Some(stack) = self.picture.stacks.get_mut(digest) {
                 stack.forget();
             }
         }
@@ -242,13 +250,13 @@ impl Fleet {
 
     /// Believes a node no more: what it read and nobody else came to the same of is to be read again.
     pub(in crate::aggregator) fn distrust(&mut self, name: &str) -> Distrusted {
-        self.distrusted.insert(name.to_owned());
-        if let Some(node) = self.nodes.get_mut(name) {
+        self.picture.distrusted.insert(name.to_owned());
+        if let Some(node) = self.picture.nodes.get_mut(name) {
             node.asked.clear();
         }
         let mut outcome = Distrusted::default();
         let mut stacks = Vec::new();
-        for (id, layer) in &mut self.layers {
+        for (id, layer) in self.picture.layers.select_mut(|_, layer| layer.concerns(name)) {
             layer.release(name);
             layer.forgive(name);
             layer.unclaim(name);
@@ -257,7 +265,7 @@ impl Fleet {
             if read.node != name {
                 continue;
             }
-            match read.verified_by.iter().find(|other| !self.distrusted.contains(*other)).cloned() {
+            match read.verified_by.iter().find(|other| !self.picture.distrusted.contains(*other)).cloned() {
                 Some(other) => {
                     read.verified_by.remove(&other);
                     read.node.clone_from(&other);
@@ -274,6 +282,7 @@ impl Fleet {
         // Stacks that nobody has now stand on forgotten layers too.
         let forgotten: std::collections::HashSet<&LayerId> = outcome.forgotten.iter().collect();
         let absent = self
+            .picture
             .stacks
             .iter()
             .filter(|(_, stack)| stack.containers() == 0 && stack.layers().iter().any(|id| forgotten.contains(id)));
@@ -284,6 +293,6 @@ impl Fleet {
 
     /// Believes a node again.
     pub(in crate::aggregator) fn trust(&mut self, name: &str) {
-        self.distrusted.remove(name);
+        self.picture.distrusted.remove(name);
     }
 }

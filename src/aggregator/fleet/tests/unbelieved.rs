@@ -96,7 +96,7 @@ fn a_settled_dispute_outlives_those_who_settled_it() {
     let mut fleet = three_witnesses();
     read(&mut fleet, "a", "base", "nothing");
     for node in ["b", "c"] {
-        let layer = fleet.layers.get_mut(&id("base")).unwrap();
+        let layer = fleet.picture.layers.get_mut(&id("base")).unwrap();
         layer.cross = Some(verify::CrossRead { node: node.into(), until: at(9).instant });
         says(&mut fleet, node, "honest");
     }

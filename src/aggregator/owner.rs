@@ -1,0 +1,172 @@
+//! A task that owns a state: messages in, snapshots out.
+//!
+//! Every change of the state is a closure that the owning task runs, one after another, so that no change is ever seen half done and a panic
+//! in one ends the process by way of [supervision](crate::supervise) and not a silent half of it. Readers take the latest published
+//! snapshot without a lock.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+
+/// Most messages that wait for the owner; who sends one more waits.
+const QUEUE: usize = 1024;
+
+/// The shortest time between two snapshots, so that a storm of small changes does not spend its time on them.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A state that is owned by one task.
+pub(super) trait State: Send + 'static {
+    /// What readers see of it.
+    type Snapshot: Send + Sync + 'static;
+
+    /// Returns what readers see from now on.
+    fn snapshot(&self) -> Self::Snapshot;
+}
+
+type Change<S> = Box<dyn FnOnce(&mut S) + Send>;
+
+/// The way to a state and its snapshots. Clones lead to the same state.
+pub(super) struct Handle<S: State> {
+    changes: mpsc::Sender<Change<S>>,
+    snapshot: Arc<ArcSwap<S::Snapshot>>,
+}
+
+impl<S: State> Clone for Handle<S> {
+    fn clone(&self) -> Self {
+        Self { changes: self.changes.clone(), snapshot: Arc::clone(&self.snapshot) }
+    }
+}
+
+impl<S: State> fmt::Debug for Handle<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Handle").field("waiting", &(QUEUE - self.changes.capacity())).finish_non_exhaustive()
+    }
+}
+
+/// The owner of a state. [`Owner::run`] is its task.
+pub(super) struct Owner<S: State> {
+    state: S,
+    changes: mpsc::Receiver<Change<S>>,
+    snapshot: Arc<ArcSwap<S::Snapshot>>,
+}
+
+impl<S: State> Owner<S> {
+    /// Returns the owner of `state`, and a handle to it.
+    pub(super) fn new(state: S) -> (Self, Handle<S>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let snapshot = Arc::new(ArcSwap::from_pointee(state.snapshot()));
+        let handle = Handle { changes: sender, snapshot: Arc::clone(&snapshot) };
+        (Self { state, changes: receiver, snapshot }, handle)
+    }
+
+    /// Applies changes in the order in which they were sent, and publishes a snapshot within [`SNAPSHOT_INTERVAL`] of each. Returns when
+    /// there is no handle any more.
+    pub(super) async fn run(mut self) {
+        while let Some(change) = self.changes.recv().await {
+            change(&mut self.state);
+            let published = Instant::now();
+            // What waits already is seen with it.
+            while let Ok(change) = self.changes.try_recv() {
+                change(&mut self.state);
+                if published.elapsed() >= SNAPSHOT_INTERVAL {
+                    break;
+                }
+            }
+            self.snapshot.store(Arc::new(self.state.snapshot()));
+            let pause = tokio::time::sleep(SNAPSHOT_INTERVAL);
+            tokio::pin!(pause);
+            let mut is_dirty = false;
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    change = self.changes.recv() => {
+                        let Some(change) = change else { break };
+                        change(&mut self.state);
+                        is_dirty = true;
+                    }
+                }
+            }
+            if is_dirty {
+                self.snapshot.store(Arc::new(self.state.snapshot()));
+            }
+        }
+    }
+}
+
+impl<S: State> Handle<S> {
+    /// Has the owner run `change`, and returns what it returns. Where the owner has ended, the process is about to end: this waits for that.
+    pub(super) async fn call<R: Send + 'static>(&self, change: impl FnOnce(&mut S) -> R + Send + 'static) -> R {
+        let (answer, answered) = oneshot::channel();
+        let change = Box::new(move |state: &mut S| {
+            let _ = answer.send(change(state));
+        });
+        if self.changes.send(change).await.is_ok()
+            && let Ok(answer) = answered.await
+        {
+            return answer;
+        }
+        std::future::pending().await
+    }
+
+    /// Returns the latest snapshot.
+    pub(super) fn snapshot(&self) -> Arc<S::Snapshot> {
+        self.snapshot.load_full()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Log(Vec<u32>);
+
+    impl State for Log {
+        type Snapshot = Vec<u32>;
+
+        fn snapshot(&self) -> Vec<u32> {
+            self.0.clone()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_are_applied_in_order_and_published_soon() {
+        let (owner, handle) = Owner::new(Log::default());
+        let task = tokio::spawn(owner.run());
+        for number in 0..100 {
+            assert_eq!(
+                handle
+                    .call(move |log| {
+                        log.0.push(number);
+                        log.0.len()
+                    })
+                    .await,
+                number as usize + 1
+            );
+        }
+        tokio::time::sleep(2 * SNAPSHOT_INTERVAL).await;
+        assert_eq!(*handle.snapshot(), (0..100).collect::<Vec<_>>());
+        drop(handle);
+        task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_stays_as_it_was_taken() {
+        let (owner, handle) = Owner::new(Log::default());
+        tokio::spawn(owner.run());
+        let before = handle.snapshot();
+        handle.call(|log| log.0.push(1)).await;
+        tokio::time::sleep(2 * SNAPSHOT_INTERVAL).await;
+        assert_eq!((before.len(), handle.snapshot().len()), (0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_an_owner_that_ended_waits_for_the_end_of_the_process() {
+        let (owner, handle) = Owner::new(Log::default());
+        drop(owner);
+        assert!(tokio::time::timeout(Duration::from_secs(60), handle.call(|log| log.0.len())).await.is_err());
+    }
+}
