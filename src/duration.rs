@@ -1,10 +1,10 @@
-//! Times and shares, as people type them.
+//! Parsing of durations and shares in command line arguments.
 
 use std::time::Duration;
 
-/// A number and a unit: `90s`, `15m`, `1h`, `8d`.
+/// Parses a number and a unit: `90s`, `15m`, `1h`, `8d`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time: a number and s, m, h or d, as in 90s, 15m, 1h, 8d");
+    let wrong = || format!("invalid duration {text:?}: expected a number and one of s, m, h, d");
     let split = text.len().checked_sub(1).and_then(|last| text.split_at_checked(last));
     let (number, unit) = split.ok_or_else(wrong)?;
     let unit: u64 = match unit {
@@ -18,10 +18,10 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(u64::from(seconds) * unit))
 }
 
-/// A part of the whole: from 0 to 1.
+/// Parses a share between 0 and 1.
 pub(crate) fn parse_share(text: &str) -> Result<f64, String> {
     let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| format!("{text:?} is no share: a number from 0 to 1"))
+    share.ok_or_else(|| format!("invalid share {text:?}: expected a number from 0 to 1"))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! `--offline`: the kernel refuses what an outbound client would do.
+//! `--offline`: the kernel refuses outgoing connections.
 //!
-//! None of Outcrop's clients goes out of the cluster by itself. This switch does not rely on that: Landlock
-//! ([network rules](https://docs.kernel.org/userspace-api/landlock.html), Linux 6.7) lets this process, and what it starts, connect over TCP
-//! to the ports of the API server and of DNS only. Addresses it cannot tell apart: the chart's NetworkPolicies do, where something enforces
-//! them.
+//! No client in Outcrop connects to an address outside of the cluster unless it is configured to. This switch enforces it: Landlock
+//! ([network rules](https://docs.kernel.org/userspace-api/landlock.html), Linux 6.7) allows this process and its descendants to connect
+//! over TCP to the ports of the API server and of DNS only. Landlock distinguishes ports, not addresses; the chart's NetworkPolicies
+//! restrict addresses if the cluster enforces them.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -13,26 +13,26 @@ use landlock::{
     AccessNet, CompatLevel, Compatible as _, NetPort, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError,
 };
 
-/// Where DNS answers.
+/// Port of DNS.
 const DNS: u16 = 53;
 
-/// A port that nothing is connected to on purpose ([tcpmux](https://www.rfc-editor.org/rfc/rfc1078)): a try shows who refuses.
+/// A port that Outcrop never connects to ([tcpmux](https://www.rfc-editor.org/rfc/rfc1078)): an attempt shows whether the kernel refuses.
 const NEVER: u16 = 1;
 
-/// What was left to this process.
+/// Network access that remains to this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offline {
-    /// TCP ports that may be connected to, ascending.
+    /// TCP ports that connections are allowed to, ascending.
     pub ports: Vec<u16>,
-    /// Whether the kernel refuses all others, as a try has shown.
+    /// Whether the kernel refuses all other ports, verified by an attempt.
     pub enforced: bool,
 }
 
-/// Leaves this thread, and threads and processes that it starts later, the API server's port and that of DNS to connect to. To be called
-/// before there is any other thread.
+/// Restricts outgoing TCP connections of this thread, and of the threads and processes it starts later, to the ports of the API server and
+/// of DNS. Must be called before any other thread is started.
 ///
 /// # Errors
-/// When the kernel has Landlock and refuses.
+/// Fails if the kernel supports Landlock and rejects the rules.
 pub fn enter(api_server: Option<u16>) -> Result<Offline, RulesetError> {
     let mut ports: Vec<u16> = api_server.into_iter().chain([DNS]).collect();
     ports.sort_unstable();
@@ -47,7 +47,7 @@ pub fn enter(api_server: Option<u16>) -> Result<Offline, RulesetError> {
     Ok(Offline { ports, enforced: is_refused() })
 }
 
-/// Whether a connection to this very machine is refused before it is tried.
+/// Whether the kernel refuses a connection to loopback before it is attempted.
 fn is_refused() -> bool {
     let there = SocketAddr::from((Ipv4Addr::LOCALHOST, NEVER));
     TcpStream::connect_timeout(&there, Duration::from_millis(100))
@@ -61,24 +61,24 @@ mod tests {
     use super::*;
 
     #[test]
-    #[allow(clippy::print_stderr, reason = "what is skipped has to be seen")]
-    fn nothing_is_connected_to_but_the_api_server() {
+    #[allow(clippy::print_stderr, reason = "a skipped test must be visible")]
+    fn only_the_api_server_is_reachable() {
         let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (api_server, other) = (listen(), listen());
         let [to, elsewhere] = [&api_server, &other].map(|listener| listener.local_addr().unwrap());
         assert!(TcpStream::connect(elsewhere).is_ok());
-        // It binds the thread that calls it and what this starts.
+        // The rules apply to the calling thread and its descendants, so use a thread of its own.
         std::thread::spawn(move || {
             let offline = enter(Some(to.port())).unwrap();
             if !offline.enforced {
-                eprintln!("SKIPPED: this kernel has no network rules of Landlock");
+                eprintln!("SKIPPED: this kernel does not support Landlock network rules");
                 return;
             }
             assert_eq!(offline.ports, [DNS, to.port()]);
             assert!(TcpStream::connect(to).is_ok());
             let refused = std::thread::spawn(move || TcpStream::connect(elsewhere).unwrap_err().kind());
             assert_eq!(refused.join().unwrap(), io::ErrorKind::PermissionDenied);
-            assert!(TcpListener::bind("127.0.0.1:0").is_ok(), "to listen is not to go out");
+            assert!(TcpListener::bind("127.0.0.1:0").is_ok(), "listening is still allowed");
         })
         .join()
         .unwrap();

@@ -1,15 +1,15 @@
-//! Whether a file has changed since the last look, without opening it.
+//! Detects whether a file has changed, without opening it.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// What of a file is different once it was written to or replaced: device, inode, size, and the times of its contents and of its inode.
+/// Metadata that differs once a file was written to or replaced: device, inode, size, modification time and change time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp([u64; 3], [i64; 4]);
 
 impl Stamp {
-    /// The stamp of the file at `path`; `None` where there is none.
+    /// Returns the stamp of the file at `path`, or `None` if its metadata cannot be read.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|metadata| Self::from(&metadata))
     }

@@ -1,7 +1,7 @@
-//! Files of tokens, one a line: what nodes and callers of the API have in common.
+//! Token files, one token per line, for nodes and for users of the API.
 //!
-//! A token is 32 random bytes, written in hexadecimal; the file holds its SHA-256, so that who reads the file can speak for nobody. A
-//! file is read again when it changes.
+//! A token is 32 random bytes in hexadecimal. The file contains its SHA-256 only, so a reader of the file cannot authenticate. The file is
+//! reloaded when it changes.
 
 use std::fmt;
 use std::fs::File;
@@ -14,35 +14,35 @@ use outcrop_proto::Digest;
 use crate::lock::lock;
 use crate::stamp::Stamp;
 
-/// Largest file of tokens that is read, bytes: of 100,000 nodes, and more.
+/// Maximum size of a token file, bytes: enough for more than 100,000 nodes.
 const MAX_FILE: u64 = 64 << 20;
 
-/// Whether a name is one word of a line: of a node, of a caller, of a namespace.
+/// Whether `name` is valid in a token file, as the name of a node, an API user or a namespace.
 pub(crate) fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     !name.is_empty() && name.len() <= 253 && name.bytes().all(allowed)
 }
 
-/// Reads a file of bounded length.
+/// Reads a text file of bounded size.
 ///
 /// # Errors
-/// When it cannot be read, is too large or no text.
+/// Fails if the file cannot be read, is larger than [`MAX_FILE`] or is not UTF-8.
 pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE { Err(io::Error::other("too large")) } else { Ok(text) }
+    if text.len() as u64 > MAX_FILE { Err(io::Error::other(format!("the file is larger than the limit of {MAX_FILE} bytes"))) } else { Ok(text) }
 }
 
-/// Lines that are neither empty nor a comment, each with its number, from 1.
+/// Returns the lines that are neither empty nor a comment, with their line numbers from 1.
 pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let numbered = text.lines().enumerate().map(|(number, line)| (number + 1, line));
     numbered.filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'))
 }
 
-/// Makes a token, adds to the file the line that `line` makes of its hash, and returns the token. It is nowhere else.
+/// Creates a token, appends the line that `line` returns for its hash to the file, and returns the token, which is not stored.
 ///
 /// # Errors
-/// When there is no randomness, or the file cannot be written.
+/// Fails if random bytes are not available or the file cannot be written.
 pub(crate) fn add(path: &Path, line: impl FnOnce(Digest) -> String) -> io::Result<String> {
     let mut random = [0; 32];
     File::open("/dev/urandom")?.read_exact(&mut random)?;
@@ -52,13 +52,13 @@ pub(crate) fn add(path: &Path, line: impl FnOnce(Digest) -> String) -> io::Resul
     if !ends_with_newline(&mut out)? {
         line.insert(0, '\n');
     }
-    // One write, so that who reads meanwhile sees all of the line or nothing.
+    // A single write: a concurrent reader sees the whole line or nothing.
     out.write_all(line.as_bytes())?;
     out.sync_all()?;
     Ok(token)
 }
 
-/// Whether a line may be appended as it is.
+/// Whether the file is empty or ends with a newline.
 fn ends_with_newline(file: &mut File) -> io::Result<bool> {
     if file.metadata()?.len() == 0 {
         return Ok(true);
@@ -69,17 +69,17 @@ fn ends_with_newline(file: &mut File) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-/// What a file says, and how it was when it was looked into.
+/// Content of a token file and its state when it was last read.
 #[derive(Debug)]
 pub(crate) struct Known<T> {
-    /// What it said when it was last good.
+    /// Tokens of the last valid version.
     pub(crate) tokens: T,
-    /// What is wrong with it now, if anything is.
+    /// Why the current version is invalid, if it is.
     pub(crate) problem: Option<String>,
     seen: Option<Stamp>,
 }
 
-/// A file of tokens, read again when it changes. One that turns bad changes nothing but [`Known::problem`].
+/// A token file, reloaded when it changes. If the new version is invalid, the tokens stay and [`Known::problem`] is set.
 #[derive(Debug)]
 pub(crate) struct Watched<T, E> {
     path: PathBuf,
@@ -88,28 +88,28 @@ pub(crate) struct Watched<T, E> {
 }
 
 impl<T, E: fmt::Display> Watched<T, E> {
-    /// Opens the file, which `read` understands.
+    /// Reads the file with `read`.
     ///
     /// # Errors
-    /// Those of `read`.
+    /// Returns the errors of `read`.
     pub(crate) fn open(path: &Path, read: fn(&Path) -> Result<T, E>) -> Result<Self, E> {
         let seen = Stamp::of(path);
         let known = Known { tokens: read(path)?, problem: None, seen };
         Ok(Self { path: path.to_owned(), read, known: Mutex::new(known) })
     }
 
-    /// What is known, from memory.
+    /// Returns the tokens without checking the file.
     pub(crate) fn known(&self) -> MutexGuard<'_, Known<T>> {
         lock(&self.known)
     }
 
-    /// What is known, after a look at the file: one call of `stat`, where it did not change.
+    /// Returns the tokens after reloading the file if it changed; an unchanged file costs one `stat`.
     pub(crate) fn fresh(&self) -> MutexGuard<'_, Known<T>> {
         let mut known = self.known();
         let now = Stamp::of(&self.path);
         if known.seen != now {
             let read = (self.read)(&self.path);
-            // Written to while it was read: half of it is not all of it, and it is looked into again.
+            // The file changed during the read, so the content may be incomplete: read it again next time.
             if Stamp::of(&self.path) != now {
                 return known;
             }
@@ -117,7 +117,7 @@ impl<T, E: fmt::Display> Watched<T, E> {
             match read {
                 Ok(tokens) => (known.tokens, known.problem) = (tokens, None),
                 Err(error) => {
-                    known.problem = Some(format!("{error}; the tokens that were read before it changed are used"));
+                    known.problem = Some(format!("{error}; the tokens of the last valid version stay in use"));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! `outcrop aggregator`.
+//! `outcrop aggregator`: checks the flags, starts the aggregator and runs until a signal ends it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,122 +16,122 @@ use crate::token::is_name;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The cluster that it is for; agents of others are refused
+    /// Name of the cluster; agents of other clusters are refused
     #[arg(long, value_name = "NAME", env = "OUTCROP_CLUSTER", default_value = "default")]
     cluster: String,
 
-    /// Where it keeps what it knows; a local disk
+    /// Directory for the store and the advisory database; must be on a local disk
     #[arg(long, value_name = "DIR", env = "OUTCROP_DATA")]
     data: PathBuf,
 
-    /// The advisory database, as outcrop db build makes it; one that is put in its place is taken at once
+    /// Path of the advisory database (see `outcrop db build`); reloaded when the file is replaced
     #[arg(long, value_name = "FILE", env = "OUTCROP_DB")]
     db: Option<PathBuf>,
 
-    /// A key that advisory databases may be signed with: a minisign public key, or a file with one; may be given again
+    /// Minisign public key, or a file that contains one, that may sign advisory databases (repeatable)
     #[arg(long, value_name = "KEY", env = "OUTCROP_DB_KEY", value_delimiter = ',')]
     db_key: Vec<String>,
 
-    /// Refuse advisory databases that none of the keys has signed
+    /// Refuse advisory databases that are not signed with one of the keys
     #[arg(long, env = "OUTCROP_REQUIRE_SIGNATURE", requires = "db_key")]
     require_signature: bool,
 
-    /// The file of nodes and hashes of their tokens, as outcrop token new makes it; with --kubernetes agents are known by their pods without it
+    /// File with node names and the hashes of their tokens (see `outcrop token new`); with --kubernetes and without this file, agents authenticate with service account tokens
     #[arg(long, value_name = "FILE", env = "OUTCROP_TOKENS", required_unless_present = "kubernetes")]
     tokens: Option<PathBuf>,
 
-    /// Where agents are listened to
+    /// Address of the gRPC endpoint for agents
     #[arg(long, value_name = "ADDRESS", env = "OUTCROP_LISTEN", default_value = "127.0.0.1:7443")]
     listen: SocketAddr,
 
-    /// Make a certificate for this name, and an authority for it, in the data directory: for agents and for the API; may be given again
+    /// Host name for a self-issued certificate, for agents and for the API (repeatable); the certificate and its CA are kept in the data directory
     #[arg(long, value_name = "HOST", env = "OUTCROP_TLS_NAME", value_delimiter = ',', conflicts_with_all = ["tls_cert", "insecure"])]
     tls_name: Vec<String>,
 
-    /// Certificate chain for agents, PEM; read again when it changes
+    /// Certificate chain of the endpoint for agents, PEM; reloaded when the file changes
     #[arg(long, value_name = "FILE", env = "OUTCROP_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
-    /// Its private key, PEM
+    /// Private key of --tls-cert, PEM
     #[arg(long, value_name = "FILE", env = "OUTCROP_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// The authority of that certificate, PEM, for --publish-ca to publish; read again now and then
+    /// CA certificate of --tls-cert, PEM; --publish-ca publishes it, and the file is reloaded periodically
     #[arg(long, value_name = "FILE", env = "OUTCROP_TLS_CA", requires = "tls_cert")]
     tls_ca: Option<PathBuf>,
 
-    /// Speak to agents in the clear; loopback only
+    /// Serve agents without TLS; allowed on loopback addresses only
     #[arg(long, conflicts_with = "tls_cert")]
     insecure: bool,
 
-    /// Where questions are answered
+    /// Address of the HTTP API and the web pages
     #[arg(long, value_name = "ADDRESS", env = "OUTCROP_API", default_value = "127.0.0.1:7480")]
     api: SocketAddr,
 
-    /// The file of those who may ask, as outcrop token new --api makes it; needed unless --api is on loopback
+    /// File with the names, rights and token hashes of API users (see `outcrop token new --api`); required unless --api is a loopback address
     #[arg(long, value_name = "FILE", env = "OUTCROP_API_TOKENS")]
     api_tokens: Option<PathBuf>,
 
-    /// A name that the API is asked for by; may be given again
+    /// Host name accepted in the `Host` header of API requests (repeatable)
     #[arg(long, value_name = "HOST", env = "OUTCROP_API_HOST", value_delimiter = ',')]
     api_host: Vec<String>,
 
-    /// Certificate chain for the API, PEM; read again when it changes
+    /// Certificate chain of the API, PEM; reloaded when the file changes
     #[arg(long, value_name = "FILE", env = "OUTCROP_API_TLS_CERT", requires = "api_tls_key")]
     api_tls_cert: Option<PathBuf>,
 
-    /// Its private key, PEM
+    /// Private key of --api-tls-cert, PEM
     #[arg(long, value_name = "FILE", env = "OUTCROP_API_TLS_KEY", requires = "api_tls_cert")]
     api_tls_key: Option<PathBuf>,
 
-    /// Have the kernel refuse every TCP connection but to the ports of the API server and of DNS
+    /// Make the kernel refuse all outgoing TCP connections except to the ports of the API server and of DNS
     #[arg(long, env = "OUTCROP_OFFLINE")]
     offline: bool,
 
     #[command(flatten)]
     kubernetes: Kubernetes,
 
-    /// Share of the layers on several nodes that another node reads as well, from 0 to 1
+    /// Share of the layers present on several nodes that a second node re-reads for verification, from 0 to 1
     #[arg(long, value_name = "SHARE", env = "OUTCROP_VERIFY_SHARE", default_value = "0.05", value_parser = parse_share)]
     verify_share: f64,
 
-    /// Have layers below more containers than this read by another node in any case
+    /// Number of containers above which a layer is always verified by a second node
     #[arg(long, value_name = "COUNT", env = "OUTCROP_VERIFY_CONTAINERS", default_value_t = 20)]
     verify_containers: u32,
 
-    /// Within what time after the first reading
+    /// Maximum time until a second node re-reads a layer that was selected for verification
     #[arg(long, value_name = "TIME", env = "OUTCROP_VERIFY_INTERVAL", default_value = "1h", value_parser = parse_duration)]
     verify_interval: Duration,
 
-    /// Forget a node that has been silent for so long, and what it alone had
+    /// Time after which a silent node is removed, with everything that only this node had
     #[arg(long, value_name = "TIME", env = "OUTCROP_FORGET_AFTER", default_value = "24h", value_parser = parse_duration)]
     forget_after: Duration,
 
-    /// Keep packages and inventories so long after the last container with them has ended
+    /// Retention of packages and inventories after the last container that used them has ended
     #[arg(long, value_name = "TIME", env = "OUTCROP_KEEP_UNUSED", default_value = "8d", value_parser = parse_duration)]
     keep_unused: Duration,
 
-    /// Keep so long who ran what
+    /// Retention of workload history
     #[arg(long, value_name = "TIME", env = "OUTCROP_KEEP_HISTORY", default_value = "400d", value_parser = parse_duration)]
     keep_history: Duration,
 }
 
-/// What Kubernetes adds.
+/// Flags that need a Kubernetes API server.
 #[derive(Debug, clap::Args)]
 struct Kubernetes {
-    /// Join containers to workloads through the Kubernetes API server: KUBECONFIG's, or the one of the pod that this runs in
+    /// Join containers to workloads through the Kubernetes API server of the kubeconfig or, in a pod, of the service account
     #[arg(long, env = "OUTCROP_KUBERNETES")]
     kubernetes: bool,
 
-    /// The file that says where the API server is
+    /// Path of the kubeconfig; default: the KUBECONFIG variable, ~/.kube/config, or the service account of the pod
     #[arg(long, value_name = "FILE", env = "OUTCROP_KUBECONFIG", requires = "kubernetes")]
     kubeconfig: Option<PathBuf>,
 
-    /// Watch this namespace only; may be given again. Without it all
+    /// Namespace to watch (repeatable); default: all namespaces
     #[arg(long, value_name = "NAME", env = "OUTCROP_WATCH_NAMESPACE", value_delimiter = ',', requires = "kubernetes")]
     watch_namespace: Vec<String>,
 
-    /// Keep the workloads of this namespace out of view, counted as excluded; may be given again
+    /// Namespace whose workloads are excluded from lists and counted as `excluded` (repeatable)
     #[arg(
         long,
         value_name = "NAME",
@@ -141,32 +141,32 @@ struct Kubernetes {
     )]
     exclude_namespace: Vec<String>,
 
-    /// Let workloads of this namespace, or its own annotation, take them out of view: outcrop.dev/exclude=true; may be given again
+    /// Namespace in which the annotation outcrop.dev/exclude=true, on a workload or on the namespace, excludes workloads (repeatable)
     #[arg(long, value_name = "NAME", env = "OUTCROP_ANNOTATIONS_IN", value_delimiter = ',', requires = "kubernetes")]
     annotations_in: Vec<String>,
 
-    /// A policy of what is in view: Rego v0, package snyk, rule workload_events, as Snyk's controller takes it
+    /// Policy that selects workloads: Rego v0, package snyk, rule workload_events (as for the Snyk controller); reloaded when the file changes
     #[arg(long, value_name = "FILE", env = "OUTCROP_POLICY", requires = "kubernetes")]
     policy: Option<PathBuf>,
 
-    /// A label or annotation of workloads, else of their namespaces, that names their owner; may be given again, the first one counts
+    /// Label or annotation that names the owner of a workload, read from the workload and then from its namespace (repeatable; the first match counts)
     #[arg(long, value_name = "KEY", env = "OUTCROP_OWNER_KEY", value_delimiter = ',', requires = "kubernetes")]
     owner_key: Vec<String>,
 
-    /// The service account of agents; without --tokens an agent is known by a token that is bound to its pod
+    /// Service account of the agents, which authenticate with tokens bound to their pods; used if --tokens is not set
     #[arg(long, value_name = "NAMESPACE/NAME", env = "OUTCROP_AGENT_ACCOUNT", requires = "kubernetes")]
     agent_account: Option<String>,
 
-    /// The ConfigMap in which the authority of --tls-name, or --tls-ca, is published, as ca.crt; it has to be there
+    /// Existing ConfigMap to which the CA certificate of --tls-name or --tls-ca is published as ca.crt
     #[arg(long, value_name = "NAMESPACE/NAME", env = "OUTCROP_PUBLISH_CA", requires = "kubernetes")]
     publish_ca: Option<String>,
 }
 
-/// A namespace and a name in it.
+/// Parses the value of `flag` as `NAMESPACE/NAME`.
 fn pair(flag: &str, text: Option<String>) -> Result<Option<(String, String)>, Fatal> {
     let split = |text: String| match text.split_once('/') {
         Some((namespace, name)) if is_name(namespace) && is_name(name) => Ok((namespace.to_owned(), name.to_owned())),
-        _ => Err(Fatal::usage(format!("{flag} {text}: give NAMESPACE/NAME"))),
+        _ => Err(Fatal::usage(format!("invalid value {text:?} for {flag}: expected NAMESPACE/NAME"))),
     };
     text.map(split).transpose()
 }
@@ -189,10 +189,10 @@ impl Kubernetes {
 }
 
 fn go_offline(kubernetes: Option<&aggregator::Kubernetes>) -> Result<Offline, Fatal> {
-    let failed = |error: &dyn std::fmt::Display| Fatal::failed(format!("--offline: {error}"));
+    let failed = |error: &dyn std::fmt::Display| Fatal::failed(format!("restricting network access (--offline): {error}"));
     let port = match kubernetes {
         Some(kubernetes) => {
-            // Of one thread, which is this one.
+            // A current-thread runtime starts no other thread, which Landlock requires here.
             let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| failed(&error))?;
             let port = runtime.block_on(api_server_port(kubernetes.kubeconfig.as_deref()));
             Some(port.map_err(|error| failed(&error))?)
@@ -207,27 +207,27 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     let makes_own = !arguments.tls_name.is_empty();
     if tls.is_none() && !makes_own && !arguments.insecure {
         return Err(Fatal::usage(
-            "agents are spoken to over TLS: --tls-cert FILE --tls-key FILE, or --tls-name HOST, or --insecure on loopback",
+            "TLS for agents is not configured: pass --tls-cert FILE --tls-key FILE, or --tls-name HOST, or --insecure on a loopback address",
         ));
     }
     if arguments.insecure && !arguments.listen.ip().is_loopback() {
-        return Err(Fatal::usage(format!("--insecure is for loopback only, and {} is not", arguments.listen)));
+        return Err(Fatal::usage(format!("--insecure requires a loopback address for --listen, not {}", arguments.listen)));
     }
     if arguments.api_tokens.is_none() && !arguments.kubernetes.kubernetes && !arguments.api.ip().is_loopback() {
         return Err(Fatal::usage(format!(
-            "{} is not on loopback, so that those who ask have to say who they are: --api-tokens FILE, as outcrop token new --api makes it",
+            "--api {} is not a loopback address, so API users must authenticate: pass --api-tokens FILE (see outcrop token new --api)",
             arguments.api
         )));
     }
     if arguments.kubernetes.publish_ca.is_some() && !makes_own && arguments.tls_ca.is_none() {
         return Err(Fatal::usage(
-            "--publish-ca: which authority? --tls-ca FILE has that of --tls-cert, --tls-name makes one",
+            "--publish-ca has no CA certificate to publish: pass --tls-ca FILE with --tls-cert, or --tls-name HOST",
         ));
     }
     let api_tls = arguments.api_tls_cert.zip(arguments.api_tls_key);
     if api_tls.is_none() && !makes_own && !arguments.api.ip().is_loopback() {
         return Err(Fatal::usage(format!(
-            "{} is not on loopback, where tokens could be read on their way: --api-tls-cert FILE --api-tls-key FILE",
+            "--api {} is not a loopback address, so the API must use TLS: pass --api-tls-cert FILE --api-tls-key FILE, or --tls-name HOST",
             arguments.api
         )));
     }
@@ -236,11 +236,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     let kubernetes = arguments.kubernetes.config()?;
     if kubernetes.is_some() && clock::is_moved() {
         return Err(Fatal::usage(format!(
-            "{} cannot be used with --kubernetes: the API server keeps the true time",
+            "{} cannot be used with --kubernetes, because the API server uses the true time",
             clock::VARIABLE
         )));
     }
-    // Before there is a second thread.
+    // Landlock restricts the calling thread and its descendants: no other thread may exist yet.
     let offline = arguments.offline.then(|| go_offline(kubernetes.as_ref())).transpose()?;
     let config = Config {
         cluster: arguments.cluster,
@@ -265,10 +265,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         keep_unused: arguments.keep_unused,
         keep_history: arguments.keep_history,
     };
-    // What was acknowledged is on the disk. In a container the kernel has no default for signals to the first process.
-    outcrop_agent::role::end_on_signals().map_err(|error| Fatal::failed(format!("signals: {error}")))?;
+    // Everything acknowledged is on disk, so a signal may end the process. As PID 1 of a container it needs handlers: the kernel applies
+    // no default action there.
+    outcrop_agent::role::end_on_signals().map_err(|error| Fatal::failed(format!("installing signal handlers: {error}")))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Fatal::failed(format!("starting: {error}")))?;
+    let runtime = runtime.map_err(|error| Fatal::failed(format!("starting the async runtime: {error}")))?;
     runtime.block_on(aggregator::run(config)).map_err(|error| Fatal::failed(error.to_string()))?;
     Ok(Exit::Done)
 }

@@ -1,4 +1,4 @@
-//! `outcrop status` and `outcrop who-has`: the first question, and the one of every emergency.
+//! `outcrop status` and `outcrop who-has`.
 
 use clap::ValueEnum;
 use serde_json::Value;
@@ -11,20 +11,20 @@ use super::text::escape;
 use super::{Exit, Fatal, print};
 use crate::store::RANKS;
 
-/// How the status is written.
+/// Output format of the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum StatusFormat {
-    /// For people
+    /// Table
     Table,
-    /// As the API answers
+    /// JSON, as the API responds
     Json,
-    /// The same as YAML
+    /// The same document as YAML
     Yaml,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArguments {
-    /// How to write it
+    /// Output format
     #[arg(long, short, value_enum, default_value = "table")]
     output: StatusFormat,
 
@@ -34,10 +34,10 @@ pub(super) struct StatusArguments {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct WhoHasArguments {
-    /// A package (log4j-core), a package URL ('pkg:npm/lodash@<4.17.21') or a problem (CVE-2021-44228)
+    /// Package name (log4j-core), package URL ('pkg:npm/lodash@<4.17.21') or vulnerability (CVE-2021-44228)
     question: String,
 
-    /// How to write it
+    /// Output format
     #[arg(long, short, value_enum, default_value = "table")]
     output: Format,
 
@@ -58,19 +58,19 @@ pub(super) fn status(arguments: &StatusArguments) -> Result<Exit, Fatal> {
     Ok(Exit::Done)
 }
 
-/// Rows of the list at `value`, with these fields; a field is a path of keys.
+/// Returns one row per item of the list `value`; each field is a JSON pointer.
 fn rows(value: &Value, fields: &[&str]) -> Vec<Vec<String>> {
     let row = |item: &Value| fields.iter().map(|field| item.pointer(field).map(cell).unwrap_or_default()).collect();
     value.as_array().map(|items| items.iter().map(row).collect()).unwrap_or_default()
 }
 
-/// The status for people.
+/// Formats the status for a terminal.
 fn in_words(status: &Value) -> String {
     let number = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
     let text = |pointer: &str| escape(&status.pointer(pointer).map(cell).unwrap_or_default()).into_owned();
     let mut out = format!(
-        "aggregator {} of cluster {}, up {} s; {} containers\n\
-         nodes known {}, attached {}, silent {}, with a weaker cage {}, distrusted {}\n",
+        "aggregator {} in cluster {}, up {} s; {} containers\n\
+         nodes: known {}, attached {}, silent {}, with a weaker sandbox {}, distrusted {}\n",
         text("/version"),
         text("/cluster"),
         number("/uptime_seconds"),
@@ -82,11 +82,11 @@ fn in_words(status: &Value) -> String {
         number("/nodes/distrusted")
     );
     if number("/nodes/known") == 0 {
-        out.push_str("no node has attached: start outcrop-agent on one\n");
+        out.push_str("no node has attached; start outcrop-agent on a node\n");
     }
     if !status["kubernetes"].is_null() {
         out.push_str(&format!(
-            "workloads {}, pods {}; nodes without an agent {}; containers that no node tells of {}, that the API server does not know {}\n",
+            "workloads {}, pods {}; nodes without an agent {}; containers not reported by a node {}, unknown to the API server {}\n",
             number("/kubernetes/workloads"),
             number("/kubernetes/pods"),
             number("/nodes/without_agent"),
@@ -94,18 +94,18 @@ fn in_words(status: &Value) -> String {
             number("/kubernetes/strays")
         ));
         if status.pointer("/kubernetes/synced").and_then(Value::as_bool) == Some(false) {
-            out.push_str("the API server has not been listed whole yet\n");
+            out.push_str("the first list of the API server's objects is not complete yet\n");
         }
     }
     if let Some(ports) = status.pointer("/offline/ports").and_then(Value::as_array) {
         let ports: Vec<String> = ports.iter().map(cell).collect();
         out.push_str(&match status.pointer("/offline/enforced").and_then(Value::as_bool) {
-            Some(true) => format!("offline: the kernel refuses TCP connections but to ports {}\n", ports.join(", ")),
-            _ => "offline: this kernel cannot refuse connections (Linux 6.7 can)\n".to_owned(),
+            Some(true) => format!("offline: the kernel refuses TCP connections except to ports {}\n", ports.join(", ")),
+            _ => "offline: this kernel cannot refuse connections; Linux 6.7 or later is required\n".to_owned(),
         });
     }
     if let Some(error) = status["store_error"].as_str() {
-        out.push_str(&format!("NOTHING IS TAKEN FROM NODES: {}\n", escape(error)));
+        out.push_str(&format!("NO INVENTORIES ARE ACCEPTED: {}\n", escape(error)));
     }
     out.push('\n');
     let mut section = |heads: &[&'static str], rows: Vec<Vec<String>>, none: &str| {
@@ -127,16 +127,16 @@ fn in_words(status: &Value) -> String {
     section(
         &["ECOSYSTEM", "ASSESSED", "CONTAINERS", "REASON"],
         assessed,
-        "nothing is assessed: no database, or nothing read\n",
+        "nothing is assessed: no advisory database, or no container is scanned\n",
     );
-    // The worst first, as everywhere.
+    // Most severe first, as in every list.
     let findings = RANKS.iter().filter_map(|rank| {
         let count = status["findings"].get(rank)?;
         Some(vec![(*rank).to_owned(), cell(count)])
     });
-    section(&["SEVERITY", "FINDINGS"], findings.collect(), "no findings in what is assessed\n");
+    section(&["SEVERITY", "FINDINGS"], findings.collect(), "no findings in the assessed ecosystems\n");
     out.push_str(&format!(
-        "withheld {}; layers known {}, leased {}, waiting {}, failed {}; disputed {}, outdated {}\n",
+        "findings withheld {}; layers: known {}, leased {}, waiting {}, failed {}, disputed {}, outdated {}\n",
         number("/withheld"),
         number("/layers/known"),
         number("/layers/leased"),
@@ -146,10 +146,10 @@ fn in_words(status: &Value) -> String {
         number("/layers/outdated")
     ));
     if let Some(seconds) = status["oldest_unscanned_seconds"].as_u64() {
-        out.push_str(&format!("the container that waits longest has waited {seconds} s\n"));
+        out.push_str(&format!("oldest pending container: {seconds} s\n"));
     }
     out.push_str(&format!(
-        "containers seen since the start {}, gone before anything could be read of them {}\n",
+        "containers since the start: seen {}, ended before a layer was read {}\n",
         number("/lifetimes/seen"),
         number("/lifetimes/gone_before_reading")
     ));
@@ -157,36 +157,36 @@ fn in_words(status: &Value) -> String {
     out
 }
 
-/// What the status says of the advisory database.
+/// Formats the part of the status that describes the advisory database.
 fn database(status: &Value) -> String {
     let text = |pointer: &str| escape(&status.pointer(pointer).map(cell).unwrap_or_default()).into_owned();
     let mut out = String::new();
     if status["database"].is_null() {
-        out.push_str("no advisory database: outcrop db push FILE, or start the aggregator with --db FILE\n");
+        out.push_str("no advisory database; run outcrop db push FILE, or start the aggregator with --db FILE\n");
     } else {
         let signed = match status["database"]["signed_by"].as_str() {
             Some(key) => format!("signed by {}", escape(key)),
             None => "not signed".to_owned(),
         };
         let (digest, by, at) = (text("/database/digest"), text("/database/brought_by"), text("/database/brought_at"));
-        out.push_str(&format!("advisory database {digest}, brought by {by} at {at}, {signed}\n"));
+        out.push_str(&format!("advisory database {digest}, from {by} at {at}, {signed}\n"));
         let all = rows(&status["database"]["sources"], &["/ecosystem", "/records", "/newest", "/age_days"]);
         let assessed = rows(&status["assessed"], &["/ecosystem"]);
-        // Of a database for every distribution only what runs is of interest to a person.
+        // A database may cover every distribution; list only the ecosystems in use.
         let is_used = |source: &Vec<String>| assessed.iter().any(|assessed| assessed.first() == source.first());
         let (used, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_used);
         if !used.is_empty() {
             out.push_str(&format!("\n{}", table(&["SOURCE", "RECORDS", "NEWEST", "AGE DAYS"], &used)));
         }
         if !others.is_empty() {
-            out.push_str(&format!("and {} sources of what does not run; --output json has them all\n", others.len()));
+            out.push_str(&format!("and {} sources of ecosystems that are not in use; --output json lists all\n", others.len()));
         }
     }
     for problem in status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         out.push_str(&format!("problem: {}\n", escape(problem)));
     }
     if let Some(error) = status["database_error"].as_str() {
-        out.push_str(&format!("the database that was offered last is refused: {}\n", escape(error)));
+        out.push_str(&format!("the last offered advisory database was refused: {}\n", escape(error)));
     }
     if let Some(rematch) = rematch(&status["rematch"]) {
         out.push_str(&format!("last rematch {}: {rematch}\n", text("/rematch/at")));
@@ -194,7 +194,7 @@ fn database(status: &Value) -> String {
     out
 }
 
-/// What a rematch changed: `+N −M findings, T s, 0 nodes rescanned`.
+/// Formats the changes of a rematch: `+N −M findings, T s, 0 nodes rescanned`.
 pub(super) fn rematch(rematch: &Value) -> Option<String> {
     let number = |name: &str| rematch[name].as_u64().unwrap_or(0);
     rematch.is_object().then(|| {
@@ -232,12 +232,12 @@ pub(super) fn who_has(arguments: &WhoHasArguments) -> Result<Exit, Fatal> {
     let count = arguments.listing.write(&client, "/api/v1/who-has", query, HAS, arguments.output)?;
     if count == 0 {
         let unread = unread(&client.get("/api/v1/status", &[])?);
-        output::note(arguments.output, &format!("nobody, in what has been read: {unread}"))?;
+        output::note(arguments.output, &format!("no matches: {unread}"))?;
     }
     Ok(Exit::Done)
 }
 
-/// What "nobody" leaves open.
+/// Describes the containers that an empty result does not cover.
 fn unread(status: &Value) -> String {
     let mut parts = Vec::new();
     for count in status["coverage"].as_array().into_iter().flatten() {
@@ -249,8 +249,8 @@ fn unread(status: &Value) -> String {
     }
     let all = status["containers"].as_u64().unwrap_or(0);
     match (all, parts.is_empty()) {
-        (0, _) => "no container is known; outcrop status tells more".to_owned(),
-        (_, true) => format!("all of {all} containers; outcrop status tells what is not matched"),
-        (_, false) => format!("of {all} containers {} are not read whole; outcrop status tells why", parts.join(", ")),
+        (0, _) => "no containers are known; see outcrop status".to_owned(),
+        (_, true) => format!("all {all} containers are scanned; outcrop status shows what is not matched"),
+        (_, false) => format!("{} of {all} containers are not completely scanned; outcrop status shows the reasons", parts.join(", ")),
     }
 }

@@ -1,4 +1,4 @@
-//! Questions to an aggregator, over its API.
+//! HTTP client of an aggregator's API.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -32,19 +32,19 @@ const HERE: &str = "http://127.0.0.1:7480";
 /// Where to ask.
 #[derive(Debug, clap::Args)]
 pub(super) struct Server {
-    /// The aggregator's API. Without it the aggregator of the kubeconfig's cluster is asked, through the API server; where there is no
-    /// kubeconfig, http://127.0.0.1:7480
+    /// URL of the aggregator's API; default: the aggregator in the kubeconfig's cluster, reached through the API server, or
+    /// http://127.0.0.1:7480 if there is no kubeconfig
     #[arg(long, value_name = "URL", env = "OUTCROP_SERVER")]
     server: Option<String>,
 
-    /// A file that holds the token to show, as outcrop token new --api or kubectl create token --audience outcrop prints it
+    /// File with the token for the API, from `outcrop token new --api` or `kubectl create token --audience outcrop`
     #[arg(long, value_name = "FILE", env = "OUTCROP_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 
     #[command(flatten)]
     cluster: tunnel::Cluster,
 
-    /// The certificates that the aggregator's is signed by, PEM; needed for https
+    /// CA certificates of the aggregator, PEM; required for https with --server
     #[arg(long, value_name = "FILE", env = "OUTCROP_CA")]
     ca: Option<PathBuf>,
 }
@@ -84,10 +84,10 @@ impl Server {
         };
         let certificates = match (&self.ca, &tunnel.ca) {
             (Some(path), _) => read_certificates(path)?,
-            (None, Some(ca)) => certificates(ca.as_bytes(), "what the aggregator has published")?,
+            (None, Some(ca)) => certificates(ca.as_bytes(), "the published ConfigMap")?,
             (None, None) => {
                 return Err(Fatal::usage(
-                    "the aggregator has published no authority: --ca FILE names the one of its certificate",
+                    "the aggregator has not published its CA certificate; pass --ca FILE",
                 ));
             }
         };
@@ -101,15 +101,15 @@ impl Server {
     fn connect_to(&self, server: &str) -> Result<Client, Fatal> {
         let uri: Uri = server
             .parse()
-            .map_err(|error| Fatal::usage(format!("--server {server}: {error}; give http://HOST:PORT")))?;
+            .map_err(|error| Fatal::usage(format!("invalid value {server:?} for --server: {error}; expected http://HOST:PORT or https://HOST:PORT")))?;
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let secure = uri.scheme_str() == Some("https");
         if secure && self.ca.is_none() {
-            return Err(Fatal::usage("https needs --ca FILE: the certificates that the aggregator's is signed by"));
+            return Err(Fatal::usage("https requires the CA certificate of the aggregator: pass --ca FILE"));
         }
         if self.token_file.is_some() && !secure && !is_loopback {
-            return Err(Fatal::usage(format!("a token is not shown in the clear to {host}: use https, or a tunnel")));
+            return Err(Fatal::usage(format!("refusing to send a token without TLS to {host}: use https, or a tunnel to a loopback address")));
         }
         let authorization = self.token_file.as_deref().map(read_token).transpose()?;
         let mut config = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0);
@@ -133,18 +133,18 @@ fn trusting(certificates: &[Certificate<'static>]) -> TlsConfig {
 
 fn read_token(path: &Path) -> Result<String, Fatal> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| Fatal::failed(format!("the token in {}: {error}", path.display())))?;
+        .map_err(|error| Fatal::failed(format!("reading the token from {}: {error}", path.display())))?;
     Ok(format!("Bearer {}", text.trim()))
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<Certificate<'static>>, Fatal> {
     let name = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|error| Fatal::failed(format!("the certificates in {name}: {error}")))?;
+    let bytes = std::fs::read(path).map_err(|error| Fatal::failed(format!("reading CA certificates from {name}: {error}")))?;
     certificates(&bytes, &name)
 }
 
 fn certificates(bytes: &[u8], name: &str) -> Result<Vec<Certificate<'static>>, Fatal> {
-    let fail = |why: String| Fatal::failed(format!("the certificates in {name}: {why}"));
+    let fail = |why: String| Fatal::failed(format!("reading CA certificates from {name}: {why}"));
     let mut certificates = Vec::new();
     for item in parse_pem(bytes) {
         if let PemItem::Certificate(certificate) = item.map_err(|error| fail(error.to_string()))? {
@@ -152,7 +152,7 @@ fn certificates(bytes: &[u8], name: &str) -> Result<Vec<Certificate<'static>>, F
         }
     }
     if certificates.is_empty() {
-        return Err(fail("there is none, in PEM".to_owned()));
+        return Err(fail("no PEM certificate found".to_owned()));
     }
     Ok(certificates)
 }
@@ -238,13 +238,13 @@ impl Client {
 
     fn understand(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<Value, Fatal> {
         let fail = |error: ureq::Error| {
-            Fatal::failed(format!("asking {}: {error}; is the aggregator there? --server URL says where", self.base))
+            Fatal::failed(format!("requesting {}: {error}; check that the aggregator is running there, or pass --server URL", self.base))
         };
         let mut answer = answer.map_err(fail)?;
         let status = answer.status();
         let text = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_string().map_err(fail)?;
         let value: Value = serde_json::from_str(&text)
-            .map_err(|_| Fatal::failed(format!("{} answers, and not as an aggregator does ({status})", self.base)))?;
+            .map_err(|_| Fatal::failed(format!("requesting {}: the response is not from an aggregator ({status}); check --server", self.base)))?;
         if status.is_success() {
             return Ok(value);
         }
@@ -252,9 +252,9 @@ impl Client {
         Err(match status {
             StatusCode::BAD_REQUEST => Fatal::usage(detail),
             StatusCode::UNAUTHORIZED if self.authorization.is_none() => {
-                Fatal::failed(format!("{detail}; --token-file FILE shows one"))
+                Fatal::failed(format!("{detail}; pass --token-file FILE"))
             }
-            StatusCode::UNAUTHORIZED => Fatal::failed("the aggregator does not know this token"),
+            StatusCode::UNAUTHORIZED => Fatal::failed("unknown token; check --token-file and --server"),
             _ => Fatal::failed(detail),
         })
     }
@@ -283,13 +283,13 @@ impl Pages<'_> {
         query.extend(cursor.clone().map(|cursor| ("continue".to_owned(), cursor)));
         let mut answer = self.client.get(&self.path, &query)?;
         let Value::Array(mut items) = answer["items"].take() else {
-            return Err(Fatal::failed(format!("{} answers, and not with a list", self.client.base)));
+            return Err(Fatal::failed(format!("requesting {}: the response is not a list; check --server", self.client.base)));
         };
         items.truncate(self.left);
         self.left -= items.len();
         if let Some(next) = answer["continue"].as_str().filter(|_| self.left > 0) {
             if cursor.as_deref() == Some(next) {
-                return Err(Fatal::failed(format!("{} does not go on in its list", self.client.base)));
+                return Err(Fatal::failed(format!("requesting {}: the list repeats a page; check the versions with outcrop status", self.client.base)));
             }
             self.next = Some(Some(next.to_owned()));
         }
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_not_shown_in_the_clear() {
+    fn tokens_are_sent_over_tls_or_loopback_only() {
         let server = |url: &str, ca: Option<&str>| Server {
             server: Some(url.to_owned()),
             token_file: Some("/nonexistent/token".into()),
@@ -325,8 +325,8 @@ mod tests {
             ca: ca.map(Into::into),
         };
         for (url, says) in [
-            ("http://outcrop.example:7480", "in the clear"),
-            ("http://127.0.0.1.evil.example", "in the clear"),
+            ("http://outcrop.example:7480", "without TLS"),
+            ("http://127.0.0.1.evil.example", "without TLS"),
             ("https://outcrop.example", "--ca"),
             ("http://127.0.0.1:1", "/nonexistent/token"),
             ("http://[::1]:1", "/nonexistent/token"),

@@ -1,4 +1,4 @@
-//! `outcrop db`: make an advisory database, look into one, and push it to an aggregator.
+//! `outcrop db`: builds, inspects and verifies an advisory database, and pushes it to an aggregator.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -18,8 +18,8 @@ use super::{Exit, Fatal, print};
 use crate::advisory::trust::{PublicKey, Signature, signature_beside, signature_path};
 use crate::advisory::{self, Database};
 
-/// How many unusable records are told one by one.
-const MAX_TOLD: usize = 20;
+/// Number of unusable records that are listed individually without `--verbose`.
+const MAX_LISTED: usize = 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -29,36 +29,36 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Compile OSV records into one database file
+    /// Build an advisory database from OSV records
     Build {
-        /// A folder, a .json or .yaml record, an all.zip as osv.dev publishes it, or a .tar.zst; may be given again
+        /// Source of OSV records: a directory, a .json or .yaml record, an all.zip from osv.dev, or a .tar.zst (repeatable)
         #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
         from: Vec<PathBuf>,
-        /// The file to write; it appears whole or not at all
+        /// Path of the database to write; the file is replaced atomically
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Tell every record that could not be used, not only the first
+        /// List every unusable record; default: the first 20
         #[arg(long)]
         verbose: bool,
     },
-    /// Tell what a database has, per source
+    /// Show the digest and the sources of an advisory database
     Info {
-        /// The database
+        /// Path of the database
         file: PathBuf,
     },
-    /// Check who signed a database; the signature lies beside it as FILE.minisig
+    /// Verify the minisign signature of an advisory database, read from FILE.minisig
     Verify {
-        /// The database
+        /// Path of the database
         file: PathBuf,
-        /// A minisign public key, as base64 or as a .pub file; may be given again
+        /// Minisign public key, as base64 or as a .pub file (repeatable)
         #[arg(long, value_name = "KEY", required = true)]
         key: Vec<String>,
     },
-    /// Put a database in the place of the one that an aggregator uses, with the signature beside it; no node reads anything for it
+    /// Push an advisory database, and FILE.minisig if present, to an aggregator; everything is matched again, no node rescans
     Push {
-        /// The database
+        /// Path of the database
         file: PathBuf,
-        /// Take it though it is older, or a source has far fewer records
+        /// Accept a database that is older than the current one, or in which a source has far fewer records
         #[arg(long)]
         allow_shrink: bool,
         #[command(flatten)]
@@ -70,17 +70,17 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     match arguments.command {
         Command::Build { from, out, verbose } => {
             let report = advisory::build(&from, &out).map_err(|error| Fatal::failed(error.to_string()))?;
-            let told = if verbose { usize::MAX } else { MAX_TOLD };
+            let listed = if verbose { usize::MAX } else { MAX_LISTED };
             let mut text = String::new();
-            for unusable in report.unusable.iter().take(told) {
+            for unusable in report.unusable.iter().take(listed) {
                 let _ = writeln!(text, "unusable: {}: {}", escape(&unusable.file), escape(&unusable.reason));
             }
-            if let Some(more) = report.unusable.len().checked_sub(told).filter(|more| *more > 0) {
-                let _ = writeln!(text, "unusable: {more} more; --verbose tells them all");
+            if let Some(more) = report.unusable.len().checked_sub(listed).filter(|more| *more > 0) {
+                let _ = writeln!(text, "unusable: {more} more; use --verbose to list all");
             }
             let _ = writeln!(
                 text,
-                "{}: {} records ({} withdrawn, {} about nothing that is matched, {} older copies, {} unusable)",
+                "{}: {} records ({} withdrawn, {} for ecosystems that are not matched, {} superseded, {} unusable)",
                 out.display(),
                 report.records,
                 report.withdrawn,
@@ -107,7 +107,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
                 key.iter().map(|key| PublicKey::from_argument(key)).collect::<Result<_, _>>().map_err(failed)?;
             let signature = signature_beside(&file).map_err(failed)?.ok_or_else(|| {
                 Fatal::failed(format!(
-                    "{} is not signed: there is no {}",
+                    "{} is not signed: {} does not exist",
                     file.display(),
                     signature_path(&file).display()
                 ))
@@ -122,7 +122,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     Ok(Exit::Done)
 }
 
-/// The digest of a file.
+/// Computes the SHA-256 of a file.
 fn digest(path: &Path) -> Result<Digest, Fatal> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 64 << 10];
@@ -149,9 +149,9 @@ fn push(path: &Path, allow_shrink: bool, server: &Server) -> Result<(), Fatal> {
     headers.extend(signature.as_deref().map(|signature| ("Outcrop-Signature", signature)));
     let answer = client.post("/api/v1/database", &query, &headers, file)?;
     let digest = escape(answer["digest"].as_str().unwrap_or_default()).into_owned();
-    let told = match super::ask::rematch(&answer["rematch"]) {
+    let summary = match super::ask::rematch(&answer["rematch"]) {
         Some(rematch) => format!("{digest}: {rematch}\n"),
-        None => format!("{digest} was in use already: nothing changed\n"),
+        None => format!("{digest} is already in use: nothing changed\n"),
     };
-    print(&told)
+    print(&summary)
 }

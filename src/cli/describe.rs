@@ -1,4 +1,4 @@
-//! `outcrop describe`: one workload in full, in kubectl's manner.
+//! `outcrop describe`: one workload in full, in kubectl's style.
 
 use std::collections::HashSet;
 
@@ -11,22 +11,22 @@ use super::text::escape;
 use super::{Exit, Fatal, print};
 use crate::web::list::MAX_LIMIT;
 
-/// Findings that are told of one by one.
+/// Number of findings that are shown individually.
 const FINDINGS: usize = 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The workload: deploy/web; or its kind, with the name after it
+    /// Workload as KIND/NAME (deploy/web) or NAME, or its kind followed by NAME
     workload: String,
 
-    /// Its name, where the kind stands alone
+    /// Name of the workload, if the first argument is a kind
     name: Option<String>,
 
-    /// Its namespace; needed only where several have one of this name
+    /// Namespace of the workload; required only if several namespaces have a workload of this name
     #[arg(long, short, value_name = "NAMESPACE")]
     namespace: Option<String>,
 
-    /// How to write it: table, json, yaml
+    /// Output format: table, json or yaml
     #[arg(long, short, value_enum, default_value = "table")]
     output: output::Format,
 
@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     match arguments.output {
         output::Format::Json => print(&output::json_document(&workload))?,
         output::Format::Yaml => print(&output::yaml_document(&workload))?,
-        output::Format::Csv => return Err(Fatal::usage("one workload is no table: -o table, json or yaml")),
+        output::Format::Csv => return Err(Fatal::usage("-o csv is not available for one workload: use table, json or yaml")),
         output::Format::Table | output::Format::Wide => {
             let query = [("namespace", namespace), ("workload", format!("{kind}/{name}"))];
             let mut query = query.map(|(key, value)| (key.to_owned(), value)).to_vec();
@@ -58,7 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     Ok(Exit::Done)
 }
 
-/// Namespace, kind and name of the one workload that is named so.
+/// Resolves a name to the namespace, kind and name of exactly one workload.
 fn find(client: &Client, named: &str, namespace: Option<&str>) -> Result<[String; 3], Fatal> {
     let mut query = vec![("workload".to_owned(), named.to_owned()), ("limit".to_owned(), "10".to_owned())];
     query.extend(namespace.map(|namespace| ("namespace".to_owned(), namespace.to_owned())));
@@ -79,18 +79,18 @@ fn find(client: &Client, named: &str, namespace: Option<&str>) -> Result<[String
         [] => {
             let place = namespace.map_or_else(String::new, |namespace| format!(" in namespace {namespace}"));
             Err(Fatal::failed(format!(
-                "there is no workload {named:?}{place} with pods; outcrop get workloads lists them"
+                "no workload {named:?} with pods found{place}; list them with outcrop get workloads"
             )))
         }
         several => {
             let names: Vec<String> =
                 several.iter().map(|[space, kind, name]| format!("-n {space} {kind}/{name}")).collect();
-            Err(Fatal::usage(format!("{named:?} is not one workload; which? {}", names.join("; "))))
+            Err(Fatal::usage(format!("{named:?} matches several workloads: choose one of {}", names.join("; "))))
         }
     }
 }
 
-/// A workload for people.
+/// Formats a workload for a terminal.
 fn in_words(workload: &Value, findings: &Value) -> String {
     let mut out = String::new();
     for (name, pointer) in [
@@ -137,12 +137,12 @@ fn in_words(workload: &Value, findings: &Value) -> String {
         }
     }
     if more {
-        out.push_str("\nThere are more findings: outcrop get findings --workload lists all.\n");
+        out.push_str("\nMore findings: outcrop get findings --workload WORKLOAD\n");
     }
     out
 }
 
-/// The worst findings, those of replicas once, and whether there are more.
+/// Returns the most severe findings, without the duplicates of replicas, and whether there are more.
 fn once(findings: &Value) -> (Value, bool) {
     let mut seen = HashSet::new();
     let all = findings["items"].as_array().into_iter().flatten();

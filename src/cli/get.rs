@@ -1,4 +1,4 @@
-//! `outcrop get`: lists of what an aggregator knows, in kubectl's manner.
+//! `outcrop get`: lists from an aggregator, in kubectl's style.
 
 use clap::ValueEnum;
 use serde_json::Value;
@@ -11,100 +11,100 @@ use super::text::escape;
 use super::{Exit, Fatal, print};
 use crate::web::list::{self, Resource};
 
-/// What can be listed.
+/// Kinds of objects that can be listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// Workloads: Deployments, `StatefulSets`, Jobs, … with what runs of each
+    /// Workloads: Deployments, `StatefulSets`, Jobs and others
     #[value(aliases = ["workload", "wl"])]
     Workloads,
     /// Configuration issues of workloads
     #[value(aliases = ["issue"])]
     Issues,
-    /// Nodes, and how their agents are
+    /// Nodes and their agents
     #[value(aliases = ["node", "no"])]
     Nodes,
-    /// Containers, and how far each was seen
+    /// Containers and their coverage
     #[value(aliases = ["container", "ctr", "co"])]
     Containers,
-    /// Images that run
+    /// Images of running containers
     #[value(aliases = ["image", "img"])]
     Images,
-    /// Layers, and how many findings each brings
+    /// Layers and the findings that each introduces
     #[value(aliases = ["layer", "ly"])]
     Layers,
-    /// Packages that run
+    /// Packages in running containers
     #[value(aliases = ["package", "pkg", "pkgs"])]
     Packages,
     /// Findings of containers
     #[value(aliases = ["finding", "find", "vulns", "vuln"])]
     Findings,
-    /// What one problem touches
+    /// One advisory and the packages it affects
     #[value(aliases = ["advisories", "adv"])]
     Advisory,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// What to list
+    /// Kind of objects: workloads, issues, nodes, containers, images, layers, packages, findings, or advisory NAME
     #[arg(value_enum, hide_possible_values = true)]
     kind: Kind,
 
-    /// Only the one of this name; a layer's identity, a problem's name
+    /// Name of one object: a workload, rule, node, container, image, layer identity, package or vulnerability
     name: Option<String>,
 
-    /// How to write it
+    /// Output format
     #[arg(long, short, value_enum, default_value = "table")]
     output: Format,
 
-    /// Only what runs in pods of this namespace
+    /// Select by namespace of the pods
     #[arg(long, short, value_name = "NAMESPACE")]
     namespace: Option<String>,
 
-    /// What runs in all namespaces, which is the default
+    /// List all namespaces (the default)
     #[arg(long, short = 'A', conflicts_with = "namespace")]
     all_namespaces: bool,
 
-    /// Only what is of this workload: NAME or KIND/NAME, as in deploy/web
+    /// Select by workload: NAME or KIND/NAME, as in deploy/web
     #[arg(long, value_name = "WORKLOAD")]
     workload: Option<String>,
 
-    /// Only what is of workloads of this kind: deployment, sts, runner.actions.example
+    /// Select by kind of the workload: deployment, sts, runner.actions.example
     #[arg(long = "kind", value_name = "KIND")]
     kind_of: Option<String>,
 
-    /// Only what is of workloads with these labels: app=web,tier!=test
+    /// Select by labels of the workload: app=web,tier!=test
     #[arg(long, short = 'l', value_name = "LABELS")]
     selector: Option<String>,
 
-    /// Only what is of workloads that were made so long ago: 30d
+    /// Select workloads created at least this long ago: 30d
     #[arg(long, value_name = "TIME")]
     older_than: Option<String>,
 
-    /// Only what is of workloads of this owner
+    /// Select by owner of the workload
     #[arg(long, value_name = "OWNER")]
     owner: Option<String>,
 
-    /// Only what is on this node
+    /// Select by node
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
 
-    /// Only what is of the image of this name
+    /// Select by image name
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
 
-    /// Only findings that are at least this bad: low, medium, high, critical
+    /// Minimum severity of findings: negligible, low, medium, high, critical
     #[arg(long, value_name = "SEVERITY")]
     severity: Option<String>,
 
-    /// Only what has these values: field=value, with a comma between
+    /// Select by field values: FIELD=VALUE, comma-separated
     #[arg(long, value_name = "FIELD=VALUE", value_delimiter = ',')]
     field_selector: Vec<String>,
 
-    /// The field to sort by; with - before it from the greatest to the least
+    /// Field to sort by; prefix it with - for descending order
     #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
     sort_by: Option<String>,
 
-    /// Layers whose replacement would clear most findings first
+    /// Sort layers by the number of findings that replacing them would resolve, most first
     #[arg(long, conflicts_with = "sort_by")]
     by_impact: bool,
 
@@ -301,17 +301,17 @@ fn parameters(arguments: &Arguments, resource: &Resource, named: &str) -> Result
     for selector in &arguments.field_selector {
         let (name, value) = selector
             .split_once('=')
-            .ok_or_else(|| Fatal::usage(format!("--field-selector {selector}: give field=value")))?;
+            .ok_or_else(|| Fatal::usage(format!("invalid value {selector:?} for --field-selector: expected FIELD=VALUE")))?;
         filter(name, value.trim_start_matches('='))?;
     }
     if arguments.by_impact && resource.name != list::LAYERS.name {
-        return Err(Fatal::usage("--by-impact is for layers: outcrop get layers --by-impact"));
+        return Err(Fatal::usage("--by-impact applies to layers only: outcrop get layers --by-impact"));
     }
     let sort = if arguments.by_impact { Some("-findings".to_owned()) } else { arguments.sort_by.clone() };
     if let Some(sort) = sort {
         if !resource.sorts.contains(&sort.strip_prefix('-').unwrap_or(&sort)) {
             let known = resource.sorts.join(", ");
-            return Err(Fatal::usage(format!("{} are not sorted by {sort}; known: {known}", resource.name)));
+            return Err(Fatal::usage(format!("{} cannot be sorted by {sort:?}: expected one of {known}", resource.name)));
         }
         parameters.push(("sort".to_owned(), sort));
     }
@@ -330,7 +330,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     if count == 0 {
         output::note(
             arguments.output,
-            &format!("no {} found: outcrop status tells what has not been read", resource.name),
+            &format!("no {} found; outcrop status shows what has not been scanned", resource.name),
         )?;
     }
     Ok(Exit::Done)
@@ -338,14 +338,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
 
 fn advisory(arguments: &Arguments) -> Result<Exit, Fatal> {
     let Some(id) = &arguments.name else {
-        return Err(Fatal::usage("which one? outcrop get advisory CVE-2021-44228"));
+        return Err(Fatal::usage("the name of the advisory is missing: outcrop get advisory CVE-2021-44228"));
     };
     let client: Client = arguments.server.connect()?;
     let answer = client.get(&format!("/api/v1/advisories/{}", segment(id)), &[])?;
     match arguments.output {
         Format::Json => print(&output::json_document(&answer))?,
         Format::Yaml => print(&output::yaml_document(&answer))?,
-        Format::Csv => return Err(Fatal::usage("one advisory is no table: -o table, json or yaml")),
+        Format::Csv => return Err(Fatal::usage("-o csv is not available for one advisory: use table, json or yaml")),
         Format::Table | Format::Wide => print(&describe(&answer))?,
     }
     Ok(Exit::Done)
@@ -377,7 +377,7 @@ fn describe(answer: &Value) -> String {
         })
         .collect();
     if rows.is_empty() {
-        out.push_str("Packages:    none that runs, in what has been read\n");
+        out.push_str("Packages:    none in the scanned containers\n");
     } else {
         out.push('\n');
         out.push_str(&table(&["PACKAGE", "VERSION", "STATUS", "FIXED IN", "CONTAINERS", "PURL"], &rows));

@@ -1,4 +1,4 @@
-//! What every command that lists something can be told.
+//! Flags shared by the commands that print a list.
 
 use super::Fatal;
 use super::client::{Client, Parameters};
@@ -6,22 +6,22 @@ use super::output::{Column, Format, List};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Listing {
-    /// At most so many
+    /// Maximum number of items; default: all
     #[arg(long, value_name = "COUNT")]
     limit: Option<usize>,
 
-    /// Leave out the line of heads
+    /// Omit the header row of table, wide and csv
     #[arg(long)]
     no_headers: bool,
 }
 
 impl Listing {
-    /// Refuses what asks for nothing, before anybody is asked.
+    /// Rejects `--limit 0` before a request is sent.
     pub(super) fn check(&self) -> Result<(), Fatal> {
-        if self.limit == Some(0) { Err(Fatal::usage("--limit 0 lists nothing")) } else { Ok(()) }
+        if self.limit == Some(0) { Err(Fatal::usage("invalid value 0 for --limit: expected a number greater than 0")) } else { Ok(()) }
     }
 
-    /// Writes the list at `path`, page by page. Returns how many items there were.
+    /// Writes the list at `path` page by page. Returns the number of items.
     pub(super) fn write(
         &self,
         client: &Client,

@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand.
+//! The command line: one file per subcommand.
 
 mod aggregator;
 mod ask;
@@ -25,12 +25,12 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use outcrop_proto::clock;
 
-/// Exit codes, as `docs/architecture.md` promises them.
+/// Exit codes, as documented in `docs/architecture.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
     /// Done.
     Done = 0,
-    /// Something went wrong.
+    /// The command failed.
     Failed = 1,
     /// Findings at or above `--fail-on`.
     Findings = 2,
@@ -44,7 +44,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Tells which known vulnerabilities run on this node, without pulling one image.
+/// Find known vulnerabilities in running containers, without pulling images
 #[derive(Debug, Parser)]
 #[command(name = "outcrop", version, arg_required_else_help = true)]
 struct Arguments {
@@ -54,31 +54,31 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tell which known vulnerabilities run on this node, or lie in a directory, layers or an SBOM
+    /// Scan the containers on this node, a directory, image layers or an SBOM for known vulnerabilities
     Scan(Box<scan::Arguments>),
-    /// Make an advisory database, look into one, or push it to an aggregator
+    /// Build, inspect, verify or push an advisory database
     Db(db::Arguments),
-    /// Take what agents tell, match it, and answer questions about all nodes
+    /// Run the aggregator: collect inventories from agents, match them against advisories, serve the API and the web pages
     Aggregator(Box<aggregator::Arguments>),
-    /// Tell the state of everything that an aggregator knows
+    /// Show nodes, coverage, findings, the advisory database and current problems
     Status(ask::StatusArguments),
-    /// Tell which containers have a package, a version of it, or a problem
+    /// List the containers that contain a package, a version of a package, or a vulnerability
     WhoHas(ask::WhoHasArguments),
-    /// List workloads, nodes, containers, images, layers, packages, findings, configuration issues, or what an advisory touches
+    /// List workloads, configuration issues, nodes, containers, images, layers, packages or findings, or show one advisory
     Get(Box<get::Arguments>),
-    /// Tell all of one workload: its containers, what is found in them, and how it is configured
+    /// Show one workload: its containers, findings and configuration issues
     Describe(describe::Arguments),
-    /// Believe a node no more, or again
+    /// Distrust a node's inventories, or trust them again
     Node(node::Arguments),
-    /// Make tokens for nodes, and for callers of the API
+    /// Create tokens for nodes and for users of the API
     Token(token::Arguments),
-    /// Look at the cluster, the aggregator and its nodes, or at this machine; say what is wrong and what to do
+    /// Check the cluster, the aggregator and its nodes, or this machine, and report problems with their fixes
     Doctor(Box<doctor::Arguments>),
-    /// Try every forbidden act in a worker's cage, and print what stopped it
+    /// Try every forbidden action inside a worker's sandbox and print what stopped it
     Selftest,
 }
 
-/// An error that ends the command: one line, and what to do next.
+/// An error that ends the command: one line with the cause and a hint.
 #[derive(Debug)]
 struct Fatal {
     exit: Exit,
@@ -95,7 +95,7 @@ impl Fatal {
     }
 }
 
-/// The commands with their flags, from which `docs/configuration.md` is made.
+/// Returns the commands with their flags; `docs/configuration.md` is generated from them.
 pub fn command() -> clap::Command {
     Arguments::command()
 }
@@ -113,7 +113,7 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version are not errors. If nobody can be told, the code still tells.
+            // Help and version are not errors. If standard error is closed, the exit code remains.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
@@ -140,7 +140,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Writes to standard output. A reader that went away, as `head` does, is no failure of ours.
+/// Writes to standard output. A reader that closes the pipe early, such as `head`, is not an error.
 fn print(output: &str) -> Result<(), Fatal> {
     output::emit(output).map(|_| ())
 }

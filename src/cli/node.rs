@@ -1,4 +1,4 @@
-//! `outcrop node`: whose word counts.
+//! `outcrop node`: distrusts a node, or trusts it again.
 
 use clap::Subcommand;
 
@@ -14,15 +14,15 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Believe a node no more: what it read is discarded, and read again by others
+    /// Distrust a node: discard its inventories and let other nodes read its layers again
     Distrust(Node),
-    /// Believe a node again
+    /// Trust a node again
     Trust(Node),
 }
 
 #[derive(Debug, clap::Args)]
 struct Node {
-    /// The node
+    /// Name of the node
     name: String,
 
     #[command(flatten)]
@@ -37,6 +37,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     let path = format!("/api/v1/nodes/{}/{act}", segment(&node.name));
     let answer = node.server.connect()?.post(&path, &[], &[("Content-Type", "application/json")], "{}")?;
     let layers = answer["layers"].as_u64().unwrap_or(0);
-    print(&format!("{} {done}: {layers} layers have to be read again\n", escape(&node.name)))?;
+    print(&format!("{} {done}: {layers} layers will be read again\n", escape(&node.name)))?;
     Ok(Exit::Done)
 }

@@ -11,18 +11,18 @@ use super::{Fatal, text};
 use crate::store::RANKS;
 use crate::web::is_treacherous;
 
-/// How an answer is written.
+/// Output format of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// For people
+    /// Table
     Table,
-    /// For people with wide terminals
+    /// Table with additional columns
     Wide,
-    /// As the API answers
+    /// JSON, as the API responds
     Json,
-    /// The same as YAML
+    /// The same document as YAML
     Yaml,
-    /// For spreadsheets: what wide has
+    /// CSV with the columns of wide
     Csv,
 }
 
@@ -148,7 +148,7 @@ pub(super) fn emit(text: &str) -> Result<bool, Fatal> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Fatal::failed(format!("writing the result: {error}"))),
+        Err(error) => Err(Fatal::failed(format!("writing to standard output: {error}"))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `outcrop selftest`: is the cage as tight as promised, on this very machine?
+//! `outcrop selftest`: tries every forbidden action in a worker's sandbox on this machine.
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::table::table;
 use super::{Exit, Fatal, print};
 
 pub(super) fn run() -> Result<Exit, Fatal> {
-    // Any directory does: the worker may read what lies in it and nothing else.
+    // The worker may read this directory and nothing else; which directory does not matter.
     let root = Layer::open(Path::new("/usr/share")).or_else(|_| Layer::open(Path::new("/")));
     let root = root.map_err(|error| Fatal::failed(error.to_string()))?;
     let outside = vec![("another directory".to_owned(), b"/etc".to_vec())];
@@ -21,10 +21,10 @@ pub(super) fn run() -> Result<Exit, Fatal> {
         .into_iter()
         .map(|attempt| vec![attempt.act, attempt.stopped_by.unwrap_or_else(|| "NOTHING".to_owned())])
         .collect();
-    print(&format!("cage: {}\n\n{}", started.cage, table(&["FORBIDDEN ACT", "STOPPED BY"], &rows)))?;
+    print(&format!("sandbox: {}\n\n{}", started.cage, table(&["FORBIDDEN ACTION", "STOPPED BY"], &rows)))?;
     if allowed > 0 {
         return Err(Fatal::failed(format!(
-            "{allowed} forbidden acts were possible; this kernel's cage is \"{}\"",
+            "{allowed} forbidden actions were possible: the sandbox of this kernel is \"{}\"; see docs/troubleshooting.md",
             started.cage
         )));
     }

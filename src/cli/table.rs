@@ -1,19 +1,19 @@
-//! Tables in kubectl's manner: upper-case heads, columns as wide as their widest cell, three blanks between.
+//! Tables in kubectl's style: upper-case headers, columns as wide as their widest cell, separated by three spaces.
 
 use super::report::{Report, Target};
 use super::text::escape;
 
-/// Warnings shown of one target.
+/// Number of warnings shown per target.
 const MAX_WARNINGS: usize = 10;
 
-/// Most characters that a column makes room for. One hostile name does not push everybody's lines apart.
+/// Maximum width of a column, characters, so that one long name does not widen every row.
 const MAX_WIDTH: usize = 80;
 
-/// A table that grows. Columns are as wide as the first rows need; later rows keep to that where they fit.
+/// A table that is written in parts. The first part determines the column widths.
 #[derive(Debug)]
 pub(super) struct Table {
     heads: Vec<&'static str>,
-    /// Whether heads are written.
+    /// Whether headers are written.
     with_heads: bool,
     widths: Option<Vec<usize>>,
 }
@@ -23,7 +23,7 @@ impl Table {
         Self { heads, with_heads, widths: None }
     }
 
-    /// The next rows, below the heads if they are the first. Cells are escaped.
+    /// Formats the next rows, after the headers if they are the first. Cells are escaped.
     pub(super) fn rows(&mut self, rows: &[Vec<String>]) -> String {
         let rows: Vec<Vec<String>> =
             rows.iter().map(|row| row.iter().map(|cell| escape(cell).into_owned()).collect()).collect();
@@ -56,12 +56,12 @@ impl Table {
     }
 }
 
-/// Lays out rows below their heads. Cells are escaped.
+/// Formats headers and rows. Cells are escaped.
 pub(super) fn table(heads: &[&'static str], rows: &[Vec<String>]) -> String {
     Table::new(heads.to_vec(), true).rows(rows)
 }
 
-/// The packages of every target.
+/// Formats the packages of every target.
 pub(super) fn packages(report: &Report) -> String {
     let mut out = String::new();
     for target in &report.targets {
@@ -84,7 +84,7 @@ pub(super) fn packages(report: &Report) -> String {
     out
 }
 
-/// The findings of every target, and what they are worth.
+/// Formats the findings of every target and their assessment.
 pub(super) fn findings(report: &Report) -> String {
     let mut out = String::new();
     for target in &report.targets {
@@ -95,7 +95,7 @@ pub(super) fn findings(report: &Report) -> String {
             .map(|finding| {
                 let fixed = finding.fixed.clone().unwrap_or_else(|| finding.status.as_str().to_owned());
                 let note = match (&finding.withheld_for, finding.not_assessed_by_distribution) {
-                    (Some(owner), _) => format!("left to {owner}"),
+                    (Some(owner), _) => format!("withheld: owned by {owner}"),
                     (None, true) => "not assessed by the distribution".to_owned(),
                     (None, false) => finding.summary.chars().take(60).collect(),
                 };
@@ -118,7 +118,7 @@ pub(super) fn findings(report: &Report) -> String {
     out
 }
 
-/// What zero findings would mean, and what is not shown.
+/// Formats the assessment of a target and the findings that are not shown.
 fn foot(target: &Target) -> String {
     let mut out = String::new();
     for assessed in &target.assessed {
@@ -131,19 +131,19 @@ fn foot(target: &Target) -> String {
     }
     if target.hidden > 0 {
         out.push_str(&format!(
-            "hidden: {} more findings that --severity or --only-fixed leave out, those that nobody rated among them\n",
+            "hidden: {} more findings that --severity or --only-fixed excludes, including those without a severity\n",
             target.hidden
         ));
     }
     if target.withheld > 0 {
         out.push_str(&format!(
-            "withheld: {} findings of packages that the distribution installed and judges itself; --owned shows them\n",
+            "withheld: {} findings of application packages owned by OS packages; use --owned to show them\n",
             target.withheld
         ));
     }
     if target.unidentified > 0 {
         out.push_str(&format!(
-            "unidentified: {} packages without a name, which nothing can match\n",
+            "unidentified: {} packages without a name, which cannot be matched\n",
             target.unidentified
         ));
     }
@@ -156,7 +156,7 @@ fn foot(target: &Target) -> String {
     out
 }
 
-/// What a target is, and how far it was seen: a line.
+/// Formats the name and the coverage of a target in one line.
 fn head(target: &Target) -> String {
     let subject = &target.subject;
     let place = [&subject.runtime_namespace, &subject.namespace, &subject.pod].into_iter().flatten();

@@ -1,10 +1,10 @@
-//! Strings from images, made harmless for a terminal.
+//! Escaping of untrusted strings for a terminal.
 
 use std::borrow::Cow;
 
 use crate::web::is_treacherous;
 
-/// `text` with treacherous characters written as `\u{…}`.
+/// Returns `text` with control and bidirectional characters written as `\u{…}`.
 pub(super) fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(is_treacherous) {
         return Cow::Borrowed(text);
@@ -20,7 +20,7 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// A path as text: bytes that are not UTF-8 are replaced, with a leading slash.
+/// Returns a path as text with a leading slash; bytes that are not UTF-8 are replaced.
 pub(super) fn path(path: &[u8]) -> String {
     format!("/{}", String::from_utf8_lossy(path))
 }

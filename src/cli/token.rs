@@ -1,4 +1,4 @@
-//! `outcrop token`.
+//! `outcrop token`: creates tokens for nodes and for users of the API.
 
 use std::path::PathBuf;
 
@@ -14,15 +14,15 @@ pub(super) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum TokenCommand {
-    /// Make a token for a node, or for a caller of the API, and print it: it is nowhere else
+    /// Create a token for a node or for an API user and print it; only its hash is stored, in the file of --tokens
     New {
-        /// The node's name
+        /// Name of the node
         #[arg(required_unless_present = "api", conflicts_with = "api")]
         node: Option<String>,
-        /// The name of a caller of the API
+        /// Name of the API user
         #[arg(long, value_name = "NAME")]
         api: Option<String>,
-        /// What the caller may do: read, push-database, manage-nodes
+        /// Rights of the API user, comma-separated: read, push-database, manage-nodes
         #[arg(
             long,
             value_name = "RIGHT",
@@ -32,10 +32,10 @@ enum TokenCommand {
             conflicts_with = "node"
         )]
         rights: Vec<Right>,
-        /// The namespaces that the caller may see into; without it all, and what has none
+        /// Namespaces that the API user may see, comma-separated; default: all namespaces and everything outside of namespaces
         #[arg(long, value_name = "NAMESPACE", value_delimiter = ',', requires = "api", conflicts_with = "node")]
         namespaces: Vec<String>,
-        /// The file that the aggregator reads
+        /// File to append to: the one that the aggregator reads with --tokens or --api-tokens
         #[arg(long, value_name = "FILE")]
         tokens: PathBuf,
     },

@@ -1,5 +1,5 @@
-//! To the aggregator in a cluster, through the API server: as `kubectl port-forward` and `kubectl create token` do it, with the rights of
-//! who has the kubeconfig.
+//! Connects to the aggregator in a cluster through the API server, as `kubectl port-forward` and `kubectl create token` do, with the rights
+//! of the kubeconfig's user.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -15,76 +15,76 @@ use tokio::runtime::Runtime;
 use super::Fatal;
 use crate::cluster::{AUDIENCE, connect, has_kubeconfig, words};
 
-/// What the chart calls an aggregator's pods.
+/// Labels that the chart sets on the aggregator's pods.
 const AGGREGATOR: &str = "app.kubernetes.io/part-of=outcrop,app.kubernetes.io/component=aggregator";
 
-/// What the chart calls what is for users: the service account that may see everything.
+/// Labels that the chart sets on the service account for users, which may see everything.
 const USERS: &str = "app.kubernetes.io/part-of=outcrop,app.kubernetes.io/component=users";
 
-/// What the chart calls its other objects.
+/// Label that the chart sets on all its objects.
 pub(super) const OUTCROP: &str = "app.kubernetes.io/part-of=outcrop";
 
-/// Where the aggregator's API listens in its pod.
+/// Port of the aggregator's API in its pod.
 const PORT: u16 = 7480;
 
-/// How long the token is good for, seconds: the least that Kubernetes gives.
+/// Lifetime of the requested token, seconds: the minimum that Kubernetes allows.
 const TOKEN_SECONDS: i64 = 600;
 
-/// Which cluster, and as whom.
+/// Flags that select a cluster and the account to use there.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct Cluster {
-    /// The kubeconfig of the cluster whose aggregator is asked
+    /// Path of the kubeconfig; default: the KUBECONFIG variable or ~/.kube/config
     #[arg(long, value_name = "FILE", env = "OUTCROP_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
 
-    /// The kubeconfig's context to use
+    /// Context of the kubeconfig; default: the current context
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
 
-    /// The namespace that Outcrop is installed in; without it all are looked through
+    /// Namespace in which Outcrop is installed; default: search all namespaces
     #[arg(long, value_name = "NAMESPACE", env = "OUTCROP_NAMESPACE")]
     outcrop_namespace: Option<String>,
 
-    /// The service account to ask as: what it may see is shown. Without it the one that the chart made for viewers
+    /// Service account to send requests as, which decides what is shown; default: the account that the chart creates for viewers
     #[arg(long, value_name = "NAMESPACE/NAME", env = "OUTCROP_SERVICE_ACCOUNT")]
     service_account: Option<String>,
 }
 
-/// A way to an aggregator, as long as it is kept.
+/// A tunnel to an aggregator; it closes when the value is dropped.
 #[derive(Debug)]
 pub(super) struct Tunnel {
-    /// Where it begins.
+    /// Base URL of the local end.
     pub(super) base: String,
-    /// What the aggregator's certificate is signed by, PEM, where it was published.
+    /// CA certificate of the aggregator, PEM, if it is published.
     pub(super) ca: Option<String>,
-    /// A token for it.
+    /// Token for the aggregator, if one was requested.
     pub(super) token: Option<String>,
-    /// Carries it.
+    /// Runs the tunnel.
     _runtime: Runtime,
 }
 
 impl Cluster {
-    /// Whether somebody said which cluster: by a flag, or by a kubeconfig where kubectl looks for it.
+    /// Whether a cluster is selected, by a flag or by a kubeconfig in a default location.
     pub(super) fn is_named(&self) -> bool {
         self.kubeconfig.is_some() || self.context.is_some() || has_kubeconfig()
     }
 
-    /// The namespace that Outcrop is in, where it was said.
+    /// Returns the namespace of `--outcrop-namespace`.
     pub(super) fn namespace(&self) -> Option<&str> {
         self.outcrop_namespace.as_deref()
     }
 
-    /// Opens a tunnel; asks for a token as well, if one is wanted.
+    /// Opens a tunnel and, if `wants_token` is set, requests a token.
     pub(super) fn open(&self, wants_token: bool) -> Result<Tunnel, Fatal> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.map_err(|error| Fatal::failed(format!("starting: {error}")))?;
+        let runtime = runtime.map_err(|error| Fatal::failed(format!("starting the async runtime: {error}")))?;
         let (base, ca, token) = runtime.block_on(self.find(wants_token)).map_err(|error| {
-            Fatal::failed(format!("the aggregator in the cluster: {error}; --server URL asks one that is elsewhere"))
+            Fatal::failed(format!("connecting to the aggregator in the cluster: {error}; to use an aggregator elsewhere, pass --server URL"))
         })?;
         Ok(Tunnel { base, ca, token, _runtime: runtime })
     }
 
-    /// A client of the API server; where no cluster is named, as the account of the pod that this runs in.
+    /// Returns a client of the API server; without a selected cluster, the client of the pod's service account.
     pub(super) async fn client(&self) -> Result<Client, String> {
         connect(self.kubeconfig.as_deref(), self.context.as_deref()).await
     }
@@ -96,22 +96,22 @@ impl Cluster {
             None => Api::all(client.clone()),
         };
         let pods = pods.list(&ListParams::default().labels(AGGREGATOR)).await.map_err(|error| {
-            format!("looking for its pod: {}; --outcrop-namespace NAMESPACE looks in one only", words(&error))
+            format!("listing its pods: {}; to search one namespace only, pass --outcrop-namespace NAMESPACE", words(&error))
         })?;
-        // Whoever may make pods may label them like this, and would be shown a token.
+        // Anyone who may create pods may set these labels, and would receive a token.
         let namespaces: BTreeSet<String> = pods.items.iter().filter_map(kube::ResourceExt::namespace).collect();
         if namespaces.len() > 1 {
             let all: Vec<String> = namespaces.into_iter().collect();
             return Err(format!(
-                "there are pods of one in {}; --outcrop-namespace NAMESPACE says which",
+                "found aggregator pods in namespaces {}; select one with --outcrop-namespace NAMESPACE",
                 all.join(", ")
             ));
         }
         let running = |pod: &&Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
         let Some(pod) = pods.items.iter().find(running) else {
             return Err(match pods.items.first() {
-                Some(pod) => format!("its pod {} does not run", pod.name_any()),
-                None => "there is none; helm install outcrop charts/outcrop makes one".to_owned(),
+                Some(pod) => format!("pod {} is not running; check it with kubectl describe pod", pod.name_any()),
+                None => "no aggregator pod found; install the chart with helm install outcrop charts/outcrop".to_owned(),
             });
         };
         let namespace = pod.namespace().unwrap_or_default();
@@ -122,7 +122,7 @@ impl Cluster {
             _ => None,
         };
         if let Some(flag) = foreign {
-            return Err(format!("with {flag} say that it is in {namespace}: --outcrop-namespace {namespace}"));
+            return Err(format!("{flag} requires the namespace of the aggregator; pass --outcrop-namespace {namespace} if you trust the pods there"));
         }
         let ca = published(&client, &namespace).await;
         let token = if wants_token { Some(self.token(&client, &namespace).await?) } else { None };
@@ -130,18 +130,18 @@ impl Cluster {
         Ok((format!("https://localhost:{}", base.port()), ca, token))
     }
 
-    /// A token of the service account to ask as.
+    /// Requests a token of the service account.
     async fn token(&self, client: &Client, namespace: &str) -> Result<String, String> {
         let (namespace, name) = match &self.service_account {
             Some(named) => {
-                let split = named.split_once('/').ok_or(format!("--service-account {named}: give NAMESPACE/NAME"))?;
+                let split = named.split_once('/').ok_or(format!("invalid value {named:?} for --service-account: expected NAMESPACE/NAME"))?;
                 (split.0.to_owned(), split.1.to_owned())
             }
             None => {
                 let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
                 let found = accounts.list(&ListParams::default().labels(USERS)).await;
-                let found = found.map_err(|error| format!("looking for its viewers' account: {}", words(&error)))?;
-                let none = "there is no account for viewers; --service-account NAMESPACE/NAME names one";
+                let found = found.map_err(|error| format!("listing service accounts in namespace {namespace}: {}", words(&error)))?;
+                let none = "the namespace has no service account for viewers; pass --service-account NAMESPACE/NAME";
                 (namespace.to_owned(), found.items.first().ok_or(none)?.name_any())
             }
         };
@@ -155,22 +155,22 @@ impl Cluster {
         let made = accounts.create_token_request(&name, &PostParams::default(), &request).await;
         let made = made.map_err(|error| {
             format!(
-                "a token of {namespace}/{name}: {}; --service-account or --token-file asks as somebody else",
+                "requesting a token of service account {namespace}/{name}: {}; to authenticate in another way, pass --service-account or --token-file",
                 words(&error)
             )
         })?;
-        made.status.map(|status| status.token).ok_or_else(|| "the API server made no token".to_owned())
+        made.status.map(|status| status.token).ok_or_else(|| "the API server returned no token".to_owned())
     }
 }
 
-/// The authority of the aggregator's certificate, where it has published one that can be read.
+/// Returns the published CA certificate of the aggregator, if it is readable.
 async fn published(client: &Client, namespace: &str) -> Option<String> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let maps = maps.list(&ListParams::default().labels(OUTCROP)).await.ok()?;
     maps.items.into_iter().find_map(|map| map.data?.remove("ca.crt"))
 }
 
-/// Listens on loopback, and passes on what comes to the pod.
+/// Listens on loopback and forwards connections to the pod.
 async fn forward(client: Client, namespace: &str, pod: String) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -179,7 +179,7 @@ async fn forward(client: Client, namespace: &str, pod: String) -> std::io::Resul
         while let Ok((mut near, _)) = listener.accept().await {
             let (pods, pod) = (pods.clone(), pod.clone());
             tokio::spawn(async move {
-                // What fails shows as a connection that ends, to who asks.
+                // The client sees a failure as a closed connection.
                 let Ok(mut forwarder) = pods.portforward(&pod, &[PORT]).await else { return };
                 if let Some(mut far) = forwarder.take_stream(PORT) {
                     let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;

@@ -292,7 +292,7 @@ fn an_old_database_is_said_beside_the_result() {
     assert_eq!(place.run(&["db", "build", "--from", "old", "--out", "old.db"]).code(), 0);
     let output = place.run(&["scan", "--rootfs", "root", "--db", "old.db"]);
     assert_eq!(output.code(), 0);
-    assert!(output.err().contains("the advisory database is old"), "{}", output.err());
+    assert!(output.err().contains("the advisory database is stale"), "{}", output.err());
     assert!(
         output.out().contains("assessed: npm: unmatched (the advisory database has no source for it)"),
         "{}",

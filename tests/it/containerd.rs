@@ -342,7 +342,7 @@ fn nothing_that_runs_is_said_and_no_error() {
         Command::new(OUTCROP).args(["scan", "--packages", "--containerd"]).arg(containerd.socket()).output().unwrap();
     assert!(output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("no container runs here") && said.contains("--rootfs DIR"), "{said}");
+    assert!(said.contains("no containers found") && said.contains("--rootfs DIR"), "{said}");
     let output = Command::new(OUTCROP)
         .args(["scan", "--packages", "--container", "nope", "--containerd"])
         .arg(containerd.socket())
@@ -350,5 +350,5 @@ fn nothing_that_runs_is_said_and_no_error() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("no container \"nope\" runs here"), "{said}");
+    assert!(said.contains("container \"nope\" not found"), "{said}");
 }

@@ -1,15 +1,15 @@
-//! What the aggregator's answers tell of how it and its nodes are.
+//! Checks of the aggregator's status and of its nodes.
 
 use std::collections::BTreeSet;
 
 use outcrop_agent::doctor::Check;
 use serde_json::Value;
 
-/// Names that are told one by one; the others are counted.
+/// Maximum number of names that are listed; the others are counted.
 const MAX_NAMES: usize = 5;
 
-/// A container that waits longer is told of, seconds.
-const WAITS: u64 = 3600;
+/// Time after which a pending container is reported, seconds.
+const MAX_PENDING: u64 = 3600;
 
 fn number(value: &Value, pointer: &str) -> u64 {
     value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
@@ -19,7 +19,7 @@ fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Some of the names, and how many more there are.
+/// Joins the first [`MAX_NAMES`] names and counts the others.
 pub(super) fn some<T: AsRef<str>>(names: &[T]) -> String {
     let shown: Vec<&str> = names.iter().take(MAX_NAMES).map(AsRef::as_ref).collect();
     match names.len().saturating_sub(MAX_NAMES) {
@@ -28,54 +28,54 @@ pub(super) fn some<T: AsRef<str>>(names: &[T]) -> String {
     }
 }
 
-/// `0.1.7` is of 0.1.
+/// Returns the major and the minor version: `0.1.7` is of 0.1.
 fn minor(version: &str) -> Vec<&str> {
     version.split('.').take(2).collect()
 }
 
-/// The state as `GET /api/v1/status` answers. Sources older than `max_age` days are told of.
+/// Checks the response of `GET /api/v1/status`. Sources older than `max_age` days are reported.
 pub(super) fn status(status: &Value, own_version: &str, max_age: i64) -> Vec<Check> {
     let version = text(status, "/version");
     let mut checks = vec![if minor(version) == minor(own_version) {
-        Check::ok("API", format!("aggregator {version} of cluster {}", text(status, "/cluster")))
+        Check::ok("API", format!("aggregator {version} in cluster {}", text(status, "/cluster")))
     } else {
         Check::warn(
             "API",
-            format!("aggregator {version}, and this program is {own_version}"),
-            "take the command line of the aggregator's version",
+            format!("the aggregator has version {version}, this program has version {own_version}"),
+            "use the command line of the same version as the aggregator",
         )
     }];
     checks.push(match status["store_error"].as_str() {
-        Some(error) => Check::fail("store", error, "make room on the volume or enlarge it; it recovers by itself"),
-        None => Check::ok("store", "it takes what nodes tell"),
+        Some(error) => Check::fail("store", error, "free space on the volume or enlarge it; the aggregator resumes by itself"),
+        None => Check::ok("store", "accepts inventories"),
     });
     checks.extend(problems(status));
     checks.extend(database(status, max_age));
     checks.extend(kubernetes(status));
     if number(status, "/layers/disputed") > 0 {
-        let found = format!("{} layers on which nodes disagree", number(status, "/layers/disputed"));
-        checks.push(Check::warn("layers", found, "outcrop get layers: look at both nodes; outcrop node distrust NAME"));
+        let found = format!("{} layers are disputed: nodes report different contents", number(status, "/layers/disputed"));
+        checks.push(Check::warn("layers", found, "find the nodes with outcrop get layers -o wide, then run outcrop node distrust NAME"));
     }
-    if number(status, "/oldest_unscanned_seconds") > WAITS {
-        let found = format!("a container waits to be scanned for {} s", number(status, "/oldest_unscanned_seconds"));
-        checks.push(Check::warn("layers", found, "outcrop get layers says for whom, and why"));
+    if number(status, "/oldest_unscanned_seconds") > MAX_PENDING {
+        let found = format!("a container has been pending for {} s", number(status, "/oldest_unscanned_seconds"));
+        checks.push(Check::warn("layers", found, "see the reasons with outcrop get layers -o wide"));
     }
     checks
 }
 
-/// What is wrong with what is read again by itself. Watches that are cut are many at once, and of one cause.
+/// Checks the current problems. Failed watches are combined: they usually have one cause.
 fn problems(status: &Value) -> Vec<Check> {
     const NAME: &str = "problem";
     let all = status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let (watches, others): (Vec<&str>, Vec<&str>) = all.partition(|problem| problem.starts_with("watching "));
-    let todo = "mend the file or the right that is named; what was read before is used until then";
+    let todo = "correct the file or the permission; the last valid version stays in use until then";
     let mut checks: Vec<Check> = others.iter().map(|problem| Check::warn(NAME, *problem, todo)).collect();
     if let Some(first) = watches.first() {
         let more = match watches.len() - 1 {
             0 => String::new(),
             more => format!(", and {more} more watches"),
         };
-        let todo = "it is tried again by itself; where it stays: does the API server answer, and see the aggregator's rights above";
+        let todo = "the aggregator retries by itself; if the problem persists, check the API server and the aggregator's rights above";
         checks.push(Check::warn(NAME, format!("{first}{more}"), todo));
     }
     checks
@@ -83,28 +83,28 @@ fn problems(status: &Value) -> Vec<Check> {
 
 fn database(status: &Value, max_age: i64) -> Vec<Check> {
     const NAME: &str = "database";
-    const AGE: &str = "database's age";
+    const AGE: &str = "database age";
     let mut checks = Vec::new();
     if let Some(error) = status["database_error"].as_str() {
         checks.push(Check::warn(
             NAME,
-            format!("the one that was offered last is refused: {error}"),
-            "docs/operations.md, Advisory databases",
+            format!("the last offered database was refused: {error}"),
+            "see docs/operations.md, Advisory databases",
         ));
     }
     if status["database"].is_null() {
         checks.push(Check::fail(
             NAME,
-            "there is none: nothing is matched",
-            "outcrop db push FILE, or aggregator.advisories.volume in the chart's values",
+            "no advisory database: nothing is matched",
+            "run outcrop db push FILE, or set aggregator.advisories.volume in the chart",
         ));
         return checks;
     }
-    let brought = format!("{}, {}", text(status, "/database/brought_by"), text(status, "/database/brought_at"));
+    let origin = format!("{}, {}", text(status, "/database/brought_by"), text(status, "/database/brought_at"));
     checks.push(match status.pointer("/database/signed_by").and_then(Value::as_str) {
-        Some(key) => Check::ok(NAME, format!("{brought}, signed by {key}")),
+        Some(key) => Check::ok(NAME, format!("from {origin}, signed by {key}")),
         None => {
-            Check::warn(NAME, format!("{brought}, not signed"), "sign it with minisign: docs/operations.md, Sign them")
+            Check::warn(NAME, format!("from {origin}, not signed"), "sign it with minisign; see docs/operations.md, Sign databases")
         }
     });
     let used: BTreeSet<&str> =
@@ -123,15 +123,15 @@ fn database(status: &Value, max_age: i64) -> Vec<Check> {
         })
         .collect();
     checks.push(if ages.is_empty() {
-        Check::skipped(AGE, "nothing that runs has a source in it, or nothing was matched yet")
+        Check::skipped(AGE, "no ecosystem in use has a source in the database, or nothing was matched yet")
     } else if stale.is_empty() {
         let oldest = ages.iter().filter_map(|(_, age)| *age).max().unwrap_or(0);
-        Check::ok(AGE, format!("{} sources of what runs, the oldest {oldest} days old", ages.len()))
+        Check::ok(AGE, format!("{} sources in use, the oldest is {oldest} days old", ages.len()))
     } else {
         Check::warn(
             AGE,
             some(&stale),
-            format!("fetch the feeds and build anew: what is older than {max_age} days says little of what is new"),
+            format!("fetch the feeds and rebuild the database; advisories newer than {max_age} days may be missing"),
         )
     });
     let unmatched: BTreeSet<String> = status["assessed"]
@@ -146,7 +146,7 @@ fn database(status: &Value, max_age: i64) -> Vec<Check> {
         checks.push(Check::warn(
             "matching",
             format!("not matched: {}", some(&unmatched)),
-            "build the database from feeds of these, too; zero findings mean nothing there",
+            "add feeds for these ecosystems; without them, zero findings has no meaning",
         ));
     }
     checks
@@ -160,8 +160,8 @@ fn kubernetes(status: &Value) -> Vec<Check> {
     if status.pointer("/kubernetes/synced").and_then(Value::as_bool) == Some(false) {
         return vec![Check::warn(
             NAME,
-            "the aggregator has not listed the API server whole yet",
-            "wait a minute; else look at its log and its ClusterRole",
+            "the aggregator's first list of the API server's objects is not complete",
+            "wait a minute, then check the aggregator's log and its ClusterRole",
         )];
     }
     let (untold, strays) = (number(status, "/kubernetes/untold"), number(status, "/kubernetes/strays"));
@@ -169,27 +169,27 @@ fn kubernetes(status: &Value) -> Vec<Check> {
     if untold > 0 {
         checks.push(Check::warn(
             NAME,
-            format!("{untold} containers run, says the API server, and no node tells of them"),
-            "outcrop get containers names them with the reason: nodes without an agent, or a containerd namespace that is left out",
+            format!("{untold} containers run according to the API server, but no node reports them"),
+            "see the reasons with outcrop get containers -o wide: usually a node without an agent, or a containerd namespace that is not scanned",
         ));
     }
     if strays > 0 {
         checks.push(Check::warn(
             NAME,
-            format!("{strays} containers, say nodes, are of pods that the API server does not know"),
-            "pods that have just ended go by themselves; else is the agent's cluster this one?",
+            format!("{strays} containers belong to pods that the API server does not know"),
+            "pods that just ended disappear by themselves; otherwise check that the agents run in this cluster",
         ));
     }
     if checks.is_empty() {
         checks.push(Check::ok(
             NAME,
-            format!("{} pods, and nodes tell of all their containers", number(status, "/kubernetes/pods")),
+            format!("{} pods; nodes report all of their containers", number(status, "/kubernetes/pods")),
         ));
     }
     checks
 }
 
-/// The nodes as `GET /api/v1/nodes` answers, and how many streams were refused since the start.
+/// Checks the response of `GET /api/v1/nodes`. `refused` is the number of refused streams since the start.
 pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Check> {
     let is = |node: &Value, key: &str| node[key].as_bool() == Some(true);
     let named = |filter: &dyn Fn(&Value) -> bool, words: &dyn Fn(&Value) -> String| -> Vec<String> {
@@ -204,7 +204,7 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
         return vec![Check::fail(
             "nodes",
             format!("no agent has attached{refusals}"),
-            "do agents run (kubectl get pods), and what do their logs say? kubectl exec POD -c reader -- outcrop-agent doctor",
+            "check the agents with kubectl get pods and kubectl logs, then kubectl exec POD -c reader -- outcrop-agent doctor",
         )];
     }
     let mut checks = vec![Check::ok("nodes", format!("{attached} of {} attached", nodes.len()))];
@@ -214,7 +214,7 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
         checks.push(Check::fail(
             "silent nodes",
             some(&silent),
-            "look at the agent's log on each: kubectl exec POD -c reader -- outcrop-agent doctor",
+            "check the agent's log on each node, then kubectl exec POD -c reader -- outcrop-agent doctor",
         ));
     }
     let gone = named(&|node| has_agent(node) && !is(node, "attached") && !is_there(node), &silence);
@@ -222,7 +222,7 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
         checks.push(Check::warn(
             "silent nodes",
             some(&gone),
-            "start their agents; a node that went away is forgotten by itself (--forget-after)",
+            "start their agents; a removed node disappears after --forget-after",
         ));
     }
     let blind = |node: &Value| format!("{} ({})", text(node, "/name"), text(node, "/blind"));
@@ -231,7 +231,7 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
         checks.push(Check::warn(
             "blind nodes",
             format!("no agent can run on {}", some(&blind)),
-            "their containers are counted as unsupported, with that reason",
+            "their containers are counted as unsupported, with this reason",
         ));
     }
     let bare = named(&|node| !has_agent(node) && !node["blind"].is_string(), &name);
@@ -239,23 +239,23 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
         checks.push(Check::fail(
             "nodes without agent",
             some(&bare),
-            "does a DaemonSet of the chart choose them (agent.nodeSelector, nodeExpressions, agents), and why is its pod not there?",
+            "check that a DaemonSet selects these nodes (agent.nodeSelector, nodeExpressions, agents in the chart) and that its pods are scheduled",
         ));
     }
     let cages = named(&|node| has_agent(node) && text(node, "/cage") != "landlock+seccomp", &|node| {
         format!("{} ({})", text(node, "/name"), text(node, "/cage"))
     });
     checks.push(if cages.is_empty() {
-        Check::ok("cages", "Landlock and seccomp hold on every node")
+        Check::ok("sandboxes", "Landlock and seccomp are in force on every node")
     } else {
-        Check::warn("cages", some(&cages), "Linux 6.12 or later, with landlock in the kernel parameter lsm=")
+        Check::warn("sandboxes", some(&cages), "use Linux 6.12 or later with landlock in the kernel parameter lsm=")
     });
     let distrusted = named(&|node| is(node, "distrusted"), &name);
     if !distrusted.is_empty() {
         checks.push(Check::warn(
             "distrusted nodes",
             some(&distrusted),
-            "outcrop node trust NAME, once they are in order",
+            "after you have checked them, run outcrop node trust NAME",
         ));
     }
     let others = named(&|node| has_agent(node) && minor(text(node, "/agent_version")) != minor(aggregator), &|node| {
@@ -263,9 +263,9 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
     });
     if !others.is_empty() {
         checks.push(Check::warn(
-            "agents' versions",
+            "agent versions",
             some(&others),
-            format!("bring them to the aggregator's, {aggregator}"),
+            format!("update them to the aggregator's version, {aggregator}"),
         ));
     }
     let dying = named(&|node| number(node, "/agent/worker_deaths") > 0, &|node| {
@@ -274,8 +274,8 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
     if !dying.is_empty() {
         checks.push(Check::warn(
             "workers",
-            format!("they died of what they read: {}", some(&dying)),
-            "outcrop get layers names what could not be read; is the memory limit of reader high enough?",
+            format!("worker processes died on {}", some(&dying)),
+            "see what could not be read with outcrop get layers -o wide; check the memory limit of the container reader",
         ));
     }
     checks
@@ -312,8 +312,8 @@ mod tests {
             ("/database", json!(null), "database", Outcome::Fail),
             ("/database/signed_by", json!(null), "database", Outcome::Warn),
             ("/database_error", json!("smaller"), "database", Outcome::Warn),
-            ("/database/sources/0/age_days", json!(8), "database's age", Outcome::Warn),
-            ("/database/sources/0/age_days", json!(null), "database's age", Outcome::Warn),
+            ("/database/sources/0/age_days", json!(8), "database age", Outcome::Warn),
+            ("/database/sources/0/age_days", json!(null), "database age", Outcome::Warn),
             ("/assessed/0/state", json!("unmatched"), "matching", Outcome::Warn),
             ("/kubernetes/synced", json!(false), "pods and containers", Outcome::Warn),
             ("/kubernetes/untold", json!(2), "pods and containers", Outcome::Warn),
@@ -348,9 +348,9 @@ mod tests {
             (json!({ "attached": false, "kubernetes": null }), "silent nodes", Outcome::Warn),
             (json!({ "agent_version": "", "attached": false, "cage": "" }), "nodes without agent", Outcome::Fail),
             (json!({ "agent_version": "", "attached": false, "blind": "Windows" }), "blind nodes", Outcome::Warn),
-            (json!({ "cage": "seccomp only" }), "cages", Outcome::Warn),
+            (json!({ "cage": "seccomp only" }), "sandboxes", Outcome::Warn),
             (json!({ "distrusted": true }), "distrusted nodes", Outcome::Warn),
-            (json!({ "agent_version": "0.2.0" }), "agents' versions", Outcome::Warn),
+            (json!({ "agent_version": "0.2.0" }), "agent versions", Outcome::Warn),
             (json!({ "agent": { "worker_deaths": 2 } }), "workers", Outcome::Warn),
         ] {
             let checks = of(change.clone());
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_names_some_are_told() {
+    fn long_lists_of_names_are_shortened() {
         assert_eq!(some(&["a", "b"]), "a, b");
         assert_eq!(some(&["a", "b", "c", "d", "e", "f", "g"]), "a, b, c, d, e and 2 more");
     }

@@ -1,4 +1,4 @@
-//! The support archive: everything that somebody needs who has to help and cannot look, and nothing that is secret.
+//! The support archive: the information that support needs, without secrets.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -11,27 +11,27 @@ use serde_json::Value;
 
 use super::redact;
 
-/// Most bytes of all files together, before they are packed.
+/// Maximum size of all files together, bytes, before compression.
 const MAX_BYTES: usize = 10 << 20;
 
 /// The directory in the archive.
 const DIRECTORY: &str = "outcrop-doctor";
 
-/// What every archive begins with.
+/// The first file of every archive.
 const README: &str = "\
 A support archive of Outcrop, written by `outcrop doctor --bundle`.
 
-checks.json   what was looked at, how it is, what to do
-versions.json the versions of everything
-api/          what the aggregator's API answers: status, nodes
-kubernetes/   Outcrop's own objects, of its own namespace
-logs/         the last lines of its own pods
+checks.json   the checks, their results and hints
+versions.json versions of Outcrop and Kubernetes
+api/          responses of the aggregator's API: status, nodes
+kubernetes/   Outcrop's own objects, from its own namespace
+logs/         the last lines of the logs of Outcrop's own pods
 
-Removed: values of environment variables, annotations, and whatever looks like a token, a key or a password. No Secret and no ConfigMap
-was read into it. Names of nodes, namespaces, images and hosts are in it: look through it before you send it to somebody.
+Removed: values of environment variables, annotations, and every string that looks like a token, a key or a password. Secrets and
+ConfigMaps are never included. Names of nodes, namespaces, images and hosts are included: review the archive before you share it.
 ";
 
-/// Files on their way into an archive.
+/// Files to write into an archive.
 #[derive(Debug, Default)]
 pub(super) struct Bundle {
     files: Vec<(String, Vec<u8>)>,
@@ -40,13 +40,13 @@ pub(super) struct Bundle {
 }
 
 impl Bundle {
-    /// Adds an answer that is no object of Kubernetes.
+    /// Adds JSON that is not a Kubernetes object.
     pub(super) fn json(&mut self, name: &str, value: &impl Serialize) {
         let value = serde_json::to_value(value).unwrap_or(Value::Null);
         self.add(name, format!("{:#}\n", redact::value(value)));
     }
 
-    /// Adds objects of Kubernetes.
+    /// Adds Kubernetes objects.
     pub(super) fn objects(&mut self, name: &str, objects: &impl Serialize) {
         let value = serde_json::to_value(objects).unwrap_or(Value::Null);
         self.add(name, format!("{:#}\n", redact::object(value)));
@@ -66,7 +66,7 @@ impl Bundle {
         }
     }
 
-    /// Writes the archive to `path`, which only its owner may read, and replaces what was there. Returns how many bytes it has.
+    /// Writes the archive to `path`, readable by its owner only, and replaces an existing file. Returns the size in bytes.
     pub(super) fn write(self, path: &Path) -> io::Result<u64> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(directory)?;
@@ -82,7 +82,7 @@ impl Bundle {
     fn pack(self, out: impl io::Write) -> io::Result<()> {
         let mut readme = README.to_owned();
         for name in &self.left_out {
-            readme.push_str(&format!("Left out, since the archive would have been too large: {name}\n"));
+            readme.push_str(&format!("Left out because the archive would be too large: {name}\n"));
         }
         let now = u64::try_from(clock::timestamp().as_second()).unwrap_or(0);
         let mut archive = tar::Builder::new(out);
@@ -105,8 +105,8 @@ mod tests {
 
     use super::*;
 
-    /// The archive's bytes, unpacked.
-    #[allow(clippy::disallowed_types, reason = "it was packed here, and is small")]
+    /// Returns the archive's bytes, decompressed.
+    #[allow(clippy::disallowed_types, reason = "the test wrote this small archive itself")]
     fn unpacked(path: &Path) -> Vec<u8> {
         let mut bytes = Vec::new();
         flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_end(&mut bytes).unwrap();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn no_token_is_in_an_archive_wherever_it_was_planted() {
+    fn archives_contain_no_tokens() {
         let jwt = ["eyJhbGciOiJSUzI1NiJ9", "eyJzdWIiOiJzeXN0ZW0ifQ", "cGxhbnRlZC1zaWduYXR1cmU"].join(".");
         let planted = ["planted-one", "planted-two", "planted-three", "planted-four", "cGxhbnRlZC1zaWduYXR1cmU"];
         let mut bundle = Bundle::default();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_is_bounded_and_says_what_it_leaves_out() {
+    fn archives_are_bounded_and_list_what_is_left_out() {
         let mut bundle = Bundle::default();
         for number in 0..30 {
             bundle.add(&format!("logs/{number}.log"), "a line of a log\n".repeat(1 << 15));

@@ -1,4 +1,4 @@
-//! The certificate that an aggregator shows: whether it verifies, for whom, and until when.
+//! Checks of the aggregator's certificate: whether it verifies, for which names, and until when.
 
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::sync::Arc;
@@ -16,13 +16,13 @@ const NAME: &str = "TLS";
 const PATIENCE: Duration = Duration::from_secs(10);
 const DAY: u64 = 24 * 3600;
 
-/// Days before its end from which a certificate is told of. Those that the aggregator makes itself are renewed long before.
+/// Remaining days below which a certificate is reported. Self-issued certificates are renewed long before.
 const SOON: u64 = 14;
 
-/// The longest that is looked ahead, days.
+/// Maximum remaining validity that is measured, days.
 const FAR: u64 = 36_500;
 
-/// Looks at the certificate at `base`, an address with https. `agents` is the name that agents call the aggregator by.
+/// Checks the certificate at the https URL `base`. `agents` is the host name that agents use.
 pub(super) fn look(base: &str, roots: &[CertificateDer<'static>], agents: Option<&str>) -> Vec<Check> {
     let now = UnixTime::now().as_secs();
     match shown(base, roots) {
@@ -33,7 +33,7 @@ pub(super) fn look(base: &str, roots: &[CertificateDer<'static>], agents: Option
             let called = agents.and_then(|agents| Some((agents, ServerName::try_from(agents.to_owned()).ok()?)));
             if let Some((agents, name)) = called {
                 checks.push(match shown.verify(&name, now) {
-                    Ok(()) => Check::ok("TLS for agents", format!("the certificate is for {agents}, too")),
+                    Ok(()) => Check::ok("TLS for agents", format!("the certificate is also valid for {agents}")),
                     Err(error) => Check::fail("TLS for agents", format!("{agents}: {error}"), advice(&error)),
                 });
             }
@@ -42,7 +42,7 @@ pub(super) fn look(base: &str, roots: &[CertificateDer<'static>], agents: Option
     }
 }
 
-/// A chain that verified once.
+/// A certificate chain that verified during the handshake.
 struct Shown {
     name: ServerName<'static>,
     chain: Vec<CertificateDer<'static>>,
@@ -51,7 +51,7 @@ struct Shown {
 
 impl Shown {
     fn verify(&self, name: &ServerName<'_>, at: u64) -> Result<(), String> {
-        let (end, between) = self.chain.split_first().ok_or("no certificate was shown")?;
+        let (end, between) = self.chain.split_first().ok_or("the server sent no certificate")?;
         let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
         self.verifier.verify_server_cert(end, between, name, &[], at).map(|_| ()).map_err(|error| error.to_string())
     }
@@ -71,7 +71,7 @@ fn shown(base: &str, roots: &[CertificateDer<'static>]) -> Result<Shown, String>
     let name = ServerName::try_from(host.clone()).map_err(|error| failed(&error))?;
     let port = uri.port_u16().unwrap_or(443);
     let mut addresses = (host.as_str(), port).to_socket_addrs().map_err(|error| failed(&error))?;
-    let address = addresses.next().ok_or_else(|| failed(&"it has no address"))?;
+    let address = addresses.next().ok_or_else(|| failed(&"the name has no address"))?;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| failed(&error))?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(|error| failed(&error))?;
     let mut connection = ClientConnection::new(Arc::new(config), name.clone()).map_err(|error| failed(&error))?;
@@ -82,7 +82,7 @@ fn shown(base: &str, roots: &[CertificateDer<'static>]) -> Result<Shown, String>
     Ok(Shown { name, chain, verifier })
 }
 
-/// For how many days from `now` on a chain verifies: no parser of certificates is needed for that. It does now.
+/// Returns for how many days from `now` a chain verifies, by bisection. The chain must verify now.
 fn days(verifies: impl Fn(u64) -> bool, now: u64) -> u64 {
     let (mut good, mut bad) = (0, FAR);
     while bad - good > 1 {
@@ -93,9 +93,9 @@ fn days(verifies: impl Fn(u64) -> bool, now: u64) -> u64 {
 }
 
 fn judge_end(name: &str, days: u64) -> Check {
-    let found = format!("{name}'s certificate verifies, for {days} more days");
+    let found = format!("the certificate of {name} is valid for {days} more days");
     if days < SOON {
-        Check::warn(NAME, found, "renew it; one that the aggregator makes itself is renewed when it is started again")
+        Check::warn(NAME, found, "renew the certificate; a self-issued certificate is renewed when the aggregator restarts")
     } else {
         Check::ok(NAME, found)
     }
@@ -104,13 +104,13 @@ fn judge_end(name: &str, days: u64) -> Check {
 fn advice(error: &str) -> &'static str {
     let error = error.to_ascii_lowercase();
     if error.contains("unknownissuer") || error.contains("badsignature") {
-        "another authority has signed it: is --ca, or the ConfigMap …-ca, of this aggregator?"
+        "the certificate was issued by another CA: check that --ca, or the ConfigMap …-ca, belongs to this aggregator"
     } else if error.contains("expired") || error.contains("not valid yet") || error.contains("notvalidyet") {
-        "compare the clocks; else renew the certificate"
+        "compare the clocks, then renew the certificate"
     } else if error.contains("not valid for name") || error.contains("notvalidforname") {
-        "the certificate lacks this name: --tls-name, or tls.extraNames in the chart's values"
+        "add the name to the certificate with --tls-name, or tls.extraNames in the chart"
     } else {
-        "does the aggregator's pod run, and is that the port of its API?"
+        "check that the aggregator's pod is running and that this is the port of its API"
     }
 }
 
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_certificate_is_found_to_the_day() {
+    fn remaining_validity_is_exact_to_the_day() {
         for end in [0, 1, 13, 14, 89, 3650] {
             assert_eq!(days(|at| at < 1_000 + (end + 1) * DAY, 1_000), end);
         }

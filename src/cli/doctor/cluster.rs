@@ -1,4 +1,4 @@
-//! What the API server tells: itself, one's rights, and Outcrop's objects.
+//! Checks of the API server, the user's rights, and Outcrop's objects.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -27,30 +27,30 @@ use super::objects::{Objects, Read};
 use crate::cli::tunnel::{Cluster, OUTCROP};
 use crate::cluster::{review, words};
 
-/// How long the API server may take to answer.
+/// Timeout of a request to the API server.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The oldest Kubernetes that Outcrop is made for.
+/// Oldest supported version of Kubernetes.
 const OLDEST: (u32, u32) = (1, 29);
 
-/// Most objects of a kind that are read.
+/// Maximum number of objects of one kind that are read.
 const MAX_OBJECTS: u32 = 2_000;
 
-/// Pods whose logs go into an archive, and how much of each container's.
+/// Maximum number of pods whose logs go into an archive, and limits per container.
 const MAX_LOGGED: usize = 20;
 const MAX_LINES: i64 = 1_000;
 const MAX_LOG: i64 = 512 << 10;
 
-/// What was found in a cluster.
+/// Results of the checks of a cluster.
 pub(super) struct Found {
     pub(super) checks: Vec<Check>,
     pub(super) version: Option<String>,
-    /// What is there of Outcrop, and how to ask for more.
+    /// Outcrop's objects.
     pub(super) objects: Option<Objects>,
     client: Option<Client>,
 }
 
-/// Looks at the cluster and at what of Outcrop is in it.
+/// Checks the cluster and Outcrop's objects in it.
 pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
     let mut found = Found { checks: Vec::new(), version: None, objects: None, client: None };
     let client = match cluster.client().await {
@@ -59,7 +59,7 @@ pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
             found.checks.push(Check::fail(
                 "kubeconfig",
                 error,
-                "--kubeconfig FILE, --context NAME; does kubectl work with it?",
+                "check that kubectl works with the same kubeconfig; select another with --kubeconfig FILE or --context NAME",
             ));
             return found;
         }
@@ -74,7 +74,7 @@ pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
         }
         Err(error) => {
             let todo =
-                "kubectl version with the same kubeconfig; is the address right, and are the credentials still good?";
+                "run kubectl version with the same kubeconfig; check the address and the credentials";
             found.checks.push(Check::fail("API server", error, todo));
             return found;
         }
@@ -86,7 +86,7 @@ pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
             return found;
         }
     };
-    // In a pod the account is the pod's own, which is not for people.
+    // In a pod the account is the pod's own: its rights are not those of a user.
     if cluster.is_named() {
         found.checks.push(rights(&client, &namespace, needs_token).await);
     }
@@ -109,7 +109,7 @@ pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
     found
 }
 
-/// The API server's version, and when it says that it is.
+/// Returns the API server's version and the date of its response.
 async fn version(client: &Client) -> Result<(Info, Option<String>), String> {
     let asked = async {
         let request = Request::get("/version").body(kube::client::Body::empty()).map_err(|error| error.to_string())?;
@@ -118,15 +118,15 @@ async fn version(client: &Client) -> Result<(Info, Option<String>), String> {
         let date = answer.headers().get("date").and_then(|date| date.to_str().ok()).map(ToOwned::to_owned);
         let bytes = answer.into_body().collect_bytes().await.map_err(|error| words(&error))?;
         if !status.is_success() {
-            return Err(format!("it answers {status}"));
+            return Err(format!("the response has status {status}"));
         }
         Ok((
             serde_json::from_slice(&bytes)
-                .map_err(|error| format!("it answers, and not as an API server does: {error}"))?,
+                .map_err(|error| format!("the response is not from an API server: {error}"))?,
             date,
         ))
     };
-    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err("it does not answer".to_owned()))
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(format!("no response within {} s", PATIENCE.as_secs())))
 }
 
 fn judge_version(info: &Info) -> Check {
@@ -138,14 +138,14 @@ fn judge_version(info: &Info) -> Check {
         (Some(major), Some(minor)) if (major, minor) < OLDEST => Check::fail(
             NAME,
             found,
-            format!("Outcrop needs {}.{} or later: agents' tokens do not name their pod before", OLDEST.0, OLDEST.1),
+            format!("use Kubernetes {}.{} or later: tokens of earlier versions do not name the pod", OLDEST.0, OLDEST.1),
         ),
         (Some(_), Some(_)) => Check::ok(NAME, found),
-        _ => Check::warn(NAME, found, "this version says nothing that can be compared"),
+        _ => Check::warn(NAME, found, "this version cannot be compared with the oldest supported one"),
     }
 }
 
-/// The namespace that Outcrop is in.
+/// Finds the namespace in which Outcrop is installed.
 async fn installed(client: &Client, cluster: &Cluster) -> Result<String, Box<Check>> {
     const NAME: &str = "installation";
     let deployments: Api<Deployment> = match cluster.namespace() {
@@ -156,23 +156,23 @@ async fn installed(client: &Client, cluster: &Cluster) -> Result<String, Box<Che
         Box::new(Check::fail(
             NAME,
             error,
-            "--outcrop-namespace NAMESPACE looks in one only; ask for the right to list there",
+            "search one namespace with --outcrop-namespace NAMESPACE, or request permission to list deployments",
         ))
     })?;
     let namespaces: BTreeSet<String> = all.iter().filter_map(kube::ResourceExt::namespace).collect();
     match namespaces.len() {
         0 => Err(Box::new(Check::fail(
             NAME,
-            "there is no Deployment of the chart",
-            "helm install outcrop charts/outcrop -n outcrop --create-namespace; --outcrop-namespace says where it is",
+            "no Deployment of the chart found",
+            "run helm install outcrop charts/outcrop -n outcrop --create-namespace, or name its namespace with --outcrop-namespace",
         ))),
         1 => Ok(namespaces.into_iter().next().unwrap_or_default()),
         _ => {
             let names: Vec<String> = namespaces.into_iter().collect();
             Err(Box::new(Check::fail(
                 NAME,
-                format!("there are several: in {}", names.join(", ")),
-                "--outcrop-namespace NAMESPACE says which",
+                format!("found several installations, in namespaces {}", names.join(", ")),
+                "select one with --outcrop-namespace NAMESPACE",
             )))
         }
     }
@@ -195,17 +195,17 @@ where
 async fn list<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, parameters: ListParams) -> Read<K> {
     let parameters = parameters.limit(MAX_OBJECTS);
     let listed = tokio::time::timeout(PATIENCE, api.list(&parameters)).await;
-    let listed = listed.map_err(|_| "the API server does not answer".to_owned())?;
+    let listed = listed.map_err(|_| "no response from the API server".to_owned())?;
     listed.map(|list| list.items).map_err(|error| words(&error))
 }
 
-/// A right, and what does not work without it.
+/// A permission and what requires it.
 struct Right {
     verb: &'static str,
     group: &'static str,
     resource: &'static str,
     subresource: &'static str,
-    /// What it is for; what is only for this program is not necessary.
+    /// Purpose, for the report.
     what_for: &'static str,
     necessary: bool,
 }
@@ -230,23 +230,23 @@ const fn sub(
     Right { verb, group: "", resource, subresource, what_for, necessary }
 }
 
-/// What the command line does with a kubeconfig.
+/// Permissions that the command line needs.
 const RIGHTS: &[Right] = &[
     right("list", "", "pods", "to find the aggregator", true),
-    sub("get", "pods", "portforward", "to reach it", true),
-    sub("create", "pods", "portforward", "to reach it from Kubernetes 1.35 on", false),
-    right("list", "", "configmaps", "to read its authority", true),
-    right("list", "", "serviceaccounts", "to find the viewers' account", true),
-    sub("create", "serviceaccounts", "token", "to ask as that account", true),
-    right("list", "apps", "daemonsets", "for this program only", false),
-    right("list", "", "services", "for this program only", false),
-    right("list", "discovery.k8s.io", "endpointslices", "for this program only", false),
-    right("list", "", "events", "for this program only", false),
-    right("list", "", "persistentvolumeclaims", "for this program only", false),
+    sub("get", "pods", "portforward", "to connect to the aggregator", true),
+    sub("create", "pods", "portforward", "to connect to the aggregator on Kubernetes 1.35 or later", false),
+    right("list", "", "configmaps", "to read its CA certificate", true),
+    right("list", "", "serviceaccounts", "to find the account for viewers", true),
+    sub("create", "serviceaccounts", "token", "to request a token of that account", true),
+    right("list", "apps", "daemonsets", "for outcrop doctor only", false),
+    right("list", "", "services", "for outcrop doctor only", false),
+    right("list", "discovery.k8s.io", "endpointslices", "for outcrop doctor only", false),
+    right("list", "", "events", "for outcrop doctor only", false),
+    right("list", "", "persistentvolumeclaims", "for outcrop doctor only", false),
     sub("get", "pods", "log", "for --bundle only", false),
 ];
 
-/// Whether the user of the kubeconfig may do what the command line does.
+/// Checks that the user of the kubeconfig has the permissions in [`RIGHTS`].
 async fn rights(client: &Client, namespace: &str, needs_token: bool) -> Check {
     let of_token = |right: &Right| right.resource == "serviceaccounts";
     let mut denied = Vec::new();
@@ -260,7 +260,7 @@ async fn rights(client: &Client, namespace: &str, needs_token: bool) -> Check {
     judge_rights(&denied, namespace)
 }
 
-/// Whether somebody may do something in a namespace, or everywhere; without an account, who asks.
+/// Whether `who` (by default, the current user) has a permission in a namespace or, without one, in the whole cluster.
 async fn may(client: &Client, right: &Right, namespace: Option<&str>, who: Option<&str>) -> Result<bool, String> {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let attributes = Some(ResourceAttributes {
@@ -296,10 +296,10 @@ async fn may(client: &Client, right: &Right, namespace: Option<&str>, who: Optio
     Ok(status.is_some_and(|status| status.allowed))
 }
 
-/// What the aggregator does in the namespaces that it watches.
+/// Permissions that the aggregator needs in the namespaces it watches.
 const WATCHED: &[Right] = &[
-    right("list", "", "pods", "to know whose a container is", true),
-    right("watch", "", "pods", "to know whose a container is", true),
+    right("list", "", "pods", "to join containers to pods", true),
+    right("watch", "", "pods", "to join containers to pods", true),
     right("list", "apps", "replicasets", "to find the workload", true),
     right("list", "apps", "deployments", "to find the workload", true),
     right("list", "apps", "statefulsets", "to find the workload", true),
@@ -309,19 +309,19 @@ const WATCHED: &[Right] = &[
     right("list", "", "replicationcontrollers", "to find the workload", false),
 ];
 
-/// What it does in the whole cluster, where it watches all of it.
+/// Permissions that the aggregator needs in the whole cluster if it watches all namespaces.
 const OF_CLUSTER: &[Right] = &[
-    right("list", "", "nodes", "to know nodes without an agent", false),
-    right("list", "", "namespaces", "for labels that name owners", false),
+    right("list", "", "nodes", "to find nodes without an agent", false),
+    right("list", "", "namespaces", "to read owners from namespaces", false),
 ];
 
-/// What it does in any case.
+/// Permissions that the aggregator always needs.
 const REVIEWS: &[Right] = &[
-    right("create", "authentication.k8s.io", "tokenreviews", "to know who speaks", true),
-    right("create", "authorization.k8s.io", "subjectaccessreviews", "to know who may see what", true),
+    right("create", "authentication.k8s.io", "tokenreviews", "to authenticate agents and users", true),
+    right("create", "authorization.k8s.io", "subjectaccessreviews", "to authorize users", true),
 ];
 
-/// Whether the aggregator's account may do what the aggregator does.
+/// Checks that the aggregator's account has the permissions it needs.
 async fn aggregator_rights(client: &Client, objects: &Objects) -> Vec<Check> {
     const NAME: &str = "aggregator's rights";
     let Some((account, watched)) = objects.aggregator() else { return Vec::new() };
@@ -341,14 +341,14 @@ async fn aggregator_rights(client: &Client, objects: &Objects) -> Vec<Check> {
         }
     }
     if denied.is_empty() {
-        return vec![Check::ok(NAME, format!("{user} may do all that it needs"))];
+        return vec![Check::ok(NAME, format!("{user} has all permissions it needs"))];
     }
     let words = |(place, right): &(Option<&str>, &Right)| {
         let place = place.map(|place| format!(" in {place}")).unwrap_or_default();
         format!("{} {}{place} ({})", right.verb, right.resource, right.what_for)
     };
-    let found = format!("{user} may not {}", some(&denied.iter().map(words).collect::<Vec<_>>()));
-    let todo = "rbac.create: true in the chart's values, or the ClusterRole of daemonset/manifests by hand";
+    let found = format!("{user} lacks permission to {}", some(&denied.iter().map(words).collect::<Vec<_>>()));
+    let todo = "set rbac.create: true in the chart, or apply the ClusterRole of daemonset/manifests";
     vec![match denied.iter().any(|(_, right)| right.necessary) {
         true => Check::fail(NAME, found, todo),
         false => Check::warn(NAME, found, todo),
@@ -363,18 +363,18 @@ fn judge_rights(denied: &[&Right], namespace: &str) -> Check {
     };
     let all: Vec<String> = denied.iter().map(words).collect();
     if denied.is_empty() {
-        return Check::ok(NAME, format!("all that is needed in namespace {namespace}"));
+        return Check::ok(NAME, format!("all permissions needed in namespace {namespace}"));
     }
     let found = format!("missing in namespace {namespace}: {}", all.join(", "));
     if denied.iter().any(|right| right.necessary) {
-        Check::fail(NAME, found, "ask for a Role with these, or use --server URL, --ca and --token-file")
+        Check::fail(NAME, found, "request a Role with these permissions, or connect directly with --server URL, --ca and --token-file")
     } else {
-        Check::warn(NAME, found, "what needs them is skipped")
+        Check::warn(NAME, found, "the checks that need them are skipped")
     }
 }
 
 impl Found {
-    /// Puts into an archive what was found, and the logs of Outcrop's pods.
+    /// Adds the objects and the logs of Outcrop's pods to an archive.
     pub(super) async fn pack(&self, bundle: &mut Bundle) {
         let Some(objects) = &self.objects else { return };
         bundle.objects("kubernetes/deployments.json", &packed(&objects.deployments));
@@ -395,7 +395,7 @@ impl Found {
     }
 }
 
-/// The objects, or why there are none.
+/// Returns the objects, or the error that prevented reading them.
 fn packed<T: Serialize>(of: &Read<T>) -> Value {
     match of {
         Ok(objects) => serde_json::to_value(objects).unwrap_or_default(),
@@ -403,7 +403,7 @@ fn packed<T: Serialize>(of: &Read<T>) -> Value {
     }
 }
 
-/// The aggregator first, then those that are not ready.
+/// Sorts the aggregator first, then pods that are not ready.
 fn sorted(pods: &[Pod]) -> Vec<&Pod> {
     let rank = |pod: &&Pod| {
         let is_agent = pod.labels().get("app.kubernetes.io/component").is_some_and(|component| component == "agent");
@@ -438,8 +438,8 @@ async fn logs(api: &Api<Pod>, pod: &Pod, bundle: &mut Bundle) {
             let asked = tokio::time::timeout(PATIENCE, api.logs(&name, &parameters)).await;
             let text = match asked {
                 Ok(Ok(text)) => text,
-                Ok(Err(error)) => format!("not to be had: {}\n", words(&error)),
-                Err(_) => "not to be had: the API server does not answer\n".to_owned(),
+                Ok(Err(error)) => format!("reading the log: {}\n", words(&error)),
+                Err(_) => "reading the log: no response from the API server\n".to_owned(),
             };
             let of = if previous { "-previous" } else { "" };
             bundle.log(&format!("logs/{name}-{}{of}.log", container.name), &text);
@@ -454,7 +454,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cluster_that_is_too_old_is_told() {
+    fn unsupported_kubernetes_versions_fail() {
         for (major, minor, result) in [
             ("1", "34", Outcome::Ok),
             ("1", "29+", Outcome::Ok),
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_necessary_fails() {
+    fn only_missing_required_permissions_fail() {
         let of = |subresource: &str| RIGHTS.iter().filter(|right| right.subresource == subresource).collect::<Vec<_>>();
         for (denied, result, says) in [
             (vec![], Outcome::Ok, "namespace n"),

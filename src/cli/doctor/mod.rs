@@ -1,7 +1,7 @@
-//! `outcrop doctor`: what is wrong, and what to do about it; and a support archive without secrets.
+//! `outcrop doctor`: reports problems with their fixes, and writes a support archive without secrets.
 //!
-//! Four places are looked at: this machine as a node (by the agent's library), the API server and Outcrop's objects in it, the way to the
-//! aggregator, and what the aggregator says of itself and of its nodes. Each is read only, and judged by pure functions.
+//! The checks cover this machine as a node (by the agent's library), the API server and Outcrop's objects in it, the connection to the
+//! aggregator, and the status of the aggregator and its nodes. All access is read-only; pure functions evaluate the results.
 
 mod answers;
 mod bundle;
@@ -24,41 +24,41 @@ use super::output;
 use super::table::table;
 use super::{Exit, Fatal, print};
 
-/// Nodes that go into an archive.
+/// Maximum number of nodes in a support archive.
 const MAX_NODES: usize = 5_000;
 
-/// How the checks are written.
+/// Output format of the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// For people
+    /// Table
     Table,
-    /// For programs
+    /// JSON
     Json,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Look at this machine as a node: containerd's socket, storage, rights, cage. Done as well where no cluster and no aggregator is named
+    /// Check this machine as a node: containerd's socket, storage, rights and sandbox; the default if neither a cluster nor --server is given
     #[arg(long)]
     node: bool,
 
-    /// With --node: containerd's socket; without it the usual places are tried
+    /// Path of containerd's socket, with --node; default: the first existing socket of the common locations
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_CONTAINERD")]
     containerd: Option<PathBuf>,
 
-    /// With --node: where the host's root is seen
+    /// Directory where the host's root is mounted, with --node; default: /
     #[arg(long, value_name = "DIR", env = "OUTCROP_HOST")]
     host: Option<PathBuf>,
 
-    /// Tell of sources of the advisory database whose newest record is older
+    /// Age in days of the newest record above which a source of the advisory database is reported
     #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = clap::value_parser!(i64).range(0..=3650))]
     max_age: i64,
 
-    /// Also write a support archive: checks, status, nodes, Outcrop's own objects, events and logs, without secrets
+    /// Path of a support archive to write: checks, status, nodes, Outcrop's own objects, events and logs, without secrets
     #[arg(long, value_name = "FILE.tar.gz")]
     bundle: Option<PathBuf>,
 
-    /// How to write the checks
+    /// Output format
     #[arg(long, short, value_enum, default_value = "table")]
     output: Format,
 
@@ -66,7 +66,7 @@ pub(super) struct Arguments {
     server: Server,
 }
 
-/// What the aggregator says.
+/// Responses of the aggregator.
 #[derive(Debug, Default)]
 struct Answers {
     status: Option<Value>,
@@ -84,21 +84,21 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     }
     let mut found = None;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.map_err(|error| Fatal::failed(format!("starting: {error}")))?;
+    let runtime = runtime.map_err(|error| Fatal::failed(format!("starting the async runtime: {error}")))?;
     if let Some(cluster) = cluster.filter(|_| !arguments.node) {
         let mut of = runtime.block_on(cluster::look(cluster, !arguments.server.has_token()));
         checks.append(&mut of.checks);
         found = Some(of);
     }
     let mut answers = Answers::default();
-    // Without the API server there is no way to the aggregator.
+    // The tunnel to the aggregator goes through the API server.
     let is_reachable = found.as_ref().is_none_or(|found| found.objects.is_some());
     if somewhere && !arguments.node && is_reachable {
         checks.extend(ask(arguments, found.as_ref(), &mut answers));
     }
     if !somewhere && cluster.is_some() && !arguments.node {
         let found =
-            "no token for it is in this pod: run this where a kubeconfig is, or with --server, --ca and --token-file";
+            "this pod has no token for the API: run outcrop doctor with a kubeconfig, or pass --server, --ca and --token-file";
         checks.push(Check::skipped("API", found));
     }
     let failures = failed(&checks);
@@ -111,7 +111,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
                 vec![check.check.clone(), check.result.as_str().to_owned(), check.found.clone(), check.todo.clone()]
             };
             let rows: Vec<Vec<String>> = checks.iter().map(row).collect();
-            print(&table(&["CHECK", "RESULT", "FOUND", "WHAT TO DO"], &rows))?;
+            print(&table(&["CHECK", "RESULT", "FOUND", "HINT"], &rows))?;
             print(&format!("\n{failures} of {} checks fail, {} warn\n", checks.len(), is(Outcome::Warn)))?;
         }
     }
@@ -134,8 +134,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
             runtime.block_on(found.pack(&mut bundle));
         }
         let bytes =
-            bundle.write(path).map_err(|error| Fatal::failed(format!("writing {}: {error}", path.display())))?;
-        let note = format!("{} has {bytes} bytes; look through it before you send it to somebody", path.display());
+            bundle.write(path).map_err(|error| Fatal::failed(format!("writing the support archive {}: {error}", path.display())))?;
+        let note = format!("wrote {} ({bytes} bytes); review it before you share it", path.display());
         output::note(
             if arguments.output == Format::Json { output::Format::Json } else { output::Format::Table },
             &note,
@@ -144,15 +144,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     Ok(if failures > 0 { Exit::Failed } else { Exit::Done })
 }
 
-/// Asks the aggregator.
+/// Checks the connection to the aggregator and its status.
 fn ask(arguments: &Arguments, found: Option<&Found>, answers: &mut Answers) -> Vec<Check> {
     let client = match arguments.server.connect() {
         Ok(client) => client,
         Err(error) => {
             return vec![Check::fail(
-                "way to the API",
+                "connection to the API",
                 error.message,
-                "what fails above comes first; --server, --ca, --token-file go another way",
+                "fix the failures above first, or connect directly with --server, --ca and --token-file",
             )];
         }
     };
@@ -170,7 +170,7 @@ fn ask(arguments: &Arguments, found: Option<&Found>, answers: &mut Answers) -> V
             checks.push(Check::fail(
                 "API",
                 error.message,
-                "a token of audience outcrop whose account has the ClusterRole …-view, or --token-file",
+                "use an account with the ClusterRole …-view and a token for the audience outcrop, or pass --token-file",
             ));
             return checks;
         }

@@ -1,4 +1,4 @@
-//! Outcrop's own objects in a cluster, and what they tell.
+//! Checks of Outcrop's own objects in a cluster.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use outcrop_agent::doctor::Check;
 
 use super::answers::some;
 
-/// Events that are older say nothing of now, seconds.
+/// Maximum age of the events that are reported, seconds.
 const RECENT: i64 = 3600;
 
-/// Events that are told one by one.
+/// Maximum number of events that are listed.
 const MAX_EVENTS: usize = 8;
 
-/// What could be read of one kind of objects; else why not.
+/// The objects of one kind, or the error that prevented reading them.
 pub(super) type Read<T> = Result<Vec<T>, String>;
 
 /// Outcrop's objects in its namespace.
@@ -37,17 +37,17 @@ pub(super) struct Objects {
     pub(super) nodes: Read<Node>,
 }
 
-/// The label that says what a part is for.
+/// Label with the component of an object.
 const COMPONENT: &str = "app.kubernetes.io/component";
 
 impl Objects {
-    /// The name that agents call the aggregator by.
+    /// Returns the host name that agents use for the aggregator.
     pub(super) fn agents_name(&self) -> Option<String> {
         let service = self.services.as_ref().ok()?.first()?;
         Some(format!("{}.{}.svc", service.name_any(), self.namespace))
     }
 
-    /// The aggregator's account, and the namespaces that it watches; none where it watches all.
+    /// Returns the aggregator's service account and the namespaces it watches; an empty list means all.
     pub(super) fn aggregator(&self) -> Option<(String, Vec<String>)> {
         let pod = self.deployments.as_ref().ok()?.first()?.spec.as_ref()?.template.spec.as_ref()?;
         let arguments = pod.containers.iter().flat_map(|container| container.args.iter().flatten());
@@ -55,7 +55,7 @@ impl Objects {
         Some((pod.service_account_name.clone()?, watched.map(ToOwned::to_owned).collect()))
     }
 
-    /// What is seen in them.
+    /// Checks all objects.
     pub(super) fn judge(&self, now: Timestamp) -> Vec<Check> {
         let mut checks = Vec::new();
         let mut each = |name: &str, judged: Result<Vec<Check>, &String>| match judged {
@@ -66,15 +66,16 @@ impl Objects {
         each("volume", self.deployments.as_ref().map(|of| of.iter().filter_map(passing).collect()));
         each("volume", self.claims.as_ref().map(|of| of.iter().map(claim).collect()));
         each("service", self.services.as_ref().and_then(|of| Ok(service(of, self.slices.as_ref()?))));
-        each("authority", self.config_maps.as_ref().map(|of| vec![authority(of)]));
-        each("cluster's nodes", self.nodes.as_ref().map(|of| vec![ready(of)]));
+        each("CA certificate", self.config_maps.as_ref().map(|of| vec![authority(of)]));
+        each("cluster nodes", self.nodes.as_ref().map(|of| vec![ready(of)]));
         each("agents", self.daemon_sets.as_ref().map(|of| daemon_sets(of)));
         each("pods", self.pods.as_ref().map(|of| of.iter().filter_map(pod).collect()));
         each("events", self.events.as_ref().map(|of| events(of, &self.names(), now)));
         checks
     }
 
-    /// All of them as events name them, each with since when it has been well. Pods that were never made are named by their owner.
+    /// Returns the objects by the names that events use, each with the time since which it is healthy. Pods that were never created appear
+    /// in the events of their owner.
     fn names(&self) -> Names {
         fn add<K: kube::Resource>(of: &Read<K>, kind: &str, since: impl Fn(&K) -> i64, into: &mut Names) {
             into.extend(of.iter().flatten().map(|of| ((kind.to_owned(), of.name_any()), since(of))));
@@ -92,10 +93,10 @@ impl Objects {
     }
 }
 
-/// Kind and name, and the second since which it has been well: warnings from before are over.
+/// Kind and name of an object, and the second since which it is healthy: earlier warnings are resolved.
 type Names = BTreeMap<(String, String), i64>;
 
-/// Since when a pod has been ready, seconds since 1970; 0 where it is not.
+/// Returns the time since which a pod is ready, in seconds since 1970, or 0 if it is not ready.
 fn ready_since(pod: &Pod) -> i64 {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let ready = conditions.into_iter().find(|of| of.type_ == "Ready" && of.status == "True");
@@ -115,21 +116,21 @@ fn deployment(of: &Deployment) -> Check {
                 conditions.filter(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True");
             let why: Vec<&str> = failed.filter_map(|condition| condition.message.as_deref()).collect();
             let found = if why.is_empty() { found } else { format!("{found}: {}", why.join("; ")) };
-            Check::fail(NAME, found, "its pod's lines below say why; kubectl logs shows what it says itself")
+            Check::fail(NAME, found, "see the lines of its pod below, and its log with kubectl logs")
         }
         _ => Check::ok(NAME, found),
     }
 }
 
-/// Whether the aggregator's data ends with its pod.
+/// Warns if the aggregator's data is deleted with its pod.
 fn passing(of: &Deployment) -> Option<Check> {
     let volumes = of.spec.as_ref()?.template.spec.as_ref()?.volumes.as_ref()?;
     let is_passing = volumes.iter().any(|volume| volume.name == "data" && volume.empty_dir.is_some());
     is_passing.then(|| {
         Check::warn(
             "volume",
-            "the aggregator's data lies in an emptyDir, and is gone with its pod: database, first seen, authority",
-            "aggregator.persistence.enabled=true",
+            "the aggregator's data is in an emptyDir and is deleted with the pod: the store, the advisory database and the CA",
+            "set aggregator.persistence.enabled=true in the chart",
         )
     })
 }
@@ -142,7 +143,7 @@ fn claim(of: &PersistentVolumeClaim) -> Check {
         _ => Check::fail(
             "volume",
             found,
-            "is there a default storage class? aggregator.persistence.storageClass names one, persistence.enabled=false does without",
+            "check that a default storage class exists, or set aggregator.persistence.storageClass, or aggregator.persistence.enabled=false",
         ),
     }
 }
@@ -150,7 +151,7 @@ fn claim(of: &PersistentVolumeClaim) -> Check {
 fn service(services: &[Service], slices: &[EndpointSlice]) -> Vec<Check> {
     const NAME: &str = "service";
     if services.is_empty() {
-        return vec![Check::fail(NAME, "there is none: agents cannot find the aggregator", "install the chart again")];
+        return vec![Check::fail(NAME, "no Service found: agents cannot connect to the aggregator", "reinstall the chart")];
     }
     let judge = |service: &Service| {
         let name = service.name_any();
@@ -162,70 +163,70 @@ fn service(services: &[Service], slices: &[EndpointSlice]) -> Vec<Check> {
         match ready {
             0 => Check::fail(
                 NAME,
-                format!("{name} has no pod that is ready"),
-                "agents wait until the aggregator is ready: see there",
+                format!("Service {name} has no ready pod"),
+                "agents wait for the aggregator; see its checks above",
             ),
-            _ => Check::ok(NAME, format!("{name} leads to {ready} ready pod")),
+            _ => Check::ok(NAME, format!("Service {name} has {ready} ready pod")),
         }
     };
     services.iter().map(judge).collect()
 }
 
 fn authority(maps: &[ConfigMap]) -> Check {
-    const NAME: &str = "authority";
+    const NAME: &str = "CA certificate";
     let Some(map) = maps.iter().find(|map| map.name_any().ends_with("-ca")) else {
         return Check::fail(
             NAME,
-            "there is no ConfigMap …-ca: agents' pods wait for it",
-            "helm upgrade makes it again, and the aggregator writes the authority into it",
+            "no ConfigMap …-ca found: the agents' pods wait for it",
+            "run helm upgrade to create it; the aggregator then publishes its CA certificate there",
         );
     };
     match map.data.as_ref().and_then(|data| data.get("ca.crt")) {
         Some(pem) if pem.contains("-----BEGIN CERTIFICATE-----") => {
-            Check::ok(NAME, format!("published in the ConfigMap {}", map.name_any()))
+            Check::ok(NAME, format!("published in ConfigMap {}", map.name_any()))
         }
         Some(_) => Check::fail(
             NAME,
-            format!("ca.crt in the ConfigMap {} is no certificate in PEM", map.name_any()),
-            "remove the key: the aggregator writes it again",
+            format!("ca.crt in ConfigMap {} is not a PEM certificate", map.name_any()),
+            "delete the key; the aggregator writes it again",
         ),
         None => Check::fail(
             NAME,
-            format!("the ConfigMap {} has no ca.crt: agents' pods wait for it", map.name_any()),
-            "the aggregator writes it when it starts: does it run, and may it (Role …-publish)?",
+            format!("ConfigMap {} has no key ca.crt: the agents' pods wait for it", map.name_any()),
+            "the aggregator writes it at start; check that it is running and has the Role …-publish",
         ),
     }
 }
 
-/// Whether the kubelets of all nodes are well: what is on one that is not cannot be.
+/// Checks that all nodes are ready: pods on other nodes cannot be.
 fn ready(nodes: &[Node]) -> Check {
-    const NAME: &str = "cluster's nodes";
+    const NAME: &str = "cluster nodes";
     let state = |node: &Node| {
         let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let ready = conditions.find(|of| of.type_ == "Ready");
         match ready {
             Some(of) if of.status == "True" => None,
             Some(of) => Some(format!("{} ({})", node.name_any(), of.message.as_deref().unwrap_or(&of.status))),
-            None => Some(format!("{} (it says nothing)", node.name_any())),
+            None => Some(format!("{} (no condition Ready)", node.name_any())),
         }
     };
     let bad: Vec<String> = nodes.iter().filter_map(state).collect();
     if bad.is_empty() {
-        return Check::ok(NAME, format!("{} are ready", nodes.len()));
+        return Check::ok(NAME, format!("all {} are ready", nodes.len()));
     }
     let found = format!("{} of {} are not ready: {}", bad.len(), nodes.len(), some(&bad));
-    Check::warn(NAME, found, "look at the kubelet there; pods on such a node are not ready, either")
+    Check::warn(NAME, found, "check the kubelet on these nodes; pods there are not ready either")
 }
 
 fn daemon_sets(sets: &[DaemonSet]) -> Vec<Check> {
     const NAME: &str = "agents";
     if sets.is_empty() {
-        return vec![Check::fail(NAME, "there is no DaemonSet", "install the chart again")];
+        return vec![Check::fail(NAME, "no DaemonSet found", "reinstall the chart")];
     }
     let judge = |set: &DaemonSet| {
         let name = set.name_any();
         let Some(status) = &set.status else {
-            return Check::warn(NAME, format!("DaemonSet {name} has no state yet"), "wait a moment");
+            return Check::warn(NAME, format!("DaemonSet {name} has no status yet"), "run outcrop doctor again in a minute");
         };
         let (wanted, ready) = (status.desired_number_scheduled, status.number_ready);
         let current = status.updated_number_scheduled.unwrap_or(0);
@@ -233,22 +234,22 @@ fn daemon_sets(sets: &[DaemonSet]) -> Vec<Check> {
         if wanted == 0 {
             Check::warn(
                 NAME,
-                format!("{found}: it chooses no node"),
-                "agent.nodeSelector, nodeExpressions, tolerations in the chart's values",
+                format!("{found}: no node matches"),
+                "check agent.nodeSelector, agent.nodeExpressions and agent.tolerations in the chart",
             )
         } else if ready < wanted {
-            Check::fail(NAME, found, "their pods' lines and events below say why")
+            Check::fail(NAME, found, "see the lines of their pods and the events below")
         } else if current < wanted {
             Check::warn(
                 NAME,
-                format!("{found}, {current} of the newest version"),
-                "kubectl rollout status; updateStrategy OnDelete waits for you",
+                format!("{found}, {current} updated"),
+                "check kubectl rollout status; with updateStrategy OnDelete, delete the old pods",
             )
         } else if status.number_misscheduled > 0 {
             Check::warn(
                 NAME,
-                format!("{found}, {} on nodes that it does not choose any more", status.number_misscheduled),
-                "they end by themselves",
+                format!("{found}, {} on nodes that no longer match", status.number_misscheduled),
+                "Kubernetes removes these pods by itself",
             )
         } else {
             Check::ok(NAME, found)
@@ -257,7 +258,7 @@ fn daemon_sets(sets: &[DaemonSet]) -> Vec<Check> {
     sets.iter().map(judge).collect()
 }
 
-/// What is the matter with a pod, if anything is.
+/// Checks one pod. Returns `None` if it is healthy.
 fn pod(pod: &Pod) -> Option<Check> {
     let name = format!("pod {}", pod.name_any());
     let status = pod.status.as_ref()?;
@@ -280,19 +281,19 @@ fn pod(pod: &Pod) -> Option<Check> {
             .filter_map(|of| of.last_state.as_ref()?.terminated.as_ref())
             .map(|of| format!("{} (code {})", of.reason.as_deref().unwrap_or("ended"), of.exit_code));
         let last: Vec<String> = last.collect();
-        let found = format!("it runs{on} and was started again {restarts} times: {}", last.join(", "));
+        let found = format!("running{on}, restarted {restarts} times: {}", last.join(", "));
         return (restarts > 0)
-            .then(|| Check::warn(&name, found, "kubectl logs --previous says why; OOMKilled: raise the memory limit"));
+            .then(|| Check::warn(&name, found, "see kubectl logs --previous; if the reason is OOMKilled, raise the memory limit"));
     }
     let phase = status.phase.as_deref().unwrap_or("Pending");
     let found = format!(
         "{phase}{on}, not ready: {}",
-        if reasons.is_empty() { "no reason is told yet".to_owned() } else { some(&reasons) }
+        if reasons.is_empty() { "no reason reported yet".to_owned() } else { some(&reasons) }
     );
     Some(Check::fail(&name, found.clone(), advice(&found, is_agent)))
 }
 
-/// Why a container does not run, or that it is not ready.
+/// Returns why a container is not running or not ready.
 fn not_running(of: &ContainerStatus) -> Option<String> {
     let state = of.state.as_ref()?;
     let words = |reason: &Option<String>, message: &Option<String>| {
@@ -303,60 +304,60 @@ fn not_running(of: &ContainerStatus) -> Option<String> {
         (Some(waiting), _) => {
             let last = of.last_state.as_ref().and_then(|last| last.terminated.as_ref());
             let last = last.map(|last| {
-                format!("; it ended before with code {} {}", last.exit_code, last.reason.as_deref().unwrap_or_default())
+                format!("; last exit code {} {}", last.exit_code, last.reason.as_deref().unwrap_or_default())
             });
             Some(words(&waiting.reason, &waiting.message) + last.unwrap_or_default().trim_end())
         }
         (None, Some(ended)) if ended.exit_code != 0 => Some(words(&ended.reason, &ended.message)),
-        (None, None) if !of.ready => Some(format!("{} runs and is not ready", of.name)),
+        (None, None) if !of.ready => Some(format!("{} is running but not ready", of.name)),
         _ => None,
     }
 }
 
-/// What to do about what the kubelet or the scheduler says.
+/// Returns a hint for a message of the kubelet or the scheduler.
 fn advice(found: &str, is_agent: bool) -> &'static str {
     let of = [
         (
             &["ErrImageNeverPull"][..],
-            "bring the image to that node: ctr -n k8s.io images import; or set image.pullPolicy",
+            "import the image on that node with ctr -n k8s.io images import, or set image.pullPolicy",
         ),
         (
             &["ImagePull", "InvalidImageName"],
-            "image.registry and image.pullSecrets in the chart's values; without a registry pullPolicy: Never",
+            "check image.registry and image.pullSecrets in the chart; without a registry set image.pullPolicy: Never",
         ),
         (
             &["hostPath type check failed"],
-            "a directory of the values is not on that node: agent.runtime, agent.paths, or agents for nodes that differ",
+            "a configured directory does not exist on that node; check agent.runtime and agent.paths, or use agents for different nodes",
         ),
         (
             &["CreateContainerConfigError", "configmap", "ConfigMap"],
-            "it waits for the aggregator's authority, or for an object that the values name",
+            "the pod waits for the aggregator's CA certificate or for an object named in the chart's values",
         ),
         (
             &["CreateContainerError", "RunContainerError", "StartError"],
-            "the container runtime refuses it: the security context, or mounts; see the node's containerd log",
+            "the container runtime refuses the security context or a mount; see containerd's log on the node",
         ),
-        (&["CrashLoopBackOff", "Error"], "kubectl logs --previous says why it ends"),
-        (&["OOMKilled"], "raise its memory limit in the chart's values"),
+        (&["CrashLoopBackOff", "Error"], "see kubectl logs --previous"),
+        (&["OOMKilled"], "raise the memory limit in the chart"),
         (
             &["unbound immediate PersistentVolumeClaims", "persistentvolumeclaim"],
-            "aggregator.persistence: storage class, existing claim, or enabled: false",
+            "set aggregator.persistence.storageClass or existingClaim, or aggregator.persistence.enabled=false",
         ),
         (
             &["Insufficient"],
-            "lower the requests in the chart's values, or agent.priorityClassName: system-node-critical",
+            "lower the resource requests in the chart, or set agent.priorityClassName: system-node-critical",
         ),
-        (&["didn't match", "untolerated taint"], "nodeSelector, affinity and tolerations in the chart's values"),
+        (&["didn't match", "untolerated taint"], "check nodeSelector, affinity and tolerations in the chart"),
     ];
     let known = of.iter().find(|(words, _)| words.iter().any(|word| found.contains(word)));
     match known {
         Some((_, advice)) => advice,
-        None if is_agent => "kubectl logs; kubectl exec POD -c reader -- outcrop-agent doctor",
-        None => "kubectl describe pod, kubectl logs",
+        None if is_agent => "see kubectl logs, then run kubectl exec POD -c reader -- outcrop-agent doctor",
+        None => "see kubectl describe pod and kubectl logs",
     }
 }
 
-/// Warnings of the last hour about Outcrop's own objects, one for each reason and text.
+/// Returns the warnings of the last hour about Outcrop's own objects, one per reason and message.
 fn events(events: &[Event], own: &Names, now: Timestamp) -> Vec<Check> {
     let mut told: BTreeMap<(String, String), (i64, String)> = BTreeMap::new();
     for event in events.iter().filter(|event| event.type_.as_deref() == Some("Warning")) {
@@ -378,15 +379,15 @@ fn events(events: &[Event], own: &Names, now: Timestamp) -> Vec<Check> {
     let more = told.len().saturating_sub(MAX_EVENTS);
     let check = |((reason, message), (at, object)): ((String, String), (i64, String))| {
         let found = format!("{object}, {} s ago: {reason}: {}", now.as_second() - at, message.trim());
-        // What is over is over: what is still wrong shows in the pods.
+        // An event may be resolved already, so it only warns: current failures appear in the checks of the pods.
         Check::warn(
             "event",
             found,
             match reason.as_str() {
                 "FailedCreate" if message.contains("PodSecurity") => {
-                    "kubectl label namespace … pod-security.kubernetes.io/enforce=privileged: agents mount directories of their node"
+                    "agents mount host directories; run kubectl label namespace NAMESPACE pod-security.kubernetes.io/enforce=privileged"
                 }
-                "FailedCreate" => "an admission policy or a quota refuses the pods: the text names it",
+                "FailedCreate" => "an admission policy or a quota, named in the message, refuses the pods",
                 _ => advice(&format!("{reason} {message}"), false),
             },
         )
@@ -396,13 +397,13 @@ fn events(events: &[Event], own: &Names, now: Timestamp) -> Vec<Check> {
         checks.push(Check::warn(
             "event",
             format!("{more} more warnings"),
-            "kubectl get events --field-selector type=Warning",
+            "list them with kubectl get events --field-selector type=Warning",
         ));
     }
     checks
 }
 
-/// When an event happened last.
+/// Returns the time of the last occurrence of an event.
 fn last(event: &Event) -> Option<Timestamp> {
     let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0);
     let last = event.last_timestamp.as_ref().map(|time| time.0);
@@ -480,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_installed_has_to_be_ready() {
+    fn installed_objects_must_be_ready() {
         let set = |wanted: i32, ready: i32, current: i32| {
             let status = json!({ "desiredNumberScheduled": wanted, "numberReady": ready, "currentNumberScheduled": wanted,
                 "numberMisscheduled": 0, "updatedNumberScheduled": current });
@@ -554,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn warnings_about_what_is_ours_are_told_once() {
+    fn warnings_about_own_objects_are_reported_once() {
         let event = |kind: &str, name: &str, at: &str, reason: &str, message: &str| -> Event {
             from(
                 json!({ "metadata": {}, "involvedObject": { "kind": kind, "name": name }, "type": "Warning", "reason": reason, "message": message,

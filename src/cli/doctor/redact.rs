@@ -1,15 +1,15 @@
-//! What must not leave in a support archive: anything that could be a secret is cut, rather once too often.
+//! Removal of secrets from a support archive. When in doubt, a string is removed.
 //!
-//! Two passes. Of Kubernetes' objects what is known to hold secrets goes by its place: values of environment variables, annotations,
-//! values of arguments that are named like a secret. Then every string of every file goes by its look: tokens, keys, passwords in URLs,
-//! and whatever follows a word like `password`.
+//! Two passes. The first removes fields of Kubernetes objects that can hold secrets: values of environment variables, annotations, and
+//! values of arguments with a secret-like name. The second inspects every string of every file: tokens, keys, passwords in URLs, and the
+//! word after a name such as `password`.
 
 use serde_json::{Map, Value};
 
-/// What stands where something was cut.
+/// Replacement for removed text.
 const CUT: &str = "REMOVED";
 
-/// Parts of names whose values are secrets.
+/// Substrings of names whose values are secrets.
 const SECRET: &[&str] = &[
     "password",
     "passwd",
@@ -28,27 +28,27 @@ const SECRET: &[&str] = &[
     "session_key",
 ];
 
-/// Ends of names that only tell where a secret is, or how long it lasts.
+/// Suffixes of names whose values describe a secret: its location or its lifetime.
 const HARMLESS: &[&str] =
     &["name", "names", "file", "path", "seconds", "days", "audience", "secretref", "secrets", "tokenreviews"];
 
-/// Beginnings of keys that services give out.
+/// Prefixes of keys that public services issue.
 const KEYS: &[&str] =
     &["AKIA", "ASIA", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "sk-", "npm_", "dckr_pat_"];
 
-/// Whether a value of this name is a secret.
+/// Whether the value of a field with this name is a secret.
 fn is_secret(name: &str) -> bool {
     let name = name.trim_start_matches('-').to_ascii_lowercase().replace(['-', '.'], "_");
     SECRET.iter().any(|part| name.contains(part)) && !HARMLESS.iter().any(|end| name.ends_with(end))
 }
 
-/// An object of Kubernetes without what may hold secrets by its place, and with every string looked through.
+/// Redacts a Kubernetes object: fields that can hold secrets, then every string.
 pub(super) fn object(mut value: Value) -> Value {
     by_place(&mut value);
     self::value(value)
 }
 
-/// JSON with every string looked through, and without the values of what is named like a secret.
+/// Redacts JSON: every string, and the values of fields with a secret-like name.
 pub(super) fn value(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(self::text(&text)),
@@ -69,7 +69,7 @@ fn by_place(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(by_place),
         Value::Object(map) => {
             map.remove("managedFields");
-            // Anybody writes what they like there, kubectl whole objects.
+            // Annotations can hold anything; kubectl stores whole objects there.
             map.remove("annotations");
             for (key, value) in map.iter_mut() {
                 match (key.as_str(), value) {
@@ -89,7 +89,7 @@ fn by_place(value: &mut Value) {
     }
 }
 
-/// `--password=x` and `--password x` lose the x.
+/// Removes the `x` of `--password=x` and `--password x`.
 fn arguments(words: &mut [Value]) {
     let mut next = false;
     for word in words {
@@ -109,13 +109,13 @@ fn arguments(words: &mut [Value]) {
     }
 }
 
-/// Text of any kind without what looks like a secret.
+/// Redacts text line by line.
 pub(super) fn text(text: &str) -> String {
     let without_keys = private_keys(text);
     without_keys.split_inclusive('\n').map(line).collect()
 }
 
-/// Private keys in PEM go whole, also where their end is missing.
+/// Removes PEM private keys, also if the end marker is missing.
 fn private_keys(text: &str) -> String {
     const BEGIN: &str = "-----BEGIN ";
     let mut out = String::with_capacity(text.len());
@@ -136,12 +136,12 @@ fn private_keys(text: &str) -> String {
     out
 }
 
-/// Characters between words. A colon is one only beside another, so that `sha256:…` and `https://…` stay words.
+/// Whether a character separates words. A colon separates only next to another separator, so `sha256:…` and `https://…` stay words.
 fn is_between(character: char) -> bool {
     character.is_whitespace() || "\"'`,;()[]{}<>=|&?\\".contains(character)
 }
 
-/// `scheme://user:password@host` without what is before the host.
+/// Removes the credentials of `scheme://user:password@host`.
 fn without_users(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
@@ -159,16 +159,16 @@ fn without_users(line: &str) -> String {
     out + rest
 }
 
-/// What comes after a word.
+/// How to treat the text after a word.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum After {
-    /// Nothing to hide.
+    /// Keep it.
     Word,
-    /// The name of a secret: its value, if `=` or `:` stands between, or if the name is a flag.
+    /// The word names a secret: remove the value after `=` or `:`, or after a flag.
     Name { flag: bool },
-    /// A header: all of it.
+    /// The word names a header: remove its whole value.
     Header,
-    /// `Bearer`: the next word, in any case.
+    /// The word is an authentication scheme such as `Bearer`: always remove the next word.
     Scheme,
 }
 
@@ -199,7 +199,7 @@ fn line(line: &str) -> String {
         let is_scheme =
             |word: &str| ["bearer", "basic", "token"].iter().any(|scheme| scheme.eq_ignore_ascii_case(word));
         if after == After::Header && is_value && is_scheme(word) {
-            // How somebody proves itself may be told, and with what may not.
+            // Keep the authentication scheme, remove the credentials.
             out.push_str(word);
             let (_, left) = others.split_at(header(others));
             out.push_str(&format!(" {CUT}"));
@@ -240,7 +240,7 @@ fn kind(word: &str) -> After {
     }
 }
 
-/// How long a value is that `text` begins with, after `between`: to its closing quote, else to the next blank.
+/// Returns the length of the value at the start of `text`: up to the closing quote in `between`, or up to the next space.
 fn value_length(between: &str, text: &str) -> usize {
     let quotes = ["\\\"", "\"", "'", "`"];
     let end = match quotes.iter().find(|quote| between.ends_with(**quote)) {
@@ -250,12 +250,12 @@ fn value_length(between: &str, text: &str) -> usize {
     end.unwrap_or(text.trim_end_matches(['\r', '\n']).len())
 }
 
-/// How long a header's value is that `text` begins with: to the end of the line, or of the string that it stands in.
+/// Returns the length of the header value at the start of `text`: up to the end of the line or of the enclosing string.
 fn header(text: &str) -> usize {
     text.find(['"', '\'', '\r', '\n']).unwrap_or(text.len())
 }
 
-/// How long the word is that `text` begins with.
+/// Returns the length of the word at the start of `text`.
 fn word(text: &str) -> usize {
     let mut characters = text.char_indices().peekable();
     while let Some((at, character)) = characters.next() {
@@ -270,7 +270,7 @@ fn word(text: &str) -> usize {
     text.len()
 }
 
-/// What is no secret whatever it is called: small numbers, yes and no.
+/// Whether a value is never a secret: small numbers and booleans.
 fn is_plain(word: &str) -> bool {
     let word = word.trim_end_matches([',', ';', '.', ')', ']', '}']);
     (word.len() < 6 && word.bytes().all(|byte| byte.is_ascii_digit()))
@@ -278,9 +278,9 @@ fn is_plain(word: &str) -> bool {
         || word == CUT
 }
 
-/// A word, cut where it looks like a secret.
+/// Redacts a word that looks like a secret.
 fn shape(word: &str) -> String {
-    // JSON Web Tokens, whole or in part: their first segment is the beginning of a JSON object in base64.
+    // JSON Web Tokens, complete or truncated: the first segment is the start of a JSON object in base64.
     if let Some(start) = word.find("eyJ") {
         let (before, token) = word.split_at(start);
         let is_of_token = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.');
@@ -292,7 +292,7 @@ fn shape(word: &str) -> String {
     if KEYS.iter().any(|key| word.starts_with(key)) && word.len() >= 16 {
         return CUT.to_owned();
     }
-    // Outcrop's own tokens are 64 hexadecimal digits; digests, which are named, and containers' identities behind a scheme are not.
+    // Outcrop's own tokens are 64 hexadecimal digits. Digests and container IDs have a prefix, so they are kept.
     let hexadecimal = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     if hexadecimal(word) { CUT.to_owned() } else { word.to_owned() }
 }
@@ -304,12 +304,12 @@ mod tests {
 
     use super::*;
 
-    /// Made up, and shaped like one.
+    /// A made-up token of the right shape.
     const JWT: &str = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOlsib3V0Y3JvcCJdLCJleHAiOjF9.c2lnbmF0dXJlLW9mLWEtdG9rZW4";
     const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     #[test]
-    fn what_looks_like_a_secret_is_cut_and_the_rest_stays() {
+    fn secrets_are_removed_and_other_text_is_kept() {
         for (plain, cut) in [
             ("nothing here: 3 of 4, sha256:0123", "nothing here: 3 of 4, sha256:0123"),
             ("Authorization: Bearer s3cr3t!/+x", "Authorization: Bearer REMOVED"),
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_loses_values_by_their_place() {
+    fn fields_that_can_hold_secrets_are_removed() {
         let pod = json!({
             "metadata": { "name": "x", "annotations": { "kubectl.kubernetes.io/last-applied-configuration": "all" }, "managedFields": [1] },
             "spec": {
@@ -391,7 +391,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_token_survives_whatever_stands_around_it(before in "\\PC{0,20}", after in "[ \"',;)\\]}\\n]\\PC{0,20}") {
+        fn tokens_are_removed_in_any_context(before in "\\PC{0,20}", after in "[ \"',;)\\]}\\n]\\PC{0,20}") {
             for secret in [JWT.to_owned(), format!("Bearer {HEX}"), format!("password={HEX}")] {
                 let cut = text(&format!("{before} {secret}{after}"));
                 prop_assert!(!cut.contains(JWT) && !cut.contains(HEX), "{}", cut);

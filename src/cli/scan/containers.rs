@@ -1,6 +1,6 @@
-//! Scanning what a containerd runs.
+//! Scans the containers of a containerd.
 //!
-//! This process reads storage and never speaks to containerd; its sibling holds the socket and reads no storage.
+//! This process reads storage and never connects to containerd; its sibling process holds the socket and reads no storage.
 
 use std::path::{Path, PathBuf};
 
@@ -14,14 +14,14 @@ use super::judge::Judge;
 use crate::cli::Fatal;
 use crate::cli::report::{Subject, Target};
 
-/// What to look at.
+/// Selection of containers.
 pub(super) struct Wanted {
     pub(super) socket: Option<PathBuf>,
     pub(super) namespaces: Vec<String>,
     pub(super) ids: Vec<String>,
 }
 
-/// Scans the containers that are wanted.
+/// Scans the selected containers.
 pub(super) fn scan(wanted: &Wanted, scanner: &mut Scanner, judge: &Judge) -> Result<Vec<Target>, Fatal> {
     let fail = |error: outcrop_agent::runtime::Error| Fatal::failed(error.to_string());
     let command = role::runtime_command(&Program::this(), wanted.socket.as_deref());
@@ -32,7 +32,7 @@ pub(super) fn scan(wanted: &Wanted, scanner: &mut Scanner, judge: &Judge) -> Res
         wanted.ids.iter().find(|id| !containers.iter().any(|container| container.key.id.starts_with(*id)))
     {
         return Err(Fatal::failed(format!(
-            "no container {missing:?} runs here; list what runs: outcrop scan --packages, or ctr -n NAMESPACE containers ls"
+            "container {missing:?} not found; list containers with ctr -n NAMESPACE containers ls"
         )));
     }
     containers
@@ -42,7 +42,7 @@ pub(super) fn scan(wanted: &Wanted, scanner: &mut Scanner, judge: &Judge) -> Res
     let mut targets = Vec::with_capacity(containers.len());
     for container in &containers {
         let target = scan_one(container, scanner, &mut places, judge)?;
-        // What was read counts only if the container still stands on the same snapshots.
+        // The result is valid only if the container still uses the same snapshots.
         let same = match sibling.recheck(container) {
             Ok(same) => same,
             Err(error) => return Err(fail(error)),
@@ -50,7 +50,7 @@ pub(super) fn scan(wanted: &Wanted, scanner: &mut Scanner, judge: &Judge) -> Res
         targets.push(if same {
             target
         } else {
-            let reason = "it was replaced or removed while it was read; scan again";
+            let reason = "the container was replaced or removed during the scan; scan again";
             Target::not_scanned(subject(container), Coverage::failed(reason))
         });
     }

@@ -1,4 +1,4 @@
-//! Scanning without a container runtime: a directory tree, or overlay layers.
+//! Scans a directory tree or overlay layers, without a container runtime.
 
 use std::path::{Path, PathBuf};
 
@@ -14,18 +14,18 @@ use crate::cli::report::{Subject, Target};
 #[derive(Clone, Debug)]
 pub(super) struct Layers(Vec<PathBuf>);
 
-/// Parses `--layers`: as overlay's own `lowerdir`, so that it can be copied from there.
+/// Parses `--layers`, in the syntax of overlay's mount option `lowerdir`.
 pub(super) fn layers(value: &str) -> Result<Layers, String> {
     overlayfs_reader::parse_lowerdir(value.as_bytes()).map(Layers).map_err(|error| error.to_string())
 }
 
-/// What `--rootfs` or `--layers` named.
+/// The directories of `--rootfs` or `--layers`.
 pub(super) struct Directories {
     name: String,
     roots: Vec<PathBuf>,
 }
 
-/// The directories to scan, if any were named, each looked at.
+/// Returns the directories to scan, if any were given, after checking that each exists.
 pub(super) fn chosen(rootfs: Option<PathBuf>, layers: Option<Layers>) -> Result<Option<Directories>, Fatal> {
     let (name, roots) = match (rootfs, layers) {
         (Some(rootfs), _) => (rootfs.display().to_string(), vec![rootfs]),
@@ -39,19 +39,19 @@ pub(super) fn chosen(rootfs: Option<PathBuf>, layers: Option<Layers>) -> Result<
     Ok(Some(Directories { name, roots }))
 }
 
-/// Says what is wrong with a directory that a person named.
+/// Checks that `path` is a readable directory.
 fn check_directory(path: &Path) -> Result<(), Fatal> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(Fatal::failed(format!("{} is not a directory", path.display()))),
-        Err(error) => Err(Fatal::failed(format!("{}: {error}", path.display()))),
+        Ok(_) => Err(Fatal::failed(format!("scanning {}: not a directory", path.display()))),
+        Err(error) => Err(Fatal::failed(format!("scanning {}: {error}", path.display()))),
     }
 }
 
 impl Directories {
     pub(super) fn scan(self, scanner: &mut Scanner, judge: &Judge) -> Result<Target, Fatal> {
         let subject = Subject::named(self.name);
-        // A person may name a directory through a symbolic link; a layer's root is never one.
+        // A path on the command line may be a symbolic link; the root of a layer never is.
         let resolved = self.roots.into_iter().map(|root| root.canonicalize().unwrap_or(root));
         let stack = StackPlace {
             layers: resolved.map(|root| LayerPlace { id: None, root }).collect(),

@@ -1,4 +1,4 @@
-//! From packages to findings: matching, and what the person wants to see of it.
+//! Matches packages and selects the findings to show.
 
 use std::path::{Path, PathBuf};
 
@@ -9,16 +9,16 @@ use crate::cli::Fatal;
 use crate::cli::report::{self, DatabaseInfo};
 use crate::export::purl;
 
-/// Which findings are shown, and which make the command fail.
+/// Selects the findings to show, and those that make the command fail.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Wanted {
-    /// The mildest that is shown.
+    /// Minimum severity to show.
     pub(super) severity: Option<Severity>,
-    /// Only those with a fix.
+    /// Show only findings with a fix.
     pub(super) only_fixed: bool,
-    /// Also those that are left to the distribution.
+    /// Also show withheld findings.
     pub(super) owned: bool,
-    /// The mildest that makes the command end with 2.
+    /// Minimum severity that makes the command exit with code 2.
     pub(super) fail_on: Option<Severity>,
 }
 
@@ -31,26 +31,26 @@ impl Wanted {
         !self.only_fixed || finding.status == Status::Fixed
     }
 
-    /// Whether the command fails for it. What `--severity` leaves out of the table still counts.
+    /// Whether the finding makes the command fail. Findings that `--severity` hides still count.
     fn fails(&self, finding: &Finding) -> bool {
         self.counts(finding) && self.fail_on.is_some_and(|severity| advisory::is_at_least(finding, severity))
     }
 }
 
-/// What is said of a target's packages.
+/// Result of matching a target's packages.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Judged {
     pub(in crate::cli) assessed: Vec<advisory::Assessed>,
     pub(in crate::cli) findings: Vec<report::Finding>,
-    /// Findings left to the distribution.
+    /// Number of withheld findings.
     pub(in crate::cli) withheld: usize,
-    /// Findings that the person did not want to see.
+    /// Number of findings that `--severity` or `--only-fixed` hides.
     pub(in crate::cli) hidden: usize,
-    /// Whether one of them, shown or not, is as bad as `--fail-on` says.
+    /// Whether a finding, shown or hidden, reaches `--fail-on`.
     pub(in crate::cli) fails: bool,
 }
 
-/// Matches packages against a database; without one it says nothing.
+/// Matches packages against a database; without one the result is empty.
 #[derive(Debug)]
 pub(in crate::cli) struct Judge {
     database: Option<Database>,
@@ -59,14 +59,14 @@ pub(in crate::cli) struct Judge {
 }
 
 impl Judge {
-    /// A judge for what the command line asked: with `packages_only` no database is needed.
+    /// Opens the database. With `packages_only` none is required.
     pub(super) fn new(database: Option<PathBuf>, packages_only: bool, wanted: Wanted) -> Result<Self, Fatal> {
         let database = match database {
             _ if packages_only => None,
             Some(path) => Some(open(&path)?),
             None => {
                 return Err(Fatal::usage(
-                    "no advisory database: name one with --db FILE (or OUTCROP_DB), build one with \
+                    "no advisory database: pass --db FILE (or set OUTCROP_DB), build one with \
                      outcrop db build --from PATH --out FILE, or list packages only with --packages",
                 ));
             }
@@ -74,14 +74,14 @@ impl Judge {
         Ok(Self { database, now: clock::today(), wanted })
     }
 
-    /// What the database holds, for the report.
+    /// Returns the sources of the database, for the report.
     pub(super) fn database(&self) -> Result<Option<DatabaseInfo>, Fatal> {
         let Some(database) = &self.database else { return Ok(None) };
         let sources = database.sources().map_err(|error| Fatal::failed(error.to_string()))?;
         Ok(Some(DatabaseInfo { path: database.path().display().to_string(), sources }))
     }
 
-    /// Says what is known of `packages`.
+    /// Matches `packages`.
     pub(in crate::cli) fn judge(
         &self,
         distribution: Option<&Distribution>,
@@ -121,8 +121,8 @@ fn open(path: &Path) -> Result<Database, Fatal> {
     Database::open(path).map_err(|error| Fatal::failed(error.to_string()))
 }
 
-/// A line for people whose database is old, if it is.
+/// Returns a warning if the database is stale.
 pub(super) fn staleness(targets: &[report::Target]) -> Option<String> {
     let stale = targets.iter().flat_map(|target| &target.assessed).find(|assessed| assessed.state == State::Stale)?;
-    Some(format!("the advisory database is old: {}: {}", stale.ecosystem, stale.reason))
+    Some(format!("the advisory database is stale: {}: {}", stale.ecosystem, stale.reason))
 }

@@ -1,4 +1,4 @@
-//! `outcrop scan`: what runs here, or what lies in a directory, in layers or in an SBOM.
+//! `outcrop scan`: scans the containers on this node, a directory, image layers or an SBOM.
 
 mod containers;
 mod directories;
@@ -21,18 +21,18 @@ use super::{Exit, Fatal, bom, print, table};
 use crate::advisory::Severity;
 use crate::export::cyclonedx::{self, Listed};
 
-/// How the result is written.
+/// Output format of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// For people
+    /// Table
     Table,
-    /// For programs; the schema is docs/scan.schema.json
+    /// JSON; the schema is docs/scan.schema.json
     Json,
     /// CycloneDX 1.6, JSON
     Cyclonedx,
 }
 
-/// A severity as one types it.
+/// Severity on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Level {
     Negligible,
@@ -56,55 +56,55 @@ impl From<Level> for Severity {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// containerd's socket; without it the usual places are tried
+    /// Path of containerd's socket; default: the first existing socket of the common locations
     #[arg(long, value_name = "SOCKET", conflicts_with_all = ["rootfs", "layers", "sbom"])]
     containerd: Option<PathBuf>,
 
-    /// Look only into this containerd namespace; may be given again
+    /// containerd namespace to scan (repeatable); default: all
     #[arg(long, short, value_name = "NS", conflicts_with_all = ["rootfs", "layers", "sbom"])]
     namespace: Vec<String>,
 
-    /// Scan only this container, by its ID or the beginning of it; may be given again
+    /// ID, or its prefix, of a container to scan (repeatable); default: all
     #[arg(long, value_name = "ID", conflicts_with_all = ["rootfs", "layers", "sbom"])]
     container: Vec<String>,
 
-    /// Scan one directory tree instead, as a container would see it
+    /// Directory to scan instead of containers: a root file system
     #[arg(long, value_name = "DIR", conflicts_with_all = ["layers", "sbom"])]
     rootfs: Option<PathBuf>,
 
-    /// Scan overlay layers instead, without mounting them: directories, newest first
+    /// Overlay layers to scan instead of containers: directories separated by colons, top layer first; nothing is mounted
     #[arg(long, value_name = "TOP:…:BASE", value_parser = directories::layers, conflicts_with = "sbom")]
     layers: Option<directories::Layers>,
 
-    /// Match what an SBOM lists instead: CycloneDX, JSON
+    /// SBOM to match instead of containers: CycloneDX JSON
     #[arg(long, value_name = "FILE")]
     sbom: Option<PathBuf>,
 
-    /// The advisory database, as outcrop db build makes it
+    /// Path of the advisory database (see `outcrop db build`)
     #[arg(long, value_name = "FILE", env = "OUTCROP_DB")]
     db: Option<PathBuf>,
 
-    /// List packages only; needs no advisory database
+    /// List packages only; requires no advisory database
     #[arg(long)]
     packages: bool,
 
-    /// Show only findings at least this bad
+    /// Minimum severity of the findings to show; default: all
     #[arg(long, value_name = "LEVEL", value_enum)]
     severity: Option<Level>,
 
-    /// End with code 2 if there is a finding at least this bad
+    /// Exit with code 2 if a finding has at least this severity
     #[arg(long, value_name = "LEVEL", value_enum)]
     fail_on: Option<Level>,
 
-    /// Show only findings that a known version mends
+    /// Show only findings with a fixed version
     #[arg(long)]
     only_fixed: bool,
 
-    /// Show also the findings of packages that the distribution installed and judges itself
+    /// Also show withheld findings: those of application packages that an OS package owns
     #[arg(long)]
     owned: bool,
 
-    /// How to write the result
+    /// Output format
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
 }
@@ -135,7 +135,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     let directories = directories::chosen(rootfs, layers)?;
     hide_memory()
         .and_then(|()| enter_read_only())
-        .map_err(|error| Fatal::failed(format!("giving up the right to write: {error}")))?;
+        .map_err(|error| Fatal::failed(format!("dropping write access: {error}")))?;
     let mut scanner = Scanner::new(Program::this());
     let targets = match (sbom, directories) {
         (Some(path), _) => vec![of_sbom(&path, &judge)?],
@@ -147,8 +147,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     };
     let hint = match targets.as_slice() {
         [] => Some(
-            "no container runs here, so there was nothing to scan. ctr namespaces ls shows where containers could be; \
-             --rootfs DIR scans a directory"
+            "no containers found; check the namespaces with ctr namespaces ls, or scan a directory with --rootfs DIR"
                 .to_owned(),
         ),
         targets => judge::staleness(targets),
@@ -161,7 +160,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         Output::Table => print(&table::findings(&report))?,
     }
     if let Some(hint) = hint {
-        // Beside the result, which says the same for programs; if nobody can be told, nothing is lost.
+        // The report contains the same information, so a closed standard error loses nothing.
         let _ = writeln!(std::io::stderr(), "outcrop: {hint}");
     }
     let failed = |target: &Target| target.coverage.state == CoverageState::Failed;
@@ -177,17 +176,17 @@ fn json(value: &impl serde::Serialize) -> Result<String, Fatal> {
     Ok(format!("{json}\n"))
 }
 
-/// Most bytes of an SBOM.
+/// Maximum size of an SBOM, bytes.
 const MAX_SBOM: u64 = 256 << 20;
 
-/// The target that an SBOM describes.
+/// Reads an SBOM and matches its packages.
 fn of_sbom(path: &Path, judge: &judge::Judge) -> Result<Target, Fatal> {
-    let fail = |reason: String| Fatal::failed(format!("{}: {reason}", path.display()));
+    let fail = |reason: String| Fatal::failed(format!("reading SBOM {}: {reason}", path.display()));
     let file = File::open(path).map_err(|error| fail(error.to_string()))?;
     let mut bytes = Vec::new();
     file.take(MAX_SBOM + 1).read_to_end(&mut bytes).map_err(|error| fail(error.to_string()))?;
     if bytes.len() as u64 > MAX_SBOM {
-        return Err(fail(format!("larger than {MAX_SBOM} bytes")));
+        return Err(fail(format!("the file is larger than the limit of {MAX_SBOM} bytes")));
     }
     let Listed { distribution, packages, left_out } =
         cyclonedx::read(&bytes).map_err(|error| fail(error.to_string()))?;
@@ -200,7 +199,7 @@ fn of_sbom(path: &Path, judge: &judge::Judge) -> Result<Target, Fatal> {
         0 => Coverage::new(CoverageState::Scanned, ""),
         count => Coverage::new(
             CoverageState::Partial,
-            format!("{count} components are of ecosystems that are not matched, or have no version"),
+            format!("{count} components have no version or belong to an ecosystem that is not matched"),
         ),
     };
     let mut target = Target::not_scanned(Subject::named(path.display().to_string()), coverage);

@@ -136,7 +136,7 @@ fn a_pushed_file_is_whole_bounded_and_gone_afterwards() {
     let path = file.display().to_string();
     for (content, arguments, code, says) in [
         (vec![7; 3 << 20], &[][..], 0, "sha256:11: +12 −5 findings, 1.2 s, 0 nodes rescanned\n"),
-        (b"same".to_vec(), &[], 0, "sha256:11 was in use already: nothing changed\n"),
+        (b"same".to_vec(), &[], 0, "sha256:11 is already in use: nothing changed\n"),
         (b"shrunk".to_vec(), &["--allow-shrink"], 0, "sha256:11: +12"),
         (b"shrunk".to_vec(), &[], 1, "has far fewer records: --allow-shrink takes it"),
         (vec![7; (3 << 20) + 1], &[], 1, "more than 3145728 bytes"),

@@ -57,7 +57,7 @@ fn nobody_there_is_a_failed_check_and_still_an_archive() {
     let output = server.outcrop(&["doctor", "--server", "http://127.0.0.1:1", "--bundle", &bundle]);
     let told = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(told.contains("is the aggregator there?") && told.contains("look through it"), "{told}");
+    assert!(told.contains("check that the aggregator is running") && told.contains("review it before"), "{told}");
     assert_eq!(names(&bytes(Path::new(&bundle))), ["README.txt", "checks.json", "versions.json"]);
     let unwritable = server.outcrop(&["doctor", "--bundle", "/nonexistent/bundle.tar.gz"]);
     let told = String::from_utf8(unwritable.stderr).unwrap();

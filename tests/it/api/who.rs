@@ -99,7 +99,7 @@ fn the_command_line_shows_its_token() {
     let told = String::from_utf8(refused.stderr).unwrap();
     assert_eq!((refused.status.code(), told.as_str()), (Some(1), "outcrop: reader lacks the right manage-nodes\n"));
     let told = server.told(&["node", "distrust", "node-1", "--token-file", &all]);
-    assert_eq!(told, "node-1 distrusted: 3 layers have to be read again\n");
+    assert_eq!(told, "node-1 distrusted: 3 layers will be read again\n");
     for (arguments, code) in [
         (&["token", "new", "--api", "x", "--rights", "write", "--tokens", "/dev/null"][..], 64),
         (&["token", "new", "--api", "x y", "--tokens", "/dev/null"], 1),
