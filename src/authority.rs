@@ -28,7 +28,7 @@ const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     /// A file.
-    #[error("{path}: {source}", path = .path.display())]
+    #[error("reading {path}: {source}", path = .path.display())]
     File {
         /// Which one.
         path: PathBuf,
@@ -36,7 +36,7 @@ pub enum AuthorityError {
         source: io::Error,
     },
     /// A name, or a key that was kept.
-    #[error("a certificate in {path}: {source}", path = .path.display())]
+    #[error("creating a certificate in {path}: {source}", path = .path.display())]
     Certificate {
         /// The directory.
         path: PathBuf,
@@ -151,6 +151,6 @@ mod tests {
         fs::remove_file(at.join("ca.key")).unwrap();
         assert!(certify(&at, &names).unwrap_err().to_string().contains("ca.key"));
         fs::write(at.join("ca.key"), "no key").unwrap();
-        assert!(certify(&at, &names).unwrap_err().to_string().contains("a certificate in"));
+        assert!(certify(&at, &names).unwrap_err().to_string().contains("creating a certificate in"));
     }
 }

@@ -109,12 +109,12 @@ fn of_system(
     now: jiff::civil::Date,
 ) -> Assessed {
     let Some(distribution) = distribution else {
-        return unmatched(kind.as_str(), "the image does not say which distribution it is (no os-release)");
+        return unmatched(kind.as_str(), "unknown distribution: the image has no os-release");
     };
     match ecosystem::of_distribution(distribution) {
-        None => unmatched(&distribution.id, "no source of advisories is known for this distribution"),
+        None => unmatched(&distribution.id, "no advisory source covers this distribution"),
         Some(names) if names.is_empty() => {
-            unmatched(&distribution.id, "its release is unknown: os-release has no usable VERSION_ID")
+            unmatched(&distribution.id, "unknown release: os-release has no usable VERSION_ID")
         }
         Some(names) => by_source(sources, &names, now),
     }
@@ -136,7 +136,7 @@ fn by_source(sources: &[SourceInfo], names: &[String], now: jiff::civil::Date) -
         .find(|(ecosystem, ..)| *ecosystem == first)
         .map(|(_, year, month, day)| jiff::civil::date(*year, (*month).cast_signed(), (*day).cast_signed()))
         .filter(|end| *end < now);
-    let ended = ended.map(|end| format!("end of life since {end}: problems found later have no record"));
+    let ended = ended.map(|end| format!("end of life since {end}: later vulnerabilities have no advisory"));
     let Some(source) = names.iter().find_map(|name| sources.iter().find(|source| source.ecosystem == *name)) else {
         return unmatched(first, ended.unwrap_or_else(|| "the advisory database has no source for it".to_owned()));
     };
@@ -150,12 +150,12 @@ fn by_source(sources: &[SourceInfo], names: &[String], now: jiff::civil::Date) -
         Some(age) => Assessed {
             ecosystem: source.ecosystem.clone(),
             state: State::Stale,
-            reason: format!("its newest record is {age} days old; rebuild the database from a current feed"),
+            reason: format!("the newest record is {age} days old; rebuild the database from a current feed"),
         },
         None => Assessed {
             ecosystem: source.ecosystem.clone(),
             state: State::Stale,
-            reason: "its records do not say when they were changed".to_owned(),
+            reason: "the records have no modification date".to_owned(),
         },
     }
 }

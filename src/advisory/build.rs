@@ -30,10 +30,10 @@ pub enum BuildError {
     #[error("{0}")]
     Input(String),
     /// Nothing to put into it.
-    #[error("no usable OSV record was found in {0}; nothing was written")]
+    #[error("reading {0}: no usable OSV record found; nothing was written")]
     Empty(String),
     /// The file could not be written.
-    #[error("writing {path}: {reason}", path = .path.display())]
+    #[error("writing advisory database {path}: {reason}", path = .path.display())]
     Write {
         /// The file.
         path: PathBuf,

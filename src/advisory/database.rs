@@ -28,10 +28,10 @@ const MAX_COLUMN: i32 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     /// There is no such file.
-    #[error("there is no advisory database at {0:?}; build one: outcrop db build --from PATH --out {0:?}")]
+    #[error("opening advisory database {0:?}: file not found; build it with outcrop db build --from PATH --out {0:?}")]
     Missing(PathBuf),
     /// It is something else.
-    #[error("{path:?} is not an advisory database ({reason}); build one: outcrop db build --from PATH --out FILE")]
+    #[error("opening advisory database {path:?}: not an advisory database ({reason}); build one with outcrop db build --from PATH --out FILE")]
     NotADatabase {
         /// The file.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum DatabaseError {
     },
     /// It was made by another version of Outcrop.
     #[error(
-        "{path:?} has format {found}, and this program reads format {FORMAT}; build it anew: outcrop db build --from PATH --out FILE"
+        "opening advisory database {path:?}: unsupported format {found}, expected {FORMAT}; rebuild it with outcrop db build --from PATH --out FILE"
     )]
     Format {
         /// The file.
@@ -49,7 +49,7 @@ pub enum DatabaseError {
         found: u32,
     },
     /// It broke while it was read.
-    #[error("{path:?} is damaged ({reason}); build it anew: outcrop db build --from PATH --out FILE")]
+    #[error("reading advisory database {path:?}: the file is damaged ({reason}); rebuild it with outcrop db build --from PATH --out FILE")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -128,7 +128,7 @@ impl Database {
         let number = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
         let application = number("application_id").map_err(|error| bad(error.to_string()))?;
         if application != APPLICATION_ID {
-            return Err(bad("another program's SQLite file, or an empty one".to_owned()));
+            return Err(bad("an empty SQLite file, or one of another program".to_owned()));
         }
         let found = number("user_version").map_err(|error| bad(error.to_string()))?;
         if found != FORMAT {
@@ -146,7 +146,7 @@ impl Database {
             u32::from_be_bytes([header[28], header[29], header[30], header[31]])
         };
         if u64::from(pages.max(header)) * u64::from(size) > metadata.len() {
-            return Err(DatabaseError::Damaged { path: path.to_owned(), reason: "the file is cut short".to_owned() });
+            return Err(DatabaseError::Damaged { path: path.to_owned(), reason: "the file is truncated".to_owned() });
         }
         super::trust::only_tables(&database.connection).map_err(bad)?;
         database.sources()?;

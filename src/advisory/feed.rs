@@ -70,7 +70,7 @@ pub(super) fn read(path: &Path, sink: &mut dyn Sink) -> Result<(), String> {
     let name = path.display().to_string();
     match kind(&name) {
         Kind::Other => Err(format!(
-            "{name} is no feed: a folder, a .json or .yaml file, a .zip as osv.dev publishes them, or a .tar.zst is wanted"
+            "unsupported feed {name}: expected a directory, a .json or .yaml file, a .zip from osv.dev, or a .tar.zst"
         )),
         known => {
             file(path, known, sink);
@@ -82,7 +82,7 @@ pub(super) fn read(path: &Path, sink: &mut dyn Sink) -> Result<(), String> {
 /// Reads a folder in order of names, so that complaints come in one order too.
 fn folder(path: &Path, depth: usize, sink: &mut dyn Sink) -> Result<(), String> {
     if depth > MAX_DEPTH {
-        return Err(format!("{}: folders are nested more than {MAX_DEPTH} deep", path.display()));
+        return Err(format!("reading {}: directories are nested more than {MAX_DEPTH} levels deep", path.display()));
     }
     let fail = |error: io::Error| format!("{}: {error}", path.display());
     let mut entries: Vec<PathBuf> = fs::read_dir(path)
@@ -161,7 +161,7 @@ fn parse(kind: &Kind, bytes: &[u8]) -> Result<Record, String> {
         _ => serde_json::from_slice(bytes).map_err(|error| format!("not an OSV record: {error}"))?,
     };
     if record.id.is_empty() || record.id.len() > 256 {
-        return Err("not an OSV record: its id is empty or too long".to_owned());
+        return Err("not an OSV record: the id is empty or too long".to_owned());
     }
     Ok(record)
 }
@@ -208,7 +208,7 @@ fn zip(name: &str, own: &str, file: File, sink: &mut dyn Sink) -> Result<(), Str
                 spent.add(record(&name, &kind, decoder, Some(own), sink))?;
             }
             _ => {
-                let reason = "compressed in a way that is not read; only stored and deflated entries are".to_owned();
+                let reason = "unsupported compression: only stored and deflated entries are supported".to_owned();
                 sink.unusable(Unusable { file: name, reason });
                 spent.add(0)?;
             }

@@ -28,7 +28,7 @@ pub const MAX_SHRINK_PERCENT: u8 = 10;
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// A file could not be read.
-    #[error("{path}: {source}", path = .path.display())]
+    #[error("reading {path}: {source}", path = .path.display())]
     File {
         /// Which one.
         path: PathBuf,
@@ -36,16 +36,16 @@ pub enum TrustError {
         source: io::Error,
     },
     /// The signed file could not be read to its end.
-    #[error("reading what is signed: {0}")]
+    #[error("reading the signed file: {0}")]
     Read(#[source] io::Error),
     /// A text that is no key.
-    #[error("{0} is no minisign public key: name a .pub file, or the line of base64 in it that begins with RW")]
+    #[error("invalid minisign public key {0:?}: expected a .pub file, or its base64 line that starts with RW")]
     Key(String),
     /// Bytes that are no signature.
-    #[error("the signature is not one of minisign ({0}): sign the file with minisign -S -m FILE")]
+    #[error("not a minisign signature ({0}); sign the file with minisign -S -m FILE")]
     Malformed(&'static str),
     /// A key that the operator did not configure.
-    #[error("it is signed with key {found}, and trusted are {}: sign it with one of these, or configure that key", keys(.trusted))]
+    #[error("signed with key {found}, but the trusted keys are {}; sign it with one of these, or add the key with --db-key", keys(.trusted))]
     UnknownKey {
         /// The key that it says it is signed with.
         found: String,
@@ -53,11 +53,11 @@ pub enum TrustError {
         trusted: Vec<String>,
     },
     /// The signature is not of this file.
-    #[error("the signature with key {0} is not of this file: one of the two was changed; sign the file as it is now")]
+    #[error("the signature with key {0} does not match the file; sign the file again")]
     Wrong(String),
     /// A signature over the file itself, and the file is large.
     #[error(
-        "it is larger than {MAX_LEGACY} bytes, and the signature is of minisign's old form: sign it anew with minisign -S -H"
+        "the file is larger than {MAX_LEGACY} bytes, and the signature is in minisign's legacy format; sign it again with minisign -S -H"
     )]
     Legacy,
 }
@@ -126,7 +126,7 @@ fn read_text(path: &Path) -> Result<Vec<u8>, TrustError> {
     let mut bytes = Vec::new();
     fs::File::open(path).and_then(|file| file.take(MAX_TEXT as u64 + 1).read_to_end(&mut bytes)).map_err(file)?;
     if bytes.len() > MAX_TEXT {
-        return Err(file(io::Error::other("too long for a key or a signature")));
+        return Err(file(io::Error::other("the file is too large for a key or a signature")));
     }
     Ok(bytes)
 }
@@ -182,8 +182,8 @@ impl Signature {
         }
         let text = std::str::from_utf8(bytes).map_err(|_| TrustError::Malformed("not text"))?;
         let signature =
-            minisign_verify::Signature::decode(text).map_err(|_| TrustError::Malformed("four lines are expected"))?;
-        let key = text.lines().nth(1).and_then(key_id).ok_or(TrustError::Malformed("its key has no identity"))?;
+            minisign_verify::Signature::decode(text).map_err(|_| TrustError::Malformed("expected four lines"))?;
+        let key = text.lines().nth(1).and_then(key_id).ok_or(TrustError::Malformed("the key has no ID"))?;
         Ok(Self { key, signature })
     }
 
@@ -233,7 +233,7 @@ impl Signature {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Regression {
     /// It has nothing of it.
-    #[error("it has nothing of {ecosystem}, of which there are {records} records now")]
+    #[error("no records of {ecosystem}, currently {records}")]
     Gone {
         /// The source.
         ecosystem: String,
@@ -241,7 +241,7 @@ pub enum Regression {
         records: u64,
     },
     /// Its newest record is older.
-    #[error("the newest record of {ecosystem} is of {newest:?}, older than the one there is now, of {current:?}")]
+    #[error("the newest record of {ecosystem} is dated {newest}, older than the current one, dated {current}")]
     Older {
         /// The source.
         ecosystem: String,
@@ -251,7 +251,7 @@ pub enum Regression {
         current: String,
     },
     /// It has many fewer records.
-    #[error("it has {records} records of {ecosystem}, and there are {current} now")]
+    #[error("only {records} records of {ecosystem}, currently {current}")]
     Fewer {
         /// The source.
         ecosystem: String,
@@ -300,7 +300,7 @@ pub(super) fn only_tables(connection: &Connection) -> Result<(), String> {
         .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.next().transpose());
     match other {
         Ok(None) => Ok(()),
-        Ok(Some(other)) => Err(format!("it has a {other:?}, and only tables are read")),
+        Ok(Some(other)) => Err(format!("the file contains a {other:?}; only tables are allowed")),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -333,7 +333,7 @@ impl Database {
             && told.iter().zip(&counted).all(|(told, (ecosystem, records, newest))| {
                 told.ecosystem == *ecosystem && i64::try_from(told.records) == Ok(*records) && told.newest == *newest
             });
-        if agrees { Ok(()) } else { Err(damaged("its list of sources does not agree with its records".to_owned())) }
+        if agrees { Ok(()) } else { Err(damaged("the list of sources does not match the records".to_owned())) }
     }
 
     /// Parses every list that is kept as JSON.
@@ -402,19 +402,19 @@ mod tests {
                 vec![source("npm", 89, "2026-11-02T00:00:00Z"), source("Debian:12", 899, "2026-11-02T00:00:00Z")],
                 &[
                     "it has 89 records of npm, and there are 100 now",
-                    "it has 899 records of Debian:12, and there are 1000 now",
+                    "only 899 records of Debian:12, currently 1000",
                 ],
             ),
             (
                 "a source is missing",
                 vec![source("npm", 100, "2026-11-02T00:00:00Z")],
-                &["it has nothing of Debian:12, of which there are 1000 records now"],
+                &["no records of Debian:12, currently 1000"],
             ),
             (
                 "older by half a second",
                 vec![source("npm", 100, "2026-11-02T00:00:00Z"), source("Debian:12", 1000, "2026-11-01T00:00:00Z")],
                 &[
-                    "the newest record of Debian:12 is of \"2026-11-01T00:00:00Z\", older than the one there is now, of \"2026-11-01T00:00:00.5Z\"",
+                    "the newest record of Debian:12 is dated 2026-11-01T00:00:00Z, older than the current one, dated 2026-11-01T00:00:00.5Z",
                 ],
             ),
             (
@@ -429,7 +429,7 @@ mod tests {
                 "no time at all",
                 vec![source("npm", 100, "soon"), source("Debian:12", 1000, "2026-11-02T00:00:00Z")],
                 &[
-                    "the newest record of npm is of \"soon\", older than the one there is now, of \"2026-11-02T00:00:00Z\"",
+                    "the newest record of npm is dated soon, older than the current one, dated 2026-11-02T00:00:00Z",
                 ],
             ),
         ];

@@ -50,7 +50,7 @@ impl Default for Policy {
 #[derive(Debug, thiserror::Error)]
 pub enum AdvisoriesError {
     /// The directory.
-    #[error("keeping advisory databases in {path}: {source}", path = .path.display())]
+    #[error("creating the directory for advisory databases {path}: {source}", path = .path.display())]
     Directory {
         /// Which one.
         path: PathBuf,
@@ -58,7 +58,7 @@ pub enum AdvisoriesError {
         source: io::Error,
     },
     /// A signature is demanded that nothing could verify.
-    #[error("a signature is demanded of advisory databases, and no key is trusted: configure one")]
+    #[error("--require-signature is set but no key is trusted; pass --db-key KEY")]
     NoKey,
 }
 
@@ -66,7 +66,7 @@ pub enum AdvisoriesError {
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// The file could not be read.
-    #[error("{file}: {source}", file = .file.display())]
+    #[error("reading {file}: {source}", file = .file.display())]
     File {
         /// What was offered.
         file: PathBuf,
@@ -74,7 +74,7 @@ pub enum Refusal {
         source: io::Error,
     },
     /// It is too large.
-    #[error("{file} is larger than {limit} bytes, the most that is taken", file = .file.display())]
+    #[error("{file} is larger than the limit of {limit} bytes", file = .file.display())]
     TooLarge {
         /// What was offered.
         file: PathBuf,
@@ -83,7 +83,7 @@ pub enum Refusal {
     },
     /// It was written to, or replaced, while it was copied.
     #[error(
-        "{file} changed while it was copied: write it under another name beside it and rename it, as outcrop db build does",
+        "{file} changed while it was copied; write it under another name in the same directory, then rename it, as outcrop db build does",
         file = .0.display()
     )]
     Changing(PathBuf),
@@ -91,10 +91,10 @@ pub enum Refusal {
     #[error(transparent)]
     Database(#[from] DatabaseError),
     /// It has to be signed.
-    #[error("{file} is not signed, and has to be: there is no {signature}", file = .0.display(), signature = trust::signature_path(.0).display())]
+    #[error("{file} is not signed, but --require-signature is set: {signature} does not exist", file = .0.display(), signature = trust::signature_path(.0).display())]
     Unsigned(PathBuf),
     /// Its signature is not one that is trusted.
-    #[error("{file}: {reason}", file = .file.display())]
+    #[error("verifying {file}: {reason}", file = .file.display())]
     Signature {
         /// What was offered.
         file: PathBuf,
@@ -102,7 +102,7 @@ pub enum Refusal {
         reason: TrustError,
     },
     /// It says less than the one in use.
-    #[error("{file}: {}; if that is meant, outcrop db push --allow-shrink {file}", told(.regressions), file = .file.display())]
+    #[error("refusing {file}: {}; if this is intended, run outcrop db push --allow-shrink {file}", told(.regressions), file = .file.display())]
     Shrinks {
         /// What was offered.
         file: PathBuf,
@@ -110,7 +110,7 @@ pub enum Refusal {
         regressions: Vec<Regression>,
     },
     /// The copy could not be kept: the volume is full, if nothing else.
-    #[error("keeping a copy in {path}: {source}", path = .path.display())]
+    #[error("storing a copy in {path}: {source}", path = .path.display())]
     Keep {
         /// Our directory.
         path: PathBuf,
@@ -227,7 +227,7 @@ impl Advisories {
                 let mut state = lock(&opened.state);
                 match opened.take_up(&bytes) {
                     Ok((current, watched)) => (state.current, state.watched) = (Some(Arc::new(current)), watched),
-                    Err(reason) => state.refused = Some(format!("the database that was kept is not used: {reason}")),
+                    Err(reason) => state.refused = Some(format!("the stored advisory database is not used: {reason}")),
                 }
             }
         }
@@ -244,7 +244,7 @@ impl Advisories {
         let record: Record = serde_json::from_slice(record).map_err(|error| damaged(&error.to_string()))?;
         let digest: Digest = record.digest.parse().map_err(|_| damaged("no digest"))?;
         if record.file != file_name(&digest) {
-            return Err(damaged("the file's name is not that of its digest"));
+            return Err(damaged("the file name does not match the digest"));
         }
         let path = self.directory.join(&record.file);
         let file = |error: io::Error| format!("{}: {error}", path.display());
@@ -256,7 +256,7 @@ impl Advisories {
         })
         .map_err(file)?;
         if Digest(hash.finalize().into()) != digest {
-            return Err(file(io::Error::other("it is not what was copied there; the disk has changed it")));
+            return Err(file(io::Error::other("the content does not match the digest; the disk may be damaged")));
         }
         let signature = trust::signature_beside(&path).map_err(|error| error.to_string())?;
         let signed_by = self.verify(&path, &path, signature.as_deref()).map_err(|error| error.to_string())?;

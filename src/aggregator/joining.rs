@@ -64,9 +64,9 @@ fn unseen(cluster: &Cluster, fleet: &Fleet, pod: &Pod, node: &str) -> Coverage {
         return Coverage::unsupported(blind);
     }
     let reason = match fleet.node(node) {
-        None => "no agent has attached on its node",
-        Some(node) if !node.attached => "the agent on its node is silent",
-        Some(_) => "the agent on its node has not told of it yet",
+        None => "no agent is attached on the node",
+        Some(node) if !node.attached => "the agent on the node is silent",
+        Some(_) => "the agent on the node has not reported the container yet",
     };
     Coverage::new(CoverageState::Pending, reason)
 }

@@ -38,7 +38,7 @@ pub(super) enum Outcome {
 pub(super) fn merge_stack(stack: Stack) -> Outcome {
     let size: usize = stack.inventories.iter().map(|(_, size, _)| size).sum();
     if size > MAX_STACK {
-        let reason = format!("its layers' inventories have {size} bytes together, more than {MAX_STACK}");
+        let reason = format!("the inventories of the layers have {size} bytes, more than the limit of {MAX_STACK}");
         return Outcome::Failed(Coverage::new(CoverageState::TooLarge, reason));
     }
     let marks = stack.inventories.iter().all(|(_, _, marks)| *marks);
@@ -70,7 +70,7 @@ pub(super) fn merge_stack(stack: Stack) -> Outcome {
             let fact = match &answer.read {
                 Some(v1::answer::Read::Fact(bytes)) => Fact::decode(bytes).map_err(|error| error.to_string()),
                 Some(v1::answer::Read::Error(error)) => Err(error.clone()),
-                None => Err("its node said nothing of it".to_owned()),
+                None => Err("the node did not report it".to_owned()),
             };
             (answer.path.clone(), fact)
         });

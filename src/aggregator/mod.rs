@@ -131,7 +131,7 @@ pub struct Kubernetes {
 #[derive(Debug, thiserror::Error)]
 pub enum AggregatorError {
     /// A file or directory that the operator named.
-    #[error("{path}: {source}", path = .path.display())]
+    #[error("reading {path}: {source}", path = .path.display())]
     File {
         /// Which one.
         path: PathBuf,
@@ -139,7 +139,7 @@ pub enum AggregatorError {
         source: std::io::Error,
     },
     /// An address that cannot be listened at.
-    #[error("listening at {address}: {source}")]
+    #[error("listening on {address}: {source}; choose another address with --listen or --api")]
     Listen {
         /// Which one.
         address: SocketAddr,
@@ -150,7 +150,7 @@ pub enum AggregatorError {
     #[error(transparent)]
     Volume(#[from] crate::store::VolumeError),
     /// The gRPC server.
-    #[error("serving nodes: {0}")]
+    #[error("serving agents: {0}")]
     Serve(#[from] tonic::transport::Error),
     /// A certificate.
     #[error(transparent)]
@@ -168,7 +168,7 @@ pub enum AggregatorError {
     #[error(transparent)]
     Access(#[from] web::AccessError),
     /// Where the API server is, or how it is spoken to.
-    #[error("the Kubernetes API: {0}; give --kubeconfig FILE, or run in a pod with a service account")]
+    #[error("connecting to the Kubernetes API server: {0}; pass --kubeconfig FILE, or run in a pod with a service account")]
     Kubernetes(String),
     /// The policy of what is in view.
     #[error(transparent)]
@@ -177,7 +177,7 @@ pub enum AggregatorError {
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     /// Nobody can tell who speaks for a node.
-    #[error("who speaks for which node? --tokens FILE, or --kubernetes with --agent-account NAMESPACE/NAME")]
+    #[error("agent authentication is not configured: pass --tokens FILE, or --kubernetes with --agent-account NAMESPACE/NAME")]
     Agents,
 }
 
@@ -416,7 +416,7 @@ fn serve_apart(
             web::serve(incoming, routes).await;
             Ok(())
         });
-        let _ = end.send(served.err().unwrap_or_else(|| std::io::Error::other("the API has ended")));
+        let _ = end.send(served.err().unwrap_or_else(|| std::io::Error::other("the API server task ended")));
     })?;
     Ok(ended)
 }
@@ -567,7 +567,7 @@ impl Aggregator {
             .collect();
         for node in invalid {
             if let Some(stream) = streams.remove(&node) {
-                let _ = stream.orders.try_send(Err(Status::unauthenticated("the token is not valid any more")));
+                let _ = stream.orders.try_send(Err(Status::unauthenticated("the token is no longer valid")));
             }
             self.fleet().detach(&node);
         }

@@ -59,7 +59,7 @@ impl Pods {
             ReviewError::Unavailable(reason) => Denied::Unavailable(reason),
         })?;
         if who.expires - now() < MARGIN {
-            return Err(Denied::Refused("the token ends: its file has to be read again".to_owned()));
+            return Err(Denied::Refused("the token is about to expire; reload it from its file".to_owned()));
         }
         let (node, pod) = self.node_of(&who)?;
         Ok(Known { node, pod, expires: who.expires, reviewed: Instant::now() })
@@ -75,21 +75,21 @@ impl Pods {
             return refuse("the token is not bound to a pod".to_owned());
         };
         if !self.watch.is_synced() {
-            return Err(Denied::Unavailable("the API server has not been listed yet".to_owned()));
+            return Err(Denied::Unavailable("the first list of the API server's objects is not complete".to_owned()));
         }
         let cluster = self.watch.cluster();
         let Some(pod) = cluster.pod(uid).filter(|pod| !pod.over) else {
-            return Err(Denied::Unavailable(format!("its pod {name} is not known yet, or not any more")));
+            return Err(Denied::Unavailable(format!("pod {name} of the token is not known or has ended")));
         };
         let account_of = self.account.rsplit(':').nth(1);
         if pod.name.name != name || Some(pod.name.namespace.as_str()) != account_of {
-            return refuse(format!("the token's pod {name} is another one"));
+            return refuse(format!("pod {name} of the token was replaced by another pod"));
         }
         let Some(node) = pod.node.as_deref() else {
-            return Err(Denied::Unavailable(format!("its pod {name} is on no node yet")));
+            return Err(Denied::Unavailable(format!("pod {name} of the token is not scheduled yet")));
         };
         if who.extra(NODE_NAME).is_some_and(|named| named != node) {
-            return refuse(format!("the token is of another node than its pod {name}"));
+            return refuse(format!("the token and pod {name} belong to different nodes"));
         }
         Ok((node.to_owned(), uid.to_owned()))
     }

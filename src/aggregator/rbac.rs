@@ -141,16 +141,16 @@ impl Authorizer for Rbac {
             let digest = Digest::of(token.as_bytes());
             let who = self.who(digest, token).await?;
             let scope = tokio::time::timeout(PATIENCE, self.scope_of(&who, asked)).await;
-            let late = |_| Denied::Unavailable("the API server takes too long to say who may see what".to_owned());
+            let late = |_| Denied::Unavailable("the API server did not authorize the request in time".to_owned());
             let Some(scope) = scope.map_err(late)?? else {
                 let Asked { verb, resource } = asked;
                 let help = match asked.reads() {
-                    true => "a RoleBinding to view, or to the chart's ClusterRole for it, allows that in a namespace",
+                    true => "grant it with a RoleBinding to the ClusterRole view, or to the chart's ClusterRole outcrop-view",
                     false => {
-                        "a ClusterRoleBinding to the chart's ClusterRole for operators allows that: outcrop-operate"
+                        "grant it with a ClusterRoleBinding to the chart's ClusterRole outcrop-operate"
                     }
                 };
-                let reason = format!("{} may not {verb} {resource}.{GROUP} anywhere; {help}", who.name);
+                let reason = format!("{} is not allowed to {verb} {resource}.{GROUP} in any namespace; {help}", who.name);
                 return Err(Denied::Forbidden(reason));
             };
             let right = match asked.resource {
@@ -163,6 +163,6 @@ impl Authorizer for Rbac {
     }
 
     fn hint(&self) -> &'static str {
-        "a token is needed: Authorization: Bearer TOKEN, as kubectl create token NAME --audience outcrop prints it"
+        "a token is required (Authorization: Bearer TOKEN); create one with kubectl create token NAME --audience outcrop"
     }
 }

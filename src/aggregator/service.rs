@@ -93,8 +93,8 @@ impl Service {
         let speaker = self.identify(&request).await?;
         let mut reports = request.into_inner();
         let first = tokio::time::timeout(Duration::from_secs(20), reports.message()).await;
-        let first = first.map_err(|_| Status::deadline_exceeded("nothing was said"))??;
-        let first = first.ok_or_else(|| Status::invalid_argument("nothing was said"))?;
+        let first = first.map_err(|_| Status::deadline_exceeded("timed out waiting for the first message"))??;
+        let first = first.ok_or_else(|| Status::invalid_argument("timed out waiting for the first message"))?;
         let hello = aggregator.hello(&speaker.node, first)?;
         let (orders, receiver) = mpsc::channel(WAITING_ORDERS);
         let welcome = v1::Welcome { aggregator_version: env!("CARGO_PKG_VERSION").to_owned() };
@@ -118,9 +118,9 @@ impl Service {
         let mut pieces = request.into_inner();
         let next = async |pieces: &mut Streaming<v1::Piece>| {
             let next = tokio::time::timeout(STALLED, pieces.message()).await;
-            next.map_err(|_| Status::deadline_exceeded("the inventory does not go on"))?
+            next.map_err(|_| Status::deadline_exceeded("timed out waiting for the next part of the inventory"))?
         };
-        let first = next(&mut pieces).await?.ok_or_else(|| Status::invalid_argument("an inventory without a piece"))?;
+        let first = next(&mut pieces).await?.ok_or_else(|| Status::invalid_argument("the inventory has no parts"))?;
         self.0.same_cluster(&first.cluster)?;
         let layer = layer(first.layer.as_ref())?;
         // Only what this node was asked for, and only the first of two answers, takes memory.
@@ -137,7 +137,7 @@ impl Service {
             while let Some(bytes) = piece {
                 if compressed.len() + bytes.len() > MAX_COMPRESSED {
                     return Err(Status::resource_exhausted(format!(
-                        "an inventory of more than {MAX_COMPRESSED} bytes"
+                        "the inventory is larger than the limit of {MAX_COMPRESSED} bytes"
                     )));
                 }
                 held.push(self.0.allow(bytes.len()).await?);
@@ -148,7 +148,7 @@ impl Service {
         };
         // Who sends a byte now and then holds memory that others wait for.
         let whole = tokio::time::timeout(LEASE, whole).await;
-        whole.map_err(|_| Status::deadline_exceeded("the inventory takes longer than its lease"))??;
+        whole.map_err(|_| Status::deadline_exceeded("the lease expired before the inventory was complete"))??;
         let told = Told { layer, cataloguers, cage, marks, compressed };
         self.0.store_inventory(&node, told).await?;
         drop(held);
@@ -205,8 +205,8 @@ impl Aggregator {
     async fn allow(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
         let permits = u32::try_from(bytes.div_ceil(PERMIT)).unwrap_or(u32::MAX);
         let permit = tokio::time::timeout(STALLED, Arc::clone(&self.memory).acquire_many_owned(permits)).await;
-        let permit = permit.map_err(|_| Status::unavailable("too much is on its way: try again"))?;
-        permit.map_err(|_| Status::unavailable("the aggregator ends"))
+        let permit = permit.map_err(|_| Status::unavailable("too many inventories are in flight; retry later"))?;
+        permit.map_err(|_| Status::unavailable("the aggregator is shutting down"))
     }
 
     /// An order, as it is sent.
@@ -222,7 +222,7 @@ impl Aggregator {
             Some(v1::report::Report::Hello(hello)) => {
                 Err(Status::permission_denied(format!("the token is for node {node:?}, not {:?}", hello.node)))
             }
-            _ => Err(Status::invalid_argument("the first report has to be a Hello")),
+            _ => Err(Status::invalid_argument("the first report must be a Hello")),
         }
     }
 
@@ -321,7 +321,7 @@ impl Aggregator {
                 self.send(node, v1::order::Order::Resync(v1::Resync {}));
                 Ok(())
             }
-            Err(NotTaken::TooMany) => Err(Status::resource_exhausted("more containers than a node can have")),
+            Err(NotTaken::TooMany) => Err(Status::resource_exhausted("the report exceeds the maximum number of containers per node")),
         }
     }
 
@@ -329,7 +329,7 @@ impl Aggregator {
     async fn store_inventory(&self, node: &str, told: Told) -> Result<(), Status> {
         let Told { layer, cataloguers, cage, marks, compressed } = told;
         // Decoding takes several times what is compressed: few at a time.
-        let turn = self.decoding.acquire().await.map_err(|_| Status::unavailable("the aggregator ends"))?;
+        let turn = self.decoding.acquire().await.map_err(|_| Status::unavailable("the aggregator is shutting down"))?;
         let checked = in_background(move || {
             let encoding = decompress(&compressed, MAX_INVENTORY).map_err(|error| error.to_string())?;
             let inventory = Inventory::decode(&encoding).map_err(|error| error.to_string())?;
@@ -345,7 +345,7 @@ impl Aggregator {
         };
         drop(turn);
         if read_by != cataloguers {
-            let status = Status::invalid_argument("the inventory is of other cataloguers than the agent said");
+            let status = Status::invalid_argument("the inventory was read with another version of the catalogers than the agent reported");
             return Err(self.worthless(node, &layer, status));
         }
         let read = Layer {
@@ -368,7 +368,7 @@ impl Aggregator {
             if !fleet.is_settled(&read) {
                 drop(fleet);
                 self.counters.contradicted.fetch_add(1, Relaxed);
-                let reason = format!("the inventory of {layer} is not the one that was settled on");
+                let reason = format!("the inventory of {layer} differs from the accepted one");
                 return Err(self.worthless(node, &layer, Status::failed_precondition(reason)));
             }
         }

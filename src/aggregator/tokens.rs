@@ -16,7 +16,7 @@ use crate::token::{self, Watched};
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file.
-    #[error("the tokens in {path}: {source}", path = .path.display())]
+    #[error("reading tokens from {path}: {source}", path = .path.display())]
     File {
         /// Which file.
         path: PathBuf,
@@ -24,7 +24,7 @@ pub enum TokenError {
         source: io::Error,
     },
     /// A line that is not `NODE sha256:HASH`.
-    #[error("{path}:{line}: not \"NODE sha256:HASH\": make lines with outcrop token new NODE", path = .path.display())]
+    #[error("reading tokens from {path}: line {line}: expected \"NODE sha256:HASH\"; create lines with outcrop token new NODE --tokens FILE", path = .path.display())]
     Line {
         /// Which file.
         path: PathBuf,
@@ -32,7 +32,7 @@ pub enum TokenError {
         line: usize,
     },
     /// One token for two nodes.
-    #[error("{path}:{line}: the same token as another node's: make one for each with outcrop token new NODE", path = .path.display())]
+    #[error("reading tokens from {path}: line {line}: another node has the same token; create one token per node with outcrop token new NODE --tokens FILE", path = .path.display())]
     Shared {
         /// Which file.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum TokenError {
         line: usize,
     },
     /// A name that would not be one word of a line.
-    #[error("{0:?} is no node's name: letters, digits, '-', '.' and '_', at most 253")]
+    #[error("invalid node name {0:?}: expected at most 253 letters, digits, '-', '.' and '_'")]
     Name(String),
 }
 
@@ -57,13 +57,13 @@ pub struct Speaker {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// The token is nobody's.
-    #[error("the token is none of this aggregator's: make one with outcrop token new NODE")]
+    #[error("unknown token; create one with outcrop token new NODE --tokens FILE")]
     Unknown,
     /// Whose it is is known, and that they may not speak for a node.
     #[error("{0}")]
     Refused(String),
     /// Whoever knows could not be asked. Try again.
-    #[error("who the token is for cannot be found out at the moment: {0}")]
+    #[error("the token cannot be verified at the moment: {0}")]
     Unavailable(String),
 }
 
@@ -197,7 +197,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
         fs::write(&path, "# nodes\n\nnode-1 secret\n").unwrap();
-        assert!(Tokens::read(&path).unwrap_err().to_string().contains("tokens:3: not"));
+        assert!(Tokens::read(&path).unwrap_err().to_string().contains("tokens: line 3: expected"));
         assert!(make_token(&path, "two words").is_err());
     }
 

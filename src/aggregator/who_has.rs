@@ -33,7 +33,7 @@ pub(super) enum Bound {
 /// A question that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no question: ask for a package (log4j-core), a package URL (pkg:npm/lodash@<4.17.21) or a problem (CVE-2021-44228)"
+    "invalid query {0:?}: expected a package (log4j-core), a package URL (pkg:npm/lodash@<4.17.21) or a vulnerability (CVE-2021-44228)"
 )]
 pub(super) struct QueryError(String);
 

@@ -279,7 +279,7 @@ fn parameters(arguments: &Arguments, resource: &Resource, named: &str) -> Result
         if !resource.filters.iter().any(|(known, _)| *known == name) {
             let known: Vec<&str> = resource.filters.iter().map(|(known, _)| *known).collect();
             let known = known.join(", ");
-            return Err(Fatal::usage(format!("{} are not chosen by {name}; known: {known}", resource.name)));
+            return Err(Fatal::usage(format!("{} have no filter {name:?}: expected one of {known}", resource.name)));
         }
         parameters.push((name.to_owned(), value.to_owned()));
         Ok(())

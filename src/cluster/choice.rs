@@ -46,7 +46,7 @@ pub struct Labels(Selector);
 /// A text that is no label selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no label selector: app=web, tier!=test, app in (web,api), app notin (web), app, !app; with a comma between"
+    "invalid label selector {0:?}: expected terms such as app=web, tier!=test, app in (web,api), app notin (web), app or !app, comma-separated"
 )]
 pub struct LabelsError(String);
 

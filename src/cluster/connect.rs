@@ -32,14 +32,14 @@ async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Conf
     let options = KubeConfigOptions { context: context.map(ToOwned::to_owned), ..KubeConfigOptions::default() };
     Ok(match kubeconfig {
         Some(path) => {
-            let wrong = |error| format!("the kubeconfig {}: {error}", path.display());
+            let wrong = |error| format!("reading the kubeconfig {}: {error}", path.display());
             let file = Kubeconfig::read_from(path).map_err(wrong)?;
             Config::from_custom_kubeconfig(file, &options).await.map_err(wrong)?
         }
         None if context.is_some() || has_kubeconfig() => {
-            Config::from_kubeconfig(&options).await.map_err(|error| format!("the kubeconfig: {error}"))?
+            Config::from_kubeconfig(&options).await.map_err(|error| format!("reading the kubeconfig: {error}"))?
         }
-        None => Config::incluster().map_err(|error| format!("the pod's own account: {error}"))?,
+        None => Config::incluster().map_err(|error| format!("reading the service account of the pod: {error}"))?,
     })
 }
 

@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// The file.
-    #[error("the policy in {path}: {source}", path = .path.display())]
+    #[error("reading the policy {path}: {source}", path = .path.display())]
     File {
         /// Which file.
         path: PathBuf,
@@ -42,7 +42,7 @@ pub enum PolicyError {
         source: std::io::Error,
     },
     /// It is not Rego.
-    #[error("{path}: not a policy in Rego v0: {reason}")]
+    #[error("reading the policy {path}: not a Rego v0 policy: {reason}")]
     Syntax {
         /// Which file.
         path: String,
@@ -50,7 +50,7 @@ pub enum PolicyError {
         reason: String,
     },
     /// It has not what is asked for.
-    #[error("{path}: there is no rule workload_events in package snyk")]
+    #[error("reading the policy {path}: package snyk has no rule workload_events")]
     Rule {
         /// Which file.
         path: String,
@@ -74,7 +74,7 @@ impl Policy {
         let file = |source| PolicyError::File { path: path.to_owned(), source };
         let size = std::fs::metadata(path).map_err(file)?.len();
         if size > MAX_POLICY {
-            return Err(file(std::io::Error::other(format!("more than {MAX_POLICY} bytes"))));
+            return Err(file(std::io::Error::other(format!("the file is larger than the limit of {MAX_POLICY} bytes"))));
         }
         Self::parse(&path.display().to_string(), &std::fs::read_to_string(path).map_err(file)?)
     }
@@ -120,7 +120,7 @@ impl Policy {
     pub fn problem(&self) -> Option<String> {
         let problem = lock(&self.problem);
         let words = |(of, error): &(Workload, String)| {
-            format!("the policy on {} {}/{}: {error}", of.kind, of.namespace, of.name)
+            format!("evaluating the policy for {} {}/{}: {error}", of.kind, of.namespace, of.name)
         };
         problem.as_ref().map(words)
     }
@@ -182,7 +182,7 @@ mod tests {
         for (text, says) in [
             ("package snyk\nworkload_events {", "Rego v0"),
             ("package snyk\nimport rego.v1\nallow if true", "workload_events"),
-            ("package other\nworkload_events { true }", "there is no rule workload_events in package snyk"),
+            ("package other\nworkload_events { true }", "package snyk has no rule workload_events"),
             ("", "Rego v0"),
         ] {
             let error = Policy::parse("workload-events.rego", text).unwrap_err().to_string();

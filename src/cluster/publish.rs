@@ -38,7 +38,7 @@ pub async fn keep_published(
         };
         pause = if outcome.is_ok() { INTERVAL } else { (pause * 2).min(INTERVAL) };
         told(
-            outcome.err().map(|error| format!("publishing the authority in the ConfigMap {namespace}/{name}: {error}")),
+            outcome.err().map(|error| format!("publishing the CA certificate in ConfigMap {namespace}/{name}: {error}")),
         );
         tokio::time::sleep(pause).await;
     }
@@ -49,11 +49,11 @@ fn read(authority: &Path) -> std::io::Result<String> {
     File::open(authority)?.take(MAX_SIZE).read_to_string(&mut text)?;
     // A file that holds more than it should is not for everybody's eyes.
     if text.contains("PRIVATE KEY-----") {
-        return Err(std::io::Error::other("there is a private key in it, which is not published"));
+        return Err(std::io::Error::other("the file contains a private key, which must not be published"));
     }
     match text.contains("-----BEGIN CERTIFICATE-----") {
         true => Ok(text),
-        false => Err(std::io::Error::other("there is no certificate in it")),
+        false => Err(std::io::Error::other("the file contains no certificate")),
     }
 }
 

@@ -24,7 +24,7 @@ pub const AUDIENCE: &str = "outcrop";
 pub const GROUP: &str = "outcrop.dev";
 
 /// What is said of a token that is none, or none for us. Why may quote its own claims, and is not said.
-const NOT_OURS: &str = "the API server does not know this token, or not for the audience outcrop";
+const NOT_OURS: &str = "the API server does not accept this token for the audience outcrop";
 
 /// Longest token that is passed on.
 const MAX_TOKEN: usize = 16 << 10;
@@ -61,7 +61,7 @@ pub enum ReviewError {
     #[error("{0}")]
     Unknown(String),
     /// The API server could not be asked, or did not answer.
-    #[error("the API server: {0}")]
+    #[error("requesting a review from the API server: {0}")]
     Unavailable(String),
 }
 
@@ -103,7 +103,7 @@ impl Reviews {
     pub async fn who(&self, token: &str) -> Result<Identity, ReviewError> {
         let unknown = |reason: &str| ReviewError::Unknown(reason.to_owned());
         if token.is_empty() || token.len() > MAX_TOKEN {
-            return Err(unknown("there is no token"));
+            return Err(unknown("the token is empty"));
         }
         // What says of itself that it is none for us needs nobody's word.
         let claims = Claims::of(token).filter(Claims::is_for_us);
@@ -116,7 +116,7 @@ impl Reviews {
         // An API server that knows of no audiences names none, and then the token is one for itself.
         if !status.audiences.iter().flatten().any(|audience| audience == AUDIENCE) {
             return Err(unknown(
-                "the token is not for the audience outcrop: kubectl create token NAME --audience outcrop",
+                "the token is not for the audience outcrop; create one with kubectl create token NAME --audience outcrop",
             ));
         }
         let UserInfo { username, uid, groups, extra } = status.user.unwrap_or_default();
@@ -159,7 +159,7 @@ impl Reviews {
         K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
     {
         let turn = tokio::time::timeout(PATIENCE, self.turns.acquire()).await;
-        let _turn = turn.map_err(|_| ReviewError::Unavailable("too much is asked of it at a time".to_owned()))?;
+        let _turn = turn.map_err(|_| ReviewError::Unavailable("too many reviews are in progress".to_owned()))?;
         review(&self.client, asked).await.map_err(ReviewError::Unavailable)
     }
 }
@@ -174,7 +174,7 @@ where
 {
     let api: Api<K> = Api::all(client.clone());
     let created = tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &review)).await;
-    created.map_err(|_| "it does not answer".to_owned())?.map_err(|error| words(&error))
+    created.map_err(|_| "no response in time".to_owned())?.map_err(|error| words(&error))
 }
 
 /// How long an answer is waited for.

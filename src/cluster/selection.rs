@@ -23,7 +23,7 @@ impl Selection {
     pub(super) fn excluded(&self, workload: &Workload, of: &Marks, namespace: Option<&Marks>) -> Option<Arc<str>> {
         let name = &workload.namespace;
         if is_openshift(name) {
-            return Some(format!("namespace {name} is OpenShift's own").into());
+            return Some(format!("namespace {name} belongs to OpenShift").into());
         }
         if self.excluded_namespaces.contains(name) {
             return Some(format!("namespace {name} is excluded").into());
@@ -31,10 +31,10 @@ impl Selection {
         if self.annotations_in.contains(name) {
             let says = |marks: &Marks| marks.annotations.get(EXCLUDE).is_some_and(|value| value == "true");
             if says(of) {
-                return Some(format!("its annotation {EXCLUDE} says so").into());
+                return Some(format!("excluded by its annotation {EXCLUDE}").into());
             }
             if namespace.is_some_and(says) {
-                return Some(format!("the annotation {EXCLUDE} of namespace {name} says so").into());
+                return Some(format!("excluded by the annotation {EXCLUDE} of namespace {name}").into());
             }
         }
         // One that cannot be evaluated hides nothing.

@@ -25,10 +25,10 @@ pub enum StoreError {
     #[error("the store: {0}")]
     Database(sqlx::Error),
     /// Its volume takes nothing more: it is full, or it fails.
-    #[error("the store's volume takes nothing more, since it is full or failing: make room, and it goes on by itself")]
+    #[error("the store's volume is full or failing; free some space, the aggregator resumes by itself")]
     Full,
     /// The file is of another version, or no store at all.
-    #[error("the store's tables could not be brought up to date: {0}")]
+    #[error("migrating the store: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// A row holds what nobody wrote.
     #[error("the store is damaged: {0}")]

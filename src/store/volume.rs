@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 pub enum VolumeError {
     /// A filesystem of another machine, or of a program.
     #[error(
-        "{path} lies on {kind}{mounted}: a database there is damaged sooner or later, since neither locks nor fsync hold; put it on a local \
-         disk, in Kubernetes on a volume of block storage (ReadWriteOnce)",
+        "the data directory {path} is on {kind}{mounted}, where locks and fsync are not reliable and a database gets damaged; use a \
+         local disk, in Kubernetes a volume of block storage (ReadWriteOnce)",
         path = .path.display(), mounted = in_brackets(.mounted.as_deref())
     )]
     Network {
@@ -25,7 +25,7 @@ pub enum VolumeError {
         mounted: Option<String>,
     },
     /// The system does not tell.
-    #[error("asking what filesystem {path} lies on: {source}", path = .path.display())]
+    #[error("checking the file system of {path}: {source}", path = .path.display())]
     Ask {
         /// Where the database was to lie.
         path: PathBuf,
@@ -170,8 +170,8 @@ mod tests {
         let Some(fuse) = Fuse::mount() else { return };
         let told = check_local(fuse.0.path()).unwrap_err().to_string();
         let path = fuse.0.path().display();
-        assert!(told.starts_with(&format!("{path} lies on FUSE (fuse.sshfs): ")), "{told}");
-        assert!(told.contains("put it on a local disk"), "{told}");
+        assert!(told.starts_with(&format!("the data directory {path} is on FUSE (fuse.sshfs), ")), "{told}");
+        assert!(told.contains("use a local disk"), "{told}");
     }
 
     #[test]

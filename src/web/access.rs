@@ -91,7 +91,7 @@ pub trait Authorizer: Send + Sync {
 
     /// What somebody is told who shows no token that is known.
     fn hint(&self) -> &'static str {
-        "a token is needed: Authorization: Bearer TOKEN, as outcrop token new --api makes it"
+        "a token is required (Authorization: Bearer TOKEN); create one with outcrop token new --api NAME --tokens FILE"
     }
 }
 
@@ -110,7 +110,7 @@ impl Authorizer for Loopback {
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// The file.
-    #[error("the API's tokens in {path}: {source}", path = .path.display())]
+    #[error("reading API tokens from {path}: {source}", path = .path.display())]
     File {
         /// Which file.
         path: PathBuf,
@@ -119,7 +119,7 @@ pub enum AccessError {
     },
     /// A line that is none.
     #[error(
-        "{path}:{line}: not \"NAME RIGHT[,RIGHT] sha256:HASH [NAMESPACE,...]\": make lines with outcrop token new --api NAME",
+        "reading API tokens from {path}: line {line}: expected \"NAME RIGHT[,RIGHT] sha256:HASH [NAMESPACE,...]\"; create lines with outcrop token new --api NAME --tokens FILE",
         path = .path.display()
     )]
     Line {
@@ -129,13 +129,13 @@ pub enum AccessError {
         line: usize,
     },
     /// A name that would not be one word of a line.
-    #[error("{0:?} is no name: letters, digits, '-', '.' and '_', at most 253")]
+    #[error("invalid name {0:?}: expected at most 253 letters, digits, '-', '.' and '_'")]
     Name(String),
     /// A right that there is not.
-    #[error("{0:?} is no right: read, push-database and manage-nodes are")]
+    #[error("invalid right {0:?}: expected read, push-database or manage-nodes")]
     Right(String),
     /// A token that may do nothing.
-    #[error("a token without a right is of no use: --rights read,push-database,manage-nodes")]
+    #[error("the token has no rights; pass --rights with read, push-database or manage-nodes")]
     Nothing,
 }
 
@@ -264,7 +264,7 @@ mod tests {
         ] {
             std::fs::write(&path, format!("# who\n\n{line}\n")).unwrap();
             let error = TokenFile::open(&path).unwrap_err();
-            assert!(error.to_string().contains("api:3: not"), "{line}: {error}");
+            assert!(error.to_string().contains("api: line 3: expected"), "{line}: {error}");
         }
         for (name, rights, namespaces) in [
             ("two words", &[Right::Read][..], vec![]),

@@ -80,7 +80,7 @@ pub(super) fn routes() -> Router<Api> {
 /// What a value is in JSON.
 fn json(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
     serde_json::to_vec(value)
-        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("writing the answer: {error}")))
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("writing the response: {error}")))
 }
 
 /// What changes something is done whole, also when who asked for it goes away.
@@ -163,7 +163,7 @@ async fn who_has(State(api): State<Api>, Extension(caller): Extension<Caller>, h
     let question = parameters.take("q").filter(|question| !question.trim().is_empty());
     let question = question.ok_or_else(|| {
         Problem::question(
-            "q: a package (log4j-core), a package URL (pkg:npm/lodash@<4.17.21) or a problem (CVE-2021-44228)",
+            "the parameter q is missing: expected a package (log4j-core), a package URL (pkg:npm/lodash@<4.17.21) or a vulnerability (CVE-2021-44228)",
         )
     })?;
     answer(&caller, &headers, &api.source.who_has(&caller.scope, &question, &list).await?)
@@ -180,16 +180,16 @@ async fn push_database(
     let allow_shrink = match Parameters::of(&uri, &["allow-shrink"])?.take("allow-shrink").as_deref() {
         None | Some("false") => false,
         Some("true") => true,
-        Some(other) => return Err(Problem::question(format!("allow-shrink={other}: true and false are known"))),
+        Some(other) => return Err(Problem::question(format!("invalid value {other:?} for allow-shrink: expected true or false"))),
     };
     let Ok(one) = Arc::clone(&api.push).try_acquire_owned() else {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "another database is being pushed; try again"));
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "another database is being pushed; retry later"));
     };
     let signature = signature(&headers)?;
     let place = tempfile::TempDir::new_in(&api.config.uploads).map_err(|error| unkept(&api, &error))?;
     let file = place.path().join("advisories.db");
     let received = tokio::time::timeout(PUSH_WITHIN, receive(&api, body, &file)).await;
-    received.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the file came too slowly"))??;
+    received.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "timed out receiving the file"))??;
     if let Some(signature) = signature {
         let path = place.path().join("advisories.db.minisig");
         tokio::fs::write(path, signature).await.map_err(|error| unkept(&api, &error))?;
@@ -206,13 +206,13 @@ fn signature(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Problem> {
     let Some(value) = headers.get(SIGNATURE) else { return Ok(None) };
     let signature = STANDARD.decode(value.as_bytes()).ok().filter(|signature| signature.len() <= MAX_SIGNATURE);
     let wrong =
-        || Problem::question(format!("{SIGNATURE}: not a signature file of at most {MAX_SIGNATURE} bytes, in base64"));
+        || Problem::question(format!("invalid header {SIGNATURE}: expected a base64-encoded signature of at most {MAX_SIGNATURE} bytes"));
     signature.map(Some).ok_or_else(wrong)
 }
 
 /// What is pushed could not be kept.
 fn unkept(api: &Api, error: &std::io::Error) -> Problem {
-    let detail = format!("keeping what is pushed in {}: {error}", api.config.uploads.display());
+    let detail = format!("storing the file in {}: {error}", api.config.uploads.display());
     Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
 }
 
@@ -221,7 +221,7 @@ async fn receive(api: &Api, body: Body, path: &Path) -> Result<(), Problem> {
     let limit = api.config.max_upload;
     let fail = |error: std::io::Error| unkept(api, &error);
     let too_large =
-        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("more than {limit} bytes; the limit is configurable"));
+        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the file is larger than the limit of {limit} bytes"));
     if body.size_hint().lower() > limit {
         return Err(too_large());
     }
@@ -230,9 +230,9 @@ async fn receive(api: &Api, body: Body, path: &Path) -> Result<(), Problem> {
     let mut pieces = body.into_data_stream();
     loop {
         let piece = tokio::time::timeout(PUSH_PAUSE, pieces.next()).await;
-        let piece = piece.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the file stopped coming"))?;
+        let piece = piece.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "timed out waiting for more of the file"))?;
         let Some(piece) = piece else { break };
-        let bytes = piece.map_err(|error| Problem::question(format!("the file did not come whole: {error}")))?;
+        let bytes = piece.map_err(|error| Problem::question(format!("receiving the file: {error}")))?;
         size += bytes.len() as u64;
         if size > limit {
             return Err(too_large());
@@ -241,7 +241,7 @@ async fn receive(api: &Api, body: Body, path: &Path) -> Result<(), Problem> {
     }
     file.flush().await.map_err(fail)?;
     if size == 0 {
-        return Err(Problem::question("the body is empty; it has to be the database"));
+        return Err(Problem::question("the request body is empty: expected an advisory database"));
     }
     Ok(())
 }

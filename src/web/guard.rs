@@ -59,19 +59,19 @@ pub(super) async fn browsers(State(api): State<Api>, request: Request, next: Nex
 fn lured(api: &Api, request: &Request) -> Option<Problem> {
     let headers = request.headers();
     if !is_probe(request.uri().path()) && !is_for_us(api, request) {
-        let detail = "this is for another host; if it is this one, the aggregator has to be told the name: --api-host";
+        let detail = "the host of this request is not allowed; add it with --api-host";
         return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
     }
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return None;
     }
     if headers.contains_key(header::ORIGIN) {
-        return Some(Problem::new(StatusCode::FORBIDDEN, "no page changes anything here: no Origin header is taken"));
+        return Some(Problem::new(StatusCode::FORBIDDEN, "requests with an Origin header are not allowed to change anything"));
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if *request.method() == Method::POST && !BODY_TYPES.iter().any(|known| known.eq_ignore_ascii_case(kind)) {
-        let detail = format!("the Content-Type has to be one of {}", BODY_TYPES.join(", "));
+        let detail = format!("unsupported Content-Type: expected one of {}", BODY_TYPES.join(", "));
         return Some(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     }
     None
@@ -155,7 +155,7 @@ impl Caller {
         if self.rights.contains(&right) {
             return Ok(());
         }
-        let detail = format!("{} lacks the right {}", self.name, right.as_str());
+        let detail = format!("{} does not have the right {}", self.name, right.as_str());
         Err(Problem::new(StatusCode::FORBIDDEN, detail))
     }
 }
@@ -167,10 +167,10 @@ pub(super) async fn turns(State(api): State<Api>, request: Request, next: Next) 
         return next.run(request).await;
     }
     let Ok(Ok(_turn)) = tokio::time::timeout(QUEUE, api.turns.acquire()).await else {
-        return late("too many questions at a time; ask again");
+        return late("too many concurrent requests; retry later");
     };
     match tokio::time::timeout(PATIENCE, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => late("the answer takes too long; ask for less, by filters or a limit"),
+        Err(_) => late("the request timed out; use filters or a smaller limit"),
     }
 }

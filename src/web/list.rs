@@ -198,7 +198,7 @@ impl List {
             None => Ok(None),
             Some("true") => Ok(Some(true)),
             Some("false") => Ok(Some(false)),
-            Some(other) => Err(Failure::Question(format!("{name}={other}: only true and false are known"))),
+            Some(other) => Err(Failure::Question(format!("invalid value {other:?} for {name}: expected true or false"))),
         }
     }
 }
@@ -228,10 +228,10 @@ fn encode<K: Serialize>(resource: &Resource, list: &List, key: &K) -> Result<Str
         descending: list.descending,
         key,
     };
-    let json = serde_json::to_vec(&cursor).map_err(|error| Failure::Store(format!("making a cursor: {error}")))?;
+    let json = serde_json::to_vec(&cursor).map_err(|error| Failure::Store(format!("encoding a cursor: {error}")))?;
     let text = URL_SAFE_NO_PAD.encode(json);
     if text.len() > MAX_CURSOR {
-        return Err(Failure::Store("a key is too long for a cursor: narrow the question by a filter".to_owned()));
+        return Err(Failure::Store("a key is too long for a cursor; use filters to narrow the list".to_owned()));
     }
     Ok(text)
 }
@@ -245,7 +245,7 @@ pub fn after<K: DeserializeOwned>(resource: &Resource, list: &List) -> Result<Op
     let Some(text) = &list.cursor else { return Ok(None) };
     let wrong = || {
         Failure::Question(
-            "continue: not where a page of this list in this order ended; ask for the first page without it".to_owned(),
+            "invalid value for continue: the cursor does not belong to this list and sort order; request the first page without it".to_owned(),
         )
     };
     if text.len() > MAX_CURSOR {

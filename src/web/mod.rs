@@ -87,7 +87,7 @@ pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: 
     let asked = api::routes()
         .route("/", get(front))
         .route("/metrics", get(measures))
-        .fallback(async |uri: Uri| Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path())))
+        .fallback(async |uri: Uri| Problem::new(StatusCode::NOT_FOUND, format!("path {} not found", uri.path())))
         .method_not_allowed_fallback(not_done)
         .layer(from_fn_with_state(api.clone(), guard::turns))
         .layer(from_fn_with_state(api.clone(), guard::callers));
@@ -104,7 +104,7 @@ pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: 
 }
 
 async fn not_done() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "that is not done to this; the Allow header says what is")
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the Allow header")
 }
 
 /// Ready is who can answer a question. Anybody may ask that, so that it is tried once a second at most.
@@ -119,7 +119,7 @@ async fn ready(State(api): State<Api>) -> Result<&'static str, Problem> {
         Ok::<_, Failure>("ok\n")
     };
     let answer = tokio::time::timeout(Duration::from_secs(5), try_once).await;
-    let late = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not ready: no answer within five seconds");
+    let late = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not ready: no response within five seconds");
     Ok(answer.map_err(late)??)
 }
 

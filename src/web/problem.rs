@@ -44,7 +44,7 @@ impl Problem {
 
     /// What is answered where a handler panicked. The panic's words go to whoever watches the process, and to nobody else.
     pub(super) fn defect() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the aggregator has a defect here; its log says where")
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error; see the log of the aggregator")
     }
 
     /// The same, as the layer that catches panics asks for it.

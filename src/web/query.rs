@@ -18,11 +18,11 @@ impl Parameters {
             Query::try_from_uri(uri).map_err(|error| Problem::question(error.body_text()))?;
         for (number, (name, _)) in pairs.iter().enumerate() {
             if !known.contains(&name.as_str()) {
-                let known = if known.is_empty() { "none is".to_owned() } else { known.join(", ") };
-                return Err(Problem::question(format!("the parameter {name:?} is not known here; known: {known}")));
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(Problem::question(format!("unknown parameter {name:?}: expected one of {known}")));
             }
             if pairs.iter().take(number).any(|(earlier, _)| earlier == name) {
-                return Err(Problem::question(format!("the parameter {name:?} is given twice")));
+                return Err(Problem::question(format!("duplicate parameter {name:?}")));
             }
         }
         Ok(Self(pairs))
@@ -49,7 +49,7 @@ pub(super) fn list(resource: &Resource, uri: &Uri, more: &[&str]) -> Result<(Lis
             .parse()
             .ok()
             .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-            .ok_or_else(|| Problem::question(format!("limit={limit}: a number from 1 to {MAX_LIMIT} is known")))?,
+            .ok_or_else(|| Problem::question(format!("invalid value {limit:?} for limit: expected a number from 1 to {MAX_LIMIT}")))?,
     };
     let mut list = List { limit, cursor: parameters.take("continue"), ..List::default() };
     if let Some(sort) = parameters.take("sort") {
@@ -57,7 +57,7 @@ pub(super) fn list(resource: &Resource, uri: &Uri, more: &[&str]) -> Result<(Lis
         if !resource.sorts.contains(&field) {
             let known = resource.sorts.join(", ");
             return Err(Problem::question(format!(
-                "sort={sort}: known: {known}; with - before it from the greatest down"
+                "invalid value {sort:?} for sort: expected one of {known}, with the prefix - for descending order"
             )));
         }
         list.descending = sort.starts_with('-');

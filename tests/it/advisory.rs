@@ -438,10 +438,10 @@ fn a_file_that_is_no_database_says_what_it_is_and_what_to_do() {
     let mut smashed = whole.clone();
     smashed[4096..].fill(0xff);
     for (name, bytes, reason) in [
-        ("text", b"hello".to_vec(), "is not an advisory database"),
-        ("empty", Vec::new(), "is not an advisory database"),
-        ("foreign", foreign, "another program's"),
-        ("newer", newer, "format 99, and this program reads format 1"),
+        ("text", b"hello".to_vec(), "not an advisory database"),
+        ("empty", Vec::new(), "not an advisory database"),
+        ("foreign", foreign, "one of another program"),
+        ("newer", newer, "unsupported format 99, expected 1"),
         ("smashed", smashed, "is damaged"),
     ] {
         let error = Database::open(&shop.put(name, bytes)).unwrap_err().to_string();

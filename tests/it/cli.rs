@@ -223,7 +223,7 @@ fn an_sbom_that_we_wrote_is_matched_as_what_it_was_written_of() {
 }
 
 #[test]
-fn a_persons_first_minute_says_what_is_the_matter_and_what_to_type_next() {
+fn errors_name_the_cause_and_a_hint() {
     let place = Place::new();
     place.put("plain", "");
     place.put("empty.db", "");
@@ -231,22 +231,22 @@ fn a_persons_first_minute_says_what_is_the_matter_and_what_to_type_next() {
     drop(UnixListener::bind(place.at("left.sock")).unwrap());
     let cases: &[(&[&str], i32, &[&str])] = &[
         (&["scan"], 64, &["no advisory database", "--db FILE", "outcrop db build", "--packages"]),
-        (&["scan", "--db", "nowhere"], 1, &["there is no advisory database", "outcrop db build"]),
-        (&["scan", "--db", "empty.db"], 1, &["is not an advisory database", "outcrop db build"]),
+        (&["scan", "--db", "nowhere"], 1, &["file not found", "outcrop db build"]),
+        (&["scan", "--db", "empty.db"], 1, &["not an advisory database", "outcrop db build"]),
         (
             &["scan", "--packages", "--containerd", "nowhere.sock"],
             1,
-            &["no socket at \"nowhere.sock\"", "Without --containerd"],
+            &["no socket at \"nowhere.sock\"", "omit --containerd"],
         ),
         (&["scan", "--packages", "--containerd", "plain"], 1, &["is not a unix socket", "--containerd SOCKET"]),
-        (&["scan", "--packages", "--containerd", "left.sock"], 1, &["nobody listens", "systemctl start containerd"]),
+        (&["scan", "--packages", "--containerd", "left.sock"], 1, &["nothing listens", "systemctl start containerd"]),
         (&["scan", "--packages", "--rootfs", "nowhere"], 1, &["nowhere: No such file"]),
-        (&["scan", "--packages", "--rootfs", "plain"], 1, &["plain is not a directory"]),
+        (&["scan", "--packages", "--rootfs", "plain"], 1, &["scanning plain: not a directory"]),
         (&["scan", "--packages", "--layers", "root:"], 64, &["--layers"]),
         (&["db", "build", "--from", "nowhere", "--out", "x"], 1, &["nowhere: No such file"]),
-        (&["db", "build", "--from", "plain", "--out", "x"], 1, &["is no feed", ".tar.zst"]),
-        (&["db", "build", "--from", "feed", "--out", "no/such/x"], 1, &["writing no/such/x"]),
-        (&["db", "info", "plain"], 1, &["is not an advisory database"]),
+        (&["db", "build", "--from", "plain", "--out", "x"], 1, &["unsupported feed", ".tar.zst"]),
+        (&["db", "build", "--from", "feed", "--out", "no/such/x"], 1, &["writing advisory database no/such/x"]),
+        (&["db", "info", "plain"], 1, &["not an advisory database"]),
     ];
     for (arguments, code, said) in cases {
         let output = place.run(arguments);

@@ -1,79 +1,79 @@
-//! What can go wrong between us and containerd, in words that say what to do next.
+//! Errors of the connection to containerd. Each text ends with a hint.
 
 use std::io;
 use std::path::PathBuf;
 
 use tonic::Code;
 
-/// Why containerd could not be asked. Each text ends with what the person can do.
+/// Error of a request to containerd. Each text ends with a hint.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// None of the known places has a socket.
-    #[error("no containerd socket found; looked at {}. If containerd listens elsewhere, name its socket: --containerd SOCKET", list(.0))]
+    /// No common location has a socket.
+    #[error("no containerd socket found at {}; if containerd listens elsewhere, pass --containerd SOCKET", list(.0))]
     NoSocket(Vec<PathBuf>),
-    /// The named socket is not there.
+    /// The given socket does not exist.
     #[error(
-        "there is no socket at {0:?}; is containerd running, and is the path right? Without --containerd the usual places are tried"
+        "connecting to containerd: no socket at {0:?}; check that containerd is running, or omit --containerd to try the common locations"
     )]
     NotThere(PathBuf),
-    /// The path names something else.
-    #[error("{0:?} is not a unix socket; name containerd's socket: --containerd SOCKET")]
+    /// The path is not a socket.
+    #[error("connecting to containerd: {0:?} is not a unix socket; pass the path of containerd's socket with --containerd SOCKET")]
     NotASocket(PathBuf),
-    /// We may not connect.
-    #[error("no permission to connect to {0:?}: containerd's socket belongs to root. Run this as root (sudo)")]
+    /// The user may not connect.
+    #[error("connecting to containerd: no permission to open {0:?}, which belongs to root; run the command as root (sudo)")]
     Permission(PathBuf),
     /// A socket file without a listener.
     #[error(
-        "nobody listens on {0:?}: containerd has stopped and left its socket behind. Start it (systemctl start containerd)"
+        "connecting to containerd: nothing listens on {0:?}; start containerd (systemctl start containerd)"
     )]
     Refused(PathBuf),
     /// Connecting, or the first call, took too long.
     #[error(
-        "{0:?} did not answer within {1} s: containerd hangs or is starting. Look at its log (journalctl -u containerd)"
+        "connecting to containerd: {0:?} did not respond within {1} s; check its log (journalctl -u containerd)"
     )]
     Silent(PathBuf, u64),
     /// Another failure to connect.
-    #[error("connecting to {0:?}: {1}")]
+    #[error("connecting to containerd at {0:?}: {1}")]
     Connect(PathBuf, #[source] io::Error),
     /// Something listens, but it is not containerd.
     #[error(
-        "what listens on {0:?} does not answer as containerd does ({1}). Name containerd's own socket: --containerd SOCKET"
+        "connecting to containerd: the server on {0:?} is not containerd ({1}); pass the path of containerd's socket with --containerd SOCKET"
     )]
     NotContainerd(PathBuf, String),
-    /// The connection broke while we were asking.
-    #[error("containerd went away while {0} ({1}). Is it being restarted? Run this again")]
+    /// The connection broke during a request.
+    #[error("{0}: containerd closed the connection ({1}); if it was restarted, run the command again")]
     Gone(String, String),
     /// A call took too long.
-    #[error("containerd did not answer within {1} s while {0}. Look at its log (journalctl -u containerd)")]
+    #[error("{0}: containerd did not respond within {1} s; check its log (journalctl -u containerd)")]
     Slow(String, u64),
-    /// containerd answered with an error.
-    #[error("containerd refused {0}: {1}")]
+    /// containerd responded with an error.
+    #[error("{0}: containerd responded with an error: {1}")]
     Call(String, tonic::Status),
     /// An argument that cannot be sent.
     #[error(
-        "{0:?} is not a name of a containerd namespace: letters, digits, '.', '_' and '-' only. List them with: ctr namespaces ls"
+        "invalid containerd namespace {0:?}: expected letters, digits, '.', '_' and '-'; list namespaces with ctr namespaces ls"
     )]
     Namespace(String),
-    /// A namespace that was named but is not there.
-    #[error("containerd has no namespace {0:?}; it has: {existing}", existing = .1.join(", "))]
+    /// The given namespace does not exist.
+    #[error("containerd has no namespace {0:?}: expected one of {existing}", existing = .1.join(", "))]
     NoNamespace(String, Vec<String>),
-    /// More containers than fit.
-    #[error("containerd lists more than {0} containers; name the namespaces to look at: --namespace NS")]
+    /// More containers than the limit.
+    #[error("listing containers: more than the limit of {0}; select namespaces with --namespace NS")]
     TooMany(usize),
-    /// The socket that joins our two processes.
-    #[error("the socket {0:?} that joins the agent's two processes: {1}")]
+    /// The socket between the two processes of the agent.
+    #[error("connecting to the runtime process at {0:?}: {1}")]
     Join(PathBuf, String),
-    /// The process that holds the socket said so, in words that already follow the rules above.
+    /// An error of the process that holds the socket, already with a hint.
     #[error("{0}")]
     Sibling(String),
     /// The process that holds the socket ended, or its pipe broke.
-    #[error("the process that talks to containerd {0}")]
+    #[error("the runtime process {0}")]
     SiblingEnded(String),
     /// That process could not be started.
-    #[error("starting the process that talks to containerd: {0}")]
+    #[error("starting the runtime process: {0}")]
     Spawn(#[source] io::Error),
-    /// A message between our two processes broke the protocol.
-    #[error("talking to the process that holds containerd's socket: {0}")]
+    /// A message between the two processes violated the protocol.
+    #[error("communicating with the runtime process: {0}")]
     Pipe(#[from] super::frame::FrameError),
 }
 

@@ -381,7 +381,7 @@ fn what_keeps_a_child_from_serving_is_said_by_its_parent() {
     assert!(locked.contains("giving up rights") && locked.contains("no seccomp"), "{locked}");
 
     let silent = Sibling::spawn(child(&socket)).unwrap_err().to_string();
-    assert!(silent.contains("did not answer within"), "{silent}");
+    assert!(silent.contains("did not respond within"), "{silent}");
 
     let ended = Sibling::spawn(Command::new("/bin/false")).unwrap_err().to_string();
     assert!(ended.contains("has ended: exit code 1"), "{ended}");

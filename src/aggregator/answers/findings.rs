@@ -30,20 +30,20 @@ struct Held<'r> {
 impl Aggregator {
     pub(super) async fn list_findings(&self, scope: &Scope, list: &List) -> Result<Page<FindingItem>, Failure> {
         if list.sort.as_deref().is_some_and(|sort| sort != "severity") || list.descending {
-            let known = "findings are listed the worst first: sort=severity, which is the default";
+            let known = "findings are sorted by severity only: sort=severity is the default";
             return Err(Failure::Question(known.to_owned()));
         }
         match list.filter("state") {
             None | Some("open") => {}
             Some("fixed") => return self.list_fixed(scope, list).await,
-            Some(other) => return Err(Failure::Question(format!("state={other}: only open and fixed are known"))),
+            Some(other) => return Err(Failure::Question(format!("invalid value {other:?} for state: expected open or fixed"))),
         }
         let worst_to = match list.filter("severity") {
             None => RANKS.len() - 1,
             Some(word) => RANKS
                 .iter()
                 .position(|rank| *rank == word)
-                .ok_or_else(|| Failure::Question(format!("severity={word}: only {} are known", RANKS.join(", "))))?,
+                .ok_or_else(|| Failure::Question(format!("invalid value {word:?} for severity: expected one of {}", RANKS.join(", "))))?,
         };
         let chosen = Chosen::new(self, scope, list)?;
         let stacks: Vec<StackId> = chosen.stacks(&self.fleet()).into_keys().collect();
@@ -123,7 +123,7 @@ impl Aggregator {
             name == "state" || super::OF_CONTAINERS.contains(&name) || super::workloads::OF_WORKLOADS.contains(&name)
         };
         if let Some((other, _)) = list.filters.iter().find(|(name, _)| !known(name)) {
-            return Err(Failure::Question(format!("{other}: of what is fixed only containers can be chosen")));
+            return Err(Failure::Question(format!("the filter {other} is not available with state=fixed: use filters on containers")));
         }
         let containers: BTreeMap<String, ContainerRef> = {
             let fleet = self.fleet();
@@ -135,7 +135,7 @@ impl Aggregator {
         };
         if containers.len() > MAX_SUBJECTS {
             let narrow = format!(
-                "state=fixed is answered for {MAX_SUBJECTS} containers at most: name a node, namespace, container or image"
+                "state=fixed is limited to {MAX_SUBJECTS} containers; add a filter on node, namespace, container or image"
             );
             return Err(Failure::Question(narrow));
         }
@@ -193,7 +193,7 @@ impl Aggregator {
         }
         let seen = rows.iter().filter(|row| row.stacks.iter().any(|id| containers_of.contains_key(id)));
         let Some(worst) = seen.clone().min_by_key(|row| row.rank) else {
-            let missing = format!("{id:?} touches nothing that has been read; outcrop status tells what has not");
+            let missing = format!("{id:?} affects no scanned container; outcrop status shows what is not scanned");
             return Err(Failure::Missing(missing));
         };
         let aliases: BTreeSet<String> =

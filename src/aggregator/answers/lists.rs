@@ -352,7 +352,7 @@ fn item(fleet: &Fleet, scope: &Scope, id: LayerId, impact: Impact) -> LayerItem 
             failures.map(|(node, failed)| format!("{node}: {}", failed.reason)).collect::<Vec<_>>().join("; ")
         }
         Some(failed) => failed.reason.clone(),
-        None if disputed => "nodes disagree on what it holds".to_owned(),
+        None if disputed => "nodes report different contents".to_owned(),
         None => String::new(),
     };
     LayerItem {

@@ -96,7 +96,7 @@ impl Source for Answers {
                 fleet.node(node).is_some() || fleet.is_distrusted(node)
             };
             if !is_known {
-                return Err(Failure::Missing(format!("there is no node {node:?}")));
+                return Err(Failure::Missing(format!("node {node:?} not found")));
             }
             if !distrusted {
                 aggregator.store.distrust(node, None).await?;

@@ -20,7 +20,7 @@ impl Aggregator {
             (None | Some("purl"), false) => false,
             (Some("containers"), true) => true,
             _ => {
-                let known = "packages are sorted by name, which is the default, or by sort=-containers";
+                let known = "packages are sorted by name (the default) or with sort=-containers";
                 return Err(Failure::Question(known.to_owned()));
             }
         };

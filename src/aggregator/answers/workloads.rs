@@ -117,7 +117,7 @@ fn newest<'a>(cluster: &'a Cluster, of: &'a Pods) -> Option<&'a Pod> {
 impl Aggregator {
     /// What the API server knows.
     fn cluster_now(&self) -> Result<RwLockReadGuard<'_, Cluster>, Failure> {
-        let none = "this aggregator does not ask a Kubernetes API server, and knows of no workloads: start it with --kubernetes";
+        let none = "this aggregator has no workloads because it is not connected to a Kubernetes API server; start it with --kubernetes";
         Ok(self.watch.as_ref().ok_or_else(|| Failure::Question(none.to_owned()))?.cluster())
     }
 
@@ -178,7 +178,7 @@ impl Aggregator {
                 && scope.sees(Some(namespace))
         });
         // What is not there and what may not be seen are told alike.
-        let missing = || Failure::Missing(format!("there is no {kind} {name:?} with pods in namespace {namespace:?}"));
+        let missing = || Failure::Missing(format!("{kind} {name:?} with pods not found in namespace {namespace:?}"));
         let of = found.ok_or_else(missing)?;
         let (item, _) = item(&cluster, &fleet, of, self.owner_keys());
         let mut groups: BTreeMap<_, WorkloadContainer> = BTreeMap::new();

@@ -99,7 +99,7 @@ impl Container {
             Placed::Nowhere => (self.pod, self.workload, self.is_stray) = (None, None, true),
             Placed::Elsewhere => {
                 (self.pod, self.workload, self.is_stray) = (None, None, false);
-                self.exclude("in none of the namespaces that are watched");
+                self.exclude("not in a watched namespace");
             }
             Placed::In(Place { pod, name, workload, excluded }) => {
                 (self.pod, self.name, self.workload, self.is_stray) = (Some(pod), name, Some(workload), false);

@@ -340,28 +340,28 @@ impl Picture {
         match (&container.refused, &container.stack) {
             (Some(refused), _) => Coverage::clone(refused),
             (None, Some(digest)) => self.coverage(digest),
-            (None, None) => Coverage::failed("its node said nothing of its storage"),
+            (None, None) => Coverage::failed("the node reported no storage"),
         }
     }
 
     /// How far a stack was looked into.
     pub(in crate::aggregator) fn coverage(&self, digest: &Digest) -> Coverage {
         let pending = |reason: String| Coverage::new(CoverageState::Pending, reason);
-        let Some(stack) = self.stacks.get(digest) else { return pending("it is not known yet".to_owned()) };
+        let Some(stack) = self.stacks.get(digest) else { return pending("the stack is not known yet".to_owned()) };
         if let Some(disputed) =
             stack.layers.iter().find(|id| self.layers.get(id).is_some_and(|layer| layer.is_disputed()))
         {
-            return Coverage::new(CoverageState::Partial, format!("disputed: nodes disagree on what {disputed} holds"));
+            return Coverage::new(CoverageState::Partial, format!("disputed: nodes report different contents of {disputed}"));
         }
         if let Some(summary) = &stack.summary {
             return summary.coverage.clone();
         }
         match &stack.progress {
             Progress::Failed(coverage) => return coverage.clone(),
-            Progress::Merging | Progress::MergingOnce => return pending("its layers are being merged".to_owned()),
+            Progress::Merging | Progress::MergingOnce => return pending("the layers are being merged".to_owned()),
             Progress::Asked { node, .. } => {
-                let who = if node.is_some() { "a node was asked" } else { "no node that has it is attached" };
-                return pending(format!("its layers leave something open, and {who}"));
+                let who = if node.is_some() { "a node is checking" } else { "no attached node has the stack" };
+                return pending(format!("the layers alone do not decide some paths, and {who}"));
             }
             Progress::Idle => {}
         }
@@ -372,8 +372,8 @@ impl Picture {
         let waiting = layers().filter(|layer| layer.read().is_none()).count();
         let distrusted = stack.containers() > 0 && stack.by_node.keys().all(|node| self.distrusted.contains(&**node));
         if waiting > 0 && distrusted {
-            return Coverage::failed("only nodes that are not believed have its layers: outcrop node trust NAME");
+            return Coverage::failed("only distrusted nodes have the layers; run outcrop node trust NAME");
         }
-        pending(format!("{waiting} of its {} layers have not been read", stack.layers.len()))
+        pending(format!("{waiting} of {} layers have not been read", stack.layers.len()))
     }
 }

@@ -46,13 +46,13 @@ pub struct Listed {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// No JSON, or not of that shape.
-    #[error("not a CycloneDX SBOM in JSON ({0}); syft writes one with -o cyclonedx-json")]
+    #[error("not a CycloneDX JSON SBOM ({0}); create one with syft -o cyclonedx-json")]
     Malformed(#[from] serde_json::Error),
     /// JSON of another format.
-    #[error("not a CycloneDX SBOM but {0:?}; CycloneDX JSON is what is read")]
+    #[error("unsupported SBOM format {0:?}: expected CycloneDX JSON")]
     Format(String),
     /// More components than any real one has.
-    #[error("more than {MAX_COMPONENTS} components")]
+    #[error("the SBOM has more components than the limit of {MAX_COMPONENTS}")]
     TooMany,
 }
 

@@ -199,7 +199,7 @@ impl AsyncRead for Connection {
             && deadline.as_mut().poll(cx).is_ready()
         {
             self.slot.counts.unidentified.fetch_add(1, Ordering::Relaxed);
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nobody has said who is there")));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "timed out waiting for authentication")));
         }
         self.channel().poll_read(cx, buffer)
     }

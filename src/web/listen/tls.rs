@@ -17,7 +17,7 @@ use crate::stamp::Stamp;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file of PEM.
-    #[error("{path}: {reason}: a certificate chain and its private key in PEM are needed", path = .path.display())]
+    #[error("reading {path}: {reason}; expected a certificate chain and its private key in PEM", path = .path.display())]
     Pem {
         /// Which one.
         path: PathBuf,
@@ -25,7 +25,7 @@ pub enum TlsError {
         reason: rustls::pki_types::pem::Error,
     },
     /// They do not belong together, or cannot be used.
-    #[error("{certificate} and {key}: {reason}", certificate = .certificate.display(), key = .key.display())]
+    #[error("loading certificate {certificate} with key {key}: {reason}", certificate = .certificate.display(), key = .key.display())]
     Pair {
         /// The chain.
         certificate: PathBuf,
@@ -95,7 +95,7 @@ impl Certificate {
                 *self.served.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pair);
                 *seen = (now, None);
             }
-            Err(error) => *seen = (now, Some(format!("{error}; the certificate that was read before is used"))),
+            Err(error) => *seen = (now, Some(format!("{error}; the last valid certificate stays in use"))),
         }
     }
 

@@ -286,7 +286,7 @@ fn agents_speak_for_their_nodes(installed: &Installed) {
         ("no pod", token("outcrop-agent", "outcrop", None), "a", "not bound to a pod"),
         ("another account", token("outcrop-viewer", "outcrop", None), "a", "not the agents' service account"),
         ("nonsense", "nonsense".to_owned(), "a", "audience outcrop"),
-        ("nothing", String::new(), "a", "there is no token"),
+        ("nothing", String::new(), "a", "the token is empty"),
     ] {
         let status = attach(&token, node).map(drop).unwrap_err();
         assert!(status.message().contains(says), "{what}: {status:?}");
@@ -314,10 +314,10 @@ fn agents_speak_for_their_nodes(installed: &Installed) {
         };
         let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), ended).await });
         let status = ended.expect("its stream ends within a minute").unwrap_err();
-        assert!(status.message().contains("not valid any more"), "{status:?}");
+        assert!(status.message().contains("no longer valid"), "{status:?}");
     };
     // One that has ended (the API server grants a minute) is none, one that ends soon has to be replaced, and a stream ends before its token does.
-    for (seconds, says) in [(-120, "does not know this token"), (40, "the token ends")] {
+    for (seconds, says) in [(-120, "does not accept this token"), (40, "about to expire")] {
         let status = attach(&installed.ending(&token, seconds), "b").map(drop).unwrap_err();
         assert!(status.message().contains(says), "{seconds}: {status:?}");
     }
@@ -415,12 +415,12 @@ fn namespaces_are_seen_by_their_own(installed: &Installed) {
     assert_eq!(installed.get("/api/v1/workloads", &api).0, 401);
     let nobody = installed.token("shop", "default", "outcrop", None);
     let (status, body) = installed.get("/api/v1/workloads", &nobody);
-    assert!(status == 403 && body.contains("may not list workloads.outcrop.dev"), "{status} {body}");
+    assert!(status == 403 && body.contains("is not allowed to list workloads.outcrop.dev"), "{status} {body}");
     // Changing something is another right.
     let viewer = installed.token(NAMESPACE, "outcrop-viewer", "outcrop", None);
     assert_eq!(installed.get("/api/v1/nodes", &viewer).0, 200);
     let refused = installed.ask(&["node", "distrust", "a"]).unwrap_err();
-    assert!(refused.contains("may not update nodes.outcrop.dev"), "{refused}");
+    assert!(refused.contains("is not allowed to update nodes.outcrop.dev"), "{refused}");
 }
 
 /// Every file below a directory with all that a change would change.
@@ -482,7 +482,7 @@ fn findings_follow_workloads(installed: &Installed) {
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let push = ["db", "push", database.to_str().unwrap()];
     let refused = installed.ask(&push).unwrap_err();
-    assert!(refused.contains("may not create databases.outcrop.dev"), "{refused}");
+    assert!(refused.contains("is not allowed to create databases.outcrop.dev"), "{refused}");
     cluster.kubectl(&["create", "serviceaccount", "operator", "-n", NAMESPACE]);
     let account = format!("{NAMESPACE}:operator");
     cluster.kubectl(&[

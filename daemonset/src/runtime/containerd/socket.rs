@@ -121,7 +121,7 @@ mod tests {
         drop(UnixListener::bind(&stale).unwrap());
         let long = dir.path().join("x".repeat(200));
         let cases = [
-            (dir.path().join("absent"), "is containerd running"),
+            (dir.path().join("absent"), "check that containerd is running"),
             (file, "is not a unix socket"),
             (stale, "systemctl start containerd"),
             (long, "connecting to"),

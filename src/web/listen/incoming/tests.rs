@@ -119,7 +119,7 @@ async fn a_new_certificate_is_served_when_its_files_change_and_a_bad_one_never()
     let (other, _) = Files::new();
     fs::copy(other.at("key"), files.at("key")).unwrap();
     certificate.refresh();
-    assert!(certificate.problem().unwrap().contains("the certificate that was read before is used"));
+    assert!(certificate.problem().unwrap().contains("the last valid certificate stays in use"));
     assert!(shake(connect("127.0.0.1", address).await, &new).await.is_ok());
     fs::write(files.at("key"), key).unwrap();
     certificate.refresh();
