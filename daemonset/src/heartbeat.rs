@@ -37,7 +37,7 @@ pub fn probe(pid: Option<u32>) -> Result<String, String> {
     let pids: Vec<u32> = match pid {
         Some(pid) => vec![pid],
         None => std::fs::read_dir("/proc")
-            .map_err(|error| format!("/proc cannot be read: {error}"))?
+            .map_err(|error| format!("reading /proc: {error}"))?
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
             .collect(),
     };
@@ -51,9 +51,9 @@ pub fn probe(pid: Option<u32>) -> Result<String, String> {
 fn judge(beats: &[(u32, u64)], now: u64) -> Result<String, String> {
     let age = |(pid, beat): &(u32, u64)| (now.saturating_sub(*beat), *pid);
     match beats.iter().map(age).max() {
-        None => Err("no agent runs here; is this the container that it runs in?".to_owned()),
-        Some((age, pid)) if age > OLDEST => Err(format!("process {pid} of the agent has done nothing for {age} s")),
-        Some((age, _)) => Ok(format!("{} processes of the agent live, the oldest sign is {age} s old", beats.len())),
+        None => Err("no agent is running here; run the command in the agent's container".to_owned()),
+        Some((age, pid)) if age > OLDEST => Err(format!("process {pid} of the agent has not made progress for {age} s")),
+        Some((age, _)) => Ok(format!("{} processes of the agent are alive, the oldest heartbeat is {age} s old", beats.len())),
     }
 }
 

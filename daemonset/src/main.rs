@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         }
     }
     if let Err(error) = role::end_on_signals() {
-        return fail(&format!("taking signals: {error}"));
+        return fail(&format!("installing signal handlers: {error}"));
     }
     let command = std::env::args().nth(1).unwrap_or_default();
     match command.as_str() {

@@ -59,7 +59,7 @@ pub fn serve_joined(listen: &Path, socket: Option<&Path>) -> Result<(), Error> {
     crate::worker::hide_memory().map_err(|error| Error::SiblingEnded(error.to_string()))?;
     let stream = crate::runtime::accept(listen)?;
     let _ = role::serve::<containerd::Client, _>(stream, socket, caged);
-    Err(Error::Join(listen.to_owned(), "the process at its other end has ended".to_owned()))
+    Err(Error::Join(listen.to_owned(), "the process at the other end has ended".to_owned()))
 }
 
 /// The command that starts `program` as the process that speaks to containerd, at `socket` or at the known places.

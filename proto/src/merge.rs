@@ -146,7 +146,7 @@ pub fn merge(layers: &[&Inventory], known: &[KnownPath], answers: &Answers) -> M
             None if !group_is_whole(&view, layer, record) => merged.unread.push(Unread {
                 path: path.to_vec(),
                 database: record.database,
-                reason: "its write-ahead log or another file that belongs to it comes from another layer".to_owned(),
+                reason: "the write-ahead log or another companion file comes from another layer".to_owned(),
             }),
             None => {
                 if let Some(fact) = layers[layer].facts.get(&record.fact) {
@@ -244,13 +244,13 @@ fn follow_links<'a>(
             Ok(target) => target,
             Err(DeadEnd::Missing) => continue,
             Err(DeadEnd::Loop) => {
-                merged.fail(path, *database, "its symbolic links loop".to_owned());
+                merged.fail(path, *database, "the symbolic links form a loop".to_owned());
                 continue;
             }
         };
         let Some((layer, said)) = view.visible(&target) else { continue };
         if *said != Said::File {
-            merged.fail(path, *database, "it is not a regular file".to_owned());
+            merged.fail(path, *database, "not a regular file".to_owned());
             continue;
         }
         if target == path || records[layer].contains_key(target.as_slice()) {
@@ -262,7 +262,7 @@ fn follow_links<'a>(
             None => merged.unread.push(Unread {
                 path: path.to_vec(),
                 database: *database,
-                reason: format!("it is reached through a symbolic link, at {}", target.escape_ascii()),
+                reason: format!("reached through a symbolic link, at {}", target.escape_ascii()),
             }),
         }
     }

@@ -1,4 +1,4 @@
-//! A report as a CycloneDX document: every target a container component with its packages inside.
+//! Converts a report to CycloneDX: every target is a container component that contains its packages.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::report::{Report, Target};
 use crate::advisory::Severity;
 use crate::export::cyclonedx::{Affects, Bom, Component, Property, Rating, Vulnerability};
 
-/// The document of a report.
+/// Returns the CycloneDX document of a report.
 pub(super) fn of(report: &Report) -> Bom {
     let mut vulnerabilities: BTreeMap<String, Vulnerability> = BTreeMap::new();
     let components = report.targets.iter().enumerate().map(|(number, target)| container(number, target)).collect();

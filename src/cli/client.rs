@@ -14,22 +14,22 @@ use ureq::{AsSendBody, Body};
 
 use super::{Fatal, tunnel};
 
-/// Most bytes of an answer: a page of a list is far smaller.
+/// Maximum size of a response, bytes; a page of a list is far smaller.
 const MAX_ANSWER: u64 = 64 << 20;
 
-/// How long a question may take.
+/// Timeout of a request.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// How long a database may take until it is there, and everything is matched again.
+/// Timeout of a database upload, including the rematch.
 const PUSH_PATIENCE: Duration = Duration::from_secs(1800);
 
-/// Items that are asked for at a time.
+/// Number of items per page.
 const PAGE: usize = 1000;
 
-/// Where an aggregator answers on the same machine.
+/// Default URL of an aggregator on this machine.
 const HERE: &str = "http://127.0.0.1:7480";
 
-/// Where to ask.
+/// Flags that select the aggregator and the credentials.
 #[derive(Debug, clap::Args)]
 pub(super) struct Server {
     /// URL of the aggregator's API; default: the aggregator in the kubeconfig's cluster, reached through the API server, or
@@ -50,23 +50,23 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Whether somebody said where to ask.
+    /// Whether an aggregator is selected, by a flag or a kubeconfig.
     pub(super) fn is_named(&self) -> bool {
         self.server.is_some() || self.cluster.is_named()
     }
 
-    /// The cluster whose aggregator is asked, if it is one's; in a pod its own.
+    /// Returns the cluster of the aggregator, unless `--server` is given; in a pod, the pod's own cluster.
     pub(super) fn cluster(&self) -> Option<&tunnel::Cluster> {
         let in_pod = || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
         Some(&self.cluster).filter(|cluster| self.server.is_none() && (cluster.is_named() || in_pod()))
     }
 
-    /// Whether there is a token to show: else the API server is asked for one.
+    /// Whether a token file is given; otherwise the API server issues a token.
     pub(super) fn has_token(&self) -> bool {
         self.token_file.is_some()
     }
 
-    /// Makes ready to ask.
+    /// Connects to the selected aggregator.
     pub(super) fn connect(&self) -> Result<Client, Fatal> {
         match &self.server {
             Some(server) => self.connect_to(server),
@@ -75,7 +75,7 @@ impl Server {
         }
     }
 
-    /// Asks the aggregator in a cluster.
+    /// Connects to the aggregator in a cluster.
     fn connect_through(&self, cluster: &tunnel::Cluster) -> Result<Client, Fatal> {
         let tunnel = cluster.open(self.token_file.is_none())?;
         let authorization = match &self.token_file {
@@ -97,7 +97,7 @@ impl Server {
         Ok(Client { agent, base, authorization, certificates, _tunnel: Some(tunnel) })
     }
 
-    /// Asks where somebody said.
+    /// Connects to the aggregator at a URL.
     fn connect_to(&self, server: &str) -> Result<Client, Fatal> {
         let uri: Uri = server
             .parse()
@@ -123,7 +123,7 @@ impl Server {
     }
 }
 
-/// TLS with those who are signed by these, and nobody else.
+/// Returns a TLS configuration that trusts exactly `certificates`.
 fn trusting(certificates: &[Certificate<'static>]) -> TlsConfig {
     TlsConfig::builder()
         .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
@@ -157,7 +157,7 @@ fn certificates(bytes: &[u8], name: &str) -> Result<Vec<Certificate<'static>>, F
     Ok(certificates)
 }
 
-/// A word as a part of a path.
+/// Percent-encodes a path segment.
 pub(super) fn segment(word: &str) -> String {
     let mut out = String::with_capacity(word.len());
     for byte in word.bytes() {
@@ -170,40 +170,40 @@ pub(super) fn segment(word: &str) -> String {
     out
 }
 
-/// Parameters of a question.
+/// Query parameters.
 pub(super) type Parameters = Vec<(String, String)>;
 
-/// Who asks.
+/// A client of an aggregator.
 #[derive(Debug)]
 pub(super) struct Client {
     agent: ureq::Agent,
     base: String,
     authorization: Option<String>,
-    /// Those who are trusted.
+    /// Trusted CA certificates.
     certificates: Vec<Certificate<'static>>,
-    /// Ends with the client.
+    /// Closes with the client.
     _tunnel: Option<tunnel::Tunnel>,
 }
 
 impl Client {
-    /// Where it asks.
+    /// Returns the base URL.
     pub(super) fn base(&self) -> &str {
         &self.base
     }
 
-    /// The certificates that the aggregator's has to be signed by.
+    /// Returns the trusted CA certificates.
     pub(super) fn roots(&self) -> Vec<CertificateDer<'static>> {
         self.certificates.iter().map(|certificate| CertificateDer::from(certificate.der().to_vec())).collect()
     }
 
-    /// What time the aggregator says that it is; nobody has to prove anything for that.
+    /// Returns the aggregator's `Date` header from a probe, which needs no token.
     pub(super) fn date(&self) -> Option<String> {
         let request = self.agent.get(format!("{}/healthz", self.base));
         let answer = request.config().timeout_global(Some(PATIENCE)).build().call().ok()?;
         Some(answer.headers().get("date")?.to_str().ok()?.to_owned())
     }
 
-    /// What is at `path`.
+    /// Sends a GET request to `path`.
     pub(super) fn get(&self, path: &str, query: &[(String, String)]) -> Result<Value, Fatal> {
         let mut request = self.agent.get(format!("{}{path}", self.base));
         request = request.query_pairs(query.iter().map(|(key, value)| (key.as_str(), value.as_str())));
@@ -214,7 +214,7 @@ impl Client {
         self.understand(answer)
     }
 
-    /// Does what `path` names.
+    /// Sends a POST request to `path`.
     pub(super) fn post(
         &self,
         path: &str,
@@ -226,7 +226,7 @@ impl Client {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        // What is refused is not sent.
+        // The body is not sent if the server refuses the headers.
         request = request.header("Expect", "100-continue");
         request = request.query_pairs(query.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         if let Some(authorization) = &self.authorization {
@@ -259,7 +259,7 @@ impl Client {
         })
     }
 
-    /// The pages of a list, one after the other; `limit` items at most.
+    /// Returns the pages of a list, with at most `limit` items in total.
     pub(super) fn pages(&self, path: &str, query: Parameters, limit: Option<usize>) -> Pages<'_> {
         Pages { client: self, path: path.to_owned(), query, left: limit.unwrap_or(usize::MAX), next: Some(None) }
     }
@@ -272,7 +272,7 @@ pub(super) struct Pages<'a> {
     path: String,
     query: Parameters,
     left: usize,
-    /// Where the next begins; the outer `None` where there is none.
+    /// Cursor of the next page; the outer `None` after the last page.
     next: Option<Option<String>>,
 }
 
@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_word_leaves_its_place_in_a_path() {
+    fn path_segments_are_percent_encoded() {
         assert_eq!(segment("CVE-2021-44228"), "CVE-2021-44228");
         assert_eq!(segment("../status?x=ü"), "..%2Fstatus%3Fx%3D%C3%BC");
     }

@@ -152,7 +152,7 @@ const NODES: &[Column] = &[
     column("CONTAINERS", "/containers"),
     column("LAYERS READ", "/layers_read"),
     column("DISTRUSTED", "/distrusted"),
-    column("CAGE", "/cage"),
+    column("SANDBOX", "/cage"),
     column("AGENT", "/agent_version"),
     wide("KUBELET", "/kubernetes/kubelet"),
     wide("RUNTIME", "/kubernetes/runtime"),
@@ -160,7 +160,7 @@ const NODES: &[Column] = &[
     wide("OS", "/kubernetes/image"),
     wide("KERNEL", "/kubernetes/kernel"),
     wide("WHY NO AGENT", "/blind"),
-    wide("CATALOGUERS", "/cataloguers"),
+    wide("CATALOGERS", "/cataloguers"),
     wide("MARKS", "/marks"),
     wide("QUEUE", "/agent/queue"),
     wide("LAYERS FAILED", "/agent/layers_failed"),
@@ -208,15 +208,15 @@ const LAYERS: &[Column] = &[
     column("CONTAINERS", "/containers"),
     column("IMAGES", "/images"),
     column("STATE", "/state"),
-    column("ONE IMAGE", "/image"),
+    column("EXAMPLE IMAGE", "/image"),
     column("STEP", "/step/keyword"),
     column("ID", "/id"),
     wide("STEP NUMBER", "/step/number"),
     wide("DISPUTED", "/disputed"),
     wide("READ BY", "/read_by"),
     wide("READ AT", "/read_at"),
-    wide("CAGE", "/cage"),
-    wide("CATALOGUERS", "/cataloguers"),
+    wide("SANDBOX", "/cage"),
+    wide("CATALOGERS", "/cataloguers"),
     wide("VERIFIED BY", "/verified_by"),
     wide("REASON", "/reason"),
 ];
@@ -255,7 +255,7 @@ const FINDINGS: &[Column] = &[
 ];
 
 impl Kind {
-    /// The resource, its columns, and the filter that a name is for.
+    /// Returns the resource, its columns, and the filter that the positional name sets.
     const fn list(self) -> Option<(Resource, &'static [Column], &'static str)> {
         Some(match self {
             Self::Workloads => (list::WORKLOADS, WORKLOADS, "workload"),
@@ -271,7 +271,7 @@ impl Kind {
     }
 }
 
-/// The question as the API's parameters. What the resource does not know is said here, before anybody is asked.
+/// Returns the query parameters. Filters and sort fields that the resource does not have are rejected before a request is sent.
 fn parameters(arguments: &Arguments, resource: &Resource, named: &str) -> Result<Parameters, Fatal> {
     let image = if resource.name == list::IMAGES.name { "name" } else { "image" };
     let mut parameters = Vec::new();
@@ -351,7 +351,7 @@ fn advisory(arguments: &Arguments) -> Result<Exit, Fatal> {
     Ok(Exit::Done)
 }
 
-/// An advisory for people, as kubectl describes.
+/// Formats an advisory for a terminal, in the style of kubectl describe.
 fn describe(answer: &Value) -> String {
     let mut out = String::new();
     for (name, pointer) in [

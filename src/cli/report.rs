@@ -1,4 +1,4 @@
-//! The result of a scan, as `--output json` prints it. The schema is `docs/scan.schema.json`.
+//! The report of a scan, in the form of `--output json`. The schema is `docs/scan.schema.json`.
 
 use outcrop_agent::scan::Scanned;
 use outcrop_proto::container::Coverage;
@@ -13,16 +13,16 @@ use crate::export::purl;
 /// Version of the JSON form.
 const VERSION: u32 = 1;
 
-/// A whole scan.
+/// A report.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) version: u32,
-    /// What was matched against; nothing with `--packages`.
+    /// The advisory database; `None` with `--packages`.
     pub(super) database: Option<DatabaseInfo>,
     pub(super) targets: Vec<Target>,
 }
 
-/// The database that was matched against.
+/// Path and sources of the advisory database.
 #[derive(Debug, Serialize)]
 pub(super) struct DatabaseInfo {
     pub(super) path: String,
@@ -35,7 +35,7 @@ impl Report {
     }
 }
 
-/// Who was scanned.
+/// Identity of a target.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Subject {
     pub(super) id: String,
@@ -49,13 +49,13 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// Something that is no container.
+    /// Returns the identity of a target that is not a container.
     pub(super) fn named(name: String) -> Self {
         Self { name, ..Self::default() }
     }
 }
 
-/// One thing that was scanned: a directory, a stack, a container.
+/// A scanned directory, stack or container.
 #[derive(Debug, Serialize)]
 pub(super) struct Target {
     #[serde(flatten)]
@@ -65,14 +65,14 @@ pub(super) struct Target {
     pub(super) coverage: Coverage,
     pub(super) assessed: Vec<Assessed>,
     pub(super) warnings: Vec<Warning>,
-    /// Findings of owned packages, left to the distribution.
+    /// Number of withheld findings.
     pub(super) withheld: usize,
-    /// Findings that `--severity` or `--only-fixed` leave out.
+    /// Number of findings that `--severity` or `--only-fixed` excludes.
     pub(super) hidden: usize,
-    /// Whether a finding is as bad as `--fail-on` says.
+    /// Whether a finding reaches the severity of `--fail-on`.
     #[serde(skip)]
     pub(super) fails: bool,
-    /// Packages without identity.
+    /// Number of packages without a name.
     pub(super) unidentified: usize,
     pub(super) distro: Option<String>,
     pub(super) layers: Vec<Layer>,
@@ -80,7 +80,7 @@ pub(super) struct Target {
     pub(super) findings: Vec<Finding>,
 }
 
-/// Something that could not be read.
+/// A path that could not be read.
 #[derive(Debug, Serialize)]
 pub(super) struct Warning {
     pub(super) path: String,
@@ -90,7 +90,7 @@ pub(super) struct Warning {
 /// A layer.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Layer {
-    /// Only where it is proved.
+    /// Diff ID, if it is proved.
     pub(super) diff_id: Option<String>,
     pub(super) chain_id: Option<String>,
 }
@@ -118,7 +118,7 @@ pub(super) struct Source {
     pub(super) version: String,
 }
 
-/// A problem of a package.
+/// A vulnerability of a package.
 #[derive(Debug, Serialize)]
 pub(super) struct Finding {
     pub(super) id: String,
@@ -133,9 +133,9 @@ pub(super) struct Finding {
     /// Index into the target's layers.
     pub(super) layer: usize,
     pub(super) summary: String,
-    /// The package is owned, but its distribution's source has no record of the problem.
+    /// Whether the package is owned but the distribution has no advisory for the vulnerability.
     pub(super) not_assessed_by_distribution: bool,
-    /// With `--owned`: the package that owns this one; the finding does not count.
+    /// With `--owned`: the package that owns this one. The finding is withheld.
     pub(super) withheld_for: Option<String>,
 }
 
@@ -183,8 +183,8 @@ impl Package {
 }
 
 impl Target {
-    /// A target that was scanned. Of its `layers`, `chain` names the chain IDs, newest first, and `diff_ids` the proved diff IDs,
-    /// base first; both may be empty.
+    /// Returns a scanned target. `chain` contains the chain IDs of the layers, top first, `diff_ids` the proved diff IDs,
+    /// bottom first; both may be empty.
     pub(super) fn scanned(
         subject: Subject,
         layers: usize,
@@ -222,7 +222,7 @@ impl Target {
         }
     }
 
-    /// A target that was not.
+    /// Returns a target that was not scanned.
     pub(super) fn not_scanned(subject: Subject, coverage: Coverage) -> Self {
         Self {
             subject,

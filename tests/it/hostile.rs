@@ -130,7 +130,7 @@ fn loops_of_symlinks_end() {
     symlink(".", image.at("srv/self")).unwrap();
     let seen = image.scan();
     assert_eq!(seen.packages(), ["good 1.0.0"]);
-    assert_eq!(seen.warning("/var/lib/dpkg/status"), "its symbolic links loop");
+    assert_eq!(seen.warning("/var/lib/dpkg/status"), "the symbolic links form a loop");
     seen.assert_state("partial");
 }
 
@@ -277,7 +277,7 @@ fn nothing_but_regular_files_is_opened() {
         mknodat(CWD, image.at("srv/other/package.json"), kind, Mode::RWXU, device).unwrap();
         let seen = image.scan();
         assert_eq!(seen.packages(), ["good 1.0.0"], "{kind:?}");
-        assert_eq!(seen.warning("/var/lib/dpkg/status"), "it is not a regular file");
+        assert_eq!(seen.warning("/var/lib/dpkg/status"), "not a regular file");
         seen.assert_state("partial");
     }
 }

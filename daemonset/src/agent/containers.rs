@@ -173,7 +173,7 @@ impl Containers {
             Place::Not(coverage) => seen.refused = Some(coverage),
             Place::Merged { .. } => {
                 let reason =
-                    "its storage driver keeps one merged tree, which agents do not read yet; outcrop scan does";
+                    "the storage driver keeps one merged tree, which agents do not support yet; outcrop scan does";
                 seen.refused = Some(Coverage::unsupported(reason));
                 seen.storage = Some(Storage::MergedTree);
             }
@@ -190,7 +190,7 @@ impl Containers {
                         // The mounted root is looked up when it is needed: it appears after the start and goes with the end.
                         stack = Some(StackPlace { mounted: None, ..place });
                     }
-                    _ => seen.refused = Some(Coverage::unsupported("its snapshots have no names that identify them")),
+                    _ => seen.refused = Some(Coverage::unsupported("the snapshots have no names that identify them")),
                 }
             }
         }

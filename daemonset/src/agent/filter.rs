@@ -20,7 +20,7 @@ impl Filter {
         let kubernetes = kubernetes.filter(|namespace| self.exclude_kubernetes_namespaces.contains(namespace));
         self.excludes_namespace(&container.key.namespace).or_else(|| {
             let namespace = kubernetes?;
-            Some(excluded(format!("its Kubernetes namespace {namespace:?} is excluded on this node")))
+            Some(excluded(format!("Kubernetes namespace {namespace:?} is excluded on this node")))
         })
     }
 
@@ -28,10 +28,10 @@ impl Filter {
     pub(super) fn excludes_namespace(&self, namespace: &str) -> Option<Coverage> {
         let named = |list: &[String]| list.iter().any(|name| name == namespace);
         if named(&self.exclude_namespaces) {
-            return Some(excluded(format!("its containerd namespace {namespace:?} is excluded on this node")));
+            return Some(excluded(format!("containerd namespace {namespace:?} is excluded on this node")));
         }
         if !self.namespaces.is_empty() && !named(&self.namespaces) {
-            let reason = format!("its containerd namespace {namespace:?} is not among those that are looked into");
+            let reason = format!("containerd namespace {namespace:?} is not among the namespaces to scan");
             return Some(excluded(reason));
         }
         None

@@ -88,7 +88,7 @@ pub enum AgentError {
         source: std::io::Error,
     },
     /// The aggregator's address.
-    #[error("{address:?} is no address of an aggregator: {reason}")]
+    #[error("invalid aggregator address {address:?}: {reason}")]
     Address {
         /// As it was given.
         address: String,
@@ -99,14 +99,14 @@ pub enum AgentError {
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
     /// Rights could not be given up.
-    #[error("giving up rights: {0}")]
+    #[error("dropping rights: {0}")]
     Cage(#[from] CageError),
     /// No worker can be started.
     #[error(transparent)]
     Worker(#[from] WorkerError),
     /// The cage is weaker than the operator wants it.
     #[error(
-        "the cage is \"{0}\" and --require-cage wants all of it: {why} (`outcrop-agent selftest` shows what would be possible). Or start without --require-cage: the status shows this node's weaker cage",
+        "the sandbox is \"{0}\" but --require-cage requires the complete one: {why}, or start without --require-cage; outcrop-agent selftest shows the possible actions",
         why = why(*.0)
     )]
     WeakCage(Cage),
@@ -114,16 +114,16 @@ pub enum AgentError {
     #[error("starting: {0}")]
     Start(#[source] std::io::Error),
     /// The way to the aggregator has ended for good.
-    #[error("the thread that speaks to the aggregator has ended; this is a defect, please report it")]
+    #[error("the uplink thread ended unexpectedly; please report this")]
     Ended,
 }
 
 fn why(cage: Cage) -> &'static str {
     match cage.landlock {
         Landlock::Missing => {
-            "this kernel has no Landlock. Use Linux 6.12 or later, and have landlock among the security modules (kernel parameter lsm=)"
+            "this kernel has no Landlock; use Linux 6.12 or later with landlock in the kernel parameter lsm="
         }
-        _ => "this kernel's Landlock lacks some rights. Use Linux 6.12 or later",
+        _ => "the Landlock of this kernel lacks some rights; use Linux 6.12 or later",
     }
 }
 
@@ -209,12 +209,12 @@ impl Aggregator {
                 let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
                 endpoint.tls_config(tls).map_err(|error| wrong(error.to_string()))
             }
-            (Some("https"), None) => Err(wrong("https needs the authority of its certificate: --ca FILE".to_owned())),
+            (Some("https"), None) => Err(wrong("https requires the CA certificate; pass --ca FILE".to_owned())),
             (Some("http"), _) if matches!(host.as_str(), "localhost" | "127.0.0.1" | "[::1]") => Ok(endpoint),
             (Some("http"), _) => {
-                Err(wrong("http is for loopback only; elsewhere the token could be read on its way".to_owned()))
+                Err(wrong("http is allowed on loopback only, because it exposes the token; use https".to_owned()))
             }
-            _ => Err(wrong("it has to begin with https://".to_owned())),
+            _ => Err(wrong("expected https://HOST:PORT".to_owned())),
         }
     }
 }

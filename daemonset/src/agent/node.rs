@@ -484,7 +484,7 @@ fn fit(report: &mut v1::Containers) {
         report.containers.iter_mut().for_each(|container| container.steps.clear());
     }
     if report.encoded_len() > MAX_REPORT {
-        let reason = "this node has more containers and layers than one report can hold";
+        let reason = "the node has more containers and layers than one report can contain";
         for container in &mut report.containers {
             container.layers.clear();
             container.stack.clear();

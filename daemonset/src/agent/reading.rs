@@ -141,7 +141,7 @@ fn send(answer: Answer, verdict: Verdict, outbox: &Outbox) {
         (Answer::Inventory(layer, compressed, started), Verdict::Counts) => match compressed.finish() {
             Ok(bytes) => outbox.deliver(layer, &bytes, started),
             Err(error) => {
-                outbox.wait_and_send(unreadable(layer, format!("compressing its inventory: {error}"), "failed"));
+                outbox.wait_and_send(unreadable(layer, format!("compressing the inventory: {error}"), "failed"));
             }
         },
         (Answer::Digest(layer, Digesting(hasher), started), Verdict::Counts) => {
@@ -170,7 +170,7 @@ fn unreadable(layer: LayerId, reason: String, state: &str) -> Report {
 
 /// A layer that is not on this node any more.
 pub(super) fn gone(layer: LayerId) -> Report {
-    let reason = "its container was replaced or removed, and no other container of this node has it".to_owned();
+    let reason = "the container was replaced or removed, and no other container of this node has the layer".to_owned();
     Report::Unreadable(v1::Unreadable { layer: Some(layer.into()), reason, state: "failed".to_owned(), gone: true })
 }
 
@@ -186,7 +186,7 @@ fn answers(stack: Vec<u8>, read: Result<StackReading, ScanError>, unread: &[Vec<
             .collect(),
         Err(error) => unread.iter().map(|path| answer(path, v1::answer::Read::Error(error.to_string()))).collect(),
     };
-    let reason = "the container's mounted root tells nothing of it";
+    let reason = "the container's mounted root file system does not decide it";
     let undecided = doubt.undecided.into_iter().map(|path| v1::Undecided { path, reason: reason.to_owned() }).collect();
     Report::Answers(v1::Answers { stack, answers, hidden: doubt.hidden, undecided })
 }

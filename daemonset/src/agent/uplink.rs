@@ -154,7 +154,7 @@ impl Uplink {
         let unusable = |error: super::AgentError| Status::failed_precondition(error.to_string());
         let endpoint = self.aggregator.endpoint().map_err(unusable)?;
         let bearer = format!("Bearer {}", self.aggregator.token().map_err(unusable)?).parse::<MetadataValue<Ascii>>();
-        let bearer = bearer.map_err(|_| Status::invalid_argument("the token's file does not hold a token"))?;
+        let bearer = bearer.map_err(|_| Status::invalid_argument("the token file does not contain a token"))?;
         let channel = endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
         let mut client = CollectorClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)

@@ -1,6 +1,6 @@
-//! `outcrop-agent doctor`: what is wrong with an agent's surroundings, and what to do about it.
+//! `outcrop-agent doctor`: checks the environment of an agent and reports problems with hints.
 //!
-//! Facts are gathered by looking, and judged by pure functions. Nothing is changed, and no token is ever printed.
+//! The checks only read; pure functions evaluate the results. Tokens are never printed.
 
 mod node;
 mod uplink;
@@ -14,22 +14,22 @@ use serde::Serialize;
 use crate::agent::Aggregator;
 pub use uplink::{judge_clock, skew};
 
-/// How a check ended.
+/// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// It works, and something is missing or will be.
+    /// It works with a restriction, or will stop working.
     Warn,
     /// It does not work.
     Fail,
-    /// It could not be looked at, or is not to be here.
+    /// The check was not possible, or does not apply here.
     Skipped,
 }
 
 impl Outcome {
-    /// The word that people and programs read.
+    /// Returns the word for the table.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -40,37 +40,37 @@ impl Outcome {
     }
 }
 
-/// A check, and what came of it.
+/// A check and its result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at.
+    /// Name of the check.
     pub check: String,
-    /// How it is.
+    /// Result.
     pub result: Outcome,
-    /// What was found: a line, without a secret.
+    /// Finding, in one line, without secrets.
     pub found: String,
-    /// What to do about it; empty where there is nothing to do.
+    /// Hint; empty if nothing needs to be done.
     #[serde(rename = "do")]
     pub todo: String,
 }
 
 impl Check {
-    /// Everything is as it should be.
+    /// Returns a check without a problem.
     pub fn ok(check: &str, found: impl Into<String>) -> Self {
         Self::new(check, Outcome::Ok, found, "")
     }
 
-    /// It works, but.
+    /// Returns a check with a restriction.
     pub fn warn(check: &str, found: impl Into<String>, todo: impl Into<String>) -> Self {
         Self::new(check, Outcome::Warn, found, todo)
     }
 
-    /// It does not work.
+    /// Returns a failed check.
     pub fn fail(check: &str, found: impl Into<String>, todo: impl Into<String>) -> Self {
         Self::new(check, Outcome::Fail, found, todo)
     }
 
-    /// It was not looked at, for this reason.
+    /// Returns a check that was skipped, with the reason.
     pub fn skipped(check: &str, found: impl Into<String>) -> Self {
         Self::new(check, Outcome::Skipped, found, "")
     }
@@ -80,36 +80,36 @@ impl Check {
     }
 }
 
-/// Where this process stands: what has to be here depends on it.
+/// Environment of this process, which decides what must be present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    /// A machine, with everything at its own place.
+    /// A machine, outside of a pod.
     Machine,
-    /// The container of an agent's pod that holds the socket.
+    /// The container `runtime` of an agent's pod.
     Runtime,
-    /// The container of an agent's pod that reads.
+    /// The container `reader` of an agent's pod.
     Reader,
 }
 
-/// What is looked at.
+/// Locations to check.
 #[derive(Clone, Debug, Default)]
 pub struct Subject {
-    /// containerd's socket; without it where the agent of this container was told, else the usual places.
+    /// containerd's socket; default: the one of the agent in this container, then the common locations.
     pub containerd: Option<PathBuf>,
-    /// Where the host's root is seen; without it `/host` in an agent's pod, else `/`.
+    /// Directory where the host's root is mounted; default: `/host` in an agent's pod, otherwise `/`.
     pub host: Option<PathBuf>,
-    /// The aggregator's address, as the agent is told it.
+    /// URL of the aggregator.
     pub aggregator: Option<String>,
-    /// The authority of its certificate, PEM.
+    /// CA certificate of the aggregator, PEM.
     pub ca: Option<PathBuf>,
-    /// The file with this node's token.
+    /// File with this node's token.
     pub token: Option<PathBuf>,
 }
 
-/// The directory that both containers of an agent's pod have between them.
+/// Directory that both containers of an agent's pod share.
 const JOINED: &str = "/run/outcrop";
 
-/// Where the chart mounts parts of the host.
+/// Directory below which the chart mounts parts of the host.
 const HOST: &str = "/host";
 
 impl Subject {
@@ -123,7 +123,7 @@ impl Subject {
     }
 }
 
-/// The value of a flag in a command line as `/proc/PID/cmdline` has it.
+/// Returns the value of a flag in a command line from `/proc/PID/cmdline`.
 fn value_of(flag: &str, command: &[u8]) -> Option<PathBuf> {
     let mut words = command.split(|byte| *byte == 0);
     words.find_map(|word| {
@@ -132,10 +132,10 @@ fn value_of(flag: &str, command: &[u8]) -> Option<PathBuf> {
     })
 }
 
-/// Looks at everything that can be seen from here.
+/// Runs all checks that apply to this environment.
 pub fn examine(subject: &Subject) -> Vec<Check> {
     let standing = subject.standing();
-    // In a container of the pod the agent is the first process, and was told where things are.
+    // In a container of the pod, the agent is process 1, and its flags contain the locations.
     let agent = match standing {
         Standing::Machine => Vec::new(),
         _ => std::fs::read("/proc/1/cmdline").unwrap_or_default(),
@@ -147,7 +147,7 @@ pub fn examine(subject: &Subject) -> Vec<Check> {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            checks.push(Check::fail("this process", format!("it cannot wait for anything: {error}"), ""));
+            checks.push(Check::fail("this process", format!("starting the async runtime: {error}"), ""));
             return checks;
         }
     };
@@ -164,8 +164,8 @@ pub fn examine(subject: &Subject) -> Vec<Check> {
         }
         _ => {
             let found = match standing {
-                Standing::Runtime => "the container reader speaks to it",
-                _ => "not said where it is: --aggregator, --ca, --token-file as the agent has them",
+                Standing::Runtime => "the container reader connects to it",
+                _ => "no address given; pass --aggregator, --ca and --token-file as for the agent",
             };
             checks.push(Check::skipped("aggregator", found));
         }
@@ -173,12 +173,12 @@ pub fn examine(subject: &Subject) -> Vec<Check> {
     checks
 }
 
-/// Whether something does not work.
+/// Returns the number of failed checks.
 pub fn failed(checks: &[Check]) -> usize {
     checks.iter().filter(|check| check.result == Outcome::Fail).count()
 }
 
-/// The checks as a table for people.
+/// Formats the checks as a table.
 pub fn table(checks: &[Check]) -> String {
     let plain = |text: &str| text.replace(char::is_control, " ");
     let width = |of: fn(&Check) -> &str, head: &str| {
@@ -191,7 +191,7 @@ pub fn table(checks: &[Check]) -> String {
         format!("{one:check$}   {two:7}   {three:found$}   {four}").trim_end().to_owned() + "\n"
     };
     let rows = checks.iter().map(|check| line([&check.check, check.result.as_str(), &check.found, &check.todo]));
-    line(["CHECK", "RESULT", "FOUND", "WHAT TO DO"]) + &rows.collect::<String>()
+    line(["CHECK", "RESULT", "FOUND", "HINT"]) + &rows.collect::<String>()
 }
 
 #[cfg(test)]
@@ -208,14 +208,14 @@ mod tests {
 
     #[test]
     fn a_table_has_a_line_a_check_whatever_was_found() {
-        let checks = [Check::ok("one", "fine"), Check::fail("another", "bad\n\u{1b}[2J", "mend it")];
+        let checks = [Check::ok("one", "fine"), Check::fail("another", "bad\n\u{1b}[2J", "fix it")];
         let text = table(&checks);
         assert_eq!(
             text,
-            "CHECK     RESULT    FOUND      WHAT TO DO\none       ok        fine\nanother   FAIL      bad  [2J   mend it\n"
+            "CHECK     RESULT    FOUND      HINT\none       ok        fine\nanother   FAIL      bad  [2J   fix it\n"
         );
         assert_eq!(failed(&checks), 1);
         let json = serde_json::to_string(&checks[1]).unwrap();
-        assert!(json.contains(r#""result":"fail""#) && json.contains(r#""do":"mend it""#), "{json}");
+        assert!(json.contains(r#""result":"fail""#) && json.contains(r#""do":"fix it""#), "{json}");
     }
 }

@@ -32,7 +32,7 @@ pub(super) async fn socket(standing: Standing, socket: Option<&Path>) -> (Check,
     const NAME: &str = "containerd";
     if standing == Standing::Reader && socket.is_none() {
         return (
-            Check::skipped(NAME, "its socket is not here, and must not be: the container runtime has it"),
+            Check::skipped(NAME, "the socket is not mounted here, by design: the container runtime has it"),
             Vec::new(),
         );
     }
@@ -50,8 +50,8 @@ pub(super) async fn socket(standing: Standing, socket: Option<&Path>) -> (Check,
         Err(error) => (
             Check::fail(
                 NAME,
-                format!("{} at {at} does not list snapshotters: {error}", client.version()),
-                "look at containerd's log on the node",
+                format!("{} at {at}: listing snapshotters: {error}", client.version()),
+                "check containerd's log on the node",
             ),
             Vec::new(),
         ),
@@ -60,15 +60,15 @@ pub(super) async fn socket(standing: Standing, socket: Option<&Path>) -> (Check,
 
 fn no_socket(standing: Standing, socket: Option<&Path>, error: &runtime::Error) -> Check {
     let todo = match (standing, error) {
-        (Standing::Machine, runtime::Error::Permission(_)) => "run this as root".to_owned(),
+        (Standing::Machine, runtime::Error::Permission(_)) => "run the command as root".to_owned(),
         (Standing::Machine, _) => {
-            "systemctl status containerd; --containerd SOCKET where it listens elsewhere".to_owned()
+            "check systemctl status containerd, or pass --containerd SOCKET if it listens elsewhere".to_owned()
         }
-        _ => "set agent.runtime or agent.paths.socket in the chart's values to where the node's containerd listens"
+        _ => "set agent.runtime or agent.paths.socket in the chart to the socket of the node's containerd"
             .to_owned(),
     };
     let found = match (error, socket) {
-        (runtime::Error::NoSocket(_), None) => format!("no socket at any of {}", PLACES.join(", ")),
+        (runtime::Error::NoSocket(_), None) => format!("no socket found at {}", PLACES.join(", ")),
         _ => error.to_string(),
     };
     Check::fail("containerd", found, todo)
@@ -90,7 +90,7 @@ struct Root {
 pub(super) fn storage(standing: Standing, host: &Path, told: &[PathBuf]) -> Vec<Check> {
     const NAME: &str = "storage";
     if standing == Standing::Runtime {
-        return vec![Check::skipped(NAME, "it is not here, and must not be: the container reader has it")];
+        return vec![Check::skipped(NAME, "storage is not mounted here, by design: the container reader has it")];
     }
     let mountinfo = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
     let mounts = mounts(&mountinfo);
@@ -122,8 +122,8 @@ pub(super) fn storage(standing: Standing, host: &Path, told: &[PathBuf]) -> Vec<
     if roots.is_empty() {
         return vec![Check::fail(
             NAME,
-            format!("none of {} is below {}", ROOTS.join(", "), host.display()),
-            "set agent.paths.root in the chart's values, or --host DIR, to where the node's layers lie",
+            format!("none of {} exists below {}", ROOTS.join(", "), host.display()),
+            "set agent.paths.root in the chart, or pass --host DIR, so that the node's layers are found",
         )];
     }
     roots.iter().map(|root| judge_root(standing, root)).collect()
@@ -133,24 +133,24 @@ fn judge_root(standing: Standing, root: &Root) -> Check {
     let name = format!("storage {}", root.path.display());
     if let Some(error) = &root.error {
         let todo = match standing {
-            Standing::Machine => "run this as root",
+            Standing::Machine => "run the command as root",
             _ => {
-                "the container needs CAP_DAC_READ_SEARCH; where SELinux is enforced, agent.seLinuxOptions in the chart's values"
+                "add CAP_DAC_READ_SEARCH to the container; if SELinux is enforced, set agent.seLinuxOptions in the chart"
             }
         };
-        return Check::fail(&name, format!("it cannot be read: {error}"), todo);
+        return Check::fail(&name, format!("not readable: {error}"), todo);
     }
     match (standing, root.read_only, root.writable_below) {
         (Standing::Machine, ..) => Check::ok(&name, "readable"),
         (_, false, _) => Check::warn(
             &name,
-            "readable, and mounted writable; the agent gives that up by itself",
-            "mount it readOnly, as the chart does",
+            "readable, mounted writable; the agent drops the right to write",
+            "mount it read-only, as the chart does",
         ),
         (_, true, 0) => Check::ok(&name, "readable, mounted read-only"),
         (_, true, below) => Check::ok(
             &name,
-            format!("readable, mounted read-only; {below} mounts below it are not, the agent gives that up by itself"),
+            format!("readable, mounted read-only; {below} mounts below are writable, the agent drops the right to write"),
         ),
     }
 }
@@ -196,7 +196,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 pub(super) fn capabilities(standing: Standing) -> Check {
     match rustix::thread::capabilities(None) {
         Ok(sets) => judge_capabilities(standing, sets.effective),
-        Err(error) => Check::fail("capabilities", format!("the kernel does not tell: {error}"), ""),
+        Err(error) => Check::fail("capabilities", format!("reading the capabilities: {error}"), ""),
     }
 }
 
@@ -205,22 +205,22 @@ fn judge_capabilities(standing: Standing, held: CapabilitySet) -> Check {
     let reads = held.intersects(CapabilitySet::DAC_READ_SEARCH | CapabilitySet::DAC_OVERRIDE);
     let more = held - CapabilitySet::DAC_READ_SEARCH - CapabilitySet::SYS_ADMIN;
     match standing {
-        Standing::Runtime if held.is_empty() => Check::ok(NAME, "none, as it should be"),
+        Standing::Runtime if held.is_empty() => Check::ok(NAME, "none, as intended"),
         Standing::Runtime => {
-            Check::warn(NAME, "more than none; the agent gives them up by itself", "drop: [ALL], as the chart does")
+            Check::warn(NAME, "capabilities that the agent does not need and drops", "set drop: [ALL], as the chart does")
         }
         _ if !reads => Check::fail(
             NAME,
-            "CAP_DAC_READ_SEARCH is missing: files of other users cannot be read",
+            "CAP_DAC_READ_SEARCH is missing: files of other users are not readable",
             match standing {
-                Standing::Machine => "run this as root, or with AmbientCapabilities=CAP_DAC_READ_SEARCH",
-                _ => "add: [DAC_READ_SEARCH] in the security context of the container reader, as the chart does",
+                Standing::Machine => "run the command as root, or with AmbientCapabilities=CAP_DAC_READ_SEARCH",
+                _ => "set add: [DAC_READ_SEARCH] in the security context of the container reader, as the chart does",
             },
         ),
         Standing::Reader if !more.is_empty() => Check::warn(
             NAME,
-            "CAP_DAC_READ_SEARCH and more; the agent gives the others up by itself",
-            "drop: [ALL], add: [DAC_READ_SEARCH], as the chart does",
+            "CAP_DAC_READ_SEARCH, and capabilities that the agent does not need and drops",
+            "set drop: [ALL] and add: [DAC_READ_SEARCH], as the chart does",
         ),
         _ => Check::ok(NAME, "CAP_DAC_READ_SEARCH"),
     }
@@ -236,32 +236,32 @@ fn judge_cage(standing: Standing, started: &Result<Started, WorkerError>) -> Vec
         Ok(started) => started,
         Err(error) => {
             return vec![Check::fail(
-                "cage",
-                format!("no worker can be started: {error}"),
-                "the seccomp profile has to allow seccomp(2) and Landlock's calls, as RuntimeDefault does; outcrop-agent selftest tells more",
+                "sandbox",
+                format!("starting a worker: {error}"),
+                "allow seccomp(2) and the Landlock system calls in the seccomp profile, as RuntimeDefault does; then run outcrop-agent selftest",
             )];
         }
     };
     let cage = match started.cage.landlock {
-        Landlock::Full => Check::ok("cage", started.cage.to_string()),
+        Landlock::Full => Check::ok("sandbox", started.cage.to_string()),
         Landlock::Partial => Check::warn(
-            "cage",
-            format!("{}: this kernel's Landlock lacks some rights", started.cage),
-            "Linux 6.12 or later has all of it; outcrop-agent selftest shows what would be possible",
+            "sandbox",
+            format!("{}: the Landlock of this kernel lacks some rights", started.cage),
+            "use Linux 6.12 or later; outcrop-agent selftest shows the possible actions",
         ),
         Landlock::Missing => Check::warn(
-            "cage",
-            format!("{}: there is no Landlock", started.cage),
-            "Linux 6.12 or later, with landlock in the kernel parameter lsm=; outcrop-agent selftest shows what would be possible",
+            "sandbox",
+            format!("{}: this kernel has no Landlock", started.cage),
+            "use Linux 6.12 or later with landlock in the kernel parameter lsm=; outcrop-agent selftest shows the possible actions",
         ),
     };
     let marks = match (standing, started.marks) {
-        (Standing::Runtime, _) => Check::skipped("overlay marks", "the container reader looks at layers"),
+        (Standing::Runtime, _) => Check::skipped("overlay marks", "the container reader reads layers"),
         (_, true) => Check::ok("overlay marks", "readable"),
         // That is how the chart installs it: they are checked in mounted roots instead.
         (_, false) => Check::ok(
             "overlay marks",
-            "not readable without CAP_SYS_ADMIN: containers' mounted roots are looked at where it matters",
+            "not readable without CAP_SYS_ADMIN: affected paths are checked in containers' mounted root file systems",
         ),
     };
     vec![cage, marks]
@@ -271,8 +271,8 @@ fn judge_cage(standing: Standing, started: &Result<Started, WorkerError>) -> Vec
 pub(super) fn processes(standing: Standing) -> Check {
     match (heartbeat::probe(None), standing) {
         (Ok(line), _) => Check::ok("agent", line),
-        (Err(line), Standing::Machine) if line.starts_with("no agent") => Check::skipped("agent", "none runs here"),
-        (Err(line), _) => Check::fail("agent", line, "look at its log; a liveness probe starts it again"),
+        (Err(line), Standing::Machine) if line.starts_with("no agent") => Check::skipped("agent", "no agent is running here"),
+        (Err(line), _) => Check::fail("agent", line, "check the agent's log; a liveness probe restarts it"),
     }
 }
 

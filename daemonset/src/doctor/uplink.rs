@@ -1,4 +1,4 @@
-//! The way to the aggregator: token, authority, name, connection, clocks.
+//! Checks of the connection to the aggregator: token, CA certificate, name, connection, clocks.
 
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
@@ -33,16 +33,16 @@ pub(super) async fn examine(aggregator: &Aggregator) -> Vec<Check> {
         Err(error) => Check::fail(
             "token",
             error.to_string(),
-            "the pod has to mount a projected token of audience outcrop, or --token-file name the node's",
+            "mount a projected token for the audience outcrop into the pod, or pass --token-file",
         ),
     }];
     let endpoint = match aggregator.endpoint() {
         Ok(endpoint) => endpoint,
         Err(error) => {
             checks.push(Check::fail(
-                "authority",
+                "CA certificate",
                 error.to_string(),
-                "--ca FILE: what the aggregator has published in its ConfigMap …-ca",
+                "pass --ca FILE with the certificate from the aggregator's ConfigMap …-ca",
             ));
             return checks;
         }
@@ -57,20 +57,20 @@ pub(super) async fn examine(aggregator: &Aggregator) -> Vec<Check> {
         Err(error) => {
             checks.push(Check::fail(
                 "name",
-                format!("{host} has no address: {error}"),
-                "is the cluster's DNS reachable from this pod (networkPolicy.dnsPorts), and is the Service there?",
+                format!("resolving {host}: {error}"),
+                "check that DNS is reachable from this pod (networkPolicy.dnsPorts) and that the Service exists",
             ));
             return checks;
         }
     };
     let all: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    checks.push(Check::ok("name", format!("{host} is {}", all.join(", "))));
+    checks.push(Check::ok("name", format!("{host} resolves to {}", all.join(", "))));
     let connected = addresses.iter().map(|address| TcpStream::connect_timeout(address, PATIENCE));
     if let Some(Err(error)) = connected.reduce(std::result::Result::or) {
         checks.push(Check::fail(
             "connection",
-            format!("{host}:{port} over TCP: {error}"),
-            "does the aggregator's pod run and is it ready, and do NetworkPolicies of others stand between?",
+            format!("connecting to {host}:{port}: {error}"),
+            "check that the aggregator's pod is ready and that no NetworkPolicy blocks the connection",
         ));
         return checks;
     }
@@ -84,13 +84,13 @@ pub(super) async fn examine(aggregator: &Aggregator) -> Vec<Check> {
         Err(_) => {
             checks.push(Check::fail(
                 "TLS",
-                format!("{host}:{port} does not answer"),
-                "is that the aggregator's port for agents?",
+                format!("{host}:{port} did not respond in time"),
+                "check that this is the aggregator's port for agents",
             ));
             return checks;
         }
     };
-    checks.push(Check::ok("TLS", format!("{host}:{port} shows a certificate that the authority has signed")));
+    checks.push(Check::ok("TLS", format!("the certificate of {host}:{port} is valid")));
     if let Ok(token) = token {
         checks.extend(greet(channel, &token).await);
     }
@@ -117,49 +117,49 @@ async fn greet(channel: tonic::transport::Channel, token: &str) -> Vec<Check> {
 fn judge_authority(name: &str, pem: &str) -> Check {
     match pem.matches("-----BEGIN CERTIFICATE-----").count() {
         0 => Check::fail(
-            "authority",
-            format!("{name} holds no certificate in PEM"),
-            "give the file that the aggregator publishes, or the Secret's ca.crt",
+            "CA certificate",
+            format!("{name} contains no PEM certificate"),
+            "use the file that the aggregator publishes, or the Secret's ca.crt",
         ),
-        1 => Check::ok("authority", format!("a certificate in {name}")),
-        more => Check::ok("authority", format!("{more} certificates in {name}")),
+        1 => Check::ok("CA certificate", format!("one certificate in {name}")),
+        more => Check::ok("CA certificate", format!("{more} certificates in {name}")),
     }
 }
 
 fn judge_answer(status: &Status) -> Check {
-    const NAME: &str = "admission";
+    const NAME: &str = "authentication";
     match status.code() {
-        Code::InvalidArgument => Check::ok(NAME, "the aggregator takes this token"),
+        Code::InvalidArgument => Check::ok(NAME, "the aggregator accepts this token"),
         Code::Unauthenticated => Check::fail(
             NAME,
             format!("the aggregator refuses this token: {}", status.message()),
-            "in a cluster: is this pod's account the one in the aggregator's --agent-account? Else: is the token's hash in the file of --tokens?",
+            "in a cluster, check that this pod's account is the aggregator's --agent-account; otherwise that the token's hash is in the file of --tokens",
         ),
         Code::Unavailable => Check::warn(
             NAME,
-            format!("the aggregator cannot tell now: {}", status.message()),
-            "does it reach the API server?",
+            format!("the aggregator cannot verify the token at the moment: {}", status.message()),
+            "check that the aggregator can connect to the API server",
         ),
         code => Check::warn(
             NAME,
-            format!("an unexpected answer, {code:?}: {}", status.message()),
-            "is that the aggregator's port for agents?",
+            format!("unexpected response {code:?}: {}", status.message()),
+            "check that this is the aggregator's port for agents",
         ),
     }
 }
 
-/// What to do about a failed handshake.
+/// Returns a hint for a failed TLS handshake.
 fn advice(cause: &str) -> &'static str {
     let cause = cause.to_ascii_lowercase();
-    // One of the same name and another key: an aggregator that lost its volume made a new authority.
+    // An aggregator that lost its volume creates a new CA with the same name and another key: BadSignature.
     if ["unknownissuer", "unknown issuer", "badsignature"].iter().any(|word| cause.contains(word)) {
-        "the certificate is signed by another authority: is the file of --ca the one that the aggregator publishes now? The kubelet brings a new one within two minutes"
+        "the certificate was issued by another CA: check that --ca is the file that the aggregator publishes now; the kubelet updates it within two minutes"
     } else if cause.contains("expired") || cause.contains("not valid yet") || cause.contains("notvalidyet") {
-        "compare the clocks of this node and of the aggregator's; else renew the certificate"
+        "compare the clocks of this node and of the aggregator's node, then renew the certificate"
     } else if cause.contains("notvalidforname") || cause.contains("not valid for name") {
-        "the certificate lacks this name: --tls-name, or tls.extraNames in the chart's values"
+        "add the name to the certificate with --tls-name, or tls.extraNames in the chart"
     } else {
-        "is that the aggregator's port for agents, and does it speak TLS?"
+        "check that this is the aggregator's port for agents and that it uses TLS"
     }
 }
 
@@ -181,11 +181,11 @@ pub fn skew(date: &str, here: Timestamp) -> Option<i64> {
 pub fn judge_clock(name: &str, ahead: i64, whose: &str) -> Check {
     let apart = ahead.abs();
     let found = match ahead {
-        _ if apart <= 1 => format!("the same as {whose}"),
+        _ if apart <= 1 => format!("in sync with {whose}"),
         0.. => format!("{apart} s ahead of {whose}"),
         _ => format!("{apart} s behind {whose}"),
     };
-    let todo = "set the clocks by NTP (timedatectl status, chronyc tracking)";
+    let todo = "synchronize the clocks with NTP (timedatectl status, chronyc tracking)";
     if apart <= CLOCK_WARN {
         Check::ok(name, found)
     } else if apart <= CLOCK_FAIL {
@@ -216,19 +216,19 @@ enum Audience {
 fn judge_token(token: &str, now: i64) -> Check {
     const NAME: &str = "token";
     const RENEW: &str =
-        "the kubelet renews it: look at the pod's volume token and the kubelet's log; is this node's clock right?";
+        "the kubelet renews the token: check the pod's volume token, the kubelet's log and this node's clock";
     if token.is_empty() {
         return Check::fail(
             NAME,
-            "its file is empty",
-            "outcrop token new NODE makes one; in a cluster the kubelet does",
+            "the file is empty",
+            "create one with outcrop token new NODE; in a cluster the kubelet creates it",
         );
     }
     let claims = token.split('.').nth(1).and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok());
     let Some(claims) = claims.and_then(|claims| serde_json::from_slice::<Claims>(&claims).ok()) else {
         return match token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            true => Check::ok(NAME, "one of Outcrop's own, without an end"),
-            false => Check::fail(NAME, "its file does not hold a token", "outcrop token new NODE makes one"),
+            true => Check::ok(NAME, "an Outcrop token, without expiry"),
+            false => Check::fail(NAME, "the file does not contain a token", "create one with outcrop token new NODE"),
         };
     };
     let audiences = match claims.aud {
@@ -239,19 +239,19 @@ fn judge_token(token: &str, now: i64) -> Check {
     if !audiences.iter().any(|audience| audience == AUDIENCE) {
         return Check::fail(
             NAME,
-            format!("it is not for the audience {AUDIENCE}, but for {}", audiences.join(", ")),
-            "mount a projected token of audience outcrop, as the chart does",
+            format!("not for the audience {AUDIENCE}, but for {}", audiences.join(", ")),
+            "mount a projected token for the audience outcrop, as the chart does",
         );
     }
     match (claims.exp, claims.iat) {
-        (Some(exp), _) if exp <= now => Check::fail(NAME, format!("it ended {} s ago", now - exp), RENEW),
+        (Some(exp), _) if exp <= now => Check::fail(NAME, format!("expired {} s ago", now - exp), RENEW),
         (_, Some(iat)) if iat > now + CLOCK_WARN => Check::warn(
             NAME,
-            format!("it was made {} s from now", iat - now),
-            "this node's clock is behind the API server's: set it by NTP",
+            format!("issued {} s in the future", iat - now),
+            "this node's clock is behind the API server's: synchronize it with NTP",
         ),
-        (Some(exp), _) => Check::ok(NAME, format!("for the audience {AUDIENCE}, good for {} s", exp - now)),
-        (None, _) => Check::ok(NAME, format!("for the audience {AUDIENCE}, without an end")),
+        (Some(exp), _) => Check::ok(NAME, format!("for the audience {AUDIENCE}, expires in {} s", exp - now)),
+        (None, _) => Check::ok(NAME, format!("for the audience {AUDIENCE}, without expiry")),
     }
 }
 
@@ -267,14 +267,14 @@ mod tests {
     #[test]
     fn a_token_is_judged_and_never_printed() {
         for (token, result, says) in [
-            (jwt(r#"{"aud":["outcrop"],"exp":2000,"iat":900}"#), Outcome::Ok, "good for 1000 s"),
-            (jwt(r#"{"aud":"outcrop","exp":2000}"#), Outcome::Ok, "good for"),
-            (jwt(r#"{"aud":["outcrop"],"exp":999}"#), Outcome::Fail, "ended 1 s ago"),
-            (jwt(r#"{"aud":["outcrop"],"exp":9000,"iat":2000}"#), Outcome::Warn, "1000 s from now"),
+            (jwt(r#"{"aud":["outcrop"],"exp":2000,"iat":900}"#), Outcome::Ok, "expires in 1000 s"),
+            (jwt(r#"{"aud":"outcrop","exp":2000}"#), Outcome::Ok, "expires in"),
+            (jwt(r#"{"aud":["outcrop"],"exp":999}"#), Outcome::Fail, "expired 1 s ago"),
+            (jwt(r#"{"aud":["outcrop"],"exp":9000,"iat":2000}"#), Outcome::Warn, "issued 1000 s in the future"),
             (jwt(r#"{"aud":["https://kubernetes.default.svc"],"exp":2000}"#), Outcome::Fail, "but for https://"),
             (jwt(r#"{"exp":2000}"#), Outcome::Fail, "not for the audience"),
-            ("0123abcd".to_owned(), Outcome::Ok, "own"),
-            ("two words".to_owned(), Outcome::Fail, "does not hold"),
+            ("0123abcd".to_owned(), Outcome::Ok, "Outcrop token"),
+            ("two words".to_owned(), Outcome::Fail, "does not contain"),
             (String::new(), Outcome::Fail, "empty"),
         ] {
             let check = judge_token(&token, 1000);
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn clocks_may_be_a_little_apart() {
         for (ahead, result, says) in [
-            (0, Outcome::Ok, "the same"),
+            (0, Outcome::Ok, "in sync"),
             (-30, Outcome::Ok, "30 s behind"),
             (31, Outcome::Warn, "31 s ahead"),
             (-301, Outcome::Fail, "301 s behind"),
@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn how_a_token_is_refused_tells_what_to_do() {
         for (status, result) in [
-            (Status::invalid_argument("an inventory without a piece"), Outcome::Ok),
+            (Status::invalid_argument("the inventory has no parts"), Outcome::Ok),
             (Status::unauthenticated("unknown"), Outcome::Fail),
             (Status::unavailable("the API server"), Outcome::Warn),
             (Status::unimplemented(""), Outcome::Warn),
@@ -321,11 +321,11 @@ mod tests {
             assert_eq!(judge_answer(&status).result, result, "{status:?}");
         }
         for (cause, says) in [
-            ("invalid peer certificate: UnknownIssuer", "another authority"),
-            ("invalid peer certificate: BadSignature", "another authority"),
+            ("invalid peer certificate: UnknownIssuer", "another CA"),
+            ("invalid peer certificate: BadSignature", "another CA"),
             ("invalid peer certificate: certificate expired: …", "clocks"),
-            ("invalid peer certificate: certificate not valid for name \"x\"", "lacks this name"),
-            ("received corrupt message of type InvalidContentType", "speak TLS"),
+            ("invalid peer certificate: certificate not valid for name \"x\"", "add the name"),
+            ("received corrupt message of type InvalidContentType", "uses TLS"),
         ] {
             assert!(advice(cause).contains(says), "{cause}");
         }

@@ -16,13 +16,13 @@ pub enum FrameError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// A message longer than any should be.
-    #[error("a message of {0} bytes is longer than allowed")]
+    #[error("a message of {0} bytes exceeds the limit")]
     TooLong(usize),
     /// The bytes are not the message that was due.
-    #[error("a message that cannot be understood: {0}")]
+    #[error("malformed message: {0}")]
     Malformed(#[from] postcard::Error),
     /// A message that was not due.
-    #[error("a message out of turn")]
+    #[error("unexpected message")]
     OutOfTurn,
 }
 

@@ -48,9 +48,9 @@ pub fn connect(socket: &Path) -> Result<UnixStream, Error> {
         });
         match connected {
             Ok(Some(stream)) => return Ok(stream),
-            Ok(None) => return Err(failed("another user listens there".to_owned())),
+            Ok(None) => return Err(failed("another user owns the socket".to_owned())),
             Err(error) if start.elapsed() > PATIENCE => {
-                return Err(failed(format!("{error}; does outcrop-agent runtime --listen run beside this?")));
+                return Err(failed(format!("{error}; check that outcrop-agent runtime --listen is running")));
             }
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }

@@ -53,12 +53,12 @@ pub fn serve<C: RuntimeClient, E: Display>(
     let cage = match lock_down() {
         Ok(cage) => cage,
         Err(error) => {
-            return fail(&stream, &format_args!("giving up rights before talking to containerd: {error}"));
+            return fail(&stream, &format_args!("dropping rights before connecting to containerd: {error}"));
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&stream, &format_args!("starting the process that talks to containerd: {error}")),
+        Err(error) => return fail(&stream, &format_args!("starting the runtime process: {error}")),
     };
     match runtime.block_on(run::<C>(stream, opened, cage, usage)) {
         // Its sibling hung up while it was answered: the usual end of an interrupted scan.

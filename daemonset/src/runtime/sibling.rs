@@ -231,7 +231,7 @@ impl Sibling {
 
     fn ask(&mut self, question: &Request) -> Result<(), Error> {
         if self.broken {
-            return Err(Error::SiblingEnded("cannot be asked any more after an earlier failure".into()));
+            return Err(Error::SiblingEnded("accepts no requests after an earlier failure".into()));
         }
         frame::write(&self.stream, question).map_err(|error| self.lost(error))
     }
@@ -273,7 +273,7 @@ impl Sibling {
         self.broken = true;
         match error {
             FrameError::Io(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                Error::SiblingEnded(format!("has not answered for {} s", READ_TIMEOUT.as_secs()))
+                Error::SiblingEnded(format!("has not responded for {} s", READ_TIMEOUT.as_secs()))
             }
             FrameError::Io(_) => self.ended(),
             other => other.into(),
@@ -323,11 +323,11 @@ fn in_words(status: ExitStatus) -> String {
     const SIGSYS: i32 = 31;
     match (status.signal(), status.code()) {
         (Some(SIGSYS), _) => {
-            "its cage stopped a system call (signal 31, SIGSYS); this is a defect, please report it".into()
+            "the sandbox stopped a system call (signal 31, SIGSYS); please report this".into()
         }
-        (Some(SIGKILL), _) => "it was killed (signal 9), perhaps for want of memory".into(),
+        (Some(SIGKILL), _) => "killed (signal 9), possibly out of memory".into(),
         (Some(signal), _) => format!("signal {signal}"),
         (None, Some(code)) => format!("exit code {code}"),
-        (None, None) => "it says not why".into(),
+        (None, None) => "no reason given".into(),
     }
 }

@@ -12,19 +12,19 @@ const MAX_PATH: usize = 4096;
 /// Refused: relative paths, `.` and `..` and empty elements (containerd writes none, so such a path is not what it
 /// seems), and bytes that the kernel's option syntax reads in a way of its own.
 pub(super) fn below(prefix: &Path, path: &str) -> Result<PathBuf, Coverage> {
-    let refuse = |why: &str| Coverage::failed(format!("the snapshotter named the path {path:?}, which {why}"));
+    let refuse = |why: &str| Coverage::failed(format!("the snapshotter returned the path {path:?}, which {why}"));
     let Some(relative) = path.strip_prefix('/') else {
         return Err(refuse("is not absolute"));
     };
     if path.len() > MAX_PATH {
-        return Err(Coverage::failed(format!("the snapshotter named a path of {} bytes", path.len())));
+        return Err(Coverage::failed(format!("the snapshotter returned a path of {} bytes", path.len())));
     }
     if relative.split('/').any(|element| matches!(element, "" | "." | "..")) {
         return Err(refuse("has an empty, \".\" or \"..\" element"));
     }
     // containerd joins paths with ':' and ',' and escapes nothing.
     if relative.contains(['\\', ':', ',', '\0']) {
-        return Err(refuse("holds a character that cannot stand in overlayfs options without an escape"));
+        return Err(refuse("contains a character that overlayfs options cannot contain without an escape"));
     }
     Ok(prefix.join(relative))
 }

@@ -15,7 +15,7 @@ pub(super) fn locate(mount: &Mount, prefix: &Path) -> Result<Merged, Coverage> {
     let root = host_path::below(prefix, &mount.source)?;
     let best = Coverage::new(
         CoverageState::Partial,
-        "the native snapshotter keeps one copy of everything, where what the container wrote itself cannot be told from its image",
+        "the native snapshotter keeps one merged copy, so files written by the container cannot be distinguished from the image's",
     );
     Ok(Merged { root, best })
 }

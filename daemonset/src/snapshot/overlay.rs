@@ -49,19 +49,19 @@ const REMAPPED: &str = "it runs on a copy of its image whose owners were changed
 fn overlay(mount: &Mount, chain: &[String], prefix: &Path) -> Result<Stack, Coverage> {
     let options = Options::parse(&mount.options)?;
     let lower: Vec<&str> =
-        options.lowerdir.ok_or_else(|| Coverage::unsupported("its overlay has no lowerdir"))?.split(':').collect();
+        options.lowerdir.ok_or_else(|| Coverage::unsupported("the overlay mount has no lowerdir"))?.split(':').collect();
     if lower.iter().any(|path| path.is_empty()) {
-        return Err(Coverage::unsupported("its overlay has data-only layers (\"::\"), which hold no names"));
+        return Err(Coverage::unsupported("the overlay mount has data-only layers (\"::\"), which hold no names"));
     }
     if lower.len() > MAX_LAYERS {
         return Err(Coverage::unsupported(format!(
-            "its overlay has {} layers, more than the kernel takes",
+            "the overlay mount has {} layers, more than the kernel allows",
             lower.len()
         )));
     }
     if lower.len() == chain.len() + 1 {
         return Err(Coverage::unsupported(format!(
-            "there is one layer directory more than the snapshot has parents: {REMAPPED}"
+            "the mount has one layer directory more than the snapshot has parents: {REMAPPED}"
         )));
     }
     let layers = pair(&lower, chain, prefix)?;
@@ -79,7 +79,7 @@ fn bind(mount: &Mount, chain: &[String], prefix: &Path) -> Result<Stack, Coverag
         (_, true) => (pair(&[source], chain, prefix)?, None),
         (parents, false) => {
             return Err(Coverage::unsupported(format!(
-                "it is a single writable directory, though its snapshot has {parents} parents"
+                "the mount is a single writable directory, but the snapshot has {parents} parents"
             )));
         }
     };
@@ -117,7 +117,7 @@ fn same_root(stack: &Stack) -> Result<(), Coverage> {
             Coverage::unsupported(format!("the layer directory {path:?} is not laid out as overlayfs snapshots are"))
         })?;
         if **root.get_or_insert(its) != *its {
-            return Err(Coverage::unsupported("its layer directories lie below different snapshotter roots"));
+            return Err(Coverage::unsupported("the layer directories are below different snapshotter roots"));
         }
     }
     Ok(())
@@ -155,12 +155,12 @@ impl<'a> Options<'a> {
                     continue;
                 }
                 _ if HARMLESS.contains(&key) => continue,
-                _ => return Err(Coverage::unsupported(format!("its overlay has the unknown option {key:?}"))),
+                _ => return Err(Coverage::unsupported(format!("the overlay mount has the unknown option {key:?}"))),
             };
             if let Some(value) = value
                 && place.replace(value).is_some()
             {
-                return Err(Coverage::unsupported(format!("its overlay has the option {key} twice")));
+                return Err(Coverage::unsupported(format!("the overlay mount has the option {key} twice")));
             }
         }
         Ok(parsed)

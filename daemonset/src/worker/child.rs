@@ -39,7 +39,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(pipe: &mut Pipe) -> Result<(), Refusal> {
-    let (job, handles) = receive().map_err(|error| format!("the job did not arrive: {error}"))?;
+    let (job, handles) = receive().map_err(|error| format!("reading the job: {error}"))?;
     let may_see_marks = matches!(job, Job::Layer { .. } | Job::Stack { .. });
     let namespace = match &job {
         Job::Layer { marks, .. } | Job::Stack { marks, .. } => MarkNamespace::from(*marks),
@@ -53,7 +53,7 @@ fn run(pipe: &mut Pipe) -> Result<(), Refusal> {
     crate::usage::warm_up();
     // Asked before Landlock closes /proc.
     let marks = if may_see_marks { Marks::detect(namespace) } else { Marks::Unreadable };
-    let cage = enter(&handles, may_see_marks).map_err(|error| format!("the cage could not be entered: {error}"))?;
+    let cage = enter(&handles, may_see_marks).map_err(|error| format!("entering the sandbox: {error}"))?;
     Frame::Caged(Started { cage, marks: marks == Marks::Readable }).write(pipe)?;
     let options = Options { namespace, marks, limits: Limits::default() };
     let answer = match job {
@@ -69,7 +69,7 @@ fn run(pipe: &mut Pipe) -> Result<(), Refusal> {
 fn one(mut handles: Vec<OwnedFd>) -> Result<OwnedFd, String> {
     match (handles.pop(), handles.is_empty()) {
         (Some(handle), true) => Ok(handle),
-        _ => Err("the job needs exactly one handle".to_owned()),
+        _ => Err("the job requires exactly one handle".to_owned()),
     }
 }
 
@@ -92,7 +92,7 @@ fn receive() -> Result<(Job, Vec<OwnedFd>), String> {
     }
     let length = usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX);
     if length > MAX_JOB {
-        return Err(format!("{length} bytes are too many"));
+        return Err(format!("{length} bytes exceed the limit"));
     }
     let mut job = vec![0; length];
     stdin.lock().read_exact(&mut job).map_err(|error| error.to_string())?;

@@ -69,7 +69,7 @@ pub fn parse_image_config(bytes: &[u8], texts: bool) -> Result<ImageConfig, Stri
         serde_json::from_slice(bytes).map_err(|error| format!("not an image configuration: {error}"))?;
     let diff_ids = document.rootfs.diff_ids;
     if diff_ids.len() > MAX_LAYERS {
-        return Err(format!("an image of {} layers, more than {MAX_LAYERS}", diff_ids.len()));
+        return Err(format!("the image has {} layers, more than the limit of {MAX_LAYERS}", diff_ids.len()));
     }
     let history: Vec<History> = serde_json::from_value(document.history).unwrap_or_default();
     let made_layers = (0_u32..).zip(history).filter(|(_, entry)| !entry.empty_layer.unwrap_or_default());

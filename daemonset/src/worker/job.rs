@@ -173,7 +173,7 @@ impl Frame {
         input.read_exact(&mut length)?;
         let length = u32::from_le_bytes(length) as usize;
         if length > MAX_ANSWER {
-            return Err(io::Error::other(format!("a worker answered {length} bytes, more than {MAX_ANSWER}")));
+            return Err(io::Error::other(format!("the response of a worker has {length} bytes, more than the limit of {MAX_ANSWER}")));
         }
         if tag == [3] {
             return match io::copy(&mut input.take(length as u64), answer)? {
@@ -182,7 +182,7 @@ impl Frame {
             };
         }
         if length > MAX_MESSAGE {
-            return Err(io::Error::other(format!("a worker said {length} bytes at once, more than {MAX_MESSAGE}")));
+            return Err(io::Error::other(format!("a message of a worker has {length} bytes, more than the limit of {MAX_MESSAGE}")));
         }
         // Grows with what really arrives: a length is only a claim.
         let mut payload = Vec::new();
@@ -194,7 +194,7 @@ impl Frame {
             [2] => Self::Paths(postcard::from_bytes(&payload).map_err(io::Error::other)?),
             [4] => Self::Failed(String::from_utf8_lossy(&payload).into_owned()),
             [5] => Self::TooLarge(String::from_utf8_lossy(&payload).into_owned()),
-            [tag] => return Err(io::Error::other(format!("a worker said something unknown ({tag})"))),
+            [tag] => return Err(io::Error::other(format!("unknown message of a worker ({tag})"))),
         }))
     }
 }

@@ -247,7 +247,7 @@ fn read_one(path: &[u8], cataloguer: &dyn Cataloguer, file: File, open: Open<'_>
     let read = cataloguer.read(&Evidence { path, source: &source, companions: &group });
     for file in others.iter().map(|(_, other)| other).chain([&source]) {
         if file.was_written().map_err(|error| error.to_string())? {
-            return Err("it was written while it was read".to_owned());
+            return Err("the file changed while it was read".to_owned());
         }
     }
     let mut fact = read.map_err(|error| error.to_string())?;
@@ -310,7 +310,7 @@ pub(super) fn stack(
         name(group.iter().map(Vec::as_slice), pipe)?;
         for path in group {
             let read = match wanted(path) {
-                None => Err("no cataloguer wants it".to_owned()),
+                None => Err("no cataloger reads this path".to_owned()),
                 Some(_) if caution.skip.contains(path) => Err("the worker died while reading it".to_owned()),
                 Some((cataloguer, _)) => open(path)
                     .map_err(|error| error.to_string())

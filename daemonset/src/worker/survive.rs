@@ -29,7 +29,7 @@ impl From<overlayfs_reader::Survival> for Survival {
 /// Looks for `paths`; the handles are the mounted root and, if there is one, the writable layer.
 pub(super) fn survive(handles: Vec<OwnedFd>, paths: &[Vec<u8>]) -> Result<Vec<u8>, String> {
     let mut handles = handles.into_iter();
-    let root = handles.next().ok_or("the job needs a root")?;
+    let root = handles.next().ok_or("the job requires a root directory")?;
     let upper = handles.next().map(Layer::from_fd).transpose().map_err(|error| error.to_string())?;
     let survivals: Result<Vec<Survival>, String> = overlayfs_reader::survives(root.as_fd(), upper.as_ref(), paths)
         .into_iter()

@@ -250,7 +250,7 @@ fn a_container_on_another_snapshotter_is_described_or_refused_with_its_reason() 
 
     let cases = [
         ("lazy", CoverageState::Unsupported, "fetches layers from the registry"),
-        ("unknown", CoverageState::Unsupported, "not known here"),
+        ("unknown", CoverageState::Unsupported, "is not known"),
         ("unloaded", CoverageState::Failed, "looking at snapshot"),
         ("docker", CoverageState::Unsupported, "names no snapshotter"),
     ];
@@ -378,7 +378,7 @@ fn what_keeps_a_child_from_serving_is_said_by_its_parent() {
     let mut command = child(&socket);
     command.env(ROLE_LOCK, "the kernel has no seccomp");
     let locked = Sibling::spawn(command).unwrap_err().to_string();
-    assert!(locked.contains("giving up rights") && locked.contains("no seccomp"), "{locked}");
+    assert!(locked.contains("dropping rights") && locked.contains("no seccomp"), "{locked}");
 
     let silent = Sibling::spawn(child(&socket)).unwrap_err().to_string();
     assert!(silent.contains("did not respond within"), "{silent}");
@@ -400,7 +400,7 @@ fn a_child_that_dies_is_reported_once_and_not_asked_again() {
     let died = sibling.list(&[]).unwrap_err().to_string();
     assert!(died.contains("signal 31"), "{died}");
     let again = sibling.list(&[]).unwrap_err().to_string();
-    assert!(again.contains("cannot be asked any more"), "{again}");
+    assert!(again.contains("accepts no requests"), "{again}");
 }
 
 #[test]

@@ -81,7 +81,7 @@ impl Client {
             let answer = VersionClient::new(channel.clone())
                 .version(())
                 .await
-                .map_err(|status| not_containerd(Error::call("asking for its version", status).to_string()))?;
+                .map_err(|status| not_containerd(Error::call("requesting the version", status).to_string()))?;
             Ok::<_, Error>((channel, answer.into_inner().version))
         };
         let (channel, version) = tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(|_| silent())??;

@@ -46,7 +46,7 @@ impl Client {
         if self.slow.contains(&container.storage_driver) {
             let name = &container.storage_driver;
             container.refused =
-                Some(Coverage::failed(format!("the snapshotter {name:?} did not answer in time before")));
+                Some(Coverage::failed(format!("snapshotter {name:?} did not respond in time before")));
             return Ok(Some(container));
         }
         let filled = tokio::time::timeout(DESCRIBE_TIMEOUT, self.fill(&mut container)).await;
@@ -108,7 +108,7 @@ impl Client {
         let refused = snapshotter::may_ask(&name).err();
         if name.is_empty() || container.storage_id.is_empty() {
             return Err(Stop::Refused(
-                refused.unwrap_or_else(|| Coverage::unsupported("its record names no snapshot")),
+                refused.unwrap_or_else(|| Coverage::unsupported("the record names no snapshot")),
             ));
         }
         // The chain is in containerd's own tables and costs no registry, whoever the snapshotter is.
@@ -134,7 +134,7 @@ impl Client {
     async fn chain(&self, namespace: &str, snapshotter: &str, key: &str) -> Result<Walk, Stop> {
         let own = self.stat(namespace, snapshotter, key).await?;
         if !matches!(own.kind(), Kind::Active | Kind::View) {
-            let reason = format!("its own snapshot {key:?} is {:?} and not active", own.kind());
+            let reason = format!("the container's snapshot {key:?} is {:?}, not active", own.kind());
             return Err(Stop::Refused(Coverage::failed(reason)));
         }
         let mut walk = self.parents(namespace, snapshotter, own.parent).await?;
@@ -150,7 +150,7 @@ impl Client {
             if walk.parents.len() == MAX_CHAIN {
                 return Err(Stop::Refused(Coverage::new(
                     CoverageState::TooLarge,
-                    format!("it stands on more than {MAX_CHAIN} snapshots"),
+                    format!("the chain has more than {MAX_CHAIN} snapshots"),
                 )));
             }
             let info = self.stat(namespace, snapshotter, &parent).await?;
@@ -162,7 +162,7 @@ impl Client {
 
     async fn stat(&self, namespace: &str, snapshotter: &str, key: &str) -> Result<Info, Error> {
         let question = StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
-        let doing = format!("looking at snapshot {key:?} of {snapshotter:?}");
+        let doing = format!("reading snapshot {key:?} of {snapshotter:?}");
         let request = about(namespace, question)?;
         let answer = within(&doing, CALL_TIMEOUT, self.snapshots().stat(request)).await?;
         Ok(answer.info.unwrap_or_default())
@@ -171,7 +171,7 @@ impl Client {
     async fn mounts(&self, container: &Container) -> Result<Vec<Mount>, Error> {
         let Container { key, storage_driver: snapshotter, storage_id: snapshot_key, .. } = container;
         let question = MountsRequest { snapshotter: snapshotter.clone(), key: snapshot_key.clone() };
-        let doing = format!("asking for the mounts of {snapshot_key:?} of {snapshotter:?}");
+        let doing = format!("requesting the mounts of {snapshot_key:?} of {snapshotter:?}");
         let request = about(&key.namespace, question)?;
         let answer = within(&doing, CALL_TIMEOUT, self.snapshots().mounts(request)).await?;
         let mount = |wire: containerd_client::types::Mount| Mount {
@@ -209,7 +209,7 @@ impl Client {
 
     /// Digests of the blobs that a filter finds, without those that are too large.
     async fn labelled(&self, namespace: &str, filter: String) -> Result<Vec<String>, Error> {
-        let doing = "looking for the image's config";
+        let doing = "finding the image's config";
         let failed = |status| Error::call(doing, status);
         let request = about(namespace, ListContentRequest { filters: vec![filter] })?;
         let collect = async {
@@ -254,7 +254,7 @@ impl Client {
     /// Snapshotter and key of a container as they are now; `None` when it is gone.
     async fn get(&self, namespace: &str, id: &str) -> Result<Option<(String, String)>, Error> {
         let request = about(namespace, GetContainerRequest { id: id.to_owned() })?;
-        let doing = format!("looking at container {id:?}");
+        let doing = format!("reading container {id:?}");
         match within(&doing, CALL_TIMEOUT, self.containers().get(request)).await {
             Ok(answer) => Ok(answer.container.map(|wire| (wire.snapshotter, wire.snapshot_key))),
             Err(Error::Call(_, status)) if status.code() == Code::NotFound => Ok(None),

@@ -33,13 +33,13 @@ pub(super) fn may_ask(name: &str) -> Result<(), Coverage> {
     let kind = LAZY.iter().find(|(lazy, _)| *lazy == name).map(|(_, kind)| kind);
     Err(match (name, kind) {
         ("", _) => {
-            Coverage::unsupported("its record names no snapshotter: another program (Docker?) keeps its storage")
+            Coverage::unsupported("the record names no snapshotter: another program, such as Docker, keeps the storage")
         }
         (_, Some(kind)) => Coverage::unsupported(format!(
-            "its snapshotter {name:?} ({kind}) fetches layers from the registry while they are read, so nothing was asked or read"
+            "snapshotter {name:?} ({kind}) fetches layers from the registry while they are read, so nothing was requested or read"
         )),
         (_, None) => Coverage::unsupported(format!(
-            "its snapshotter {name:?} is not known here and might fetch from a registry, so nothing was asked or read"
+            "snapshotter {name:?} is not known and might fetch from a registry, so nothing was requested or read"
         )),
     })
 }
@@ -47,7 +47,7 @@ pub(super) fn may_ask(name: &str) -> Result<(), Coverage> {
 /// The coverage of a container whose snapshots are marked as not unpacked here.
 pub(super) fn remote(name: &str) -> Coverage {
     Coverage::unsupported(format!(
-        "the snapshotter {name:?} marks a layer as remote: reading it would fetch from the registry, so nothing was asked or read"
+        "snapshotter {name:?} marks a layer as remote: reading the layer would fetch from the registry, so nothing was requested or read"
     ))
 }
 
