@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::{Connection, params};
 
@@ -57,15 +58,27 @@ pub struct BuildReport {
     pub unusable: Vec<Unusable>,
 }
 
-#[derive(Default)]
-struct Gathered {
+/// Counts of a build that is running, for a progress display.
+#[derive(Debug, Default)]
+pub struct BuildProgress {
+    /// Records that were read.
+    pub read: AtomicU64,
+    /// Records that were written, out of [`BuildProgress::to_write`].
+    pub written: AtomicU64,
+    /// Records to write; 0 until all are read.
+    pub to_write: AtomicU64,
+}
+
+struct Gathered<'a> {
     records: BTreeMap<String, (Record, String)>,
     origin: String,
     report: BuildReport,
+    progress: &'a BuildProgress,
 }
 
-impl Sink for Gathered {
+impl Sink for Gathered<'_> {
     fn record(&mut self, mut record: Record, archive: Option<&str>) {
+        self.progress.read.fetch_add(1, Ordering::Relaxed);
         let origin = archive.map_or_else(|| self.origin.clone(), ToOwned::to_owned);
         // Whole feeds are held until they are sorted: only what is written is kept.
         record.summary = Some(summary(&record));
@@ -99,13 +112,23 @@ fn rank(record: &Record) -> (String, String) {
 /// When an input cannot be read, nothing usable is found, or the file cannot be written. Single records that could not be
 /// used are in the report.
 pub fn build(from: &[PathBuf], out: &Path) -> Result<BuildReport, BuildError> {
-    let mut gathered = Gathered::default();
+    build_with(from, out, &BuildProgress::default())
+}
+
+/// Builds a database like [`build`], and counts in `progress`.
+///
+/// # Errors
+/// Returns the errors of [`build`].
+pub fn build_with(from: &[PathBuf], out: &Path, progress: &BuildProgress) -> Result<BuildReport, BuildError> {
+    let (records, report) = (BTreeMap::new(), BuildReport::default());
+    let mut gathered = Gathered { records, origin: String::new(), report, progress };
     for path in from {
         gathered.origin =
             path.canonicalize().as_ref().unwrap_or(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
         feed::read(path, &mut gathered).map_err(BuildError::Input)?;
     }
     let Gathered { records, mut report, .. } = gathered;
+    progress.to_write.store(records.len() as u64, Ordering::Relaxed);
     report.unusable.sort();
     let fail = |reason: String| BuildError::Write { path: out.to_owned(), reason };
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -114,7 +137,7 @@ pub fn build(from: &[PathBuf], out: &Path) -> Result<BuildReport, BuildError> {
         .tempfile_in(folder)
         .map_err(|error| fail(error.to_string()))?
         .into_temp_path();
-    let written = write(&temporary, records, &mut report).map_err(|error| fail(error.to_string()))?;
+    let written = write(&temporary, records, &mut report, progress).map_err(|error| fail(error.to_string()))?;
     if written == 0 {
         let inputs: Vec<String> = from.iter().map(|path| path.display().to_string()).collect();
         return Err(BuildError::Empty(inputs.join(", ")));
@@ -144,6 +167,7 @@ fn write(
     path: &Path,
     records: BTreeMap<String, (Record, String)>,
     report: &mut BuildReport,
+    progress: &BuildProgress,
 ) -> Result<usize, rusqlite::Error> {
     let mut connection = Connection::open(path)?;
     connection.execute_batch(&format!(
@@ -158,6 +182,7 @@ fn write(
         let mut affected = transaction.prepare("INSERT OR IGNORE INTO affected VALUES (?,?,?,?,?,?,?,?)")?;
         let mut alias = transaction.prepare("INSERT OR IGNORE INTO alias VALUES (?,?,?)")?;
         for (record, origin) in records.into_values() {
+            progress.written.fetch_add(1, Ordering::Relaxed);
             if record.withdrawn.is_some() {
                 report.withdrawn += 1;
                 continue;

@@ -13,7 +13,7 @@ pub mod trust;
 pub mod version;
 
 pub use assess::{Assessed, STALE_AFTER_DAYS, State, assess};
-pub use build::{BuildError, BuildReport, build};
+pub use build::{BuildError, BuildProgress, BuildReport, build, build_with};
 pub use database::{Database, DatabaseError, SourceInfo};
 pub use feed::{Unusable, check_record};
 pub use matching::{Finding, Matched, Matcher, Status, Subject, Withheld, is_at_least, match_packages};

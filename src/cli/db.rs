@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,11 +14,12 @@ use outcrop_proto::Digest;
 use sha2::{Digest as _, Sha256};
 
 use super::client::Server;
+use super::progress::{self, Progress, Step};
 use super::table::table;
 use super::text::escape;
 use super::{Exit, Fatal, print};
 use crate::advisory::trust::{PublicKey, Signature, signature_beside, signature_path};
-use crate::advisory::{self, Database};
+use crate::advisory::{self, BuildProgress, BuildReport, Database};
 
 /// Number of unusable records that are listed individually without `--verbose`.
 const MAX_LISTED: usize = 20;
@@ -40,6 +43,8 @@ enum Command {
         /// List every unusable record; default: the first 20
         #[arg(long)]
         verbose: bool,
+        #[command(flatten)]
+        progress: progress::Flags,
     },
     /// Show the digest and the sources of an advisory database
     Info {
@@ -62,14 +67,16 @@ enum Command {
         #[arg(long)]
         allow_shrink: bool,
         #[command(flatten)]
+        progress: progress::Flags,
+        #[command(flatten)]
         server: Server,
     },
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     match arguments.command {
-        Command::Build { from, out, verbose } => {
-            let report = advisory::build(&from, &out).map_err(|error| Fatal::failed(error.to_string()))?;
+        Command::Build { from, out, verbose, progress } => {
+            let report = build(&from, &out, progress)?;
             let listed = if verbose { usize::MAX } else { MAX_LISTED };
             let mut text = String::new();
             for unusable in report.unusable.iter().take(listed) {
@@ -90,7 +97,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
             );
             print(&text)?;
         }
-        Command::Push { file, allow_shrink, server } => push(&file, allow_shrink, &server)?,
+        Command::Push { file, allow_shrink, progress, server } => push(&file, allow_shrink, progress, &server)?,
         Command::Info { file } => {
             let database = Database::open(&file).map_err(|error| Fatal::failed(error.to_string()))?;
             let sources = database.sources().map_err(|error| Fatal::failed(error.to_string()))?;
@@ -139,15 +146,44 @@ fn digest(path: &Path) -> Result<Digest, Fatal> {
     Ok(Digest(hash.finalize().into()))
 }
 
-fn push(path: &Path, allow_shrink: bool, server: &Server) -> Result<(), Fatal> {
+/// Builds a database and shows the progress.
+fn build(from: &[PathBuf], out: &Path, flags: progress::Flags) -> Result<BuildReport, Fatal> {
+    let counts = Arc::new(BuildProgress::default());
+    let seen = Arc::clone(&counts);
+    let progress = Progress::start(flags, move || {
+        let [read, written, to_write] =
+            [&seen.read, &seen.written, &seen.to_write].map(|count| count.load(Ordering::Relaxed));
+        match to_write {
+            0 => Step { done: None, text: format!("{read} records read") },
+            total => Step { done: Some((written, total)), text: format!("{written} of {total} records written") },
+        }
+    });
+    let report = advisory::build_with(from, out, &counts);
+    drop(progress);
+    report.map_err(|error| Fatal::failed(error.to_string()))
+}
+
+fn push(path: &Path, allow_shrink: bool, flags: progress::Flags, server: &Server) -> Result<(), Fatal> {
     let client = server.connect()?;
-    let file = File::open(path).map_err(|error| Fatal::failed(format!("{}: {error}", path.display())))?;
+    let fail = |error: std::io::Error| Fatal::failed(format!("reading {}: {error}", path.display()));
+    let file = File::open(path).map_err(fail)?;
+    let size = file.metadata().map_err(fail)?.len();
+    // A duplicated descriptor shares the offset, which is how much of the file was sent.
+    let mut sent = file.try_clone().map_err(fail)?;
     let query = [("allow-shrink".to_owned(), allow_shrink.to_string())];
     let signature = signature_beside(path).map_err(|error| Fatal::failed(error.to_string()))?;
     let signature = signature.map(|signature| STANDARD.encode(signature));
     let mut headers = vec![("Content-Type", "application/vnd.sqlite3")];
     headers.extend(signature.as_deref().map(|signature| ("Outcrop-Signature", signature)));
+    let progress = Progress::start(flags, move || match sent.stream_position() {
+        Ok(sent) if sent < size => Step {
+            done: Some((sent, size)),
+            text: format!("{} of {} MiB sent", sent >> 20, size.div_ceil(1 << 20)),
+        },
+        _ => Step { done: None, text: "sent, matching everything again".to_owned() },
+    });
     let answer = client.post("/api/v1/database", &query, &headers, file)?;
+    drop(progress);
     let digest = escape(answer["digest"].as_str().unwrap_or_default()).into_owned();
     let summary = match super::ask::rematch(&answer["rematch"]) {
         Some(rematch) => format!("{digest}: {rematch}\n"),

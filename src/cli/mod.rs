@@ -11,6 +11,7 @@ mod get;
 mod listing;
 mod node;
 mod output;
+mod progress;
 mod report;
 mod scan;
 mod selftest;

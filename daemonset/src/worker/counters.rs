@@ -9,6 +9,8 @@ use crate::usage;
 pub struct Counters {
     started: AtomicU64,
     died: AtomicU64,
+    layers: AtomicU64,
+    files: AtomicU64,
     peak: AtomicU64,
 }
 
@@ -19,6 +21,10 @@ pub struct Counts {
     pub started: u64,
     /// Those that died of what they read.
     pub died: u64,
+    /// Layers that were read completely.
+    pub layers: u64,
+    /// Files that workers announced to parse.
+    pub files: u64,
     /// The most resident memory that one of them was seen to have, bytes.
     pub peak: u64,
 }
@@ -29,12 +35,22 @@ impl Counters {
         Counts {
             started: self.started.load(Ordering::Relaxed),
             died: self.died.load(Ordering::Relaxed),
+            layers: self.layers.load(Ordering::Relaxed),
+            files: self.files.load(Ordering::Relaxed),
             peak: self.peak.load(Ordering::Relaxed),
         }
     }
 
     pub(super) fn starts(&self) {
         self.started.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn completes_layer(&self) {
+        self.layers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn announces(&self, files: usize) {
+        self.files.fetch_add(files as u64, Ordering::Relaxed);
     }
 
     pub(super) fn dies(&self) {

@@ -43,7 +43,7 @@ const MAX_HOLD: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The program could not be started again as a worker, or spoken to.
-    #[error("a worker could not be started: {0}")]
+    #[error("starting a worker: {0}")]
     Start(#[source] io::Error),
     /// The worker said what was wrong.
     #[error("{0}")]
@@ -63,7 +63,7 @@ pub enum WorkerError {
     #[error("the worker died {MAX_DEATHS} times, the last time while reading {0}")]
     DiedTooOften(String),
     /// The answer was not what a worker of this program writes.
-    #[error("a worker's answer could not be understood: {0}")]
+    #[error("malformed response of a worker: {0}")]
     Answer(String),
 }
 
@@ -152,7 +152,9 @@ impl Program {
         marks: MarkNamespace,
     ) -> Result<(Started, S), WorkerError> {
         let job = |caution| Job::Layer { marks: marks.into(), caution, manner: self.manner };
-        self.persevere(&job, &[root])
+        let read = self.persevere(&job, &[root])?;
+        self.counters.completes_layer();
+        Ok(read)
     }
 
     /// Reads `paths` in the merged view of `layers`, newest first.
@@ -254,7 +256,7 @@ impl Program {
             Heard { end: Some(End::Refused(error)), .. } => Outcome::Failed(error),
             Heard { paths, late, .. } => {
                 self.counters.dies();
-                let how = if late { format!("no answer after {} s", limit.as_secs()) } else { status.to_string() };
+                let how = if late { format!("no response after {} s", limit.as_secs()) } else { status.to_string() };
                 Outcome::Died { paths, how }
             }
         })
@@ -262,7 +264,7 @@ impl Program {
 
     fn start(&self, job: &Job, handles: &[BorrowedFd<'_>]) -> io::Result<Worker> {
         if handles.len() > MAX_HANDLES {
-            return Err(io::Error::other(format!("{} layers are more than {MAX_HANDLES}", handles.len())));
+            return Err(io::Error::other(format!("{} layers, more than the limit of {MAX_HANDLES}", handles.len())));
         }
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let mut child = self
@@ -395,6 +397,7 @@ impl Worker {
                     continue;
                 }
                 Ok(Some(Frame::Paths(paths))) => {
+                    counters.announces(paths.len());
                     heard.paths = paths;
                     counters.look(pid);
                     continue;

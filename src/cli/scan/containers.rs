@@ -12,6 +12,7 @@ use outcrop_proto::container::{Container, Coverage, CoverageState};
 
 use super::judge::Judge;
 use crate::cli::Fatal;
+use crate::cli::progress::Progress;
 use crate::cli::report::{Subject, Target};
 
 /// Selection of containers.
@@ -22,7 +23,12 @@ pub(super) struct Wanted {
 }
 
 /// Scans the selected containers.
-pub(super) fn scan(wanted: &Wanted, scanner: &mut Scanner, judge: &Judge) -> Result<Vec<Target>, Fatal> {
+pub(super) fn scan(
+    wanted: &Wanted,
+    scanner: &mut Scanner,
+    judge: &Judge,
+    progress: &Progress,
+) -> Result<Vec<Target>, Fatal> {
     let fail = |error: outcrop_agent::runtime::Error| Fatal::failed(error.to_string());
     let command = role::runtime_command(&Program::this(), wanted.socket.as_deref());
     let mut sibling = Sibling::spawn(command).map_err(fail)?;
@@ -40,7 +46,8 @@ pub(super) fn scan(wanted: &Wanted, scanner: &mut Scanner, judge: &Judge) -> Res
     containers.sort_by(|a, b| a.key.cmp(&b.key));
     let mut places = Places::new(Program::this());
     let mut targets = Vec::with_capacity(containers.len());
-    for container in &containers {
+    for (number, container) in containers.iter().enumerate() {
+        progress.set_subject(format!("container {} of {}, {}", number + 1, containers.len(), container.name));
         let target = scan_one(container, scanner, &mut places, judge)?;
         // The result is valid only if the container still uses the same snapshots.
         let same = match sibling.recheck(container) {

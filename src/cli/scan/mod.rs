@@ -17,6 +17,7 @@ use outcrop_proto::container::{Coverage, CoverageState};
 pub(super) use judge::Judged;
 
 use super::report::{Package, Report, Subject, Target};
+use super::progress::{self, Progress, Step};
 use super::{Exit, Fatal, bom, print, table};
 use crate::advisory::Severity;
 use crate::export::cyclonedx::{self, Listed};
@@ -107,6 +108,9 @@ pub(super) struct Arguments {
     /// Output format
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
+
+    #[command(flatten)]
+    progress: progress::Flags,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
@@ -124,6 +128,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         only_fixed,
         owned,
         output,
+        progress,
     } = arguments;
     let shown = judge::Wanted {
         severity: severity.map(Severity::from),
@@ -136,15 +141,21 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     hide_memory()
         .and_then(|()| enter_read_only())
         .map_err(|error| Fatal::failed(format!("dropping write access: {error}")))?;
-    let mut scanner = Scanner::new(Program::this());
+    let program = Program::this();
+    let mut scanner = Scanner::new(program.clone());
+    let progress = Progress::start(progress, move || {
+        let counts = program.counters().now();
+        Step { done: None, text: format!("{} layers, {} files read", counts.layers, counts.files) }
+    });
     let targets = match (sbom, directories) {
         (Some(path), _) => vec![of_sbom(&path, &judge)?],
         (None, Some(directories)) => vec![directories.scan(&mut scanner, &judge)?],
         (None, None) => {
             let wanted = containers::Wanted { socket: containerd, namespaces: namespace, ids: container };
-            containers::scan(&wanted, &mut scanner, &judge)?
+            containers::scan(&wanted, &mut scanner, &judge, &progress)?
         }
     };
+    drop(progress);
     let hint = match targets.as_slice() {
         [] => Some(
             "no containers found; check the namespaces with ctr namespaces ls, or scan a directory with --rootfs DIR"
