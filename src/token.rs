@@ -30,7 +30,11 @@ pub(crate) fn is_name(name: &str) -> bool {
 pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE { Err(io::Error::other(format!("the file is larger than the limit of {MAX_FILE} bytes"))) } else { Ok(text) }
+    if text.len() as u64 > MAX_FILE {
+        Err(io::Error::other(format!("the file is larger than the limit of {MAX_FILE} bytes")))
+    } else {
+        Ok(text)
+    }
 }
 
 /// Returns the lines that are neither empty nor a comment, with their line numbers from 1.

@@ -52,8 +52,12 @@ fn judge(beats: &[(u32, u64)], now: u64) -> Result<String, String> {
     let age = |(pid, beat): &(u32, u64)| (now.saturating_sub(*beat), *pid);
     match beats.iter().map(age).max() {
         None => Err("no agent is running here; run the command in the agent's container".to_owned()),
-        Some((age, pid)) if age > OLDEST => Err(format!("process {pid} of the agent has not made progress for {age} s")),
-        Some((age, _)) => Ok(format!("{} processes of the agent are alive, the oldest heartbeat is {age} s old", beats.len())),
+        Some((age, pid)) if age > OLDEST => {
+            Err(format!("process {pid} of the agent has not made progress for {age} s"))
+        }
+        Some((age, _)) => {
+            Ok(format!("{} processes of the agent are alive, the oldest heartbeat is {age} s old", beats.len()))
+        }
     }
 }
 

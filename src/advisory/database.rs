@@ -31,7 +31,9 @@ pub enum DatabaseError {
     #[error("opening advisory database {0:?}: file not found; build it with outcrop db build --from PATH --out {0:?}")]
     Missing(PathBuf),
     /// It is something else.
-    #[error("opening advisory database {path:?}: not an advisory database ({reason}); build one with outcrop db build --from PATH --out FILE")]
+    #[error(
+        "opening advisory database {path:?}: not an advisory database ({reason}); build one with outcrop db build --from PATH --out FILE"
+    )]
     NotADatabase {
         /// The file.
         path: PathBuf,
@@ -49,7 +51,9 @@ pub enum DatabaseError {
         found: u32,
     },
     /// It broke while it was read.
-    #[error("reading advisory database {path:?}: the file is damaged ({reason}); rebuild it with outcrop db build --from PATH --out FILE")]
+    #[error(
+        "reading advisory database {path:?}: the file is damaged ({reason}); rebuild it with outcrop db build --from PATH --out FILE"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -168,7 +168,9 @@ pub enum AggregatorError {
     #[error(transparent)]
     Access(#[from] web::AccessError),
     /// Where the API server is, or how it is spoken to.
-    #[error("connecting to the Kubernetes API server: {0}; pass --kubeconfig FILE, or run in a pod with a service account")]
+    #[error(
+        "connecting to the Kubernetes API server: {0}; pass --kubeconfig FILE, or run in a pod with a service account"
+    )]
     Kubernetes(String),
     /// The policy of what is in view.
     #[error(transparent)]
@@ -177,7 +179,9 @@ pub enum AggregatorError {
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     /// Nobody can tell who speaks for a node.
-    #[error("agent authentication is not configured: pass --tokens FILE, or --kubernetes with --agent-account NAMESPACE/NAME")]
+    #[error(
+        "agent authentication is not configured: pass --tokens FILE, or --kubernetes with --agent-account NAMESPACE/NAME"
+    )]
     Agents,
 }
 

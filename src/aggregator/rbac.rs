@@ -145,12 +145,13 @@ impl Authorizer for Rbac {
             let Some(scope) = scope.map_err(late)?? else {
                 let Asked { verb, resource } = asked;
                 let help = match asked.reads() {
-                    true => "grant it with a RoleBinding to the ClusterRole view, or to the chart's ClusterRole outcrop-view",
-                    false => {
-                        "grant it with a ClusterRoleBinding to the chart's ClusterRole outcrop-operate"
+                    true => {
+                        "grant it with a RoleBinding to the ClusterRole view, or to the chart's ClusterRole outcrop-view"
                     }
+                    false => "grant it with a ClusterRoleBinding to the chart's ClusterRole outcrop-operate",
                 };
-                let reason = format!("{} is not allowed to {verb} {resource}.{GROUP} in any namespace; {help}", who.name);
+                let reason =
+                    format!("{} is not allowed to {verb} {resource}.{GROUP} in any namespace; {help}", who.name);
                 return Err(Denied::Forbidden(reason));
             };
             let right = match asked.resource {

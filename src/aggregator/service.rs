@@ -321,7 +321,9 @@ impl Aggregator {
                 self.send(node, v1::order::Order::Resync(v1::Resync {}));
                 Ok(())
             }
-            Err(NotTaken::TooMany) => Err(Status::resource_exhausted("the report exceeds the maximum number of containers per node")),
+            Err(NotTaken::TooMany) => {
+                Err(Status::resource_exhausted("the report exceeds the maximum number of containers per node"))
+            }
         }
     }
 
@@ -345,7 +347,9 @@ impl Aggregator {
         };
         drop(turn);
         if read_by != cataloguers {
-            let status = Status::invalid_argument("the inventory was read with another version of the catalogers than the agent reported");
+            let status = Status::invalid_argument(
+                "the inventory was read with another version of the catalogers than the agent reported",
+            );
             return Err(self.worthless(node, &layer, status));
         }
         let read = Layer {

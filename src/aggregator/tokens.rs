@@ -238,7 +238,10 @@ mod tests {
         let good = fs::read_to_string(&path).unwrap();
         let file = TokenFile::open(&path).unwrap();
         let twice = format!("{good}node-2 {}", good.split(' ').nth(1).unwrap());
-        for (bad, reason) in [("node-1 half", "tokens:1: not"), (twice.as_str(), "tokens:2: the same token")] {
+        for (bad, reason) in [
+            ("node-1 half", "tokens: line 1: expected"),
+            (twice.as_str(), "tokens: line 2: another node has the same token"),
+        ] {
             fs::write(&path, bad).unwrap();
             assert_eq!(node(&file, &token).as_deref(), Ok("node-1"));
             assert!(file.problem().unwrap().contains(reason), "{:?}", file.problem());

@@ -189,7 +189,8 @@ impl Kubernetes {
 }
 
 fn go_offline(kubernetes: Option<&aggregator::Kubernetes>) -> Result<Offline, Fatal> {
-    let failed = |error: &dyn std::fmt::Display| Fatal::failed(format!("restricting network access (--offline): {error}"));
+    let failed =
+        |error: &dyn std::fmt::Display| Fatal::failed(format!("restricting network access (--offline): {error}"));
     let port = match kubernetes {
         Some(kubernetes) => {
             // A current-thread runtime starts no other thread, which Landlock requires here.
@@ -211,7 +212,10 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         ));
     }
     if arguments.insecure && !arguments.listen.ip().is_loopback() {
-        return Err(Fatal::usage(format!("--insecure requires a loopback address for --listen, not {}", arguments.listen)));
+        return Err(Fatal::usage(format!(
+            "--insecure requires a loopback address for --listen, not {}",
+            arguments.listen
+        )));
     }
     if arguments.api_tokens.is_none() && !arguments.kubernetes.kubernetes && !arguments.api.ip().is_loopback() {
         return Err(Fatal::usage(format!(
@@ -267,7 +271,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     };
     // Everything acknowledged is on disk, so a signal may end the process. As PID 1 of a container it needs handlers: the kernel applies
     // no default action there.
-    outcrop_agent::role::end_on_signals().map_err(|error| Fatal::failed(format!("installing signal handlers: {error}")))?;
+    outcrop_agent::role::end_on_signals()
+        .map_err(|error| Fatal::failed(format!("installing signal handlers: {error}")))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Fatal::failed(format!("starting the async runtime: {error}")))?;
     runtime.block_on(aggregator::run(config)).map_err(|error| Fatal::failed(error.to_string()))?;

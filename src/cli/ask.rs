@@ -179,7 +179,10 @@ fn database(status: &Value) -> String {
             out.push_str(&format!("\n{}", table(&["SOURCE", "RECORDS", "NEWEST", "AGE DAYS"], &used)));
         }
         if !others.is_empty() {
-            out.push_str(&format!("and {} sources of ecosystems that are not in use; --output json lists all\n", others.len()));
+            out.push_str(&format!(
+                "and {} sources of ecosystems that are not in use; --output json lists all\n",
+                others.len()
+            ));
         }
     }
     for problem in status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
@@ -251,6 +254,9 @@ fn unread(status: &Value) -> String {
     match (all, parts.is_empty()) {
         (0, _) => "no containers are known; see outcrop status".to_owned(),
         (_, true) => format!("all {all} containers are scanned; outcrop status shows what is not matched"),
-        (_, false) => format!("{} of {all} containers are not completely scanned; outcrop status shows the reasons", parts.join(", ")),
+        (_, false) => format!(
+            "{} of {all} containers are not completely scanned; outcrop status shows the reasons",
+            parts.join(", ")
+        ),
     }
 }

@@ -86,9 +86,7 @@ impl Server {
             (Some(path), _) => read_certificates(path)?,
             (None, Some(ca)) => certificates(ca.as_bytes(), "the published ConfigMap")?,
             (None, None) => {
-                return Err(Fatal::usage(
-                    "the aggregator has not published its CA certificate; pass --ca FILE",
-                ));
+                return Err(Fatal::usage("the aggregator has not published its CA certificate; pass --ca FILE"));
             }
         };
         let base = tunnel.base.clone();
@@ -99,9 +97,11 @@ impl Server {
 
     /// Connects to the aggregator at a URL.
     fn connect_to(&self, server: &str) -> Result<Client, Fatal> {
-        let uri: Uri = server
-            .parse()
-            .map_err(|error| Fatal::usage(format!("invalid value {server:?} for --server: {error}; expected http://HOST:PORT or https://HOST:PORT")))?;
+        let uri: Uri = server.parse().map_err(|error| {
+            Fatal::usage(format!(
+                "invalid value {server:?} for --server: {error}; expected http://HOST:PORT or https://HOST:PORT"
+            ))
+        })?;
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let secure = uri.scheme_str() == Some("https");
@@ -109,7 +109,9 @@ impl Server {
             return Err(Fatal::usage("https requires the CA certificate of the aggregator: pass --ca FILE"));
         }
         if self.token_file.is_some() && !secure && !is_loopback {
-            return Err(Fatal::usage(format!("refusing to send a token without TLS to {host}: use https, or a tunnel to a loopback address")));
+            return Err(Fatal::usage(format!(
+                "refusing to send a token without TLS to {host}: use https, or a tunnel to a loopback address"
+            )));
         }
         let authorization = self.token_file.as_deref().map(read_token).transpose()?;
         let mut config = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0);
@@ -139,7 +141,8 @@ fn read_token(path: &Path) -> Result<String, Fatal> {
 
 fn read_certificates(path: &Path) -> Result<Vec<Certificate<'static>>, Fatal> {
     let name = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|error| Fatal::failed(format!("reading CA certificates from {name}: {error}")))?;
+    let bytes =
+        std::fs::read(path).map_err(|error| Fatal::failed(format!("reading CA certificates from {name}: {error}")))?;
     certificates(&bytes, &name)
 }
 
@@ -238,13 +241,20 @@ impl Client {
 
     fn understand(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<Value, Fatal> {
         let fail = |error: ureq::Error| {
-            Fatal::failed(format!("requesting {}: {error}; check that the aggregator is running there, or pass --server URL", self.base))
+            Fatal::failed(format!(
+                "requesting {}: {error}; check that the aggregator is running there, or pass --server URL",
+                self.base
+            ))
         };
         let mut answer = answer.map_err(fail)?;
         let status = answer.status();
         let text = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_string().map_err(fail)?;
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|_| Fatal::failed(format!("requesting {}: the response is not from an aggregator ({status}); check --server", self.base)))?;
+        let value: Value = serde_json::from_str(&text).map_err(|_| {
+            Fatal::failed(format!(
+                "requesting {}: the response is not from an aggregator ({status}); check --server",
+                self.base
+            ))
+        })?;
         if status.is_success() {
             return Ok(value);
         }
@@ -283,13 +293,19 @@ impl Pages<'_> {
         query.extend(cursor.clone().map(|cursor| ("continue".to_owned(), cursor)));
         let mut answer = self.client.get(&self.path, &query)?;
         let Value::Array(mut items) = answer["items"].take() else {
-            return Err(Fatal::failed(format!("requesting {}: the response is not a list; check --server", self.client.base)));
+            return Err(Fatal::failed(format!(
+                "requesting {}: the response is not a list; check --server",
+                self.client.base
+            )));
         };
         items.truncate(self.left);
         self.left -= items.len();
         if let Some(next) = answer["continue"].as_str().filter(|_| self.left > 0) {
             if cursor.as_deref() == Some(next) {
-                return Err(Fatal::failed(format!("requesting {}: the list repeats a page; check the versions with outcrop status", self.client.base)));
+                return Err(Fatal::failed(format!(
+                    "requesting {}: the list repeats a page; check the versions with outcrop status",
+                    self.client.base
+                )));
             }
             self.next = Some(Some(next.to_owned()));
         }

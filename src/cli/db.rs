@@ -176,10 +176,9 @@ fn push(path: &Path, allow_shrink: bool, flags: progress::Flags, server: &Server
     let mut headers = vec![("Content-Type", "application/vnd.sqlite3")];
     headers.extend(signature.as_deref().map(|signature| ("Outcrop-Signature", signature)));
     let progress = Progress::start(flags, move || match sent.stream_position() {
-        Ok(sent) if sent < size => Step {
-            done: Some((sent, size)),
-            text: format!("{} of {} MiB sent", sent >> 20, size.div_ceil(1 << 20)),
-        },
+        Ok(sent) if sent < size => {
+            Step { done: Some((sent, size)), text: format!("{} of {} MiB sent", sent >> 20, size.div_ceil(1 << 20)) }
+        }
         _ => Step { done: None, text: "sent, matching everything again".to_owned() },
     });
     let answer = client.post("/api/v1/database", &query, &headers, file)?;

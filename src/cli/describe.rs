@@ -46,7 +46,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     match arguments.output {
         output::Format::Json => print(&output::json_document(&workload))?,
         output::Format::Yaml => print(&output::yaml_document(&workload))?,
-        output::Format::Csv => return Err(Fatal::usage("-o csv is not available for one workload: use table, json or yaml")),
+        output::Format::Csv => {
+            return Err(Fatal::usage("-o csv is not available for one workload: use table, json or yaml"));
+        }
         output::Format::Table | output::Format::Wide => {
             let query = [("namespace", namespace), ("workload", format!("{kind}/{name}"))];
             let mut query = query.map(|(key, value)| (key.to_owned(), value)).to_vec();

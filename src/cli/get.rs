@@ -299,9 +299,9 @@ fn parameters(arguments: &Arguments, resource: &Resource, named: &str) -> Result
         value.as_deref().map_or(Ok(()), |value| filter(name, value))?;
     }
     for selector in &arguments.field_selector {
-        let (name, value) = selector
-            .split_once('=')
-            .ok_or_else(|| Fatal::usage(format!("invalid value {selector:?} for --field-selector: expected FIELD=VALUE")))?;
+        let (name, value) = selector.split_once('=').ok_or_else(|| {
+            Fatal::usage(format!("invalid value {selector:?} for --field-selector: expected FIELD=VALUE"))
+        })?;
         filter(name, value.trim_start_matches('='))?;
     }
     if arguments.by_impact && resource.name != list::LAYERS.name {
@@ -311,7 +311,10 @@ fn parameters(arguments: &Arguments, resource: &Resource, named: &str) -> Result
     if let Some(sort) = sort {
         if !resource.sorts.contains(&sort.strip_prefix('-').unwrap_or(&sort)) {
             let known = resource.sorts.join(", ");
-            return Err(Fatal::usage(format!("{} cannot be sorted by {sort:?}: expected one of {known}", resource.name)));
+            return Err(Fatal::usage(format!(
+                "{} cannot be sorted by {sort:?}: expected one of {known}",
+                resource.name
+            )));
         }
         parameters.push(("sort".to_owned(), sort));
     }

@@ -18,7 +18,11 @@ pub(super) struct Listing {
 impl Listing {
     /// Rejects `--limit 0` before a request is sent.
     pub(super) fn check(&self) -> Result<(), Fatal> {
-        if self.limit == Some(0) { Err(Fatal::usage("invalid value 0 for --limit: expected a number greater than 0")) } else { Ok(()) }
+        if self.limit == Some(0) {
+            Err(Fatal::usage("invalid value 0 for --limit: expected a number greater than 0"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes the list at `path` page by page. Returns the number of items.

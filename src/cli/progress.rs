@@ -105,7 +105,8 @@ impl Drop for Progress {
 
 /// Returns the styles of work without and with a known total. Both fill one line of the terminal and cut longer text.
 fn styles() -> (ProgressStyle, ProgressStyle) {
-    let style = |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let counting = style(COUNTING).tick_chars("|/-\\ ");
     let measured = style(MEASURED);
     (counting, measured.tick_chars("|/-\\ ").progress_chars("=> "))

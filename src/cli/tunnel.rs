@@ -96,7 +96,10 @@ impl Cluster {
             None => Api::all(client.clone()),
         };
         let pods = pods.list(&ListParams::default().labels(AGGREGATOR)).await.map_err(|error| {
-            format!("listing its pods: {}; to search one namespace only, pass --outcrop-namespace NAMESPACE", words(&error))
+            format!(
+                "listing its pods: {}; to search one namespace only, pass --outcrop-namespace NAMESPACE",
+                words(&error)
+            )
         })?;
         // Anyone who may create pods may set these labels, and would receive a token.
         let namespaces: BTreeSet<String> = pods.items.iter().filter_map(kube::ResourceExt::namespace).collect();
@@ -111,7 +114,9 @@ impl Cluster {
         let Some(pod) = pods.items.iter().find(running) else {
             return Err(match pods.items.first() {
                 Some(pod) => format!("pod {} is not running; check it with kubectl describe pod", pod.name_any()),
-                None => "no aggregator pod found; install the chart with helm install outcrop charts/outcrop".to_owned(),
+                None => {
+                    "no aggregator pod found; install the chart with helm install outcrop charts/outcrop".to_owned()
+                }
             });
         };
         let namespace = pod.namespace().unwrap_or_default();
@@ -122,7 +127,9 @@ impl Cluster {
             _ => None,
         };
         if let Some(flag) = foreign {
-            return Err(format!("{flag} requires the namespace of the aggregator; pass --outcrop-namespace {namespace} if you trust the pods there"));
+            return Err(format!(
+                "{flag} requires the namespace of the aggregator; pass --outcrop-namespace {namespace} if you trust the pods there"
+            ));
         }
         let ca = published(&client, &namespace).await;
         let token = if wants_token { Some(self.token(&client, &namespace).await?) } else { None };
@@ -134,13 +141,16 @@ impl Cluster {
     async fn token(&self, client: &Client, namespace: &str) -> Result<String, String> {
         let (namespace, name) = match &self.service_account {
             Some(named) => {
-                let split = named.split_once('/').ok_or(format!("invalid value {named:?} for --service-account: expected NAMESPACE/NAME"))?;
+                let split = named
+                    .split_once('/')
+                    .ok_or(format!("invalid value {named:?} for --service-account: expected NAMESPACE/NAME"))?;
                 (split.0.to_owned(), split.1.to_owned())
             }
             None => {
                 let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
                 let found = accounts.list(&ListParams::default().labels(USERS)).await;
-                let found = found.map_err(|error| format!("listing service accounts in namespace {namespace}: {}", words(&error)))?;
+                let found = found
+                    .map_err(|error| format!("listing service accounts in namespace {namespace}: {}", words(&error)))?;
                 let none = "the namespace has no service account for viewers; pass --service-account NAMESPACE/NAME";
                 (namespace.to_owned(), found.items.first().ok_or(none)?.name_any())
             }

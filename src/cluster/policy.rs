@@ -74,7 +74,9 @@ impl Policy {
         let file = |source| PolicyError::File { path: path.to_owned(), source };
         let size = std::fs::metadata(path).map_err(file)?.len();
         if size > MAX_POLICY {
-            return Err(file(std::io::Error::other(format!("the file is larger than the limit of {MAX_POLICY} bytes"))));
+            return Err(file(std::io::Error::other(format!(
+                "the file is larger than the limit of {MAX_POLICY} bytes"
+            ))));
         }
         Self::parse(&path.display().to_string(), &std::fs::read_to_string(path).map_err(file)?)
     }

@@ -38,7 +38,9 @@ pub async fn keep_published(
         };
         pause = if outcome.is_ok() { INTERVAL } else { (pause * 2).min(INTERVAL) };
         told(
-            outcome.err().map(|error| format!("publishing the CA certificate in ConfigMap {namespace}/{name}: {error}")),
+            outcome
+                .err()
+                .map(|error| format!("publishing the CA certificate in ConfigMap {namespace}/{name}: {error}")),
         );
         tokio::time::sleep(pause).await;
     }

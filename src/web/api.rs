@@ -180,7 +180,9 @@ async fn push_database(
     let allow_shrink = match Parameters::of(&uri, &["allow-shrink"])?.take("allow-shrink").as_deref() {
         None | Some("false") => false,
         Some("true") => true,
-        Some(other) => return Err(Problem::question(format!("invalid value {other:?} for allow-shrink: expected true or false"))),
+        Some(other) => {
+            return Err(Problem::question(format!("invalid value {other:?} for allow-shrink: expected true or false")));
+        }
     };
     let Ok(one) = Arc::clone(&api.push).try_acquire_owned() else {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "another database is being pushed; retry later"));
@@ -205,8 +207,11 @@ async fn push_database(
 fn signature(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Problem> {
     let Some(value) = headers.get(SIGNATURE) else { return Ok(None) };
     let signature = STANDARD.decode(value.as_bytes()).ok().filter(|signature| signature.len() <= MAX_SIGNATURE);
-    let wrong =
-        || Problem::question(format!("invalid header {SIGNATURE}: expected a base64-encoded signature of at most {MAX_SIGNATURE} bytes"));
+    let wrong = || {
+        Problem::question(format!(
+            "invalid header {SIGNATURE}: expected a base64-encoded signature of at most {MAX_SIGNATURE} bytes"
+        ))
+    };
     signature.map(Some).ok_or_else(wrong)
 }
 
@@ -230,7 +235,8 @@ async fn receive(api: &Api, body: Body, path: &Path) -> Result<(), Problem> {
     let mut pieces = body.into_data_stream();
     loop {
         let piece = tokio::time::timeout(PUSH_PAUSE, pieces.next()).await;
-        let piece = piece.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "timed out waiting for more of the file"))?;
+        let piece =
+            piece.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "timed out waiting for more of the file"))?;
         let Some(piece) = piece else { break };
         let bytes = piece.map_err(|error| Problem::question(format!("receiving the file: {error}")))?;
         size += bytes.len() as u64;

@@ -66,7 +66,10 @@ fn lured(api: &Api, request: &Request) -> Option<Problem> {
         return None;
     }
     if headers.contains_key(header::ORIGIN) {
-        return Some(Problem::new(StatusCode::FORBIDDEN, "requests with an Origin header are not allowed to change anything"));
+        return Some(Problem::new(
+            StatusCode::FORBIDDEN,
+            "requests with an Origin header are not allowed to change anything",
+        ));
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();

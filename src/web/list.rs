@@ -198,7 +198,9 @@ impl List {
             None => Ok(None),
             Some("true") => Ok(Some(true)),
             Some("false") => Ok(Some(false)),
-            Some(other) => Err(Failure::Question(format!("invalid value {other:?} for {name}: expected true or false"))),
+            Some(other) => {
+                Err(Failure::Question(format!("invalid value {other:?} for {name}: expected true or false")))
+            }
         }
     }
 }

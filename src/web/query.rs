@@ -45,11 +45,9 @@ pub(super) fn list(resource: &Resource, uri: &Uri, more: &[&str]) -> Result<(Lis
     let mut parameters = Parameters::of(uri, &known)?;
     let limit = match parameters.take("limit") {
         None => DEFAULT_LIMIT,
-        Some(limit) => limit
-            .parse()
-            .ok()
-            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-            .ok_or_else(|| Problem::question(format!("invalid value {limit:?} for limit: expected a number from 1 to {MAX_LIMIT}")))?,
+        Some(limit) => limit.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
+            Problem::question(format!("invalid value {limit:?} for limit: expected a number from 1 to {MAX_LIMIT}"))
+        })?,
     };
     let mut list = List { limit, cursor: parameters.take("continue"), ..List::default() };
     if let Some(sort) = parameters.take("sort") {
@@ -85,13 +83,13 @@ mod tests {
         assert_eq!(all.cursor.as_deref(), Some("abc"));
         assert_eq!(ask("").unwrap(), List { limit: DEFAULT_LIMIT, ..List::default() });
         for (query, says) in [
-            ("colour=red", "known: id, state, disputed, node, stack, sort, limit, continue"),
-            ("sort=colour", "known: id, findings, containers"),
-            ("sort=--id", "known: id"),
+            ("colour=red", "expected one of id, state, disputed, node, stack, sort, limit, continue"),
+            ("sort=colour", "expected one of id, findings, containers"),
+            ("sort=--id", "expected one of id"),
             ("limit=0", "from 1 to 1000"),
             ("limit=1001", "from 1 to 1000"),
             ("limit=all", "from 1 to 1000"),
-            ("node=a&node=b", "given twice"),
+            ("node=a&node=b", "duplicate parameter"),
         ] {
             let problem = format!("{:?}", ask(query).unwrap_err());
             assert!(problem.contains(says), "{query}: {problem}");

@@ -145,22 +145,22 @@ fn a_file_that_is_no_sound_database_is_refused_with_the_reason() {
         (shop.at("missing"), "No such file"),
         (shop.at("folder"), "not a regular file"),
         (shop.at("pipe"), "not a regular file"),
-        (shop.at("large"), "larger than 1048576 bytes"),
+        (shop.at("large"), "limit of 1048576 bytes"),
         (cut, "malformed"),
         (torn, "damaged"),
-        (altered("lists", "UPDATE affected SET ranges = '[1]' WHERE part = 0"), "a list of it"),
+        (altered("lists", "UPDATE affected SET ranges = '[1]' WHERE part = 0"), "invalid list"),
         (altered("blob", "UPDATE advisory SET summary = x'ff'"), "damaged"),
-        (altered("lies", "UPDATE source SET records = 1000"), "does not agree with its records"),
-        (altered("hides", "DELETE FROM source"), "does not agree with its records"),
+        (altered("lies", "UPDATE source SET records = 1000"), "does not match the records"),
+        (altered("hides", "DELETE FROM source"), "does not match the records"),
         (
             altered(
                 "endless",
                 "ALTER TABLE source RENAME TO other; CREATE VIEW source AS WITH RECURSIVE n(x) AS
                  (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x AS ecosystem, x AS records, x AS newest, x AS origins FROM n",
             ),
-            "only tables are read",
+            "only tables are allowed",
         ),
-        (altered("newer", "PRAGMA user_version = 99"), "has format 99"),
+        (altered("newer", "PRAGMA user_version = 99"), "unsupported format 99"),
     ];
     for (file, reason) in cases {
         let told = refusal(push(&advisories, &file));

@@ -397,17 +397,11 @@ fn every_ecosystem_says_whether_it_could_be_matched() {
         (PackageType::Deb, Some(("debian", "12")), "Debian:12", State::Matched, ""),
         (PackageType::Deb, Some(("debian", "10")), "Debian:10", State::Unmatched, "end of life since 2024-06-30"),
         (PackageType::Deb, Some(("debian", "13")), "Debian:13", State::Unmatched, "no source"),
-        (PackageType::Deb, Some(("debian", "")), "debian", State::Unmatched, "release is unknown"),
-        (
-            PackageType::Rpm,
-            Some(("opensuse-leap", "15.5")),
-            "opensuse-leap",
-            State::Unmatched,
-            "no source of advisories",
-        ),
+        (PackageType::Deb, Some(("debian", "")), "debian", State::Unmatched, "unknown release"),
+        (PackageType::Rpm, Some(("opensuse-leap", "15.5")), "opensuse-leap", State::Unmatched, "no advisory source"),
         (PackageType::Deb, None, "deb", State::Unmatched, "no os-release"),
         (PackageType::Npm, None, "npm", State::Stale, "323 days old"),
-        (PackageType::Golang, None, "Go", State::Stale, "do not say when"),
+        (PackageType::Golang, None, "Go", State::Stale, "no modification date"),
         (PackageType::Pypi, None, "PyPI", State::Unmatched, "no source"),
     ];
     for (kind, system, ecosystem, state, reason) in cases {

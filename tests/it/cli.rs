@@ -272,7 +272,8 @@ fn without_permission_it_says_who_may() {
     fs::set_permissions(place.at("c.sock"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     fs::set_permissions(place.0.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     // A copy: the build's directory may be closed to others.
-    fs::copy(env!("CARGO_BIN_EXE_outcrop"), place.at("outcrop")).unwrap();
+    // Copied by another process: a program that is open for writing here, or in a child of another test's, cannot be executed.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_outcrop")).arg(place.at("outcrop")).status().unwrap().success());
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]).arg(place.at("outcrop"));
     let output = command.args(["scan", "--packages", "--containerd"]).arg(place.at("c.sock")).output().unwrap();

@@ -1,25 +1,25 @@
-//! `docs/configuration.md` says what the flags are. After a change of them: `UPDATE=1 cargo test --workspace --test it docs::`.
+//! Checks that `docs/configuration.md` matches the flags. After a change of the flags: `UPDATE=1 cargo test --workspace --test it docs::`.
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-/// What the page begins with.
+/// First lines of the page.
 const HEAD: &str = "\
 # Configuration
 
-Made from the flags of the programs by `UPDATE=1 cargo test --workspace --test it docs::`; `tests/it/docs.rs` fails when it is out of step.
+Generated from the flags of the programs by `UPDATE=1 cargo test --workspace --test it docs::`; `tests/it/docs.rs` fails when it is out of step.
 
-Everything is a flag; where an environment variable is named, it stands for the flag, and the flag counts if both are given. There is no configuration
-file. Exit codes: 0 done, 1 failed, 2 findings at or above `--fail-on`, 64 wrong usage.
+Every setting is a flag. A named environment variable replaces the flag; if both are given, the flag counts. There is no configuration file.
+Exit codes: 0 done, 1 failed, 2 findings at or above `--fail-on`, 64 wrong usage.
 ";
 
-/// A text in a cell of a table.
+/// Escapes a text for a table cell.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
 
-/// How an argument is written.
+/// Returns the syntax of an argument.
 fn name(argument: &clap::Arg) -> String {
     let values = argument.get_value_names().unwrap_or_default().join(" ");
     match argument.get_long() {
@@ -41,7 +41,7 @@ fn section(command: &clap::Command, path: &str, out: &mut String) {
         |argument: &&clap::Arg| !argument.is_hide_set() && !matches!(argument.get_id().as_str(), "help" | "version");
     let arguments: Vec<&clap::Arg> = command.get_arguments().filter(shown).collect();
     if !arguments.is_empty() {
-        writeln!(out, "\n| argument | default | environment | what it is |\n|---|---|---|---|").unwrap();
+        writeln!(out, "\n| argument | default | environment | description |\n|---|---|---|---|").unwrap();
     }
     for argument in arguments {
         let default = argument.get_default_values().iter().map(|value| value.to_string_lossy().into_owned());
@@ -59,7 +59,7 @@ fn section(command: &clap::Command, path: &str, out: &mut String) {
             .map(|value| format!("`{}`", value.get_name()))
             .collect();
         if !values.is_empty() {
-            write!(help, ": {}", values.join(", ")).unwrap();
+            write!(help, "; one of {}", values.join(", ")).unwrap();
         }
         writeln!(out, "| `{}` | {} | {environment} | {} |", cell(&name(argument)), cell(&default), cell(&help))
             .unwrap();
@@ -69,7 +69,7 @@ fn section(command: &clap::Command, path: &str, out: &mut String) {
     }
 }
 
-/// What the agent says of itself, command by command. Its flags are its own program's: it is asked.
+/// Appends the help of the agent, command by command, by running the program.
 fn agent(path: &[&str], out: &mut String) {
     let program = Path::new(env!("CARGO_BIN_EXE_outcrop")).with_file_name("outcrop-agent");
     let output = Command::new(&program).args(path).arg("--help").env_clear().output().unwrap();
@@ -86,7 +86,7 @@ fn agent(path: &[&str], out: &mut String) {
 }
 
 #[test]
-fn the_configuration_reference_is_what_the_flags_are() {
+fn the_configuration_reference_matches_the_flags() {
     let mut page = HEAD.to_owned();
     let mut command = outcrop::cli::command();
     command.build();

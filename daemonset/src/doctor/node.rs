@@ -64,8 +64,7 @@ fn no_socket(standing: Standing, socket: Option<&Path>, error: &runtime::Error) 
         (Standing::Machine, _) => {
             "check systemctl status containerd, or pass --containerd SOCKET if it listens elsewhere".to_owned()
         }
-        _ => "set agent.runtime or agent.paths.socket in the chart to the socket of the node's containerd"
-            .to_owned(),
+        _ => "set agent.runtime or agent.paths.socket in the chart to the socket of the node's containerd".to_owned(),
     };
     let found = match (error, socket) {
         (runtime::Error::NoSocket(_), None) => format!("no socket found at {}", PLACES.join(", ")),
@@ -150,7 +149,9 @@ fn judge_root(standing: Standing, root: &Root) -> Check {
         (_, true, 0) => Check::ok(&name, "readable, mounted read-only"),
         (_, true, below) => Check::ok(
             &name,
-            format!("readable, mounted read-only; {below} mounts below are writable, the agent drops the right to write"),
+            format!(
+                "readable, mounted read-only; {below} mounts below are writable, the agent drops the right to write"
+            ),
         ),
     }
 }
@@ -206,9 +207,11 @@ fn judge_capabilities(standing: Standing, held: CapabilitySet) -> Check {
     let more = held - CapabilitySet::DAC_READ_SEARCH - CapabilitySet::SYS_ADMIN;
     match standing {
         Standing::Runtime if held.is_empty() => Check::ok(NAME, "none, as intended"),
-        Standing::Runtime => {
-            Check::warn(NAME, "capabilities that the agent does not need and drops", "set drop: [ALL], as the chart does")
-        }
+        Standing::Runtime => Check::warn(
+            NAME,
+            "capabilities that the agent does not need and drops",
+            "set drop: [ALL], as the chart does",
+        ),
         _ if !reads => Check::fail(
             NAME,
             "CAP_DAC_READ_SEARCH is missing: files of other users are not readable",
@@ -271,7 +274,9 @@ fn judge_cage(standing: Standing, started: &Result<Started, WorkerError>) -> Vec
 pub(super) fn processes(standing: Standing) -> Check {
     match (heartbeat::probe(None), standing) {
         (Ok(line), _) => Check::ok("agent", line),
-        (Err(line), Standing::Machine) if line.starts_with("no agent") => Check::skipped("agent", "no agent is running here"),
+        (Err(line), Standing::Machine) if line.starts_with("no agent") => {
+            Check::skipped("agent", "no agent is running here")
+        }
         (Err(line), _) => Check::fail("agent", line, "check the agent's log; a liveness probe restarts it"),
     }
 }

@@ -17,20 +17,20 @@ pub enum Error {
     )]
     NotThere(PathBuf),
     /// The path is not a socket.
-    #[error("connecting to containerd: {0:?} is not a unix socket; pass the path of containerd's socket with --containerd SOCKET")]
+    #[error(
+        "connecting to containerd: {0:?} is not a unix socket; pass the path of containerd's socket with --containerd SOCKET"
+    )]
     NotASocket(PathBuf),
     /// The user may not connect.
-    #[error("connecting to containerd: no permission to open {0:?}, which belongs to root; run the command as root (sudo)")]
+    #[error(
+        "connecting to containerd: no permission to open {0:?}, which belongs to root; run the command as root (sudo)"
+    )]
     Permission(PathBuf),
     /// A socket file without a listener.
-    #[error(
-        "connecting to containerd: nothing listens on {0:?}; start containerd (systemctl start containerd)"
-    )]
+    #[error("connecting to containerd: nothing listens on {0:?}; start containerd (systemctl start containerd)")]
     Refused(PathBuf),
     /// Connecting, or the first call, took too long.
-    #[error(
-        "connecting to containerd: {0:?} did not respond within {1} s; check its log (journalctl -u containerd)"
-    )]
+    #[error("connecting to containerd: {0:?} did not respond within {1} s; check its log (journalctl -u containerd)")]
     Silent(PathBuf, u64),
     /// Another failure to connect.
     #[error("connecting to containerd at {0:?}: {1}")]

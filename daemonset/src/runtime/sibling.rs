@@ -322,9 +322,7 @@ fn in_words(status: ExitStatus) -> String {
     const SIGKILL: i32 = 9;
     const SIGSYS: i32 = 31;
     match (status.signal(), status.code()) {
-        (Some(SIGSYS), _) => {
-            "the sandbox stopped a system call (signal 31, SIGSYS); please report this".into()
-        }
+        (Some(SIGSYS), _) => "the sandbox stopped a system call (signal 31, SIGSYS); please report this".into(),
         (Some(SIGKILL), _) => "killed (signal 9), possibly out of memory".into(),
         (Some(signal), _) => format!("signal {signal}"),
         (None, Some(code)) => format!("exit code {code}"),

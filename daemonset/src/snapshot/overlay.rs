@@ -48,8 +48,11 @@ const REMAPPED: &str = "it runs on a copy of its image whose owners were changed
 
 fn overlay(mount: &Mount, chain: &[String], prefix: &Path) -> Result<Stack, Coverage> {
     let options = Options::parse(&mount.options)?;
-    let lower: Vec<&str> =
-        options.lowerdir.ok_or_else(|| Coverage::unsupported("the overlay mount has no lowerdir"))?.split(':').collect();
+    let lower: Vec<&str> = options
+        .lowerdir
+        .ok_or_else(|| Coverage::unsupported("the overlay mount has no lowerdir"))?
+        .split(':')
+        .collect();
     if lower.iter().any(|path| path.is_empty()) {
         return Err(Coverage::unsupported("the overlay mount has data-only layers (\"::\"), which hold no names"));
     }

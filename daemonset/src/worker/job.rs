@@ -173,7 +173,9 @@ impl Frame {
         input.read_exact(&mut length)?;
         let length = u32::from_le_bytes(length) as usize;
         if length > MAX_ANSWER {
-            return Err(io::Error::other(format!("the response of a worker has {length} bytes, more than the limit of {MAX_ANSWER}")));
+            return Err(io::Error::other(format!(
+                "the response of a worker has {length} bytes, more than the limit of {MAX_ANSWER}"
+            )));
         }
         if tag == [3] {
             return match io::copy(&mut input.take(length as u64), answer)? {
@@ -182,7 +184,9 @@ impl Frame {
             };
         }
         if length > MAX_MESSAGE {
-            return Err(io::Error::other(format!("a message of a worker has {length} bytes, more than the limit of {MAX_MESSAGE}")));
+            return Err(io::Error::other(format!(
+                "a message of a worker has {length} bytes, more than the limit of {MAX_MESSAGE}"
+            )));
         }
         // Grows with what really arrives: a length is only a claim.
         let mut payload = Vec::new();

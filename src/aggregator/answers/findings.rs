@@ -36,14 +36,15 @@ impl Aggregator {
         match list.filter("state") {
             None | Some("open") => {}
             Some("fixed") => return self.list_fixed(scope, list).await,
-            Some(other) => return Err(Failure::Question(format!("invalid value {other:?} for state: expected open or fixed"))),
+            Some(other) => {
+                return Err(Failure::Question(format!("invalid value {other:?} for state: expected open or fixed")));
+            }
         }
         let worst_to = match list.filter("severity") {
             None => RANKS.len() - 1,
-            Some(word) => RANKS
-                .iter()
-                .position(|rank| *rank == word)
-                .ok_or_else(|| Failure::Question(format!("invalid value {word:?} for severity: expected one of {}", RANKS.join(", "))))?,
+            Some(word) => RANKS.iter().position(|rank| *rank == word).ok_or_else(|| {
+                Failure::Question(format!("invalid value {word:?} for severity: expected one of {}", RANKS.join(", ")))
+            })?,
         };
         let chosen = Chosen::new(self, scope, list)?;
         let stacks: Vec<StackId> = chosen.stacks(&self.fleet()).into_keys().collect();
@@ -123,7 +124,9 @@ impl Aggregator {
             name == "state" || super::OF_CONTAINERS.contains(&name) || super::workloads::OF_WORKLOADS.contains(&name)
         };
         if let Some((other, _)) = list.filters.iter().find(|(name, _)| !known(name)) {
-            return Err(Failure::Question(format!("the filter {other} is not available with state=fixed: use filters on containers")));
+            return Err(Failure::Question(format!(
+                "the filter {other} is not available with state=fixed: use filters on containers"
+            )));
         }
         let containers: BTreeMap<String, ContainerRef> = {
             let fleet = self.fleet();

@@ -351,7 +351,10 @@ impl Picture {
         if let Some(disputed) =
             stack.layers.iter().find(|id| self.layers.get(id).is_some_and(|layer| layer.is_disputed()))
         {
-            return Coverage::new(CoverageState::Partial, format!("disputed: nodes report different contents of {disputed}"));
+            return Coverage::new(
+                CoverageState::Partial,
+                format!("disputed: nodes report different contents of {disputed}"),
+            );
         }
         if let Some(summary) = &stack.summary {
             return summary.coverage.clone();

@@ -46,15 +46,22 @@ pub(super) fn status(status: &Value, own_version: &str, max_age: i64) -> Vec<Che
         )
     }];
     checks.push(match status["store_error"].as_str() {
-        Some(error) => Check::fail("store", error, "free space on the volume or enlarge it; the aggregator resumes by itself"),
+        Some(error) => {
+            Check::fail("store", error, "free space on the volume or enlarge it; the aggregator resumes by itself")
+        }
         None => Check::ok("store", "accepts inventories"),
     });
     checks.extend(problems(status));
     checks.extend(database(status, max_age));
     checks.extend(kubernetes(status));
     if number(status, "/layers/disputed") > 0 {
-        let found = format!("{} layers are disputed: nodes report different contents", number(status, "/layers/disputed"));
-        checks.push(Check::warn("layers", found, "find the nodes with outcrop get layers -o wide, then run outcrop node distrust NAME"));
+        let found =
+            format!("{} layers are disputed: nodes report different contents", number(status, "/layers/disputed"));
+        checks.push(Check::warn(
+            "layers",
+            found,
+            "find the nodes with outcrop get layers -o wide, then run outcrop node distrust NAME",
+        ));
     }
     if number(status, "/oldest_unscanned_seconds") > MAX_PENDING {
         let found = format!("a container has been pending for {} s", number(status, "/oldest_unscanned_seconds"));
@@ -103,9 +110,11 @@ fn database(status: &Value, max_age: i64) -> Vec<Check> {
     let origin = format!("{}, {}", text(status, "/database/brought_by"), text(status, "/database/brought_at"));
     checks.push(match status.pointer("/database/signed_by").and_then(Value::as_str) {
         Some(key) => Check::ok(NAME, format!("from {origin}, signed by {key}")),
-        None => {
-            Check::warn(NAME, format!("from {origin}, not signed"), "sign it with minisign; see docs/operations.md, Sign databases")
-        }
+        None => Check::warn(
+            NAME,
+            format!("from {origin}, not signed"),
+            "sign it with minisign; see docs/operations.md, Sign databases",
+        ),
     });
     let used: BTreeSet<&str> =
         status["assessed"].as_array().into_iter().flatten().map(|of| text(of, "/ecosystem")).collect();

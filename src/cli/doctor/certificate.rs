@@ -95,7 +95,11 @@ fn days(verifies: impl Fn(u64) -> bool, now: u64) -> u64 {
 fn judge_end(name: &str, days: u64) -> Check {
     let found = format!("the certificate of {name} is valid for {days} more days");
     if days < SOON {
-        Check::warn(NAME, found, "renew the certificate; a self-issued certificate is renewed when the aggregator restarts")
+        Check::warn(
+            NAME,
+            found,
+            "renew the certificate; a self-issued certificate is renewed when the aggregator restarts",
+        )
     } else {
         Check::ok(NAME, found)
     }

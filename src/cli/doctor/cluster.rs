@@ -73,8 +73,7 @@ pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
             found.version = Some(info.git_version);
         }
         Err(error) => {
-            let todo =
-                "run kubectl version with the same kubeconfig; check the address and the credentials";
+            let todo = "run kubectl version with the same kubeconfig; check the address and the credentials";
             found.checks.push(Check::fail("API server", error, todo));
             return found;
         }
@@ -126,7 +125,9 @@ async fn version(client: &Client) -> Result<(Info, Option<String>), String> {
             date,
         ))
     };
-    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(format!("no response within {} s", PATIENCE.as_secs())))
+    tokio::time::timeout(PATIENCE, asked)
+        .await
+        .unwrap_or_else(|_| Err(format!("no response within {} s", PATIENCE.as_secs())))
 }
 
 fn judge_version(info: &Info) -> Check {
@@ -138,7 +139,10 @@ fn judge_version(info: &Info) -> Check {
         (Some(major), Some(minor)) if (major, minor) < OLDEST => Check::fail(
             NAME,
             found,
-            format!("use Kubernetes {}.{} or later: tokens of earlier versions do not name the pod", OLDEST.0, OLDEST.1),
+            format!(
+                "use Kubernetes {}.{} or later: tokens of earlier versions do not name the pod",
+                OLDEST.0, OLDEST.1
+            ),
         ),
         (Some(_), Some(_)) => Check::ok(NAME, found),
         _ => Check::warn(NAME, found, "this version cannot be compared with the oldest supported one"),
@@ -367,7 +371,11 @@ fn judge_rights(denied: &[&Right], namespace: &str) -> Check {
     }
     let found = format!("missing in namespace {namespace}: {}", all.join(", "));
     if denied.iter().any(|right| right.necessary) {
-        Check::fail(NAME, found, "request a Role with these permissions, or connect directly with --server URL, --ca and --token-file")
+        Check::fail(
+            NAME,
+            found,
+            "request a Role with these permissions, or connect directly with --server URL, --ca and --token-file",
+        )
     } else {
         Check::warn(NAME, found, "the checks that need them are skipped")
     }

@@ -97,8 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
         checks.extend(ask(arguments, found.as_ref(), &mut answers));
     }
     if !somewhere && cluster.is_some() && !arguments.node {
-        let found =
-            "this pod has no token for the API: run outcrop doctor with a kubeconfig, or pass --server, --ca and --token-file";
+        let found = "this pod has no token for the API: run outcrop doctor with a kubeconfig, or pass --server, --ca and --token-file";
         checks.push(Check::skipped("API", found));
     }
     let failures = failed(&checks);
@@ -133,8 +132,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
         if let Some(found) = &found {
             runtime.block_on(found.pack(&mut bundle));
         }
-        let bytes =
-            bundle.write(path).map_err(|error| Fatal::failed(format!("writing the support archive {}: {error}", path.display())))?;
+        let bytes = bundle
+            .write(path)
+            .map_err(|error| Fatal::failed(format!("writing the support archive {}: {error}", path.display())))?;
         let note = format!("wrote {} ({bytes} bytes); review it before you share it", path.display());
         output::note(
             if arguments.output == Format::Json { output::Format::Json } else { output::Format::Table },

@@ -151,7 +151,11 @@ fn claim(of: &PersistentVolumeClaim) -> Check {
 fn service(services: &[Service], slices: &[EndpointSlice]) -> Vec<Check> {
     const NAME: &str = "service";
     if services.is_empty() {
-        return vec![Check::fail(NAME, "no Service found: agents cannot connect to the aggregator", "reinstall the chart")];
+        return vec![Check::fail(
+            NAME,
+            "no Service found: agents cannot connect to the aggregator",
+            "reinstall the chart",
+        )];
     }
     let judge = |service: &Service| {
         let name = service.name_any();
@@ -226,7 +230,11 @@ fn daemon_sets(sets: &[DaemonSet]) -> Vec<Check> {
     let judge = |set: &DaemonSet| {
         let name = set.name_any();
         let Some(status) = &set.status else {
-            return Check::warn(NAME, format!("DaemonSet {name} has no status yet"), "run outcrop doctor again in a minute");
+            return Check::warn(
+                NAME,
+                format!("DaemonSet {name} has no status yet"),
+                "run outcrop doctor again in a minute",
+            );
         };
         let (wanted, ready) = (status.desired_number_scheduled, status.number_ready);
         let current = status.updated_number_scheduled.unwrap_or(0);
@@ -282,8 +290,9 @@ fn pod(pod: &Pod) -> Option<Check> {
             .map(|of| format!("{} (code {})", of.reason.as_deref().unwrap_or("ended"), of.exit_code));
         let last: Vec<String> = last.collect();
         let found = format!("running{on}, restarted {restarts} times: {}", last.join(", "));
-        return (restarts > 0)
-            .then(|| Check::warn(&name, found, "see kubectl logs --previous; if the reason is OOMKilled, raise the memory limit"));
+        return (restarts > 0).then(|| {
+            Check::warn(&name, found, "see kubectl logs --previous; if the reason is OOMKilled, raise the memory limit")
+        });
     }
     let phase = status.phase.as_deref().unwrap_or("Pending");
     let found = format!(

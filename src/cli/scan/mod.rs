@@ -16,8 +16,8 @@ use outcrop_proto::container::{Coverage, CoverageState};
 
 pub(super) use judge::Judged;
 
-use super::report::{Package, Report, Subject, Target};
 use super::progress::{self, Progress, Step};
+use super::report::{Package, Report, Subject, Target};
 use super::{Exit, Fatal, bom, print, table};
 use crate::advisory::Severity;
 use crate::export::cyclonedx::{self, Listed};
@@ -89,7 +89,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     packages: bool,
 
-    /// Minimum severity of the findings to show; default: all
+    /// Minimum severity of the findings to show
     #[arg(long, value_name = "LEVEL", value_enum)]
     severity: Option<Level>,
 

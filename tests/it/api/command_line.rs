@@ -86,7 +86,10 @@ fn nobody_is_said_with_what_has_not_been_read() {
     );
     let output = server.outcrop(&["who-has", "nobody", "-o", "json"]);
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap()["items"], serde_json::json!([]));
-    assert!(String::from_utf8(output.stderr).unwrap().starts_with("no matches"), "the note must not be part of the output");
+    assert!(
+        String::from_utf8(output.stderr).unwrap().starts_with("no matches"),
+        "the note must not be part of the output"
+    );
     let none = server.told(&["get", "containers", "-n", "nowhere"]);
     assert!(none.starts_with("no containers found"), "{none}");
 }

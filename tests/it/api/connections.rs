@@ -139,7 +139,7 @@ fn a_pushed_file_is_whole_bounded_and_gone_afterwards() {
         (b"same".to_vec(), &[], 0, "sha256:11 is already in use: nothing changed\n"),
         (b"shrunk".to_vec(), &["--allow-shrink"], 0, "sha256:11: +12"),
         (b"shrunk".to_vec(), &[], 1, "has far fewer records: --allow-shrink takes it"),
-        (vec![7; (3 << 20) + 1], &[], 1, "more than 3145728 bytes"),
+        (vec![7; (3 << 20) + 1], &[], 1, "limit of 3145728 bytes"),
         (Vec::new(), &[], 1, ""),
     ] {
         fs::write(&file, &content).unwrap();

@@ -97,7 +97,10 @@ fn the_command_line_shows_its_token() {
     assert_eq!(serde_json::from_str::<Value>(&status).unwrap()["containers"], 10);
     let refused = server.outcrop(&["node", "distrust", "node-1", "--token-file", &reader]);
     let told = String::from_utf8(refused.stderr).unwrap();
-    assert_eq!((refused.status.code(), told.as_str()), (Some(1), "outcrop: reader does not have the right manage-nodes\n"));
+    assert_eq!(
+        (refused.status.code(), told.as_str()),
+        (Some(1), "outcrop: reader does not have the right manage-nodes\n")
+    );
     let told = server.told(&["node", "distrust", "node-1", "--token-file", &all]);
     assert_eq!(told, "node-1 distrusted: 3 layers will be read again\n");
     for (arguments, code) in [

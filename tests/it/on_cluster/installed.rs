@@ -405,7 +405,10 @@ fn namespaces_are_seen_by_their_own(installed: &Installed) {
         json!({ "app.kubernetes.io/part-of": "outcrop", "app.kubernetes.io/component": "aggregator" });
     cluster.create(&impostor);
     let refused = installed.ask(&["status"]).unwrap_err();
-    assert!(refused.contains("aggregator pods in namespaces bank, outcrop; select one with --outcrop-namespace"), "{refused}");
+    assert!(
+        refused.contains("aggregator pods in namespaces bank, outcrop; select one with --outcrop-namespace"),
+        "{refused}"
+    );
     installed.ask(&["status", "--outcrop-namespace", NAMESPACE]).unwrap();
     cluster.kubectl(&["delete", "pod", "impostor", "-n", "bank", "--now"]);
     let refused = installed.ask(&["status", "--service-account", "bank/admin"]).unwrap_err();

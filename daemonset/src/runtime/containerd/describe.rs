@@ -45,8 +45,7 @@ impl Client {
         }
         if self.slow.contains(&container.storage_driver) {
             let name = &container.storage_driver;
-            container.refused =
-                Some(Coverage::failed(format!("snapshotter {name:?} did not respond in time before")));
+            container.refused = Some(Coverage::failed(format!("snapshotter {name:?} did not respond in time before")));
             return Ok(Some(container));
         }
         let filled = tokio::time::timeout(DESCRIBE_TIMEOUT, self.fill(&mut container)).await;
