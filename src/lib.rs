@@ -1,7 +1,7 @@
 //! The aggregator and the command line.
 //!
-//! Fuzz targets are built of what parses, and not of what serves, stores and asks: with sanitizers that takes many minutes to compile,
-//! and no target reaches it.
+//! Fuzz targets compile the parsers only (`cfg(fuzzing)`): the servers, clients and the store take many minutes with sanitizers, and no
+//! target reaches them.
 
 pub mod advisory;
 pub mod cluster;
@@ -13,6 +13,8 @@ pub mod aggregator;
 mod authority;
 #[cfg(not(fuzzing))]
 pub mod cli;
+#[cfg(not(fuzzing))]
+mod data_lock;
 #[cfg(not(fuzzing))]
 mod duration;
 #[cfg(not(fuzzing))]

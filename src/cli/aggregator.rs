@@ -10,6 +10,7 @@ use super::{Exit, Fatal};
 use crate::advisory::trust::PublicKey;
 use crate::aggregator::{self, Config, Policy};
 use crate::cluster::api_server_port;
+use crate::data_lock::DataLock;
 use crate::duration::{parse_duration, parse_share};
 use crate::offline::{self, Offline};
 use crate::token::is_name;
@@ -236,7 +237,9 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         )));
     }
     let keys: Result<Vec<PublicKey>, _> = arguments.db_key.iter().map(|key| PublicKey::from_argument(key)).collect();
-    let keys = keys.map_err(|error| Fatal::usage(format!("--db-key: {error}")))?;
+    let keys = keys.map_err(|error| {
+        Fatal::usage(format!("invalid value for --db-key: {error}; expected a minisign public key or a .pub file"))
+    })?;
     let kubernetes = arguments.kubernetes.config()?;
     if kubernetes.is_some() && clock::is_moved() {
         return Err(Fatal::usage(format!(
@@ -246,6 +249,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     }
     // Landlock restricts the calling thread and its descendants: no other thread may exist yet.
     let offline = arguments.offline.then(|| go_offline(kubernetes.as_ref())).transpose()?;
+    let _lock = DataLock::acquire(&arguments.data).map_err(|error| Fatal::failed(error.to_string()))?;
     let config = Config {
         cluster: arguments.cluster,
         data: arguments.data,
