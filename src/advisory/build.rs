@@ -132,6 +132,8 @@ pub fn build_with(from: &[PathBuf], out: &Path, progress: &BuildProgress) -> Res
     report.unusable.sort();
     let fail = |reason: String| BuildError::Write { path: out.to_owned(), reason };
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The error of a temporary file would name the temporary file.
+    fs::metadata(folder).map_err(|error| fail(format!("directory {}: {error}", folder.display())))?;
     let temporary = tempfile::Builder::new()
         .prefix(".outcrop-db-")
         .tempfile_in(folder)

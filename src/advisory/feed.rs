@@ -63,14 +63,14 @@ fn kind(name: &str) -> Kind {
 /// # Errors
 /// When `path` itself cannot be read, or is no kind of feed.
 pub(super) fn read(path: &Path, sink: &mut dyn Sink) -> Result<(), String> {
-    let metadata = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let metadata = fs::metadata(path).map_err(|error| format!("reading feed {}: {error}", path.display()))?;
     if metadata.is_dir() {
         return folder(path, 0, sink);
     }
     let name = path.display().to_string();
     match kind(&name) {
         Kind::Other => Err(format!(
-            "unsupported feed {name}: expected a directory, a .json or .yaml file, a .zip from osv.dev, or a .tar.zst"
+            "reading feed {name}: unsupported format: expected a directory, a .json or .yaml file, a .zip from osv.dev, or a .tar.zst"
         )),
         known => {
             file(path, known, sink);
@@ -84,7 +84,7 @@ fn folder(path: &Path, depth: usize, sink: &mut dyn Sink) -> Result<(), String> 
     if depth > MAX_DEPTH {
         return Err(format!("reading {}: directories are nested more than {MAX_DEPTH} levels deep", path.display()));
     }
-    let fail = |error: io::Error| format!("{}: {error}", path.display());
+    let fail = |error: io::Error| format!("reading feed {}: {error}", path.display());
     let mut entries: Vec<PathBuf> = fs::read_dir(path)
         .map_err(fail)?
         .map(|entry| entry.map(|entry| entry.path()))

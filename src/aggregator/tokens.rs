@@ -16,7 +16,7 @@ use crate::token::{self, Watched};
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file.
-    #[error("reading tokens from {path}: {source}", path = .path.display())]
+    #[error("opening token file {path}: {source}", path = .path.display())]
     File {
         /// Which file.
         path: PathBuf,

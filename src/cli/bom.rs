@@ -7,7 +7,7 @@ use crate::advisory::Severity;
 use crate::export::cyclonedx::{Affects, Bom, Component, Property, Rating, Vulnerability};
 
 /// Returns the CycloneDX document of a report.
-pub(super) fn of(report: &Report) -> Bom {
+pub(super) fn document(report: &Report) -> Bom {
     let mut vulnerabilities: BTreeMap<String, Vulnerability> = BTreeMap::new();
     let components = report.targets.iter().enumerate().map(|(number, target)| container(number, target)).collect();
     for (number, target) in report.targets.iter().enumerate() {

@@ -102,6 +102,11 @@ impl Server {
                 "invalid value {server:?} for --server: {error}; expected http://HOST:PORT or https://HOST:PORT"
             ))
         })?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(Fatal::usage(format!(
+                "invalid value {server:?} for --server: expected http://HOST:PORT or https://HOST:PORT"
+            )));
+        }
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let secure = uri.scheme_str() == Some("https");
@@ -241,8 +246,12 @@ impl Client {
 
     fn understand(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<Value, Fatal> {
         let fail = |error: ureq::Error| {
+            let cause = match error {
+                ureq::Error::Io(error) => error.to_string(),
+                error => error.to_string(),
+            };
             Fatal::failed(format!(
-                "requesting {}: {error}; check that the aggregator is running there, or pass --server URL",
+                "requesting {}: {cause}; check that the aggregator is running there, or pass --server URL",
                 self.base
             ))
         };

@@ -111,7 +111,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         Command::Verify { file, key } => {
             let failed = |error: advisory::trust::TrustError| Fatal::failed(error.to_string());
             let keys: Vec<PublicKey> =
-                key.iter().map(|key| PublicKey::from_argument(key)).collect::<Result<_, _>>().map_err(failed)?;
+                key.iter().map(|key| PublicKey::from_argument(key)).collect::<Result<_, _>>().map_err(|error| {
+                    Fatal::usage(format!(
+                        "invalid value for --key: {error}; expected a minisign public key or a .pub file"
+                    ))
+                })?;
             let signature = signature_beside(&file).map_err(failed)?.ok_or_else(|| {
                 Fatal::failed(format!(
                     "{} is not signed: {} does not exist",

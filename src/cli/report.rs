@@ -5,7 +5,7 @@ use outcrop_proto::container::Coverage;
 use outcrop_proto::{Digest, Distribution, Runtime, StackPackage};
 use serde::Serialize;
 
-use super::scan::Judged;
+use super::scan::MatchResult;
 use super::text;
 use crate::advisory::{self, Assessed, Severity, SourceInfo, Status};
 use crate::export::purl;
@@ -191,7 +191,7 @@ impl Target {
         chain: &[Digest],
         diff_ids: &[Digest],
         scanned: Scanned,
-        judged: Judged,
+        matched: MatchResult,
     ) -> Self {
         let Scanned { merged, coverage, cage, marks, layers_read: _ } = scanned;
         let distribution = merged.distribution;
@@ -205,11 +205,11 @@ impl Target {
             cage: cage.map(|cage| cage.to_string()),
             marks: Some(if marks { "readable" } else { "unreadable" }),
             coverage,
-            assessed: judged.assessed,
-            withheld: judged.withheld,
-            hidden: judged.hidden,
-            fails: judged.fails,
-            findings: judged.findings,
+            assessed: matched.assessed,
+            withheld: matched.withheld,
+            hidden: matched.hidden,
+            fails: matched.fails,
+            findings: matched.findings,
             warnings: merged
                 .warnings
                 .into_iter()

@@ -5,7 +5,7 @@ use std::path::Path;
 use http::header::ACCEPT;
 use http::{HeaderValue, Request};
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tower::service_fn;
 
@@ -32,7 +32,11 @@ async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Conf
     let options = KubeConfigOptions { context: context.map(ToOwned::to_owned), ..KubeConfigOptions::default() };
     Ok(match kubeconfig {
         Some(path) => {
-            let wrong = |error| format!("reading the kubeconfig {}: {error}", path.display());
+            let wrong = |error| match error {
+                // The error of the library repeats the path.
+                KubeconfigError::ReadConfig(error, _) => format!("reading the kubeconfig {}: {error}", path.display()),
+                error => format!("reading the kubeconfig {}: {error}", path.display()),
+            };
             let file = Kubeconfig::read_from(path).map_err(wrong)?;
             Config::from_custom_kubeconfig(file, &options).await.map_err(wrong)?
         }

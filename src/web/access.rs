@@ -110,7 +110,7 @@ impl Authorizer for Loopback {
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// The file.
-    #[error("reading API tokens from {path}: {source}", path = .path.display())]
+    #[error("opening API token file {path}: {source}", path = .path.display())]
     File {
         /// Which file.
         path: PathBuf,

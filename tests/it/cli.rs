@@ -244,7 +244,7 @@ fn errors_name_the_cause_and_a_hint() {
         (&["scan", "--packages", "--rootfs", "plain"], 1, &["scanning plain: not a directory"]),
         (&["scan", "--packages", "--layers", "root:"], 64, &["--layers"]),
         (&["db", "build", "--from", "nowhere", "--out", "x"], 1, &["nowhere: No such file"]),
-        (&["db", "build", "--from", "plain", "--out", "x"], 1, &["unsupported feed", ".tar.zst"]),
+        (&["db", "build", "--from", "plain", "--out", "x"], 1, &["unsupported format", ".tar.zst"]),
         (&["db", "build", "--from", "feed", "--out", "no/such/x"], 1, &["writing advisory database no/such/x"]),
         (&["db", "info", "plain"], 1, &["not an advisory database"]),
     ];

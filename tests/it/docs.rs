@@ -55,7 +55,9 @@ fn section(command: &clap::Command, path: &str, out: &mut String) {
         let values: Vec<String> = argument
             .get_possible_values()
             .iter()
-            .filter(|value| argument.get_action().takes_values() && !value.is_hide_set())
+            .filter(|value| {
+                argument.get_action().takes_values() && !argument.is_hide_possible_values_set() && !value.is_hide_set()
+            })
             .map(|value| format!("`{}`", value.get_name()))
             .collect();
         if !values.is_empty() {

@@ -10,13 +10,13 @@ use outcrop_agent::scan::{Place, Places, Scanner};
 use outcrop_agent::worker::Program;
 use outcrop_proto::container::{Container, Coverage, CoverageState};
 
-use super::judge::Judge;
+use super::matcher::Matcher;
 use crate::cli::Fatal;
 use crate::cli::progress::Progress;
 use crate::cli::report::{Subject, Target};
 
 /// Selection of containers.
-pub(super) struct Wanted {
+pub(super) struct ContainerSelection {
     pub(super) socket: Option<PathBuf>,
     pub(super) namespaces: Vec<String>,
     pub(super) ids: Vec<String>,
@@ -24,31 +24,32 @@ pub(super) struct Wanted {
 
 /// Scans the selected containers.
 pub(super) fn scan(
-    wanted: &Wanted,
+    selection: &ContainerSelection,
     scanner: &mut Scanner,
-    judge: &Judge,
+    matcher: &Matcher,
     progress: &Progress,
 ) -> Result<Vec<Target>, Fatal> {
     let fail = |error: outcrop_agent::runtime::Error| Fatal::failed(error.to_string());
-    let command = role::runtime_command(&Program::this(), wanted.socket.as_deref());
+    let command = role::runtime_command(&Program::this(), selection.socket.as_deref());
     let mut sibling = Sibling::spawn(command).map_err(fail)?;
-    let mut containers = sibling.list(&wanted.namespaces).map_err(fail)?;
+    let mut containers = sibling.list(&selection.namespaces).map_err(fail)?;
     containers.retain(|container| !container.sandbox);
     if let Some(missing) =
-        wanted.ids.iter().find(|id| !containers.iter().any(|container| container.key.id.starts_with(*id)))
+        selection.ids.iter().find(|id| !containers.iter().any(|container| container.key.id.starts_with(*id)))
     {
         return Err(Fatal::failed(format!(
             "container {missing:?} not found; list containers with ctr -n NAMESPACE containers ls"
         )));
     }
-    containers
-        .retain(|container| wanted.ids.is_empty() || wanted.ids.iter().any(|id| container.key.id.starts_with(id)));
+    containers.retain(|container| {
+        selection.ids.is_empty() || selection.ids.iter().any(|id| container.key.id.starts_with(id))
+    });
     containers.sort_by(|a, b| a.key.cmp(&b.key));
     let mut places = Places::new(Program::this());
     let mut targets = Vec::with_capacity(containers.len());
     for (number, container) in containers.iter().enumerate() {
         progress.set_subject(format!("container {} of {}, {}", number + 1, containers.len(), container.name));
-        let target = scan_one(container, scanner, &mut places, judge)?;
+        let target = scan_one(container, scanner, &mut places, matcher)?;
         // The result is valid only if the container still uses the same snapshots.
         let same = match sibling.recheck(container) {
             Ok(same) => same,
@@ -64,7 +65,12 @@ pub(super) fn scan(
     Ok(targets)
 }
 
-fn scan_one(container: &Container, scanner: &mut Scanner, places: &mut Places, judge: &Judge) -> Result<Target, Fatal> {
+fn scan_one(
+    container: &Container,
+    scanner: &mut Scanner,
+    places: &mut Places,
+    matcher: &Matcher,
+) -> Result<Target, Fatal> {
     let (stack, chain, diff_ids, best) = match places.find(container, Path::new("/")) {
         Place::Not(coverage) => return Ok(Target::not_scanned(subject(container), coverage)),
         Place::Merged { stack, best } => (stack, Vec::new(), None, Some(best)),
@@ -76,8 +82,8 @@ fn scan_one(container: &Container, scanner: &mut Scanner, places: &mut Places, j
                 scanned.coverage = best;
             }
             let diff_ids = diff_ids.unwrap_or_default();
-            let judged = judge.judge(scanned.merged.distribution.as_ref(), &scanned.merged.packages)?;
-            Target::scanned(subject(container), stack.layers.len(), &chain, &diff_ids, scanned, judged)
+            let matched = matcher.match_packages(scanned.merged.distribution.as_ref(), &scanned.merged.packages)?;
+            Target::scanned(subject(container), stack.layers.len(), &chain, &diff_ids, scanned, matched)
         }
         Err(error) => Target::not_scanned(subject(container), Coverage::failed(error.to_string())),
     })

@@ -6,7 +6,7 @@ use outcrop_agent::scan::{LayerPlace, Scanner, StackPlace};
 use outcrop_proto::container::Coverage;
 use overlayfs_reader::MarkNamespace;
 
-use super::judge::Judge;
+use super::matcher::Matcher;
 use crate::cli::Fatal;
 use crate::cli::report::{Subject, Target};
 
@@ -16,7 +16,9 @@ pub(super) struct Layers(Vec<PathBuf>);
 
 /// Parses `--layers`, in the syntax of overlay's mount option `lowerdir`.
 pub(super) fn layers(value: &str) -> Result<Layers, String> {
-    overlayfs_reader::parse_lowerdir(value.as_bytes()).map(Layers).map_err(|error| error.to_string())
+    overlayfs_reader::parse_lowerdir(value.as_bytes())
+        .map(Layers)
+        .map_err(|_| "expected directories separated by colons, without empty or data-only elements".to_owned())
 }
 
 /// The directories of `--rootfs` or `--layers`.
@@ -49,7 +51,7 @@ fn check_directory(path: &Path) -> Result<(), Fatal> {
 }
 
 impl Directories {
-    pub(super) fn scan(self, scanner: &mut Scanner, judge: &Judge) -> Result<Target, Fatal> {
+    pub(super) fn scan(self, scanner: &mut Scanner, matcher: &Matcher) -> Result<Target, Fatal> {
         let subject = Subject::named(self.name);
         // A path on the command line may be a symbolic link; the root of a layer never is.
         let resolved = self.roots.into_iter().map(|root| root.canonicalize().unwrap_or(root));
@@ -61,8 +63,8 @@ impl Directories {
         };
         Ok(match scanner.scan(&stack) {
             Ok(scanned) => {
-                let judged = judge.judge(scanned.merged.distribution.as_ref(), &scanned.merged.packages)?;
-                Target::scanned(subject, stack.layers.len(), &[], &[], scanned, judged)
+                let matched = matcher.match_packages(scanned.merged.distribution.as_ref(), &scanned.merged.packages)?;
+                Target::scanned(subject, stack.layers.len(), &[], &[], scanned, matched)
             }
             Err(error) => Target::not_scanned(subject, Coverage::failed(error.to_string())),
         })

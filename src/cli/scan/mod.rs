@@ -2,7 +2,7 @@
 
 mod containers;
 mod directories;
-mod judge;
+mod matcher;
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -14,7 +14,8 @@ use outcrop_agent::worker::{Program, enter_read_only, hide_memory};
 use outcrop_proto::StackPackage;
 use outcrop_proto::container::{Coverage, CoverageState};
 
-pub(super) use judge::Judged;
+pub(super) use matcher::MatchResult;
+use matcher::{FindingFilter, Matcher};
 
 use super::progress::{self, Progress, Step};
 use super::report::{Package, Report, Subject, Target};
@@ -130,13 +131,13 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         output,
         progress,
     } = arguments;
-    let shown = judge::Wanted {
+    let filter = FindingFilter {
         severity: severity.map(Severity::from),
         fail_on: fail_on.map(Severity::from),
         only_fixed,
         owned,
     };
-    let judge = judge::Judge::new(db, packages, shown)?;
+    let matcher = Matcher::new(db, packages, filter)?;
     let directories = directories::chosen(rootfs, layers)?;
     hide_memory()
         .and_then(|()| enter_read_only())
@@ -145,14 +146,15 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     let mut scanner = Scanner::new(program.clone());
     let progress = Progress::start(progress, move || {
         let counts = program.counters().now();
-        Step { done: None, text: format!("{} layers, {} files read", counts.layers, counts.files) }
+        Step { done: None, text: format!("layers read: {}, files read: {}", counts.layers, counts.files) }
     });
     let targets = match (sbom, directories) {
-        (Some(path), _) => vec![of_sbom(&path, &judge)?],
-        (None, Some(directories)) => vec![directories.scan(&mut scanner, &judge)?],
+        (Some(path), _) => vec![scan_sbom(&path, &matcher)?],
+        (None, Some(directories)) => vec![directories.scan(&mut scanner, &matcher)?],
         (None, None) => {
-            let wanted = containers::Wanted { socket: containerd, namespaces: namespace, ids: container };
-            containers::scan(&wanted, &mut scanner, &judge, &progress)?
+            let selection =
+                containers::ContainerSelection { socket: containerd, namespaces: namespace, ids: container };
+            containers::scan(&selection, &mut scanner, &matcher, &progress)?
         }
     };
     drop(progress);
@@ -161,12 +163,12 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
             "no containers found; check the namespaces with ctr namespaces ls, or scan a directory with --rootfs DIR"
                 .to_owned(),
         ),
-        targets => judge::staleness(targets),
+        targets => matcher::staleness(targets),
     };
-    let report = Report::new(judge.database()?, targets);
+    let report = Report::new(matcher.database()?, targets);
     match output {
         Output::Json => print(&json(&report)?)?,
-        Output::Cyclonedx => print(&json(&bom::of(&report))?)?,
+        Output::Cyclonedx => print(&json(&bom::document(&report))?)?,
         Output::Table if packages => print(&table::packages(&report))?,
         Output::Table => print(&table::findings(&report))?,
     }
@@ -191,7 +193,7 @@ fn json(value: &impl serde::Serialize) -> Result<String, Fatal> {
 const MAX_SBOM: u64 = 256 << 20;
 
 /// Reads an SBOM and matches its packages.
-fn of_sbom(path: &Path, judge: &judge::Judge) -> Result<Target, Fatal> {
+fn scan_sbom(path: &Path, matcher: &Matcher) -> Result<Target, Fatal> {
     let fail = |reason: String| Fatal::failed(format!("reading SBOM {}: {reason}", path.display()));
     let file = File::open(path).map_err(|error| fail(error.to_string()))?;
     let mut bytes = Vec::new();
@@ -205,7 +207,7 @@ fn of_sbom(path: &Path, judge: &judge::Judge) -> Result<Target, Fatal> {
         .into_iter()
         .map(|(package, url)| StackPackage { package, evidence: vec![url.into_bytes()], layer: 0, owner: None })
         .collect();
-    let judged = judge.judge(distribution.as_ref(), &packages)?;
+    let matched = matcher.match_packages(distribution.as_ref(), &packages)?;
     let coverage = match left_out {
         0 => Coverage::new(CoverageState::Scanned, ""),
         count => Coverage::new(
@@ -214,11 +216,11 @@ fn of_sbom(path: &Path, judge: &judge::Judge) -> Result<Target, Fatal> {
         ),
     };
     let mut target = Target::not_scanned(Subject::named(path.display().to_string()), coverage);
-    target.assessed = judged.assessed;
-    target.findings = judged.findings;
-    target.withheld = judged.withheld;
-    target.hidden = judged.hidden;
-    target.fails = judged.fails;
+    target.assessed = matched.assessed;
+    target.findings = matched.findings;
+    target.withheld = matched.withheld;
+    target.hidden = matched.hidden;
+    target.fails = matched.fails;
     target.distro = distribution.as_ref().map(|distribution| distribution.name.clone());
     target.packages = packages.into_iter().map(|package| Package::new(package, distribution.as_ref())).collect();
     Ok(target)

@@ -11,7 +11,7 @@ use crate::export::purl;
 
 /// Selects the findings to show, and those that make the command fail.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct FindingFilter {
     /// Minimum severity to show.
     pub(super) severity: Option<Severity>,
     /// Show only findings with a fix.
@@ -22,7 +22,7 @@ pub(super) struct Wanted {
     pub(super) fail_on: Option<Severity>,
 }
 
-impl Wanted {
+impl FindingFilter {
     fn shows(&self, finding: &Finding) -> bool {
         self.severity.is_none_or(|severity| advisory::is_at_least(finding, severity)) && self.counts(finding)
     }
@@ -39,7 +39,7 @@ impl Wanted {
 
 /// Result of matching a target's packages.
 #[derive(Debug, Default)]
-pub(in crate::cli) struct Judged {
+pub(in crate::cli) struct MatchResult {
     pub(in crate::cli) assessed: Vec<advisory::Assessed>,
     pub(in crate::cli) findings: Vec<report::Finding>,
     /// Number of withheld findings.
@@ -52,15 +52,15 @@ pub(in crate::cli) struct Judged {
 
 /// Matches packages against a database; without one the result is empty.
 #[derive(Debug)]
-pub(in crate::cli) struct Judge {
+pub(in crate::cli) struct Matcher {
     database: Option<Database>,
     now: jiff::civil::Date,
-    wanted: Wanted,
+    filter: FindingFilter,
 }
 
-impl Judge {
+impl Matcher {
     /// Opens the database. With `packages_only` none is required.
-    pub(super) fn new(database: Option<PathBuf>, packages_only: bool, wanted: Wanted) -> Result<Self, Fatal> {
+    pub(super) fn new(database: Option<PathBuf>, packages_only: bool, filter: FindingFilter) -> Result<Self, Fatal> {
         let database = match database {
             _ if packages_only => None,
             Some(path) => Some(open(&path)?),
@@ -71,7 +71,7 @@ impl Judge {
                 ));
             }
         };
-        Ok(Self { database, now: clock::today(), wanted })
+        Ok(Self { database, now: clock::today(), filter })
     }
 
     /// Returns the sources of the database, for the report.
@@ -82,12 +82,12 @@ impl Judge {
     }
 
     /// Matches `packages`.
-    pub(in crate::cli) fn judge(
+    pub(in crate::cli) fn match_packages(
         &self,
         distribution: Option<&Distribution>,
         packages: &[StackPackage],
-    ) -> Result<Judged, Fatal> {
-        let Some(database) = &self.database else { return Ok(Judged::default()) };
+    ) -> Result<MatchResult, Fatal> {
+        let Some(database) = &self.database else { return Ok(MatchResult::default()) };
         let fail = |error: advisory::DatabaseError| Fatal::failed(error.to_string());
         let sources = database.sources().map_err(fail)?;
         let kinds = packages.iter().map(|package| package.package.kind);
@@ -98,13 +98,13 @@ impl Judge {
             let package = packages.get(finding.package)?;
             Some(report::Finding::new(finding, package, purl(&package.package, distribution), owner))
         };
-        let fails = matched.findings.iter().any(|finding| self.wanted.fails(finding));
+        let fails = matched.findings.iter().any(|finding| self.filter.fails(finding));
         let (shown, hidden): (Vec<Finding>, Vec<Finding>) =
-            matched.findings.into_iter().partition(|finding| self.wanted.shows(finding));
+            matched.findings.into_iter().partition(|finding| self.filter.shows(finding));
         let mut findings: Vec<report::Finding> = shown.into_iter().filter_map(|finding| row(finding, None)).collect();
         let withheld = matched.withheld.len();
-        if self.wanted.owned {
-            let shown = matched.withheld.into_iter().filter(|withheld| self.wanted.shows(&withheld.finding));
+        if self.filter.owned {
+            let shown = matched.withheld.into_iter().filter(|withheld| self.filter.shows(&withheld.finding));
             findings.extend(shown.filter_map(|withheld| row(withheld.finding, Some(withheld.owner))));
         }
         findings.sort_by(|a, b| {
@@ -113,7 +113,7 @@ impl Judge {
             };
             key(a).cmp(&key(b))
         });
-        Ok(Judged { assessed, findings, withheld, hidden: hidden.len(), fails })
+        Ok(MatchResult { assessed, findings, withheld, hidden: hidden.len(), fails })
     }
 }
 
