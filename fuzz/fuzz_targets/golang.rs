@@ -2,6 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    outcrop_fuzz::catalogue("golang", b"usr/bin/app", data);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| outcrop_fuzz::run("golang", data));

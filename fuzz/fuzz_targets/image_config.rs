@@ -2,6 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let _ = outcrop_agent::worker::parse_image_config(data, true);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| outcrop_fuzz::run("image_config", data));

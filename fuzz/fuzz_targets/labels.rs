@@ -2,9 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|text: &str| {
-    if let Ok(labels) = outcrop::cluster::Labels::parse(text) {
-        let values = [("app", "web"), ("tier", "")].map(|(key, value)| (key.to_owned(), value.to_owned()));
-        labels.select(&values.into());
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| outcrop_fuzz::run("labels", data));

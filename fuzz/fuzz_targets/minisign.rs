@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| outcrop_fuzz::minisign(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| outcrop_fuzz::run("minisign", data));

@@ -2,6 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let _ = outcrop_agent::scan::mounted_root(data, "k8s.io", "1", Some(b"/upper"));
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| outcrop_fuzz::run("mountinfo", data));

@@ -2,6 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    outcrop_fuzz::catalogue("os-release", b"etc/os-release", data);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| outcrop_fuzz::run("os_release", data));

@@ -2,8 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    if let Some((first, rest)) = data.split_first() {
-        outcrop_fuzz::osv(first % 2 == 1, rest);
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| outcrop_fuzz::run("osv", data));

@@ -2,7 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    outcrop_fuzz::catalogue("python", b"site-packages/a-1.0.dist-info/METADATA", data);
-    outcrop_fuzz::catalogue("python", b"site-packages/a-1.0-py3.egg", data);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| outcrop_fuzz::run("python", data));

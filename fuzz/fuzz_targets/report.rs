@@ -2,6 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    outcrop_proto::wire::check_report(data);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| outcrop_fuzz::run("report", data));

@@ -2,6 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    outcrop_agent::worker::check_frames(data);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| outcrop_fuzz::run("worker", data));
