@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use outcrop_proto::clock;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, info, warn};
 use utoipa::ToSchema;
@@ -93,7 +94,7 @@ impl Problems {
     pub fn raise(&self, kind: ProblemKind, subject: &str, message: impl Into<String>) {
         let mut message: String = message.into();
         message.truncate(message.floor_char_boundary(MAX_MESSAGE));
-        let since = jiff::Timestamp::now().as_second();
+        let since = clock::timestamp().as_second();
         let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         match active.get_mut(&(kind, subject.to_owned())) {
             Some(known) if known.message == message => {}
