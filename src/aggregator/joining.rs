@@ -7,9 +7,10 @@ use std::time::Duration;
 use outcrop_proto::wire::{Seen, v1};
 use outcrop_proto::{ContainerKey, Coverage, CoverageState};
 
-use super::fleet::{Fleet, Placed, workload_subject};
+use super::fleet::{Fleet, Placed, workload_key};
 use super::{Aggregator, now};
 use crate::cluster::{Cluster, Pod, PodContainer, Watch};
+use crate::store::SubjectKey;
 use crate::web::Scope;
 
 /// How long after the API server was listed it is looked for workloads that went while nobody looked: by then nodes have told what they run.
@@ -108,8 +109,11 @@ impl Aggregator {
         {
             let mut fleet = self.fleet();
             let cluster = watch.cluster();
-            let subject = |of: Missing<'_>| format!("{}/{}", workload_subject(&of.pod.workload), of.container.name);
-            let awaited: HashSet<String> = missing(&cluster, &fleet, &Scope::All).map(subject).collect();
+            let subject = |of: Missing<'_>| SubjectKey::WorkloadContainer {
+                workload: workload_key(&of.pod.workload),
+                container: of.container.name.as_ref().into(),
+            };
+            let awaited: HashSet<SubjectKey> = missing(&cluster, &fleet, &Scope::All).map(subject).collect();
             fleet.end_workloads(|subject| awaited.contains(subject), now());
         }
         self.changed.notify_one();

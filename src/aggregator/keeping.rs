@@ -18,7 +18,7 @@ use super::{Aggregator, TICK, now};
 use crate::advisory::Database;
 use crate::advisory::trust::signature_beside;
 use crate::lock::lock;
-use crate::store::{RematchRow, StoreError, Summary};
+use crate::store::{RematchRow, Retention, StoreError, Summary};
 
 /// How often the advisory database's file is looked at.
 const WATCH: Duration = Duration::from_secs(1);
@@ -32,8 +32,8 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// How often what nobody needs any more is removed from the store.
 const TIDY: Duration = Duration::from_secs(3600);
 
-/// Room on the store's volume with which it goes on after it was full, bytes.
-const ROOM: u64 = 16 << 20;
+/// Days for which daily counts are kept.
+const DAYS_KEPT: i64 = 400;
 
 /// Stacks that are matched at a time when all are.
 const MATCHED_AT_ONCE: usize = 4;
@@ -41,7 +41,7 @@ const MATCHED_AT_ONCE: usize = 4;
 impl Aggregator {
     /// Leases to `node` what it has and nobody reads, and merges the stacks whose layers are known.
     pub(super) fn advance(self: &Arc<Self>, node: &str) {
-        if lock(&self.store_error).is_none() {
+        if self.store.health().is_accepting() {
             let layers = self.fleet().lease(node, now());
             self.order_lease(node, layers);
         }
@@ -70,8 +70,8 @@ impl Aggregator {
             tokio::time::sleep(PAUSE).await;
             let _ = tokio::time::timeout(TICK, self.changed.notified()).await;
             self.expel();
-            self.recover();
-            if lock(&self.store_error).is_none() {
+            self.recover().await;
+            if self.store.health().is_accepting() {
                 let leased = self.fleet().lease_again(now());
                 for (node, layers) in leased {
                     self.order_lease(&node, layers);
@@ -98,28 +98,16 @@ impl Aggregator {
         let waiting = lock(&self.runs).take();
         let is_late = waiting.is_some();
         let (begun, ended) = waiting.unwrap_or_else(|| self.fleet().take_runs());
-        if let Err(error) = self.store.record_runs(&begun, &ended).await {
+        if self.store.record_runs(&begun, &ended).await.is_err() {
             *lock(&self.runs) = Some((begun, ended));
-            self.store_failed(&error);
         } else if is_late {
             self.changed.notify_one();
         }
     }
 
-    /// Something could not be stored: if that is for want of room, nothing more is taken until there is some.
-    pub(super) fn store_failed(&self, error: &StoreError) {
-        if matches!(error, StoreError::Full) {
-            *lock(&self.store_error) = Some(error.to_string());
-        }
-    }
-
-    /// Goes on when there is room again.
-    fn recover(&self) {
-        let mut store_error = lock(&self.store_error);
-        let is_roomy = || crate::store::free(&self.config.data).is_ok_and(|space| space.free >= ROOM);
-        if store_error.is_some() && is_roomy() {
-            *store_error = None;
-            drop(store_error);
+    /// Resumes when the store accepts writes again.
+    async fn recover(&self) {
+        if !self.store.health().is_accepting() && self.store.probe().await.is_ok() {
             self.fleet().retry();
         }
     }
@@ -147,10 +135,7 @@ impl Aggregator {
         layers: Vec<LayerId>,
         answers: Option<v1::Answers>,
     ) -> Result<Option<Summary>, Coverage> {
-        let failed = |error: StoreError| {
-            self.store_failed(&error);
-            Coverage::failed(error.to_string())
-        };
+        let failed = |error: StoreError| Coverage::failed(error.to_string());
         let inventories = self.store.inventories(&layers).await.map_err(failed)?;
         let inventories = inventories.ok_or_else(|| Coverage::failed("one of its layers is not in the store"))?;
         let job = Stack { id: stack, layers, inventories, answers };
@@ -191,12 +176,7 @@ impl Aggregator {
             let matched = matchmaker.match_stack(&*self.store, summary.id, summary.layers.len(), now().unix).await;
             match matched {
                 Ok((counts, ..)) => summary.counts = counts,
-                Err(error) => {
-                    if let MatchError::Store(error) = &error {
-                        self.store_failed(error);
-                    }
-                    return Err(Coverage::failed(error.to_string()));
-                }
+                Err(error) => return Err(Coverage::failed(error.to_string())),
             }
             if self.matchmaker().is_some_and(|now| now.digest == matchmaker.digest) {
                 return Ok(());
@@ -208,7 +188,8 @@ impl Aggregator {
     pub(super) async fn take_up_advisories(self: &Arc<Self>) {
         let Some(current) = self.advisories.current() else { return self.watch_advisories().await };
         // Whatever was matched against it already is not matched again.
-        let is_done = lock(&self.last_rematch).as_ref().is_some_and(|(digest, _)| *digest == current.digest);
+        let is_done = lock(&self.last_rematch).as_ref().is_some_and(|(digest, _)| *digest == current.digest)
+            && self.store.stacks_to_match(&current.digest).await.is_ok_and(|stacks| stacks.is_empty());
         if self.use_database(&current) && !is_done {
             let aggregator = Arc::clone(self);
             tokio::spawn(async move { aggregator.rematch(&current).await });
@@ -282,7 +263,7 @@ impl Aggregator {
         let (started, at) = (Instant::now(), now().unix);
         let outcome = async {
             let id = self.store.begin_rematch(&current.digest, at).await?;
-            let stacks = self.store.stacks().await?;
+            let stacks = self.store.stacks_to_match(&current.digest).await?;
             let mut row = RematchRow { at, seconds: 0.0, stacks: stacks.len() as u64, appeared: 0, went: 0 };
             let mut waiting = stacks.into_iter();
             let mut running = tokio::task::JoinSet::new();
@@ -316,9 +297,8 @@ impl Aggregator {
                 Some(row)
             }
             Err(error) => {
-                if let MatchError::Store(error) = &error {
+                if matches!(error, MatchError::Store(_)) {
                     self.unmatched.store(true, Relaxed);
-                    self.store_failed(error);
                 }
                 None
             }
@@ -327,7 +307,7 @@ impl Aggregator {
 
     /// Matches everything once more where that has failed, when the store takes something again.
     async fn match_again(self: &Arc<Self>) {
-        if lock(&self.store_error).is_none()
+        if self.store.health().is_accepting()
             && self.unmatched.swap(false, Relaxed)
             && let Some(current) = self.advisories.current()
         {
@@ -350,7 +330,10 @@ impl Aggregator {
             let (history, unused) = (before(self.config.keep_history), before(self.config.keep_unused));
             let since = now().unix;
             let tidied = async {
-                self.store.tidy(history, unused, &present).await?;
+                let days_since = jiff::Zoned::now().with_time_zone(jiff::tz::TimeZone::UTC).date();
+                let days_since = days_since.saturating_sub(jiff::Span::new().days(DAYS_KEPT));
+                let retention = Retention { runs_since: history, unused_since: unused, days_since };
+                self.store.tidy(&retention, &present).await?;
                 if let Some(matchmaker) = self.matchmaker() {
                     matchmaker.forget();
                 }
@@ -358,11 +341,10 @@ impl Aggregator {
                 let stacks = self.store.stacks().await?.into_iter();
                 let stacks = stacks.filter(|summary| summary.cataloguers > 0).map(|summary| summary.chain).collect();
                 self.fleet().keep_only(&layers, &stacks, since);
-                Ok(())
+                Ok::<_, StoreError>(())
             };
-            if let Err(error) = tidied.await {
-                self.store_failed(&error);
-            }
+            // Tried again in an hour.
+            let _ = tidied.await;
         }
     }
 }

@@ -8,7 +8,9 @@ use outcrop_proto::{Digest, Distribution, Package};
 use super::memory::in_background;
 use crate::advisory::{Database, DatabaseError, Finding, Matcher, Severity, Subject};
 use crate::lock::lock;
-use crate::store::{Counts, PackageRef, RANKS, StackFindings, StackId, Store, StoreError, Verdict, VerdictId};
+use crate::store::{
+    Counts, PackageRef, PackageSetFindings, RANKS, StackId, Store, StoreError, Verdict, VerdictId,
+};
 
 /// Why a stack could not be matched.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +26,8 @@ pub(super) enum MatchError {
     Ended(#[from] tokio::task::JoinError),
 }
 
-/// A package and who owns it, by number.
-type Pair = (i64, i64);
+/// A package and the package that owns it, by row id.
+type Pair = (i64, Option<i64>);
 
 /// What a package has, whatever stack it is in.
 #[derive(Debug)]
@@ -62,14 +64,19 @@ impl Matchmaker {
         at: i64,
     ) -> Result<(Counts, u64, u64), MatchError> {
         let packages = store.packages_of(stack).await?;
-        self.learn(store, &packages).await?;
+        self.learn(store, &packages, at).await?;
         let findings = self.count(stack, &packages, layers);
-        let (appeared, went) = store.put_findings(&findings, at).await?;
+        let (appeared, went) = store.put_findings(&findings, &self.digest, at).await?;
         Ok((findings.counts, appeared, went))
     }
 
     /// Judges those of the packages that it does not know yet.
-    async fn learn(self: &Arc<Self>, store: &dyn Store, packages: &[PackageRef]) -> Result<(), MatchError> {
+    async fn learn(
+        self: &Arc<Self>,
+        store: &dyn Store,
+        packages: &[PackageRef],
+        at: i64,
+    ) -> Result<(), MatchError> {
         let missing: Vec<Pair> = {
             let known = lock(&self.known);
             let pairs: BTreeSet<Pair> = packages.iter().map(|package| (package.package, package.owner)).collect();
@@ -78,14 +85,14 @@ impl Matchmaker {
         if missing.is_empty() {
             return Ok(());
         }
-        let ids: BTreeSet<i64> = missing.iter().flat_map(|(package, owner)| [*package, *owner]).collect();
-        let ids: Vec<i64> = ids.into_iter().filter(|id| *id != 0).collect();
+        let ids: BTreeSet<i64> = missing.iter().flat_map(|(package, owner)| [Some(*package), *owner]).flatten().collect();
+        let ids: Vec<i64> = ids.into_iter().collect();
         let details = store.packages(&ids).await?;
         let details = details.into_iter().map(|(id, package, distribution)| (id, (package, distribution))).collect();
         let matchmaker = Arc::clone(self);
         let judged = in_background(move || matchmaker.judge(&missing, &details)).await??;
         let verdicts: Vec<Verdict> = judged.iter().flat_map(|(_, verdicts, _)| verdicts.iter().cloned()).collect();
-        let mut numbers = store.put_verdicts(&verdicts).await?.into_iter();
+        let mut numbers = store.put_verdicts(&verdicts, at).await?.into_iter();
         let mut known = lock(&self.known);
         for (pair, verdicts, withheld) in judged {
             let ranks = verdicts.iter().map(|verdict| verdict.rank);
@@ -105,7 +112,7 @@ impl Matchmaker {
         let mut judged = Vec::with_capacity(pairs.len());
         for pair in pairs {
             let Some((package, own)) = details.get(&pair.0) else { continue };
-            let owner = details.get(&pair.1);
+            let owner = pair.1.and_then(|owner| details.get(&owner));
             // An application's package is of the distribution of whoever installed it.
             let distribution = own.as_ref().or_else(|| owner.and_then(|(_, distribution)| distribution.as_ref()));
             let subject = Subject { package, owner: owner.map(|(owner, _)| owner) };
@@ -116,7 +123,7 @@ impl Matchmaker {
         Ok(judged)
     }
 
-    fn count(&self, stack: StackId, packages: &[PackageRef], layers: usize) -> StackFindings {
+    fn count(&self, stack: StackId, packages: &[PackageRef], layers: usize) -> PackageSetFindings {
         let known = lock(&self.known);
         let mut counts = Counts { by_layer: vec![0; layers], ..Counts::default() };
         let mut verdicts = BTreeSet::new();
@@ -136,7 +143,7 @@ impl Matchmaker {
                 }
             }
         }
-        StackFindings { stack, verdicts: verdicts.into_iter().collect(), counts }
+        PackageSetFindings { package_set: stack, verdicts: verdicts.into_iter().collect(), counts }
     }
 }
 
@@ -149,7 +156,7 @@ pub(super) fn rank(severity: Severity) -> u8 {
 fn verdict(package: i64, finding: Finding) -> Verdict {
     Verdict {
         package,
-        problem: finding.id,
+        vulnerability: finding.id,
         unassessed: finding.not_assessed_by_distribution,
         rank: rank(finding.rating.severity),
         score: finding.rating.score,

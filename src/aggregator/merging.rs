@@ -6,7 +6,7 @@ use outcrop_proto::wire::{MAX_INVENTORY, v1};
 use outcrop_proto::{Answers, Coverage, CoverageState, Digest, Fact, LayerId, merge};
 
 use crate::export::purl;
-use crate::store::{MergedPackage, MergedStack};
+use crate::store::{InventoryRow, MergedPackage, MergedStack, inputs};
 
 /// Most bytes of a stack's inventories, not compressed, all layers together. A table of a million paths has some ten MiB.
 const MAX_STACK: usize = 256 << 20;
@@ -17,8 +17,7 @@ pub(super) struct Stack {
     pub(super) id: Digest,
     /// Newest first, as the inventories.
     pub(super) layers: Vec<LayerId>,
-    /// Compressed; each with its size when it is not, and whether overlay's marks could be seen.
-    pub(super) inventories: Vec<(Vec<u8>, usize, bool)>,
+    pub(super) inventories: Vec<InventoryRow>,
     /// What a node answered, if one was asked.
     pub(super) answers: Option<v1::Answers>,
 }
@@ -36,13 +35,14 @@ pub(super) enum Outcome {
 
 /// Merges a stack.
 pub(super) fn merge_stack(stack: Stack) -> Outcome {
-    let size: usize = stack.inventories.iter().map(|(_, size, _)| size).sum();
+    let size: usize = stack.inventories.iter().map(|row| row.size).sum();
     if size > MAX_STACK {
         let reason = format!("the inventories of the layers have {size} bytes, more than the limit of {MAX_STACK}");
         return Outcome::Failed(Coverage::new(CoverageState::TooLarge, reason));
     }
-    let marks = stack.inventories.iter().all(|(_, _, marks)| *marks);
-    let decode = |(bytes, _, _): &(Vec<u8>, usize, bool)| Inventory::decode(&decompress(bytes, MAX_INVENTORY)?);
+    let marks = stack.inventories.iter().all(|row| row.marks);
+    let inputs = inputs(stack.inventories.iter().map(|row| (&row.digest, row.marks)));
+    let decode = |row: &InventoryRow| Inventory::decode(&decompress(&row.compressed, MAX_INVENTORY)?);
     let inventories: Vec<Inventory> = match stack.inventories.iter().map(decode).collect() {
         Ok(inventories) => inventories,
         Err(error) => return Outcome::Failed(Coverage::failed(error.to_string())),
@@ -88,6 +88,7 @@ pub(super) fn merge_stack(stack: Stack) -> Outcome {
     Outcome::Done(Box::new(MergedStack {
         chain: stack.id,
         layers: stack.layers,
+        inputs,
         coverage,
         packages: packages.collect(),
         distribution,

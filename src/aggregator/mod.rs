@@ -42,7 +42,7 @@ use crate::authority::{self, AuthorityError};
 use crate::cluster::{Policy as Rego, PolicyError, Reviews, Selection, Watch, keep_published};
 use crate::lock::lock;
 use crate::offline::Offline;
-use crate::store::{RematchRow, Run, Sqlite, Store, StoreError};
+use crate::store::{ClusterIdentity, Options, RematchRow, Run, Sqlite, Store, StoreError};
 use crate::web;
 use crate::web::listen::{self, Certificate, Incoming, Limits, Protocol};
 use advisories::Advisories;
@@ -221,8 +221,6 @@ pub(crate) struct Aggregator {
     keeping: [tokio::sync::Mutex<()>; 16],
     /// Runs that the store could not take yet.
     runs: Mutex<Option<(Vec<Run>, Vec<Run>)>>,
-    /// Why nothing is taken from nodes, if so.
-    store_error: Mutex<Option<String>>,
     /// Why agents cannot find the own authority, if so.
     unpublished: Mutex<Option<String>>,
     changed: Notify,
@@ -432,7 +430,8 @@ impl Aggregator {
         certificates: Vec<Arc<Certificate>>,
         watch: Option<Arc<Watch>>,
     ) -> Result<Self, AggregatorError> {
-        let store = Sqlite::open(&config.data.join("outcrop.db")).await?;
+        let cluster = ClusterIdentity { key: config.cluster.clone(), name: config.cluster.clone() };
+        let store = Sqlite::open(&config.data.join("outcrop.db"), Options { cluster, outbox: false }).await?;
         let advisories = Advisories::open(&config.data.join("advisories"), config.policy.clone())?;
         let rules = Rules {
             verify_share: config.verify_share,
@@ -453,7 +452,7 @@ impl Aggregator {
             discard(&*store, node, &outcome).await?;
         }
         let runs = store.open_runs().await?.into_iter();
-        fleet.restore_runs(runs.filter_map(|run| Some((run.subject, *chains.get(&run.stack)?, run.stack))));
+        fleet.restore_runs(runs.filter_map(|run| Some((run.subject, *chains.get(&run.package_set)?, run.package_set))));
         Ok(Self {
             cluster: config.cluster.clone(),
             started: Instant::now(),
@@ -469,7 +468,6 @@ impl Aggregator {
             unmatched: AtomicBool::new(false),
             keeping: Default::default(),
             runs: Mutex::default(),
-            store_error: Mutex::default(),
             unpublished: Mutex::default(),
             changed: Notify::new(),
             counters: Counters::default(),

@@ -1,135 +1,199 @@
-//! What outlives a restart: inventories by layer, stacks merged once, findings by stack, and who ran which stack when.
+//! The store: what outlives a restart.
 //!
-//! One trait, [`Store`], in five parts; [`Sqlite`] is it, embedded. Whatever a method acknowledged is on the disk: it survives a
-//! kill and a power loss. Packages, verdicts and paths that list packages are kept once and known by their row's number, since
-//! thousands of stacks share them.
+//! Layers have inventories. A stack is merged from its layers into a package set. Matching gives each package verdicts, and each
+//! package set findings. Subjects (workload containers, plain containers, nodes) have package sets for a time: runs. Events go to
+//! the outbox, and open findings are counted by day.
+//!
+//! One trait, [`Store`], in parts; [`Sqlite`] implements it in one file. Rules for every implementation, which
+//! `tests/store` checks:
+//! - A method that returned `Ok` has stored its rows: they survive a kill and a power loss. One that failed has stored nothing.
+//! - Dropping the future of a write does not stop the write half way.
+//! - Row ids come from the database, are never assigned twice, and are known to nobody before their transaction is committed.
+//! - What has to be merged or matched again follows from the store alone: [`Summary::inputs`] and [`Summary::matched`].
+//! - The store belongs to one cluster.
 
+mod error;
+mod health;
+mod outbox;
 mod row;
 mod sqlite;
 mod volume;
 
 use async_trait::async_trait;
+use jiff::civil::Date;
 use outcrop_proto::{Digest, Distribution, LayerId, Package};
 
+pub use error::{ErrorKind, StoreError};
+pub use health::{HealthState, Outage, StoreHealth};
+pub use outbox::{FindingEvent, IssueEvent, OUTBOX_VERSION, OutboxEvent, OutboxId, OutboxRow};
 pub use row::{
-    Counts, FindingRow, HasRow, Layer, LayerRow, MergedPackage, MergedStack, PackageRef, PackageRow, ProblemRow, RANKS,
-    RematchRow, Run, Seen, SeenFinding, StackFindings, StackId, Summary, Verdict, VerdictId, Wanted, WantedPackages,
+    Counts, DayCount, FindingRow, FindingsFilter, HasRow, InventoryRow, Layer, LayerRow, MergedPackage, MergedStack,
+    PackageRef, PackageRow, PackageSetFindings, PackageSetId, PackagesFilter, RANKS, RematchRow, Retention, Run, Seen,
+    SeenFinding, StackId, SubjectKey, Summary, Verdict, VerdictId, VulnerabilityRow, WorkloadKey, inputs,
 };
 pub use sqlite::Sqlite;
-pub use volume::{VolumeError, check_local, free};
+pub use volume::{Space, VolumeError, check_local, free};
 
-/// Why the store could not do something.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database said no.
-    #[error("the store: {0}")]
-    Database(sqlx::Error),
-    /// Its volume takes nothing more: it is full, or it fails.
-    #[error("the store's volume is full or failing; free some space, the aggregator resumes by itself")]
-    Full,
-    /// The file is of another version, or no store at all.
-    #[error("migrating the store: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
-    /// A row holds what nobody wrote.
-    #[error("the store is damaged: {0}")]
-    Damaged(&'static str),
+/// The cluster that a store belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterIdentity {
+    /// UID of the namespace `kube-system`; outside Kubernetes the name given by `--cluster`.
+    pub key: String,
+    /// Display name.
+    pub name: String,
 }
 
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        // SQLITE_FULL, SQLITE_IOERR_WRITE, _FSYNC, _DIR_FSYNC and _SHMSIZE: https://sqlite.org/rescode.html
-        const FULL: [&str; 5] = ["13", "778", "1034", "1290", "4874"];
-        match error.as_database_error().and_then(|error| error.code()) {
-            Some(code) if FULL.contains(&code.as_ref()) => Self::Full,
-            _ => Self::Database(error),
-        }
-    }
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cluster. Opening a store of another one fails.
+    pub cluster: ClusterIdentity,
+    /// Whether events are written to the outbox, because a target is configured.
+    pub outbox: bool,
 }
 
-/// Layers, and who is believed about them.
+/// Room that the store has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Size of the store, bytes.
+    pub used: u64,
+    /// Room left, bytes; `None` where the store cannot know.
+    pub free: Option<u64>,
+}
+
+/// Layers, and the nodes that read them.
 #[async_trait]
 pub trait Layers {
-    /// Keeps what a node read of a layer, in place of what was kept before.
-    async fn put_layer(&self, layer: &LayerRow) -> Result<(), StoreError>;
-    /// Every layer, without its inventory.
+    /// Stores what a node read of a layer, and replaces what was stored before, including the nodes that verified it.
+    async fn put_layer(&self, layer: LayerRow) -> Result<(), StoreError>;
+    /// Returns every layer, without its inventory.
     async fn layers(&self) -> Result<Vec<Layer>, StoreError>;
-    /// The compressed inventories of these layers, each with its size when it is not compressed and whether overlay's marks could be
-    /// seen. `None` where one is not there.
-    async fn inventories(&self, ids: &[LayerId]) -> Result<Option<Vec<(Vec<u8>, usize, bool)>>, StoreError>;
-    /// A node came to the same, an inventory with this digest.
+    /// Returns the inventories of these layers in the same order; `None` if one is missing.
+    async fn inventories(&self, ids: &[LayerId]) -> Result<Option<Vec<InventoryRow>>, StoreError>;
+    /// Records that `node` read the same of a layer. Does nothing if the stored inventory has another digest.
     async fn verified(&self, layer: &LayerId, digest: &Digest, node: &str, at: i64) -> Result<(), StoreError>;
-    /// A layer is the word of `to` now: `from`, who read it, is not believed, and that one came to the same.
+    /// Attributes a layer that the distrusted node `from` read to `to`, which read the same.
     async fn attribute(&self, layer: &LayerId, from: &str, to: &str) -> Result<(), StoreError>;
-    /// What `node` read of these is not believed, and is to be read again. What another one has read since then stays.
+    /// Removes what `node` read of these layers. Layers that another node has read since then stay.
     async fn forget_layers(&self, ids: &[LayerId], node: &str) -> Result<(), StoreError>;
-    /// What a node reads is believed no more, or again.
+    /// Distrusts a node since `at`, or trusts it again.
     async fn distrust(&self, node: &str, at: Option<i64>) -> Result<(), StoreError>;
-    /// Nodes that are not believed.
+    /// Returns the distrusted nodes.
     async fn distrusted(&self) -> Result<Vec<String>, StoreError>;
 }
 
 /// Stacks.
 #[async_trait]
 pub trait Stacks {
-    /// Keeps what a stack holds, in place of what was kept before. Its findings stay as they are until it is matched.
+    /// Stores the packages of a stack, and replaces those that were stored before. Its findings stay until it is matched, and are not
+    /// complete for any database: [`Summary::matched`] is `None`.
     async fn put_stack(&self, stack: &MergedStack) -> Result<Summary, StoreError>;
-    /// Every stack.
+    /// Returns every stack.
     async fn stacks(&self) -> Result<Vec<Summary>, StoreError>;
-    /// The packages of a stack.
-    async fn packages_of(&self, stack: StackId) -> Result<Vec<PackageRef>, StoreError>;
-    /// Packages by number, each with the distribution that it is of; in any order.
+    /// Returns the stacks whose findings are not complete for `database`, but for those whose packages were removed.
+    async fn stacks_to_match(&self, database: &Digest) -> Result<Vec<Summary>, StoreError>;
+    /// Returns the packages of a package set.
+    async fn packages_of(&self, package_set: PackageSetId) -> Result<Vec<PackageRef>, StoreError>;
+    /// Returns packages by row id, each with its distribution; in any order.
     async fn packages(&self, ids: &[i64]) -> Result<Vec<(i64, Package, Option<Distribution>)>, StoreError>;
 }
 
-/// What matching found.
+/// Results of matching.
 #[async_trait]
 pub trait Findings {
-    /// Keeps verdicts, and says under which numbers. One that is there already is only touched if it says something else.
-    async fn put_verdicts(&self, verdicts: &[Verdict]) -> Result<Vec<VerdictId>, StoreError>;
-    /// These are the stack's open findings now: others close, new ones open. Returns how many appeared and how many went.
-    async fn put_findings(&self, findings: &StackFindings, at: i64) -> Result<(u64, u64), StoreError>;
-    /// Matching everything against a database begins.
+    /// Stores verdicts and returns their row ids in the same order. A row that says the same already is not touched.
+    async fn put_verdicts(&self, verdicts: &[Verdict], at: i64) -> Result<Vec<VerdictId>, StoreError>;
+    /// Stores all open findings of a package set, which are complete for `database`: others close at `at`, new ones open. Returns the
+    /// number of findings that opened and that closed.
+    async fn put_findings(
+        &self,
+        findings: &PackageSetFindings,
+        database: &Digest,
+        at: i64,
+    ) -> Result<(u64, u64), StoreError>;
+    /// Records that matching everything against `database` begins.
     async fn begin_rematch(&self, database: &Digest, at: i64) -> Result<i64, StoreError>;
-    /// It has ended.
+    /// Records that it ended.
     async fn end_rematch(&self, id: i64, outcome: &RematchRow) -> Result<(), StoreError>;
-    /// The last time, whether it has ended or not: its database, and what came of it.
+    /// Returns the database of the last rematch, and its result if it ended.
     async fn last_rematch(&self) -> Result<Option<(Digest, Option<RematchRow>)>, StoreError>;
 }
 
-/// Who ran which stack when.
+/// Subjects, and which package sets they have and had.
 #[async_trait]
 pub trait History {
-    /// Runs that began, and runs that ended.
+    /// Stores runs that began and runs that ended.
     async fn record_runs(&self, begun: &[Run], ended: &[Run]) -> Result<(), StoreError>;
-    /// Runs that have not ended.
+    /// Returns runs that have not ended.
     async fn open_runs(&self) -> Result<Vec<Run>, StoreError>;
-    /// All runs of these subjects, oldest first, with what was found of these problems, or of all, in the stacks that they ran: what
-    /// first-seen and fixed-on follow from.
-    async fn seen(&self, subjects: &[String], problems: Option<&[String]>) -> Result<Vec<Seen>, StoreError>;
-    /// Removes runs that ended before `history`; packages and inventories of stacks that nobody has run since `unused`;
-    /// and what nothing refers to any more. `present` are stacks that are there now.
-    async fn tidy(&self, history: i64, unused: i64, present: &[StackId]) -> Result<(), StoreError>;
+    /// Returns all runs of these subjects, oldest first, with the findings of these vulnerabilities, or all, in the package sets.
+    async fn seen(
+        &self,
+        subjects: &[SubjectKey],
+        vulnerabilities: Option<&[String]>,
+    ) -> Result<Vec<Seen>, StoreError>;
+    /// Removes what is older than `retention` and what nothing refers to. `present` are stacks that somebody has now.
+    async fn tidy(&self, retention: &Retention, present: &[StackId]) -> Result<(), StoreError>;
+    /// Stores the counts of one day, and replaces those that were stored before.
+    async fn record_day(&self, day: Date, counts: &[DayCount]) -> Result<(), StoreError>;
+    /// Returns the counts of all days since `from`, oldest first.
+    async fn days(&self, from: Date) -> Result<Vec<DayCount>, StoreError>;
 }
 
-/// Questions over all stacks. Where one takes stacks, it looks at those only.
+/// Questions over all package sets. A method that takes package sets looks at no others.
 #[async_trait]
 pub trait Questions {
-    /// Open findings in the order of severity (the worst first), problem, verdict and stack, from behind `after`; those that `wanted`
-    /// describes.
-    async fn findings(&self, wanted: &Wanted<'_>) -> Result<Vec<FindingRow>, StoreError>;
-    /// What these verdicts say, open or not; of no stack.
+    /// Returns open findings by severity (worst first), vulnerability, verdict and package set.
+    async fn findings(&self, filter: &FindingsFilter<'_>) -> Result<Vec<FindingRow>, StoreError>;
+    /// Counts the open findings of package sets by [rank](RANKS), each package set as often as it is given containers.
+    async fn count_findings(&self, package_sets: &[(PackageSetId, u64)]) -> Result<[u64; RANKS.len()], StoreError>;
+    /// Returns verdicts, open or not.
     async fn verdicts(&self, ids: &[VerdictId]) -> Result<Vec<FindingRow>, StoreError>;
-    /// Packages by name, version and number, from behind `after`.
-    async fn list_packages(&self, wanted: &WantedPackages<'_>) -> Result<Vec<PackageRow>, StoreError>;
-    /// Packages of this name, whole or without what stands before its last `:` or `/`, by stack.
-    async fn packages_named(&self, name: &str, stacks: &[StackId]) -> Result<Vec<HasRow>, StoreError>;
-    /// Packages that have the problem of this name, by stack.
-    async fn packages_with(&self, problem: &str, stacks: &[StackId]) -> Result<Vec<HasRow>, StoreError>;
-    /// Verdicts that go by this name, with the stacks in which they are open.
-    async fn problem(&self, name: &str) -> Result<Vec<ProblemRow>, StoreError>;
+    /// Returns packages by name, version and row id.
+    async fn list_packages(&self, filter: &PackagesFilter<'_>) -> Result<Vec<PackageRow>, StoreError>;
+    /// Returns packages of this name, whole or without what precedes its last `:` or `/`, by package set.
+    async fn packages_named(&self, name: &str, package_sets: &[PackageSetId]) -> Result<Vec<HasRow>, StoreError>;
+    /// Returns packages that have the vulnerability of this name, by package set.
+    async fn packages_with(
+        &self,
+        vulnerability: &str,
+        package_sets: &[PackageSetId],
+    ) -> Result<Vec<HasRow>, StoreError>;
+    /// Returns verdicts of the vulnerability of this name, with the package sets in which they are open.
+    async fn vulnerability(&self, name: &str) -> Result<Vec<VulnerabilityRow>, StoreError>;
+}
+
+/// Events for targets outside. See [`OutboxEvent`].
+#[async_trait]
+pub trait Outbox {
+    /// Stores events that follow from no other write.
+    async fn append(&self, events: &[OutboxEvent], at: i64) -> Result<(), StoreError>;
+    /// Returns at most `limit` events with a row id above `after`, oldest first.
+    async fn outbox(&self, after: OutboxId, limit: usize) -> Result<Vec<OutboxRow>, StoreError>;
+    /// Removes events up to and including this row id.
+    async fn acknowledge(&self, up_to: OutboxId) -> Result<(), StoreError>;
+}
+
+/// The state of the store itself.
+#[async_trait]
+pub trait Upkeep {
+    /// Returns whether the store accepts writes. While it does not, every write fails at once with [`ErrorKind::Paused`].
+    fn health(&self) -> &StoreHealth;
+    /// Tries a real write, and accepts writes again if it was committed and there is room.
+    async fn probe(&self) -> Result<(), StoreError>;
+    /// Returns the size of the store and the room that is left.
+    async fn capacity(&self) -> Result<Capacity, StoreError>;
+    /// Returns the cluster that the store belongs to.
+    fn cluster(&self) -> &ClusterIdentity;
 }
 
 /// The store.
-pub trait Store: Layers + Stacks + Findings + History + Questions + std::fmt::Debug + Send + Sync {}
+pub trait Store:
+    Layers + Stacks + Findings + History + Questions + Outbox + Upkeep + std::fmt::Debug + Send + Sync
+{
+}
 
-impl<T: Layers + Stacks + Findings + History + Questions + std::fmt::Debug + Send + Sync> Store for T {}
+impl<T> Store for T where
+    T: Layers + Stacks + Findings + History + Questions + Outbox + Upkeep + std::fmt::Debug + Send + Sync
+{
+}

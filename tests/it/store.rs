@@ -4,12 +4,22 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use outcrop::store::{
-    Counts, Findings as _, History as _, Layer, LayerRow, Layers as _, MergedPackage, MergedStack, Questions as _,
-    RANKS, Run, Sqlite, StackFindings, Stacks as _, StoreError, Summary, Verdict, Wanted, WantedPackages,
+    ClusterIdentity, Counts, ErrorKind, Findings as _, FindingsFilter, History as _, InventoryRow, Layer, LayerRow,
+    Layers as _, MergedPackage, MergedStack, Options, PackageSetFindings, PackagesFilter, Questions as _, RANKS,
+    Retention, Run, Sqlite, Stacks as _, SubjectKey, Summary, Upkeep as _, Verdict,
 };
 use outcrop_proto::{Coverage, CoverageState, Digest, Distribution, LayerId, Package, PackageType, StackPackage};
 
 use crate::skip::skip;
+
+fn options() -> Options {
+    let cluster = ClusterIdentity { key: "test".to_owned(), name: "test".to_owned() };
+    Options { cluster, outbox: false }
+}
+
+fn subject() -> SubjectKey {
+    SubjectKey::Container { node: "node".into(), namespace: "shop".into(), container: "web".into() }
+}
 
 /// Runs a test on a new store.
 fn with_store(test: impl AsyncFnOnce(&Sqlite, &Path)) {
@@ -17,7 +27,7 @@ fn with_store(test: impl AsyncFnOnce(&Sqlite, &Path)) {
     let path = dir.path().join("outcrop.db");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = Sqlite::open(&path).await.unwrap();
+        let store = Sqlite::open(&path, options()).await.unwrap();
         test(&store, &path).await;
     });
 }
@@ -56,6 +66,7 @@ fn stack(name: &str, packages: &[(&str, &str)]) -> MergedStack {
     MergedStack {
         chain: Digest::of(name.as_bytes()),
         layers: vec![layer(name), layer("base")],
+        inputs: Digest::of(name.as_bytes()),
         coverage: Coverage::new(CoverageState::Scanned, ""),
         distribution: Some(Distribution {
             id: "debian".to_owned(),
@@ -68,10 +79,14 @@ fn stack(name: &str, packages: &[(&str, &str)]) -> MergedStack {
     }
 }
 
+fn retention(runs_since: i64, unused_since: i64) -> Retention {
+    Retention { runs_since, unused_since, days_since: jiff::civil::date(2026, 1, 1) }
+}
+
 fn verdict(package: i64, problem: &str) -> Verdict {
     Verdict {
         package,
-        problem: problem.to_owned(),
+        vulnerability: problem.to_owned(),
         unassessed: false,
         rank: 1,
         score: Some(7.5),
@@ -92,18 +107,20 @@ async fn put(store: &Sqlite, stack: &MergedStack, problem: &str, at: i64) -> Sum
 }
 
 async fn find(store: &Sqlite, summary: &Summary, verdicts: &[Verdict], at: i64) -> (u64, u64) {
-    let mut verdicts = store.put_verdicts(verdicts).await.unwrap();
+    let mut verdicts = store.put_verdicts(verdicts, at).await.unwrap();
     verdicts.sort_unstable();
     let count = u32::try_from(verdicts.len()).unwrap();
     let counts = Counts { severities: [0, count, 0, 0, 0, 0], by_layer: vec![count, 0], withheld: 0 };
-    store.put_findings(&StackFindings { stack: summary.id, verdicts, counts }, at).await.unwrap()
+    store.put_findings(&PackageSetFindings { package_set: summary.id, verdicts, counts }, &DATABASE, at).await.unwrap()
 }
 
-fn all(stacks: &[i64]) -> Wanted<'_> {
-    Wanted {
-        stacks,
+const DATABASE: Digest = Digest([1; 32]);
+
+fn all(package_sets: &[i64]) -> FindingsFilter<'_> {
+    FindingsFilter {
+        package_sets,
         worst_to: 5,
-        problem: None,
+        vulnerability: None,
         package: None,
         status: None,
         after: None,
@@ -115,21 +132,22 @@ fn all(stacks: &[i64]) -> Wanted<'_> {
 #[test]
 fn what_was_put_is_there_after_it_is_opened_again() {
     with_store(async |store, path| {
-        store.put_layer(&layer_row("app", "node-1", 5)).await.unwrap();
+        store.put_layer(layer_row("app", "node-1", 5)).await.unwrap();
         let digest = Digest::of(b"inventory");
         store.verified(&layer("app"), &digest, "node-2", 6).await.unwrap();
         store.verified(&layer("app"), &Digest::of(b"what it was before"), "node-3", 6).await.unwrap();
         store.verified(&layer("unknown"), &digest, "node-2", 6).await.unwrap();
         store.distrust("node-9", Some(7)).await.unwrap();
         let summary = put(store, &stack("app", &[("a", "1"), ("b", "1")]), "CVE-1", 10).await;
-        let again = Sqlite::open(path).await.unwrap();
+        let again = Sqlite::open(path, options()).await.unwrap();
         let [of] = again.layers().await.unwrap().try_into().unwrap();
         assert_eq!(
             (of.id, of.node.as_str(), of.verified_by),
             (layer("app"), "node-1", BTreeSet::from(["node-2".to_owned()]))
         );
         assert_eq!(again.distrusted().await.unwrap(), ["node-9"]);
-        assert_eq!(again.inventories(&[layer("app")]).await.unwrap().unwrap(), [(b"inventory".to_vec(), 9, true)]);
+        let row = InventoryRow { digest, compressed: b"inventory".to_vec(), size: 9, marks: true };
+        assert_eq!(again.inventories(&[layer("app")]).await.unwrap().unwrap(), [row]);
         assert_eq!(again.inventories(&[layer("app"), layer("gone")]).await.unwrap(), None);
         let [of] = again.stacks().await.unwrap().try_into().unwrap();
         assert_eq!((of.id, of.chain, of.packages, of.unidentified), (summary.id, summary.chain, 2, 1));
@@ -148,10 +166,10 @@ fn what_was_put_is_there_after_it_is_opened_again() {
 fn what_a_node_read_is_forgotten_and_what_another_read_since_then_is_not() {
     with_store(async |store, _| {
         for (name, node) in [("app", "liar"), ("base", "liar"), ("tool", "honest")] {
-            store.put_layer(&layer_row(name, node, 5)).await.unwrap();
+            store.put_layer(layer_row(name, node, 5)).await.unwrap();
         }
         // Somebody else was faster.
-        store.put_layer(&layer_row("base", "honest", 6)).await.unwrap();
+        store.put_layer(layer_row("base", "honest", 6)).await.unwrap();
         store.attribute(&layer("base"), "liar", "third").await.unwrap();
         store.forget_layers(&[layer("app"), layer("base")], "liar").await.unwrap();
         let left = store.layers().await.unwrap().into_iter();
@@ -166,7 +184,7 @@ fn a_file_that_is_no_store_is_refused_and_not_touched() {
     let path = dir.path().join("outcrop.db");
     std::fs::write(&path, "something else altogether, and long enough to be a page of a database").unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    assert!(runtime.block_on(Sqlite::open(&path)).is_err());
+    assert!(runtime.block_on(Sqlite::open(&path, options())).is_err());
     assert!(std::fs::read_to_string(&path).unwrap().starts_with("something else"));
 }
 
@@ -179,7 +197,7 @@ fn findings_open_and_close_in_generations_and_what_stays_is_not_touched() {
         let rows = || {
             let database = rusqlite::Connection::open(path).unwrap();
             let mut rows = database
-                .prepare("SELECT problem, opened, closed FROM finding JOIN verdict ON verdict.id = verdict ORDER BY 1, 2, verdict")
+                .prepare("SELECT vulnerability, opened, closed FROM finding JOIN verdict ON verdict.id = verdict ORDER BY 1, 2, verdict")
                 .unwrap();
             let rows = rows.query_map([], |row| {
                 Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<i64>>(2)?))
@@ -209,20 +227,20 @@ fn who_keeps_the_same_finding_at_the_same_time_opens_it_once() {
     with_store(async |store, path| {
         let summary = store.put_stack(&stack("app", &[("a", "1")])).await.unwrap();
         let package = store.packages_of(summary.id).await.unwrap()[0].package;
-        let verdicts = store.put_verdicts(&[verdict(package, "CVE-1")]).await.unwrap();
+        let verdicts = store.put_verdicts(&[verdict(package, "CVE-1")], 0).await.unwrap();
         for round in 0..20 {
-            let findings = |verdicts: &[i64]| StackFindings {
-                stack: summary.id,
+            let findings = |verdicts: &[i64]| PackageSetFindings {
+                package_set: summary.id,
                 verdicts: verdicts.to_vec(),
                 counts: Counts { severities: [round, 1, 0, 0, 0, 0], by_layer: vec![1, 0], withheld: 0 },
             };
             let (one, other) = (findings(&verdicts), findings(&verdicts));
             let at = i64::from(round) * 10;
-            let (one, other) = tokio::join!(store.put_findings(&one, at), store.put_findings(&other, at + 1));
+            let (one, other) = tokio::join!(store.put_findings(&one, &DATABASE, at), store.put_findings(&other, &DATABASE, at + 1));
             one.unwrap();
             other.unwrap();
             assert_eq!(store.findings(&all(&[summary.id])).await.unwrap().len(), 1);
-            store.put_findings(&findings(&[]), at + 2).await.unwrap();
+            store.put_findings(&findings(&[]), &DATABASE, at + 2).await.unwrap();
         }
         let database = rusqlite::Connection::open(path).unwrap();
         let open = "SELECT count(*) FROM finding WHERE closed IS NULL";
@@ -240,7 +258,7 @@ fn a_verdict_that_says_something_else_now_says_it_everywhere() {
         let found = store.findings(&all(&[summary.id])).await.unwrap();
         assert_eq!((found[0].rank, found[0].aliases.as_slice()), (0, &["DSA-1".to_owned()][..]));
         let by = |problem: &'static str| async move {
-            let wanted = Wanted { problem: Some(problem), ..all(&[1]) };
+            let wanted = FindingsFilter { vulnerability: Some(problem), ..all(&[1]) };
             store.findings(&wanted).await.unwrap().len()
         };
         assert_eq!((by("DSA-1").await, by("cve-1").await, by("GHSA-CVE-1").await), (1, 1, 0));
@@ -258,7 +276,7 @@ fn findings_are_paged_in_one_order_and_only_of_the_stacks_that_are_asked_about()
         }
         let one_page = |stacks: Vec<i64>| async move {
             let found = store.findings(&all(&stacks)).await.unwrap();
-            found.into_iter().map(|row| (row.rank, row.problem, row.verdict, row.stack)).collect::<Vec<_>>()
+            found.into_iter().map(|row| (row.rank, row.vulnerability, row.verdict, row.package_set)).collect::<Vec<_>>()
         };
         // Many stacks and few are gone through in other ways, and come in the same order.
         for (some, count) in [(stacks.clone(), 140), (stacks[..10].to_vec(), 20), (Vec::new(), 0)] {
@@ -267,10 +285,10 @@ fn findings_are_paged_in_one_order_and_only_of_the_stacks_that_are_asked_about()
             assert!(whole.is_sorted() && whole.iter().all(|(.., stack)| some.contains(stack)));
             let mut paged: Vec<(u8, String, i64, i64)> = Vec::new();
             loop {
-                let wanted = Wanted { after: paged.last().cloned(), limit: 7, ..all(&some) };
+                let wanted = FindingsFilter { after: paged.last().cloned(), limit: 7, ..all(&some) };
                 let rows = store.findings(&wanted).await.unwrap();
                 let last = rows.len() < 7;
-                paged.extend(rows.into_iter().map(|row| (row.rank, row.problem, row.verdict, row.stack)));
+                paged.extend(rows.into_iter().map(|row| (row.rank, row.vulnerability, row.verdict, row.package_set)));
                 if last {
                     break;
                 }
@@ -286,8 +304,8 @@ fn packages_are_counted_over_what_is_asked_about() {
         let one = put(store, &stack("one", &[("lodash", "4"), ("left-pad", "1")]), "CVE-1", 10).await.id;
         let two = put(store, &stack("two", &[("lodash", "4")]), "CVE-2", 10).await.id;
         let list = |stacks: Vec<(i64, u64)>, by_containers: bool, name: Option<&'static str>| async move {
-            let wanted = WantedPackages {
-                stacks: &stacks,
+            let wanted = PackagesFilter {
+                package_sets: &stacks,
                 r#type: None,
                 name,
                 version: None,
@@ -305,12 +323,12 @@ fn packages_are_counted_over_what_is_asked_about() {
         assert_eq!(list(both, false, Some("LODASH")).await, [row("lodash", 2, 43, 2)]);
         assert_eq!(list(vec![(two, 40)], false, None).await, [row("lodash", 1, 40, 1)], "no word of the other stack");
         let has = store.packages_named("Lodash", &[one, two]).await.unwrap();
-        assert_eq!(has.iter().map(|row| row.stack).collect::<Vec<_>>(), [one, two]);
+        assert_eq!(has.iter().map(|row| row.package_set).collect::<Vec<_>>(), [one, two]);
         let has = store.packages_with("ghsa-cve-2", &[one, two]).await.unwrap();
-        assert_eq!(has.iter().map(|row| (row.stack, row.name.as_str())).collect::<Vec<_>>(), [(two, "lodash")]);
-        let problem = store.problem("CVE-1").await.unwrap();
+        assert_eq!(has.iter().map(|row| (row.package_set, row.name.as_str())).collect::<Vec<_>>(), [(two, "lodash")]);
+        let problem = store.vulnerability("CVE-1").await.unwrap();
         assert_eq!(
-            problem.iter().map(|row| (row.package.as_str(), row.stacks.clone())).collect::<Vec<_>>(),
+            problem.iter().map(|row| (row.package.as_str(), row.package_sets.clone())).collect::<Vec<_>>(),
             [("left-pad", vec![one]), ("lodash", vec![one])]
         );
         assert_eq!(RANKS[usize::from(problem[0].rank)], "high");
@@ -321,16 +339,16 @@ fn packages_are_counted_over_what_is_asked_about() {
 fn runs_are_intervals_and_what_nobody_needs_any_more_goes() {
     with_store(async |store, path| {
         for name in ["old", "new", "base"] {
-            store.put_layer(&layer_row(name, "node-1", 1)).await.unwrap();
+            store.put_layer(layer_row(name, "node-1", 1)).await.unwrap();
         }
         let old = put(store, &stack("old", &[("a", "1"), ("only-old", "1")]), "CVE-1", 10).await.id;
         let new = put(store, &stack("new", &[("a", "2")]), "CVE-1", 20).await.id;
-        let run = |stack, at| Run { subject: "node/shop/web".to_owned(), stack, at };
+        let run = |package_set, at| Run { subject: subject(), package_set, at };
         store.record_runs(&[run(old, 10)], &[]).await.unwrap();
         store.record_runs(&[run(old, 12)], &[]).await.unwrap();
         store.record_runs(&[run(new, 20)], &[run(old, 20)]).await.unwrap();
         assert_eq!(store.open_runs().await.unwrap(), [run(new, 20)]);
-        let subject = ["node/shop/web".to_owned()];
+        let subject = [subject()];
         let seen = store.seen(&subject, Some(&["CVE-1".to_owned()])).await.unwrap();
         let spans: BTreeSet<(i64, Option<i64>, bool)> =
             seen.iter().map(|seen| (seen.since, seen.until, seen.finding.is_some())).collect();
@@ -343,16 +361,16 @@ fn runs_are_intervals_and_what_nobody_needs_any_more_goes() {
             database.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap()
         };
         // Young enough: all stays.
-        store.tidy(5, 15, &[new]).await.unwrap();
+        store.tidy(&retention(5, 15), &[new]).await.unwrap();
         assert_eq!((count("layer"), count("stack"), count("package"), count("run")), (3, 2, 3, 2));
         // Nobody has run the old stack for long: its packages and layer go, what was found stays for the history.
-        store.tidy(5, 30, &[new]).await.unwrap();
-        assert_eq!((count("layer"), count("stack"), count("stack_package"), count("run")), (2, 2, 1, 2));
+        store.tidy(&retention(5, 30), &[new]).await.unwrap();
+        assert_eq!((count("layer"), count("stack"), count("package_set_package"), count("run")), (2, 2, 1, 2));
         let stacks = store.stacks().await.unwrap();
         assert_eq!(stacks.iter().map(|of| (of.id, of.cataloguers)).collect::<Vec<_>>(), [(old, 0), (new, 3)]);
         assert_eq!(store.seen(&subject, None).await.unwrap().len(), 3);
         // The history is over as well.
-        store.tidy(30, 30, &[new]).await.unwrap();
+        store.tidy(&retention(30, 30), &[new]).await.unwrap();
         assert_eq!(
             (count("stack"), count("package"), count("verdict"), count("finding"), count("run")),
             (1, 1, 1, 1, 1)
@@ -361,7 +379,7 @@ fn runs_are_intervals_and_what_nobody_needs_any_more_goes() {
         let again = put(store, &stack("old", &[("only-old", "1")]), "CVE-7", 50).await.id;
         let found = store.findings(&all(&[again])).await.unwrap();
         assert_eq!(
-            found.iter().map(|row| (row.package.as_str(), row.problem.as_str())).collect::<Vec<_>>(),
+            found.iter().map(|row| (row.package.as_str(), row.vulnerability.as_str())).collect::<Vec<_>>(),
             [("only-old", "CVE-7")]
         );
     });
@@ -372,7 +390,7 @@ fn a_container_that_crashes_every_minute_has_one_run_and_one_after_another_image
     with_store(async |store, path| {
         let crashing = put(store, &stack("app", &[("a", "1")]), "CVE-1", 10).await.id;
         let other = put(store, &stack("other", &[("b", "1")]), "CVE-1", 10).await.id;
-        let run = |stack, at| Run { subject: "node/shop/web".to_owned(), stack, at };
+        let run = |package_set, at| Run { subject: subject(), package_set, at };
         for minute in 0..50 {
             let at = minute * 60;
             store.record_runs(&[run(crashing, at)], &[run(crashing, at + 5)]).await.unwrap();
@@ -382,7 +400,7 @@ fn a_container_that_crashes_every_minute_has_one_run_and_one_after_another_image
         // A day later it is another run.
         store.record_runs(&[run(crashing, 90_000)], &[]).await.unwrap();
         let database = rusqlite::Connection::open(path).unwrap();
-        let mut rows = database.prepare("SELECT stack, since, until FROM run ORDER BY since").unwrap();
+        let mut rows = database.prepare("SELECT package_set, since, until FROM run ORDER BY since").unwrap();
         let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
         assert_eq!(
             rows.map(Result::unwrap).collect::<Vec<(i64, i64, Option<i64>)>>(),
@@ -413,25 +431,26 @@ fn a_full_volume_is_said_and_harms_nothing() {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = Sqlite::open(&dir.path().join("outcrop.db")).await.unwrap();
+        let store = Sqlite::open(&dir.path().join("outcrop.db"), options()).await.unwrap();
         let mut kept = Vec::new();
         let refused = loop {
             let name = kept.len().to_string();
             let row = LayerRow { inventory: vec![7; 100_000], ..layer_row(&name, "node-1", 1) };
-            match store.put_layer(&row).await {
+            match store.put_layer(row.clone()).await {
                 Ok(()) => kept.push(row.layer.id),
                 Err(error) => break error,
             }
             assert!(kept.len() < 100);
         };
-        assert!(matches!(refused, StoreError::Full), "{refused:?}");
+        assert_eq!(refused.kind, ErrorKind::Full, "{refused:?}");
         let there = |layers: Vec<Layer>| layers.into_iter().map(|layer| layer.id).collect::<BTreeSet<_>>();
         let expected: BTreeSet<LayerId> = kept.iter().copied().collect();
         assert_eq!(there(store.layers().await.unwrap()), expected, "reading goes on");
         // Room is made: it goes on by itself.
         let status = std::process::Command::new("mount").args(["-o", "remount,size=8m"]).arg(dir.path()).status();
         assert!(status.unwrap().success());
-        store.put_layer(&layer_row("one more", "node-1", 1)).await.unwrap();
+        store.probe().await.unwrap();
+        store.put_layer(layer_row("one more", "node-1", 1)).await.unwrap();
         assert_eq!(store.layers().await.unwrap().len(), kept.len() + 1);
     });
     let _ = std::process::Command::new("umount").arg("--lazy").arg(dir.path()).status();

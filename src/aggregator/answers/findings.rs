@@ -7,7 +7,7 @@ use super::history::{Fixed, fixed};
 use super::{Chosen, container_ref, time};
 use crate::aggregator::fleet::{Container, Key, subject};
 use crate::aggregator::{Aggregator, now};
-use crate::store::{FindingRow, RANKS, StackId, VerdictId, Wanted};
+use crate::store::{FindingRow, FindingsFilter, RANKS, StackId, SubjectKey, VerdictId};
 use crate::web::list::{FINDINGS, after, cut, page};
 use crate::web::{AdvisoryItem, AdvisoryPackage, ContainerRef, Failure, FindingItem, List, Page, Scope};
 
@@ -49,10 +49,10 @@ impl Aggregator {
         let chosen = Chosen::new(self, scope, list)?;
         let stacks: Vec<StackId> = chosen.stacks(&self.fleet()).into_keys().collect();
         let place: Option<Place> = after(&FINDINGS, list)?;
-        let wanted = Wanted {
-            stacks: &stacks,
+        let filter = FindingsFilter {
+            package_sets: &stacks,
             worst_to: u8::try_from(worst_to).unwrap_or(u8::MAX),
-            problem: list.filter("id"),
+            vulnerability: list.filter("id"),
             package: list.filter("package"),
             status: list.filter("status"),
             after: place.as_ref().map(|place| (place.0, place.1.clone(), place.2, place.3)),
@@ -60,18 +60,18 @@ impl Aggregator {
             // Each row has at least one container, so that these are enough for a page and one more.
             limit: list.limit + 2,
         };
-        let rows = self.store.findings(&wanted).await?;
+        let rows = self.store.findings(&filter).await?;
         let held = self.held(&chosen, &rows, place.as_ref(), list.limit + 1);
         let items = held.into_iter().map(|held| (key(held.row, &held), held));
         let page = cut(&FINDINGS, list, items)?;
         let of = |held: &Held<'_>| subject(&held.node, &held.key.namespace, &held.container);
         let subjects = page.items.iter().map(of).collect();
-        let problems = page.items.iter().map(|held| held.row.problem.clone()).collect();
-        let first_seen = self.first_seen(subjects, problems).await?;
+        let vulnerabilities = page.items.iter().map(|held| held.row.vulnerability.clone()).collect();
+        let first_seen = self.first_seen(subjects, vulnerabilities).await?;
         let unix = now().unix;
         Ok(page.map(|held| {
             let row = held.row;
-            let had = (of(&held), row.problem.clone(), (row.r#type.clone(), row.package.clone()));
+            let had = (of(&held), row.vulnerability.clone(), (row.r#type.clone(), row.package.clone()));
             // A run that the store has not been told of yet began moments ago.
             let first_seen = first_seen.get(&had, held.container.since.min(unix));
             FindingItem { first_seen, ..words(row, container_ref(&held.node, &held.key, &held.container), held.layer) }
@@ -90,7 +90,7 @@ impl Aggregator {
         let chains = super::chains(&fleet);
         let mut all = Vec::new();
         for row in rows {
-            let Some(chain) = chains.get(&row.stack) else { continue };
+            let Some(chain) = chains.get(&row.package_set) else { continue };
             let Some(stack) = fleet.stack(chain) else { continue };
             let layer = usize::try_from(row.layer).ok().and_then(|layer| stack.layers().get(layer));
             for name in stack.nodes() {
@@ -128,13 +128,11 @@ impl Aggregator {
                 "the filter {other} is not available with state=fixed: use filters on containers"
             )));
         }
-        let containers: BTreeMap<String, ContainerRef> = {
+        let containers: BTreeMap<SubjectKey, ContainerRef> = {
             let fleet = self.fleet();
             let all = chosen.containers(&fleet).take(MAX_SUBJECTS + 1);
-            all.map(|(node, key, container)| {
-                (subject(node, &key.namespace, container), container_ref(node, key, container))
-            })
-            .collect()
+            all.map(|(node, key, container)| (subject(&Arc::from(node), &key.namespace, container), container_ref(node, key, container)))
+                .collect()
         };
         if containers.len() > MAX_SUBJECTS {
             let narrow = format!(
@@ -142,7 +140,7 @@ impl Aggregator {
             );
             return Err(Failure::Question(narrow));
         }
-        let subjects: Vec<String> = containers.keys().cloned().collect();
+        let subjects: Vec<SubjectKey> = containers.keys().cloned().collect();
         let fixed = fixed(&self.store.seen(&subjects, None).await?, now().unix);
         let keyed = fixed.into_iter().map(|fixed| (fixed.had.clone(), fixed));
         let page = page(&FINDINGS, list, keyed)?;
@@ -159,12 +157,12 @@ impl Aggregator {
     }
 
     pub(super) async fn advisory_now(&self, scope: &Scope, id: &str) -> Result<AdvisoryItem, Failure> {
-        let rows = self.store.problem(id).await?;
+        let rows = self.store.vulnerability(id).await?;
         let (containers_of, nodes_of) = {
             let fleet = self.fleet();
             let mut containers: BTreeMap<StackId, u64> = BTreeMap::new();
             let mut nodes: HashMap<StackId, BTreeSet<Arc<str>>> = HashMap::new();
-            let touched: BTreeSet<StackId> = rows.iter().flat_map(|row| row.stacks.iter().copied()).collect();
+            let touched: BTreeSet<StackId> = rows.iter().flat_map(|row| row.package_sets.iter().copied()).collect();
             for visible in fleet.visible(scope) {
                 if let Some(id) = visible.stack.summary().map(|summary| summary.id).filter(|id| touched.contains(id)) {
                     containers.insert(id, u64::from(visible.containers));
@@ -180,7 +178,7 @@ impl Aggregator {
         let mut touched: BTreeSet<StackId> = BTreeSet::new();
         let mut packages = Vec::new();
         for row in &rows {
-            let seen: Vec<StackId> = row.stacks.iter().filter(|id| containers_of.contains_key(id)).copied().collect();
+            let seen: Vec<StackId> = row.package_sets.iter().filter(|id| containers_of.contains_key(id)).copied().collect();
             if seen.is_empty() {
                 continue;
             }
@@ -194,16 +192,16 @@ impl Aggregator {
             });
             touched.extend(seen);
         }
-        let seen = rows.iter().filter(|row| row.stacks.iter().any(|id| containers_of.contains_key(id)));
+        let seen = rows.iter().filter(|row| row.package_sets.iter().any(|id| containers_of.contains_key(id)));
         let Some(worst) = seen.clone().min_by_key(|row| row.rank) else {
             let missing = format!("{id:?} affects no scanned container; outcrop status shows what is not scanned");
             return Err(Failure::Missing(missing));
         };
         let aliases: BTreeSet<String> =
-            seen.flat_map(|row| row.aliases.iter().chain([&row.problem]).cloned()).collect();
+            seen.flat_map(|row| row.aliases.iter().chain([&row.vulnerability]).cloned()).collect();
         Ok(AdvisoryItem {
-            id: worst.problem.clone(),
-            aliases: aliases.into_iter().filter(|alias| *alias != worst.problem).collect(),
+            id: worst.vulnerability.clone(),
+            aliases: aliases.into_iter().filter(|alias| *alias != worst.vulnerability).collect(),
             summary: worst.summary.clone(),
             severity: severity(worst.rank),
             packages,
@@ -218,7 +216,7 @@ impl Aggregator {
 fn words(row: &FindingRow, container: ContainerRef, layer: Option<String>) -> FindingItem {
     FindingItem {
         container,
-        id: row.problem.clone(),
+        id: row.vulnerability.clone(),
         aliases: row.aliases.clone(),
         package: row.package.clone(),
         purl: row.purl.clone(),
@@ -237,7 +235,7 @@ fn words(row: &FindingRow, container: ContainerRef, layer: Option<String>) -> Fi
 
 fn key(row: &FindingRow, held: &Held<'_>) -> Place {
     let (namespace, id) = (held.key.qualified_namespace(), held.key.id.to_string());
-    (row.rank, row.problem.clone(), row.verdict, row.stack, held.node.to_string(), namespace, id)
+    (row.rank, row.vulnerability.clone(), row.verdict, row.package_set, held.node.to_string(), namespace, id)
 }
 
 /// The word for a rank.

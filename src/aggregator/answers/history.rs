@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::time;
 use crate::aggregator::Aggregator;
-use crate::store::{Seen, StoreError, VerdictId};
+use crate::store::{Seen, StoreError, SubjectKey, VerdictId};
 
-/// A subject, a problem, and the type and name of the package that has it.
-pub(super) type Had = (String, String, (String, String));
+/// A subject, a vulnerability, and the type and name of the package that has it.
+pub(super) type Had = (SubjectKey, String, (String, String));
 
 /// Since when each subject has had each finding, in seconds since 1970.
 #[derive(Debug, Default)]
@@ -24,9 +24,9 @@ impl FirstSeen {
     fn of(rows: Vec<Seen>) -> Self {
         // Since when, and until when the last run with it lasted.
         let mut known: BTreeMap<Had, (i64, Option<i64>)> = BTreeMap::new();
-        let mut runs: BTreeMap<(String, i64, i64), Vec<Seen>> = BTreeMap::new();
+        let mut runs: BTreeMap<(SubjectKey, i64, i64), Vec<Seen>> = BTreeMap::new();
         for row in rows {
-            runs.entry((row.subject.clone(), row.since, row.stack)).or_default().push(row);
+            runs.entry((row.subject.clone(), row.since, row.package_set)).or_default().push(row);
         }
         for ((subject, began, _), rows) in runs {
             let until = rows.first().and_then(|row| row.until);
@@ -37,7 +37,7 @@ impl FirstSeen {
                 let apart = finding.closed.is_some_and(|closed| closed < began)
                     || row.until.is_some_and(|until| finding.opened > until);
                 if !apart {
-                    let had = (subject.clone(), finding.problem.clone(), finding.package.clone());
+                    let had = (subject.clone(), finding.vulnerability.clone(), finding.package.clone());
                     let first = found.entry(had).or_insert(i64::MAX);
                     *first = (*first).min(finding.opened.max(began));
                 }
@@ -64,15 +64,15 @@ impl FirstSeen {
 }
 
 impl Aggregator {
-    /// Since when these subjects have had findings of these problems.
+    /// Returns since when these subjects have had findings of these vulnerabilities.
     pub(super) async fn first_seen(
         &self,
-        subjects: BTreeSet<String>,
-        problems: BTreeSet<String>,
+        subjects: BTreeSet<SubjectKey>,
+        vulnerabilities: BTreeSet<String>,
     ) -> Result<FirstSeen, StoreError> {
-        let subjects: Vec<String> = subjects.into_iter().collect();
-        let problems: Vec<String> = problems.into_iter().collect();
-        Ok(FirstSeen::of(self.store.seen(&subjects, Some(&problems)).await?))
+        let subjects: Vec<SubjectKey> = subjects.into_iter().collect();
+        let vulnerabilities: Vec<String> = vulnerabilities.into_iter().collect();
+        Ok(FirstSeen::of(self.store.seen(&subjects, Some(&vulnerabilities)).await?))
     }
 }
 
@@ -101,7 +101,7 @@ pub(super) fn fixed(rows: &[Seen], now: i64) -> Vec<Fixed> {
         }
         // What runs, and is said of it, is not over.
         let ended = if row.until.is_none() && finding.closed.is_none() { i64::MAX } else { ended };
-        let had = (row.subject.clone(), finding.problem.clone(), finding.package.clone());
+        let had = (row.subject.clone(), finding.vulnerability.clone(), finding.package.clone());
         let fixed =
             known.entry(had.clone()).or_insert(Fixed { had, verdict: finding.verdict, since: began, on: ended });
         fixed.since = fixed.since.min(began);
@@ -119,18 +119,22 @@ mod tests {
 
     fn run(since: i64, until: Option<i64>, finding: Option<(i64, Option<i64>)>) -> Seen {
         let finding = finding.map(|(opened, closed)| SeenFinding {
-            problem: "CVE-1".to_owned(),
+            vulnerability: "CVE-1".to_owned(),
             package: ("npm".to_owned(), "a".to_owned()),
             verdict: 1,
             opened,
             closed,
         });
-        Seen { subject: "node/shop/web".to_owned(), since, until, stack: since, finding }
+        Seen { subject: subject(), since, until, package_set: since, finding }
+    }
+
+    fn subject() -> SubjectKey {
+        SubjectKey::Container { node: "node".into(), namespace: "shop".into(), container: "web".into() }
     }
 
     #[test]
     fn first_seen_survives_what_changes_nothing_and_begins_anew_after_it_was_mended() {
-        let had = || ("node/shop/web".to_owned(), "CVE-1".to_owned(), ("npm".to_owned(), "a".to_owned()));
+        let had = || (subject(), "CVE-1".to_owned(), ("npm".to_owned(), "a".to_owned()));
         let cases = [
             ("one run", vec![run(10, None, Some((12, None)))], 12),
             ("a run longer than matching knew", vec![run(10, None, Some((5, None)))], 10),

@@ -7,7 +7,7 @@ use outcrop_proto::{Digest, PackageType};
 use super::{Chosen, by_severity, container_ref};
 use crate::aggregator::Aggregator;
 use crate::aggregator::who_has::{Query, is_within};
-use crate::store::{HasRow, StackId, WantedPackages};
+use crate::store::{HasRow, PackagesFilter, StackId};
 use crate::web::list::{PACKAGES, WHO_HAS, after, cut};
 use crate::web::{Failure, HasItem, List, PackageItem, Page, Scope};
 
@@ -25,8 +25,8 @@ impl Aggregator {
             }
         };
         let stacks: Vec<(StackId, u64)> = Chosen::new(self, scope, list)?.stacks(&self.fleet()).into_iter().collect();
-        let wanted = WantedPackages {
-            stacks: &stacks,
+        let filter = PackagesFilter {
+            package_sets: &stacks,
             r#type: list.filter("type"),
             name: list.filter("name"),
             version: list.filter("version"),
@@ -34,7 +34,7 @@ impl Aggregator {
             after: after(&PACKAGES, list)?,
             limit: list.limit + 1,
         };
-        let rows = self.store.list_packages(&wanted).await?.into_iter();
+        let rows = self.store.list_packages(&filter).await?.into_iter();
         let keyed = rows.map(|row| {
             let containers = if by_containers { row.containers } else { 0 };
             ((containers, row.name.clone(), row.version.clone(), row.id), row)
@@ -61,12 +61,12 @@ impl Aggregator {
         let stacks: Vec<StackId> = chosen.stacks(&self.fleet()).into_keys().collect();
         let mut rows = self.has(question, &stacks).await?;
         // Within a container answers come in the order of their places.
-        rows.sort_unstable_by_key(|row| (row.stack, row.package, row.layer));
+        rows.sort_unstable_by_key(|row| (row.package_set, row.package, row.layer));
         let fleet = self.fleet();
         let mut by_stack: HashMap<Digest, &[HasRow]> = HashMap::new();
         let chains = super::chains(&fleet);
-        for rows in rows.chunk_by(|a, b| a.stack == b.stack) {
-            if let Some(chain) = rows.first().and_then(|row| chains.get(&row.stack)) {
+        for rows in rows.chunk_by(|a, b| a.package_set == b.package_set) {
+            if let Some(chain) = rows.first().and_then(|row| chains.get(&row.package_set)) {
                 by_stack.insert(*chain, rows);
             }
         }

@@ -122,7 +122,7 @@ impl Aggregator {
             oldest_unscanned_seconds: oldest_unscanned,
             lifetimes,
             reports: if is_all { self.reports() } else { ReportCounts::default() },
-            store_error: lock(&self.store_error).clone(),
+            store_error: self.store.health().state().outage().map(|outage| outage.reason.clone()),
             database: current.map(|current| DatabaseStatus {
                 digest: current.digest.to_string(),
                 brought_by: current.brought_by.clone(),

@@ -29,12 +29,12 @@ use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, LayerId, Runt
 pub(super) use container::{Container, Key, Placed};
 pub(super) use counts::{Overview, Visible};
 pub(super) use layers::LayerState;
-pub(super) use runs::{subject, workload_subject};
+pub(super) use runs::{subject, workload_key};
 pub(super) use stacks::Ready;
 pub(super) use verify::{Distrusted, Verified};
 
 use super::owner::State;
-use crate::store::{Layer as KnownLayer, StackId, Summary};
+use crate::store::{Layer as KnownLayer, StackId, SubjectKey, Summary, inputs};
 use crate::web::Lifetimes;
 use container::{shortened, weight_of};
 use layers::Layer;
@@ -203,11 +203,11 @@ impl Fleet {
             layers.into_iter().map(|known| (known.id, Layer::known(known))).collect();
         let picture = Picture {
             nodes: SharedMap::default(),
-            // One whose packages were removed is merged again when somebody has it; and so is one that follows from a layer
-            // which is not believed any more.
+            // A stack whose packages were removed, or that was not merged from its layers' inventories as they are now, is merged again
+            // when a node reports it.
             stacks: stacks
                 .into_iter()
-                .filter(|summary| summary.cataloguers > 0 && summary.layers.iter().all(|id| layers.contains_key(id)))
+                .filter(|summary| is_current(&layers, summary))
                 .map(|summary| (summary.chain, Stack::stored(summary)))
                 .collect(),
             layers,
@@ -418,6 +418,7 @@ impl Fleet {
     }
 
     fn remove(&mut self, name: &str, key: &Key, now: Now) -> Option<Container> {
+        let shared = Arc::clone(self.picture.nodes.get_key_value(name)?.0);
         let node = self.picture.nodes.get_mut(name)?;
         let container = node.containers.remove(key)?;
         node.weight = node.weight.saturating_sub(container.weight);
@@ -425,7 +426,7 @@ impl Fleet {
         let namespace = container.namespace().and_then(|namespace| self.names.get(namespace)).cloned();
         if let Some(digest) = container.stack {
             decrement(&mut node.stacks, &digest);
-            self.runs.end(name, &key.namespace, &container, digest, now.unix);
+            self.runs.end(&shared, &key.namespace, &container, digest, now.unix);
             let stack = self.picture.stacks.get_mut(&digest)?;
             stack.remove(name, namespace);
             let is_last = stack.containers() == 0;
@@ -469,7 +470,7 @@ impl Fleet {
     }
 
     /// What the store knows of workloads, and no node has told of, has ended, by now, but for subjects that are awaited.
-    pub(super) fn end_workloads(&mut self, is_awaited: impl Fn(&str) -> bool, now: Now) {
+    pub(super) fn end_workloads(&mut self, is_awaited: impl Fn(&SubjectKey) -> bool, now: Now) {
         self.runs.end_workloads(is_awaited, now.unix);
     }
 
@@ -540,7 +541,7 @@ impl Fleet {
     }
 
     /// Runs that had not ended when the aggregator did, each with its stack's number.
-    pub(super) fn restore_runs(&mut self, runs: impl IntoIterator<Item = (String, Digest, StackId)>) {
+    pub(super) fn restore_runs(&mut self, runs: impl IntoIterator<Item = (SubjectKey, Digest, StackId)>) {
         self.runs.restore(runs);
     }
 }
@@ -595,6 +596,14 @@ impl Picture {
     pub(super) fn strays(&self) -> u64 {
         u64::from(self.strays)
     }
+}
+
+/// Returns whether a stack was merged from the inventories that its layers have now.
+fn is_current(layers: &SharedMap<LayerId, Layer>, summary: &Summary) -> bool {
+    let known = |id: &LayerId| layers.get(id)?.read().map(|known| (known.digest, known.marks));
+    let known: Option<Vec<(Digest, bool)>> = summary.layers.iter().map(known).collect();
+    let known = known.map(|known| inputs(known.iter().map(|(digest, marks)| (digest, *marks))));
+    summary.cataloguers > 0 && known.is_some() && summary.inputs == known
 }
 
 /// `name` is not to read the layer any more.

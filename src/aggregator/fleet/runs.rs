@@ -1,15 +1,16 @@
 //! Who runs which stack, as far as the store has to be told.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use outcrop_proto::Digest;
 
 use super::Container;
 use crate::cluster::Workload;
-use crate::store::{Run, StackId};
+use crate::store::{Run, StackId, SubjectKey, WorkloadKey};
 
-/// A subject runs a stack: an opaque key, and the stack's identity.
-type Running = (String, Digest);
+/// A subject runs a stack, by the stack's identity.
+type Running = (SubjectKey, Digest);
 
 /// What is known of it.
 #[derive(Clone, Copy, Debug)]
@@ -30,30 +31,47 @@ pub(super) struct Runs {
     running: HashMap<Running, State>,
     /// Those that the store may have to be told of.
     changed: HashSet<Running>,
-    /// Those that the store knows of from before the start, by node, until that tells what it has.
-    restored: HashMap<String, Vec<Running>>,
+    /// Runs that the store has from before the start, by node, until the node reports; those of workloads under `None`.
+    restored: HashMap<Option<Arc<str>>, Vec<Running>>,
 }
 
-/// What subjects that are workloads begin with: no node is called so.
-const WORKLOAD: char = '@';
-
-/// Who runs a container's stack: a container of a workload, by name, on whatever node; of a container that is in none the node, the pod's
-/// namespace or else the runtime's, and its name. New images, re-created containers and pods do not change it.
-pub(in crate::aggregator) fn subject(node: &str, runtime_namespace: &str, container: &Container) -> String {
-    if let Some(workload) = &container.workload {
-        return format!("{}/{}", workload_subject(workload), container.name);
+/// Returns the subject of a container.
+pub(in crate::aggregator) fn subject(
+    node: &Arc<str>,
+    runtime_namespace: &Arc<str>,
+    container: &Container,
+) -> SubjectKey {
+    let name = Arc::clone(&container.name);
+    match &container.workload {
+        Some(workload) => SubjectKey::WorkloadContainer { workload: workload_key(workload), container: name },
+        None => SubjectKey::Container {
+            node: Arc::clone(node),
+            namespace: container.namespace().map_or_else(|| Arc::clone(runtime_namespace), Arc::from),
+            container: name,
+        },
     }
-    format!("{node}/{}/{}", container.namespace().unwrap_or(runtime_namespace), container.name)
 }
 
-/// What the subjects of a workload's containers begin with.
-pub(in crate::aggregator) fn workload_subject(workload: &Workload) -> String {
+/// Returns the part of a workload that its subjects are known by.
+pub(in crate::aggregator) fn workload_key(workload: &Workload) -> WorkloadKey {
     let Workload { namespace, group, kind, name, uid: _ } = workload;
-    format!("{WORKLOAD}{namespace}/{group}/{kind}/{name}")
+    WorkloadKey {
+        namespace: namespace.as_str().into(),
+        group: group.as_str().into(),
+        kind: kind.as_str().into(),
+        name: name.as_str().into(),
+    }
 }
 
 impl Runs {
-    pub(super) fn begin(&mut self, node: &str, namespace: &str, container: &Container, stack: Digest, at: i64) {
+    pub(super) fn begin(
+        &mut self,
+        node: &Arc<str>,
+        namespace: &Arc<str>,
+        container: &Container,
+        stack: Digest,
+        at: i64,
+    ) {
         let key = (subject(node, namespace, container), stack);
         let state =
             self.running.entry(key.clone()).or_insert(State { containers: 0, since: at, until: at, recorded: None });
@@ -63,7 +81,14 @@ impl Runs {
         }
     }
 
-    pub(super) fn end(&mut self, node: &str, namespace: &str, container: &Container, stack: Digest, at: i64) {
+    pub(super) fn end(
+        &mut self,
+        node: &Arc<str>,
+        namespace: &Arc<str>,
+        container: &Container,
+        stack: Digest,
+        at: i64,
+    ) {
         let key = (subject(node, namespace, container), stack);
         if let Some(state) = self.running.get_mut(&key) {
             state.containers = state.containers.saturating_sub(1);
@@ -75,10 +100,10 @@ impl Runs {
     }
 
     /// Takes up what the store knows to be running.
-    pub(super) fn restore(&mut self, runs: impl IntoIterator<Item = (String, Digest, StackId)>) {
+    pub(super) fn restore(&mut self, runs: impl IntoIterator<Item = (SubjectKey, Digest, StackId)>) {
         for (subject, stack, number) in runs {
             let key = (subject, stack);
-            let node = key.0.split('/').next().unwrap_or_default().to_owned();
+            let node = key.0.node().cloned();
             self.running.insert(key.clone(), State { containers: 0, since: 0, until: 0, recorded: Some(number) });
             self.restored.entry(node).or_default().push(key);
         }
@@ -86,7 +111,8 @@ impl Runs {
 
     /// A node has told of all that it has: what the store knew and it does not has ended, by now.
     pub(super) fn told_all(&mut self, node: &str, at: i64) {
-        for key in self.restored.remove(node).unwrap_or_default() {
+        let node = Some(Arc::from(node));
+        for key in self.restored.remove(&node).unwrap_or_default() {
             if let Some(state) = self.running.get_mut(&key).filter(|state| state.containers == 0) {
                 state.until = at;
             }
@@ -95,22 +121,23 @@ impl Runs {
     }
 
     /// What the store knows of workloads, and no node has told of: it has ended, by now, but for subjects that are to be told of yet.
-    pub(super) fn end_workloads(&mut self, is_awaited: impl Fn(&str) -> bool, at: i64) {
-        let is_gone = |(subject, _): &Running| subject.starts_with(WORKLOAD) && !is_awaited(subject);
-        for keys in self.restored.values_mut() {
-            for key in keys.extract_if(.., |key| is_gone(key)) {
-                if let Some(state) = self.running.get_mut(&key).filter(|state| state.containers == 0) {
-                    state.until = at;
-                }
-                self.changed.insert(key);
+    pub(super) fn end_workloads(&mut self, is_awaited: impl Fn(&SubjectKey) -> bool, at: i64) {
+        let Some(mut keys) = self.restored.remove(&None) else { return };
+        for key in keys.extract_if(.., |(subject, _)| !is_awaited(subject)) {
+            if let Some(state) = self.running.get_mut(&key).filter(|state| state.containers == 0) {
+                state.until = at;
             }
+            self.changed.insert(key);
         }
-        self.restored.retain(|_, keys| !keys.is_empty());
+        if !keys.is_empty() {
+            self.restored.insert(None, keys);
+        }
     }
 
     /// Of nodes that the store knows of and that never told of anything, everything has ended, by now.
     pub(super) fn forget_absent(&mut self, is_there: impl Fn(&str) -> bool, at: i64) {
-        let absent: Vec<String> = self.restored.keys().filter(|node| !is_there(node)).cloned().collect();
+        let known = self.restored.keys().flatten();
+        let absent: Vec<Arc<str>> = known.filter(|node| !is_there(node)).cloned().collect();
         absent.iter().for_each(|node| self.told_all(node, at));
     }
 
@@ -128,7 +155,7 @@ impl Runs {
                 }
                 return waits;
             };
-            let run = |at| Run { subject: key.0.clone(), stack, at };
+            let run = |at| Run { subject: key.0.clone(), package_set: stack, at };
             match (state.containers > 0, state.recorded.is_some()) {
                 (true, false) => {
                     state.recorded = Some(stack);

@@ -7,7 +7,7 @@ use outcrop_proto::{Pod, Step};
 
 use super::*;
 use crate::cluster::{Place, Workload};
-use crate::store::Counts;
+use crate::store::{Counts, SubjectKey, WorkloadKey};
 use crate::web::{LayerCounts, Scope};
 
 fn id(name: &str) -> LayerId {
@@ -55,6 +55,18 @@ impl Fleet {
         let report = Report { sequence: 0, full: true, containers, gone: Vec::new() };
         self.containers(name, report, place, at(0)).unwrap();
     }
+}
+
+/// The subject of a container of the runtime that belongs to no workload.
+fn plain(node: &str, container: &str) -> SubjectKey {
+    SubjectKey::Container { node: node.into(), namespace: "k8s.io".into(), container: container.into() }
+}
+
+/// The subject of the container `main` of a deployment in `shop`.
+fn main_of(name: &str) -> SubjectKey {
+    let (namespace, group, kind) = ("shop".into(), "apps".into(), "Deployment".into());
+    let workload = WorkloadKey { namespace, group, kind, name: name.into() };
+    SubjectKey::WorkloadContainer { workload, container: "main".into() }
 }
 
 fn at(seconds: u64) -> Now {
@@ -118,6 +130,8 @@ fn summary(chain: Digest, layers: &[LayerId]) -> Summary {
         id: 1,
         chain,
         layers: layers.to_vec(),
+        inputs: None,
+        matched: None,
         coverage: Coverage::new(CoverageState::Scanned, ""),
         distribution: None,
         types: Vec::new(),
@@ -504,7 +518,7 @@ fn a_container_is_in_the_namespace_that_the_api_server_says_whatever_its_node_sa
     assert!(fleet.place_again(touched(), &|_, _| in_pod("web-1", "shop", None), at(1)).is_empty());
     assert_eq!((namespaces(&fleet), fleet.strays()), (vec![Some("shop".to_owned())], 0));
     let container = fleet.node("a").unwrap().containers.values().next().unwrap();
-    assert_eq!(subject("a", "k8s.io", container), "@shop/apps/Deployment/web/main");
+    assert_eq!(subject(&"a".into(), &"k8s.io".into(), container), main_of("web"));
     // Its pod is gone, and the node does not say so.
     fleet.place_again(touched(), &|_, _| Placed::Nowhere, at(2));
     assert_eq!((namespaces(&fleet), fleet.strays()), (vec![None], 1));
@@ -536,15 +550,15 @@ fn what_is_out_of_view_is_counted_and_not_read_until_it_comes_into_view() {
 #[test]
 fn a_workload_that_went_while_nobody_looked_runs_nothing_any_more() {
     let mut fleet = fleet();
-    let run = |name: &str| (format!("@shop/apps/Deployment/{name}/main"), stack(&["shop"]), 7);
+    let run = |name: &str| (main_of(name), stack(&["shop"]), 7);
     fleet.restore_runs([run("web"), run("old"), run("late")]);
     fleet.attach("a", &hello(1), at(0));
     fleet.tell_placed("a", vec![container("shop", &["shop"])], &|_| in_pod("web-1", "shop", None));
     // Of one no node has told yet.
-    fleet.end_workloads(|subject| subject == "@shop/apps/Deployment/late/main", at(1));
+    fleet.end_workloads(|subject| *subject == main_of("late"), at(1));
     let (begun, ended) = fleet.take_runs();
     assert_eq!((begun.len(), ended.len()), (0, 1));
-    assert_eq!(ended[0].subject, "@shop/apps/Deployment/old/main");
+    assert_eq!(ended[0].subject, main_of("old"));
 }
 
 #[test]
@@ -552,7 +566,7 @@ fn the_store_is_told_who_ran_what_when_it_knows_the_stack() {
     let mut fleet = nodes(&[("a", &[&["shop", "base"]])]);
     assert_eq!(fleet.take_runs(), (vec![], vec![]), "the stack has no number yet");
     all_scanned(&mut fleet, &["shop", "base"]);
-    let run = |at| crate::store::Run { subject: "a/k8s.io/shop".to_owned(), stack: 1, at };
+    let run = |at| crate::store::Run { subject: plain("a", "shop"), package_set: 1, at };
     assert_eq!(fleet.take_runs(), (vec![run(at(0).unix)], vec![]));
     assert_eq!(fleet.take_runs(), (vec![], vec![]), "once");
     // Another container of the same name begins before the first one ends: the subject runs on.
@@ -568,11 +582,11 @@ fn a_run_that_ended_while_the_aggregator_was_away_ends_when_its_node_tells_of_al
     let mut fleet = fleet();
     let chain = stack(&["shop", "base"]);
     fleet.picture.stacks.entry(chain, || Stack::stored(summary(chain, &[id("shop"), id("base")])));
-    fleet.restore_runs([("a/k8s.io/shop".to_owned(), chain, 1), ("a/k8s.io/gone".to_owned(), chain, 1)]);
+    fleet.restore_runs([(plain("a", "shop"), chain, 1), (plain("a", "gone"), chain, 1)]);
     fleet.attach("a", &hello(1), at(0));
     fleet.tell("a", 0, true, vec![container("shop", &["shop", "base"])], &[], at(3)).unwrap();
     let (begun, ended) = fleet.take_runs();
-    assert_eq!((begun, ended.len(), ended[0].subject.as_str()), (vec![], 1, "a/k8s.io/gone"));
+    assert_eq!((begun, ended.len(), &ended[0].subject), (vec![], 1, &plain("a", "gone")));
 }
 
 #[test]

@@ -1,15 +1,29 @@
-//! Who ran which stack when.
+//! Subjects, and which package sets they have and had.
 
 use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
-use sqlx::Row as _;
+use jiff::civil::Date;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 
-use super::{Sqlite, StoreError, json};
-use crate::store::{History, Run, Seen, SeenFinding, StackId};
+use super::outbox::append;
+use super::{Failure, Sqlite, StoreError, count, doing, integer, json};
+use crate::store::{
+    DayCount, History, OutboxEvent, PackageSetId, Retention, Run, Seen, SeenFinding, StackId, SubjectKey, WorkloadKey,
+};
 
-/// Seconds between the end of a run and the beginning of the next one of the same stack, for which they are one.
+/// Seconds between the end of a run and the beginning of the next one of the same package set, for which they are one.
 const PAUSE: i64 = 3600;
+
+/// A subject's columns: kind, namespace, workload's group, kind and name, container, node.
+type SubjectColumns<'a> = (&'static str, &'a str, &'a str, &'a str, &'a str, &'a str, &'a str);
+
+/// The subject of a row of `json_each` whose value starts with [`SubjectColumns`].
+const SUBJECT: &str = "subject ON subject.node = value ->> 6 AND subject.namespace = value ->> 1
+    AND subject.workload = value ->> 4 AND subject.container = value ->> 5 AND subject.workload_kind = value ->> 3
+    AND subject.workload_group = value ->> 2 AND subject.kind = value ->> 0
+    AND subject.cluster = (SELECT cluster FROM meta)";
 
 #[async_trait]
 impl History for Sqlite {
@@ -17,73 +31,112 @@ impl History for Sqlite {
         if begun.is_empty() && ended.is_empty() {
             return Ok(());
         }
-        let rows = |runs: &[Run]| {
-            let rows: Vec<(&str, i64, i64)> = runs.iter().map(|run| (&*run.subject, run.stack, run.at)).collect();
-            json(&rows)
-        };
-        let (begun, ended) = (rows(begun)?, rows(ended)?);
-        let mut transaction = self.writer.begin().await?;
-        sqlx::query("INSERT OR IGNORE INTO subject (key) SELECT value ->> 0 FROM json_each(?)")
-            .bind(&begun)
-            .execute(&mut *transaction)
-            .await?;
-        // What begins again soon after it ended went on: a container that crashes every minute has not a run for each.
-        sqlx::query(
-            "UPDATE run SET until = NULL FROM json_each(?1) JOIN subject ON subject.key = value ->> 0
-             WHERE run.subject = subject.id AND run.stack = value ->> 1 AND run.until >= (value ->> 2) - ?2
-             AND NOT EXISTS (SELECT 1 FROM run AS later WHERE later.subject = run.subject
-                 AND (later.since > run.since OR later.stack = run.stack AND later.until IS NULL))",
-        )
-        .bind(&begun)
-        .bind(PAUSE)
-        .execute(&mut *transaction)
-        .await?;
-        // A stack that was removed meanwhile has no history; one that runs already goes on.
-        sqlx::query(
-            "INSERT OR IGNORE INTO run SELECT subject.id, stack.id, value ->> 2, NULL
-             FROM json_each(?) JOIN subject ON subject.key = value ->> 0 JOIN stack ON stack.id = value ->> 1
-             WHERE NOT EXISTS (SELECT 1 FROM run WHERE run.subject = subject.id AND run.stack = stack.id AND until IS NULL)",
-        )
-        .bind(&begun)
-        .execute(&mut *transaction)
-        .await?;
-        sqlx::query(
-            "UPDATE run SET until = max(since, value ->> 2) FROM json_each(?) JOIN subject ON subject.key = value ->> 0
-             WHERE run.subject = subject.id AND run.stack = value ->> 1 AND run.until IS NULL",
-        )
-        .bind(ended)
-        .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        Ok(())
+        let (begun, ended, outbox) = (begun.to_vec(), ended.to_vec(), self.outbox);
+        self.write("storing runs", move |connection| {
+            Box::pin(async move { write_runs(connection, &begun, &ended, outbox).await })
+        })
+        .await
     }
 
     async fn open_runs(&self) -> Result<Vec<Run>, StoreError> {
-        let sql = "SELECT key, stack, since FROM run JOIN subject ON subject.id = run.subject WHERE until IS NULL";
-        let rows = sqlx::query(sql).fetch_all(&self.reader).await?;
-        rows.iter()
-            .map(|row| Ok(Run { subject: row.try_get(0)?, stack: row.try_get(1)?, at: row.try_get(2)? }))
-            .collect()
+        let work = async {
+            let sql = "SELECT subject.*, package_set, since FROM run JOIN subject ON subject.id = run.subject
+                WHERE until IS NULL";
+            let rows = sqlx::query(sql).fetch_all(&self.reader).await?;
+            rows.iter()
+                .map(|row| {
+                    let (package_set, at) = (row.try_get("package_set")?, row.try_get("since")?);
+                    Ok(Run { subject: subject(row)?, package_set, at })
+                })
+                .collect()
+        };
+        doing("reading runs", work).await
     }
 
-    async fn seen(&self, subjects: &[String], problems: Option<&[String]>) -> Result<Vec<Seen>, StoreError> {
-        let sql = "SELECT subject.key, run.since, run.until, run.stack
-            FROM json_each(?) AS wanted CROSS JOIN subject ON subject.key = wanted.value
-            CROSS JOIN run ON run.subject = subject.id
-            ORDER BY subject.key, run.since, run.stack";
-        let runs = sqlx::query(sql).bind(json(&subjects)?).fetch_all(&self.reader).await?;
-        let stacks: BTreeSet<StackId> = runs.iter().map(|row| row.try_get("stack")).collect::<Result<_, _>>()?;
-        // What many subjects ran is looked through once.
-        let sql = "SELECT finding.stack, verdict, opened, closed, problem, package.type, name
-            FROM json_each(?1) AS wanted CROSS JOIN finding ON finding.stack = wanted.value
+    async fn seen(
+        &self,
+        subjects: &[SubjectKey],
+        vulnerabilities: Option<&[String]>,
+    ) -> Result<Vec<Seen>, StoreError> {
+        doing("reading the history of findings", self.read_seen(subjects, vulnerabilities)).await
+    }
+
+    async fn tidy(&self, retention: &Retention, present: &[StackId]) -> Result<(), StoreError> {
+        let (retention, present) = (*retention, present.to_vec());
+        self.write("removing what nobody needs", move |connection| {
+            Box::pin(async move { tidy(connection, &retention, &present).await })
+        })
+        .await
+    }
+
+    async fn record_day(&self, day: Date, counts: &[DayCount]) -> Result<(), StoreError> {
+        let row = |of: &DayCount| (of.namespace.clone().unwrap_or_default(), of.rank, integer(of.findings));
+        let rows: Vec<_> = counts.iter().map(row).collect();
+        self.write("storing the counts of a day", move |connection| {
+            Box::pin(async move {
+                let day = day.to_string();
+                sqlx::query("DELETE FROM daily_count WHERE day = ?").bind(&day).execute(&mut *connection).await?;
+                sqlx::query(
+                    "INSERT INTO daily_count (day, cluster, namespace, rank, findings)
+                     SELECT ?, meta.cluster, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) CROSS JOIN meta
+                     WHERE true ON CONFLICT DO UPDATE SET findings = findings + excluded.findings",
+                )
+                .bind(day)
+                .bind(json(&rows)?)
+                .execute(connection)
+                .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn days(&self, from: Date) -> Result<Vec<DayCount>, StoreError> {
+        let work = async {
+            let sql = "SELECT * FROM daily_count WHERE day >= ? ORDER BY day, namespace, rank";
+            let rows = sqlx::query(sql).bind(from.to_string()).fetch_all(&self.reader).await?;
+            rows.iter()
+                .map(|row| {
+                    let day: &str = row.try_get("day")?;
+                    let namespace: String = row.try_get("namespace")?;
+                    Ok(DayCount {
+                        day: day.parse().map_err(|_| Failure::Damaged("a day"))?,
+                        namespace: (!namespace.is_empty()).then_some(namespace),
+                        rank: count(row, "rank")?,
+                        findings: count(row, "findings")?,
+                    })
+                })
+                .collect()
+        };
+        doing("reading the counts of days", work).await
+    }
+}
+
+impl Sqlite {
+    async fn read_seen(
+        &self,
+        subjects: &[SubjectKey],
+        vulnerabilities: Option<&[String]>,
+    ) -> Result<Vec<Seen>, Failure> {
+        let sql = format!(
+            "SELECT subject.*, run.since, run.until, run.package_set FROM json_each(?) AS wanted CROSS JOIN {SUBJECT}
+             CROSS JOIN run ON run.subject = subject.id ORDER BY wanted.key, run.since, run.package_set"
+        );
+        let subjects: Vec<_> = subjects.iter().map(columns).collect();
+        let runs = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(json(&subjects)?).fetch_all(&self.reader).await?;
+        let sets: BTreeSet<PackageSetId> =
+            runs.iter().map(|row| row.try_get("package_set")).collect::<Result<_, _>>()?;
+        // A package set that many subjects had is read once.
+        let sql = "SELECT finding.package_set, verdict, opened, closed, vulnerability, package.type, name
+            FROM json_each(?1) AS wanted CROSS JOIN finding ON finding.package_set = wanted.value
             CROSS JOIN verdict ON verdict.id = finding.verdict CROSS JOIN package ON package.id = verdict.package
-            WHERE ?2 IS NULL OR problem IN (SELECT value FROM json_each(?2))";
-        let problems = problems.map(|problems| json(&problems)).transpose()?;
-        let query = sqlx::query(sql).bind(json(&stacks)?).bind(problems);
-        let mut found: HashMap<StackId, Vec<SeenFinding>> = HashMap::new();
+            WHERE ?2 IS NULL OR vulnerability IN (SELECT value FROM json_each(?2))";
+        let vulnerabilities = vulnerabilities.map(|vulnerabilities| json(&vulnerabilities)).transpose()?;
+        let query = sqlx::query(sql).bind(json(&sets)?).bind(vulnerabilities);
+        let mut found: HashMap<PackageSetId, Vec<SeenFinding>> = HashMap::new();
         for row in query.fetch_all(&self.reader).await? {
-            found.entry(row.try_get("stack")?).or_default().push(SeenFinding {
-                problem: row.try_get("problem")?,
+            found.entry(row.try_get("package_set")?).or_default().push(SeenFinding {
+                vulnerability: row.try_get("vulnerability")?,
                 package: (row.try_get("type")?, row.try_get("name")?),
                 verdict: row.try_get("verdict")?,
                 opened: row.try_get("opened")?,
@@ -92,15 +145,10 @@ impl History for Sqlite {
         }
         let mut seen = Vec::with_capacity(runs.len());
         for row in &runs {
-            let stack = row.try_get("stack")?;
-            let run = Seen {
-                subject: row.try_get("key")?,
-                since: row.try_get("since")?,
-                until: row.try_get("until")?,
-                stack,
-                finding: None,
-            };
-            match found.get(&stack) {
+            let package_set = row.try_get("package_set")?;
+            let (since, until) = (row.try_get("since")?, row.try_get("until")?);
+            let run = Seen { subject: subject(row)?, since, until, package_set, finding: None };
+            match found.get(&package_set) {
                 None => seen.push(run),
                 Some(found) => {
                     seen.extend(found.iter().map(|finding| Seen { finding: Some(finding.clone()), ..run.clone() }));
@@ -109,50 +157,165 @@ impl History for Sqlite {
         }
         Ok(seen)
     }
+}
 
-    async fn tidy(&self, history: i64, unused: i64, present: &[StackId]) -> Result<(), StoreError> {
-        let mut dictionary = self.dictionary.lock().await;
-        let present = json(&present)?;
-        let mut transaction = self.writer.begin().await?;
-        // Of a stack that nobody runs any more, what was found stays as long as somebody's history needs it.
-        let unused_stacks = "SELECT id FROM stack WHERE id NOT IN (SELECT value FROM json_each(?1))
-            AND NOT EXISTS (SELECT 1 FROM run WHERE run.stack = stack.id AND (until IS NULL OR until >= ?2))";
-        let statements = [
-            "DELETE FROM run WHERE until < ?3 AND ?1 IS NOT NULL AND ?2 IS NOT NULL".to_owned(),
-            format!("DELETE FROM stack_package WHERE stack IN ({unused_stacks}) AND ?3 IS NOT NULL"),
-            // Whoever runs it again has it read and merged again.
-            format!(
-                "UPDATE stack SET cataloguers = 0 WHERE cataloguers > 0 AND id IN ({unused_stacks})
-                 AND ?3 IS NOT NULL"
-            ),
-            format!(
-                "DELETE FROM layer WHERE ?3 IS NOT NULL AND read_at < ?2 AND id NOT IN (SELECT value FROM stack,
-                 json_each('[\"' || replace(layers, char(10), '\",\"') || '\"]') WHERE stack.id NOT IN ({unused_stacks}))"
-            ),
-            format!(
-                "DELETE FROM stack WHERE id IN ({unused_stacks}) AND ?3 IS NOT NULL
-                 AND NOT EXISTS (SELECT 1 FROM run WHERE run.stack = stack.id)"
-            ),
-        ];
-        for statement in statements {
-            sqlx::query(sqlx::AssertSqlSafe(statement))
-                .bind(&present)
-                .bind(unused)
-                .bind(history)
-                .execute(&mut *transaction)
-                .await?;
+async fn write_runs(
+    connection: &mut SqliteConnection,
+    begun: &[Run],
+    ended: &[Run],
+    outbox: bool,
+) -> Result<(), Failure> {
+    let rows = |runs: &[Run]| {
+        let row = |run: &Run| {
+            let (kind, namespace, group, workload_kind, workload, container, node) = columns(&run.subject);
+            serde_json::json!([kind, namespace, group, workload_kind, workload, container, node, run.package_set, run.at])
+        };
+        json(&runs.iter().map(row).collect::<Vec<_>>())
+    };
+    let (begun_rows, ended_rows) = (rows(begun)?, rows(ended)?);
+    sqlx::query(
+        "INSERT OR IGNORE INTO subject
+             (cluster, kind, namespace, workload_group, workload_kind, workload, container, node)
+         SELECT meta.cluster, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6
+         FROM json_each(?) CROSS JOIN meta",
+    )
+    .bind(&begun_rows)
+    .execute(&mut *connection)
+    .await?;
+    // What begins again soon after it ended went on: a container that crashes every minute has not a run for each.
+    let sql = format!(
+        "UPDATE run SET until = NULL FROM (SELECT subject.id, value ->> 7 AS package_set, value ->> 8 AS at
+             FROM json_each(?1) CROSS JOIN {SUBJECT}) AS begun
+         WHERE run.subject = begun.id AND run.package_set = begun.package_set AND run.until >= begun.at - ?2
+         AND NOT EXISTS (SELECT 1 FROM run AS later WHERE later.subject = run.subject
+             AND (later.since > run.since OR later.package_set = run.package_set AND later.until IS NULL))
+         RETURNING subject, package_set"
+    );
+    let resumed = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(&begun_rows).bind(PAUSE);
+    let mut changed = resumed.fetch_all(&mut *connection).await?;
+    // A package set that was removed meanwhile has no history; a run that is open goes on.
+    let sql = format!(
+        "INSERT OR IGNORE INTO run SELECT subject.id, package_set.id, value ->> 8, NULL
+         FROM json_each(?) CROSS JOIN {SUBJECT} CROSS JOIN package_set ON package_set.id = value ->> 7
+         WHERE NOT EXISTS (SELECT 1 FROM run WHERE run.subject = subject.id AND run.package_set = package_set.id
+             AND until IS NULL)
+         RETURNING subject, package_set"
+    );
+    let new = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(&begun_rows);
+    changed.extend(new.fetch_all(&mut *connection).await?);
+    let sql = format!(
+        "UPDATE run SET until = max(since, ended.at) FROM (SELECT subject.id, value ->> 7 AS package_set, value ->> 8 AS at
+             FROM json_each(?) CROSS JOIN {SUBJECT}) AS ended
+         WHERE run.subject = ended.id AND run.package_set = ended.package_set AND run.until IS NULL
+         RETURNING subject"
+    );
+    let gone = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(ended_rows).fetch_all(&mut *connection).await?;
+    if outbox {
+        tell(connection, &changed, &gone, begun.iter().chain(ended).map(|run| run.at).max().unwrap_or_default()).await?;
+    }
+    Ok(())
+}
+
+/// Writes which subjects have another package set, and which have none any more.
+async fn tell(
+    connection: &mut SqliteConnection,
+    changed: &[SqliteRow],
+    gone: &[SqliteRow],
+    at: i64,
+) -> Result<(), Failure> {
+    let mut events = Vec::new();
+    let sql = "SELECT * FROM subject WHERE id = ?";
+    for row in changed {
+        let subject_row = sqlx::query(sql).bind(row.try_get::<i64, _>(0)?).fetch_one(&mut *connection).await?;
+        events.push(OutboxEvent::WorkloadChanged { subject: subject(&subject_row)?, package_set: row.try_get(1)? });
+    }
+    let gone: BTreeSet<i64> = gone.iter().map(|row| row.try_get(0)).collect::<Result<_, sqlx::Error>>()?;
+    let sql = "SELECT * FROM subject WHERE id = ?1 AND NOT EXISTS
+        (SELECT 1 FROM run WHERE run.subject = ?1 AND until IS NULL)";
+    for id in gone {
+        if let Some(row) = sqlx::query(sql).bind(id).fetch_optional(&mut *connection).await? {
+            events.push(OutboxEvent::WorkloadGone { subject: subject(&row)? });
         }
-        for statement in [
-            "DELETE FROM subject WHERE id NOT IN (SELECT subject FROM run)",
-            "DELETE FROM verdict WHERE id NOT IN (SELECT verdict FROM finding)",
-            "DELETE FROM package WHERE id NOT IN (SELECT package FROM stack_package)
-                AND id NOT IN (SELECT owner FROM stack_package) AND id NOT IN (SELECT package FROM verdict)",
-            "DELETE FROM evidence WHERE id NOT IN (SELECT evidence FROM stack_package)",
-        ] {
-            sqlx::query(statement).execute(&mut *transaction).await?;
+    }
+    if events.is_empty() { Ok(()) } else { append(connection, &events, at).await }
+}
+
+async fn tidy(connection: &mut SqliteConnection, retention: &Retention, present: &[StackId]) -> Result<(), Failure> {
+    let present = json(&present)?;
+    // The findings of a stack that nobody has any more stay as long as somebody's history needs them.
+    let unused = "SELECT id FROM stack WHERE id NOT IN (SELECT value FROM json_each(?1))
+        AND NOT EXISTS (SELECT 1 FROM run WHERE run.package_set = stack.id AND (until IS NULL OR until >= ?2))";
+    let statements = [
+        "DELETE FROM run WHERE until < ?3 AND ?1 IS NOT NULL AND ?2 IS NOT NULL".to_owned(),
+        format!("DELETE FROM package_set_package WHERE package_set IN ({unused}) AND ?3 IS NOT NULL"),
+        format!("UPDATE package_set SET matched = NULL WHERE id IN ({unused}) AND ?3 IS NOT NULL"),
+        // A stack that somebody has again is read and merged again.
+        format!(
+            "UPDATE stack SET catalogers = 0, inputs = NULL WHERE catalogers > 0 AND id IN ({unused}) AND ?3 IS NOT NULL"
+        ),
+        format!(
+            "DELETE FROM layer WHERE ?3 IS NOT NULL AND read_at < ?2 AND id NOT IN (SELECT value FROM stack,
+             json_each('[\"' || replace(layers, char(10), '\",\"') || '\"]') WHERE stack.id NOT IN ({unused}))"
+        ),
+        format!(
+            "DELETE FROM package_set WHERE id IN ({unused}) AND ?3 IS NOT NULL
+             AND NOT EXISTS (SELECT 1 FROM run WHERE run.package_set = package_set.id)"
+        ),
+    ];
+    for statement in statements {
+        sqlx::query(sqlx::AssertSqlSafe(statement))
+            .bind(&present)
+            .bind(retention.unused_since)
+            .bind(retention.runs_since)
+            .execute(&mut *connection)
+            .await?;
+    }
+    for statement in [
+        "DELETE FROM subject WHERE id NOT IN (SELECT subject FROM run)",
+        "DELETE FROM verdict WHERE id NOT IN (SELECT verdict FROM finding)",
+        "DELETE FROM package WHERE id NOT IN (SELECT package FROM package_set_package)
+            AND id NOT IN (SELECT owner FROM package_set_package WHERE owner IS NOT NULL)
+            AND id NOT IN (SELECT package FROM verdict)",
+        "DELETE FROM evidence WHERE id NOT IN (SELECT evidence FROM package_set_package)",
+        "DELETE FROM advisory_database WHERE id NOT IN (SELECT database FROM rematch)
+            AND id NOT IN (SELECT matched FROM package_set WHERE matched IS NOT NULL)",
+    ] {
+        sqlx::query(statement).execute(&mut *connection).await?;
+    }
+    let days = sqlx::query("DELETE FROM daily_count WHERE day < ?").bind(retention.days_since.to_string());
+    days.execute(connection).await?;
+    Ok(())
+}
+
+fn columns(subject: &SubjectKey) -> SubjectColumns<'_> {
+    match subject {
+        SubjectKey::WorkloadContainer { workload: WorkloadKey { namespace, group, kind, name }, container } => {
+            ("workload-container", namespace, group, kind, name, container, "")
         }
-        transaction.commit().await?;
-        *dictionary = super::dictionary::Dictionary::load(&self.reader).await?;
-        Ok(())
+        SubjectKey::Container { node, namespace, container } => ("container", namespace, "", "", "", container, node),
+        SubjectKey::Node { node } => ("node", "", "", "", "", "", node),
+    }
+}
+
+/// Returns the subject in a row of `subject`.
+fn subject(row: &SqliteRow) -> Result<SubjectKey, Failure> {
+    let text = |column: &str| row.try_get::<&str, _>(column).map(std::sync::Arc::from);
+    match row.try_get::<&str, _>("kind")? {
+        "workload-container" => Ok(SubjectKey::WorkloadContainer {
+            workload: WorkloadKey {
+                namespace: text("namespace")?,
+                group: text("workload_group")?,
+                kind: text("workload_kind")?,
+                name: text("workload")?,
+            },
+            container: text("container")?,
+        }),
+        "container" => Ok(SubjectKey::Container {
+            node: text("node")?,
+            namespace: text("namespace")?,
+            container: text("container")?,
+        }),
+        "node" => Ok(SubjectKey::Node { node: text("node")? }),
+        _ => Err(Failure::Damaged("a subject's kind")),
     }
 }

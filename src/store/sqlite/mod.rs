@@ -1,24 +1,33 @@
 //! The store in one SQLite file.
+//!
+//! One connection writes, see [`Writer`]; a few read. SQLite's words, codes and `sqlx` stay in this module.
 
-mod dictionary;
+mod failure;
 mod findings;
 mod history;
+mod keys;
 mod layers;
+mod outbox;
 mod questions;
 mod stacks;
+mod upkeep;
+mod writer;
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 
 use outcrop_proto::{Digest, LayerId};
-use sqlx::Row as _;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use tokio::sync::Mutex;
+use sqlx::{Row as _, SqliteConnection};
 
-use super::StoreError;
-use dictionary::Dictionary;
+use super::{ClusterIdentity, ErrorKind, Options, StoreError, StoreHealth};
+use failure::{Failure, doing};
+use writer::Writer;
+
+/// A job on the connection that writes.
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Connections that read. Each may keep some pages in memory.
 const READERS: u32 = 3;
@@ -26,63 +35,101 @@ const READERS: u32 = 3;
 /// The store in one SQLite file, on a local disk: its write-ahead log needs shared memory.
 #[derive(Clone, Debug)]
 pub struct Sqlite {
-    /// One writer at a time is all that SQLite has: waiting for it here is fairer than being told that it is busy.
-    writer: SqlitePool,
+    path: PathBuf,
+    cluster: ClusterIdentity,
+    outbox: bool,
+    writer: Writer,
     reader: SqlitePool,
-    /// What is kept once. Held while rows that name it are written.
-    dictionary: Arc<Mutex<Dictionary>>,
 }
 
 impl Sqlite {
-    /// Opens the store at `path`, and makes it if there is none.
+    /// Opens the store at `path`, and creates it if there is none.
     ///
     /// # Errors
-    /// When the file cannot be opened, is no store, or is one of a later version.
-    pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // A commit is on the disk before it is acknowledged.
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            // KiB of pages for each connection.
-            .pragma("cache_size", "-8192")
-            // A log that has grown large is cut when it is next begun anew.
-            .pragma("journal_size_limit", "67108864");
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
-        sqlx::migrate!("src/store/sqlite/migrations").run(&writer).await?;
-        let reader = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
-        let dictionary = Arc::new(Mutex::new(Dictionary::load(&reader).await?));
-        Ok(Self { writer, reader, dictionary })
+    /// When the file cannot be opened, is not a store, is one of a later version, or belongs to another cluster.
+    pub async fn open(path: &Path, options: Options) -> Result<Self, StoreError> {
+        const OPENING: &str = "opening the store";
+        let connect = connect_options(path);
+        let prepared = async {
+            let mut connection = writer::connect(&connect).await?;
+            sqlx::migrate!("src/store/sqlite/migrations").run(&mut connection).await.map_err(Failure::from)?;
+            let known = upkeep::claim(&mut connection, &options.cluster).await?;
+            Ok((connection, known))
+        };
+        let (connection, known) = doing(OPENING, prepared).await?;
+        if known.key != options.cluster.key {
+            let cause = format!("it belongs to cluster {:?}, not {:?}", known.key, options.cluster.key);
+            let error = StoreError::new(OPENING, ErrorKind::OtherCluster, cause);
+            return Err(error.with_hint(format!(
+                "if the cluster was replaced, run: outcrop store adopt --cluster {}",
+                options.cluster.key
+            )));
+        }
+        let reader = SqlitePoolOptions::new().max_connections(READERS).connect_with(connect.clone().read_only(true));
+        let reader = doing(OPENING, async { Ok(reader.await?) }).await?;
+        Ok(Self {
+            path: path.to_owned(),
+            cluster: options.cluster,
+            outbox: options.outbox,
+            writer: Writer::new(connect, connection),
+            reader,
+        })
+    }
+
+    /// Runs a write as one transaction. See [`Writer::run`].
+    async fn write<T, J>(&self, doing: &'static str, job: J) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        J: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Failure>> + Send + 'static,
+    {
+        self.writer.run(doing, job).await
     }
 }
 
-/// Rows as one parameter, for `json_each`.
-fn json(rows: &impl serde::Serialize) -> Result<String, StoreError> {
-    serde_json::to_string(rows).map_err(|_| StoreError::Damaged("rows"))
+/// How the file is opened.
+fn connect_options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // A commit is on the disk before it is acknowledged.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        // KiB of pages for each connection.
+        .pragma("cache_size", "-8192")
+        // A log that has grown large is cut when it is next begun anew.
+        .pragma("journal_size_limit", "67108864")
 }
 
-/// A count as SQLite has it.
+/// Returns rows as one parameter, for `json_each`.
+fn json(rows: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(rows).map_err(|_| Failure::Damaged("rows"))
+}
+
+/// Returns a count as SQLite stores it.
 fn integer(count: impl TryInto<i64>) -> i64 {
     count.try_into().unwrap_or(i64::MAX)
 }
 
-/// A count out of the store; what cannot be is none.
-fn count<T: TryFrom<i64> + Default>(row: &SqliteRow, column: &str) -> Result<T, StoreError> {
+/// Returns a count out of the store; one that is out of range is 0.
+fn count<T: TryFrom<i64> + Default>(row: &SqliteRow, column: &str) -> Result<T, Failure> {
     Ok(T::try_from(row.try_get::<i64, _>(column)?).unwrap_or_default())
 }
 
-fn layer_id(text: &str) -> Result<LayerId, StoreError> {
-    text.parse().map_err(|_| StoreError::Damaged("a layer's identity"))
+fn layer_id(text: &str) -> Result<LayerId, Failure> {
+    text.parse().map_err(|_| Failure::Damaged("a layer's identity"))
 }
 
-fn digest(row: &SqliteRow, column: &str) -> Result<Digest, StoreError> {
-    let bytes: &[u8] = row.try_get(column)?;
-    bytes.try_into().map(Digest).map_err(|_| StoreError::Damaged("a digest"))
+fn digest(row: &SqliteRow, column: &str) -> Result<Digest, Failure> {
+    optional_digest(row, column)?.ok_or(Failure::Damaged("a digest"))
 }
 
-/// Lines of a column.
-fn lines(row: &SqliteRow, column: &str) -> Result<Vec<String>, StoreError> {
+fn optional_digest(row: &SqliteRow, column: &str) -> Result<Option<Digest>, Failure> {
+    let Some(bytes) = row.try_get::<Option<&[u8]>, _>(column)? else { return Ok(None) };
+    bytes.try_into().map(|bytes| Some(Digest(bytes))).map_err(|_| Failure::Damaged("a digest"))
+}
+
+/// Returns the lines of a column.
+fn lines(row: &SqliteRow, column: &str) -> Result<Vec<String>, Failure> {
     Ok(row.try_get::<&str, _>(column)?.lines().map(ToOwned::to_owned).collect())
 }

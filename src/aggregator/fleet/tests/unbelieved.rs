@@ -138,18 +138,18 @@ fn what_follows_from_a_layer_that_is_not_believed_any_more_is_not_taken_up_at_th
 fn runs_end_in_the_store_whatever_is_thought_of_their_stack_and_with_nodes_that_never_came_again() {
     let mut fleet = nodes(&[("a", &[&["shop", "base"]])]);
     let chain = stack(&["shop", "base"]);
-    fleet.restore_runs([("b/k8s.io/old".to_owned(), chain, 7)]);
+    fleet.restore_runs([(plain("b", "old"), chain, 7)]);
     all_scanned(&mut fleet, &["shop", "base"]);
     assert_eq!(fleet.take_runs().0.len(), 1);
     fleet.distrust("a");
     fleet.tell("a", 1, true, vec![], &[], at(5)).unwrap();
-    let run = |subject: &str, stack, at| crate::store::Run { subject: subject.to_owned(), stack, at };
-    assert_eq!(fleet.take_runs(), (vec![], vec![run("a/k8s.io/shop", 1, at(5).unix)]));
+    let run = |subject, package_set, at| crate::store::Run { subject, package_set, at };
+    assert_eq!(fleet.take_runs(), (vec![], vec![run(plain("a", "shop"), 1, at(5).unix)]));
     fleet.tidy(at(6));
     assert_eq!(fleet.take_runs(), (vec![], vec![]));
     let day = 25 * 3600;
     fleet.tidy(at(6 + day));
-    assert_eq!(fleet.take_runs(), (vec![], vec![run("b/k8s.io/old", 7, at(6 + day).unix)]));
+    assert_eq!(fleet.take_runs(), (vec![], vec![run(plain("b", "old"), 7, at(6 + day).unix)]));
 }
 
 #[test]

@@ -1,0 +1,194 @@
+//! Events that a user could want to hear of, kept until every target has them.
+//!
+//! An event that follows from a store write is stored in the transaction of that write; all others by
+//! [`append`](super::Outbox::append). Without a configured target no event is stored.
+
+use serde::{Deserialize, Serialize};
+
+use super::{PackageSetId, SubjectKey, WorkloadKey};
+
+/// Version of the body of an event. It grows when a field changes its meaning or goes; new fields are optional.
+pub const OUTBOX_VERSION: u32 = 1;
+
+/// Row id of an event. It grows with every event and is never assigned again.
+pub type OutboxId = i64;
+
+/// A stored event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutboxRow {
+    /// Its row id.
+    pub id: OutboxId,
+    /// When it happened, seconds since 1970.
+    pub at: i64,
+    /// Key of the cluster.
+    pub cluster: String,
+    /// The event.
+    pub event: OutboxEvent,
+}
+
+/// An event.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum OutboxEvent {
+    /// Matching found a vulnerability in a package set that it did not find before.
+    FindingOpened(FindingEvent),
+    /// Severity, score, status, fixed version, summary or names of an open finding changed.
+    FindingChanged(FindingEvent),
+    /// Matching does not find a vulnerability any more.
+    FindingClosed(FindingEvent),
+    /// A suppression begins, ends or changes.
+    SuppressionChanged {
+        /// Identity of the suppression.
+        suppression: String,
+        /// Whether it applies now.
+        active: bool,
+        /// The reason that its author gave.
+        reason: String,
+    },
+    /// A subject begins to have a package set.
+    WorkloadChanged {
+        /// The subject.
+        subject: SubjectKey,
+        /// The package set.
+        package_set: PackageSetId,
+    },
+    /// A subject has no package set any more.
+    WorkloadGone {
+        /// The subject.
+        subject: SubjectKey,
+    },
+    /// The packages of a package set are stored.
+    InventoryReady {
+        /// The package set.
+        package_set: PackageSetId,
+        /// The stack's identity, where it is one.
+        stack: Option<String>,
+        /// Number of packages.
+        packages: u64,
+    },
+    /// The coverage of a package set or of a subject changes.
+    CoverageChanged {
+        /// The package set, where the change is about one.
+        package_set: Option<PackageSetId>,
+        /// The subject, where the change is about one.
+        subject: Option<SubjectKey>,
+        /// The state before.
+        from: Option<String>,
+        /// The state now.
+        to: String,
+        /// The reason now.
+        reason: String,
+    },
+    /// A configuration issue appears.
+    IssueOpened(IssueEvent),
+    /// A configuration issue is gone.
+    IssueClosed(IssueEvent),
+    /// Another advisory database is in use.
+    DatabaseChanged {
+        /// Its digest.
+        database: String,
+    },
+    /// Something is wrong with Outcrop itself.
+    ProblemRaised {
+        /// Key of the problem.
+        problem: String,
+        /// The message that people read.
+        message: String,
+    },
+    /// It is not wrong any more.
+    ProblemCleared {
+        /// Key of the problem.
+        problem: String,
+    },
+    /// Somebody changed something.
+    Audit {
+        /// Who.
+        actor: String,
+        /// What was done.
+        action: String,
+        /// To what.
+        target: String,
+    },
+}
+
+/// A finding of a package set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FindingEvent {
+    /// The package set.
+    pub package_set: PackageSetId,
+    /// The vulnerability.
+    pub vulnerability: String,
+    /// Its other names.
+    pub aliases: Vec<String>,
+    /// Severity, one of [`RANKS`](super::RANKS).
+    pub severity: String,
+    /// The score.
+    pub score: Option<f64>,
+    /// The status.
+    pub status: String,
+    /// The version that fixes it.
+    pub fixed: Option<String>,
+    /// The package's purl type.
+    #[serde(rename = "type")]
+    pub package_type: String,
+    /// The package's name.
+    pub package: String,
+    /// The package's version.
+    pub version: String,
+    /// The package URL.
+    pub purl: String,
+}
+
+/// A configuration issue of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssueEvent {
+    /// The workload.
+    pub workload: WorkloadKey,
+    /// Identity of the rule.
+    pub rule: String,
+    /// Path of the field in the workload.
+    pub path: String,
+}
+
+impl OutboxEvent {
+    /// Returns the kind, as it is stored.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::FindingOpened(_) => "finding-opened",
+            Self::FindingChanged(_) => "finding-changed",
+            Self::FindingClosed(_) => "finding-closed",
+            Self::SuppressionChanged { .. } => "suppression-changed",
+            Self::WorkloadChanged { .. } => "workload-changed",
+            Self::WorkloadGone { .. } => "workload-gone",
+            Self::InventoryReady { .. } => "inventory-ready",
+            Self::CoverageChanged { .. } => "coverage-changed",
+            Self::IssueOpened(_) => "issue-opened",
+            Self::IssueClosed(_) => "issue-closed",
+            Self::DatabaseChanged { .. } => "database-changed",
+            Self::ProblemRaised { .. } => "problem-raised",
+            Self::ProblemCleared { .. } => "problem-cleared",
+            Self::Audit { .. } => "audit",
+        }
+    }
+
+    /// Returns the package set that the event is about.
+    pub const fn package_set(&self) -> Option<PackageSetId> {
+        match self {
+            Self::FindingOpened(finding) | Self::FindingChanged(finding) | Self::FindingClosed(finding) => {
+                Some(finding.package_set)
+            }
+            Self::WorkloadChanged { package_set, .. } | Self::InventoryReady { package_set, .. } => Some(*package_set),
+            Self::CoverageChanged { package_set, .. } => *package_set,
+            _ => None,
+        }
+    }
+
+    /// Returns the subject that the event is about.
+    pub const fn subject(&self) -> Option<&SubjectKey> {
+        match self {
+            Self::WorkloadChanged { subject, .. } | Self::WorkloadGone { subject } => Some(subject),
+            Self::CoverageChanged { subject, .. } => subject.as_ref(),
+            _ => None,
+        }
+    }
+}

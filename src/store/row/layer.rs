@@ -1,0 +1,50 @@
+//! Rows of layers.
+
+use std::collections::BTreeSet;
+
+use outcrop_proto::{Digest, LayerId};
+
+/// What one node read of a layer.
+#[derive(Clone, Debug)]
+pub struct LayerRow {
+    /// Everything but the inventory.
+    pub layer: Layer,
+    /// The inventory's canonical encoding, compressed.
+    pub inventory: Vec<u8>,
+}
+
+/// A layer that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The layer's identity.
+    pub id: LayerId,
+    /// Digest of the inventory's canonical encoding.
+    pub digest: Digest,
+    /// Size of the canonical encoding, bytes.
+    pub size: usize,
+    /// Version of the catalogers that read it.
+    pub cataloguers: u32,
+    /// The node that read it.
+    pub node: String,
+    /// The sandbox in which the node read it.
+    pub cage: String,
+    /// Whether overlay's opaque marks could be read.
+    pub marks: bool,
+    /// When it was read, seconds since 1970.
+    pub read_at: i64,
+    /// Nodes that read the same.
+    pub verified_by: BTreeSet<String>,
+}
+
+/// An inventory, as it is merged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InventoryRow {
+    /// Digest of the canonical encoding.
+    pub digest: Digest,
+    /// The canonical encoding, compressed.
+    pub compressed: Vec<u8>,
+    /// Size of the canonical encoding, bytes.
+    pub size: usize,
+    /// Whether overlay's opaque marks could be read.
+    pub marks: bool,
+}

@@ -1,0 +1,15 @@
+//! Types of the rows that go into the store and come out of it.
+
+mod finding;
+mod history;
+mod layer;
+mod query;
+mod stack;
+mod subject;
+
+pub use finding::{Counts, PackageSetFindings, RANKS, RematchRow, Verdict, VerdictId};
+pub use history::{DayCount, Retention, Run, Seen, SeenFinding};
+pub use layer::{InventoryRow, Layer, LayerRow};
+pub use query::{FindingRow, FindingsFilter, HasRow, PackageRow, PackagesFilter, VulnerabilityRow};
+pub use stack::{MergedPackage, MergedStack, PackageRef, PackageSetId, StackId, Summary, inputs};
+pub use subject::{SubjectKey, WorkloadKey};

@@ -1,0 +1,145 @@
+//! Filters and rows of questions over all package sets.
+
+use super::{PackageSetId, RANKS, VerdictId};
+
+/// Selects findings.
+#[derive(Clone, Debug)]
+pub struct FindingsFilter<'a> {
+    /// Package sets to look at.
+    pub package_sets: &'a [PackageSetId],
+    /// The mildest rank to return.
+    pub worst_to: u8,
+    /// A name of the vulnerability.
+    pub vulnerability: Option<&'a str>,
+    /// Name of the package, whole or short.
+    pub package: Option<&'a str>,
+    /// Status.
+    pub status: Option<&'a str>,
+    /// Continue behind this place: rank, vulnerability, verdict, package set.
+    pub after: Option<(u8, String, VerdictId, PackageSetId)>,
+    /// Whether the place itself is returned too.
+    pub inclusive: bool,
+    /// Maximum number of rows.
+    pub limit: usize,
+}
+
+/// A finding of a package set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FindingRow {
+    /// The package set; 0 in an answer about verdicts.
+    pub package_set: PackageSetId,
+    /// The verdict.
+    pub verdict: VerdictId,
+    /// Severity, as an index into [`RANKS`].
+    pub rank: u8,
+    /// The vulnerability.
+    pub vulnerability: String,
+    /// Its other names.
+    pub aliases: Vec<String>,
+    /// The package's purl type.
+    pub r#type: String,
+    /// The package's name.
+    pub package: String,
+    /// The package's version.
+    pub version: String,
+    /// The package URL.
+    pub purl: String,
+    /// Paths that list the package, one per line.
+    pub evidence: String,
+    /// Index into the stack's layers, newest first.
+    pub layer: u32,
+    /// The status.
+    pub status: String,
+    /// The version that fixes it.
+    pub fixed: Option<String>,
+    /// The score.
+    pub score: Option<f64>,
+    /// One line about the vulnerability.
+    pub summary: String,
+}
+
+/// Selects packages.
+#[derive(Clone, Debug)]
+pub struct PackagesFilter<'a> {
+    /// Package sets to look at, each with the number of containers that have it.
+    pub package_sets: &'a [(PackageSetId, u64)],
+    /// Purl type.
+    pub r#type: Option<&'a str>,
+    /// Name, whole or short.
+    pub name: Option<&'a str>,
+    /// Version.
+    pub version: Option<&'a str>,
+    /// Sorts by the number of containers, most first, instead of by name.
+    pub by_containers: bool,
+    /// Continue behind this place: containers (0 where sorted by name), name, version, row id.
+    pub after: Option<(u64, String, String, i64)>,
+    /// Maximum number of rows.
+    pub limit: usize,
+}
+
+/// A package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackageRow {
+    /// Its row id.
+    pub id: i64,
+    /// Its purl type.
+    pub r#type: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The package URL.
+    pub purl: String,
+    /// Number of the selected package sets that contain it.
+    pub stacks: u64,
+    /// Number of containers that have one of these.
+    pub containers: u64,
+    /// Its open vulnerabilities, by [rank](RANKS).
+    pub severities: [u32; RANKS.len()],
+}
+
+/// A package set contains a package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HasRow {
+    /// The package set.
+    pub package_set: PackageSetId,
+    /// The package's row id.
+    pub package: i64,
+    /// Its purl type.
+    pub r#type: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The package URL.
+    pub purl: String,
+    /// Paths that list the package, one per line.
+    pub evidence: String,
+    /// Index into the stack's layers, newest first.
+    pub layer: u32,
+}
+
+/// A verdict, and the package sets in which it is open.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VulnerabilityRow {
+    /// The vulnerability.
+    pub vulnerability: String,
+    /// Its other names.
+    pub aliases: Vec<String>,
+    /// Severity, as an index into [`RANKS`].
+    pub rank: u8,
+    /// One line about the vulnerability.
+    pub summary: String,
+    /// The package's name.
+    pub package: String,
+    /// The package's version.
+    pub version: String,
+    /// The package URL.
+    pub purl: String,
+    /// The status.
+    pub status: String,
+    /// The version that fixes it.
+    pub fixed: Option<String>,
+    /// Package sets in which it is open.
+    pub package_sets: Vec<PackageSetId>,
+}

@@ -1,0 +1,113 @@
+//! The outbox.
+
+use async_trait::async_trait;
+use sqlx::{Row as _, SqliteConnection};
+
+use super::{Failure, Sqlite, StoreError, doing, integer, json};
+use crate::store::{OUTBOX_VERSION, Outbox, OutboxEvent, OutboxId, OutboxRow, RANKS};
+
+#[async_trait]
+impl Outbox for Sqlite {
+    async fn append(&self, events: &[OutboxEvent], at: i64) -> Result<(), StoreError> {
+        if !self.outbox || events.is_empty() {
+            return Ok(());
+        }
+        let events = events.to_vec();
+        self.write("storing events", move |connection| {
+            Box::pin(async move { append(connection, &events, at).await })
+        })
+        .await
+    }
+
+    async fn outbox(&self, after: OutboxId, limit: usize) -> Result<Vec<OutboxRow>, StoreError> {
+        let work = async {
+            let sql = "SELECT outbox.id, at, key, body FROM outbox JOIN cluster ON cluster.id = outbox.cluster
+                WHERE outbox.id > ? ORDER BY outbox.id LIMIT ?";
+            let rows = sqlx::query(sql).bind(after).bind(integer(limit)).fetch_all(&self.reader).await?;
+            rows.iter()
+                .map(|row| {
+                    let event = serde_json::from_str(row.try_get("body")?);
+                    Ok(OutboxRow {
+                        id: row.try_get("id")?,
+                        at: row.try_get("at")?,
+                        cluster: row.try_get("key")?,
+                        event: event.map_err(|_| Failure::Damaged("an event"))?,
+                    })
+                })
+                .collect()
+        };
+        doing("reading events", work).await
+    }
+
+    async fn acknowledge(&self, up_to: OutboxId) -> Result<(), StoreError> {
+        self.write("removing delivered events", move |connection| {
+            Box::pin(async move {
+                sqlx::query("DELETE FROM outbox WHERE id <= ?").bind(up_to).execute(connection).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+/// Stores events in the transaction of the write that they follow from.
+pub(super) async fn append(
+    connection: &mut SqliteConnection,
+    events: &[OutboxEvent],
+    at: i64,
+) -> Result<(), Failure> {
+    let row = |event: &OutboxEvent| {
+        let subject = event.subject().map(json).transpose()?;
+        Ok((event.kind(), event.package_set(), subject, json(event)?))
+    };
+    let rows: Vec<_> = events.iter().map(row).collect::<Result<_, Failure>>()?;
+    sqlx::query(
+        "INSERT INTO outbox (cluster, at, kind, package_set, subject, version, body)
+         SELECT meta.cluster, ?1, value ->> 0, value ->> 1, value ->> 2, ?2, value ->> 3
+         FROM json_each(?3) CROSS JOIN meta ORDER BY json_each.key",
+    )
+    .bind(at)
+    .bind(OUTBOX_VERSION)
+    .bind(json(&rows)?)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Stores an event of `kind` for each of these verdicts in the package sets ?2 (one, or all where it is open if NULL). The bodies are
+/// [`FindingEvent`](crate::store::FindingEvent)s: thousands of them never leave SQLite.
+pub(super) async fn append_findings(
+    connection: &mut SqliteConnection,
+    kind: &'static str,
+    package_set: Option<i64>,
+    verdicts: &[i64],
+    at: i64,
+) -> Result<(), Failure> {
+    if verdicts.is_empty() {
+        return Ok(());
+    }
+    let sets = match package_set {
+        Some(_) => "(SELECT ?2 AS package_set) AS sets",
+        None => "finding AS sets ON sets.verdict = verdict.id AND sets.closed IS NULL AND ?2 IS NULL",
+    };
+    let sql = format!(
+        "INSERT INTO outbox (cluster, at, kind, package_set, version, body)
+         SELECT meta.cluster, ?1, ?3, sets.package_set, ?4, json_object('kind', ?3, 'package_set', sets.package_set,
+             'vulnerability', vulnerability, 'aliases',
+             json(iif(aliases = '', '[]', '[\"' || replace(replace(replace(aliases, '\\', '\\\\'), '\"', '\\\"'), char(10), '\",\"') || '\"]')),
+             'severity', ?5 ->> rank, 'score', score, 'status', status, 'fixed', fixed, 'type', type, 'package', name,
+             'version', version, 'purl', purl)
+         FROM json_each(?6) AS wanted CROSS JOIN verdict ON verdict.id = wanted.value
+         CROSS JOIN package ON package.id = verdict.package CROSS JOIN {sets} CROSS JOIN meta ORDER BY wanted.key"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(at)
+        .bind(package_set)
+        .bind(kind)
+        .bind(OUTBOX_VERSION)
+        .bind(json(&RANKS)?)
+        .bind(json(&verdicts)?)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
