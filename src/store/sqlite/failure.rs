@@ -29,7 +29,6 @@ const IO_ERROR: i64 = 10;
 const CORRUPT: i64 = 11;
 const FULL: i64 = 13;
 const CANNOT_OPEN: i64 = 14;
-const CONSTRAINT: i64 = 19;
 const NOT_A_DATABASE: i64 = 26;
 
 /// Extended code of a shared-memory file that could not grow: the volume is full.
@@ -67,13 +66,13 @@ impl Failure {
             }
             BUSY | LOCKED => new(ErrorKind::Failing, "another process holds the store's lock")
                 .with_hint("close other programs that have the file open"),
-            CONSTRAINT => new(ErrorKind::Rejected, &message),
             NOT_A_DATABASE => new(ErrorKind::Version, "the file is not a store"),
             CORRUPT => new(ErrorKind::Failing, &message).with_hint("restore the store from a backup"),
             READ_ONLY | PERM | CANNOT_OPEN | IO_ERROR | NO_MEMORY => {
                 new(ErrorKind::Failing, &message).with_hint("check the volume and its permissions")
             }
-            _ => new(ErrorKind::Failing, &message),
+            // A constraint, a value that is too large: the write is at fault, and the next one may be stored.
+            _ => new(ErrorKind::Rejected, &message),
         }
     }
 }

@@ -139,7 +139,7 @@ async fn write_verdicts(connection: &mut SqliteConnection, rows: &str) -> Result
         .await?;
     sqlx::query(
         "WITH RECURSIVE touched (verdict, name, rest) AS (
-             SELECT id, vulnerability, aliases || char(10) FROM json_each(?) CROSS JOIN verdict ON verdict.id = value
+             SELECT verdict.id, vulnerability, aliases || char(10) FROM json_each(?) CROSS JOIN verdict ON verdict.id = value
              UNION ALL
              SELECT verdict, substr(rest, 1, instr(rest, char(10)) - 1), substr(rest, instr(rest, char(10)) + 1)
              FROM touched WHERE rest <> '')

@@ -95,7 +95,7 @@ pub(super) async fn append_findings(
          SELECT meta.cluster, ?1, ?3, sets.package_set, ?4, json_object('kind', ?3, 'package_set', sets.package_set,
              'vulnerability', vulnerability, 'aliases',
              json(iif(aliases = '', '[]', '[\"' || replace(replace(replace(aliases, '\\', '\\\\'), '\"', '\\\"'), char(10), '\",\"') || '\"]')),
-             'severity', ?5 ->> rank, 'score', score, 'status', status, 'fixed', fixed, 'type', type, 'package', name,
+             'severity', ?5 ->> rank, 'score', score, 'status', status, 'fixed', fixed, 'type', package.type, 'package', name,
              'version', version, 'purl', purl)
          FROM json_each(?6) AS wanted CROSS JOIN verdict ON verdict.id = wanted.value
          CROSS JOIN package ON package.id = verdict.package CROSS JOIN {sets} CROSS JOIN meta ORDER BY wanted.key"
