@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use outcrop_proto::wire::v1;
-use outcrop_proto::{Coverage, Digest, LayerId};
+use outcrop_proto::{Coverage, Digest, LayerId, clock};
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -151,7 +151,7 @@ impl Aggregator {
             Outcome::Failed(coverage) => Err(coverage),
             Outcome::Done(merged) => {
                 let _alone = self.keep(&stack).await;
-                let mut summary = self.store.put_stack(&merged).await.map_err(failed)?;
+                let mut summary = self.store.put_stack(&merged, now().unix).await.map_err(failed)?;
                 self.match_stack(&mut summary).await?;
                 Ok(Some(summary))
             }
@@ -330,8 +330,7 @@ impl Aggregator {
             let (history, unused) = (before(self.config.keep_history), before(self.config.keep_unused));
             let since = now().unix;
             let tidied = async {
-                let days_since = jiff::Zoned::now().with_time_zone(jiff::tz::TimeZone::UTC).date();
-                let days_since = days_since.saturating_sub(jiff::Span::new().days(DAYS_KEPT));
+                let days_since = clock::today().saturating_sub(jiff::Span::new().days(DAYS_KEPT));
                 let retention = Retention { runs_since: history, unused_since: unused, days_since };
                 self.store.tidy(&retention, &present).await?;
                 if let Some(matchmaker) = self.matchmaker() {

@@ -15,6 +15,7 @@ mod progress;
 mod report;
 mod scan;
 mod selftest;
+mod store;
 mod table;
 mod text;
 mod token;
@@ -71,6 +72,8 @@ enum Command {
     Describe(describe::Arguments),
     /// Distrust a node's inventories, or trust them again
     Node(node::Arguments),
+    /// Back up the aggregator's store, or give it to another cluster
+    Store(store::Arguments),
     /// Create tokens for nodes and for users of the API
     Token(token::Arguments),
     /// Check the cluster, the aggregator and its nodes, or this machine, and report problems with their fixes
@@ -125,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Aggregator(arguments) => aggregator::run(*arguments),
         Command::Status(arguments) => ask::status(&arguments),
         Command::WhoHas(arguments) => ask::who_has(&arguments),
+        Command::Store(arguments) => store::run(arguments),
         Command::Token(arguments) => token::run(arguments),
         Command::Get(arguments) => get::run(&arguments),
         Command::Describe(arguments) => describe::run(&arguments),

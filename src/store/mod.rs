@@ -31,7 +31,7 @@ pub use row::{
     PackageRef, PackageRow, PackageSetFindings, PackageSetId, PackagesFilter, RANKS, RematchRow, Retention, Run, Seen,
     SeenFinding, StackId, SubjectKey, Summary, Verdict, VerdictId, VulnerabilityRow, WorkloadKey, inputs,
 };
-pub use sqlite::Sqlite;
+pub use sqlite::{Sqlite, adopt, back_up};
 pub use volume::{Space, VolumeError, check_local, free};
 
 /// The cluster that a store belongs to.
@@ -87,7 +87,7 @@ pub trait Layers {
 pub trait Stacks {
     /// Stores the packages of a stack, and replaces those that were stored before. Its findings stay until it is matched, and are not
     /// complete for any database: [`Summary::matched`] is `None`.
-    async fn put_stack(&self, stack: &MergedStack) -> Result<Summary, StoreError>;
+    async fn put_stack(&self, stack: &MergedStack, at: i64) -> Result<Summary, StoreError>;
     /// Returns every stack.
     async fn stacks(&self) -> Result<Vec<Summary>, StoreError>;
     /// Returns the stacks whose findings are not complete for `database`, but for those whose packages were removed.

@@ -12,7 +12,7 @@ use super::Failure;
 
 /// Half a SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key([u8; 16]);
+pub(super) struct Key(pub(super) [u8; 16]);
 
 impl Key {
     /// The key of a list of texts.

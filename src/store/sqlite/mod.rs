@@ -7,6 +7,9 @@ mod findings;
 mod history;
 mod keys;
 mod layers;
+mod lock;
+mod migrate_v1;
+mod offline;
 mod outbox;
 mod questions;
 mod stacks;
@@ -20,10 +23,11 @@ use outcrop_proto::{Digest, LayerId};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::{Connection as _, Row as _, SqliteConnection};
 
 use super::{ClusterIdentity, ErrorKind, Options, StoreError, StoreHealth};
 use failure::{Failure, doing};
+pub use offline::{adopt, back_up};
 use writer::Writer;
 
 /// A job on the connection that writes.
@@ -49,6 +53,8 @@ impl Sqlite {
     /// When the file cannot be opened, is not a store, is one of a later version, or belongs to another cluster.
     pub async fn open(path: &Path, options: Options) -> Result<Self, StoreError> {
         const OPENING: &str = "opening the store";
+        let lock = lock::acquire(OPENING, path).await?;
+        migrate_from_v1(path, &options.cluster).await?;
         let connect = connect_options(path);
         let prepared = async {
             let mut connection = writer::connect(&connect).await?;
@@ -71,7 +77,7 @@ impl Sqlite {
             path: path.to_owned(),
             cluster: options.cluster,
             outbox: options.outbox,
-            writer: Writer::new(connect, connection),
+            writer: Writer::new(connect, connection, lock),
             reader,
         })
     }
@@ -84,6 +90,26 @@ impl Sqlite {
     {
         self.writer.run(doing, job).await
     }
+}
+
+/// Migrates the file at `path` if it is a store of version 1.
+async fn migrate_from_v1(path: &Path, cluster: &ClusterIdentity) -> Result<(), StoreError> {
+    const MIGRATING: &str = "migrating the store from version 1";
+    if !migrate_v1::is_version_1(path)? {
+        return Ok(());
+    }
+    tracing::info!("store of version 1 found; migrating it");
+    let new = migrate_v1::new_file(path)?;
+    let created = async {
+        let mut connection = writer::connect(&connect_options(&new)).await?;
+        sqlx::migrate!("src/store/sqlite/migrations").run(&mut connection).await?;
+        upkeep::claim(&mut connection, cluster).await?;
+        Ok(connection.close().await?)
+    };
+    doing(MIGRATING, created).await?;
+    let path = path.to_owned();
+    let migrated = tokio::task::spawn_blocking(move || migrate_v1::migrate(&path, &new)).await;
+    migrated.map_err(|error| StoreError::new(MIGRATING, ErrorKind::Failing, error.to_string()))?
 }
 
 /// How the file is opened.

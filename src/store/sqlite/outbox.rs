@@ -93,8 +93,10 @@ pub(super) async fn append_findings(
     let sql = format!(
         "INSERT INTO outbox (cluster, at, kind, package_set, version, body)
          SELECT meta.cluster, ?1, ?3, sets.package_set, ?4, json_object('kind', ?3, 'package_set', sets.package_set,
-             'vulnerability', vulnerability, 'aliases',
-             json(iif(aliases = '', '[]', '[\"' || replace(replace(replace(aliases, '\\', '\\\\'), '\"', '\\\"'), char(10), '\",\"') || '\"]')),
+             'vulnerability', vulnerability, 'aliases', json((WITH RECURSIVE split (alias, rest) AS (
+                 SELECT '', aliases || char(10) UNION ALL
+                 SELECT substr(rest, 1, instr(rest, char(10)) - 1), substr(rest, instr(rest, char(10)) + 1)
+                 FROM split WHERE rest <> '') SELECT json_group_array(alias) FROM split WHERE alias <> '')),
              'severity', ?5 ->> rank, 'score', score, 'status', status, 'fixed', fixed, 'type', package.type, 'package', name,
              'version', version, 'purl', purl)
          FROM json_each(?6) AS wanted CROSS JOIN verdict ON verdict.id = wanted.value

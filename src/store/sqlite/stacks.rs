@@ -26,10 +26,10 @@ const SUMMARIES: &str = "SELECT stack.*, package_set.*, advisory_database.digest
 
 #[async_trait]
 impl Stacks for Sqlite {
-    async fn put_stack(&self, stack: &MergedStack) -> Result<Summary, StoreError> {
+    async fn put_stack(&self, stack: &MergedStack, at: i64) -> Result<Summary, StoreError> {
         let rows = doing("storing a stack", async { StackRows::new(stack) }).await?;
         let outbox = self.outbox;
-        self.write("storing a stack", move |connection| Box::pin(rows.write(connection, outbox))).await
+        self.write("storing a stack", move |connection| Box::pin(rows.write(connection, outbox.then_some(at)))).await
     }
 
     async fn stacks(&self) -> Result<Vec<Summary>, StoreError> {
@@ -144,7 +144,8 @@ impl StackRows {
         })
     }
 
-    async fn write(self, connection: &mut SqliteConnection, outbox: bool) -> Result<Summary, Failure> {
+    /// Writes the rows; `tell_at` is the time of events, where these are stored.
+    async fn write(self, connection: &mut SqliteConnection, tell_at: Option<i64>) -> Result<Summary, Failure> {
         let distribution = self.write_distribution(connection).await?;
         sqlx::query(INSERT_PACKAGES).bind(&self.package_rows).bind(distribution).execute(&mut *connection).await?;
         sqlx::query(
@@ -167,8 +168,8 @@ impl StackRows {
         .bind(&self.set_rows)
         .execute(&mut *connection)
         .await?;
-        if outbox {
-            self.tell(connection, id, before).await?;
+        if let Some(at) = tell_at {
+            self.tell(connection, id, before, at).await?;
         }
         let sql = format!("{SUMMARIES} WHERE stack.id = ?");
         summary(&sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id).fetch_one(connection).await?)
@@ -242,6 +243,7 @@ impl StackRows {
         connection: &mut SqliteConnection,
         id: StackId,
         before: Option<(String, String)>,
+        at: i64,
     ) -> Result<(), Failure> {
         let mut events = vec![OutboxEvent::InventoryReady {
             package_set: id,
@@ -258,7 +260,7 @@ impl StackRows {
                 reason: reason.clone(),
             });
         }
-        append(connection, &events, jiff::Timestamp::now().as_second()).await
+        append(connection, &events, at).await
     }
 }
 

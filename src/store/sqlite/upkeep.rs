@@ -1,6 +1,7 @@
 //! The state of the store itself: its cluster, its health, its size.
 
 use async_trait::async_trait;
+use outcrop_proto::clock;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{Failure, Sqlite, StoreError, StoreHealth};
@@ -27,7 +28,7 @@ impl Upkeep for Sqlite {
                 return Err(StoreError::new(PROBING, ErrorKind::Full, cause).with_hint("free some space"));
             }
         }
-        let now = jiff::Timestamp::now().as_second();
+        let now = clock::timestamp().as_second();
         self.writer
             .probe(PROBING, move |connection| {
                 Box::pin(async move {

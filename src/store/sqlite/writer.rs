@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use outcrop_proto::clock;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::Mutex;
@@ -26,6 +27,8 @@ struct Inner {
     /// `None` after a failure, and while a transaction runs.
     idle: Mutex<Option<SqliteConnection>>,
     health: StoreHealth,
+    /// Held until the last transaction has ended.
+    _lock: std::fs::File,
 }
 
 /// Whether a transaction is tried while the store does not accept writes.
@@ -36,8 +39,9 @@ enum Mode {
 }
 
 impl Writer {
-    pub(super) fn new(options: SqliteConnectOptions, connection: SqliteConnection) -> Self {
-        Self(Arc::new(Inner { options, idle: Mutex::new(Some(connection)), health: StoreHealth::default() }))
+    pub(super) fn new(options: SqliteConnectOptions, connection: SqliteConnection, lock: std::fs::File) -> Self {
+        let (idle, health) = (Mutex::new(Some(connection)), StoreHealth::default());
+        Self(Arc::new(Inner { options, idle, health, _lock: lock }))
     }
 
     pub(super) fn health(&self) -> &StoreHealth {
@@ -102,7 +106,7 @@ impl Inner {
             }
             Err(failure) => {
                 let error = failure.during(doing);
-                self.health.failed(&error, jiff::Timestamp::now().as_second());
+                self.health.failed(&error, clock::timestamp().as_second());
                 tracing::debug!(%error, "store transaction failed");
                 Err(error)
             }

@@ -1,0 +1,842 @@
+//! What every store guarantees, written against the trait.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use async_trait::async_trait;
+use jiff::civil::date;
+use outcrop::store::{
+    ClusterIdentity, Counts, DayCount, ErrorKind, FindingsFilter, InventoryRow, IssueEvent, Layer, LayerRow,
+    MergedPackage, MergedStack, Options, OutboxEvent, PackageSetFindings, PackageSetId, PackagesFilter, RANKS,
+    RematchRow, Retention, Run, Store, StoreError, SubjectKey, Summary, Verdict, WorkloadKey,
+};
+use outcrop_proto::{
+    Coverage, CoverageState, Digest, Distribution, LayerId, Owner, Package, PackageType, StackPackage,
+};
+
+/// A store under test.
+#[async_trait(?Send)]
+pub(super) trait Harness {
+    /// Opens the store, also again after the last handle was dropped: a restart.
+    async fn open(&self, options: Options) -> Result<Arc<dyn Store>, StoreError>;
+    /// Fails if the stored data is damaged, or a row refers to a row that does not exist.
+    fn check(&self);
+    /// Makes every COMMIT of a write of a layer fail, or succeed again.
+    fn fail_commits(&self, fail: bool);
+}
+
+/// The database that stacks are matched against.
+const DATABASE: Digest = Digest([1; 32]);
+
+pub(super) fn options_of(cluster: &str) -> Options {
+    Options { cluster: ClusterIdentity { key: cluster.to_owned(), name: cluster.to_owned() }, outbox: false }
+}
+
+pub(super) fn options() -> Options {
+    options_of("test")
+}
+
+async fn open(harness: &dyn Harness) -> Arc<dyn Store> {
+    harness.open(options()).await.unwrap()
+}
+
+async fn open_with_outbox(harness: &dyn Harness) -> Arc<dyn Store> {
+    harness.open(Options { outbox: true, ..options() }).await.unwrap()
+}
+
+fn layer(name: &str) -> LayerId {
+    LayerId::Diff(Digest::of(name.as_bytes()))
+}
+
+pub(super) fn layer_row(name: &str, node: &str, read_at: i64) -> LayerRow {
+    let layer = Layer {
+        id: layer(name),
+        digest: Digest::of(b"inventory"),
+        size: 9,
+        cataloguers: 3,
+        node: node.to_owned(),
+        cage: "landlock+seccomp".to_owned(),
+        marks: true,
+        read_at,
+        verified_by: BTreeSet::new(),
+    };
+    LayerRow { layer, inventory: b"inventory".to_vec() }
+}
+
+fn merged(name: &str, version: &str) -> MergedPackage {
+    MergedPackage {
+        package: StackPackage {
+            package: Package::new(PackageType::Npm, name, version),
+            evidence: vec![format!("srv/{name}/package.json").into_bytes()],
+            layer: 0,
+            owner: None,
+        },
+        purl: format!("pkg:npm/{name}@{version}"),
+        owner_purl: None,
+    }
+}
+
+/// A stack of a base and a layer of its own, with these packages of npm in the latter.
+pub(super) fn stack(name: &str, packages: &[(&str, &str)]) -> MergedStack {
+    MergedStack {
+        chain: Digest::of(name.as_bytes()),
+        layers: vec![layer(name), layer("base")],
+        inputs: Digest::of(name.as_bytes()),
+        coverage: Coverage::new(CoverageState::Scanned, ""),
+        distribution: Some(Distribution {
+            id: "debian".to_owned(),
+            version_id: "12".to_owned(),
+            ..Distribution::default()
+        }),
+        cataloguers: 3,
+        packages: packages.iter().map(|(name, version)| merged(name, version)).collect(),
+        unidentified: 1,
+    }
+}
+
+fn verdict(package: i64, vulnerability: &str) -> Verdict {
+    Verdict {
+        package,
+        vulnerability: vulnerability.to_owned(),
+        unassessed: false,
+        rank: 1,
+        score: Some(7.5),
+        status: "fixed",
+        fixed: Some("2".to_owned()),
+        summary: "a problem".to_owned(),
+        aliases: vec![format!("GHSA-{vulnerability}")],
+    }
+}
+
+/// Stores a stack, and that each of its packages has one vulnerability.
+pub(super) async fn put(store: &dyn Store, stack: &MergedStack, vulnerability: &str, at: i64) -> Summary {
+    try_put(store, stack, vulnerability, at).await.unwrap()
+}
+
+pub(super) async fn try_put(
+    store: &dyn Store,
+    stack: &MergedStack,
+    vulnerability: &str,
+    at: i64,
+) -> Result<Summary, StoreError> {
+    let summary = store.put_stack(stack, at).await?;
+    let packages = store.packages_of(summary.id).await?;
+    let verdicts: Vec<Verdict> = packages.iter().map(|of| verdict(of.package, vulnerability)).collect();
+    find(store, &summary, &verdicts, at).await?;
+    Ok(summary)
+}
+
+async fn find(
+    store: &dyn Store,
+    summary: &Summary,
+    verdicts: &[Verdict],
+    at: i64,
+) -> Result<(u64, u64), StoreError> {
+    let ids = store.put_verdicts(verdicts, at).await?;
+    store.put_findings(&findings(summary.id, ids), &DATABASE, at).await
+}
+
+fn findings(package_set: PackageSetId, mut verdicts: Vec<i64>) -> PackageSetFindings {
+    verdicts.sort_unstable();
+    let count = u32::try_from(verdicts.len()).unwrap();
+    let counts = Counts { severities: [0, count, 0, 0, 0, 0], by_layer: vec![count, 0], withheld: 0 };
+    PackageSetFindings { package_set, verdicts, counts }
+}
+
+fn all(package_sets: &[PackageSetId]) -> FindingsFilter<'_> {
+    FindingsFilter {
+        package_sets,
+        worst_to: 5,
+        vulnerability: None,
+        package: None,
+        status: None,
+        after: None,
+        inclusive: false,
+        limit: 1000,
+    }
+}
+
+async fn stack_ids(store: &dyn Store) -> Vec<PackageSetId> {
+    store.stacks().await.unwrap().into_iter().map(|of| of.id).collect()
+}
+
+/// Packages and vulnerabilities of all open findings.
+async fn open_findings(store: &dyn Store) -> Vec<(String, String)> {
+    let ids = stack_ids(store).await;
+    let rows = store.findings(&all(&ids)).await.unwrap();
+    rows.into_iter().map(|row| (row.package, row.vulnerability)).collect()
+}
+
+fn plain(container: &str) -> SubjectKey {
+    SubjectKey::Container { node: "node".into(), namespace: "shop".into(), container: container.into() }
+}
+
+fn workload(name: &str) -> SubjectKey {
+    let (namespace, group, kind) = ("shop".into(), "apps".into(), "Deployment".into());
+    SubjectKey::WorkloadContainer {
+        workload: WorkloadKey { namespace, group, kind, name: name.into() },
+        container: "main".into(),
+    }
+}
+
+fn run(subject: SubjectKey, package_set: PackageSetId, at: i64) -> Run {
+    Run { subject, package_set, at }
+}
+
+/// All runs of a subject, without findings: since, until, package set.
+async fn runs_of(store: &dyn Store, subject: SubjectKey) -> Vec<(i64, Option<i64>, PackageSetId)> {
+    let seen = store.seen(&[subject], Some(&[])).await.unwrap();
+    seen.into_iter().map(|seen| (seen.since, seen.until, seen.package_set)).collect()
+}
+
+fn retention(runs_since: i64, unused_since: i64) -> Retention {
+    Retention { runs_since, unused_since, days_since: date(2026, 1, 1) }
+}
+
+pub(super) async fn stored_rows_are_there_after_a_restart(harness: &dyn Harness) {
+    let store = open(harness).await;
+    store.put_layer(layer_row("app", "node-1", 5)).await.unwrap();
+    let digest = Digest::of(b"inventory");
+    store.verified(&layer("app"), &digest, "node-2", 6).await.unwrap();
+    store.verified(&layer("app"), &Digest::of(b"an earlier inventory"), "node-3", 6).await.unwrap();
+    store.verified(&layer("unknown"), &digest, "node-2", 6).await.unwrap();
+    store.distrust("node-9", Some(7)).await.unwrap();
+    store.distrust("node-8", Some(7)).await.unwrap();
+    store.distrust("node-8", None).await.unwrap();
+    let summary = put(&*store, &stack("app", &[("a", "1"), ("b", "1")]), "CVE-1", 10).await;
+    let rematch = store.begin_rematch(&DATABASE, 11).await.unwrap();
+    assert_eq!(store.last_rematch().await.unwrap(), Some((DATABASE, None)));
+    let outcome = RematchRow { at: 11, seconds: 0.5, stacks: 1, appeared: 2, went: 3 };
+    store.end_rematch(rematch, &outcome).await.unwrap();
+    drop(store);
+    let store = open(harness).await;
+    let [of] = store.layers().await.unwrap().try_into().unwrap();
+    assert_eq!(
+        (of.id, of.node.as_str(), of.verified_by),
+        (layer("app"), "node-1", BTreeSet::from(["node-2".to_owned()]))
+    );
+    assert_eq!(store.distrusted().await.unwrap(), ["node-9"]);
+    let row = InventoryRow { digest, compressed: b"inventory".to_vec(), size: 9, marks: true };
+    assert_eq!(store.inventories(&[layer("app")]).await.unwrap().unwrap(), [row]);
+    assert_eq!(store.inventories(&[layer("app"), layer("gone")]).await.unwrap(), None);
+    let [of] = store.stacks().await.unwrap().try_into().unwrap();
+    assert_eq!((of.id, of.chain, of.packages, of.unidentified), (summary.id, summary.chain, 2, 1));
+    assert_eq!((of.types, of.distribution.unwrap().id.as_str()), (vec![PackageType::Npm], "debian"));
+    assert_eq!((of.counts.severities[1], of.counts.by_layer), (2, vec![2, 0]));
+    assert_eq!((of.inputs, of.matched), (Some(Digest::of(b"app")), Some(DATABASE)));
+    assert_eq!(store.last_rematch().await.unwrap(), Some((DATABASE, Some(outcome))));
+    // A package that is there already is found and not stored twice.
+    put(&*store, &stack("other", &[("a", "1"), ("c", "1")]), "CVE-1", 11).await;
+    let found = store.findings(&all(&stack_ids(&*store).await)).await.unwrap();
+    assert_eq!(found.iter().map(|row| row.package.as_str()).collect::<Vec<_>>(), ["a", "a", "b", "c"]);
+    assert_eq!((found[0].evidence.as_str(), found[0].purl.as_str()), ("/srv/a/package.json", "pkg:npm/a@1"));
+    assert_eq!(found[0].verdict, found[1].verdict);
+}
+
+pub(super) async fn layers_of_a_distrusted_node_are_removed_and_those_that_another_read_since_are_not(
+    harness: &dyn Harness,
+) {
+    let store = open(harness).await;
+    for (name, node) in [("app", "liar"), ("base", "liar"), ("tool", "honest")] {
+        store.put_layer(layer_row(name, node, 5)).await.unwrap();
+    }
+    // Another node was faster.
+    store.put_layer(layer_row("base", "honest", 6)).await.unwrap();
+    store.attribute(&layer("base"), "liar", "third").await.unwrap();
+    store.forget_layers(&[layer("app"), layer("base")], "liar").await.unwrap();
+    let left = store.layers().await.unwrap().into_iter();
+    let left: BTreeSet<(LayerId, String)> = left.map(|layer| (layer.id, layer.node)).collect();
+    assert_eq!(left, ["base", "tool"].map(|name| (layer(name), "honest".to_owned())).into());
+}
+
+pub(super) async fn a_layer_that_is_read_again_is_verified_again(harness: &dyn Harness) {
+    let store = open(harness).await;
+    let verified_by = async || store.layers().await.unwrap().remove(0).verified_by;
+    store.put_layer(layer_row("app", "node-1", 5)).await.unwrap();
+    store.verified(&layer("app"), &Digest::of(b"inventory"), "node-2", 6).await.unwrap();
+    store.attribute(&layer("app"), "node-1", "node-2").await.unwrap();
+    assert_eq!(verified_by().await, BTreeSet::new(), "a node does not verify what it read itself");
+    store.verified(&layer("app"), &Digest::of(b"inventory"), "node-3", 6).await.unwrap();
+    assert_eq!(verified_by().await.len(), 1);
+    store.put_layer(layer_row("app", "node-4", 7)).await.unwrap();
+    assert_eq!(verified_by().await, BTreeSet::new());
+}
+
+pub(super) async fn findings_open_and_close_in_generations_and_rows_that_stay_are_not_touched(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    let summary = put(store, &stack("app", &[("a", "1"), ("b", "1")]), "CVE-1", 10).await;
+    store.record_runs(&[run(plain("web"), summary.id, 1)], &[]).await.unwrap();
+    let packages = store.packages_of(summary.id).await.unwrap();
+    let of = |vulnerability: &str| packages.iter().map(|of| verdict(of.package, vulnerability)).collect::<Vec<_>>();
+    let rows = async || {
+        let seen = store.seen(&[plain("web")], None).await.unwrap();
+        let mut rows: Vec<_> = seen
+            .into_iter()
+            .map(|seen| seen.finding.unwrap())
+            .map(|finding| (finding.vulnerability, finding.opened, finding.closed))
+            .collect();
+        rows.sort();
+        rows
+    };
+    let row = |vulnerability: &str, opened, closed| (vulnerability.to_owned(), opened, closed);
+    assert_eq!(find(store, &summary, &of("CVE-1"), 20).await, Ok((0, 0)));
+    assert_eq!(rows().await, [row("CVE-1", 10, None), row("CVE-1", 10, None)]);
+    let mixed = [&of("CVE-1")[..1], &of("CVE-2")[1..]].concat();
+    assert_eq!(find(store, &summary, &mixed, 30).await, Ok((1, 1)));
+    assert_eq!(find(store, &summary, &of("CVE-1"), 40).await, Ok((1, 1)));
+    let expected =
+        [row("CVE-1", 10, None), row("CVE-1", 10, Some(30)), row("CVE-1", 40, None), row("CVE-2", 30, Some(40))];
+    assert_eq!(rows().await, expected);
+    assert_eq!(find(store, &summary, &[], 40).await, Ok((0, 2)));
+    assert_eq!(find(store, &summary, &of("CVE-1"), 40).await, Ok((2, 0)), "closed and opened within one second");
+}
+
+pub(super) async fn findings_stored_twice_at_the_same_time_open_once(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    let summary = store.put_stack(&stack("app", &[("a", "1")]), 0).await.unwrap();
+    let package = store.packages_of(summary.id).await.unwrap()[0].package;
+    let verdicts = store.put_verdicts(&[verdict(package, "CVE-1")], 0).await.unwrap();
+    for at in (0..200).step_by(10) {
+        let (one, other) = (findings(summary.id, verdicts.clone()), findings(summary.id, verdicts.clone()));
+        let (one, other) =
+            tokio::join!(store.put_findings(&one, &DATABASE, at), store.put_findings(&other, &DATABASE, at + 1));
+        assert_eq!(one.unwrap().0 + other.unwrap().0, 1);
+        assert_eq!(store.findings(&all(&[summary.id])).await.unwrap().len(), 1);
+        store.put_findings(&findings(summary.id, Vec::new()), &DATABASE, at + 2).await.unwrap();
+        assert_eq!(store.findings(&all(&[summary.id])).await.unwrap().len(), 0);
+    }
+}
+
+pub(super) async fn a_verdict_that_says_something_else_says_it_everywhere(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    let summary = put(store, &stack("app", &[("a", "1")]), "CVE-1", 10).await;
+    let package = store.packages_of(summary.id).await.unwrap()[0].package;
+    let worse = Verdict { rank: 0, aliases: vec!["DSA-1".to_owned()], ..verdict(package, "CVE-1") };
+    assert_eq!(find(store, &summary, &[worse], 20).await, Ok((0, 0)), "it is the same finding");
+    let found = store.findings(&all(&[summary.id])).await.unwrap();
+    assert_eq!((found[0].rank, found[0].aliases.as_slice()), (0, &["DSA-1".to_owned()][..]));
+    let sets = [summary.id];
+    for (name, rows) in [("DSA-1", 1), ("cve-1", 1), ("GHSA-CVE-1", 0)] {
+        let filter = FindingsFilter { vulnerability: Some(name), ..all(&sets) };
+        assert_eq!(store.findings(&filter).await.unwrap().len(), rows, "{name}");
+        assert_eq!(store.vulnerability(name).await.unwrap().len(), rows, "{name}");
+    }
+    assert_eq!(store.verdicts(&[found[0].verdict]).await.unwrap()[0].rank, 0);
+    // Ids come in the order of the verdicts, also where some are there already and one is given twice.
+    let [one, two] = ["CVE-1", "CVE-2"].map(|of| verdict(package, of));
+    let ids = store.put_verdicts(&[two.clone(), one.clone(), two], 30).await.unwrap();
+    assert_eq!((ids[0], ids[1]), (ids[2], found[0].verdict));
+}
+
+pub(super) async fn findings_are_paged_in_one_order_and_only_of_the_requested_package_sets(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    let mut stacks = Vec::new();
+    for number in 0..70 {
+        let name = format!("app-{number}");
+        let packages = [("shared", "1"), (name.as_str(), "1")];
+        stacks.push(put(store, &stack(&name, &packages), "CVE-1", 10).await.id);
+    }
+    // Many package sets and few are read in other ways, and come in the same order.
+    for (sets, count) in [(stacks.clone(), 140), (stacks[..10].to_vec(), 20), (Vec::new(), 0)] {
+        let whole = store.findings(&all(&sets)).await.unwrap().into_iter();
+        let whole: Vec<_> = whole.map(|row| (row.rank, row.vulnerability, row.verdict, row.package_set)).collect();
+        assert_eq!(whole.len(), count);
+        assert!(whole.is_sorted() && whole.iter().all(|(.., set)| sets.contains(set)));
+        let mut paged: Vec<(u8, String, i64, i64)> = Vec::new();
+        loop {
+            let filter = FindingsFilter { after: paged.last().cloned(), limit: 7, ..all(&sets) };
+            let rows = store.findings(&filter).await.unwrap();
+            let last = rows.len() < 7;
+            paged.extend(rows.into_iter().map(|row| (row.rank, row.vulnerability, row.verdict, row.package_set)));
+            if last {
+                break;
+            }
+        }
+        assert_eq!(paged, whole);
+    }
+}
+
+pub(super) async fn findings_are_counted_over_a_scope(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    let one = put(store, &stack("one", &[("a", "1"), ("b", "1")]), "CVE-1", 10).await;
+    let two = put(store, &stack("two", &[("a", "1")]), "CVE-1", 10).await;
+    let package = store.packages_of(two.id).await.unwrap()[0].package;
+    let worse = Verdict { rank: 0, ..verdict(package, "CVE-2") };
+    find(store, &two, &[verdict(package, "CVE-1"), worse], 20).await.unwrap();
+    let cases = [
+        (vec![], [0, 0]),
+        (vec![(one.id, 1)], [0, 2]),
+        (vec![(one.id, 3), (two.id, 2)], [2, 8]),
+        (vec![(two.id, 150_000), (9_999, 7)], [150_000, 150_000]),
+    ];
+    for (scope, [critical, high]) in cases {
+        assert_eq!(store.count_findings(&scope).await.unwrap(), [critical, high, 0, 0, 0, 0], "{scope:?}");
+    }
+    find(store, &two, &[], 30).await.unwrap();
+    assert_eq!(store.count_findings(&[(two.id, 5)]).await.unwrap(), [0; 6], "closed findings are not counted");
+}
+
+pub(super) async fn packages_are_counted_over_the_requested_package_sets(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    let one = put(store, &stack("one", &[("lodash", "4"), ("left-pad", "1")]), "CVE-1", 10).await.id;
+    let two = put(store, &stack("two", &[("lodash", "4")]), "CVE-2", 10).await.id;
+    let list = async |package_sets: &[(i64, u64)], by_containers: bool, name: Option<&'static str>| {
+        let filter =
+            PackagesFilter { package_sets, r#type: None, name, version: None, by_containers, after: None, limit: 10 };
+        let rows = store.list_packages(&filter).await.unwrap().into_iter();
+        rows.map(|row| (row.name, row.stacks, row.containers, row.severities[1])).collect::<Vec<_>>()
+    };
+    let row = |name: &str, stacks, containers, high| (name.to_owned(), stacks, containers, high);
+    let both = [(one, 3), (two, 40)];
+    assert_eq!(list(&both, false, None).await, [row("left-pad", 1, 3, 1), row("lodash", 2, 43, 2)]);
+    assert_eq!(list(&both, true, None).await, [row("lodash", 2, 43, 2), row("left-pad", 1, 3, 1)]);
+    assert_eq!(list(&both, false, Some("LODASH")).await, [row("lodash", 2, 43, 2)]);
+    assert_eq!(list(&both, true, Some("LODASH")).await, [row("lodash", 2, 43, 2)]);
+    assert_eq!(list(&[(two, 40)], false, None).await, [row("lodash", 1, 40, 1)], "nothing of the other stack");
+    let has = store.packages_named("Lodash", &[one, two]).await.unwrap();
+    assert_eq!(has.iter().map(|row| row.package_set).collect::<Vec<_>>(), [one, two]);
+    let has = store.packages_with("ghsa-cve-2", &[one, two]).await.unwrap();
+    let has: Vec<_> = has.iter().map(|row| (row.package_set, row.name.as_str())).collect();
+    assert_eq!(has, [(two, "lodash")]);
+    let rows = store.vulnerability("CVE-1").await.unwrap();
+    let found: Vec<_> = rows.iter().map(|row| (row.package.as_str(), row.package_sets.clone())).collect();
+    assert_eq!(found, [("left-pad", vec![one]), ("lodash", vec![one])]);
+    assert_eq!(RANKS[usize::from(rows[0].rank)], "high");
+}
+
+pub(super) async fn a_package_with_several_owners_is_listed_once(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    let owner = |name: &str| {
+        let owner = Owner { package: Package::new(PackageType::Deb, name, "1") };
+        (Some(owner), Some(format!("pkg:deb/debian/{name}@1")))
+    };
+    let mut app = stack("app", &[("a", "1"), ("a", "1"), ("a", "1"), ("a", "1")]);
+    for (package, name) in app.packages.iter_mut().zip(["first", "second", "second"]) {
+        (package.package.owner, package.owner_purl) = owner(name);
+    }
+    let last = &mut app.packages[3].package;
+    (last.evidence, last.layer) = (vec![b"opt/a/package.json".to_vec()], 1);
+    let summary = put(store, &app, "CVE-1", 10).await;
+    let packages = store.packages_of(summary.id).await.unwrap();
+    let owners: BTreeSet<Option<i64>> = packages.iter().map(|of| of.owner).collect();
+    assert_eq!((packages.len(), owners.len()), (3, 3), "once for each owner, and once without one");
+    let ids: Vec<i64> = owners.into_iter().flatten().collect();
+    let names: BTreeSet<String> =
+        store.packages(&ids).await.unwrap().into_iter().map(|(_, package, _)| package.name).collect();
+    assert_eq!(names, ["first", "second"].map(ToOwned::to_owned).into());
+    let found = store.findings(&all(&[summary.id])).await.unwrap();
+    let shown: Vec<_> = found.iter().map(|row| (row.evidence.as_str(), row.layer)).collect();
+    assert_eq!(shown, [("/opt/a/package.json", 1)], "the one without an owner is shown");
+    let sets = [(summary.id, 2)];
+    let filter = PackagesFilter {
+        package_sets: &sets,
+        r#type: Some("npm"),
+        name: None,
+        version: None,
+        by_containers: true,
+        after: None,
+        limit: 9,
+    };
+    let listed = store.list_packages(&filter).await.unwrap();
+    assert_eq!(listed.iter().map(|row| (row.stacks, row.containers)).collect::<Vec<_>>(), [(1, 2)]);
+    assert_eq!(store.packages_named("a", &[summary.id]).await.unwrap().len(), 3, "who asks who has it sees each");
+}
+
+pub(super) async fn runs_are_intervals_and_unused_rows_are_removed(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    for name in ["old", "new", "base"] {
+        store.put_layer(layer_row(name, "node-1", 1)).await.unwrap();
+    }
+    let old = put(store, &stack("old", &[("a", "1"), ("only-old", "1")]), "CVE-1", 10).await.id;
+    let new = put(store, &stack("new", &[("a", "2")]), "CVE-1", 20).await.id;
+    let web = || plain("web");
+    store.record_runs(&[run(web(), old, 10)], &[]).await.unwrap();
+    store.record_runs(&[run(web(), old, 12)], &[]).await.unwrap();
+    store.record_runs(&[run(web(), new, 20)], &[run(web(), old, 20)]).await.unwrap();
+    assert_eq!(store.open_runs().await.unwrap(), [run(web(), new, 20)]);
+    let seen = store.seen(&[web()], Some(&["CVE-1".to_owned()])).await.unwrap();
+    let spans: BTreeSet<(i64, Option<i64>, bool)> =
+        seen.iter().map(|seen| (seen.since, seen.until, seen.finding.is_some())).collect();
+    assert_eq!(spans, BTreeSet::from([(10, Some(20), true), (20, None, true)]));
+    let seen = store.seen(&[web()], Some(&["CVE-9".to_owned()])).await.unwrap();
+    assert!(seen.len() == 2 && seen.iter().all(|seen| seen.finding.is_none()), "runs without it are returned too");
+
+    let counts = async || {
+        let layers = store.layers().await.unwrap().len();
+        let stacks = store.stacks().await.unwrap();
+        let named = store.packages_named("only-old", &[old]).await.unwrap().len();
+        (layers, stacks.iter().map(|of| (of.id, of.cataloguers)).collect::<Vec<_>>(), named)
+    };
+    // Young enough: all stays.
+    store.tidy(&retention(5, 15), &[new]).await.unwrap();
+    assert_eq!(counts().await, (3, vec![(old, 3), (new, 3)], 1));
+    // Nobody has run the old stack for long: its packages and its layer go; its findings stay for the history.
+    store.tidy(&retention(5, 30), &[new]).await.unwrap();
+    assert_eq!(counts().await, (2, vec![(old, 0), (new, 3)], 0));
+    let [of, _] = store.stacks().await.unwrap().try_into().unwrap();
+    assert_eq!((of.inputs, of.matched), (None, None));
+    assert!(store.stacks_to_match(&DATABASE).await.unwrap().is_empty(), "without packages it is not matched");
+    assert_eq!(store.seen(&[web()], None).await.unwrap().len(), 3);
+    // The history is over as well.
+    store.tidy(&retention(30, 30), &[new]).await.unwrap();
+    assert_eq!(counts().await, (2, vec![(new, 3)], 0));
+    assert_eq!(runs_of(store, web()).await, [(20, None, new)]);
+    assert_eq!(store.vulnerability("CVE-1").await.unwrap().len(), 1);
+    harness.check();
+    // It is run again, and everything about it is as if it were new.
+    let again = put(store, &stack("old", &[("only-old", "1")]), "CVE-7", 50).await.id;
+    let found = store.findings(&all(&[again])).await.unwrap();
+    let found: Vec<_> = found.iter().map(|row| (row.package.as_str(), row.vulnerability.as_str())).collect();
+    assert_eq!(found, [("only-old", "CVE-7")]);
+}
+
+pub(super) async fn a_container_that_crashes_every_minute_has_one_run(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    let crashing = put(store, &stack("app", &[("a", "1")]), "CVE-1", 10).await.id;
+    let other = put(store, &stack("other", &[("b", "1")]), "CVE-1", 10).await.id;
+    let web = || plain("web");
+    for minute in 0..50 {
+        let at = minute * 60;
+        store.record_runs(&[run(web(), crashing, at)], &[run(web(), crashing, at + 5)]).await.unwrap();
+    }
+    store.record_runs(&[run(web(), other, 3_000)], &[run(web(), other, 3_100)]).await.unwrap();
+    store.record_runs(&[run(web(), crashing, 3_200)], &[run(web(), crashing, 3_300)]).await.unwrap();
+    // A day later it is another run.
+    store.record_runs(&[run(web(), crashing, 90_000)], &[]).await.unwrap();
+    let expected =
+        [(0, Some(2_945), crashing), (3_000, Some(3_100), other), (3_200, Some(3_300), crashing), (90_000, None, crashing)];
+    assert_eq!(runs_of(store, web()).await, expected);
+}
+
+pub(super) async fn subjects_of_every_kind_survive_a_restart(harness: &dyn Harness) {
+    let store = open(harness).await;
+    let set = put(&*store, &stack("app", &[("a", "1")]), "CVE-1", 10).await.id;
+    // Names that would be one text if they were joined.
+    let container = |namespace: &str, container: &str| SubjectKey::Container {
+        node: "node".into(),
+        namespace: namespace.into(),
+        container: container.into(),
+    };
+    let subjects = [
+        workload("web"),
+        workload("api"),
+        plain("web"),
+        container("a", "b/c"),
+        container("a/b", "c"),
+        SubjectKey::Node { node: "node".into() },
+    ];
+    let begun: Vec<Run> = subjects.iter().map(|subject| run(subject.clone(), set, 10)).collect();
+    store.record_runs(&begun, &[]).await.unwrap();
+    store.record_runs(&[run(plain("web"), 99_999, 10)], &[]).await.unwrap();
+    drop(store);
+    let store = open(harness).await;
+    let open: BTreeSet<Run> = store.open_runs().await.unwrap().into_iter().collect();
+    assert_eq!(open, begun.into_iter().collect());
+    for subject in subjects {
+        assert_eq!(runs_of(&*store, subject.clone()).await, [(10, None, set)], "{subject:?}");
+        let text = serde_json::to_string(&subject).unwrap();
+        assert_eq!(serde_json::from_str::<SubjectKey>(&text).unwrap(), subject);
+    }
+}
+
+pub(super) async fn a_stack_is_matched_for_one_database_until_it_is_stored_again(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    let other = Digest([2; 32]);
+    let to_match = async |database: &Digest| {
+        let stacks = store.stacks_to_match(database).await.unwrap();
+        stacks.into_iter().map(|of| (of.id, of.matched)).collect::<Vec<_>>()
+    };
+    let summary = store.put_stack(&stack("app", &[("a", "1")]), 0).await.unwrap();
+    assert_eq!((summary.inputs, summary.matched), (Some(Digest::of(b"app")), None));
+    assert_eq!(to_match(&DATABASE).await, [(summary.id, None)]);
+    find(store, &summary, &[], 10).await.unwrap();
+    assert_eq!(to_match(&DATABASE).await, []);
+    assert_eq!(to_match(&other).await, [(summary.id, Some(DATABASE))]);
+    store.put_findings(&findings(summary.id, Vec::new()), &other, 20).await.unwrap();
+    assert_eq!(to_match(&DATABASE).await, [(summary.id, Some(other))]);
+    let inputs = Digest::of(b"read anew");
+    let again = store.put_stack(&MergedStack { inputs, ..stack("app", &[("a", "1")]) }, 0).await.unwrap();
+    assert_eq!((again.id, again.inputs, again.matched), (summary.id, Some(inputs), None));
+    assert_eq!(to_match(&other).await, [(summary.id, None)]);
+}
+
+pub(super) async fn ids_are_never_assigned_again(harness: &dyn Harness) {
+    let mut known: BTreeSet<(&str, i64)> = BTreeSet::new();
+    for round in 0..4 {
+        let store = open(harness).await;
+        let name = format!("app-{round}");
+        let summary = put(&*store, &stack(&name, &[(name.as_str(), "1")]), "CVE-1", 10).await;
+        let row = store.findings(&all(&[summary.id])).await.unwrap().remove(0);
+        let package = store.packages_of(summary.id).await.unwrap()[0].package;
+        for id in [("stack", summary.id), ("package", package), ("verdict", row.verdict)] {
+            assert!(known.insert(id), "{id:?} in round {round}");
+        }
+        // Everything goes, and what is stored next is something else.
+        store.tidy(&retention(100, 100), &[]).await.unwrap();
+        assert!(stack_ids(&*store).await.is_empty());
+    }
+}
+
+pub(super) async fn findings_of_a_removed_package_set_are_rejected_and_writes_go_on(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    let summary = put(store, &stack("app", &[("a", "1")]), "CVE-1", 10).await;
+    let ids: Vec<i64> =
+        store.findings(&all(&[summary.id])).await.unwrap().into_iter().map(|row| row.verdict).collect();
+    store.tidy(&retention(100, 100), &[]).await.unwrap();
+    let cases = [
+        store.put_findings(&findings(summary.id, ids.clone()), &DATABASE, 20).await.map(|_| ()),
+        store.put_findings(&findings(summary.id, Vec::new()), &DATABASE, 20).await.map(|_| ()),
+        store.put_verdicts(&[verdict(77_777, "CVE-1")], 20).await.map(|_| ()),
+    ];
+    for refused in cases {
+        assert_eq!(refused.unwrap_err().kind, ErrorKind::Rejected);
+    }
+    let other = put(store, &stack("other", &[("b", "1")]), "CVE-1", 10).await;
+    let refused = store.put_findings(&findings(other.id, ids), &DATABASE, 20).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Rejected, "{refused}");
+    assert!(store.health().is_accepting());
+    assert_eq!(open_findings(store).await, [("b".to_owned(), "CVE-1".to_owned())]);
+}
+
+pub(super) async fn days_are_replaced_kept_and_removed(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    let count = |day, namespace: Option<&str>, rank, findings| DayCount {
+        day,
+        namespace: namespace.map(ToOwned::to_owned),
+        rank,
+        findings,
+    };
+    let (old, first, second) = (date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 2));
+    for day in [old, first] {
+        store.record_day(day, &[count(day, None, 0, 9), count(day, Some("gone"), 1, 9)]).await.unwrap();
+    }
+    let counts = [count(first, None, 0, 1), count(first, Some("shop"), 0, 2), count(first, Some("shop"), 3, 150_000)];
+    store.record_day(first, &counts).await.unwrap();
+    store.record_day(second, &[count(second, Some("shop"), 1, 4)]).await.unwrap();
+    assert_eq!(store.days(second).await.unwrap(), [count(second, Some("shop"), 1, 4)]);
+    assert_eq!(store.days(old).await.unwrap().len(), 6);
+    store.tidy(&retention(0, 0), &[]).await.unwrap();
+    let left = store.days(old).await.unwrap();
+    assert_eq!((left.len(), &left[..3]), (4, &counts[..]), "days since the first are kept");
+}
+
+fn only(mut events: Vec<OutboxEvent>) -> OutboxEvent {
+    assert_eq!(events.len(), 1, "{events:?}");
+    events.remove(0)
+}
+
+pub(super) async fn events_are_stored_with_the_write_that_they_follow_from(harness: &dyn Harness) {
+    let store = &*open_with_outbox(harness).await;
+    let mut last = 0;
+    let mut new = async || {
+        let rows = store.outbox(last, 1000).await.unwrap();
+        last = rows.last().map_or(last, |row| row.id);
+        assert!(rows.iter().all(|row| row.cluster == "test"));
+        rows.into_iter().map(|row| row.event).collect::<Vec<_>>()
+    };
+    let kinds = |events: &[OutboxEvent]| events.iter().map(OutboxEvent::kind).collect::<Vec<_>>();
+    let summary = store.put_stack(&stack("app", &[("a", "1")]), 5).await.unwrap();
+    assert_eq!(kinds(&new().await), ["inventory-ready", "coverage-changed"]);
+    store.put_stack(&stack("app", &[("a", "1")]), 6).await.unwrap();
+    assert_eq!(kinds(&new().await), ["inventory-ready"], "the coverage is the same");
+    let package = store.packages_of(summary.id).await.unwrap()[0].package;
+    let aliases = vec!["with \"quotes\" and \\".to_owned(), "GHSA-1".to_owned()];
+    let told = Verdict { aliases: aliases.clone(), ..verdict(package, "CVE-1") };
+    find(store, &summary, &[told.clone()], 10).await.unwrap();
+    let OutboxEvent::FindingOpened(finding) = only(new().await) else { panic!("another event") };
+    assert_eq!((finding.package_set, finding.vulnerability.as_str()), (summary.id, "CVE-1"));
+    assert_eq!((finding.aliases, finding.severity.as_str(), finding.score), (aliases, "high", Some(7.5)));
+    assert_eq!((finding.status.as_str(), finding.fixed.as_deref()), ("fixed", Some("2")));
+    assert_eq!((finding.package_type.as_str(), finding.purl.as_str()), ("npm", "pkg:npm/a@1"));
+    find(store, &summary, &[told.clone()], 11).await.unwrap();
+    assert_eq!(new().await, [], "nothing changed");
+    let worse = Verdict { rank: 0, fixed: None, aliases: Vec::new(), ..told };
+    find(store, &summary, &[worse.clone()], 12).await.unwrap();
+    let OutboxEvent::FindingChanged(finding) = only(new().await) else { panic!("another event") };
+    assert_eq!((finding.severity.as_str(), finding.fixed, finding.aliases), ("critical", None, Vec::new()));
+    find(store, &summary, &[], 13).await.unwrap();
+    assert_eq!(kinds(&new().await), ["finding-closed"]);
+    find(store, &summary, &[worse], 14).await.unwrap();
+    assert_eq!(kinds(&new().await), ["finding-opened"]);
+
+    store.begin_rematch(&DATABASE, 20).await.unwrap();
+    store.begin_rematch(&DATABASE, 21).await.unwrap();
+    assert_eq!(new().await, [OutboxEvent::DatabaseChanged { database: DATABASE.to_string() }]);
+
+    let other = store.put_stack(&stack("other", &[("a", "2")]), 25).await.unwrap();
+    new().await;
+    let changed = |package_set| OutboxEvent::WorkloadChanged { subject: workload("web"), package_set };
+    store.record_runs(&[run(workload("web"), summary.id, 30)], &[]).await.unwrap();
+    store.record_runs(&[run(workload("web"), summary.id, 31)], &[]).await.unwrap();
+    assert_eq!(new().await, [changed(summary.id)]);
+    store.record_runs(&[run(workload("web"), other.id, 32)], &[run(workload("web"), summary.id, 32)]).await.unwrap();
+    assert_eq!(new().await, [changed(other.id)], "it has another one");
+    store.record_runs(&[], &[run(workload("web"), other.id, 33)]).await.unwrap();
+    assert_eq!(new().await, [OutboxEvent::WorkloadGone { subject: workload("web") }]);
+    store.record_runs(&[run(workload("web"), other.id, 34)], &[]).await.unwrap();
+    assert_eq!(new().await, [changed(other.id)], "it is back, in the same run");
+
+    let workload = WorkloadKey {
+        namespace: "shop".into(),
+        group: "apps".into(),
+        kind: "Deployment".into(),
+        name: "web".into(),
+    };
+    let issue = IssueEvent { workload, rule: "privileged".to_owned(), path: "spec".to_owned() };
+    let text = |text: &str| text.to_owned();
+    let events = [
+        OutboxEvent::IssueOpened(issue.clone()),
+        OutboxEvent::IssueClosed(issue),
+        OutboxEvent::SuppressionChanged { suppression: text("s"), active: true, reason: text("r") },
+        OutboxEvent::CoverageChanged {
+            package_set: None,
+            subject: Some(plain("web")),
+            from: None,
+            to: text("failed"),
+            reason: text("\u{1F600}"),
+        },
+        OutboxEvent::ProblemRaised { problem: text("database"), message: text("m") },
+        OutboxEvent::ProblemCleared { problem: text("database") },
+        OutboxEvent::Audit { actor: text("a"), action: text("distrust"), target: text("node-1") },
+    ];
+    store.append(&events, 40).await.unwrap();
+    assert_eq!(new().await, events);
+}
+
+pub(super) async fn without_a_target_no_event_is_stored(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    let summary = put(store, &stack("app", &[("a", "1")]), "CVE-1", 10).await;
+    store.record_runs(&[run(plain("web"), summary.id, 10)], &[]).await.unwrap();
+    store.begin_rematch(&DATABASE, 20).await.unwrap();
+    store.append(&[OutboxEvent::ProblemCleared { problem: "x".to_owned() }], 20).await.unwrap();
+    assert_eq!(store.outbox(0, 10).await.unwrap(), []);
+}
+
+pub(super) async fn events_are_acknowledged_and_their_ids_grow(harness: &dyn Harness) {
+    let cleared = |number: usize| OutboxEvent::ProblemCleared { problem: number.to_string() };
+    let mut last = 0;
+    for round in 0..3 {
+        let store = open_with_outbox(harness).await;
+        let events: Vec<OutboxEvent> = (0..5).map(cleared).collect();
+        store.append(&events, round).await.unwrap();
+        let page = store.outbox(last, 2).await.unwrap();
+        assert_eq!(page.iter().map(|row| row.event.clone()).collect::<Vec<_>>(), events[..2]);
+        assert!(page[0].id > last && page[1].id > page[0].id && page[0].at == round);
+        store.acknowledge(page[0].id).await.unwrap();
+        let left = store.outbox(0, 10).await.unwrap();
+        assert_eq!(left.iter().map(|row| row.event.clone()).collect::<Vec<_>>(), events[1..]);
+        last = left.last().unwrap().id;
+        // The box is empty, and the ids go on.
+        store.acknowledge(last).await.unwrap();
+        assert_eq!(store.outbox(0, 10).await.unwrap(), []);
+    }
+}
+
+/// Polls a future at most `polls` times, and drops it if it is not done by then.
+async fn poll_at_most<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let mut left = polls;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+/// Drops `write` after 0, 1, 2, … polls until it completes, each time on the store as the last one left it.
+async fn interrupt<T>(write: impl AsyncFn() -> Result<T, StoreError>) -> T {
+    for polls in 0..1_000 {
+        if let Some(outcome) = poll_at_most(polls, write()).await {
+            return outcome.unwrap();
+        }
+        // Other tasks get their turn in between, some times.
+        for _ in 0..polls % 3 {
+            tokio::task::yield_now().await;
+        }
+    }
+    panic!("a write that does not end");
+}
+
+pub(super) async fn a_write_that_is_dropped_at_any_point_is_stored_whole_or_not_at_all(harness: &dyn Harness) {
+    let mut expected = Vec::new();
+    for round in 0..12 {
+        let store = open_with_outbox(harness).await;
+        let name = format!("app-{round}");
+        let packages = [("shared", "1"), (name.as_str(), "1")];
+        let app = stack(&name, &packages);
+        interrupt(async || store.put_layer(layer_row(&name, "node-1", 1)).await).await;
+        let summary = interrupt(async || store.put_stack(&app, 10).await).await;
+        let packages = store.packages_of(summary.id).await.unwrap();
+        assert_eq!(packages.len(), 2);
+        let vulnerability = format!("CVE-{round}");
+        let verdicts: Vec<Verdict> = packages.iter().map(|of| verdict(of.package, &vulnerability)).collect();
+        // A write that nobody waits for any more, and another at once: ids are those of the rows.
+        drop(poll_at_most(1, store.put_verdicts(&verdicts[..1], 10)).await);
+        let ids = interrupt(async || store.put_verdicts(&verdicts, 10).await).await;
+        let told = findings(summary.id, ids);
+        interrupt(async || store.put_findings(&told, &DATABASE, 10).await).await;
+        interrupt(async || store.record_runs(&[run(plain(&name), summary.id, 10)], &[]).await).await;
+        interrupt(async || store.tidy(&retention(5, 5), &[summary.id]).await).await;
+        for package in ["shared", name.as_str()] {
+            expected.push((package.to_owned(), vulnerability.clone()));
+        }
+        if round % 3 == 2 {
+            // A restart while a write is under way.
+            drop(poll_at_most(1, store.distrust("node-1", Some(1))).await);
+        }
+        drop(store);
+        let store = open(harness).await;
+        let mut found = open_findings(&*store).await;
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected, "round {round}");
+        assert_eq!(store.layers().await.unwrap().len(), round + 1);
+        assert_eq!(store.open_runs().await.unwrap().len(), round + 1);
+        assert!(store.stacks().await.unwrap().iter().all(|of| of.matched == Some(DATABASE)));
+        assert!(store.health().is_accepting());
+        drop(store);
+        harness.check();
+    }
+}
+
+pub(super) async fn a_failing_commit_stores_nothing_and_the_next_write_is_stored(harness: &dyn Harness) {
+    let store = open(harness).await;
+    store.put_layer(layer_row("before", "node-1", 1)).await.unwrap();
+    harness.fail_commits(true);
+    for _ in 0..3 {
+        let refused = store.put_layer(layer_row("refused", "node-1", 1)).await.unwrap_err();
+        assert!(refused.kind.is_transient(), "{refused:?}");
+        assert_eq!(store.layers().await.unwrap().len(), 1);
+        // Writes that do not fail are not hidden in a transaction that was left open.
+        store.distrust("node-2", Some(1)).await.unwrap();
+        assert_eq!(store.distrusted().await.unwrap(), ["node-2"]);
+    }
+    harness.fail_commits(false);
+    store.probe().await.unwrap();
+    store.put_layer(layer_row("after", "node-1", 1)).await.unwrap();
+    drop(store);
+    let there: BTreeSet<LayerId> =
+        open(harness).await.layers().await.unwrap().into_iter().map(|layer| layer.id).collect();
+    assert_eq!(there, ["before", "after"].map(layer).into());
+}
+
+pub(super) async fn a_store_of_another_cluster_is_refused(harness: &dyn Harness) {
+    let store = harness.open(options_of("one")).await.unwrap();
+    assert_eq!(store.cluster().key, "one");
+    store.put_layer(layer_row("app", "node-1", 1)).await.unwrap();
+    drop(store);
+    let refused = harness.open(options_of("two")).await.err().unwrap();
+    assert_eq!(refused.kind, ErrorKind::OtherCluster);
+    let text = refused.to_string();
+    assert!(text.contains("\"one\"") && text.contains("outcrop store adopt --cluster two"), "{text}");
+    // A new display name of the same cluster is no other cluster.
+    let mut renamed = options_of("one");
+    renamed.cluster.name = "shown".to_owned();
+    let store = harness.open(renamed).await.unwrap();
+    assert_eq!(store.layers().await.unwrap().len(), 1);
+}

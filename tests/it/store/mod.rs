@@ -1,0 +1,8 @@
+//! The store, by its guarantees.
+//!
+//! `conformance` is written against the trait alone: every implementation has to pass it unchanged. `sqlite` runs it on real files, and
+//! tests what only a file has: full volumes, backups, other clusters. `migration` opens stores of version 1.
+
+mod conformance;
+mod migration;
+mod sqlite;
