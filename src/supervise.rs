@@ -44,6 +44,8 @@ impl Liveness {
 pub struct Tasks {
     running: JoinSet<Result<(), String>>,
     names: HashMap<Id, &'static str>,
+    /// Tasks that serve the others, and are not waited for.
+    background: usize,
     stop: CancellationToken,
     liveness: Liveness,
 }
@@ -53,6 +55,7 @@ impl Default for Tasks {
         Self {
             running: JoinSet::new(),
             names: HashMap::new(),
+            background: 0,
             stop: CancellationToken::new(),
             liveness: Liveness::default(),
         }
@@ -99,6 +102,24 @@ impl Tasks {
         });
     }
 
+    /// Starts a task that returns by itself soon after the stop token was canceled, and not before.
+    pub fn spawn_until_stopped(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.spawn(name, async move {
+            task.await;
+            if stop.is_cancelled() { Ok(()) } else { Err("it returned") }
+        });
+    }
+
+    /// Starts a task that the other tasks need while they stop: it runs as long as any of them, and never returns by itself.
+    pub fn spawn_background(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.background += 1;
+        self.spawn(name, async move {
+            task.await;
+            Err("it returned")
+        });
+    }
+
     /// Runs until `stop` resolves, then has all tasks end; those that take longer than four seconds are aborted.
     ///
     /// # Errors
@@ -117,7 +138,9 @@ impl Tasks {
         }
         self.stop.cancel();
         let drained = async {
-            while let Some(ended) = self.running.join_next_with_id().await {
+            while self.running.len() > self.background
+                && let Some(ended) = self.running.join_next_with_id().await
+            {
                 if let Ok((id, Ok(()))) = &ended {
                     debug!(task = self.names.get(id), "task stopped");
                     continue;
@@ -152,6 +175,16 @@ pub fn panic_message(error: JoinError) -> String {
     // A payload may panic when it is dropped.
     let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(panic)));
     format!("it panicked: {message}")
+}
+
+/// Has panics logged as events, in place of lines of text on standard error.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let reason = panic.payload_as_str().unwrap_or("a value that is no text");
+        let location = panic.location().map(ToString::to_string);
+        let thread = std::thread::current();
+        error!(reason, location, thread = thread.name(), "panic");
+    }));
 }
 
 /// Notes that a task ended before it was asked to, also while it unwinds.

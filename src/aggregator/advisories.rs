@@ -145,6 +145,13 @@ pub struct Current {
     pub sources: Vec<SourceInfo>,
 }
 
+impl Current {
+    /// Returns how many days old the newest record of the newest source is; `None` where no source has a date.
+    pub fn age_days(&self, today: jiff::civil::Date) -> Option<i64> {
+        self.sources.iter().filter_map(|source| source.age_days(today)).min()
+    }
+}
+
 /// A database that is offered.
 struct Offered<'a> {
     file: &'a Path,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use outcrop_proto::wire::{Seen, v1};
 use outcrop_proto::{ContainerKey, Coverage, CoverageState};
 
-use super::fleet::{Fleet, Placed, workload_key};
+use super::fleet::{Picture, Placed, workload_key};
 use super::{Aggregator, now};
 use crate::cluster::{Cluster, Pod, PodContainer, Watch};
 use crate::store::SubjectKey;
@@ -32,7 +32,7 @@ pub(super) struct Missing<'c> {
 /// Containers that run and that no node has told of, as far as `scope` sees them.
 pub(super) fn missing<'c>(
     cluster: &'c Cluster,
-    fleet: &'c Fleet,
+    fleet: &'c Picture,
     scope: &'c Scope,
 ) -> impl Iterator<Item = Missing<'c>> {
     let seen = cluster.pods().filter(|pod| !pod.over && scope.sees(Some(&pod.name.namespace)));
@@ -44,7 +44,7 @@ pub(super) fn missing<'c>(
 /// A pod's container, if it runs and no node has told of it.
 pub(super) fn missing_of<'c>(
     cluster: &'c Cluster,
-    fleet: &Fleet,
+    fleet: &Picture,
     pod: &'c Pod,
     container: &'c PodContainer,
 ) -> Option<Missing<'c>> {
@@ -57,7 +57,7 @@ pub(super) fn missing_of<'c>(
 }
 
 /// Why nothing is known of a container of a pod.
-fn unseen(cluster: &Cluster, fleet: &Fleet, pod: &Pod, node: &str) -> Coverage {
+fn unseen(cluster: &Cluster, fleet: &Picture, pod: &Pod, node: &str) -> Coverage {
     if let Some(reason) = &pod.excluded {
         return Coverage::new(CoverageState::Excluded, &**reason);
     }
@@ -73,28 +73,22 @@ fn unseen(cluster: &Cluster, fleet: &Fleet, pod: &Pod, node: &str) -> Coverage {
 }
 
 impl Aggregator {
-    /// Where a container belongs that a node tells of.
-    pub(super) fn place(&self, node: &str, seen: &Seen) -> Placed {
-        let (Some(watch), Some(pod)) = (&self.watch, &seen.pod) else { return Placed::AsTold };
-        match place(watch, node, &seen.key) {
-            // Where a node lies, or an image that labels its containers, the API server will say so.
-            Placed::Nowhere if !watch.covers(&pod.namespace) => Placed::Elsewhere,
-            placed => placed,
-        }
-    }
-
     /// Follows the API server: what changes there moves containers at once.
     pub(super) async fn follow_cluster(self: Arc<Self>, watch: Arc<Watch>) {
         loop {
             let touched = watch.touched().await;
             let nodes: HashSet<Arc<str>> = touched.iter().map(|(node, _)| Arc::clone(node)).collect();
-            let place = |node: &str, id: &str| watch.cluster().place(node, id).map_or(Placed::Nowhere, Placed::In);
-            let again = self.fleet().place_again(touched, &place, now());
-            for node in again {
-                self.send(&node, v1::order::Order::Resync(v1::Resync {}));
+            let placing = Arc::clone(&watch);
+            let again = self.fleet.call(move |fleet| {
+                let place =
+                    |node: &str, id: &str| placing.cluster().place(node, id).map_or(Placed::Nowhere, Placed::In);
+                fleet.place_again(touched, &place, now())
+            });
+            for node in again.await {
+                self.send(&node, v1::order::Order::Resync(v1::Resync {})).await;
             }
             for node in nodes {
-                self.advance(&node);
+                self.advance(&node).await;
             }
             self.changed.notify_one();
         }
@@ -106,17 +100,30 @@ impl Aggregator {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         tokio::time::sleep(SETTLED).await;
-        {
-            let mut fleet = self.fleet();
-            let cluster = watch.cluster();
+        let awaiting = Arc::clone(&watch);
+        let ended = self.fleet.call(move |fleet| {
+            let cluster = awaiting.cluster();
             let subject = |of: Missing<'_>| SubjectKey::WorkloadContainer {
                 workload: workload_key(&of.pod.workload),
                 container: of.container.name.as_ref().into(),
             };
-            let awaited: HashSet<SubjectKey> = missing(&cluster, &fleet, &Scope::All).map(subject).collect();
+            let awaited: HashSet<SubjectKey> = missing(&cluster, fleet, &Scope::All).map(subject).collect();
             fleet.end_workloads(|subject| awaited.contains(subject), now());
-        }
+        });
+        ended.await;
         self.changed.notify_one();
+        // It is done once; a supervised task goes on.
+        std::future::pending().await
+    }
+}
+
+/// Where a container belongs that a node reports.
+pub(super) fn place_reported(watch: Option<&Watch>, node: &str, seen: &Seen) -> Placed {
+    let (Some(watch), Some(pod)) = (watch, &seen.pod) else { return Placed::AsTold };
+    match place(watch, node, &seen.key) {
+        // Where a node lies, or an image that labels its containers, the API server will say so.
+        Placed::Nowhere if !watch.covers(&pod.namespace) => Placed::Elsewhere,
+        placed => placed,
     }
 }
 

@@ -9,8 +9,9 @@ use super::memory::in_background;
 use crate::advisory::{Database, DatabaseError, Finding, Matcher, Severity, Subject};
 use crate::lock::lock;
 use crate::store::{
-    Counts, PackageRef, PackageSetFindings, RANKS, StackId, Store, StoreError, Verdict, VerdictId,
+    Counts, PackageRef, PackageSetFindings, RANKS, StackId, Store, StoreError, Summary, Verdict, VerdictId,
 };
+use crate::supervise::panic_message;
 
 /// Why a stack could not be matched.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +22,9 @@ pub(super) enum MatchError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The thread that matched has ended.
-    #[error("matching has ended: {0}")]
-    Ended(#[from] tokio::task::JoinError),
+    /// The thread that matched panicked.
+    #[error("the matcher failed: {0}")]
+    Ended(String),
 }
 
 /// A package and the package that owns it, by row id.
@@ -34,6 +35,17 @@ type Pair = (i64, Option<i64>);
 struct Judged {
     verdicts: Vec<(VerdictId, u8)>,
     withheld: u32,
+}
+
+/// What matching a stack came to.
+#[derive(Debug)]
+pub(super) struct Matched {
+    /// Its open findings, counted.
+    pub(super) counts: Counts,
+    /// How many findings opened.
+    pub(super) appeared: u64,
+    /// How many findings closed.
+    pub(super) went: u64,
 }
 
 /// Matches against one advisory database, and remembers what it found.
@@ -55,28 +67,22 @@ impl Matchmaker {
         lock(&self.known).clear();
     }
 
-    /// Matches a stack, and keeps what comes of it. Returns its counts, and how many findings appeared and went.
+    /// Matches a stack and stores its findings, which are complete for this database then.
     pub(super) async fn match_stack(
         self: &Arc<Self>,
         store: &dyn Store,
-        stack: StackId,
-        layers: usize,
+        stack: &Summary,
         at: i64,
-    ) -> Result<(Counts, u64, u64), MatchError> {
-        let packages = store.packages_of(stack).await?;
+    ) -> Result<Matched, MatchError> {
+        let packages = store.packages_of(stack.id).await?;
         self.learn(store, &packages, at).await?;
-        let findings = self.count(stack, &packages, layers);
+        let findings = self.count(stack.id, &packages, stack.layers.len());
         let (appeared, went) = store.put_findings(&findings, &self.digest, at).await?;
-        Ok((findings.counts, appeared, went))
+        Ok(Matched { counts: findings.counts, appeared, went })
     }
 
     /// Judges those of the packages that it does not know yet.
-    async fn learn(
-        self: &Arc<Self>,
-        store: &dyn Store,
-        packages: &[PackageRef],
-        at: i64,
-    ) -> Result<(), MatchError> {
+    async fn learn(self: &Arc<Self>, store: &dyn Store, packages: &[PackageRef], at: i64) -> Result<(), MatchError> {
         let missing: Vec<Pair> = {
             let known = lock(&self.known);
             let pairs: BTreeSet<Pair> = packages.iter().map(|package| (package.package, package.owner)).collect();
@@ -85,12 +91,14 @@ impl Matchmaker {
         if missing.is_empty() {
             return Ok(());
         }
-        let ids: BTreeSet<i64> = missing.iter().flat_map(|(package, owner)| [Some(*package), *owner]).flatten().collect();
+        let ids: BTreeSet<i64> =
+            missing.iter().flat_map(|(package, owner)| [Some(*package), *owner]).flatten().collect();
         let ids: Vec<i64> = ids.into_iter().collect();
         let details = store.packages(&ids).await?;
         let details = details.into_iter().map(|(id, package, distribution)| (id, (package, distribution))).collect();
         let matchmaker = Arc::clone(self);
-        let judged = in_background(move || matchmaker.judge(&missing, &details)).await??;
+        let judged = in_background(move || matchmaker.judge(&missing, &details)).await;
+        let judged = judged.map_err(|error| MatchError::Ended(panic_message(error)))??;
         let verdicts: Vec<Verdict> = judged.iter().flat_map(|(_, verdicts, _)| verdicts.iter().cloned()).collect();
         let mut numbers = store.put_verdicts(&verdicts, at).await?.into_iter();
         let mut known = lock(&self.known);

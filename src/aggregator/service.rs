@@ -4,20 +4,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use outcrop_agent::logging::safe;
 use outcrop_proto::inventory::{Inventory, decompress};
 use outcrop_proto::wire::v1::collector_server::Collector;
 use outcrop_proto::wire::{MAX_INVENTORY, Seen, WireError, digest, v1};
 use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, LayerId};
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, error, info, warn};
 
-use super::fleet::{LEASE, NotTaken, Verified};
+use super::fleet::{Fleet, LEASE, NotTaken, Verified};
+use super::joining::place_reported;
 use super::memory::in_background;
+use super::merges::MergeJob;
 use super::tokens::{Denied, Speaker};
 use super::{Aggregator, now};
 use crate::store::{Layer, LayerRow, StoreError};
+use crate::supervise::panic_message;
 use crate::web::listen::Peer;
 
 /// Orders that wait for a node. One that does not take them is as good as gone.
@@ -100,14 +106,23 @@ impl Service {
         let welcome = v1::Welcome { aggregator_version: env!("CARGO_PKG_VERSION").to_owned() };
         let _ = orders.try_send(Ok(aggregator.order(v1::order::Order::Welcome(welcome))));
         let node = speaker.node.clone();
-        let (stream, ended) = aggregator.attach(&speaker, &hello, orders.clone());
+        let (stream, ended) = aggregator.attach(&speaker, hello, orders.clone()).await;
+        let listener = Arc::clone(&aggregator);
+        let name = node.clone();
+        let mut listening = JoinSet::new();
+        listening.spawn(async move { listener.listen(&name, reports, &orders).await });
         tokio::spawn(async move {
             tokio::select! {
-                () = aggregator.listen(&node, reports, &orders) => {}
+                // Also after a panic the node is detached, and may attach again.
+                Some(listened) = listening.join_next() => {
+                    if let Err(error) = listened {
+                        error!(node, reason = panic_message(error), "stream failed");
+                    }
+                }
                 // Its place was taken, or it did not take its orders.
                 _ = ended => {}
             }
-            aggregator.detach(&node, stream);
+            aggregator.detach(node, stream).await;
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -124,7 +139,7 @@ impl Service {
         self.0.same_cluster(&first.cluster)?;
         let layer = layer(first.layer.as_ref())?;
         // Only what this node was asked for, and only the first of two answers, takes memory.
-        let Some(cataloguers) = self.0.fleet().is_leased(&node, &layer) else {
+        let Some(cataloguers) = self.0.is_leased(&node, layer).await else {
             self.0.counters.unasked.fetch_add(1, Relaxed);
             return Err(unleased(&layer));
         };
@@ -152,7 +167,7 @@ impl Service {
         let told = Told { layer, cataloguers, cage, marks, compressed };
         self.0.store_inventory(&node, told).await?;
         drop(held);
-        self.0.advance(&node);
+        self.0.advance(&node).await;
         Ok(Response::new(v1::Stored { cluster: self.0.cluster.clone(), layer: Some(layer.into()) }))
     }
 }
@@ -201,6 +216,19 @@ fn layer(id: Option<&v1::LayerId>) -> Result<LayerId, Status> {
 }
 
 impl Aggregator {
+    /// Returns with which version of the catalogers `node` is to read a layer, if it is.
+    async fn is_leased(&self, node: &str, layer: LayerId) -> Option<u32> {
+        let node = node.to_owned();
+        self.fleet.call(move |fleet| fleet.is_leased(&node, &layer)).await
+    }
+
+    /// Records that `node` could not read a layer.
+    async fn unreadable(&self, node: &str, layer: LayerId, coverage: Coverage, gone: bool) {
+        debug!(node, %layer, reason = %safe(&coverage.reason), gone, "layer not read");
+        let node = node.to_owned();
+        self.fleet.call(move |fleet| fleet.unreadable(&node, &layer, coverage, gone, now())).await;
+    }
+
     /// Waits until `bytes` more of what nodes send may be held, and takes them.
     async fn allow(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
         let permits = u32::try_from(bytes.div_ceil(PERMIT)).unwrap_or(u32::MAX);
@@ -256,6 +284,7 @@ impl Aggregator {
                 Ok(cost) => allowance.spend(cost).await,
                 Err(status) => {
                     self.counters.refused.fetch_add(1, Relaxed);
+                    warn!(node, reason = %safe(status.message()), "stream refused");
                     let _ = orders.try_send(Err(status));
                     return;
                 }
@@ -268,16 +297,18 @@ impl Aggregator {
         use v1::report::Report;
         let mut cost = 1.0;
         self.same_cluster(&report.cluster)?;
-        self.fleet().heard(node, now());
+        let name = node.to_owned();
+        self.fleet.call(move |fleet| fleet.heard(&name, now())).await;
         match report.report {
             Some(Report::Containers(containers)) => {
                 let told = u32::try_from(containers.containers.len() + containers.gone.len()).unwrap_or(u32::MAX);
                 cost += f64::from(told) / OF_A_REPORT;
-                self.containers(node, containers)?;
+                self.containers(node, containers).await?;
             }
             Some(Report::Verified(verified)) => self.verified(node, &verified).await?,
             Some(Report::Metrics(metrics)) => {
-                self.fleet().metrics(node, metrics);
+                let name = node.to_owned();
+                self.fleet.call(move |fleet| fleet.metrics(&name, metrics)).await;
                 return Ok(cost);
             }
             Some(Report::Unreadable(unreadable)) => {
@@ -287,38 +318,44 @@ impl Aggregator {
                     "too-large" => Coverage::new(CoverageState::TooLarge, reason),
                     _ => Coverage::failed(reason),
                 };
-                self.fleet().unreadable(node, &layer, coverage, unreadable.gone, now());
+                self.unreadable(node, layer, coverage, unreadable.gone).await;
             }
             Some(Report::Answers(answers)) => {
                 let stack: Digest = digest(&answers.stack, "a stack's identity").map_err(malformed)?;
                 // It waits with others for its turn.
                 let held = self.allow(answers.encoded_len()).await?;
                 // An answer that nobody asked for is not listened to.
-                if self.fleet().answered(node, &stack) {
-                    self.merge(stack, Some((answers, held)));
-                } else {
-                    self.counters.unasked.fetch_add(1, Relaxed);
+                let name = node.to_owned();
+                match self.fleet.call(move |fleet| fleet.answered(&name, &stack)).await {
+                    Some(layers) => self.merge(MergeJob { stack, layers, answers: Some((answers, held)) }),
+                    None => {
+                        self.counters.unasked.fetch_add(1, Relaxed);
+                    }
                 }
             }
             // A second Hello, or a report of a newer agent.
             Some(Report::Hello(_)) | None => {}
         }
-        self.advance(node);
+        self.advance(node).await;
         Ok(cost)
     }
 
-    fn containers(&self, node: &str, report: v1::Containers) -> Result<(), Status> {
+    async fn containers(&self, node: &str, report: v1::Containers) -> Result<(), Status> {
         let containers =
             report.containers.into_iter().map(Seen::try_from).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
         let gone =
             report.gone.into_iter().map(ContainerKey::try_from).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
         let report = super::fleet::Report { sequence: report.sequence, full: report.full, containers, gone };
-        let place = |seen: &Seen| self.place(node, seen);
-        let told = self.fleet().containers(node, report, &place, now());
-        match told {
+        let (name, watch) = (node.to_owned(), self.watch.clone());
+        // Placed where they are entered, so that no change of the API server's comes between.
+        let taken = self.fleet.call(move |fleet| {
+            fleet.containers(&name, report, &|seen| place_reported(watch.as_deref(), &name, seen), now())
+        });
+        match taken.await {
             Ok(()) => Ok(()),
             Err(NotTaken::Gap) => {
-                self.send(node, v1::order::Order::Resync(v1::Resync {}));
+                debug!(node, "report missed: all containers requested");
+                self.send(node, v1::order::Order::Resync(v1::Resync {})).await;
                 Ok(())
             }
             Err(NotTaken::TooMany) => {
@@ -341,7 +378,7 @@ impl Aggregator {
             Ok(Ok(checked)) => checked,
             Ok(Err(error)) => {
                 let reason = format!("the inventory of {layer}: {error}");
-                return Err(self.worthless(node, &layer, Status::invalid_argument(reason)));
+                return Err(self.worthless(node, layer, Status::invalid_argument(reason)).await);
             }
             Err(error) => return Err(Status::internal(error.to_string())),
         };
@@ -350,7 +387,7 @@ impl Aggregator {
             let status = Status::invalid_argument(
                 "the inventory was read with another version of the catalogers than the agent reported",
             );
-            return Err(self.worthless(node, &layer, status));
+            return Err(self.worthless(node, layer, status).await);
         }
         let read = Layer {
             id: layer,
@@ -363,50 +400,45 @@ impl Aggregator {
             read_at: now().unix,
             verified_by: std::collections::BTreeSet::new(),
         };
-        {
-            let fleet = self.fleet();
-            // It took its time, or its node is not believed any more: another one may have read it meanwhile.
-            if fleet.is_leased(node, &layer).is_none() {
-                return Err(unleased(&layer));
-            }
-            if !fleet.is_settled(&read) {
-                drop(fleet);
+        // Meanwhile the lease may have expired, or the node be distrusted: another one may have read the layer.
+        let (name, candidate) = (node.to_owned(), read.clone());
+        let checks = move |fleet: &mut Fleet| (fleet.is_leased(&name, &layer).is_some(), fleet.is_settled(&candidate));
+        match self.fleet.call(checks).await {
+            (false, _) => return Err(unleased(&layer)),
+            (true, false) => {
                 self.counters.contradicted.fetch_add(1, Relaxed);
                 let reason = format!("the inventory of {layer} differs from the accepted one");
-                return Err(self.worthless(node, &layer, Status::failed_precondition(reason)));
+                return Err(self.worthless(node, layer, Status::failed_precondition(reason)).await);
             }
+            (true, true) => {}
         }
-        match self.store.put_layer(LayerRow { layer: read.clone(), inventory }).await {
-            Ok(()) if self.fleet().known(read) => {
-                self.counters.inventories.fetch_add(1, Relaxed);
-                Ok(())
-            }
-            // It was kept in the moment in which its node was said to be believed no more.
-            Ok(()) => {
-                let forgotten = self.store.forget_layers(&[layer], node).await;
-                forgotten.map_err(|error| Status::unavailable(error.to_string()))?;
-                Err(unleased(&layer))
-            }
+        if let Err(error) = self.store.put_layer(LayerRow { layer: read.clone(), inventory }).await {
             // The node did what it was asked; it is asked again when there is room.
-            Err(error) => {
-                let coverage = Coverage::failed(error.to_string());
-                self.fleet().unreadable(node, &layer, coverage, true, now());
-                Err(Status::unavailable(error.to_string()))
-            }
+            self.unreadable(node, layer, Coverage::failed(error.to_string()), true).await;
+            return Err(Status::unavailable(error.to_string()));
         }
+        if self.fleet.call(move |fleet| fleet.known(read)).await {
+            self.counters.inventories.fetch_add(1, Relaxed);
+            info!(node, %layer, bytes = size, "layer stored");
+            return Ok(());
+        }
+        // It was stored in the moment in which its node was distrusted.
+        let forgotten = self.store.forget_layers(&[layer], node).await;
+        forgotten.map_err(|error| Status::unavailable(error.to_string()))?;
+        Err(unleased(&layer))
     }
 
     /// What a node told of a layer is of no use: that counts as a failure to read it.
-    fn worthless(&self, node: &str, layer: &LayerId, status: Status) -> Status {
-        let coverage = Coverage::failed(status.message());
-        self.fleet().unreadable(node, layer, coverage, false, now());
+    async fn worthless(&self, node: &str, layer: LayerId, status: Status) -> Status {
+        self.unreadable(node, layer, Coverage::failed(status.message()), false).await;
         status
     }
 
     async fn verified(&self, node: &str, report: &v1::Verified) -> Result<(), Status> {
         let id = layer(report.layer.as_ref())?;
         let digest = digest(&report.digest, "an inventory's digest").map_err(malformed)?;
-        let outcome = self.fleet().verified(node, &id, digest, report.cataloguers, report.marks);
+        let (name, cataloguers, marks) = (node.to_owned(), report.cataloguers, report.marks);
+        let outcome = self.fleet.call(move |fleet| fleet.verified(&name, &id, digest, cataloguers, marks)).await;
         let stored: Result<(), StoreError> = match outcome {
             Verified::Unasked => {
                 self.counters.unasked.fetch_add(1, Relaxed);
@@ -419,17 +451,21 @@ impl Aggregator {
             }
             Verified::Disputed => {
                 self.counters.contradicted.fetch_add(1, Relaxed);
+                warn!(node, layer = %id, "layer disputed");
                 self.changed.notify_one();
                 Ok(())
             }
             Verified::Overturned(reader) => {
                 self.counters.contradicted.fetch_add(1, Relaxed);
+                warn!(node, layer = %id, "layer disputed");
                 self.changed.notify_one();
                 self.store.forget_layers(&[id], &reader).await
             }
         };
-        // A verification that is not stored is made again after a restart.
-        let _ = stored;
+        // The store's health is a problem of its own; what could not be recorded is read again.
+        if let Err(error) = stored {
+            warn!(node, layer = %id, %error, "cross-read not stored");
+        }
         Ok(())
     }
 }

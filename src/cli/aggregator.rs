@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use outcrop_agent::logging::{self, LogFormat};
 use outcrop_proto::clock;
 
 use super::{Exit, Fatal};
@@ -13,10 +14,15 @@ use crate::cluster::api_server_port;
 use crate::data_lock::DataLock;
 use crate::duration::{parse_duration, parse_share};
 use crate::offline::{self, Offline};
+use crate::supervise;
 use crate::token::is_name;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
+    /// Format of log events on standard error; OUTCROP_LOG sets the filter, for example "debug"
+    #[arg(long, value_enum, value_name = "FORMAT", env = "OUTCROP_LOG_FORMAT", default_value_t)]
+    log_format: LogFormat,
+
     /// Name of the cluster; agents of other clusters are refused
     #[arg(long, value_name = "NAME", env = "OUTCROP_CLUSTER", default_value = "default")]
     cluster: String,
@@ -241,6 +247,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         Fatal::usage(format!("invalid value for --db-key: {error}; expected a minisign public key or a .pub file"))
     })?;
     let kubernetes = arguments.kubernetes.config()?;
+    logging::init(arguments.log_format, logging::SERVICE_FILTER).map_err(|error| Fatal::usage(error.to_string()))?;
     if kubernetes.is_some() && clock::is_moved() {
         return Err(Fatal::usage(format!(
             "{} cannot be used with --kubernetes, because the API server uses the true time",
@@ -273,10 +280,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         keep_unused: arguments.keep_unused,
         keep_history: arguments.keep_history,
     };
-    // Everything acknowledged is on disk, so a signal may end the process. As PID 1 of a container it needs handlers: the kernel applies
-    // no default action there.
-    outcrop_agent::role::end_on_signals()
-        .map_err(|error| Fatal::failed(format!("installing signal handlers: {error}")))?;
+    supervise::log_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Fatal::failed(format!("starting the async runtime: {error}")))?;
     runtime.block_on(aggregator::run(config)).map_err(|error| Fatal::failed(error.to_string()))?;

@@ -55,7 +55,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         Command::Adopt { cluster, store } => {
             let cluster = ClusterIdentity { key: cluster.clone(), name: cluster };
             let before = adopt(&store.path(), &cluster).map_err(|error| Fatal::failed(error.to_string()))?;
-            print(&format!("the store belongs to {} now, before to {}\n", escape(&cluster.name), escape(&before.name)))?;
+            print(&format!(
+                "the store belongs to {} now, before to {}\n",
+                escape(&cluster.name),
+                escape(&before.name)
+            ))?;
         }
     }
     Ok(Exit::Done)

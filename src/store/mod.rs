@@ -127,11 +127,7 @@ pub trait History {
     /// Returns runs that have not ended.
     async fn open_runs(&self) -> Result<Vec<Run>, StoreError>;
     /// Returns all runs of these subjects, oldest first, with the findings of these vulnerabilities, or all, in the package sets.
-    async fn seen(
-        &self,
-        subjects: &[SubjectKey],
-        vulnerabilities: Option<&[String]>,
-    ) -> Result<Vec<Seen>, StoreError>;
+    async fn seen(&self, subjects: &[SubjectKey], vulnerabilities: Option<&[String]>) -> Result<Vec<Seen>, StoreError>;
     /// Removes what is older than `retention` and what nothing refers to. `present` are stacks that somebody has now.
     async fn tidy(&self, retention: &Retention, present: &[StackId]) -> Result<(), StoreError>;
     /// Stores the counts of one day, and replaces those that were stored before.

@@ -73,7 +73,7 @@ impl From<Failure> for Problem {
             Failure::Question(detail) => Self::question(detail),
             Failure::Missing(detail) => Self::new(StatusCode::NOT_FOUND, detail),
             Failure::Refused(detail) => Self::new(StatusCode::CONFLICT, detail),
-            Failure::Store(detail) => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail),
+            Failure::Store(detail) | Failure::Unavailable(detail) => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail),
         }
     }
 }

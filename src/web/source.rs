@@ -92,6 +92,8 @@ pub enum Failure {
     Refused(String),
     /// The store could not be read.
     Store(String),
+    /// It was begun, and is not complete yet.
+    Unavailable(String),
 }
 
 impl From<StoreError> for Failure {

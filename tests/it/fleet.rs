@@ -273,7 +273,11 @@ fn what_an_agent_without_sys_admin_cannot_see_is_decided_where_the_container_is_
     assert_eq!(place.findings(), ["web shop CVE-2026-1"]);
     let database = rusqlite::Connection::open(place.at("data/outcrop.db")).unwrap();
     let one = |sql: &str| database.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!(one("SELECT packages FROM package_set"), 2, "bash and shop: what the opaque directory hides is not there");
+    assert_eq!(
+        one("SELECT packages FROM package_set"),
+        2,
+        "bash and shop: what the opaque directory hides is not there"
+    );
     assert_eq!(one("SELECT count(*) FROM layer WHERE marks = 0"), 3, "nobody could see the mark");
 }
 

@@ -47,7 +47,7 @@ impl Aggregator {
             })?,
         };
         let chosen = Chosen::new(self, scope, list)?;
-        let stacks: Vec<StackId> = chosen.stacks(&self.fleet()).into_keys().collect();
+        let stacks: Vec<StackId> = chosen.stacks(&self.picture()).into_keys().collect();
         let place: Option<Place> = after(&FINDINGS, list)?;
         let filter = FindingsFilter {
             package_sets: &stacks,
@@ -86,7 +86,7 @@ impl Aggregator {
         place: Option<&Place>,
         limit: usize,
     ) -> Vec<Held<'r>> {
-        let fleet = self.fleet();
+        let fleet = self.picture();
         let chains = super::chains(&fleet);
         let mut all = Vec::new();
         for row in rows {
@@ -129,10 +129,12 @@ impl Aggregator {
             )));
         }
         let containers: BTreeMap<SubjectKey, ContainerRef> = {
-            let fleet = self.fleet();
+            let fleet = self.picture();
             let all = chosen.containers(&fleet).take(MAX_SUBJECTS + 1);
-            all.map(|(node, key, container)| (subject(&Arc::from(node), &key.namespace, container), container_ref(node, key, container)))
-                .collect()
+            all.map(|(node, key, container)| {
+                (subject(&Arc::from(node), &key.namespace, container), container_ref(node, key, container))
+            })
+            .collect()
         };
         if containers.len() > MAX_SUBJECTS {
             let narrow = format!(
@@ -159,7 +161,7 @@ impl Aggregator {
     pub(super) async fn advisory_now(&self, scope: &Scope, id: &str) -> Result<AdvisoryItem, Failure> {
         let rows = self.store.vulnerability(id).await?;
         let (containers_of, nodes_of) = {
-            let fleet = self.fleet();
+            let fleet = self.picture();
             let mut containers: BTreeMap<StackId, u64> = BTreeMap::new();
             let mut nodes: HashMap<StackId, BTreeSet<Arc<str>>> = HashMap::new();
             let touched: BTreeSet<StackId> = rows.iter().flat_map(|row| row.package_sets.iter().copied()).collect();
@@ -178,7 +180,8 @@ impl Aggregator {
         let mut touched: BTreeSet<StackId> = BTreeSet::new();
         let mut packages = Vec::new();
         for row in &rows {
-            let seen: Vec<StackId> = row.package_sets.iter().filter(|id| containers_of.contains_key(id)).copied().collect();
+            let seen: Vec<StackId> =
+                row.package_sets.iter().filter(|id| containers_of.contains_key(id)).copied().collect();
             if seen.is_empty() {
                 continue;
             }

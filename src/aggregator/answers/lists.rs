@@ -7,7 +7,7 @@ use outcrop_proto::{Coverage, Digest, LayerId, Step};
 use super::status::sees_node;
 use super::workloads::named;
 use super::{Chosen, by_severity, container_ref, identity, is, time};
-use crate::aggregator::fleet::{Container, Fleet, Key, LayerState, Node, Visible};
+use crate::aggregator::fleet::{Container, Key, LayerState, Node, Picture, Visible};
 use crate::aggregator::joining::{Missing, missing};
 use crate::aggregator::{Aggregator, now};
 use crate::store::Summary;
@@ -20,7 +20,7 @@ use crate::web::{
 impl Aggregator {
     pub(super) fn list_nodes(&self, scope: &Scope, list: &List) -> Result<Page<NodeItem>, Failure> {
         let (attached, distrusted) = (list.flag("attached")?, list.flag("distrusted")?);
-        let fleet = self.fleet();
+        let fleet = self.picture();
         let mut read: HashMap<&str, u64> = HashMap::new();
         let layers: HashSet<&LayerId> = fleet.visible(scope).flat_map(|Visible { stack, .. }| stack.layers()).collect();
         for known in layers.into_iter().filter_map(|id| fleet.layer(id)?.read()) {
@@ -75,7 +75,7 @@ impl Aggregator {
     pub(super) fn list_containers(&self, scope: &Scope, list: &List) -> Result<Page<ContainerItem>, Failure> {
         // A container is called `name` among its own kind, and `container` where others are listed.
         let chosen = Chosen::new(self, scope, list)?;
-        let fleet = self.fleet();
+        let fleet = self.picture();
         let cluster = self.watch.as_ref().map(|watch| watch.cluster());
         let is_covered = |coverage: &Coverage| is(list, "coverage", coverage.state.as_str());
         let told = chosen.containers(&fleet).filter(|(_, _, container)| {
@@ -139,7 +139,7 @@ impl Aggregator {
     pub(super) fn list_images(&self, scope: &Scope, list: &List) -> Result<Page<ImageItem>, Failure> {
         let stack: Option<Digest> = identity(list, "stack")?;
         let layer: Option<LayerId> = identity(list, "layer")?;
-        let fleet = self.fleet();
+        let fleet = self.picture();
         let chosen = chosen_stacks(&fleet, scope, list);
         let wanted = fleet.visible(scope).filter(|visible| {
             stack.is_none_or(|stack| stack == *visible.digest)
@@ -190,7 +190,7 @@ impl Aggregator {
         let wanted_id: Option<LayerId> = identity(list, "id")?;
         let stack: Option<Digest> = identity(list, "stack")?;
         let disputed = list.flag("disputed")?;
-        let fleet = self.fleet();
+        let fleet = self.picture();
         let chosen = chosen_stacks(&fleet, scope, list);
         let wanted = fleet.visible(scope).filter(|visible| {
             stack.is_none_or(|stack| stack == *visible.digest)
@@ -299,7 +299,7 @@ struct SeenAs<'a> {
 
 /// Stacks of containers that `scope` sees, on the node and with the image's name that the filters ask for; `None` where they ask for
 /// neither. By what others call an image, and where they run it, nothing is found.
-fn chosen_stacks(fleet: &Fleet, scope: &Scope, list: &List) -> Option<HashSet<Digest>> {
+fn chosen_stacks(fleet: &Picture, scope: &Scope, list: &List) -> Option<HashSet<Digest>> {
     if list.filter("node").is_none() && list.filter("name").is_none() {
         return None;
     }
@@ -341,7 +341,7 @@ impl Impact {
     }
 }
 
-fn item(fleet: &Fleet, scope: &Scope, id: LayerId, impact: Impact) -> LayerItem {
+fn item(fleet: &Picture, scope: &Scope, id: LayerId, impact: Impact) -> LayerItem {
     let layer = fleet.layer(&id);
     let read = layer.and_then(|layer| layer.read());
     let disputed = layer.is_some_and(|layer| layer.is_disputed());
@@ -376,12 +376,12 @@ fn item(fleet: &Fleet, scope: &Scope, id: LayerId, impact: Impact) -> LayerItem 
 }
 
 /// Whether somebody may know of the node of this name.
-fn sees(fleet: &Fleet, scope: &Scope, name: &str) -> bool {
+fn sees(fleet: &Picture, scope: &Scope, name: &str) -> bool {
     fleet.node(name).is_some_and(|node| sees_node(scope, node))
 }
 
 /// What a container that is seen calls the image of its stack.
-fn name_of(fleet: &Fleet, scope: &Scope, stack: &Digest) -> Option<String> {
+fn name_of(fleet: &Picture, scope: &Scope, stack: &Digest) -> Option<String> {
     let nodes = fleet.stack(stack)?.nodes().filter_map(|name| fleet.node(name));
     let mut containers = nodes.flat_map(|node| node.containers.values());
     let seen = |of: &&Container| of.stack.as_ref() == Some(stack) && scope.sees(of.namespace());

@@ -14,9 +14,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use outcrop_proto::Digest;
+use tracing::{info, warn};
 
-use super::fleet::{Container, Fleet, Key};
+use super::fleet::{Container, Key, Picture};
 use super::joining::Missing;
+use super::rematch::Taken;
 use super::{Aggregator, discard, now};
 use crate::store::{RANKS, RematchRow, StackId};
 use crate::web::{
@@ -79,34 +81,42 @@ impl Source for Answers {
 
     fn push_database<'a>(&'a self, who: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed> {
         Box::pin(async move {
-            let (digest, rematch) = self
-                .0
-                .take_database(file, who.to_owned(), allow_shrink)
-                .await
-                .map_err(|refusal| Failure::Refused(refusal.to_string()))?;
-            Ok(Pushed { digest: digest.to_string(), unchanged: rematch.is_none(), rematch: rematch.map(words) })
+            let taken = self.0.take_database(file, who.to_owned(), allow_shrink).await;
+            match taken.map_err(|refusal| Failure::Refused(refusal.to_string()))? {
+                Taken::Same(digest) => Ok(Pushed { digest: digest.to_string(), unchanged: true, rematch: None }),
+                Taken::Matched(digest, rematch) => {
+                    Ok(Pushed { digest: digest.to_string(), unchanged: false, rematch: rematch.map(words) })
+                }
+                Taken::Failed(digest, reason) => Err(Failure::Unavailable(format!(
+                    "database {digest} is in use, but matching stacks against it failed: {reason}; it is retried (see outcrop status)"
+                ))),
+            }
         })
     }
 
     fn distrust<'a>(&'a self, node: &'a str, distrusted: bool) -> Future<'a, u64> {
         let aggregator = &self.0;
         Box::pin(async move {
-            let is_known = {
-                let fleet = aggregator.fleet();
-                fleet.node(node).is_some() || fleet.is_distrusted(node)
-            };
+            let name = node.to_owned();
+            let is_known =
+                aggregator.fleet.call(move |fleet| fleet.node(&name).is_some() || fleet.is_distrusted(&name));
+            let is_known = is_known.await;
             if !is_known {
                 return Err(Failure::Missing(format!("node {node:?} not found")));
             }
             if !distrusted {
                 aggregator.store.distrust(node, None).await?;
-                aggregator.fleet().trust(node);
+                let name = node.to_owned();
+                aggregator.fleet.call(move |fleet| fleet.trust(&name)).await;
+                info!(node, "node trusted");
                 aggregator.changed.notify_one();
                 return Ok(0);
             }
             // First it is kept that the node is not believed: a crash between the two leaves nothing of it believed again.
             aggregator.store.distrust(node, Some(now().unix)).await?;
-            let outcome = aggregator.fleet().distrust(node);
+            let name = node.to_owned();
+            let outcome = aggregator.fleet.call(move |fleet| fleet.distrust(&name)).await;
+            warn!(node, forgotten = outcome.forgotten.len(), "node distrusted");
             discard(&*aggregator.store, node, &outcome).await?;
             aggregator.changed.notify_one();
             Ok(outcome.forgotten.len() as u64)
@@ -159,7 +169,7 @@ fn is(list: &List, name: &str, value: &str) -> bool {
 }
 
 /// Identities of the stacks that somebody has, by their numbers.
-fn chains(fleet: &Fleet) -> HashMap<StackId, Digest> {
+fn chains(fleet: &Picture) -> HashMap<StackId, Digest> {
     fleet.present().filter_map(|(digest, stack)| Some((stack.summary()?.id, *digest))).collect()
 }
 
@@ -209,7 +219,7 @@ impl<'a> Chosen<'a> {
     }
 
     /// The containers, by node and key.
-    fn containers<'f>(&'f self, fleet: &'f Fleet) -> impl Iterator<Item = (&'f str, &'f Key, &'f Container)> {
+    fn containers<'f>(&'f self, fleet: &'f Picture) -> impl Iterator<Item = (&'f str, &'f Key, &'f Container)> {
         let nodes = fleet.nodes().filter(|(name, _)| is(self.list, "node", name));
         let all =
             nodes.flat_map(|(name, node)| node.containers.iter().map(move |(key, container)| (name, key, container)));
@@ -217,7 +227,7 @@ impl<'a> Chosen<'a> {
     }
 
     /// Stacks in the store that they have, each with how many of them have it.
-    fn stacks(&self, fleet: &Fleet) -> BTreeMap<StackId, u64> {
+    fn stacks(&self, fleet: &Picture) -> BTreeMap<StackId, u64> {
         let number = |digest: &Digest| Some(fleet.stack(digest)?.summary()?.id);
         let mut stacks = BTreeMap::new();
         if self.some {

@@ -24,7 +24,7 @@ impl Aggregator {
                 return Err(Failure::Question(known.to_owned()));
             }
         };
-        let stacks: Vec<(StackId, u64)> = Chosen::new(self, scope, list)?.stacks(&self.fleet()).into_iter().collect();
+        let stacks: Vec<(StackId, u64)> = Chosen::new(self, scope, list)?.stacks(&self.picture()).into_iter().collect();
         let filter = PackagesFilter {
             package_sets: &stacks,
             r#type: list.filter("type"),
@@ -58,11 +58,11 @@ impl Aggregator {
     ) -> Result<Page<HasItem>, Failure> {
         let place: Option<Place> = after(&WHO_HAS, list)?;
         let chosen = Chosen::new(self, scope, list)?;
-        let stacks: Vec<StackId> = chosen.stacks(&self.fleet()).into_keys().collect();
+        let stacks: Vec<StackId> = chosen.stacks(&self.picture()).into_keys().collect();
         let mut rows = self.has(question, &stacks).await?;
         // Within a container answers come in the order of their places.
         rows.sort_unstable_by_key(|row| (row.package_set, row.package, row.layer));
-        let fleet = self.fleet();
+        let fleet = self.picture();
         let mut by_stack: HashMap<Digest, &[HasRow]> = HashMap::new();
         let chains = super::chains(&fleet);
         for rows in rows.chunk_by(|a, b| a.package_set == b.package_set) {

@@ -10,8 +10,8 @@ use crate::advisory;
 use crate::aggregator::fleet::Overview;
 use crate::aggregator::joining::missing;
 use crate::aggregator::{Aggregator, now};
-use crate::lock::lock;
 use crate::offline::Offline;
+use crate::problems::{ActiveProblem, ProblemKind};
 use crate::store::RANKS;
 use crate::web::{
     AssessedCount, CoverageCount, DatabaseStatus, Failure, KubernetesStatus, NodeCounts, OfflineStatus, ReasonCount,
@@ -30,7 +30,7 @@ impl Aggregator {
         // What is counted over all nodes and stacks is told to who sees all of them.
         let is_all = *scope == Scope::All;
         let (nodes, overview, kubernetes, layers, lifetimes) = {
-            let fleet = self.fleet();
+            let fleet = self.picture();
             let mut nodes = NodeCounts::default();
             let mut overview = fleet.overview(scope, at);
             let kubernetes = self.watch.as_ref().map(|watch| {
@@ -103,7 +103,10 @@ impl Aggregator {
                 }
             }
         }
-        let rematch = lock(&self.last_rematch).clone().map(|(_, rematch)| rematch);
+        let rematch = self.matching.last();
+        // Those of the store and of the database have fields of their own.
+        let is_listed = |of: &ActiveProblem| !matches!(of.kind, ProblemKind::Store | ProblemKind::Database);
+        let problems = self.problems.list().into_iter().filter(is_listed).map(|problem| problem.message).collect();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: self.cluster.clone(),
@@ -140,7 +143,7 @@ impl Aggregator {
                     .collect(),
             }),
             database_error: self.advisories.refused(),
-            problems: if is_all { self.problems() } else { Vec::new() },
+            problems: if is_all { problems } else { Vec::new() },
             findings: by_severity(severities),
             withheld,
             rematch: rematch.filter(|_| is_all).map(words),

@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLockReadGuard};
 use outcrop_proto::{Coverage, CoverageState, Digest};
 
 use super::{by_severity, is, time};
-use crate::aggregator::fleet::Fleet;
+use crate::aggregator::fleet::Picture;
 use crate::aggregator::joining::missing_of;
 use crate::aggregator::{Aggregator, now};
 use crate::cluster::checks::{Issue, Level, PodSecurity, level};
@@ -83,7 +83,7 @@ struct Member<'a> {
 }
 
 /// The containers of a pod that run, or that a node tells of.
-fn members<'a>(cluster: &'a Cluster, fleet: &'a Fleet, pod: &'a Pod) -> impl Iterator<Item = Member<'a>> {
+fn members<'a>(cluster: &'a Cluster, fleet: &'a Picture, pod: &'a Pod) -> impl Iterator<Item = Member<'a>> {
     pod.containers.iter().filter_map(move |container| {
         let node = pod.node.as_deref()?;
         let told = container.id.as_ref().and_then(|id| fleet.container(node, id));
@@ -138,7 +138,7 @@ impl Aggregator {
 
     pub(super) fn list_workloads(&self, scope: &Scope, list: &List) -> Result<Page<WorkloadItem>, Failure> {
         let wanted = Wanted::new(list, self.owner_keys())?;
-        let fleet = self.fleet();
+        let fleet = self.picture();
         let cluster = self.cluster_now()?;
         let seen = cluster.workloads().filter(|of| {
             let workload = &of.workload;
@@ -168,7 +168,7 @@ impl Aggregator {
         scope: &Scope,
         [namespace, kind, name]: [&str; 3],
     ) -> Result<WorkloadDetail, Failure> {
-        let fleet = self.fleet();
+        let fleet = self.picture();
         let cluster = self.cluster_now()?;
         let found = cluster.workloads().find(|of| {
             let workload = &of.workload;
@@ -238,7 +238,7 @@ impl Aggregator {
 /// A workload in words, and the nodes that its pods are on.
 fn item<'c>(
     cluster: &'c Cluster,
-    fleet: &'c Fleet,
+    fleet: &'c Picture,
     of: &'c Pods,
     owner_keys: &[String],
 ) -> (WorkloadItem, BTreeSet<&'c str>) {

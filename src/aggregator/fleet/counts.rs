@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use jiff::civil::Date;
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
 
 use super::layers::{Layer, LayerState};
 use super::stacks::Stack;
 use super::{Now, Picture};
-use crate::store::Summary;
+use crate::store::{DayCount, StackId, Summary};
 use crate::web::{LayerCounts, Lifetimes, Scope};
 
 /// What there is to say of containers.
@@ -54,7 +55,7 @@ impl Picture {
         let is_disputed = self.layers.values().any(Layer::is_disputed);
         for Visible { digest, stack, containers } in self.visible(scope) {
             let coverage = match stack.summary().filter(|_| !is_disputed) {
-                Some(summary) => summary.coverage.clone(),
+                Some(summary) => self.coverage_in_store(summary),
                 None => self.coverage(digest),
             };
             if coverage.state == CoverageState::Pending {
@@ -94,6 +95,27 @@ impl Picture {
             counts.outdated += u64::from(layer.read().is_some_and(|read| Some(read.cataloguers) < newest));
         }
         counts
+    }
+
+    /// Returns the open findings of all containers, by the namespace of their pods and by severity.
+    pub(in crate::aggregator) fn day_counts(&self, day: Date) -> Vec<DayCount> {
+        let mut counts: BTreeMap<(Option<String>, u8), u64> = BTreeMap::new();
+        for (_, stack) in self.present() {
+            let Some(summary) = stack.summary() else { continue };
+            for (namespace, containers) in stack.by_namespace() {
+                for (rank, findings) in (0..).zip(summary.counts.severities) {
+                    let count = counts.entry((namespace.map(ToOwned::to_owned), rank)).or_default();
+                    *count += u64::from(findings) * u64::from(containers);
+                }
+            }
+        }
+        let rows = counts.into_iter();
+        rows.map(|((namespace, rank), findings)| DayCount { day, namespace, rank, findings }).collect()
+    }
+
+    /// Returns the row ids of the stacks that somebody has.
+    pub(in crate::aggregator) fn present_ids(&self) -> Vec<StackId> {
+        self.present().filter_map(|(_, stack)| stack.summary().map(|summary| summary.id)).collect()
     }
 
     /// Containers since the start, and how those that ended had been seen.

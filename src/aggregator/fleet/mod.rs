@@ -30,7 +30,6 @@ pub(super) use container::{Container, Key, Placed};
 pub(super) use counts::{Overview, Visible};
 pub(super) use layers::LayerState;
 pub(super) use runs::{subject, workload_key};
-pub(super) use stacks::Ready;
 pub(super) use verify::{Distrusted, Verified};
 
 use super::owner::State;
@@ -103,6 +102,8 @@ pub(super) struct Node {
     pub(super) marks: bool,
     /// Whether its stream lives.
     pub(super) attached: bool,
+    /// The number of its latest stream.
+    stream: u64,
     /// When it was last heard.
     pub(super) heard: Instant,
     /// What its agent told of itself.
@@ -240,8 +241,15 @@ impl Fleet {
         }
     }
 
-    /// A node's stream begins.
-    pub(super) fn attach(&mut self, name: &str, hello: &v1::Hello, now: Now) {
+    /// Attaches a node by its stream of this number. What an earlier stream of it was to read, others may. An older stream than the
+    /// known one changes nothing: it came late.
+    pub(super) fn attach(&mut self, name: &str, hello: &v1::Hello, stream: u64, now: Now) {
+        if let Some(earlier) = self.picture.nodes.get(name).map(|node| node.stream) {
+            if earlier > stream {
+                return;
+            }
+            self.detach(name, earlier);
+        }
         let name = self.shared(name);
         let node = self.picture.nodes.entry(name, || Node {
             agent_version: String::new(),
@@ -249,6 +257,7 @@ impl Fleet {
             cage: String::new(),
             marks: false,
             attached: true,
+            stream,
             heard: now.instant,
             metrics: None,
             sequence: None,
@@ -260,12 +269,17 @@ impl Fleet {
         let cut = |text: &str| text.chars().take(100).collect();
         (node.agent_version, node.cage) = (cut(&hello.agent_version), cut(&hello.cage));
         (node.cataloguers, node.marks) = (hello.cataloguers, hello.marks);
-        (node.attached, node.heard, node.sequence) = (true, now.instant, None);
+        (node.attached, node.stream, node.heard, node.sequence) = (true, stream, now.instant, None);
     }
 
-    /// A node's stream has ended: what it was to read, others may.
-    pub(super) fn detach(&mut self, name: &str) {
-        let Some(node) = self.picture.nodes.get_mut(name) else { return };
+    /// Detaches a node whose stream of this number has ended: what it was to read, others may. Returns `false` where it was not
+    /// attached by that stream.
+    pub(super) fn detach(&mut self, name: &str, stream: u64) -> bool {
+        let node = self.picture.nodes.get(name).filter(|node| node.attached && node.stream == stream);
+        if node.is_none() {
+            return false;
+        }
+        let Some(node) = self.picture.nodes.get_mut(name) else { return false };
         node.attached = false;
         for id in std::mem::take(&mut node.asked) {
             if let Some(layer) = self.picture.layers.get_mut(&id) {
@@ -276,6 +290,12 @@ impl Fleet {
             stack.unask();
             self.touched.insert(*digest);
         }
+        true
+    }
+
+    /// From now on an advisory database is in use: a stack whose findings are not complete is pending.
+    pub(super) fn use_database(&mut self) {
+        self.picture.matches = true;
     }
 
     /// A node was heard.

@@ -81,14 +81,7 @@ impl Runs {
         }
     }
 
-    pub(super) fn end(
-        &mut self,
-        node: &Arc<str>,
-        namespace: &Arc<str>,
-        container: &Container,
-        stack: Digest,
-        at: i64,
-    ) {
+    pub(super) fn end(&mut self, node: &Arc<str>, namespace: &Arc<str>, container: &Container, stack: Digest, at: i64) {
         let key = (subject(node, namespace, container), stack);
         if let Some(state) = self.running.get_mut(&key) {
             state.containers = state.containers.saturating_sub(1);

@@ -11,7 +11,7 @@ use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Step};
 
 use super::layers::Layer;
 use super::{Container, Fleet, LEASE, Now, Picture, decrement};
-use crate::store::Summary;
+use crate::store::{Counts, Summary};
 
 /// After what time a question is asked again whose answer left something open.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -279,14 +279,15 @@ impl Fleet {
         node
     }
 
-    /// `node` answers what it was asked about the stack, which is merged now. `false` if it was not asked.
-    pub(in crate::aggregator) fn answered(&mut self, node: &str, stack: &Digest) -> bool {
-        let Some(stack) = self.picture.stacks.get_mut(stack) else { return false };
-        let asked = stack.is_asked(node);
-        if asked {
-            stack.progress = Progress::Merging;
+    /// Takes up that `node` answers what it was asked about the stack, which is merged now. Returns the stack's layers, newest first;
+    /// `None` if the node was not asked.
+    pub(in crate::aggregator) fn answered(&mut self, node: &str, stack: &Digest) -> Option<Arc<[LayerId]>> {
+        if !self.picture.stacks.get(stack)?.is_asked(node) {
+            return None;
         }
-        asked
+        let stack = self.picture.stacks.get_mut(stack)?;
+        stack.progress = Progress::Merging;
+        Some(Arc::clone(&stack.layers))
     }
 
     /// The stack was merged: it is in the store, or could not be.
@@ -316,10 +317,11 @@ impl Fleet {
         }
     }
 
-    /// What was counted of a stack's findings has changed.
-    pub(in crate::aggregator) fn counted(&mut self, digest: &Digest, counts: crate::store::Counts) {
+    /// The findings of a stack are complete for a database.
+    pub(in crate::aggregator) fn matched(&mut self, digest: &Digest, counts: Counts, database: Digest) {
         if let Some(summary) = self.picture.stacks.get_mut(digest).and_then(|stack| stack.summary.as_mut()) {
-            Arc::make_mut(summary).counts = counts;
+            let summary = Arc::make_mut(summary);
+            (summary.counts, summary.matched) = (counts, Some(database));
         }
     }
 }
@@ -344,6 +346,14 @@ impl Picture {
         }
     }
 
+    /// Returns the coverage of a stack that is in the store: what its layers allow, once its findings are complete for a database.
+    pub(super) fn coverage_in_store(&self, summary: &Summary) -> Coverage {
+        if self.matches && summary.matched.is_none() {
+            return Coverage::new(CoverageState::Pending, "its packages have not been matched yet");
+        }
+        summary.coverage.clone()
+    }
+
     /// How far a stack was looked into.
     pub(in crate::aggregator) fn coverage(&self, digest: &Digest) -> Coverage {
         let pending = |reason: String| Coverage::new(CoverageState::Pending, reason);
@@ -357,7 +367,7 @@ impl Picture {
             );
         }
         if let Some(summary) = &stack.summary {
-            return summary.coverage.clone();
+            return self.coverage_in_store(summary);
         }
         match &stack.progress {
             Progress::Failed(coverage) => return coverage.clone(),

@@ -5,6 +5,7 @@ mod unbelieved;
 use outcrop_proto::merge::UNREAD_MARKS;
 use outcrop_proto::{Pod, Step};
 
+use super::stacks::Ready;
 use super::*;
 use crate::cluster::{Place, Workload};
 use crate::store::{Counts, SubjectKey, WorkloadKey};
@@ -94,7 +95,7 @@ fn fleet() -> Fleet {
 fn nodes(nodes: &[(&str, &[&[&str]])]) -> Fleet {
     let mut fleet = fleet();
     for (node, images) in nodes {
-        fleet.attach(node, &hello(1), at(0));
+        fleet.attach(node, &hello(1), 1, at(0));
         let all = images.iter().map(|layers| container(layers[0], layers)).collect();
         fleet.tell(node, 0, true, all, &[], at(0)).unwrap();
     }
@@ -181,7 +182,7 @@ fn a_lease_ends_with_its_time_and_with_its_node() {
     assert_eq!(all.len(), 3, "all of them are leased anew");
     let mut fleet = two_nodes();
     fleet.lease("a", at(0));
-    fleet.detach("a");
+    fleet.detach("a", 1);
     assert_eq!(fleet.lease("b", at(0)), [id("bank"), id("base")]);
     assert_eq!(fleet.lease("a", at(0)), [], "a node that is gone is asked nothing");
 }
@@ -233,7 +234,7 @@ fn a_layer_that_cannot_be_read_is_left_alone_longer_each_time_and_in_the_end_for
     }
     assert!(!fleet.lease("a", at(seconds + 1_000_000)).contains(&id("base")));
     assert_eq!(states(&fleet), [(CoverageState::Failed, 1)]);
-    fleet.attach("a", &hello(2), at(seconds));
+    fleet.attach("a", &hello(2), 1, at(seconds));
     assert!(fleet.lease("a", at(seconds)).contains(&id("base")), "better cataloguers try again");
 }
 
@@ -256,7 +257,7 @@ fn better_cataloguers_read_again_what_is_known_but_not_before_what_is_not() {
     let mut fleet = nodes(&[("a", &[&["shop", "base"]])]);
     all_scanned(&mut fleet, &["shop", "base"]);
     assert_eq!(fleet.lease("a", at(0)), []);
-    fleet.attach("a", &hello(2), at(1));
+    fleet.attach("a", &hello(2), 1, at(1));
     fleet
         .tell(
             "a",
@@ -286,7 +287,7 @@ fn changes_that_do_not_follow_the_last_report_are_refused() {
     let gone = [key("shop")];
     assert_eq!(fleet.tell("a", 2, false, Vec::new(), &gone, at(0)), Ok(()));
     assert_eq!(states(&fleet), [(CoverageState::Pending, 2)]);
-    fleet.attach("a", &hello(1), at(0));
+    fleet.attach("a", &hello(1), 1, at(0));
     assert_eq!(fleet.tell("a", 3, false, more(), &[], at(0)), Err(NotTaken::Gap), "after a new stream all are wanted");
 }
 
@@ -316,12 +317,12 @@ fn an_open_question_goes_to_a_node_that_has_the_stack_and_to_another_when_that_o
     let stack = fleet.ready(at(0))[0].stack;
     let first = fleet.ask(stack, at(0)).unwrap();
     let second = if *first == *"a" { "b" } else { "a" };
-    assert!(!fleet.answered(second, &stack), "it was not asked");
+    assert!(fleet.answered(second, &stack).is_none(), "it was not asked");
     assert_eq!(fleet.ready(at(0)), [], "it waits for the answer");
-    fleet.detach(&first);
+    fleet.detach(&first, 1);
     assert_eq!(fleet.ready(at(0)).len(), 1);
     assert_eq!(fleet.ask(stack, at(0)).as_deref(), Some(second));
-    fleet.detach(second);
+    fleet.detach(second, 1);
     fleet.ready(at(0));
     assert_eq!(fleet.ask(stack, at(0)), None);
     fleet.wake(at(1));
@@ -338,7 +339,7 @@ fn a_question_whose_answer_left_something_open_is_asked_again_and_not_for_ever()
     while time < 1_000 {
         for Ready { stack, layers } in fleet.ready(at(time)) {
             assert_eq!(fleet.ask(stack, at(time)).as_deref(), Some("a"));
-            assert!(fleet.answered("a", &stack));
+            assert!(fleet.answered("a", &stack).is_some());
             let coverage = Coverage::new(CoverageState::Partial, format!("{UNREAD_MARKS} and may hide /etc/x"));
             fleet.merged(stack, Ok(Summary { coverage, ..summary(stack, &layers) }));
             asked += 1;
@@ -452,14 +453,14 @@ fn what_a_distrusted_node_read_is_forgotten_unless_another_came_to_the_same() {
     assert_eq!(fleet.lease("a", at(0)), [], "it is asked nothing");
     assert_eq!(fleet.lease("b", at(0)), [id("shop")]);
     fleet.trust("a");
-    fleet.detach("b");
+    fleet.detach("b", 1);
     assert_eq!(fleet.lease("a", at(0)), [id("shop")]);
 }
 
 #[test]
 fn a_node_that_is_gone_for_long_is_forgotten_with_what_it_alone_had() {
     let mut fleet = two_nodes();
-    fleet.detach("a");
+    fleet.detach("a", 1);
     fleet.tidy(at(3600));
     assert_eq!(states(&fleet), [(CoverageState::Pending, 2)], "for a while it is remembered");
     fleet.tidy(at(25 * 3600));
@@ -470,7 +471,7 @@ fn a_node_that_is_gone_for_long_is_forgotten_with_what_it_alone_had() {
 #[test]
 fn who_sees_a_namespace_sees_its_containers_counted_and_no_others() {
     let mut fleet = fleet();
-    fleet.attach("a", &hello(1), at(0));
+    fleet.attach("a", &hello(1), 1, at(0));
     let of = |namespace: &str, name: &str, layers: &[&str]| Seen {
         pod: Some(Pod { namespace: namespace.to_owned(), name: name.to_owned(), uid: String::new() }),
         ..container(name, layers)
@@ -504,7 +505,7 @@ fn in_pod(pod: &str, namespace: &str, excluded: Option<&str>) -> Placed {
 #[test]
 fn a_container_is_in_the_namespace_that_the_api_server_says_whatever_its_node_says() {
     let mut fleet = fleet();
-    fleet.attach("a", &hello(1), at(0));
+    fleet.attach("a", &hello(1), 1, at(0));
     let pod = Pod { namespace: "bank".to_owned(), name: "liar".to_owned(), uid: "1".to_owned() };
     let seen = || Seen { pod: Some(pod.clone()), ..container("shop", &["shop", "base"]) };
     let namespaces = |fleet: &Fleet| -> Vec<Option<String>> {
@@ -529,7 +530,7 @@ fn a_container_is_in_the_namespace_that_the_api_server_says_whatever_its_node_sa
 #[test]
 fn what_is_out_of_view_is_counted_and_not_read_until_it_comes_into_view() {
     let mut fleet = fleet();
-    fleet.attach("a", &hello(1), at(0));
+    fleet.attach("a", &hello(1), 1, at(0));
     let all = || vec![container("shop", &["shop", "base"])];
     let touched = || [(Arc::from("a"), Arc::from("shop"))];
     fleet.tell_placed("a", all(), &|_| in_pod("web-1", "shop", Some("excluded")));
@@ -552,7 +553,7 @@ fn a_workload_that_went_while_nobody_looked_runs_nothing_any_more() {
     let mut fleet = fleet();
     let run = |name: &str| (main_of(name), stack(&["shop"]), 7);
     fleet.restore_runs([run("web"), run("old"), run("late")]);
-    fleet.attach("a", &hello(1), at(0));
+    fleet.attach("a", &hello(1), 1, at(0));
     fleet.tell_placed("a", vec![container("shop", &["shop"])], &|_| in_pod("web-1", "shop", None));
     // Of one no node has told yet.
     fleet.end_workloads(|subject| *subject == main_of("late"), at(1));
@@ -583,7 +584,7 @@ fn a_run_that_ended_while_the_aggregator_was_away_ends_when_its_node_tells_of_al
     let chain = stack(&["shop", "base"]);
     fleet.picture.stacks.entry(chain, || Stack::stored(summary(chain, &[id("shop"), id("base")])));
     fleet.restore_runs([(plain("a", "shop"), chain, 1), (plain("a", "gone"), chain, 1)]);
-    fleet.attach("a", &hello(1), at(0));
+    fleet.attach("a", &hello(1), 1, at(0));
     fleet.tell("a", 0, true, vec![container("shop", &["shop", "base"])], &[], at(3)).unwrap();
     let (begun, ended) = fleet.take_runs();
     assert_eq!((begun, ended.len(), &ended[0].subject), (vec![], 1, &plain("a", "gone")));
@@ -592,7 +593,7 @@ fn a_run_that_ended_while_the_aggregator_was_away_ends_when_its_node_tells_of_al
 #[test]
 fn steps_of_the_build_are_kept_for_who_asks_whose_layer_it_is() {
     let mut fleet = fleet();
-    fleet.attach("a", &hello(1), at(0));
+    fleet.attach("a", &hello(1), 1, at(0));
     let step = |keyword: &str| Step { keyword: keyword.to_owned(), ..Step::default() };
     let seen = Seen { steps: vec![step("RUN"), step("ADD")], ..container("shop", &["shop", "base"]) };
     fleet.tell("a", 0, true, vec![seen], &[], at(0)).unwrap();

@@ -60,7 +60,9 @@ impl Failure {
         let message = format!("{} (SQLite code {code})", error.message());
         let new = |kind, cause: &str| StoreError::new(doing, kind, cause);
         match code & 0xff {
-            FULL => new(ErrorKind::Full, "the volume is full").with_hint("free some space, writes resume by themselves"),
+            FULL => {
+                new(ErrorKind::Full, "the volume is full").with_hint("free some space, writes resume by themselves")
+            }
             IO_ERROR if code == SHARED_MEMORY_SIZE => {
                 new(ErrorKind::Full, "the volume is full").with_hint("free some space, writes resume by themselves")
             }

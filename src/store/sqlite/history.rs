@@ -53,11 +53,7 @@ impl History for Sqlite {
         doing("reading runs", work).await
     }
 
-    async fn seen(
-        &self,
-        subjects: &[SubjectKey],
-        vulnerabilities: Option<&[String]>,
-    ) -> Result<Vec<Seen>, StoreError> {
+    async fn seen(&self, subjects: &[SubjectKey], vulnerabilities: Option<&[String]>) -> Result<Vec<Seen>, StoreError> {
         doing("reading the history of findings", self.read_seen(subjects, vulnerabilities)).await
     }
 
@@ -168,7 +164,17 @@ async fn write_runs(
     let rows = |runs: &[Run]| {
         let row = |run: &Run| {
             let (kind, namespace, group, workload_kind, workload, container, node) = columns(&run.subject);
-            serde_json::json!([kind, namespace, group, workload_kind, workload, container, node, run.package_set, run.at])
+            serde_json::json!([
+                kind,
+                namespace,
+                group,
+                workload_kind,
+                workload,
+                container,
+                node,
+                run.package_set,
+                run.at
+            ])
         };
         json(&runs.iter().map(row).collect::<Vec<_>>())
     };
@@ -211,7 +217,8 @@ async fn write_runs(
     );
     let gone = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(ended_rows).fetch_all(&mut *connection).await?;
     if outbox {
-        tell(connection, &changed, &gone, begun.iter().chain(ended).map(|run| run.at).max().unwrap_or_default()).await?;
+        tell(connection, &changed, &gone, begun.iter().chain(ended).map(|run| run.at).max().unwrap_or_default())
+            .await?;
     }
     Ok(())
 }

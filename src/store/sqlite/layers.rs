@@ -136,9 +136,9 @@ impl Layers for Sqlite {
         self.write("storing whether a node is trusted", move |connection| {
             Box::pin(async move {
                 let query = match at {
-                    Some(at) => {
-                        sqlx::query("INSERT OR REPLACE INTO distrusted SELECT cluster, ?, ? FROM meta").bind(node).bind(at)
-                    }
+                    Some(at) => sqlx::query("INSERT OR REPLACE INTO distrusted SELECT cluster, ?, ? FROM meta")
+                        .bind(node)
+                        .bind(at),
                     None => sqlx::query("DELETE FROM distrusted WHERE node = ?").bind(node),
                 };
                 query.execute(connection).await?;

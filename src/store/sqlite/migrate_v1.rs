@@ -55,7 +55,9 @@ pub(super) fn migrate(path: &Path, new: &Path) -> Result<(), StoreError> {
     let connection = Connection::open_with_flags(new, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
     let old = path.to_str().ok_or_else(|| StoreError::new(DOING, ErrorKind::Rejected, "the path is not UTF-8"))?;
     // A crash leaves a file that nobody uses: it need not be on the disk before it is complete.
-    connection.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF;").map_err(failed)?;
+    connection
+        .execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF;")
+        .map_err(failed)?;
     connection.execute("ATTACH ? AS old", [old]).map_err(failed)?;
     connection.execute_batch("BEGIN").map_err(failed)?;
     let dropped = copy(&connection).map_err(failed)?;
@@ -199,8 +201,7 @@ fn old_package(row: &Row<'_>) -> rusqlite::Result<Option<(Package, Option<Distri
     let mut package = Package::new(kind, row.get::<_, String>("name")?, row.get::<_, String>("version")?);
     package.arch = row.get("arch")?;
     let source: Option<String> = row.get("source")?;
-    package.source =
-        source.zip(row.get("source_version")?).map(|(name, version)| SourcePackage { name, version });
+    package.source = source.zip(row.get("source_version")?).map(|(name, version)| SourcePackage { name, version });
     package.vendor = row.get("vendor")?;
     package.module = row.get("module")?;
     let Some(id) = row.get("os")? else { return Ok(Some((package, None))) };
@@ -240,16 +241,9 @@ fn copy_subjects(connection: &Connection) -> rusqlite::Result<()> {
         let (id, key): (i64, String) = (row.get(0)?, row.get(1)?);
         let inserted = match key.strip_prefix('@') {
             Some(key) => match key.splitn(5, '/').collect::<Vec<_>>().as_slice() {
-                [namespace, group, kind, name, container] => insert.execute(params![
-                    id,
-                    "workload-container",
-                    namespace,
-                    group,
-                    kind,
-                    name,
-                    container,
-                    ""
-                ])?,
+                [namespace, group, kind, name, container] => {
+                    insert.execute(params![id, "workload-container", namespace, group, kind, name, container, ""])?
+                }
                 _ => 0,
             },
             None => match key.splitn(3, '/').collect::<Vec<_>>().as_slice() {

@@ -87,8 +87,7 @@ fn open(doing: &'static str, path: &Path, access: OpenFlags) -> Result<Connectio
     let failed = |error: rusqlite::Error| database_failed(doing, &error);
     let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
     connection.busy_timeout(PATIENCE).map_err(failed)?;
-    let application: i64 =
-        connection.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(failed)?;
+    let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(failed)?;
     if application != APPLICATION {
         let cause = format!("{} is not a store of this version", path.display());
         let hint = "start the aggregator once: it migrates stores of earlier versions";

@@ -13,10 +13,8 @@ impl Outbox for Sqlite {
             return Ok(());
         }
         let events = events.to_vec();
-        self.write("storing events", move |connection| {
-            Box::pin(async move { append(connection, &events, at).await })
-        })
-        .await
+        self.write("storing events", move |connection| Box::pin(async move { append(connection, &events, at).await }))
+            .await
     }
 
     async fn outbox(&self, after: OutboxId, limit: usize) -> Result<Vec<OutboxRow>, StoreError> {
@@ -51,11 +49,7 @@ impl Outbox for Sqlite {
 }
 
 /// Stores events in the transaction of the write that they follow from.
-pub(super) async fn append(
-    connection: &mut SqliteConnection,
-    events: &[OutboxEvent],
-    at: i64,
-) -> Result<(), Failure> {
+pub(super) async fn append(connection: &mut SqliteConnection, events: &[OutboxEvent], at: i64) -> Result<(), Failure> {
     let row = |event: &OutboxEvent| {
         let subject = event.subject().map(json).transpose()?;
         Ok((event.kind(), event.package_set(), subject, json(event)?))

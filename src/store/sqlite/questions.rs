@@ -78,7 +78,8 @@ impl Questions for Sqlite {
         package_sets: &[PackageSetId],
     ) -> Result<Vec<HasRow>, StoreError> {
         let work = async {
-            let sql = "SELECT DISTINCT package_set_package.package_set, package.id, type, package.name, version, purl, paths,
+            let sql =
+                "SELECT DISTINCT package_set_package.package_set, package.id, type, package.name, version, purl, paths,
                     layer
                 FROM vulnerability_name CROSS JOIN verdict ON verdict.id = vulnerability_name.verdict
                 CROSS JOIN finding ON finding.verdict = verdict.id AND closed IS NULL

@@ -18,7 +18,8 @@ use crate::store::{
 const PATHS: usize = 16;
 
 /// Rows for [`summary`].
-const SUMMARIES: &str = "SELECT stack.*, package_set.*, advisory_database.digest AS matched_digest, os, version, codename,
+const SUMMARIES: &str =
+    "SELECT stack.*, package_set.*, advisory_database.digest AS matched_digest, os, version, codename,
         distribution.name AS distribution_name
     FROM stack JOIN package_set ON package_set.id = stack.id
     LEFT JOIN distribution ON distribution.id = package_set.distribution
@@ -51,7 +52,9 @@ impl Stacks for Sqlite {
             let sql = "SELECT package, owner, layer FROM package_set_package WHERE package_set = ?";
             let rows = sqlx::query(sql).bind(package_set).fetch_all(&self.reader).await?;
             rows.iter()
-                .map(|row| Ok(PackageRef { package: row.try_get(0)?, owner: row.try_get(1)?, layer: count(row, "layer")? }))
+                .map(|row| {
+                    Ok(PackageRef { package: row.try_get(0)?, owner: row.try_get(1)?, layer: count(row, "layer")? })
+                })
                 .collect()
         };
         doing("reading the packages of a stack", work).await

@@ -113,11 +113,7 @@ impl Inner {
         }
     }
 
-    async fn commit<T, J>(
-        &self,
-        connection: Option<SqliteConnection>,
-        job: J,
-    ) -> Result<(SqliteConnection, T), Failure>
+    async fn commit<T, J>(&self, connection: Option<SqliteConnection>, job: J) -> Result<(SqliteConnection, T), Failure>
     where
         J: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Failure>>,
     {

@@ -96,7 +96,8 @@ impl Server {
         let limits = Limits { connections: 400, per_address: 256, identify_within: None, ..Limits::default() };
         let _within = runtime.enter();
         let incoming = Incoming::new(listener, tls.map(|certificate| (certificate, Protocol::Http1)), limits).unwrap();
-        runtime.spawn(serve(incoming, routes(Arc::new(fake), authorizer, config)));
+        let stop = tokio_util::sync::CancellationToken::new();
+        runtime.spawn(serve(incoming, routes(Arc::new(fake), authorizer, config), stop));
         drop(_within);
         Self { address, dir, scheme: "http", _runtime: runtime }
     }

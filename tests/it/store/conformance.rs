@@ -128,12 +128,7 @@ pub(super) async fn try_put(
     Ok(summary)
 }
 
-async fn find(
-    store: &dyn Store,
-    summary: &Summary,
-    verdicts: &[Verdict],
-    at: i64,
-) -> Result<(u64, u64), StoreError> {
+async fn find(store: &dyn Store, summary: &Summary, verdicts: &[Verdict], at: i64) -> Result<(u64, u64), StoreError> {
     let ids = store.put_verdicts(verdicts, at).await?;
     store.put_findings(&findings(summary.id, ids), &DATABASE, at).await
 }
@@ -505,8 +500,12 @@ pub(super) async fn a_container_that_crashes_every_minute_has_one_run(harness: &
     store.record_runs(&[run(web(), crashing, 3_200)], &[run(web(), crashing, 3_300)]).await.unwrap();
     // A day later it is another run.
     store.record_runs(&[run(web(), crashing, 90_000)], &[]).await.unwrap();
-    let expected =
-        [(0, Some(2_945), crashing), (3_000, Some(3_100), other), (3_200, Some(3_300), crashing), (90_000, None, crashing)];
+    let expected = [
+        (0, Some(2_945), crashing),
+        (3_000, Some(3_100), other),
+        (3_200, Some(3_300), crashing),
+        (90_000, None, crashing),
+    ];
     assert_eq!(runs_of(store, web()).await, expected);
 }
 
@@ -582,8 +581,7 @@ pub(super) async fn ids_are_never_assigned_again(harness: &dyn Harness) {
 pub(super) async fn findings_of_a_removed_package_set_are_rejected_and_writes_go_on(harness: &dyn Harness) {
     let store = &*open(harness).await;
     let summary = put(store, &stack("app", &[("a", "1")]), "CVE-1", 10).await;
-    let ids: Vec<i64> =
-        store.findings(&all(&[summary.id])).await.unwrap().into_iter().map(|row| row.verdict).collect();
+    let ids: Vec<i64> = store.findings(&all(&[summary.id])).await.unwrap().into_iter().map(|row| row.verdict).collect();
     store.tidy(&retention(100, 100), &[]).await.unwrap();
     let cases = [
         store.put_findings(&findings(summary.id, ids.clone()), &DATABASE, 20).await.map(|_| ()),
@@ -678,12 +676,8 @@ pub(super) async fn events_are_stored_with_the_write_that_they_follow_from(harne
     store.record_runs(&[run(workload("web"), other.id, 34)], &[]).await.unwrap();
     assert_eq!(new().await, [changed(other.id)], "it is back, in the same run");
 
-    let workload = WorkloadKey {
-        namespace: "shop".into(),
-        group: "apps".into(),
-        kind: "Deployment".into(),
-        name: "web".into(),
-    };
+    let workload =
+        WorkloadKey { namespace: "shop".into(), group: "apps".into(), kind: "Deployment".into(), name: "web".into() };
     let issue = IssueEvent { workload, rule: "privileged".to_owned(), path: "spec".to_owned() };
     let text = |text: &str| text.to_owned();
     let events = [

@@ -227,7 +227,8 @@ fn on_a_full_volume_nothing_acknowledged_is_lost_and_writes_resume_when_there_is
                     Err(error) => return (layers.clone(), stacks, Some(error)),
                 }
                 let name = format!("app-{stacks}");
-                match conformance::try_put(store, &stack(&name, &[("a", "1"), (name.as_str(), "1")]), "CVE-1", 10).await {
+                match conformance::try_put(store, &stack(&name, &[("a", "1"), (name.as_str(), "1")]), "CVE-1", 10).await
+                {
                     Ok(_) => stacks += 1,
                     Err(error) => return (layers.clone(), stacks, Some(error)),
                 }
@@ -250,8 +251,7 @@ fn on_a_full_volume_nothing_acknowledged_is_lost_and_writes_resume_when_there_is
             let (acknowledged, matched, error) = full(&store, 3).await;
             assert!(error.is_none(), "{error:?}");
             // Another connection sees what was acknowledged: no transaction is open in which it hides.
-            let committed: i64 =
-                file.database().query_row("SELECT count(*) FROM layer", [], |row| row.get(0)).unwrap();
+            let committed: i64 = file.database().query_row("SELECT count(*) FROM layer", [], |row| row.get(0)).unwrap();
             assert_eq!(usize::try_from(committed).unwrap(), acknowledged.len());
             assert_acknowledged(&store, &acknowledged, matched).await;
         }

@@ -49,13 +49,13 @@ fn a_node_that_gives_no_word_that_counts_is_not_asked_over_and_over() {
 fn cataloguers_that_nobody_knows_are_no_better_and_what_they_read_alone_is_read_again() {
     let mut fleet = two_nodes();
     all_scanned(&mut fleet, &["shop", "bank", "base"]);
-    fleet.attach("a", &hello(u32::MAX), at(0));
+    fleet.attach("a", &hello(u32::MAX), 1, at(0));
     fleet.tell("a", 0, true, vec![container("shop", &["shop", "base"])], &[], at(0)).unwrap();
     let again = fleet.lease_again(at(0));
     assert_eq!(again.len(), 1, "no better than those that are known, of which there are two");
     // It reads the base first, and nobody could compare that.
     let mut fleet = two_nodes();
-    fleet.attach("a", &hello(u32::MAX), at(0));
+    fleet.attach("a", &hello(u32::MAX), 1, at(0));
     assert!(fleet.known(inventory("a", "base", "nothing", u32::MAX)));
     read(&mut fleet, "b", "bank", "x");
     for Ready { stack, layers } in fleet.ready(at(0)) {
@@ -100,9 +100,9 @@ fn a_settled_dispute_outlives_those_who_settled_it() {
         layer.cross = Some(verify::CrossRead { node: node.into(), until: at(9).instant });
         says(&mut fleet, node, "honest");
     }
-    fleet.detach("b");
-    fleet.detach("c");
-    fleet.attach("d", &hello(1), at(0));
+    fleet.detach("b", 1);
+    fleet.detach("c", 1);
+    fleet.attach("d", &hello(1), 1, at(0));
     let seen = all.iter().map(|layers| container(layers[0], layers)).collect();
     fleet.tell("d", 0, true, seen, &[], at(0)).unwrap();
     assert_eq!(fleet.lease("a", at(0)), [], "the liar is not asked");
@@ -128,7 +128,7 @@ fn what_follows_from_a_layer_that_is_not_believed_any_more_is_not_taken_up_at_th
     let layers = [id("shop"), id("base")];
     let known = || inventory("a", "shop", "x", 1);
     let mut fleet = Fleet::new(rules(), [known()], [summary(chain, &layers)], []);
-    fleet.attach("a", &hello(1), at(0));
+    fleet.attach("a", &hello(1), 1, at(0));
     fleet.tell("a", 0, true, vec![container("shop", &["shop", "base"])], &[], at(0)).unwrap();
     assert_eq!(states(&fleet), [(CoverageState::Pending, 1)]);
     assert_eq!(fleet.lease("a", at(0)), [id("base")]);
@@ -163,7 +163,7 @@ fn a_stack_that_is_run_again_while_the_store_is_tidied_is_merged_again() {
 #[test]
 fn containers_of_a_forgotten_node_are_counted_as_ended() {
     let mut fleet = two_nodes();
-    fleet.detach("a");
+    fleet.detach("a", 1);
     fleet.tidy(at(25 * 3600));
     let lifetimes = fleet.lifetimes();
     let ended: u64 = lifetimes.ended.values().sum();

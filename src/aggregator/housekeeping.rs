@@ -1,0 +1,199 @@
+//! The housekeeping service: runs, the store's health, old rows, the list of problems, the certificate.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outcrop_proto::{Digest, LayerId, clock};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{Aggregator, now};
+use crate::authority;
+use crate::cluster::keep_published;
+use crate::problems::ProblemKind;
+use crate::store::{DayCount, Retention, Run, StoreError};
+
+/// How often runs are written, and problems are looked for.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often old rows are removed.
+const TIDY: Duration = Duration::from_secs(3600);
+
+/// How often the open findings of the day are counted.
+const DAY_COUNT: Duration = Duration::from_secs(600);
+
+/// Days for which daily counts are stored.
+const DAYS_KEPT: i64 = 400;
+
+/// Pauses before a store that does not accept writes is probed again.
+const PROBE: Duration = Duration::from_secs(1);
+
+impl Aggregator {
+    /// Stores who ran what, once a second and at the end.
+    pub(super) async fn keep_history(self: Arc<Self>, stop: CancellationToken) {
+        // Runs that the store could not take come before any that follow: what ended in between and began again has not ended.
+        let mut waiting: Option<(Vec<Run>, Vec<Run>)> = None;
+        loop {
+            let stops = tokio::time::timeout(INTERVAL, stop.cancelled()).await.is_ok();
+            while self.store.health().is_accepting() {
+                let is_late = waiting.is_some();
+                let (begun, ended) = match waiting.take() {
+                    Some(runs) => runs,
+                    None => self.fleet.call(|fleet| fleet.take_runs()).await,
+                };
+                if let Err(error) = self.store.record_runs(&begun, &ended).await {
+                    warn!(%error, begun = begun.len(), ended = ended.len(), "runs not stored; retried");
+                    waiting = Some((begun, ended));
+                    break;
+                }
+                if !is_late {
+                    break;
+                }
+            }
+            if stops {
+                return;
+            }
+        }
+    }
+
+    /// Raises the store's outages as a problem, probes it until it accepts writes again, and then has everything done that waited.
+    pub(super) async fn keep_store(self: Arc<Self>) {
+        let mut states = self.store.health().subscribe();
+        loop {
+            let outage = states.borrow_and_update().outage().map(|outage| outage.reason.clone());
+            let is_out = outage.is_some();
+            self.problems.set(ProblemKind::Store, "", outage);
+            if !is_out {
+                if states.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            tokio::time::sleep(PROBE).await;
+            if self.store.probe().await.is_ok() {
+                self.fleet.call(|fleet| fleet.retry()).await;
+                self.matching.request();
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    /// Looks once a second for what is wrong with files and watches that are read again.
+    pub(super) async fn keep_problems(self: Arc<Self>) {
+        loop {
+            let tokens = self.identify.problem();
+            self.problems.set(ProblemKind::Tokens, "", tokens);
+            let certificates = self.certificates.iter().filter_map(|certificate| certificate.problem());
+            self.problems.replace(ProblemKind::Certificate, certificates.enumerate().map(numbered));
+            let watched = self.watch.iter().flat_map(|watch| watch.problems());
+            self.problems.replace(ProblemKind::Watch, watched.enumerate().map(numbered));
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// Renews the aggregator's own certificate, where it made one.
+    pub(super) async fn renew_certificate(self: Arc<Self>) {
+        let (dir, names) = (self.config.data.join("tls"), self.config.tls_names.clone());
+        let mut pause = authority::RENEWED;
+        loop {
+            tokio::time::sleep(pause).await;
+            let (dir, names) = (dir.clone(), names.clone());
+            let renewed = tokio::task::spawn_blocking(move || authority::certify(&dir, &names).map(|_| ())).await;
+            let problem = match renewed {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(error) => Some(error.to_string()),
+            };
+            // The one in use is valid for long after this.
+            pause = if problem.is_some() { TIDY } else { authority::RENEWED };
+            info!(renewed = problem.is_none(), "certificate renewal tried");
+            let problem = problem.map(|error| format!("renewing the certificate: {error}; the one in use stays"));
+            self.problems.set(ProblemKind::Certificate, "renewal", problem);
+        }
+    }
+
+    /// Publishes the authority's certificate where agents find it.
+    pub(super) async fn keep_authority(
+        self: Arc<Self>,
+        client: kube::Client,
+        (namespace, name): (String, String),
+        authority: PathBuf,
+    ) {
+        let report = |problem| self.problems.set(ProblemKind::Publishing, "", problem);
+        keep_published(client, &namespace, &name, &authority, report).await;
+    }
+
+    /// Counts the day's open findings by namespace and severity, for charts.
+    pub(super) async fn keep_days(self: Arc<Self>) {
+        loop {
+            if self.store.health().is_accepting()
+                && let Err(error) = self.count_day().await
+            {
+                warn!(%error, "day not counted; retried");
+            }
+            tokio::time::sleep(DAY_COUNT).await;
+        }
+    }
+
+    async fn count_day(&self) -> Result<(), StoreError> {
+        let day = clock::today();
+        let counts: Vec<DayCount> = self.picture().day_counts(day);
+        // Before nodes have reported, there is nothing to count; what an earlier process counted stays.
+        if counts.is_empty() {
+            return Ok(());
+        }
+        self.store.record_day(day, &counts).await
+    }
+
+    /// Removes rows that are older than the configured retention, once an hour.
+    pub(super) async fn keep_tidy(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(TIDY).await;
+            // Rows are removed that a merge or a match may be about to name: both have to be at rest. It is tried again, since waiting for
+            // them would have those that come after them wait as well.
+            let _at_rest = loop {
+                match self.numbers.try_write() {
+                    Ok(at_rest) => break at_rest,
+                    Err(_) => tokio::time::sleep(INTERVAL).await,
+                }
+            };
+            match self.tidy().await {
+                Ok(()) => debug!("store tidied"),
+                Err(error) => warn!(%error, "store not tidied; retried in an hour"),
+            }
+        }
+    }
+
+    async fn tidy(&self) -> Result<(), StoreError> {
+        let since = now().unix;
+        let present: Vec<i64> = self.fleet.call(|fleet| fleet.present_ids()).await;
+        let before = |kept: Duration| since - i64::try_from(kept.as_secs()).unwrap_or(i64::MAX);
+        let today = clock::today();
+        let retention = Retention {
+            runs_since: before(self.config.keep_history),
+            unused_since: before(self.config.keep_unused),
+            days_since: today.saturating_sub(jiff::Span::new().days(DAYS_KEPT)),
+        };
+        self.store.tidy(&retention, &present).await?;
+        if let Some(matchmaker) = self.matching.matchmaker() {
+            matchmaker.forget();
+        }
+        let layers = self
+            .store
+            .layers()
+            .await?
+            .into_iter()
+            .map(|layer| layer.id)
+            .collect::<std::collections::HashSet<LayerId>>();
+        let stacks = self.store.stacks().await?.into_iter().filter(|summary| summary.cataloguers > 0);
+        let stacks: std::collections::HashSet<Digest> = stacks.map(|summary| summary.chain).collect();
+        self.fleet.call(move |fleet| fleet.keep_only(&layers, &stacks, since)).await;
+        Ok(())
+    }
+}
+
+/// The key and message of a problem that has no key of its own.
+fn numbered((number, message): (usize, String)) -> (String, String) {
+    (number.to_string(), message)
+}

@@ -1,0 +1,71 @@
+//! Leases: which node reads which layer, and which stacks are ready to be merged.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outcrop_proto::LayerId;
+use outcrop_proto::wire::v1;
+use tracing::debug;
+
+use super::fleet::LEASE_SECONDS;
+use super::merges::MergeJob;
+use super::{Aggregator, TICK, now};
+
+/// The shortest time between two looks at everything, however much changes.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How often nodes that have been silent for too long, and what no node has any more, are looked for in memory.
+const SWEEP: Duration = Duration::from_secs(10);
+
+impl Aggregator {
+    /// Leases to `node` layers that it has and nobody reads, and merges the stacks whose layers are known.
+    pub(super) async fn advance(&self, node: &str) {
+        if self.store.health().is_accepting() {
+            let name = node.to_owned();
+            let layers = self.fleet.call(move |fleet| fleet.lease(&name, now())).await;
+            self.order_lease(node, layers).await;
+        }
+        self.merge_ready().await;
+    }
+
+    async fn order_lease(&self, node: &str, layers: Vec<LayerId>) {
+        if !layers.is_empty() {
+            debug!(node, layers = layers.len(), "layers leased");
+            let lease = v1::Lease { layers: layers.into_iter().map(Into::into).collect(), seconds: LEASE_SECONDS };
+            self.send(node, v1::order::Order::Lease(lease)).await;
+        }
+    }
+
+    /// Merges the stacks that have become ready.
+    pub(super) async fn merge_ready(&self) {
+        for ready in self.fleet.call(|fleet| fleet.ready(now())).await {
+            self.merge(MergeJob { stack: ready.stack, layers: ready.layers, answers: None });
+        }
+    }
+
+    /// Looks every second, and when something has changed, at what no report announces: leases that expired, layers that another node
+    /// has to read as well, questions that nobody answered, nodes that are gone.
+    pub(super) async fn keep_leasing(self: Arc<Self>) {
+        let mut swept = Instant::now();
+        loop {
+            // What changes all the time is looked at often enough.
+            tokio::time::sleep(PAUSE).await;
+            let _ = tokio::time::timeout(TICK, self.changed.notified()).await;
+            if self.store.health().is_accepting() {
+                for (node, layers) in self.fleet.call(|fleet| fleet.lease_again(now())).await {
+                    self.order_lease(&node, layers).await;
+                }
+                for (node, layer) in self.fleet.call(|fleet| fleet.cross_reads(now())).await {
+                    let cross_read = v1::CrossRead { layers: vec![layer.into()], seconds: LEASE_SECONDS };
+                    self.send(&node, v1::order::Order::CrossRead(cross_read)).await;
+                }
+            }
+            self.fleet.call(|fleet| fleet.wake(now())).await;
+            self.merge_ready().await;
+            if swept.elapsed() >= SWEEP {
+                self.fleet.call(|fleet| fleet.tidy(now())).await;
+                swept = Instant::now();
+            }
+        }
+    }
+}
