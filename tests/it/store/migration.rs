@@ -97,8 +97,8 @@ fn a_store_of_version_1_keeps_every_row_and_answers_the_same() {
         assert_eq!(stacks.iter().map(|of| of.counts.severities.iter().sum::<u32>()).collect::<Vec<_>>(), [7, 40]);
         let layers = store.layers().await.unwrap();
         assert!(!layers.is_empty() && layers.iter().all(|layer| layer.read_at == 7), "what the log had is there");
-        let verified: Vec<_> = layers.iter().flat_map(|layer| &layer.verified_by).collect();
         let verified: Vec<&str> = layers.iter().flat_map(|layer| &layer.verified_by).map(String::as_str).collect();
+        assert_eq!((verified, store.distrusted().await.unwrap()), (vec!["node-2"], vec!["liar".to_owned()]));
         let (database, ended) = store.last_rematch().await.unwrap().unwrap();
         assert_eq!(store.stacks_to_match(&database).await.unwrap().len(), 2);
         assert!(ended.is_some());
