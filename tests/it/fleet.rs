@@ -80,14 +80,14 @@ fn two_nodes_with_images_on_one_base_read_each_layer_once() {
         );
     }
     for question in ["shop@>1.0.0", "pkg:pypi/shop", "nobody"] {
-        assert!(String::from_utf8(ask(question).stdout).unwrap().starts_with("nobody"), "{question}");
+        assert!(String::from_utf8(ask(question).stdout).unwrap().starts_with("no matches"), "{question}");
     }
     let wrong = ask("pkg:cargo/serde");
     assert_eq!(wrong.status.code(), Some(64), "{}", String::from_utf8_lossy(&wrong.stderr));
     let server = format!("http://{}", place.api);
     let told = Command::new(OUTCROP).args(["status", "--server", &server]).output().unwrap();
     let told = String::from_utf8(told.stdout).unwrap();
-    for line in ["scanned    4", "npm         matched", "layers known 3, leased 0"] {
+    for line in ["scanned    4", "npm         matched", "layers: known 3, leased 0"] {
         assert!(told.contains(line), "{line:?} is not in\n{told}");
     }
 

@@ -20,6 +20,7 @@ mod on_cluster;
 mod prerequisites;
 mod scale;
 mod store;
+mod supervision;
 mod version_vectors;
 
 // Harnesses that several tests share.
