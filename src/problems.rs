@@ -99,11 +99,11 @@ impl Problems {
         match active.get_mut(&(kind, subject.to_owned())) {
             Some(known) if known.message == message => {}
             Some(known) => {
-                debug!(kind = kind.as_str(), subject, message, "problem changed");
+                debug!(kind = kind.as_str(), subject, reason = message, "problem changed");
                 known.message = message;
             }
             None => {
-                warn!(kind = kind.as_str(), subject, message, "problem raised");
+                warn!(kind = kind.as_str(), subject, reason = message, "problem raised");
                 let problem = ActiveProblem { kind, subject: subject.to_owned(), message, since };
                 active.insert((kind, subject.to_owned()), problem);
             }
