@@ -47,7 +47,7 @@ fn agent(service: &Service, node: &str, containerd: &Containerd) -> Running {
     fs::write(&token_file, token(node)).unwrap();
     let log = fs::File::options().create(true).append(true).open(service.at(&format!("{node}.log"))).unwrap();
     let child = Command::new(&program)
-        .args(["--aggregator", &format!("https://{}", service.listen), "--cluster", "scale", "--node", node])
+        .args(["run", "--aggregator", &format!("https://{}", service.listen), "--cluster", "scale", "--node", node])
         .arg("--ca")
         .arg(service.at("cert.pem"))
         .arg("--token-file")

@@ -3,24 +3,47 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser};
+use clap::{Args, Parser, Subcommand};
 
-use crate::agent::{Aggregator, Config, Filter, Runtime};
+use crate::agent::{Aggregator, Config, Filter, RuntimeRole};
 use crate::doctor::Subject;
+use crate::logging::LogFormat;
 use crate::worker::{LayerLimits, Manner};
 
-/// Follows what containerd runs on this node, and reads its layers for the aggregator.
+/// Read the image layers of this node's containers for an Outcrop aggregator
 ///
-/// Its processes take from themselves what they do not need; nothing is written on the node, nothing listens, nothing is pulled.
+/// Each role gives up the rights that it does not need (Landlock and seccomp). The agent writes nothing on the node, opens no
+/// listener and pulls nothing.
 #[derive(Clone, Debug, Parser)]
-#[command(
-    name = "outcrop-agent",
-    version,
-    after_help = "Other commands: outcrop-agent runtime | reader (the two processes apart, for two containers of a pod), probe \
-                  (does it live?), doctor (what is wrong here?), selftest (is the cage tight?); --help tells of each."
-)]
-pub struct AgentArguments {
-    /// containerd's socket; without it the usual places are tried
+#[command(name = "outcrop-agent", version, arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: AgentCommand,
+}
+
+/// Commands of the agent.
+#[derive(Clone, Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one value per process")]
+pub enum AgentCommand {
+    /// Run the agent with all of its roles
+    Run(RunArguments),
+    /// Run the role that reads storage and reports to the aggregator; `outcrop-agent runtime` runs beside it
+    Reader(ReaderArguments),
+    /// Run the role that holds the container runtime's socket; `outcrop-agent reader` runs beside it
+    Runtime(RuntimeArguments),
+    /// Check that the agent's processes in this PID namespace are alive; exit code 1 if one hangs or none is found
+    Probe(ProbeArguments),
+    /// Check everything that the agent needs on this node, with advice; exit code 1 if a check fails
+    Doctor(DoctorArguments),
+    /// Attempt every forbidden action in every role, and print what stopped it; exit code 1 if an action was possible
+    Selftest(SelftestArguments),
+}
+
+/// Arguments of `outcrop-agent run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArguments {
+    /// Path of containerd's socket; by default the first of the usual paths that exists
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_CONTAINERD")]
     containerd: Option<PathBuf>,
 
@@ -28,11 +51,10 @@ pub struct AgentArguments {
     reading: Reading,
 }
 
-/// The part of the agent that sees storage and speaks to the aggregator, where `outcrop-agent runtime` is another container
-#[derive(Clone, Debug, Parser)]
-#[command(name = "outcrop-agent reader")]
+/// Arguments of `outcrop-agent reader`.
+#[derive(Clone, Debug, Args)]
 pub struct ReaderArguments {
-    /// The socket at which outcrop-agent runtime listens
+    /// Path of the socket on which outcrop-agent runtime listens
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_SIBLING")]
     sibling: PathBuf,
 
@@ -40,58 +62,58 @@ pub struct ReaderArguments {
     reading: Reading,
 }
 
-/// The part of the agent that speaks to containerd, where `outcrop-agent reader` is another container
-#[derive(Clone, Debug, Parser)]
-#[command(name = "outcrop-agent runtime")]
+/// Arguments of `outcrop-agent runtime`.
+#[derive(Clone, Debug, Args)]
 pub struct RuntimeArguments {
-    /// Where to listen for outcrop-agent reader: in a directory that both containers have, best in memory
+    /// Path of the socket to create for outcrop-agent reader, in a directory that both containers mount, preferably in memory
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_LISTEN")]
     pub listen: PathBuf,
 
-    /// containerd's socket; without it the usual places are tried. Mount its directory: a restarted containerd makes a new one
+    /// Path of containerd's socket; by default the first of the usual paths that exists. Mount the socket's directory: a
+    /// restarted containerd creates another socket
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_CONTAINERD")]
     pub containerd: Option<PathBuf>,
+
+    #[command(flatten)]
+    logging: Logging,
 }
 
-/// Says whether the agent's processes that are seen here live: exit code 0, or 1 with the reason
-#[derive(Clone, Debug, Parser)]
-#[command(name = "outcrop-agent probe")]
+/// Arguments of `outcrop-agent probe`.
+#[derive(Clone, Debug, Args)]
 pub struct ProbeArguments {
-    /// Look at this process only
+    /// Process ID of the only process to check
     #[arg(long)]
     pub pid: Option<u32>,
 }
 
-/// Tries every forbidden act in every role and says what stopped it: exit code 1 if anything was possible
-#[derive(Clone, Debug, Parser)]
-#[command(name = "outcrop-agent selftest")]
+/// Arguments of `outcrop-agent selftest`.
+#[derive(Clone, Debug, Args)]
 pub struct SelftestArguments {
-    /// Try them through every mount below this directory as well, as the process that reads storage could: /host in a pod
+    /// Directory below which every mount is tried as well; in a pod /host, as the reader sees the node
     #[arg(long, value_name = "DIR")]
     pub through: Option<PathBuf>,
 }
 
-/// Looks at all that the agent needs here, and says what is wrong and what to do: exit code 0, or 1 if something fails
-#[derive(Clone, Debug, Parser)]
-#[command(name = "outcrop-agent doctor")]
+/// Arguments of `outcrop-agent doctor`.
+#[derive(Clone, Debug, Args)]
 pub struct DoctorArguments {
-    /// containerd's socket; without it the usual places are tried
+    /// Path of containerd's socket; by default the first of the usual paths that exists
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_CONTAINERD")]
     containerd: Option<PathBuf>,
 
-    /// Where the host's root is seen; without it /host in the agent's pod, and / elsewhere
+    /// Directory at which the host's root is mounted; by default /host in the agent's pod and / elsewhere
     #[arg(long, value_name = "DIR", env = "OUTCROP_HOST")]
     host: Option<PathBuf>,
 
-    /// Where the aggregator is, as the agent is told it
+    /// Address of the aggregator, as the agent is given it
     #[arg(long, value_name = "URL", env = "OUTCROP_AGGREGATOR")]
     aggregator: Option<String>,
 
-    /// The authority of the aggregator's certificate, PEM
+    /// PEM file with the certificate authority of the aggregator's certificate
     #[arg(long, value_name = "FILE", env = "OUTCROP_CA")]
     ca: Option<PathBuf>,
 
-    /// A file with this node's token
+    /// File with the node's token
     #[arg(long, value_name = "FILE", env = "OUTCROP_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 
@@ -101,7 +123,7 @@ pub struct DoctorArguments {
 }
 
 impl DoctorArguments {
-    /// What is looked at.
+    /// Returns what to check.
     pub fn subject(self) -> Subject {
         Subject {
             containerd: self.containerd,
@@ -114,48 +136,55 @@ impl DoctorArguments {
 }
 
 #[derive(Clone, Debug, Args)]
+struct Logging {
+    /// Format of log events on standard error; OUTCROP_LOG sets the filter (default: info)
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT", env = "OUTCROP_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Debug, Args)]
 struct Reading {
-    /// Where the aggregator is: https://HOST:PORT; http:// on loopback only
+    /// Address of the aggregator: https://HOST:PORT, or http:// on loopback
     #[arg(long, value_name = "URL", env = "OUTCROP_AGGREGATOR")]
     aggregator: String,
 
-    /// The authority of the aggregator's certificate, PEM; read again at each attach
+    /// PEM file with the certificate authority of the aggregator's certificate; reloaded at each attach
     #[arg(long, value_name = "FILE", env = "OUTCROP_CA")]
     ca: Option<PathBuf>,
 
-    /// The cluster that this node belongs to, as the aggregator calls it
+    /// Name of the cluster that this node belongs to, as the aggregator has it
     #[arg(long, value_name = "NAME", default_value = "default", env = "OUTCROP_CLUSTER")]
     cluster: String,
 
-    /// This node's name, as its token was made for
+    /// Name of this node; the token must belong to it
     #[arg(long, value_name = "NAME", env = "OUTCROP_NODE")]
     node: String,
 
-    /// A file with this node's token, as outcrop token new prints it; read again at each attach
+    /// File with this node's token (see outcrop token new); reloaded at each attach
     #[arg(long, value_name = "FILE", env = "OUTCROP_TOKEN_FILE")]
     token_file: PathBuf,
 
-    /// Where the host's root is seen
+    /// Directory at which the host's root is mounted
     #[arg(long, value_name = "DIR", default_value = "/", env = "OUTCROP_HOST")]
     host: PathBuf,
 
-    /// Seconds after which containerd is asked what runs, also when it told of no change
+    /// Maximum time between two full lists of containers, seconds; events cause further lists
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600), env = "OUTCROP_INTERVAL")]
     interval: u64,
 
-    /// containerd namespaces to look into, all others are excluded; without it all are looked into
+    /// Runtime namespaces to scan, separated by commas; containers of others are excluded. By default all are scanned
     #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "OUTCROP_NAMESPACES")]
     namespaces: Vec<String>,
 
-    /// containerd namespaces not to look into; their containers are counted as excluded
+    /// Runtime namespaces not to scan, separated by commas; their containers are counted as excluded
     #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "OUTCROP_EXCLUDE_NAMESPACES")]
     exclude_namespaces: Vec<String>,
 
-    /// Kubernetes namespaces not to look into; their containers are counted as excluded
+    /// Kubernetes namespaces not to scan, separated by commas; their containers are counted as excluded
     #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "OUTCROP_EXCLUDE_KUBERNETES_NAMESPACES")]
     exclude_kubernetes_namespaces: Vec<String>,
 
-    /// Layers that are read at once
+    /// Number of layers to read at the same time
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2), env = "OUTCROP_SCAN_THREADS")]
     scan_threads: u8,
 
@@ -163,52 +192,72 @@ struct Reading {
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = share, env = "OUTCROP_SCAN_CPU")]
     scan_cpu: f64,
 
-    /// A layer of more files and directories is too large
+    /// Maximum number of files and directories of a layer; a larger layer is reported as too large
     #[arg(long, value_name = "COUNT", default_value_t = LayerLimits::default().files, env = "OUTCROP_MAX_LAYER_FILES")]
     max_layer_files: u64,
 
-    /// A layer whose paths take more bytes is too large
+    /// Maximum size of a layer's paths, bytes; a larger layer is reported as too large
     #[arg(long, value_name = "BYTES", default_value_t = LayerLimits::default().path_bytes, env = "OUTCROP_MAX_LAYER_PATH_BYTES")]
     max_layer_path_bytes: u64,
 
-    /// A layer with more files that could name packages is too large
+    /// Maximum number of files of a layer that could name packages; a larger layer is reported as too large
     #[arg(long, value_name = "COUNT", default_value_t = LayerLimits::default().evidence_files, env = "OUTCROP_MAX_EVIDENCE_FILES")]
     max_evidence_files: u64,
 
-    /// A layer of which more bytes would have to be read is too large
+    /// Maximum number of bytes to read of a layer's files; a larger layer is reported as too large
     #[arg(long, value_name = "BYTES", default_value_t = LayerLimits::default().evidence_bytes, env = "OUTCROP_MAX_EVIDENCE_BYTES")]
     max_evidence_bytes: u64,
 
-    /// Tell the texts of images' build steps, too: they may hold secrets
+    /// Report the texts of images' build steps as well; they may hold secrets
     #[arg(long, env = "OUTCROP_HISTORY_TEXT")]
     history_text: bool,
 
-    /// Refuse to start where this kernel cannot enforce the whole cage (Landlock of Linux 6.12)
+    /// Fail at the start if this kernel cannot enforce the whole sandbox (Landlock of Linux 6.12)
     #[arg(long, env = "OUTCROP_REQUIRE_CAGE")]
     require_cage: bool,
+
+    #[command(flatten)]
+    logging: Logging,
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    let share: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if (0.05..=2.0).contains(&share) { Ok(share) } else { Err("it has to be from 0.05 to 2".to_owned()) }
+    let share: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if (0.05..=2.0).contains(&share) { Ok(share) } else { Err("expected a number from 0.05 to 2".to_owned()) }
 }
 
-impl AgentArguments {
-    /// What the agent does with them.
+impl RunArguments {
+    /// Returns the format of log events.
+    pub fn log_format(&self) -> LogFormat {
+        self.reading.logging.log_format
+    }
+
+    /// Returns the agent's configuration, with the runtime role as a child process.
     pub fn config(self) -> Config {
-        self.reading.config(Runtime::Child(self.containerd))
+        self.reading.config(RuntimeRole::Child(self.containerd))
     }
 }
 
 impl ReaderArguments {
-    /// What the agent does with them.
+    /// Returns the format of log events.
+    pub fn log_format(&self) -> LogFormat {
+        self.reading.logging.log_format
+    }
+
+    /// Returns the agent's configuration, with the runtime role in another container.
     pub fn config(self) -> Config {
-        self.reading.config(Runtime::Joined(self.sibling))
+        self.reading.config(RuntimeRole::Joined(self.sibling))
+    }
+}
+
+impl RuntimeArguments {
+    /// Returns the format of log events.
+    pub fn log_format(&self) -> LogFormat {
+        self.logging.log_format
     }
 }
 
 impl Reading {
-    fn config(self, runtime: Runtime) -> Config {
+    fn config(self, runtime: RuntimeRole) -> Config {
         let named = |list: Vec<String>| list.into_iter().filter(|name| !name.is_empty()).collect();
         Config {
             aggregator: Aggregator { address: self.aggregator, ca: self.ca, token: self.token_file },

@@ -1,38 +1,38 @@
-//! Whether the agent lives, without a listener and without a file: its processes keep the time of their last turn in their
-//! names, where `outcrop-agent probe` reads it (`/proc/PID/comm`, proc(5)).
+//! Liveness without a listener and without a file: each process writes the time of its last loop into its own name, where
+//! `outcrop-agent probe` reads it (`/proc/PID/comm`, proc(5)).
 
 use std::ffi::CString;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Before the time in a name. The kernel keeps 15 bytes of a name.
+/// Prefix of the time in a name. The kernel keeps 15 bytes of a name.
 const PREFIX: &str = "outcrop:";
 
-/// How often a process that does nothing else says that it lives.
+/// Interval of heartbeats of an idle process.
 pub(crate) const BEAT: Duration = Duration::from_secs(15);
 
-/// A process that said nothing for so long hangs: longer than any question to containerd may take, since starting the agent
-/// again would mend nothing there.
+/// Age of a heartbeat, seconds, at which a process counts as hung: longer than any request to containerd may take, since a restart of the
+/// agent would not help there.
 const OLDEST: u64 = 180;
 
-/// Says that this process lives. Its main thread has to say it.
+/// Writes a heartbeat. The main thread must call this.
 pub(crate) fn beat() {
     if let Ok(name) = CString::new(format!("{PREFIX}{:x}", now())) {
-        // A name is a courtesy: where it cannot be set, the probe says so.
+        // If the name cannot be set, the probe reports it.
         let _ = rustix::thread::set_name(&name);
     }
 }
 
-/// Seconds of the clock that starts with the machine, the same for all its processes.
+/// Returns the seconds since the machine started, the same for all of its processes.
 fn now() -> u64 {
     u64::try_from(clock_gettime(ClockId::Monotonic).tv_sec).unwrap_or(0)
 }
 
-/// Looks at the agent's processes that are seen here, or at one of them: a line that says that all of them live.
+/// Checks the agent's processes in this PID namespace, or the given one, and returns a summary.
 ///
 /// # Errors
-/// A line that says which does not, or that there is none.
+/// When a process hangs, or none is found.
 pub fn probe(pid: Option<u32>) -> Result<String, String> {
     let pids: Vec<u32> = match pid {
         Some(pid) => vec![pid],

@@ -26,7 +26,7 @@ pub const COMMAND_FILTER: &str = "warn";
 const OWN_TARGETS: [&str; 2] = ["outcrop", "overlayfs_reader"];
 
 /// Longest text from outside in one field, bytes.
-const MAX_TEXT: usize = 256;
+const MAX_TEXT: usize = 1024;
 
 /// Format of log events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -92,6 +92,16 @@ pub fn init_with(format: LogFormat, default_filter: &str, extra: Option<ExtraLay
     .map_err(|_| LogError::Twice)
 }
 
+/// Logs panics as events, with the thread and the place. The message of a panic may quote text from outside.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        let message = panic.payload_as_str().unwrap_or_default();
+        tracing::error!(thread = thread.name().unwrap_or_default(), place, message = %safe(message), "thread panicked");
+    }));
+}
+
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     let directives = filter.split(',').map(|directive| match directive.trim().parse::<LevelFilter>() {
         Ok(level) if !directive.contains('=') => {
@@ -105,7 +115,7 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
         .map_err(|error| LogError::Filter { filter: filter.to_owned(), reason: error.to_string() })
 }
 
-/// Text from outside that is safe to log: at most 256 bytes, control characters escaped, credentials in URLs removed.
+/// Text from outside that is safe to log: at most 1 KiB, control characters escaped, credentials in URLs removed.
 ///
 /// ```
 /// # use outcrop_agent::logging::safe;

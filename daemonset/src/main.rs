@@ -1,61 +1,85 @@
-//! `outcrop-agent`: what runs on a node.
+//! `outcrop-agent`: the agent of a node, and its diagnostic commands.
 
 use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser;
-use outcrop_agent::arguments::{
-    AgentArguments, DoctorArguments, ProbeArguments, ReaderArguments, RuntimeArguments, SelftestArguments,
-};
-use outcrop_agent::{agent, doctor, heartbeat, role, selftest};
+use clap::Parser as _;
+use outcrop_agent::arguments::{AgentCommand, CommandLine, DoctorArguments};
+use outcrop_agent::logging::{self, LogFormat, SERVICE_FILTER, safe};
+use outcrop_agent::role::{self, Signals};
+use outcrop_agent::{agent, doctor, heartbeat, selftest};
 use outcrop_proto::clock;
 
+/// Exit code for wrong usage (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
+
 fn main() -> ExitCode {
-    // A worker is this program, started again: nothing may happen before it is told apart.
+    // A worker is this program, started again: nothing may happen before its role is known.
     if let Some(code) = role::enter() {
         return code;
     }
-    match clock::init() {
-        Ok(Some(warning)) => drop(writeln!(std::io::stderr(), "outcrop-agent: warning: {warning}")),
-        Ok(None) => {}
+    let clock = match clock::init() {
+        Ok(warning) => warning,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "outcrop-agent: {error}");
-            return ExitCode::from(64);
+            fail(&error);
+            return ExitCode::from(USAGE);
         }
-    }
-    if let Err(error) = role::end_on_signals() {
-        return fail(&format!("installing signal handlers: {error}"));
-    }
-    let command = std::env::args().nth(1).unwrap_or_default();
-    match command.as_str() {
-        "runtime" => with(1, |arguments: RuntimeArguments| {
-            role::serve_joined(&arguments.listen, arguments.containerd.as_deref()).map_err(|error| error.to_string())
-        }),
-        "reader" => {
-            with(1, |arguments: ReaderArguments| agent::run(arguments.config()).map_err(|error| error.to_string()))
+    };
+    let signals = match Signals::install() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("installing signal handlers: {error}")),
+    };
+    let command = match CommandLine::try_parse() {
+        Ok(line) => line.command,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
-        "probe" => with(1, |arguments: ProbeArguments| heartbeat::probe(arguments.pid).and_then(|line| print(&line))),
-        "doctor" => with(1, examine),
-        "selftest" => with(1, |arguments: SelftestArguments| {
-            selftest::run(arguments.through.as_deref()).and_then(|table| print(&table))
+    };
+    match command {
+        AgentCommand::Run(arguments) => service(arguments.log_format(), clock, || {
+            agent::run(arguments.config(), signals).map_err(|error| error.to_string())
         }),
-        _ => with(0, |arguments: AgentArguments| agent::run(arguments.config()).map_err(|error| error.to_string())),
+        AgentCommand::Reader(arguments) => service(arguments.log_format(), clock, || {
+            agent::run(arguments.config(), signals).map_err(|error| error.to_string())
+        }),
+        AgentCommand::Runtime(arguments) => service(arguments.log_format(), clock, || {
+            role::serve_joined(&arguments.listen, arguments.containerd.as_deref(), signals)
+                .map_err(|error| error.to_string())
+        }),
+        AgentCommand::Probe(arguments) => done(heartbeat::probe(arguments.pid).and_then(|line| print(&line))),
+        AgentCommand::Doctor(arguments) => done(examine(arguments)),
+        AgentCommand::Selftest(arguments) => {
+            done(selftest::run(arguments.through.as_deref()).and_then(|table| print(&table)))
+        }
     }
 }
 
-/// Does something with the command line, without its first `skipped` words.
-fn with<A: Parser>(skipped: usize, act: impl FnOnce(A) -> Result<(), String>) -> ExitCode {
-    let program = std::env::args_os().take(1);
-    match A::try_parse_from(program.chain(std::env::args_os().skip(1 + skipped))) {
-        Ok(arguments) => match act(arguments) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error),
-        },
+/// Runs a role that logs. Its failure is an event, so that a log collector sees it as it sees everything else.
+fn service(format: LogFormat, warning: Option<String>, run: impl FnOnce() -> Result<(), String>) -> ExitCode {
+    if let Err(error) = logging::init(format, SERVICE_FILTER) {
+        fail(&error);
+        return ExitCode::from(USAGE);
+    }
+    logging::log_panics();
+    if let Some(warning) = warning {
+        tracing::warn!(warning, "clock shifted");
+    }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = error.print();
-            if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS }
+            tracing::error!(reason = %safe(&error), "agent failed");
+            ExitCode::FAILURE
         }
+    }
+}
+
+/// Ends a command that a person runs.
+fn done(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
     }
 }
 
@@ -69,12 +93,12 @@ fn examine(arguments: DoctorArguments) -> Result<(), String> {
     print(&text)?;
     match doctor::failed(&checks) {
         0 => Ok(()),
-        failed => Err(format!("{failed} of {} checks fail", checks.len())),
+        failed => Err(format!("{failed} of {} checks failed", checks.len())),
     }
 }
 
 fn print(text: &str) -> Result<(), String> {
-    writeln!(std::io::stdout(), "{text}").map_err(|error| error.to_string())
+    writeln!(std::io::stdout(), "{text}").map_err(|error| format!("writing to standard output: {error}"))
 }
 
 fn fail(error: &dyn Display) -> ExitCode {

@@ -1,28 +1,34 @@
-//! A program that starts itself again: the first thing that `main` asks is which role it was started in.
+//! Roles of a program that starts itself again: `main` checks first in which role it was started.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::logging::safe;
+use crate::runtime::role::End;
 use crate::runtime::{Error, containerd, role};
 use crate::worker::{CageError, Caged, Program, enter_runtime_cage};
 
-/// First argument of a child process. Nobody types it.
+/// First argument of a child process; not for users.
 pub(crate) const ARGUMENT: &str = "--outcrop-role";
 
 /// The role of a [worker](crate::worker).
 pub(crate) const WORKER: &str = "worker";
 
-/// The role of the process that holds the container runtime's socket. The socket's path may follow.
+/// The role of the process that holds the container runtime's socket. The path of the socket may follow.
 pub(crate) const RUNTIME: &str = "runtime";
 
-/// Roles that enter a cage and try in vain to leave it, for `outcrop-agent selftest`.
+/// Roles that enter a cage and attempt every forbidden action, for `outcrop-agent selftest`.
 pub(crate) const READER_SELFTEST: &str = "selftest-reader";
 pub(crate) const RUNTIME_SELFTEST: &str = "selftest-runtime";
 
-/// Plays the role that this process was started in, if it was started in one. Call this first in `main`, before any
-/// thread, and end with the code that it returns.
+/// Runs the role that this process was started in, if any. Call this first in `main`, before any thread starts, and exit with the returned
+/// code.
 pub fn enter() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != ARGUMENT {
@@ -38,31 +44,80 @@ pub fn enter() -> Option<ExitCode> {
     })
 }
 
-/// Ends this process at once on SIGTERM and SIGINT, also where it is the first of its PID namespace, for which the kernel has
-/// no default. There is nothing to put in order: its children end with their pipes, and nothing was written anywhere.
+/// Makes SIGTERM and SIGINT end this process at once, also where it is the first of its PID namespace, for which the kernel has no default
+/// action.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn end_on_signals() -> std::io::Result<()> {
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::flag::register_conditional_shutdown(signal, 0, Arc::new(AtomicBool::new(true)))?;
-    }
-    Ok(())
+    Signals::install().map(drop)
 }
 
-/// Listens at `listen` for the one process that reads storage, and answers its questions until it hangs up.
+/// Signals that end a process: SIGTERM and SIGINT.
+///
+/// Until [`Self::defer`] is called, the first signal ends the process at once with exit code 0. That also holds for the first process
+/// of a PID namespace, for which the kernel has no default action.
+#[derive(Debug)]
+pub struct Signals {
+    /// Whether the next signal ends the process.
+    at_once: Arc<AtomicBool>,
+    /// One byte for each signal.
+    received: UnixStream,
+}
+
+impl Signals {
+    /// Registers handlers. Call it before the process gives up rights.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn install() -> std::io::Result<Self> {
+        let (received, sender) = UnixStream::pair()?;
+        received.set_nonblocking(true)?;
+        let at_once = Arc::new(AtomicBool::new(true));
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::flag::register_conditional_shutdown(signal, 0, Arc::clone(&at_once))?;
+            // A second signal ends the process while the first one is still handled.
+            signal_hook::flag::register(signal, Arc::clone(&at_once))?;
+            signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+        }
+        Ok(Self { at_once, received })
+    }
+
+    /// Leaves the next signal to the caller, who waits until the returned stream is readable and ends within five seconds. A second
+    /// signal ends the process at once.
+    pub fn defer(&self) -> &UnixStream {
+        self.at_once.store(false, Ordering::SeqCst);
+        &self.received
+    }
+}
+
+/// How long the runtime role still serves the reader after SIGTERM, so that the reader can finish what it has begun.
+const LINGER: Duration = Duration::from_secs(4);
+
+/// Listens at `listen` for the one process that reads storage, and serves it until it closes the stream, or for a short time
+/// after SIGTERM.
 ///
 /// # Errors
-/// When the two cannot be joined, containerd is not there, or rights cannot be given up; and at the end, since the other
-/// process, when it is started again, has to be joined anew.
-pub fn serve_joined(listen: &Path, socket: Option<&Path>) -> Result<(), Error> {
+/// When the two cannot be joined, containerd is not there, or rights cannot be given up; and when the reader closes the stream: a
+/// restarted reader has to be joined anew.
+pub fn serve_joined(listen: &Path, socket: Option<&Path>, signals: Signals) -> Result<(), Error> {
     crate::worker::hide_memory().map_err(|error| Error::SiblingEnded(error.to_string()))?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %safe(&listen.to_string_lossy()), "runtime role started");
     let stream = crate::runtime::accept(listen)?;
-    let _ = role::serve::<containerd::Client, _>(stream, socket, caged);
-    Err(Error::Join(listen.to_owned(), "the process at the other end has ended".to_owned()))
+    tracing::info!("reader connected");
+    let stop = signals.defer().try_clone().map_err(Error::Spawn)?;
+    let end = role::serve::<containerd::Client, _>(stream, socket, Some((stop, LINGER)), caged);
+    match end {
+        Ok(End::Stopped) => {
+            tracing::info!("runtime role stopped");
+            Ok(())
+        }
+        Ok(End::HungUp) => Err(Error::Join(listen.to_owned(), "the reader has closed the stream".to_owned())),
+        Err(reason) => Err(Error::Sibling(reason)),
+    }
 }
 
-/// The command that starts `program` as the process that speaks to containerd, at `socket` or at the known places.
+/// Returns the command that starts `program` as the process that talks to containerd, on `socket` or on the first known path.
 pub fn runtime_command(program: &Program, socket: Option<&Path>) -> Command {
     let mut command = program.command(RUNTIME);
     command.args(socket);
@@ -71,12 +126,26 @@ pub fn runtime_command(program: &Program, socket: Option<&Path>) -> Command {
 
 fn runtime(socket: Option<PathBuf>) -> ExitCode {
     match role::from_stdin() {
-        Ok(stream) => role::serve::<containerd::Client, _>(stream, socket.as_deref(), caged),
+        // Signals for the whole process group are the parent's to handle: this process ends with its stream.
+        Ok(stream) => match ignore_signals()
+            .map_err(|error| error.to_string())
+            .and_then(|()| role::serve::<containerd::Client, _>(stream, socket.as_deref(), None, caged))
+        {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-/// Gives up the rights of the process that speaks to containerd.
+fn ignore_signals() -> std::io::Result<()> {
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register(signal, Arc::default())?;
+    }
+    Ok(())
+}
+
+/// Gives up the rights of the process that talks to containerd.
 fn caged() -> Result<String, CageError> {
     enter_runtime_cage().map(|cage| cage.to_string())
 }

@@ -1,4 +1,4 @@
-//! `outcrop-agent selftest`: are the cages as tight as promised, on this very machine?
+//! `outcrop-agent selftest`: verifies on this machine that every forbidden action is stopped in every role.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,23 +15,23 @@ use crate::role::{READER_SELFTEST, RUNTIME_SELFTEST};
 use crate::scan::mount_points;
 use crate::worker::{Attempt, Cage, Caged, Program, attempts, enter_reader_cage, enter_runtime_cage, hide_memory};
 
-/// Most bytes of what a child says.
+/// Maximum size of a child's output, bytes.
 const MAX_ANSWER: u64 = 1 << 20;
 
-/// What a role's child says.
+/// Output of a role's child.
 #[derive(Debug, Serialize, Deserialize)]
 struct Answer {
     cage: Cage,
     attempts: Vec<Attempt>,
-    /// The same, through each of the directories that it was told of, or why one could not be opened.
+    /// Attempts through each given directory, or the reason why the directory could not be opened.
     through: Vec<(PathBuf, Result<Vec<Attempt>, String>)>,
 }
 
-/// Tries every forbidden act in every role: a table of role, act and what stopped it; and, in the roles that stand in containers of their
-/// own, through every mount below `through`.
+/// Attempts every forbidden action in every role, and returns a table of role, action and what stopped it. In the roles with a container of
+/// their own, also attempts the actions through every mount below `through`.
 ///
 /// # Errors
-/// The table as well, when an act was possible; or why nothing could be tried.
+/// The table as well, when an action was possible; or the reason why nothing could be attempted.
 pub fn run(through: Option<&Path>) -> Result<String, String> {
     hide_memory().map_err(|error| error.to_string())?;
     let program = Program::this();
@@ -69,7 +69,7 @@ pub fn run(through: Option<&Path>) -> Result<String, String> {
     if possible > 0 { Err(format!("\n{text}\n{possible} forbidden acts were possible")) } else { Ok(text) }
 }
 
-/// Every mount at or below a directory, and the directory, as this process sees them
+/// Returns a directory and every mount below it, as this process sees them
 /// ([proc(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)).
 fn mounts_below(directory: &Path) -> Result<Vec<PathBuf>, String> {
     let mountinfo = std::fs::read("/proc/self/mountinfo").map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
@@ -78,7 +78,7 @@ fn mounts_below(directory: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(std::iter::once(directory.to_owned()).chain(below).collect())
 }
 
-/// How many acts were tried, what stopped how many of them, and how many nothing stopped.
+/// Returns the number of attempts, a summary of what stopped them, and the number of actions that nothing stopped.
 fn summary(tried: &Result<Vec<Attempt>, String>) -> (usize, String, usize) {
     let attempts = match tried {
         Ok(attempts) => attempts,
@@ -92,7 +92,7 @@ fn summary(tried: &Result<Vec<Attempt>, String>) -> (usize, String, usize) {
     (attempts.len(), words.join(", "), counts.get("NOTHING").copied().unwrap_or(0))
 }
 
-/// Any directory does.
+/// Opens any readable directory.
 fn directory() -> Result<Layer, String> {
     Layer::open(Path::new("/usr/share")).or_else(|_| Layer::open(Path::new("/"))).map_err(|error| error.to_string())
 }
@@ -110,10 +110,10 @@ fn ask(program: &Program, role: &str, through: &[PathBuf]) -> Result<Answer, Str
     postcard::from_bytes(&answer).map_err(|_| failed(&format_args!("it said nothing and ended: {status}")))
 }
 
-/// The child of a role: enters its cage, tries everything, through these directories as well, and says what came of it.
+/// Entry point of a role's child: enters its cage, attempts every action, also through the given directories, and prints the results.
 pub(crate) fn child(caged: Caged, through: impl Iterator<Item = PathBuf>) -> ExitCode {
     let tried = directory().and_then(|root| {
-        // Before it gives up anything, as an agent has its handles.
+        // Opened before the rights are given up, as an agent's handles are.
         let flags = libc::O_DIRECTORY | libc::O_CLOEXEC;
         let open = |path: PathBuf| (File::options().read(true).custom_flags(flags).open(&path), path);
         let opened: Vec<_> = through.map(open).collect();

@@ -1,4 +1,4 @@
-//! What a process uses: memory and processor time, as `/proc` tells (proc(5)).
+//! Memory and processor time of processes, from `/proc` (proc(5)).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -16,7 +16,7 @@ pub struct Usage {
     pub cpu_milliseconds: u64,
 }
 
-/// This process's own usage. All that it needs is opened early, since a caged process may be unable to open it later.
+/// This process's own usage. Its file is opened early, since a process in its cage may be unable to open it later.
 #[derive(Debug)]
 pub struct OwnUsage {
     statm: Option<File>,
@@ -24,13 +24,13 @@ pub struct OwnUsage {
 }
 
 impl OwnUsage {
-    /// Opens what [`Self::now`] reads.
+    /// Opens the file that [`Self::now`] reads.
     pub fn open() -> Self {
         warm_up();
         Self { statm: File::open("/proc/self/statm").ok(), page: rustix::param::page_size() as u64 }
     }
 
-    /// The usage now; no memory where `/proc` cannot be read.
+    /// Returns the current usage; memory is 0 where `/proc` cannot be read.
     pub fn now(&self) -> Usage {
         Usage { resident: self.resident().unwrap_or(0), cpu_milliseconds: milliseconds(cpu()) }
     }
@@ -44,26 +44,26 @@ impl OwnUsage {
     }
 }
 
-/// Looks at the clocks for the first time: that reads the process's auxiliary vector, which a cage would forbid.
+/// Reads the clocks once: the first read needs the process's auxiliary vector, which the cage forbids.
 pub(crate) fn warm_up() {
     let _ = (cpu(), rustix::param::page_size(), rustix::param::clock_ticks_per_second());
 }
 
-/// Processor time of this process so far.
+/// Returns the processor time of this process so far.
 pub(crate) fn cpu() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
-/// Processor time of all children that have ended, milliseconds.
+/// Returns the processor time of all children that have ended, milliseconds.
 pub(crate) fn ended_children() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name in parentheses may hold anything; `cutime` and `cstime` are the fields 16 and 17, which are 14 and 15 after it.
+    // The name in parentheses may contain anything; `cutime` and `cstime` are the fields 16 and 17, which are 14 and 15 after it.
     let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
     let ticks: u64 = fields.split(' ').skip(13).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     ticks * 1000 / rustix::param::clock_ticks_per_second().max(1)
 }
 
-/// The most resident memory that a living process ever had, bytes.
+/// Returns the peak of a running process's resident memory, bytes.
 pub(crate) fn peak_of(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -47,13 +47,13 @@ pub fn run(name: &str, data: &[u8]) {
     target(data);
 }
 
-/// Hands `bytes` to the cataloguer called `name` as the evidence at `path`. What it says must survive its own encoding.
+/// Hands `bytes` to the cataloger called `name` as the evidence at `path`. What it says must survive its own encoding.
 ///
 /// # Panics
-/// When it does not, or there is no such cataloguer.
+/// When it does not, or there is no such cataloger.
 fn catalogue(name: &str, path: &[u8], bytes: &[u8]) {
-    let cataloguer = ALL.iter().find(|cataloguer| cataloguer.name() == name).expect("a cataloguer of that name");
-    if let Ok(mut fact) = cataloguer.read(&Evidence { path, source: &bytes, companions: &[] }) {
+    let cataloger = ALL.iter().find(|cataloger| cataloger.name() == name).expect("a cataloger of that name");
+    if let Ok(mut fact) = cataloger.read(&Evidence { path, source: &bytes, companions: &[] }) {
         fact.normalize();
         assert_eq!(Fact::decode(&fact.encode()).expect("a fact decodes"), fact);
     }

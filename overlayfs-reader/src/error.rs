@@ -1,28 +1,28 @@
-//! What can go wrong, with the path and what was being done to it.
+//! Errors, each with the path and the operation.
 
 use std::fmt;
 
 use rustix::io::Errno;
 
-/// What kind of thing went wrong.
+/// Kind of an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Nothing is there, or a layer hides it.
+    /// The path does not exist, or a layer hides it.
     NotFound,
-    /// It is not a regular file, or not a directory, where one was needed.
+    /// The path is not a regular file, or not a directory, where one is required.
     WrongKind(&'static str),
-    /// A path that leaves the root, is absolute, or is not in its normal form.
+    /// The path leaves the root, is absolute, or is not normalized.
     InvalidPath,
-    /// A feature of overlayfs that this crate refuses: the bytes that it would read are not the bytes that the mount shows.
+    /// A feature of overlayfs that this crate refuses, since the bytes in the layer are not the bytes that the mount shows.
     Unsupported(&'static str),
-    /// A limit was reached: which, and how much it allows.
+    /// A limit was reached: its name and its value.
     Limit(&'static str, u64),
-    /// The kernel refused.
+    /// The kernel returned an error.
     System(Errno),
 }
 
-/// An error on one path.
+/// An error for one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,
@@ -45,17 +45,17 @@ impl Error {
         Self::new(kind, doing, path)
     }
 
-    /// Nothing is at `path`.
+    /// Creates the error for a `path` that does not exist.
     pub fn not_found(path: &[u8]) -> Self {
         Self::new(ErrorKind::NotFound, "looking up", path)
     }
 
-    /// What kind of thing went wrong.
+    /// Kind of an error.
     pub fn kind(&self) -> ErrorKind {
         self.kind.clone()
     }
 
-    /// The path, relative to the root, as bytes.
+    /// Returns the path, relative to the root, as bytes.
     pub fn path(&self) -> &[u8] {
         &self.path
     }

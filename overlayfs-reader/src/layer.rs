@@ -1,4 +1,4 @@
-//! One layer alone.
+//! Reads a single layer.
 
 use std::fs::File;
 use std::ops::ControlFlow;
@@ -14,17 +14,17 @@ use crate::marks::{self, DirMarks, MarkNamespace, Marks};
 use crate::sys;
 use crate::walk::{self, WalkEnd, WalkEntry};
 
-/// A layer's root directory, held by a handle.
+/// An open handle to a layer's root directory.
 #[derive(Debug)]
 pub struct Layer {
     root: OwnedFd,
 }
 
 impl Layer {
-    /// Opens a layer's root. The last name of `path` must not be a symbolic link.
+    /// Opens a layer's root. The last component of `path` must not be a symbolic link.
     ///
     /// # Errors
-    /// When there is no such directory.
+    /// When the directory does not exist.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, path, flags, Mode::empty())
@@ -32,10 +32,10 @@ impl Layer {
         Ok(Self { root })
     }
 
-    /// Takes over a handle to a layer's root.
+    /// Uses an open handle to a layer's root.
     ///
     /// # Errors
-    /// When it is no directory.
+    /// When it is not a directory.
     pub fn from_fd(root: OwnedFd) -> Result<Self, Error> {
         let stat = rustix::fs::fstat(&root).map_err(|errno| Error::system(errno, "looking at", b""))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
@@ -51,7 +51,7 @@ impl AsFd for Layer {
     }
 }
 
-/// What an entry is.
+/// Kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A regular file.
@@ -60,7 +60,7 @@ pub enum Kind {
     Dir,
     /// A symbolic link.
     Symlink,
-    /// The removal of what older layers have here. Never seen in a merged view.
+    /// The removal of the path from older layers. Never part of a merged view.
     Whiteout,
     /// A character device.
     CharDevice,
@@ -87,10 +87,10 @@ impl Kind {
     }
 }
 
-/// What the filesystem keeps of an entry.
+/// Metadata of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metadata {
-    /// What it is.
+    /// Kind of the entry.
     pub kind: Kind,
     /// Permission bits, with set-uid, set-gid and sticky (the low twelve bits of `st_mode`).
     pub mode: u32,
@@ -100,7 +100,7 @@ pub struct Metadata {
     pub gid: u32,
     /// Size in bytes.
     pub size: u64,
-    /// Bytes that are allocated on the disk.
+    /// Allocated size on the disk, bytes.
     pub allocated: u64,
     /// Device number, for devices.
     pub rdev: u64,
@@ -119,31 +119,31 @@ impl Metadata {
         }
     }
 
-    /// Whether some of the file has no bytes on the disk, as is so for a stub (and for files that are merely sparse).
+    /// Returns whether a part of the file is not allocated on the disk: true for a stub, and for a sparse file.
     pub fn is_sparse(&self) -> bool {
         self.allocated < self.size
     }
 }
 
-/// How layers are read.
+/// Options for reading layers.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Where overlay's marks lie.
+    /// Namespace of overlay's marks.
     pub namespace: MarkNamespace,
-    /// Whether they can be read; see [`Marks::detect`].
+    /// Whether the marks can be read; see [`Marks::detect`].
     pub marks: Marks,
-    /// Bounds.
+    /// Limits.
     pub limits: Limits,
 }
 
 impl Options {
-    /// Marks as this thread can read them now, and the default limits.
+    /// Creates options with the marks that this thread can read now, and the default limits.
     pub fn detect(namespace: MarkNamespace) -> Self {
         Self { namespace, marks: Marks::detect(namespace), limits: Limits::default() }
     }
 }
 
-/// A file whose bytes lie in another layer.
+/// A file whose content is in another layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stub;
 
@@ -153,17 +153,17 @@ impl std::fmt::Display for Stub {
     }
 }
 
-/// Reads one layer alone, with its whiteouts and opaque directories.
+/// Reads a single layer, with its whiteouts and opaque directories.
 #[derive(Debug)]
 pub struct LayerReader {
     pub(crate) layer: Layer,
     pub(crate) options: Options,
-    /// The kernel takes marked regular files for whiteouts in lower layers only.
+    /// The kernel treats marked regular files as whiteouts in lower layers only.
     writable: bool,
 }
 
 impl LayerReader {
-    /// A reader of `layer`.
+    /// Creates a reader of `layer`.
     pub fn new(layer: Layer, options: Options) -> Self {
         Self { layer, options, writable: false }
     }
@@ -172,15 +172,15 @@ impl LayerReader {
         Self { layer, options, writable: true }
     }
 
-    /// Whether opaque directories are reported as what they are.
+    /// Returns whether opaque directories are reported as opaque.
     pub fn marks(&self) -> Marks {
         self.options.marks
     }
 
-    /// Visits every entry, a directory before what it contains, names in order of their bytes. The root itself is not visited;
-    /// overlayfs gives a mark on it no meaning.
+    /// Visits every entry, a directory before its content, names in order of their bytes. The root itself is not visited; a mark on it
+    /// has no meaning in overlayfs.
     ///
-    /// A directory that cannot be read costs its subtree: it is in the result's errors.
+    /// A directory that cannot be read costs its subtree, and the result contains the error.
     ///
     /// # Errors
     /// When the root cannot be read, or a limit on the whole walk is reached.
@@ -188,10 +188,10 @@ impl LayerReader {
         walk::walk(self, visit)
     }
 
-    /// What is at `path`, which no symbolic link is followed for.
+    /// Returns the metadata of `path`, without following symbolic links.
     ///
     /// # Errors
-    /// When nothing is there, or something other than directories is above it.
+    /// When the path does not exist, or has a parent that is not a directory.
     pub fn metadata(&self, path: &[u8]) -> Result<Metadata, Error> {
         Ok(Metadata::of(&self.look(path)?.1))
     }
@@ -199,8 +199,8 @@ impl LayerReader {
     /// Opens a regular file for reading.
     ///
     /// # Errors
-    /// When it is anything else, or when its bytes are not its own: a metacopy stub, or a file that is nothing but a hole,
-    /// as a stub is whose mark cannot be read.
+    /// When `path` is not a regular file, or its content is elsewhere: a metacopy stub, or a file without allocated bytes, as a stub whose
+    /// mark cannot be read.
     pub fn open(&self, path: &[u8]) -> Result<File, Error> {
         let fail = |errno| Error::system(errno, "opening", path);
         let (handle, stat) = self.look(path)?;
@@ -232,11 +232,11 @@ impl LayerReader {
         Ok(File::from(file))
     }
 
-    /// Whether the regular file at `path` is a stub by its mark; for who opens it later, when marks can no longer be read.
-    /// [`Self::open`] asks by itself.
+    /// Returns whether the regular file at `path` is marked as a stub, for callers that open it later, when marks cannot be read.
+    /// [`Self::open`] checks this itself.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// When the file cannot be opened.
     pub fn stub(&self, path: &[u8]) -> Result<Option<Stub>, Error> {
         if self.options.marks == Marks::Unreadable || !self.metadata(path)?.is_sparse() {
             return Ok(None);
@@ -248,10 +248,10 @@ impl LayerReader {
         }
     }
 
-    /// The target of a symbolic link, as bytes.
+    /// Returns the target of a symbolic link, as bytes.
     ///
     /// # Errors
-    /// When it is none.
+    /// When `path` is not a symbolic link.
     pub fn read_link(&self, path: &[u8]) -> Result<Vec<u8>, Error> {
         let handle = sys::open_beneath(self.layer.as_fd(), path, OFlags::PATH)
             .map_err(|errno| Error::system(errno, "looking up", path))?;
@@ -282,7 +282,7 @@ impl LayerReader {
         Ok(DirMarks { xwhiteouts: marks.xwhiteouts && !self.writable, ..marks })
     }
 
-    /// Whether a regular file of no bytes, in a directory that says that it may hold such, is a whiteout by its mark.
+    /// Returns whether an empty regular file, in a directory that is marked for such files, is marked as a whiteout.
     pub(crate) fn is_xwhiteout(&self, path: &[u8]) -> bool {
         let Ok((handle, stat)) = self.look(path) else { return false };
         stat.st_size == 0

@@ -1,16 +1,16 @@
 //! The merged view of overlayfs layers, read without mounting.
 //!
-//! An overlay mount stacks directories: an entry of a newer layer hides that of an older one, directories of one path merge, a
-//! *whiteout* removes an entry, an *opaque* directory hides everything below it in older layers
-//! ([kernel documentation](https://docs.kernel.org/filesystems/overlayfs.html)). This crate reads such layers where they lie:
-//! [`LayerReader`] one layer alone, with its whiteouts and opaque directories, and [`Stack`] the merged tree.
+//! An overlay mount stacks directories: an entry of a newer layer hides the same entry of older layers, directories of one path merge, a
+//! *whiteout* removes an entry, and an *opaque* directory hides its content in older layers
+//! ([kernel documentation](https://docs.kernel.org/filesystems/overlayfs.html)). This crate reads the layers in place:
+//! [`LayerReader`] reads a single layer, with its whiteouts and opaque directories, and [`Stack`] reads the merged tree.
 //!
-//! Layers may be hostile. Every lookup starts at the layer's root handle with `openat2` beneath it and follows no symbolic
-//! link; symbolic links are resolved here, in the merged tree with its own root. A file is opened by handle first, looked
-//! at, and only then opened for reading, so that no FIFO, socket or device ever is. No function takes an absolute path
-//! after [`Layer::open`].
+//! Layers are not trusted. Every lookup starts at the handle of the layer's root, uses `openat2` beneath it, and follows no symbolic link;
+//! this crate resolves symbolic links itself, in the merged tree with its own root. It opens a file with `O_PATH` first, checks its type,
+//! and only then opens it for reading, so it never opens a FIFO, socket or device. After [`Layer::open`] no function accepts an absolute
+//! path.
 //!
-//! Whether overlay's marks can be read at all is a property that callers have to look at: see [`Marks`].
+//! Callers must check whether overlay's marks can be read: see [`Marks`].
 
 mod error;
 mod layer;

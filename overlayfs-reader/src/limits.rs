@@ -1,19 +1,19 @@
-//! Bounds on what a layer can make its reader do.
+//! Limits on the work that a layer can cause.
 
-/// Bounds, with defaults that real images never reach.
+/// Limits, with defaults that real images never reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Entries met in one walk.
+    /// Maximum number of entries in one walk.
     pub entries: u64,
-    /// Entries of one directory.
+    /// Maximum number of entries in one directory.
     pub directory_entries: u64,
-    /// Bytes of a path.
+    /// Maximum size of a path, bytes.
     pub path_bytes: usize,
-    /// Directories above an entry. A walk holds one handle a level.
+    /// Maximum number of directories above an entry. A walk holds one handle per level.
     pub depth: usize,
-    /// Bytes of all attribute names of one directory.
+    /// Maximum size of all attribute names of one directory, bytes.
     pub xattr_bytes: usize,
-    /// Symbolic links followed for one path.
+    /// Maximum number of symbolic links followed for one path.
     pub hops: usize,
 }
 

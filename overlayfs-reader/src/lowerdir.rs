@@ -1,4 +1,4 @@
-//! The kernel's syntax of `lowerdir=`.
+//! Parses the kernel's syntax of `lowerdir=`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -6,14 +6,13 @@ use std::path::PathBuf;
 
 use crate::error::{Error, ErrorKind};
 
-/// Most lower layers that the kernel takes (`OVL_MAX_STACK`).
+/// Maximum number of lower layers (`OVL_MAX_STACK` in the kernel).
 const MAX_LAYERS: usize = 500;
 
-/// Splits a `lowerdir=` value as the kernel prints it in mountinfo, newest layer first. A backslash keeps the next byte from
-/// being a separator; three octal digits after it are a byte.
+/// Splits a `lowerdir=` value of mountinfo, newest layer first. A backslash escapes the next byte, or is followed by three octal digits.
 ///
 /// # Errors
-/// When a data-only layer (`::`) is among them, an element is empty, or there are too many.
+/// When the value contains a data-only layer (`::`), an empty element, or too many layers.
 pub fn parse_lowerdir(value: &[u8]) -> Result<Vec<PathBuf>, Error> {
     let fail = |kind| Error::new(kind, "reading lowerdir", value);
     let mut layers = Vec::new();

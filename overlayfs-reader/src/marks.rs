@@ -1,4 +1,4 @@
-//! The attributes in which overlayfs keeps what file modes cannot say.
+//! Marks: the extended attributes of overlayfs.
 
 use std::os::fd::BorrowedFd;
 
@@ -7,7 +7,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::error::{Error, ErrorKind};
 
-/// Where overlayfs keeps its marks. The mount's own `userxattr` option decides; never both.
+/// Namespace of overlayfs' marks. The mount's `userxattr` option selects one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MarkNamespace {
     /// `trusted.overlay.*`
@@ -18,18 +18,18 @@ pub enum MarkNamespace {
 
 /// Whether marks can be read.
 ///
-/// `trusted.*` attributes read as *absent* without CAP_SYS_ADMIN in the initial user namespace: no error tells of it. A reader
-/// whose marks are unreadable reports every opaque directory as a plain one.
+/// Without CAP_SYS_ADMIN in the initial user namespace, `trusted.*` attributes appear to be absent, without an error. A reader without
+/// readable marks reports every opaque directory as a plain one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Marks {
-    /// What the reader reports of opaque directories is so.
+    /// Opaque directories are reported as opaque.
     Readable,
-    /// Opaque directories look like plain ones, and stubs like files.
+    /// Opaque directories appear as plain ones, and stubs as files.
     Unreadable,
 }
 
 impl Marks {
-    /// What holds for this thread now: looks at its effective capabilities and its user namespace. Needs `/proc`.
+    /// Checks the effective capabilities and the user namespace of this thread. Requires `/proc`.
     pub fn detect(namespace: MarkNamespace) -> Self {
         let capable = || capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
         match namespace {
@@ -40,23 +40,23 @@ impl Marks {
     }
 }
 
-/// Whether this process is in the initial user namespace. Its inode number is fixed in the kernel (`PROC_USER_INIT_INO`); the
-/// map of identities alone would not tell, since a child namespace can map all of them too.
+/// Returns whether this process is in the initial user namespace, whose inode number is fixed in the kernel (`PROC_USER_INIT_INO`). The map
+/// of IDs does not show it, since a child namespace can map all IDs as well.
 fn in_initial_user_namespace() -> bool {
     const PROC_USER_INIT_INO: u64 = 0xEFFF_FFFD;
     rustix::fs::stat("/proc/self/ns/user").is_ok_and(|stat| stat.st_ino == PROC_USER_INIT_INO)
 }
 
-/// What a directory's marks say.
+/// Marks of a directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DirMarks {
-    /// `opaque` = `y`: hides older layers.
+    /// `opaque` = `y`: the directory hides its content in older layers.
     pub(crate) opaque: bool,
-    /// `opaque` = `x`: may contain whiteouts that are marked regular files.
+    /// `opaque` = `x`: the directory may contain whiteouts that are marked regular files.
     pub(crate) xwhiteouts: bool,
 }
 
-/// A mark's full name, as it stands in attribute lists.
+/// Returns the full name of a mark, as in attribute lists.
 fn name(namespace: MarkNamespace, mark: &str) -> String {
     match namespace {
         MarkNamespace::Trusted => format!("trusted.overlay.{mark}"),
@@ -64,7 +64,7 @@ fn name(namespace: MarkNamespace, mark: &str) -> String {
     }
 }
 
-/// The marks of the directory `dir`, one call where it has no attributes. `path` is for messages.
+/// Reads the marks of the directory `dir`, with one call if it has no attributes. `path` is for messages.
 pub(crate) fn of_directory(
     dir: BorrowedFd<'_>,
     namespace: MarkNamespace,
@@ -105,7 +105,7 @@ pub(crate) fn of_directory(
     Ok(DirMarks { opaque: value == b"y", xwhiteouts: value == b"x" })
 }
 
-/// Whether an open file carries `mark`.
+/// Returns whether an open file has `mark`.
 pub(crate) fn on_file(file: BorrowedFd<'_>, namespace: MarkNamespace, mark: &str) -> bool {
     let mut value: [u8; 0] = [];
     // With an empty buffer the answer is the value's size.

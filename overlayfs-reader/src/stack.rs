@@ -1,4 +1,4 @@
-//! The merged tree of a stack of layers.
+//! Reads the merged tree of a stack of layers.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,20 +18,20 @@ use crate::walk::Listing;
 pub struct StackEntry {
     /// Path from the root, without a leading slash.
     pub path: Vec<u8>,
-    /// What it is; never a whiteout.
+    /// Kind of the entry; never a whiteout.
     pub kind: Kind,
-    /// The newest layer that has it; 0 is the writable layer if there is one, else the newest of the layers.
+    /// The newest layer that has the entry; 0 is the writable layer if there is one, otherwise the newest layer.
     pub layer: usize,
 }
 
-/// What the merged tree has at a path.
+/// A path of the merged tree.
 struct Found {
     metadata: Metadata,
-    /// The layers that make it up, newest first: one, but for a directory that merges.
+    /// Layers that contribute to the path, newest first: one, except for a merged directory.
     layers: Vec<usize>,
 }
 
-/// Layers, newest first, as overlayfs would show them.
+/// A stack of layers, newest first, merged as overlayfs does.
 #[derive(Debug)]
 pub struct Stack {
     layers: Vec<LayerReader>,
@@ -39,7 +39,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// A stack of `layers`, newest first, below the writable layer `upper` if one is given.
+    /// Creates a stack of `layers`, newest first, below the writable layer `upper` if one is given.
     pub fn new(layers: Vec<Layer>, upper: Option<Layer>, options: Options) -> Self {
         let upper = upper.map(|layer| LayerReader::writable(layer, options));
         let layers =
@@ -47,15 +47,15 @@ impl Stack {
         Self { layers, options }
     }
 
-    /// Whether opaque directories hide what they should. Look at it before anything else.
+    /// Returns whether opaque directories are recognized. Check this before everything else.
     pub fn marks(&self) -> Marks {
         self.options.marks
     }
 
-    /// What is at `path`. No symbolic link is followed: see [`Self::resolve`].
+    /// Returns the metadata of `path`, without following symbolic links: see [`Self::resolve`].
     ///
     /// # Errors
-    /// When nothing is visible there.
+    /// When the path is not visible.
     pub fn metadata(&self, path: &[u8]) -> Result<Metadata, Error> {
         Ok(self.find(path)?.metadata)
     }
@@ -69,19 +69,19 @@ impl Stack {
         self.newest(&found, path)?.open(path)
     }
 
-    /// The target of the symbolic link at `path`.
+    /// Returns the target of the symbolic link at `path`.
     ///
     /// # Errors
-    /// When it is none.
+    /// When `path` is not a symbolic link.
     pub fn read_link(&self, path: &[u8]) -> Result<Vec<u8>, Error> {
         let found = self.find(path)?;
         self.newest(&found, path)?.read_link(path)
     }
 
-    /// The entries of the directory at `path`, in order of their names.
+    /// Returns the entries of the directory at `path`, sorted by name.
     ///
     /// # Errors
-    /// When it is no directory.
+    /// When `path` is not a directory.
     pub fn read_dir(&self, path: &[u8]) -> Result<Vec<StackEntry>, Error> {
         let found = self.find(path)?;
         if found.metadata.kind != Kind::Dir {
@@ -116,7 +116,7 @@ impl Stack {
         Ok(entries.into_values().filter(|entry| entry.kind != Kind::Whiteout).collect())
     }
 
-    /// Visits every entry, a directory before what it contains, names in order of their bytes.
+    /// Visits every entry, a directory before its content, names in order of their bytes.
     ///
     /// # Errors
     /// When a directory cannot be read, or a limit is reached.
@@ -147,11 +147,11 @@ impl Stack {
         Ok(())
     }
 
-    /// Where `path` leads once every symbolic link in it, and at its end, is followed in the merged tree: absolute targets start
-    /// at the tree's own root, and `..` does not leave it.
+    /// Follows every symbolic link in `path` and at its end, in the merged tree, and returns the resulting path. Absolute targets start at
+    /// the tree's own root, and `..` does not leave it.
     ///
     /// # Errors
-    /// When something is missing, no directory where one is needed, or links exceed [`Limits::hops`](crate::Limits::hops).
+    /// When a component is missing or not a directory, or there are more than [`Limits::hops`](crate::Limits::hops) links.
     pub fn resolve(&self, path: &[u8]) -> Result<Vec<u8>, Error> {
         let limit = self.options.limits.hops;
         let mut pending = names(path);
@@ -200,7 +200,7 @@ impl Stack {
         self.reader(found.layers.first().copied().unwrap_or(usize::MAX), path)
     }
 
-    /// Looks `path` up as overlayfs does: from the root down, at each name in the layers that make up the directory above.
+    /// Looks up `path` as overlayfs does: from the root, each component in the layers of the directory above it.
     fn find(&self, path: &[u8]) -> Result<Found, Error> {
         if path.first() == Some(&b'/') || names(path).iter().any(|name| name == b"..") {
             return Err(Error::new(ErrorKind::InvalidPath, "looking up", path));
@@ -217,7 +217,7 @@ impl Stack {
         Ok(Found { metadata, layers })
     }
 
-    /// Looks one name up in the layers that make up the directory above it.
+    /// Looks up one component in the layers of the directory above it.
     fn find_in(&self, above: &[usize], path: &[u8]) -> Result<(Metadata, Vec<usize>), Error> {
         let mut found: Option<(Metadata, Vec<usize>)> = None;
         for layer in above {
@@ -264,7 +264,8 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
 }
 
-/// The names of a path, last first. A trailing slash counts as `.`: it asks for a directory. Other empty names mean nothing.
+/// Returns the components of a path, last first. A trailing slash counts as `.`, since it requires a directory. Other empty components
+/// are skipped.
 fn names(path: &[u8]) -> Vec<Vec<u8>> {
     let name = |(at, name): (usize, &[u8])| match name {
         b"" if at == 0 => Some(b".".to_vec()),

@@ -1,7 +1,7 @@
-//! Does a path survive in a mounted root?
+//! Checks whether paths of the layers are visible in a mounted root.
 //!
-//! Where opaque marks cannot be read, a container's own mounted root tells what its image hides, with one caution: a container
-//! that removed a directory and made it anew looks exactly like an image with an opaque one.
+//! Where opaque marks cannot be read, a container's mounted root shows what its image hides, with one exception: a container that removed a
+//! directory and created it again looks exactly like an image with an opaque directory.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 
@@ -11,19 +11,19 @@ use crate::error::Error;
 use crate::layer::Layer;
 use crate::sys;
 
-/// What a mounted root says of a path of the layers below it.
+/// Whether a mounted root shows a path of the layers below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Survival {
-    /// It is there.
+    /// The root shows the path.
     Present,
-    /// It is not there, and nothing in the writable layer can be why: the layers themselves hide it.
+    /// The root does not show the path, and nothing in the writable layer can be the cause: the layers hide it.
     Absent,
-    /// It is not there, but the writable layer may be why.
+    /// The root does not show the path, but the writable layer may be the cause.
     Inconclusive,
 }
 
-/// What the mounted root `merged` says of `paths`; `upper` is its writable layer, if it has one. Absence is conclusive for the
-/// layers only where neither the path nor any ancestor of it exists in the writable layer.
+/// Checks `paths` in the mounted root `merged`; `upper` is its writable layer, if it has one. A missing path is conclusive only if neither the
+/// path nor any ancestor of it exists in the writable layer.
 pub fn survives(merged: BorrowedFd<'_>, upper: Option<&Layer>, paths: &[Vec<u8>]) -> Vec<Result<Survival, Error>> {
     let fail = |errno, path: &[u8]| Error::system(errno, "looking for", path);
     let one = |path: &[u8]| match sys::look(merged, path) {

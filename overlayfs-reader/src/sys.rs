@@ -1,11 +1,11 @@
-//! The only calls that open anything.
+//! The only system calls that open files.
 
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-/// How often a lookup that raced with a rename is done again.
+/// Maximum number of retries of a lookup that raced with a rename.
 const RETRIES: usize = 64;
 
 /// Opens `path` beneath `root`, following no symbolic link and entering no other mount; the empty path is the root itself.
@@ -22,14 +22,14 @@ pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> 
     Err(Errno::AGAIN)
 }
 
-/// A handle that reads nothing, and what it is a handle to.
+/// Opens a handle that cannot read, and returns it with the metadata.
 pub(crate) fn look(root: BorrowedFd<'_>, path: &[u8]) -> Result<(OwnedFd, Stat), Errno> {
     let handle = open_beneath(root, path, OFlags::PATH)?;
     let stat = rustix::fs::fstat(&handle)?;
     Ok((handle, stat))
 }
 
-/// Opens for reading what `handle` is a handle to, whatever its name is now.
+/// Opens the file behind `handle` for reading, whatever its current name is.
 pub(crate) fn reopen(handle: &OwnedFd) -> Result<OwnedFd, Errno> {
     let link = format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd());
     rustix::fs::openat(CWD, link, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())

@@ -1,7 +1,7 @@
-//! The walk over one layer: close to what listing its directories costs.
+//! Walks one layer, at little more than the cost of listing its directories.
 //!
-//! Kinds come with the names from `getdents64`; only character devices (is it a whiteout?) and entries of unknown kind cost a
-//! `stat`. Directories are opened from the root each time: a handle of an inner directory could have been renamed out.
+//! `getdents64` returns kinds with the names; only character devices, which may be whiteouts, and entries of unknown kind cost a `stat`. Each
+//! directory is opened from the root: a handle of an inner directory could have been moved out of the layer.
 
 use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
@@ -14,10 +14,10 @@ use crate::error::{Error, ErrorKind};
 use crate::layer::{Kind, LayerReader, Metadata};
 use crate::marks::DirMarks;
 
-/// Bytes of names asked for at once.
+/// Size of the buffer for names, bytes.
 const BUFFER: usize = 32 << 10;
 
-/// An entry, lent for the moment of the visit.
+/// An entry, borrowed during the visit.
 #[derive(Debug)]
 pub struct WalkEntry<'a> {
     reader: &'a LayerReader,
@@ -29,42 +29,42 @@ pub struct WalkEntry<'a> {
 }
 
 impl WalkEntry<'_> {
-    /// Path from the layer's root, without a leading slash.
+    /// Returns the path from the layer's root, without a leading slash.
     pub fn path(&self) -> &[u8] {
         self.path
     }
 
-    /// What it is.
+    /// Returns the kind.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Whether it is a directory that hides what older layers have below it. Always `false` where marks cannot be read.
+    /// Returns whether it is an opaque directory. Always `false` where marks cannot be read.
     pub fn is_opaque(&self) -> bool {
         self.opaque
     }
 
-    /// What the filesystem keeps of it. Of a directory that is renamed away in this very moment it may tell what became of
-    /// it: content is only ever read from the root.
+    /// Returns the metadata. If the directory is moved during the walk, the metadata may belong to another entry; content is only read from
+    /// the root.
     ///
     /// # Errors
-    /// When it is gone.
+    /// When the entry is gone.
     pub fn metadata(&self) -> Result<Metadata, Error> {
         rustix::fs::statat(self.dir, self.name, AtFlags::SYMLINK_NOFOLLOW)
             .map(|stat| Metadata::of(&stat))
             .map_err(|errno| Error::system(errno, "looking at", self.path))
     }
 
-    /// The target of a symbolic link.
+    /// Returns the target of a symbolic link.
     ///
     /// # Errors
-    /// When it is none.
+    /// When the entry is not a symbolic link.
     pub fn read_link(&self) -> Result<Vec<u8>, Error> {
         self.reader.read_link(self.path)
     }
 }
 
-/// How a walk ended.
+/// Result of a walk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WalkEnd {
     /// Directories that could not be read, each with the reason.

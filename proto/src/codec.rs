@@ -1,29 +1,29 @@
-//! The byte syntax below every canonical encoding.
+//! Byte syntax of every canonical encoding.
 //!
-//! Unsigned integers are LEB128 in their shortest form, strings and byte strings carry their length before them, lists
-//! their count, options one byte. One value has one encoding: decoders refuse every other.
+//! Unsigned integers are LEB128 in their shortest form, strings and byte strings start with their length, lists with their count, options
+//! with one byte. Each value has exactly one encoding; decoders refuse every other form.
 
-/// Why bytes are not a canonical encoding.
+/// Reason why bytes are not a canonical encoding.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The bytes end inside a value.
-    #[error("cut short at byte {0}")]
+    #[error("truncated at byte {0}")]
     Truncated(usize),
     /// Bytes are left over.
-    #[error("{0} bytes too many")]
+    #[error("{0} bytes after the end")]
     Trailing(usize),
     /// A value that the encoder never writes.
     #[error("{what} at byte {at} is not canonical")]
     Invalid {
-        /// What was being decoded.
+        /// Kind of value.
         what: &'static str,
-        /// Where.
+        /// Offset in bytes.
         at: usize,
     },
     /// Another format, or another version of it.
     #[error("not an {0} of this version")]
     Format(&'static str),
-    /// Compressed bytes that do not decompress, or to more than the limit.
+    /// Compressed bytes that are malformed or decompress to more than the limit.
     #[error("decompression failed: {0}")]
     Compression(String),
 }
@@ -62,7 +62,7 @@ impl Writer {
         list.iter().for_each(|item| write(self, item));
     }
 
-    /// A path, as what it shares with the one before it and the rest.
+    /// Writes a path as the number of bytes that it shares with the path before it, and the rest.
     pub(crate) fn front_coded(&mut self, previous: &[u8], path: &[u8]) {
         let shared = previous.iter().zip(path).take_while(|(a, b)| a == b).count();
         self.number(shared as u64);
@@ -70,7 +70,7 @@ impl Writer {
     }
 }
 
-/// Takes values from a buffer.
+/// Reads values from a buffer.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
@@ -116,7 +116,7 @@ impl<'a> Reader<'a> {
         Err(self.invalid("number"))
     }
 
-    /// A length or count, which can never exceed the bytes that are left.
+    /// Reads a length or count, which cannot exceed the number of bytes that are left.
     fn length(&mut self) -> Result<usize, DecodeError> {
         let length = self.number()?;
         usize::try_from(length)
@@ -158,7 +158,7 @@ impl<'a> Reader<'a> {
         Ok(self.option(|_| Ok(()))?.is_some())
     }
 
-    /// A list; it grows as items are read, since a count is only a claim.
+    /// Reads a list. It grows as items are read, since the count is not trusted.
     pub(crate) fn list<T>(
         &mut self,
         mut read: impl FnMut(&mut Self) -> Result<T, DecodeError>,
@@ -171,7 +171,7 @@ impl<'a> Reader<'a> {
         Ok(list)
     }
 
-    /// Replaces `path` with the next front-coded one.
+    /// Replaces `path` with the next front-coded path.
     pub(crate) fn next_path(&mut self, path: &mut Vec<u8>) -> Result<(), DecodeError> {
         let (shared, rest) = self.front_coded(path)?;
         path.truncate(shared);
@@ -179,14 +179,14 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The next front-coded path after `path`: how many bytes it shares with it, and the rest.
+    /// Reads the next front-coded path after `path`: the number of bytes that they share, and the rest.
     pub(crate) fn front_coded(&mut self, path: &[u8]) -> Result<(usize, &'a [u8]), DecodeError> {
         let shared = usize::try_from(self.number()?).unwrap_or(usize::MAX);
         if shared > path.len() {
             return Err(self.invalid("path"));
         }
         let rest = self.bytes()?;
-        // The longest shared part is the one form.
+        // Only the longest shared part is canonical.
         if path.get(shared).is_some() && path.get(shared) == rest.first() {
             return Err(self.invalid("path"));
         }

@@ -1,24 +1,24 @@
-//! What a runtime says of one container, and how far Outcrop could look into it.
+//! A container as its runtime reports it, and its coverage.
 
 use serde::{Deserialize, Serialize};
 
-/// How far a container was looked into. Every container has exactly one state.
+/// How much of a container was read. Every container has exactly one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CoverageState {
-    /// Everything that cataloguers want was read.
+    /// All evidence was read.
     Scanned,
-    /// Some of it could not be read or decided.
+    /// Some evidence could not be read or decided.
     Partial,
-    /// Not looked at yet.
+    /// Not read yet.
     Pending,
-    /// Its storage is of a kind that is not read.
+    /// Storage of a kind that Outcrop does not read.
     Unsupported,
-    /// Beyond a limit.
+    /// Larger than a limit.
     TooLarge,
-    /// An error got in the way.
+    /// Reading failed.
     Failed,
-    /// The operator left it out.
+    /// Excluded by the configuration.
     Excluded,
 }
 
@@ -27,7 +27,7 @@ impl CoverageState {
     pub const ALL: [Self; 7] =
         [Self::Scanned, Self::Partial, Self::Pending, Self::Unsupported, Self::TooLarge, Self::Failed, Self::Excluded];
 
-    /// The word as users see it.
+    /// Returns the name that users see.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Scanned => "scanned",
@@ -52,63 +52,63 @@ impl std::fmt::Display for CoverageState {
 pub struct Coverage {
     /// The state.
     pub state: CoverageState,
-    /// Why, in words for the operator; empty only for [`CoverageState::Scanned`].
+    /// Reason, for the operator; empty only for [`CoverageState::Scanned`].
     pub reason: String,
 }
 
 impl Coverage {
-    /// A state and its reason.
+    /// Creates a coverage.
     pub fn new(state: CoverageState, reason: impl Into<String>) -> Self {
         Self { state, reason: reason.into() }
     }
 
-    /// Storage of a kind that is not read.
+    /// Creates an `unsupported` coverage.
     pub fn unsupported(reason: impl Into<String>) -> Self {
         Self::new(CoverageState::Unsupported, reason)
     }
 
-    /// An error got in the way.
+    /// Creates a `failed` coverage.
     pub fn failed(reason: impl Into<String>) -> Self {
         Self::new(CoverageState::Failed, reason)
     }
 }
 
-/// Why a container has [failed](CoverageState::Failed) that ended before anything could be read of it: agents and the aggregator say it,
-/// and count by it.
+/// Reason of a [failed](CoverageState::Failed) container that ended before anything could be read of it. Agents send it and the aggregator
+/// counts it.
 pub const GONE_BEFORE_READING: &str = "gone before reading";
 
-/// The Kubernetes pod of a container, as the kubelet told the runtime.
+/// The Kubernetes pod of a container, as the kubelet reported it to the runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Pod {
     /// The pod's namespace.
     pub namespace: String,
     /// The pod's name.
     pub name: String,
-    /// The pod's UID; for static pods the hash of their manifest.
+    /// The pod's UID; for a static pod the hash of its manifest.
     pub uid: String,
 }
 
-/// A step of an image's build, as its configuration's `history` tells of it
+/// A step of an image's build, from the `history` of its configuration
 /// ([OCI image configuration](https://github.com/opencontainers/image-spec/blob/main/config.md#properties)).
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Step {
-    /// Its place in the history, from 0.
+    /// Index in the history, from 0.
     pub number: u32,
-    /// `RUN`, `COPY`, `ADD`, …; empty where that does not show.
+    /// Keyword: `RUN`, `COPY`, `ADD`, …; empty where the history does not show it.
     pub keyword: String,
-    /// When, in seconds since 1970; 0 where that is not known.
+    /// Time of the step, seconds since 1970; 0 where it is not known.
     pub created: i64,
-    /// Its text; empty unless the node's operator switched it on, since it may hold secrets.
+    /// Text of the step; empty unless the node's operator enabled it, since it may contain secrets.
     pub text: String,
 }
 
-/// Whether a container's processes live.
+/// Whether a container runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
-    /// It has a task that is created, running or paused.
+    /// The container has a task that is created, running or paused.
     Running,
-    /// It has none, but its sandbox lives: an init container, a finished job, one between two starts.
+    /// The container has no task, but its sandbox runs: an init container, a finished job, a container between two starts.
     Exited,
 }
 
@@ -204,38 +204,38 @@ impl Storage {
     }
 }
 
-/// One mount as a snapshotter describes it (containerd's `types.Mount`).
+/// One mount, as a storage driver describes it (containerd's `types.Mount`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// `overlay`, `bind`, `btrfs`, …; containerd 2.2 and later may put `format/`, `mkfs/` or `mkdir/` before it.
+    /// Type: `overlay`, `bind`, `btrfs`, …; containerd 2.2 and later may prefix it with `format/`, `mkfs/` or `mkdir/`.
     pub kind: String,
-    /// What is mounted; for `bind` a path on the host.
+    /// Source; for `bind` a path on the host.
     pub source: String,
-    /// Where below the root; empty for all but multi-part mounts.
+    /// Path below the root; empty for all but multi-part mounts.
     pub target: String,
-    /// As given, in the order given: the order differs between containerd's versions and means nothing.
+    /// Options, in the order of the response, which differs between containerd's versions and has no meaning.
     pub options: Vec<String>,
 }
 
-/// What a runtime says of one container.
+/// A container, as its runtime reports it.
 ///
-/// Environment, arguments and labels are not here, since all of them may hold secrets.
-/// Every string but the sandbox's and pod's may have been chosen by whoever built the image or the pod.
+/// Environment, arguments and labels are left out, since they may contain secrets. The author of the image or the pod chooses most of
+/// the strings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
     /// Identity on the node.
     pub key: ContainerKey,
-    /// The container's name in its pod; the ID where it has no pod.
+    /// The container's name in its pod; its ID where it has no pod.
     pub name: String,
-    /// The pod, where the CRI plugin made this container.
+    /// The pod, where the CRI plugin created this container.
     pub pod: Option<Pod>,
-    /// The image's *name* as it was when the container was made. Names move: this is for people, never an identity.
+    /// The image's *name* when the container was created. Names move, so it is never an identity.
     pub image: String,
-    /// The digest of the image's config (`sha256:…`) that the CRI plugin recorded when it made the container.
+    /// Digest of the image's configuration (`sha256:…`) that the CRI plugin recorded when it created the container.
     pub image_ref: Option<String>,
     /// Whether it runs.
     pub status: Status,
-    /// Whether it is a pod's sandbox (the pause container) and not a workload. Nothing below is asked for a sandbox.
+    /// Whether it is a pod's sandbox (the pause container). The fields below are empty for a sandbox.
     pub sandbox: bool,
     /// Name of the storage driver (containerd: the snapshotter): `overlayfs`, `native`, `stargz`, …; empty where the runtime
     /// names none.
@@ -247,12 +247,12 @@ pub struct Container {
     /// The names of the layers below the writable one, **newest first** (an image config's diff IDs stand base first). For layers
     /// that containerd unpacked these are chain IDs, `sha256:…`; other tools may have named theirs differently.
     pub chain: Vec<String>,
-    /// How the runtime would mount the container's root; empty where [`Self::refused`] says why nobody asked.
+    /// Mounts of the container's root; empty where [`Self::refused`] says why they were not requested.
     pub mounts: Vec<Mount>,
-    /// Image configs that may be the container's, unparsed; each byte may be hostile. One is the container's own only if
-    /// the chain IDs of its diff IDs equal [`Self::chain`].
+    /// Image configurations that may be the container's, unparsed and untrusted. A configuration is the container's own only if the chain
+    /// IDs of its diff IDs equal [`Self::chain`].
     pub configs: Vec<Vec<u8>>,
-    /// Set where it is known already that this container is not read.
+    /// Reason why the container is not read, where it is known already.
     pub refused: Option<Coverage>,
 }
 

@@ -1,4 +1,4 @@
-//! What a cataloguer reads from one evidence.
+//! What a cataloger reads from one piece of evidence.
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::package::{Package, PackageType, SourcePackage};
@@ -19,7 +19,7 @@ pub struct Distribution {
     pub id_like: Vec<String>,
 }
 
-/// The digest of a file's bytes, by the algorithm that a package database recorded.
+/// Digest of a file's bytes, by the algorithm of a package database.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileDigest {
     /// MD5 (dpkg's `md5sums`, old RPM).
@@ -30,31 +30,31 @@ pub enum FileDigest {
     Sha256([u8; 32]),
 }
 
-/// A package database's word that one of its packages installed a file.
+/// A statement of a package database that one of its packages installed a file.
 ///
-/// Databases list every file; a fact keeps the claims on paths that could be evidence, since only these are asked for.
+/// Databases list every file; a fact holds only the claims on paths that could be evidence.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Claim {
     /// Path from the image's root, without a leading slash.
     pub path: Vec<u8>,
     /// Name of the package that claims the file, without architecture.
     pub package: String,
-    /// What the database recorded of the file's bytes, if anything.
+    /// Digest of the file's bytes that the database recorded, if any.
     pub digest: Option<FileDigest>,
 }
 
-/// Something that is surely a package, but does not say which: a jar without coordinates.
+/// A package without a name: a jar without coordinates.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Unidentified {
-    /// Where in the evidence it lies, levels joined by `!/`; empty when it is the evidence itself.
+    /// Path inside the evidence, levels joined by `!/`; empty for the evidence itself.
     pub inner: String,
     /// SHA-256 of its bytes.
     pub sha256: [u8; 32],
 }
 
-/// What a cataloguer reads from **one** evidence (or a declared group of files).
+/// What a cataloger reads from **one** piece of evidence, or from a declared group of files.
 ///
-/// Every list is sorted and free of duplicates once [`Fact::normalize`] has run, so that equal knowledge has one encoding.
+/// [`Fact::normalize`] sorts every list and removes duplicates, so that equal facts have one encoding.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fact {
     /// Packages that the evidence lists as installed.
@@ -65,7 +65,7 @@ pub struct Fact {
     pub claims: Vec<Claim>,
     /// Packages without identity.
     pub unidentified: Vec<Unidentified>,
-    /// Parts of the evidence that could not be read, one sentence each. The rest of the fact stands.
+    /// Parts of the evidence that could not be read, one sentence each. The rest of the fact is valid.
     pub warnings: Vec<String>,
 }
 

@@ -1,5 +1,4 @@
-//! How messages are put on the wire: as prost does it, with small buffers, since an aggregator holds thousands of streams that are nearly
-//! always silent.
+//! Codec of the wire: prost's, with small buffers, since an aggregator holds thousands of streams that are idle most of the time.
 
 use std::marker::PhantomData;
 
@@ -7,7 +6,7 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::ProstCodec;
 
-/// Bytes that a stream's buffers begin with (tonic's own begin with 8 KiB), and beyond which a message waits for the network.
+/// Initial size of a stream's buffers (tonic's default is 8 KiB), and the size beyond which a message waits for the network; bytes.
 const FIRST: usize = 1 << 10;
 const WAITS: usize = 32 << 10;
 

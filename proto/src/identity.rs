@@ -1,21 +1,21 @@
-//! Whose layer is it?
+//! Identity of layers and stacks.
 //!
-//! A path, a snapshotter's number or an image's name never identifies a layer: numbers are used again and names move.
-//! What does is the chain of committed snapshots below a container, whose names containerd made from the layers' own
-//! digests ([OCI image configuration, layer `ChainID`](https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid)).
+//! A path, a snapshotter's number or an image name never identifies a layer: numbers are reused and names move. The chain of committed
+//! snapshots below a container identifies its layers, since containerd derives the snapshots' names from the layers' digests
+//! ([OCI image configuration, layer `ChainID`](https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid)).
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::digest::Digest;
 
-/// What a layer is known by, wherever it lies.
+/// Identity of a layer, the same on every node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LayerId {
-    /// The layer's own bytes are kept apart and its diff ID is proved.
+    /// The diff ID, where the layer's own bytes are stored separately and the diff ID is proved.
     Diff(Digest),
-    /// The chain ID of the layer and all below it: where the diff ID is not proved, for the bottom layer (containerd
-    /// unpacks it without whiteouts, so that one diff ID can have two contents), and where only merged trees are kept.
+    /// The chain ID of the layer and all layers below it: where the diff ID is not proved, for the bottom layer (containerd
+    /// unpacks it without whiteouts, so one diff ID can have two contents), and where the storage keeps merged trees only.
     Chain(Digest),
 }
 
@@ -42,12 +42,12 @@ impl FromStr for LayerId {
     }
 }
 
-/// Not a layer's identity: `diff:` or `chain:`, and a digest.
+/// A text that is not `diff:` or `chain:` and a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a layer's identity")]
+#[error("invalid layer identity: expected diff:sha256:… or chain:sha256:…")]
 pub struct ParseLayerIdError;
 
-/// The chain IDs of an image's diff IDs, base first, as containerd's `identity.ChainIDs` computes them.
+/// Returns the chain IDs of an image's diff IDs, base first, as containerd's `identity.ChainIDs` computes them.
 pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
     let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
     for diff_id in diff_ids {
@@ -59,15 +59,15 @@ pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
     chain
 }
 
-/// Whether `diff_ids` (base first) are those of a stack whose snapshots are named `chain` (base first): element by element.
+/// Returns whether the chain IDs of `diff_ids` (base first) equal the names of the snapshots `chain` (base first), element by element.
 pub fn proves(diff_ids: &[Digest], chain: &[Digest]) -> bool {
     !chain.is_empty() && chain_ids(diff_ids) == chain
 }
 
-/// The identities of a stack's layers, newest first.
+/// Returns the identities of a stack's layers, newest first.
 ///
-/// `chain` holds the names of the snapshot parents, newest first, and `diff_ids` the image's diff IDs, base first, if
-/// any image configuration was found; they count only when they are [proved](proves).
+/// `chain` holds the names of the snapshot parents, newest first. `diff_ids` holds the image's diff IDs, base first, if an image
+/// configuration was found; they are used only if they are [proved](proves).
 pub fn layer_ids(chain: &[Digest], diff_ids: Option<&[Digest]>) -> Vec<LayerId> {
     let base_first: Vec<Digest> = chain.iter().rev().copied().collect();
     let proved = diff_ids.filter(|diff_ids| proves(diff_ids, &base_first));
@@ -83,11 +83,11 @@ pub fn layer_ids(chain: &[Digest], diff_ids: Option<&[Digest]>) -> Vec<LayerId> 
     ids
 }
 
-/// Whether `layers` (newest first) can be those of the stack whose identity is the chain ID `top`.
+/// Returns whether `layers` (newest first) can be the layers of the stack whose identity is the chain ID `top`.
 ///
-/// Where diff IDs are proved the chain ID follows from them, and no other layers have it. A layer known by its chain ID alone says
-/// nothing of what lies below it: there a list can be wrong and not be found out; [`is_proved`] tells. The lowest one has no name but its
-/// chain ID, so that nobody can have two lists for one stack.
+/// Where diff IDs are proved, the chain ID follows from them, and no other layers have it. A chain ID alone says nothing about the layers
+/// below it, so a wrong list can pass there; [`is_proved`] tells the two cases apart. The lowest layer is always identified by its chain
+/// ID, so one stack cannot have two lists.
 pub fn fits(top: &Digest, layers: &[LayerId]) -> bool {
     let chain = layers.iter().rev().fold(None, |below: Option<Digest>, layer| match (below, layer) {
         (_, LayerId::Chain(chain)) => Some(*chain),
@@ -97,7 +97,7 @@ pub fn fits(top: &Digest, layers: &[LayerId]) -> bool {
     chain.as_ref() == Some(top)
 }
 
-/// Whether the identity of a stack proves which layers (newest first) it has: all but the lowest have proved diff IDs.
+/// Returns whether the identity of a stack proves its `layers` (newest first): all but the lowest have proved diff IDs.
 pub fn is_proved(layers: &[LayerId]) -> bool {
     layers.iter().rev().skip(1).all(|layer| matches!(layer, LayerId::Diff(_)))
 }

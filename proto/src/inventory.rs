@@ -1,7 +1,7 @@
-//! What one layer says.
+//! Everything that was read from one layer, and its canonical encoding.
 //!
-//! The canonical encoding is the same in the pipe, on the wire and in the store. Its digest is taken before compression
-//! and covers only what the layer holds: who read it, with which rights and in which cage, lies beside it.
+//! The encoding is the same in the worker's pipe, on the wire and in the store. Its digest is computed before compression and covers the
+//! layer's content only: the node that read it, its rights and its cage are recorded beside it.
 
 use std::collections::BTreeMap;
 
@@ -13,53 +13,53 @@ use crate::paths::{PathTable, is_relative};
 /// First bytes of an encoded inventory: name and version of the format.
 const MAGIC: &[u8] = b"outcrop.inventory.1\n";
 
-/// Compression level: a third of the time of zstd's default for four per cent more bytes.
+/// Compression level of zstd: a third of the default level's time for four percent more bytes.
 const ZSTD_LEVEL: i32 = 1;
 
-/// An evidence that was read.
+/// A piece of evidence that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvidenceRecord {
-    /// Where it lies.
+    /// Path in the layer, without a leading slash.
     pub path: Vec<u8>,
-    /// The cataloguer that read it.
-    pub cataloguer: String,
+    /// The cataloger that read it.
+    pub cataloger: String,
     /// Whether it is a package database.
     pub database: bool,
-    /// The [`Fact`] that it yielded, by the digest of its encoding.
+    /// Digest of the encoding of the [`Fact`] that it yielded.
     pub fact: Digest,
-    /// Digest of the file's own bytes, where a database of the same layer claims the file, by the algorithm claimed.
+    /// Digest of the file's bytes, where a database of the same layer claims the file; by the algorithm of the claim.
     pub digest: Option<FileDigest>,
-    /// The other members of its group, each with whether this layer has it. Only those that it has were read with it.
+    /// The other members of its group, each with whether this layer has it. Those that the layer has were read together with it.
     pub companions: Vec<(Vec<u8>, bool)>,
 }
 
-/// A path that was wanted and yielded nothing: it still hides what older layers have there.
+/// A path that a cataloger wants and that yielded nothing: it still hides the same path of older layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tombstone {
-    /// Where it lies.
+    /// Path in the layer, without a leading slash.
     pub path: Vec<u8>,
-    /// The cataloguer that wanted it.
-    pub cataloguer: String,
+    /// The cataloger that wanted it.
+    pub cataloger: String,
     /// Whether it is a package database.
     pub database: bool,
-    /// Why it yielded nothing; empty when it simply holds no package.
+    /// Reason why it yielded nothing; empty where the file names no package.
     pub reason: String,
 }
 
-/// What one layer says.
+/// Everything that was read from one layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
-    /// Version of the set of cataloguers.
-    pub cataloguers: u32,
+    /// Version of the set of catalogers.
+    pub catalogers: u32,
     /// Every path of the layer.
     pub paths: PathTable,
-    /// What was read, by path.
+    /// Evidence that was read, sorted by path.
     pub evidence: Vec<EvidenceRecord>,
-    /// What it said.
+    /// Facts of the evidence, by the digest of their encoding.
     pub facts: BTreeMap<Digest, Fact>,
-    /// What was wanted and yielded nothing, by path.
+    /// Wanted paths that yielded nothing, sorted by path.
     pub tombstones: Vec<Tombstone>,
-    /// Directories that could not be walked, with the reason, by path.
+    /// Directories that could not be walked, each with the reason, sorted by path.
     pub unwalked: Vec<(Vec<u8>, String)>,
 }
 
@@ -72,22 +72,22 @@ impl Inventory {
         digest
     }
 
-    /// Brings the lists into their one order.
+    /// Sorts the lists into their canonical order.
     pub fn normalize(&mut self) {
         self.evidence.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         self.tombstones.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         self.unwalked.sort_unstable();
     }
 
-    /// The one encoding of this inventory, not compressed. The inventory has to be [normalized](Self::normalize).
+    /// Returns the canonical encoding, not compressed. The inventory must be [normalized](Self::normalize).
     pub fn encode(&self) -> Vec<u8> {
-        let Self { cataloguers, paths, evidence, facts, tombstones, unwalked } = self;
+        let Self { catalogers, paths, evidence, facts, tombstones, unwalked } = self;
         let mut w = Writer(MAGIC.to_vec());
-        w.number(u64::from(*cataloguers));
+        w.number(u64::from(*catalogers));
         paths.write(&mut w);
         w.list(evidence, |w, record| {
             w.bytes(&record.path);
-            w.bytes(record.cataloguer.as_bytes());
+            w.bytes(record.cataloger.as_bytes());
             w.byte(u8::from(record.database));
             w.0.extend_from_slice(&record.fact.0);
             write_file_digest(w, record.digest.as_ref());
@@ -100,7 +100,7 @@ impl Inventory {
         facts.values().for_each(|fact| w.bytes(&fact.encode()));
         w.list(tombstones, |w, tombstone| {
             w.bytes(&tombstone.path);
-            w.bytes(tombstone.cataloguer.as_bytes());
+            w.bytes(tombstone.cataloger.as_bytes());
             w.byte(u8::from(tombstone.database));
             w.bytes(tombstone.reason.as_bytes());
         });
@@ -111,18 +111,18 @@ impl Inventory {
         w.0
     }
 
-    /// Decodes what [`Self::encode`] wrote.
+    /// Decodes an encoding by [`Self::encode`].
     ///
     /// # Errors
-    /// When the bytes are anything else: cut short, of another version, not canonical, or without a fact that they name.
+    /// When the bytes are truncated, of another version, not canonical, or refer to a fact that they do not contain.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(bytes.strip_prefix(MAGIC).ok_or(DecodeError::Format("encoded inventory"))?);
-        let cataloguers = u32::try_from(r.number()?).map_err(|_| r.invalid("cataloguer version"))?;
+        let catalogers = u32::try_from(r.number()?).map_err(|_| r.invalid("cataloger version"))?;
         let paths = PathTable::read(&mut r)?;
         let evidence = r.list(|r| {
             Ok(EvidenceRecord {
                 path: r.bytes()?.to_vec(),
-                cataloguer: r.string()?,
+                cataloger: r.string()?,
                 database: r.flag()?,
                 fact: Digest(r.array()?),
                 digest: read_file_digest(r)?,
@@ -142,7 +142,7 @@ impl Inventory {
         let tombstones = r.list(|r| {
             Ok(Tombstone {
                 path: r.bytes()?.to_vec(),
-                cataloguer: r.string()?,
+                cataloger: r.string()?,
                 database: r.flag()?,
                 reason: r.string()?,
             })
@@ -156,10 +156,10 @@ impl Inventory {
             return Err(r.invalid("order or reference"));
         }
         r.end()?;
-        Ok(Self { cataloguers, paths, evidence, facts, tombstones, unwalked })
+        Ok(Self { catalogers, paths, evidence, facts, tombstones, unwalked })
     }
 
-    /// Digest of the canonical encoding: two readers of one layer agree on it.
+    /// Returns the digest of the canonical encoding; two readers of one layer get the same.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.encode())
     }
@@ -176,9 +176,9 @@ pub fn compress(encoding: &[u8]) -> Result<Vec<u8>, DecodeError> {
 /// Undoes [`compress`], to at most `limit` bytes.
 ///
 /// # Errors
-/// When the bytes are not zstd, or hold more than `limit`.
+/// When the bytes are not zstd, or decompress to more than `limit` bytes.
 pub fn decompress(bytes: &[u8], limit: usize) -> Result<Vec<u8>, DecodeError> {
-    // The frame's own word on its size is only a hint, so that a small message cannot claim the whole limit at once.
+    // The size in the frame's header is not used for reservation: a small message could claim the whole limit.
     use std::io::Read as _;
     let fail = |error: std::io::Error| DecodeError::Compression(error.to_string());
     let mut out = Vec::new();

@@ -1,7 +1,7 @@
-//! Outcrop's words as plain types, and the pure laws over them.
+//! The shared vocabulary of Outcrop as plain types, and the pure functions over them.
 //!
-//! This is the ground floor: no input or output, no async, nothing of containerd or Kubernetes.
-//! What a word means is written in `docs/architecture.md`; its type lives here.
+//! This crate does no input or output, has no async code, and depends on neither containerd nor Kubernetes. `docs/architecture.md` defines
+//! the terms.
 
 pub mod clock;
 mod codec;

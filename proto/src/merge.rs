@@ -1,8 +1,8 @@
-//! From a stack's inventories to its packages.
+//! Merges the inventories of a stack into its packages.
 //!
-//! A pure function: overlay rules on paths say which evidence is visible, then the visible facts are joined: distribution,
-//! owners, attribution. What cannot be decided from inventories is returned as [`Unread`], for the scan to read on
-//! the stack; the answers go into the same function again.
+//! [`merge`] is a pure function: overlay rules on paths decide which evidence is visible, then the visible facts are joined
+//! (distribution, owners, attribution). Evidence that inventories cannot decide is returned as [`Unread`]: the agent reads it on the stack,
+//! and the caller merges again with the [`Answers`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -10,35 +10,35 @@ use crate::container::{Coverage, CoverageState};
 use crate::fact::{Claim, Distribution, Fact, FileDigest, Unidentified};
 use crate::inventory::{EvidenceRecord, Inventory};
 use crate::package::Package;
-use crate::view::{DeadEnd, Effect, Said, View};
+use crate::view::{DeadEnd, Effect, Entry, View};
 
-/// How the reason of a coverage begins that a container's mounted root could complete.
+/// Start of the reason of a `partial` coverage that a check of the container's mounted root can complete.
 pub const UNREAD_MARKS: &str = "opaque marks could not be read";
 
-/// What had to be asked of the disks after a first merge.
+/// Results of the checks that a first merge asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
-    /// What was read on the stack, by the path of the [`Unread`].
+    /// Facts that were read on the stack, by the path of the [`Unread`].
     pub facts: BTreeMap<Vec<u8>, Result<Fact, String>>,
-    /// Evidence that a mounted root does not show: an opaque directory that could not be seen hides it.
+    /// Evidence that the mounted root does not show: an opaque directory whose mark could not be read hides it.
     pub hidden: BTreeSet<Vec<u8>>,
 }
 
-/// Evidence that inventories of single layers cannot give.
+/// Evidence that must be read on the stack, since the inventories of single layers do not contain it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
     /// Path to read on the stack.
     pub path: Vec<u8>,
     /// Whether it is a package database.
     pub database: bool,
-    /// Why the inventories do not suffice.
+    /// Reason why the inventories do not suffice.
     pub reason: String,
 }
 
-/// A path that is always evidence where it leads to a file: that of a package database or of `os-release`.
+/// A path that is always evidence where it leads to a file: a package database or `os-release`.
 #[derive(Clone, Copy, Debug)]
 pub struct KnownPath {
-    /// From the image's root, without a leading slash.
+    /// Path from the image's root, without a leading slash.
     pub path: &'static str,
     /// Whether it is a package database.
     pub database: bool,
@@ -56,30 +56,30 @@ pub struct Owner {
 pub struct StackPackage {
     /// The package; `inner` is moved into [`Self::evidence`].
     pub package: Package,
-    /// Every path that lists it, with the place inside an archive after `!/`.
+    /// Every path that lists the package, with the path inside an archive after `!/`.
     pub evidence: Vec<Vec<u8>>,
-    /// Attribution: the lowest layer since which it has been in every effective version of its evidence. Newest layer is 0.
+    /// Attribution: the lowest layer since which every effective version of the evidence lists the package. The newest layer is 0.
     pub layer: usize,
-    /// Who owns its evidence; an application package is owned only if all its evidence is.
+    /// Owner of its evidence; an application package is owned only if all of its evidence is.
     pub owner: Option<Owner>,
 }
 
-/// What a stack holds.
+/// Packages and distribution of a stack.
 #[derive(Clone, Debug, Default)]
 pub struct Merged {
     /// The distribution, if the stack names one.
     pub distribution: Option<Distribution>,
     /// Packages, sorted by type, name and version.
     pub packages: Vec<StackPackage>,
-    /// Packages without identity: path of the evidence, what is known.
+    /// Packages without a name: the path of the evidence and what is known.
     pub unidentified: Vec<(Vec<u8>, Unidentified)>,
-    /// What could not be read, by path; the rest stands.
+    /// Evidence that could not be read, by path; the rest is valid.
     pub warnings: Vec<(Vec<u8>, String)>,
-    /// Package databases and directories that could not be read: the container is partial.
+    /// Package databases and directories that could not be read: they make the container `partial`.
     pub failed: Vec<(Vec<u8>, String)>,
-    /// What inventories cannot decide.
+    /// Evidence that inventories cannot decide.
     pub unread: Vec<Unread>,
-    /// Visible evidence that an opaque directory might hide, if opaque marks could not be read.
+    /// Visible evidence that an opaque directory may hide, where opaque marks could not be read.
     pub doubtful: Vec<Vec<u8>>,
 }
 
@@ -91,14 +91,14 @@ struct Visible<'a> {
     record: Option<&'a EvidenceRecord>,
 }
 
-/// What makes a package the same one in another version of its database.
+/// Identity of a package across versions of its database.
 type PackageKey<'a> = (crate::PackageType, &'a str, &'a str, Option<&'a str>);
 
 fn key(package: &Package) -> PackageKey<'_> {
     (package.kind, &package.name, &package.version, package.arch.as_deref())
 }
 
-/// Directories that distributions made links into `/usr`, while their packages still claim files by the old paths.
+/// Directories that distributions replaced with links into `/usr`, while their packages still claim files by the old paths.
 const USR_MERGED: [&[u8]; 6] = [b"bin", b"sbin", b"lib", b"lib32", b"lib64", b"libx32"];
 
 /// Merges the inventories of a stack, newest layer first.
@@ -122,7 +122,7 @@ pub fn merge(layers: &[&Inventory], known: &[KnownPath], answers: &Answers) -> M
                     .chain(layer.tombstones.iter().map(|tombstone| tombstone.path.as_slice()))
                     .chain(layer.unwalked.iter().map(|(path, _)| path.as_slice()))
             })
-            // All at once, and where they are likely to lead: what is learned later costs another pass over every table.
+            // Load likely targets as well: a path that is loaded later costs another pass over every table.
             .chain(USR_MERGED)
             .chain(in_usr.iter().map(Vec::as_slice))
             .chain(known.iter().map(|known| known.path.as_bytes())),
@@ -135,7 +135,7 @@ pub fn merge(layers: &[&Inventory], known: &[KnownPath], answers: &Answers) -> M
         if answers.hidden.contains(path) {
             continue;
         }
-        let Some((layer, Said::File)) = view.visible(path) else { continue };
+        let Some((layer, Entry::File)) = view.visible(path) else { continue };
         let Some(record) = records[layer].get(path).copied() else { continue };
         if view.lies_below_newer_directory(layer, path) {
             merged.doubtful.push(path.to_vec());
@@ -158,7 +158,7 @@ pub fn merge(layers: &[&Inventory], known: &[KnownPath], answers: &Answers) -> M
     follow_links(&mut view, &records, known, answers, &mut merged, &mut visible);
     for (number, layer) in layers.iter().enumerate() {
         for tombstone in &layer.tombstones {
-            let shown = matches!(view.visible(&tombstone.path), Some((shown, Said::File)) if shown == number);
+            let shown = matches!(view.visible(&tombstone.path), Some((shown, Entry::File)) if shown == number);
             if shown && !tombstone.reason.is_empty() && !answers.facts.contains_key(&tombstone.path) {
                 merged.fail(&tombstone.path, tombstone.database, tombstone.reason.clone());
             }
@@ -166,7 +166,7 @@ pub fn merge(layers: &[&Inventory], known: &[KnownPath], answers: &Answers) -> M
         for (path, reason) in &layer.unwalked {
             let newer = |newer| view.effect(newer, path);
             if (0..number)
-                .all(|layer| matches!(newer(layer), Effect::Silent | Effect::Shows(Said::Dir { opaque: false })))
+                .all(|layer| matches!(newer(layer), Effect::Absent | Effect::Shows(Entry::Dir { opaque: false })))
             {
                 merged.fail(path, true, format!("directory could not be walked: {reason}"));
             }
@@ -192,7 +192,7 @@ impl Merged {
         self.warnings.push((path.to_vec(), reason));
     }
 
-    /// How much of the stack was seen; `doubts` are the [doubtful](Self::doubtful) paths that nobody could decide.
+    /// Returns how much of the stack was read; `doubts` are the [doubtful](Self::doubtful) paths that could not be decided.
     pub fn coverage(&self, doubts: &[Vec<u8>]) -> Coverage {
         let path = |path: &[u8]| format!("/{}", path.escape_ascii());
         let more = |count: usize| if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
@@ -218,7 +218,7 @@ impl Merged {
     }
 }
 
-/// Whether the visible members of an evidence's group are exactly those that were read together.
+/// Returns whether the visible members of a group of files are exactly those that were read together.
 fn group_is_whole(view: &View<'_>, layer: usize, record: &EvidenceRecord) -> bool {
     record.companions.iter().all(|(path, read)| match view.visible(path) {
         Some((shown, _)) => *read && shown == layer,
@@ -226,7 +226,7 @@ fn group_is_whole(view: &View<'_>, layer: usize, record: &EvidenceRecord) -> boo
     })
 }
 
-/// Known paths that lead, through symbolic links of whatever layer, to files that no cataloguer wanted by their own names.
+/// Follows known paths through symbolic links of any layer to files that no cataloger wanted by their own names.
 fn follow_links<'a>(
     view: &mut View<'a>,
     records: &[HashMap<&'a [u8], &'a EvidenceRecord>],
@@ -248,8 +248,8 @@ fn follow_links<'a>(
                 continue;
             }
         };
-        let Some((layer, said)) = view.visible(&target) else { continue };
-        if *said != Said::File {
+        let Some((layer, entry)) = view.visible(&target) else { continue };
+        if *entry != Entry::File {
             merged.fail(path, *database, "not a regular file".to_owned());
             continue;
         }
@@ -268,7 +268,7 @@ fn follow_links<'a>(
     }
 }
 
-/// The distribution: `/etc/os-release` decides, as os-release(5) says.
+/// Returns the distribution: `/etc/os-release` takes precedence, as os-release(5) says.
 fn distribution(visible: &[Visible<'_>]) -> Option<Distribution> {
     let named = |evidence: &&Visible<'_>| evidence.fact.distribution.is_some();
     let by_path = |evidence: &&Visible<'_>| !evidence.path.starts_with(b"etc/");
@@ -314,7 +314,7 @@ fn join(
         .collect()
 }
 
-/// Who claims what.
+/// Claims of the OS packages on files.
 struct Owners<'a> {
     claims: HashMap<Vec<u8>, &'a Claim>,
     installed: HashMap<&'a str, &'a Package>,
@@ -344,7 +344,7 @@ impl<'a> Owners<'a> {
         Self { claims, installed }
     }
 
-    /// The operating-system package that installed `evidence` as it is now.
+    /// Returns the OS package that installed `evidence` in its current form.
     fn of(&self, evidence: &Visible<'_>, package: &Package) -> Option<Owner> {
         let claim = self.claims.get(evidence.path)?;
         let owner = *self.installed.get(claim.package.as_str())?;
@@ -359,7 +359,7 @@ impl<'a> Owners<'a> {
     }
 }
 
-/// Whether `version` is the upstream part of a distribution's version: `2.28.1` of `1:2.28.1+dfsg-1`.
+/// Returns whether `version` is the upstream part of a distribution's version: `2.28.1` of `1:2.28.1+dfsg-1`.
 fn is_upstream_version(distribution: &str, version: &str) -> bool {
     let without_epoch = distribution.split_once(':').map_or(distribution, |(_, rest)| rest);
     let upstream = without_epoch.rsplit_once('-').map_or(without_epoch, |(upstream, _)| upstream);
@@ -367,23 +367,23 @@ fn is_upstream_version(distribution: &str, version: &str) -> bool {
     !version.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', '~']))
 }
 
-/// Since when a package has been there.
+/// Computes the layer that introduced a package.
 struct Attribution<'a, 'v> {
     view: &'v View<'a>,
     records: &'v [HashMap<&'a [u8], &'a EvidenceRecord>],
     layers: &'v [&'a Inventory],
-    /// What each version of an evidence lists.
+    /// Packages of each version of a piece of evidence.
     sets: HashMap<(usize, &'a [u8]), HashSet<PackageKey<'a>>>,
 }
 
 impl<'a> Attribution<'a, '_> {
-    /// The lowest layer since which every effective version of the evidence lists the package.
+    /// Returns the lowest layer since which every effective version of the evidence lists the package.
     fn layer(&mut self, evidence: &Visible<'_>, package: &Package) -> usize {
         let mut lowest = evidence.layer;
         for layer in evidence.layer + 1..self.layers.len() {
             match self.view.effect(layer, evidence.path) {
-                Effect::Silent => {}
-                Effect::Shows(Said::File) if self.lists(layer, evidence.path, package) => lowest = layer,
+                Effect::Absent => {}
+                Effect::Shows(Entry::File) if self.lists(layer, evidence.path, package) => lowest = layer,
                 Effect::Shows(_) | Effect::Hides => break,
             }
         }

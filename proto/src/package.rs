@@ -81,7 +81,7 @@ pub struct Package {
     /// Source package, where the database names one. A deb or apk that names none is its own source: then this
     /// holds the package's own name and version.
     pub source: Option<SourcePackage>,
-    /// Licences as declared, in the order in which they are declared, not normalised.
+    /// Licenses as declared, in the order in which they are declared, not normalized.
     pub licenses: Vec<String>,
     /// Where in the evidence the package lies, for archives in archives (`BOOT-INF/lib/x.jar`, levels joined by `!/`).
     pub inner: Option<String>,

@@ -1,30 +1,30 @@
-//! A layer's path table: every path that the layer has, with its kind, in about five bytes a path once compressed.
+//! The path table of a layer: each of its paths with its kind, about five bytes per path after compression.
 
 use std::cmp::Ordering;
 
 use crate::codec::{DecodeError, Reader, Writer};
 
-/// What a layer holds at a path.
+/// Kind of a path in a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node<'a> {
     /// A regular file.
     File,
-    /// A directory; an opaque one hides what lies below it in older layers.
+    /// A directory; an opaque directory hides the content of the same directory in older layers.
     Dir {
         /// Whether it is marked opaque.
         opaque: bool,
     },
     /// A symbolic link, with its target.
     Symlink(&'a [u8]),
-    /// The removal of whatever older layers have at this path.
+    /// The removal of this path from older layers.
     Whiteout,
-    /// A device, FIFO or socket: never evidence, but it hides older layers as a file does.
+    /// A device, FIFO or socket: never evidence, but it hides the same path of older layers as a file does.
     Other,
 }
 
-/// Compares two paths as a walk meets them: component by component, a directory before what it contains.
+/// Compares two paths by the order of a walk: component by component, a directory before its content.
 pub fn walk_order(a: &[u8], b: &[u8]) -> Ordering {
-    // A slash sorts before every byte that a name can hold.
+    // A slash sorts before every byte that a name can contain.
     let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
     a.iter().map(key).cmp(b.iter().map(key))
 }
@@ -37,17 +37,17 @@ pub struct PathTable {
 }
 
 impl PathTable {
-    /// How many paths there are.
+    /// Returns the number of paths.
     pub fn len(&self) -> u64 {
         self.count
     }
 
-    /// Whether there are none.
+    /// Returns whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Walks over the paths. The table was checked when it was made or decoded, so nothing can fail.
+    /// Iterates over the paths. The table was checked when it was built or decoded, so this cannot fail.
     pub fn iter(&self) -> PathIter<'_> {
         PathIter { reader: Reader::new(&self.entries), path: Vec::new() }
     }
@@ -64,7 +64,7 @@ impl PathTable {
         let mut path: Vec<u8> = Vec::new();
         let mut seen = 0;
         while !reader.is_at_end() {
-            // What two neighbours share was looked at with the first of them.
+            // The shared part was checked with the path before.
             let (shared, rest) = reader.front_coded(&path)?;
             let ordered = seen == 0 || walk_order(&path[shared..], rest) == Ordering::Less;
             path.truncate(shared);
@@ -83,12 +83,12 @@ impl PathTable {
     }
 }
 
-/// Whether `path` has only proper names between its slashes: no leading slash, no empty name, `.` or `..`.
+/// Returns whether `path` is relative and normalized: no leading slash, no empty name, no `.` or `..`.
 pub fn is_relative(path: &[u8]) -> bool {
     !path.contains(&0) && path.split(|byte| *byte == b'/').all(|name| !matches!(name, b"" | b"." | b".."))
 }
 
-/// Makes a [`PathTable`] from paths in [`walk_order`].
+/// Builds a [`PathTable`] from paths in [`walk_order`].
 #[derive(Debug, Default)]
 pub struct PathTableBuilder {
     count: u64,
@@ -100,7 +100,7 @@ impl PathTableBuilder {
     /// Appends a path.
     ///
     /// # Panics
-    /// In debug builds, when `path` does not come after the one before it: the walk that feeds the builder is ordered.
+    /// In debug builds, when `path` does not come after the path before it: the walk that feeds the builder is ordered.
     pub fn push(&mut self, path: &[u8], node: &Node<'_>) {
         debug_assert!(self.count == 0 || walk_order(&self.previous, path) == Ordering::Less);
         self.writer.front_coded(&self.previous, path);
@@ -110,12 +110,12 @@ impl PathTableBuilder {
         self.count += 1;
     }
 
-    /// Bytes used so far.
+    /// Returns the size of the table so far, bytes.
     pub fn size(&self) -> usize {
         self.writer.0.len()
     }
 
-    /// The finished table.
+    /// Returns the finished table.
     pub fn finish(self) -> PathTable {
         PathTable { count: self.count, entries: self.writer.0 }
     }
@@ -147,7 +147,7 @@ fn read_node<'a>(r: &mut Reader<'a>) -> Result<Node<'a>, DecodeError> {
     })
 }
 
-/// Lends one path after the other.
+/// Iterates over the paths of a table, lending one at a time.
 #[derive(Debug)]
 pub struct PathIter<'a> {
     reader: Reader<'a>,
@@ -155,7 +155,7 @@ pub struct PathIter<'a> {
 }
 
 impl<'a> PathIter<'a> {
-    /// The next path and what lies there.
+    /// Returns the next path and its kind.
     pub fn next_entry(&mut self) -> Option<(&[u8], Node<'a>)> {
         if self.reader.is_at_end() {
             return None;

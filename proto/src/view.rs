@@ -1,24 +1,24 @@
-//! The merged view of a stack, from path tables alone: what overlayfs would show, without looking at a disk.
+//! The merged view of a stack, computed from path tables alone: what overlayfs would show, without reading a disk.
 //!
-//! For every path asked for, each layer either says nothing, shows something, or hides what older layers have: with a
-//! whiteout at the path or above it, with an opaque directory above it, or with anything but a directory above it
-//! ([overlayfs, whiteouts and opaque directories](https://docs.kernel.org/filesystems/overlayfs.html)). The newest layer that
-//! does not stay silent decides. A view learns only the paths that are asked for, so that it stays small beside the tables.
+//! For a requested path, each layer has nothing, shows something, or hides the path of older layers: with a whiteout at the path or above
+//! it, with an opaque directory above it, or with anything but a directory above it
+//! ([overlayfs, whiteouts and opaque directories](https://docs.kernel.org/filesystems/overlayfs.html)). The newest layer that has
+//! something decides. A view loads only the requested paths, so it stays small compared with the tables.
 
 use std::collections::HashMap;
 
 use crate::inventory::Inventory;
 use crate::paths::Node;
 
-/// Most symbolic links followed for one path, as in the kernel (`MAXSYMLINKS`).
+/// Maximum number of symbolic links followed for one path, as in the kernel (`MAXSYMLINKS`).
 const MAX_HOPS: usize = 40;
 
-/// What a layer has at a path.
+/// Kind of a path in one layer of a view.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Said {
-    /// Nothing.
+pub enum Entry {
+    /// The layer does not have the path.
     #[default]
-    Silent,
+    Absent,
     /// A regular file.
     File,
     /// A directory.
@@ -34,21 +34,21 @@ pub enum Said {
     Other,
 }
 
-/// What a layer does to a path of the merged tree.
+/// Effect of a layer on a path of the merged tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect<'a> {
-    /// Nothing: older layers decide.
-    Silent,
-    /// Hides what older layers have, and shows nothing itself.
+    /// None: older layers decide.
+    Absent,
+    /// The layer hides the path of older layers and shows nothing.
     Hides,
-    /// Shows this.
-    Shows(&'a Said),
+    /// The layer shows this.
+    Shows(&'a Entry),
 }
 
-/// Why a path leads to nothing.
+/// Reason why a path cannot be resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeadEnd {
-    /// A name on the way is missing, or is no directory.
+    /// A component is missing or not a directory.
     Missing,
     /// More symbolic links than the kernel would follow.
     Loop,
@@ -58,21 +58,21 @@ pub enum DeadEnd {
 #[derive(Debug)]
 pub struct View<'a> {
     layers: &'a [&'a Inventory],
-    /// Path → number, for the learned paths and all their ancestors.
+    /// Numbers of the loaded paths and all their ancestors.
     numbers: HashMap<Vec<u8>, usize>,
     /// Number of the parent directory, by number; the root's children have none.
     parents: Vec<Option<usize>>,
-    /// What each layer has, by number and then by layer.
-    said: Vec<Said>,
+    /// Kind of each path in each layer, by number and then by layer.
+    entries: Vec<Entry>,
 }
 
 impl<'a> View<'a> {
-    /// A view that has learned nothing yet.
+    /// Creates a view without loaded paths.
     pub fn new(layers: &'a [&'a Inventory]) -> Self {
-        Self { layers, numbers: HashMap::new(), parents: Vec::new(), said: Vec::new() }
+        Self { layers, numbers: HashMap::new(), parents: Vec::new(), entries: Vec::new() }
     }
 
-    /// Learns what every layer has at `paths` and their ancestors, in one pass over the tables.
+    /// Loads `paths` and their ancestors from every layer, in one pass over the tables.
     pub fn learn<'p>(&mut self, paths: impl IntoIterator<Item = &'p [u8]>) {
         let known = self.parents.len();
         for path in paths {
@@ -81,17 +81,17 @@ impl<'a> View<'a> {
         if self.parents.len() == known {
             return;
         }
-        self.said.resize(self.parents.len() * self.layers.len(), Said::Silent);
+        self.entries.resize(self.parents.len() * self.layers.len(), Entry::Absent);
         for (layer, inventory) in self.layers.iter().enumerate() {
             let mut entries = inventory.paths.iter();
             while let Some((path, node)) = entries.next_entry() {
                 if let Some(number) = self.numbers.get(path).filter(|number| **number >= known) {
-                    self.said[number * self.layers.len() + layer] = match node {
-                        Node::File => Said::File,
-                        Node::Dir { opaque } => Said::Dir { opaque },
-                        Node::Symlink(target) => Said::Symlink(target.into()),
-                        Node::Whiteout => Said::Whiteout,
-                        Node::Other => Said::Other,
+                    self.entries[number * self.layers.len() + layer] = match node {
+                        Node::File => Entry::File,
+                        Node::Dir { opaque } => Entry::Dir { opaque },
+                        Node::Symlink(target) => Entry::Symlink(target.into()),
+                        Node::Whiteout => Entry::Whiteout,
+                        Node::Other => Entry::Other,
                     };
                 }
             }
@@ -102,7 +102,7 @@ impl<'a> View<'a> {
         if let Some(number) = self.numbers.get(path) {
             return *number;
         }
-        // Ancestors first; a loop and not a recursion, since paths are as deep as an attacker likes.
+        // Ancestors first; a loop instead of a recursion, since an attacker chooses the depth of paths.
         let mut parent = None;
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([path.len()]);
         for end in ends {
@@ -116,48 +116,48 @@ impl<'a> View<'a> {
         parent.unwrap_or_default()
     }
 
-    fn said(&self, layer: usize, number: usize) -> &Said {
-        &self.said[number * self.layers.len() + layer]
+    fn entry(&self, layer: usize, number: usize) -> &Entry {
+        &self.entries[number * self.layers.len() + layer]
     }
 
-    /// What `layer` does to `path`, which has to be learned.
+    /// Returns the effect of `layer` on `path`, which must be loaded.
     pub fn effect(&self, layer: usize, path: &[u8]) -> Effect<'_> {
-        let Some(number) = self.numbers.get(path).copied() else { return Effect::Silent };
-        match self.said(layer, number) {
-            Said::Silent => {}
-            Said::Whiteout => return Effect::Hides,
+        let Some(number) = self.numbers.get(path).copied() else { return Effect::Absent };
+        match self.entry(layer, number) {
+            Entry::Absent => {}
+            Entry::Whiteout => return Effect::Hides,
             shown => return Effect::Shows(shown),
         }
         let mut ancestor = self.parents[number];
         while let Some(number) = ancestor {
-            match self.said(layer, number) {
-                Said::Silent | Said::Dir { opaque: false } => ancestor = self.parents[number],
-                Said::Dir { opaque: true } | Said::File | Said::Symlink(_) | Said::Whiteout | Said::Other => {
+            match self.entry(layer, number) {
+                Entry::Absent | Entry::Dir { opaque: false } => ancestor = self.parents[number],
+                Entry::Dir { opaque: true } | Entry::File | Entry::Symlink(_) | Entry::Whiteout | Entry::Other => {
                     return Effect::Hides;
                 }
             }
         }
-        Effect::Silent
+        Effect::Absent
     }
 
-    /// What the merged tree shows at `path` and which layer it comes from. The path has to be learned.
-    pub fn visible(&self, path: &[u8]) -> Option<(usize, &Said)> {
+    /// Returns what the merged tree shows at `path` and the layer that it comes from. The path must be loaded.
+    pub fn visible(&self, path: &[u8]) -> Option<(usize, &Entry)> {
         for layer in 0..self.layers.len() {
             match self.effect(layer, path) {
-                Effect::Silent => {}
+                Effect::Absent => {}
                 Effect::Hides => return None,
-                Effect::Shows(said) => return Some((layer, said)),
+                Effect::Shows(entry) => return Some((layer, entry)),
             }
         }
         None
     }
 
-    /// Whether a layer newer than `layer` has a directory above `path`: if that one's opaque mark could not be read, it
-    /// may hide the path.
+    /// Returns whether a layer newer than `layer` has a directory above `path`: if the directory's opaque mark could not be read, the
+    /// directory may hide the path.
     pub fn lies_below_newer_directory(&self, layer: usize, path: &[u8]) -> bool {
         let mut ancestor = self.numbers.get(path).and_then(|number| self.parents[*number]);
         while let Some(number) = ancestor {
-            if (0..layer).any(|newer| matches!(self.said(newer, number), Said::Dir { .. })) {
+            if (0..layer).any(|newer| matches!(self.entry(newer, number), Entry::Dir { .. })) {
                 return true;
             }
             ancestor = self.parents[number];
@@ -165,17 +165,17 @@ impl<'a> View<'a> {
         false
     }
 
-    /// Where `path` leads once every symbolic link in it is followed, in the merged tree with its own root. Learns what it
-    /// needs.
+    /// Follows every symbolic link in `path`, in the merged tree with its own root, and returns the resulting path. Loads the paths that
+    /// it needs.
     ///
     /// # Errors
-    /// Where the way ends.
+    /// When a component is missing, or links form a loop.
     pub fn resolve(&mut self, path: &[u8]) -> Result<Vec<u8>, DeadEnd> {
         let mut pending: Vec<Vec<u8>> = split(path);
         let mut resolved: Vec<u8> = Vec::new();
         let mut hops = 0;
         while let Some(name) = pending.pop() {
-            // Whatever is above a name is a directory, or the loop would have ended.
+            // Everything above a name is a directory, or the loop would have ended.
             if name == b"." {
                 continue;
             }
@@ -190,7 +190,7 @@ impl<'a> View<'a> {
             next.extend_from_slice(&name);
             self.learn([next.as_slice()]);
             match self.visible(&next).ok_or(DeadEnd::Missing)?.1 {
-                Said::Symlink(target) => {
+                Entry::Symlink(target) => {
                     hops += 1;
                     if hops > MAX_HOPS {
                         return Err(DeadEnd::Loop);
@@ -200,7 +200,7 @@ impl<'a> View<'a> {
                     }
                     pending.extend(split(target));
                 }
-                Said::Dir { .. } => resolved = next,
+                Entry::Dir { .. } => resolved = next,
                 _ if pending.is_empty() => resolved = next,
                 _ => return Err(DeadEnd::Missing),
             }
@@ -209,7 +209,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// The names of a path, last first. A trailing slash counts as `.`: it asks for a directory. Other empty names mean nothing.
+/// Returns the components of a path, last first. A trailing slash counts as `.`, since it requires a directory. Other empty components
+/// are skipped.
 fn split(path: &[u8]) -> Vec<Vec<u8>> {
     let name = |(at, name): (usize, &[u8])| match name {
         b"" if at == 0 => Some(b".".to_vec()),

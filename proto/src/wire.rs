@@ -1,11 +1,11 @@
-//! The interface between agents and the aggregator, `outcrop/v1/collector.proto`, and the way between its messages and the
-//! plain types. Messages come from other machines: each is checked as it is turned into what it says.
+//! The interface between agents and the aggregator, `outcrop/v1/collector.proto`, and the conversions between its messages and the plain
+//! types. Messages come from other machines: each conversion validates its message.
 
 use crate::container::{ContainerKey, Coverage, CoverageState, Pod, Runtime, Step, Storage};
 use crate::digest::Digest;
 use crate::identity::{LayerId, fits};
 
-/// Messages, client and server as they are generated.
+/// Generated messages, client and server.
 #[allow(
     missing_docs,
     missing_debug_implementations,
@@ -20,20 +20,132 @@ pub mod v1 {
     tonic::include_proto!("outcrop.v1");
 }
 
-/// Most bytes of a message in either direction.
+/// Version of this interface. An aggregator serves agents of the same version; a change that an older peer would misunderstand
+/// takes the next number.
+pub const VERSION: u32 = 1;
+
+/// Metadata key of a gRPC status that names the [`Refusal`].
+const REFUSAL_KEY: &str = "outcrop-refusal";
+
+/// Why an aggregator refuses an agent's call. The metadata of the gRPC status carries the name, and a counter has it as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Refusal {
+    /// The agent speaks another version of this interface.
+    WireVersion,
+    /// The token is unknown, expired or for another purpose.
+    Token,
+    /// The token belongs to another node than the agent reports for.
+    Node,
+    /// The agent belongs to another cluster than the aggregator.
+    Cluster,
+    /// A message contradicts the interface.
+    Malformed,
+    /// The node was not asked for what it delivered.
+    Unasked,
+    /// A message, or everything that the node reports together, is too large.
+    TooLarge,
+    /// The agent did not go on in time.
+    TimedOut,
+}
+
+impl Refusal {
+    /// Every refusal.
+    pub const ALL: [Self; 8] = [
+        Self::WireVersion,
+        Self::Token,
+        Self::Node,
+        Self::Cluster,
+        Self::Malformed,
+        Self::Unasked,
+        Self::TooLarge,
+        Self::TimedOut,
+    ];
+
+    /// Returns the name, as it stands in metadata and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WireVersion => "wire-version",
+            Self::Token => "token",
+            Self::Node => "node",
+            Self::Cluster => "cluster",
+            Self::Malformed => "malformed",
+            Self::Unasked => "unasked",
+            Self::TooLarge => "too-large",
+            Self::TimedOut => "timed-out",
+        }
+    }
+
+    /// Returns the gRPC status that refuses a call for this reason.
+    pub fn status(self, message: impl Into<String>) -> tonic::Status {
+        let code = match self {
+            Self::WireVersion => tonic::Code::Unimplemented,
+            Self::Cluster | Self::Unasked => tonic::Code::FailedPrecondition,
+            Self::Token => tonic::Code::Unauthenticated,
+            Self::Node => tonic::Code::PermissionDenied,
+            Self::Malformed => tonic::Code::InvalidArgument,
+            Self::TooLarge => tonic::Code::ResourceExhausted,
+            Self::TimedOut => tonic::Code::DeadlineExceeded,
+        };
+        let mut status = tonic::Status::new(code, message);
+        status.metadata_mut().insert(REFUSAL_KEY, tonic::metadata::MetadataValue::from_static(self.as_str()));
+        status
+    }
+
+    /// Returns the reason to count a failed call under: the one that its status names, else the one that its code implies. `None`
+    /// where the call failed through no fault of the agent (`Unavailable`, `Cancelled`).
+    pub fn classify(status: &tonic::Status) -> Option<Self> {
+        Self::of(status).or(match status.code() {
+            tonic::Code::Unimplemented => Some(Self::WireVersion),
+            tonic::Code::Unauthenticated => Some(Self::Token),
+            tonic::Code::PermissionDenied => Some(Self::Node),
+            tonic::Code::FailedPrecondition => Some(Self::Unasked),
+            tonic::Code::ResourceExhausted => Some(Self::TooLarge),
+            tonic::Code::DeadlineExceeded => Some(Self::TimedOut),
+            tonic::Code::InvalidArgument | tonic::Code::Internal | tonic::Code::OutOfRange => Some(Self::Malformed),
+            _ => None,
+        })
+    }
+
+    /// Returns why a call was refused; `None` when it failed for another reason, or for one that this version does not know.
+    pub fn of(status: &tonic::Status) -> Option<Self> {
+        let name = status.metadata().get(REFUSAL_KEY)?.to_str().ok()?;
+        Self::ALL.into_iter().find(|refusal| refusal.as_str() == name)
+    }
+}
+
+/// Checks that an agent speaks the version of this interface that this aggregator speaks.
+///
+/// # Errors
+/// A status that names both versions and what the operator can do.
+pub fn check_version(hello: &v1::Hello) -> Result<(), tonic::Status> {
+    if hello.wire_version == VERSION {
+        return Ok(());
+    }
+    let older = if hello.wire_version < VERSION { "agent" } else { "aggregator" };
+    let mut agent = hello.agent_version.clone();
+    agent.truncate(agent.floor_char_boundary(64));
+    Err(Refusal::WireVersion.status(format!(
+        "unsupported wire version {}: agent {agent:?} speaks {}, this aggregator ({}) speaks {VERSION}; upgrade the {older}",
+        hello.wire_version,
+        hello.wire_version,
+        env!("CARGO_PKG_VERSION"),
+    )))
+}
+
+/// Maximum size of a message in either direction, bytes.
 pub const MAX_MESSAGE: usize = 16 << 20;
 
-/// Most bytes of an inventory in one [`v1::Piece`] that we send: a stream keeps the memory of its longest message for as long as it lives.
+/// Maximum size of the inventory bytes in one [`v1::Piece`] of the agent: a stream keeps the memory of its longest message while it lives.
 pub const PIECE: usize = 64 << 10;
 
-/// Most bytes of a compressed inventory, all pieces together; and of one that is not compressed.
+/// Maximum size of an inventory before and after compression, bytes.
 pub const MAX_INVENTORY: usize = 256 << 20;
 
-/// A message says what cannot be.
+/// A message contradicts the interface.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} is missing or malformed")]
 pub struct WireError {
-    /// Which part of the message.
+    /// Part of the message.
     pub what: &'static str,
 }
 
@@ -41,10 +153,10 @@ const fn wrong(what: &'static str) -> WireError {
     WireError { what }
 }
 
-/// A SHA-256 digest.
+/// Reads a SHA-256 digest; `what` names it in the error.
 ///
 /// # Errors
-/// When there are not 32 bytes.
+/// When `bytes` are not 32 bytes.
 pub fn digest(bytes: &[u8], what: &'static str) -> Result<Digest, WireError> {
     bytes.try_into().map(Digest).map_err(|_| wrong(what))
 }
@@ -92,34 +204,34 @@ impl From<&Pod> for v1::Pod {
     }
 }
 
-/// A container as a node tells of it.
+/// A container, as a node reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// Identity on the node.
     pub key: ContainerKey,
-    /// Its name in its pod, or its ID.
+    /// Name in the pod, or the ID.
     pub name: String,
-    /// Its pod.
+    /// The pod, if it has one.
     pub pod: Option<Pod>,
-    /// The image's name as it was.
+    /// Name of the image when the container was created.
     pub image: String,
-    /// How the runtime stores its files, where that is known.
+    /// How the runtime stores its files, where the agent knows it.
     pub storage: Option<Storage>,
-    /// The identity of its stack and its layers, newest first.
+    /// Identity of its stack, and its layers, newest first.
     pub stack: Option<(Digest, Vec<LayerId>)>,
-    /// Why it is not looked into.
+    /// Reason why it is not read.
     pub refused: Option<Coverage>,
-    /// The steps of the image's build that made its layers, one for each, newest first; empty where that is not known.
+    /// Build steps of its layers, one per layer, newest first; empty where they are not known.
     pub steps: Vec<Step>,
 }
 
-/// Most bytes of a step's text, cut where it is longer.
+/// Maximum size of a step's text, bytes; longer texts are cut.
 const MAX_STEP_TEXT: usize = 1024;
 
-/// Most layers of a stack: the kernel takes 500.
+/// Maximum number of layers in a stack; overlayfs accepts 500.
 const MAX_LAYERS: usize = 500;
 
-/// Most bytes of a name in a message.
+/// Maximum size of a name in a message, bytes.
 const MAX_NAME: usize = 4096;
 
 impl From<&Seen> for v1::Container {
@@ -215,7 +327,7 @@ impl TryFrom<v1::Container> for Seen {
         } else {
             let layers = container.layers.iter().map(LayerId::try_from).collect::<Result<Vec<_>, _>>()?;
             let stack = digest(&container.stack, "a stack's identity")?;
-            // Else a node could say of everybody's stack what lies in it.
+            // Otherwise a node could replace the layers of a stack that other nodes run.
             if !fits(&stack, &layers) {
                 return Err(wrong("the layers that a stack's identity follows from"));
             }
@@ -236,7 +348,7 @@ impl TryFrom<v1::Container> for Seen {
             created: step.created,
             text: cut_to(step.text, MAX_STEP_TEXT),
         };
-        // Steps explain layers: without a layer for each they explain nothing.
+        // A step without its layer explains nothing.
         let one_each = stack.as_ref().is_some_and(|(_, layers)| layers.len() == container.steps.len());
         let steps = if one_each { container.steps.into_iter().map(step).collect() } else { Vec::new() };
         Ok(Self {
@@ -252,7 +364,7 @@ impl TryFrom<v1::Container> for Seen {
     }
 }
 
-/// Reads `bytes` as everything that a node may send, and throws it away. For the fuzz target.
+/// Decodes `bytes` as each message that a node may send, and discards the result. For the fuzz target.
 #[doc(hidden)]
 pub fn check_report(bytes: &[u8]) {
     let report = <v1::Report as prost::Message>::decode(bytes);
@@ -260,7 +372,7 @@ pub fn check_report(bytes: &[u8]) {
         Some(v1::report::Report::Containers(containers)) => {
             for container in containers.containers {
                 if let Ok(seen) = Seen::try_from(container) {
-                    // What was taken can be told again, and is the same.
+                    // An accepted container survives the round trip.
                     assert!(Seen::try_from(v1::Container::from(&seen)).as_ref() == Ok(&seen));
                 }
             }
@@ -333,6 +445,28 @@ mod tests {
         let foreign = v1::Container { layers: vec![LayerId::Diff(Digest::of(b"evil")).into()], ..good };
         for container in [short, nameless, nothing, many, unknown, foreign] {
             assert!(Seen::try_from(container).is_err());
+        }
+    }
+
+    #[test]
+    fn a_refusal_arrives_by_name_and_says_which_side_to_upgrade() {
+        for refusal in Refusal::ALL {
+            assert_eq!(Refusal::of(&refusal.status("no")), Some(refusal));
+            assert_eq!(Refusal::classify(&refusal.status("no")), Some(refusal));
+        }
+        assert_eq!(Refusal::of(&tonic::Status::unauthenticated("no")), None);
+        assert_eq!(Refusal::classify(&tonic::Status::unauthenticated("no")), Some(Refusal::Token));
+        assert_eq!(Refusal::classify(&tonic::Status::unavailable("away")), None);
+        let hello =
+            |wire_version| v1::Hello { wire_version, agent_version: "9.9.9".to_owned(), ..v1::Hello::default() };
+        assert!(check_version(&hello(VERSION)).is_ok());
+        for (version, advice) in [(VERSION - 1, "upgrade the agent"), (VERSION + 1, "upgrade the aggregator")] {
+            let status = check_version(&hello(version)).unwrap_err();
+            assert_eq!(Refusal::of(&status), Some(Refusal::WireVersion));
+            let words = [advice, "9.9.9", &format!("speaks {version}"), &format!("speaks {VERSION};")];
+            for word in words {
+                assert!(status.message().contains(word), "{word}: {}", status.message());
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use outcrop_proto::fact::{Claim, Distribution, Fact, FileDigest, Unidentified};
 use outcrop_proto::inventory::{EvidenceRecord, Inventory, Tombstone, compress, decompress};
 use outcrop_proto::merge::{Answers, KnownPath, merge};
 use outcrop_proto::paths::{Node, PathTableBuilder, walk_order};
-use outcrop_proto::view::{Said, View};
+use outcrop_proto::view::{Entry, View};
 use outcrop_proto::{Digest, Package, PackageType, SourcePackage};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -94,7 +94,7 @@ fn layer() -> impl Strategy<Value = BTreeMap<Vec<u8>, Item>> {
 fn inventory(items: &BTreeMap<Vec<u8>, Item>) -> Inventory {
     let mut sorted: Vec<_> = items.iter().collect();
     sorted.sort_by(|(a, _), (b, _)| walk_order(a, b));
-    let mut inventory = Inventory { cataloguers: 1, ..Inventory::default() };
+    let mut inventory = Inventory { catalogers: 1, ..Inventory::default() };
     let mut paths = PathTableBuilder::default();
     for (path, item) in sorted {
         let node = match item {
@@ -109,7 +109,7 @@ fn inventory(items: &BTreeMap<Vec<u8>, Item>) -> Inventory {
             let fact = inventory.add_fact(fact.clone());
             inventory.evidence.push(EvidenceRecord {
                 path: path.clone(),
-                cataloguer: "test".to_owned(),
+                cataloger: "test".to_owned(),
                 database: false,
                 fact,
                 digest: None,
@@ -198,8 +198,8 @@ proptest! {
                 (None, None) => true,
                 (Some((layer, said)), Some((from, item))) => layer == *from && matches!(
                     (said, item),
-                    (Said::File, Item::File(_)) | (Said::Dir { .. }, Item::Dir { .. })
-                        | (Said::Symlink(_), Item::Symlink(_)) | (Said::Other, Item::Other)
+                    (Entry::File, Item::File(_)) | (Entry::Dir { .. }, Item::Dir { .. })
+                        | (Entry::Symlink(_), Item::Symlink(_)) | (Entry::Other, Item::Other)
                 ),
                 _ => false,
             };
@@ -300,7 +300,7 @@ fn a_file_that_yielded_nothing_still_hides_an_older_database() {
     let mut stack = stack(&[&[(STATUS, Item::File(None))], &[(STATUS, database(&["bash"]))]]);
     stack[0].tombstones.push(Tombstone {
         path: STATUS.as_bytes().to_vec(),
-        cataloguer: "dpkg".to_owned(),
+        cataloger: "dpkg".to_owned(),
         database: true,
         reason: "not a valid status file".to_owned(),
     });

@@ -37,11 +37,12 @@ use std::collections::HashMap;
 use std::io::Error as IoError;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use outcrop_proto::wire::MAX_MESSAGE;
 use outcrop_proto::wire::v1::collector_server::CollectorServer;
+use outcrop_proto::wire;
 use outcrop_proto::{Digest, clock};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -121,8 +122,20 @@ struct Counters {
     contradicted: AtomicU64,
     /// Inventories and answers that nobody had asked for.
     unasked: AtomicU64,
-    /// Streams that were ended for what was said in them, or not begun.
-    refused: AtomicU64,
+    /// Refused calls and streams, in the order of [`wire::Refusal::ALL`].
+    refused: [AtomicU64; wire::Refusal::ALL.len()],
+}
+
+impl Counters {
+    /// Counts a call that failed with `status`, under the reason for which it was refused.
+    fn refuse(&self, status: &tonic::Status) {
+        let reason = wire::Refusal::classify(status);
+        if let Some((_, count)) =
+            wire::Refusal::ALL.iter().zip(&self.refused).find(|(refusal, _)| Some(**refusal) == reason)
+        {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Discards in the store what a node read that is not believed any more.

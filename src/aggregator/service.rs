@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use outcrop_agent::logging::safe;
 use outcrop_proto::inventory::{Inventory, decompress};
 use outcrop_proto::wire::v1::collector_server::Collector;
-use outcrop_proto::wire::{MAX_INVENTORY, Seen, WireError, digest, v1};
+use outcrop_proto::wire::{MAX_INVENTORY, Refusal, Seen, WireError, check_version, digest, v1};
 use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, LayerId};
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -61,18 +61,12 @@ impl Collector for Service {
 
     async fn attach(&self, request: Request<Streaming<v1::Report>>) -> Result<Response<Self::AttachStream>, Status> {
         let opened = self.open(request).await;
-        if opened.is_err() {
-            self.0.counters.refused.fetch_add(1, Relaxed);
-        }
-        opened
+        opened.inspect_err(|status| self.0.counters.refuse(status))
     }
 
     async fn deliver(&self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
         let delivered = self.take(request).await;
-        if delivered.as_ref().is_err_and(|status| status.code() != tonic::Code::Unavailable) {
-            self.0.counters.refused.fetch_add(1, Relaxed);
-        }
-        delivered
+        delivered.inspect_err(|status| self.0.counters.refuse(status))
     }
 }
 
@@ -246,7 +240,10 @@ impl Aggregator {
     fn hello(&self, node: &str, report: v1::Report) -> Result<v1::Hello, Status> {
         self.same_cluster(&report.cluster)?;
         match report.report {
-            Some(v1::report::Report::Hello(hello)) if hello.node == node => Ok(hello),
+            Some(v1::report::Report::Hello(hello)) if hello.node == node => {
+                check_version(&hello)?;
+                Ok(hello)
+            }
             Some(v1::report::Report::Hello(hello)) => {
                 Err(Status::permission_denied(format!("the token is for node {node:?}, not {:?}", hello.node)))
             }
@@ -259,7 +256,7 @@ impl Aggregator {
             return Ok(());
         }
         let message = format!("this aggregator is for cluster {:?}, not {cluster:?}", self.cluster);
-        Err(Status::failed_precondition(message))
+        Err(Refusal::Cluster.status(message))
     }
 
     /// Hears a node out until its stream ends, by itself or for what was said in it.
@@ -283,7 +280,7 @@ impl Aggregator {
             match outcome {
                 Ok(cost) => allowance.spend(cost).await,
                 Err(status) => {
-                    self.counters.refused.fetch_add(1, Relaxed);
+                    self.counters.refuse(&status);
                     warn!(node, reason = %safe(status.message()), "stream refused");
                     let _ = orders.try_send(Err(status));
                     return;
@@ -372,7 +369,7 @@ impl Aggregator {
         let checked = in_background(move || {
             let encoding = decompress(&compressed, MAX_INVENTORY).map_err(|error| error.to_string())?;
             let inventory = Inventory::decode(&encoding).map_err(|error| error.to_string())?;
-            Ok::<_, String>((compressed, Digest::of(&encoding), encoding.len(), inventory.cataloguers))
+            Ok::<_, String>((compressed, Digest::of(&encoding), encoding.len(), inventory.catalogers))
         });
         let (inventory, digest, size, read_by) = match checked.await {
             Ok(Ok(checked)) => checked,
@@ -437,7 +434,7 @@ impl Aggregator {
     async fn verified(&self, node: &str, report: &v1::Verified) -> Result<(), Status> {
         let id = layer(report.layer.as_ref())?;
         let digest = digest(&report.digest, "an inventory's digest").map_err(malformed)?;
-        let (name, cataloguers, marks) = (node.to_owned(), report.cataloguers, report.marks);
+        let (name, cataloguers, marks) = (node.to_owned(), report.catalogers, report.marks);
         let outcome = self.fleet.call(move |fleet| fleet.verified(&name, &id, digest, cataloguers, marks)).await;
         let stored: Result<(), StoreError> = match outcome {
             Verified::Unasked => {

@@ -105,7 +105,7 @@ impl Aggregator {
         let name = node.clone();
         let number = self.streams.call(move |streams| streams.add(name, token, orders, end)).await;
         let (agent, cage) = (safe(&hello.agent_version), safe(&hello.cage));
-        info!(node, %agent, catalogers = hello.cataloguers, %cage, "node attached");
+        info!(node, %agent, catalogers = hello.catalogers, %cage, "node attached");
         self.fleet.call(move |fleet| fleet.attach(&node, &hello, number, now())).await;
         (number, ended)
     }

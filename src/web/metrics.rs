@@ -167,10 +167,15 @@ fn of_status(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
             reports.contradicted,
         ),
         ("outcrop_unasked_total", "Inventories and answers that nobody had asked for.", reports.unasked),
-        ("outcrop_refused_streams_total", "Streams of nodes that were ended, or not begun.", reports.refused),
     ] {
         metrics.push(Metric::one(name, help, number(count)));
     }
+    metrics.push(Metric::by(
+        "outcrop_refused_streams_total",
+        "Calls and streams of agents that were refused, by reason.",
+        "reason",
+        reports.refused_by_reason.iter().map(|(reason, count)| (reason.as_str(), *count)),
+    ));
     metrics.push(Metric::one(
         "outcrop_store_writable",
         "Whether anything is taken from nodes: 0 while the store cannot be written.",

@@ -13,8 +13,8 @@ use crate::agent_parts::{Recorder, agent, in_time, lease, order};
 use crate::runtime_parts::Containerd;
 use crate::runtime_parts::image::{Image, Layer, build_with};
 use outcrop_proto::inventory::Inventory;
-use outcrop_proto::wire::v1;
 use outcrop_proto::wire::v1::report::Report;
+use outcrop_proto::wire::{Refusal, v1};
 use outcrop_proto::{Digest, LayerId};
 use prost::Message as _;
 use rustix::process::Signal;
@@ -74,6 +74,80 @@ fn no_secret_leaves_in_any_message_and_steps_are_told_without_their_texts() {
         let steps: Vec<_> = steps.iter().map(|step| (step.number, step.keyword.as_str(), step.created)).collect();
         assert_eq!(steps, [(2, "RUN", 1_767_323_045), (1, "RUN", 1_767_323_045)]);
     }
+}
+
+#[test]
+fn no_secret_is_logged_at_the_finest_level_and_each_step_is_one_event() {
+    let Some(containerd) = Containerd::start() else { return };
+    let image = shop(&containerd);
+    let runc = containerd.dir().join("runc").display().to_string();
+    let mut args = vec!["run", "--detach", "--null-io", "--runc-root", &runc];
+    args.extend(["--env", "TOKEN=hunter2", "--label", "key=hunter2", "--annotation", "note=hunter2"]);
+    args.extend([image.name.as_str(), "web", "/pause", "hunter2"]);
+    containerd.ctr("k8s.io", &args);
+    containerd.ctr("k8s.io", &["snapshots", "label", "web", "containerd.io/snapshot/pullsecret=hunter2"]);
+    let recorder = Recorder::start();
+    fs::write(recorder.at("token"), "hunter2\n").unwrap();
+    let mut command = recorder.command("run");
+    command.args(["--history-text", "--log-format", "json"]).arg("--containerd").arg(containerd.socket());
+    let mut running = recorder.run(command.env("OUTCROP_LOG", "trace"), "agent.log");
+    recorder.until("both layers", || recorder.inventories().len() == 2);
+    recorder.order(lease(vec![LayerId::Diff(Digest::of(b"absent")).into()]));
+    recorder.until("an answer", || recorder.unreadable().len() == 1);
+    assert_eq!(running.end_by(Signal::TERM), Some(0));
+    let log = recorder.log();
+    assert!(!has_secret(log.as_bytes()), "{log}");
+    assert_eq!(recorder.tokens(), ["Bearer hunter2"]);
+    let events: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let count = |message: &str| events.iter().filter(|event| event["message"] == message).count();
+    let expected =
+        [("agent started", 1), ("attached", 1), ("layer read", 2), ("stop requested", 1), ("agent stopped", 1)];
+    for (message, times) in expected {
+        assert_eq!(count(message), times, "{message}: {log}");
+    }
+    assert!(count("lease received") >= 2, "{log}");
+    let start = events.iter().find(|event| event["message"] == "agent started").unwrap();
+    assert_eq!((&start["node"], &start["cage"]), (&"one".into(), &"landlock+seccomp".into()));
+    let read = events.iter().find(|event| event["message"] == "layer read").unwrap();
+    assert!(read["paths"].as_u64().unwrap() > 1 && read["evidence_bytes"].as_u64().unwrap() > 1, "{read}");
+    assert!(read["spans"][0]["id"].as_str().unwrap().starts_with("sha256:"), "{read}");
+
+    // An address with credentials is refused without them.
+    let mut command = agent();
+    command.args(["run", "--node", "n", "--aggregator", "https://me:hunter2@192.0.2.1:1", "--token-file"]);
+    let output = command.arg(recorder.at("token")).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("https://***@192.0.2.1:1") && !has_secret(said.as_bytes()), "{said}");
+}
+
+#[test]
+fn a_delivery_that_has_begun_is_finished_after_a_signal() {
+    let Some(containerd) = Containerd::start() else { return };
+    let image = shop(&containerd);
+    containerd.run("k8s.io", &image, "web");
+    let recorder = Recorder::start();
+    recorder.delay_deliveries(Duration::from_secs(1));
+    let mut agent = recorder.agent(&containerd, &[]);
+    recorder.until("a delivery", || recorder.delivering() > 0);
+    assert!(recorder.inventories().is_empty());
+    assert_eq!(agent.end_by(Signal::TERM), Some(0));
+    assert!(!recorder.inventories().is_empty(), "{}", recorder.log());
+}
+
+#[test]
+fn an_agent_whose_wire_version_is_refused_says_so_once_and_does_not_press() {
+    let Some(containerd) = Containerd::start() else { return };
+    let recorder = Recorder::quiet();
+    recorder.refuse(Refusal::WireVersion);
+    let _agent = recorder.agent(&containerd, &[]);
+    recorder.until("an attempt", || recorder.attached() == 1 && recorder.log().contains("agent refused"));
+    // Other failures are retried at least twice in this time.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(recorder.attached(), 1);
+    let log = recorder.log();
+    assert!(log.contains("for the test") && log.contains("wire-version"), "{log}");
+    assert_eq!(log.matches("agent refused").count(), 1, "{log}");
 }
 
 #[test]
@@ -196,7 +270,7 @@ fn a_cross_read_tells_the_digest_and_not_the_inventory_and_what_is_gone_is_said_
         let id = LayerId::try_from(verified.layer.as_ref().unwrap()).unwrap();
         let encoding = &recorder.inventories()[&id];
         assert_eq!(verified.digest, Digest::of(encoding).0);
-        assert_eq!(Inventory::decode(encoding).unwrap().cataloguers, verified.cataloguers);
+        assert_eq!(Inventory::decode(encoding).unwrap().catalogers, verified.catalogers);
         assert_eq!((verified.cage.as_str(), verified.marks), ("landlock+seccomp", true));
     }
     let absent = LayerId::Diff(Digest::of(b"absent"));
@@ -260,7 +334,7 @@ fn a_signal_ends_every_process_and_the_probe_tells_life_from_death() {
     // As the first process of a PID namespace, where a signal without a handler does nothing.
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child"]).arg(agent().get_program());
-    command.args(recorder.command(&[]).get_args()).arg("--containerd").arg(containerd.socket());
+    command.args(recorder.command("run").get_args()).arg("--containerd").arg(containerd.socket());
     let before = recorder.attached();
     let mut first = recorder.run(&mut command, "agent.log");
     recorder.until("the first process", || recorder.attached() > before);
@@ -300,7 +374,7 @@ fn reader_and_runtime_are_joined_by_a_socket_and_end_together() {
     containerd.run("k8s.io", &image, "web");
     let recorder = Recorder::start();
     let socket = recorder.at("join.sock");
-    let mut reader = recorder.command(&["reader"]);
+    let mut reader = recorder.command("reader");
     // The order in which a pod's containers start is not known: the reader waits.
     let mut reader = recorder.run(reader.arg("--sibling").arg(&socket), "agent.log");
     let mut runtime = agent();
@@ -383,8 +457,8 @@ fn on_the_wire_to_containerd_there_are_only_methods_that_read() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let listener = runtime.block_on(async { tokio::net::UnixListener::bind(&socket).unwrap() });
     runtime.spawn(relay(listener, containerd.socket(), Arc::clone(&noted)));
-    let mut command = recorder.command(&["--interval", "1"]);
-    let agent = recorder.run(command.arg("--containerd").arg(&socket), "agent.log");
+    let mut command = recorder.command("run");
+    let agent = recorder.run(command.args(["--interval", "1"]).arg("--containerd").arg(&socket), "agent.log");
     recorder.until("both layers", || recorder.inventories().len() == 2);
     recorder.order(lease(vec![LayerId::Diff(Digest::of(b"absent")).into()]));
     let id = recorder.here()["a"].stack.clone();
@@ -401,7 +475,8 @@ fn on_the_wire_to_containerd_there_are_only_methods_that_read() {
     drop(agent);
     assert_eq!(containerd.everything("k8s.io"), before);
 
-    let agent = recorder.run(recorder.command(&["--interval", "1"]).arg("--containerd").arg(&socket), "agent.log");
+    let agent =
+        recorder.run(recorder.command("run").args(["--interval", "1"]).arg("--containerd").arg(&socket), "agent.log");
     recorder.until("another attach", || recorder.attached() == 2 && recorder.here().len() == 1);
     containerd.restart();
     containerd.run("k8s.io", &image, "b");
@@ -426,12 +501,13 @@ fn a_usage_that_is_wrong_is_said_in_one_line_and_with_its_code() {
     fs::write(&token, "t").unwrap();
     let token = token.to_str().unwrap();
     let full = |aggregator: &'static str, token: &'static str| {
-        ["--node", "n", "--aggregator", aggregator, "--token-file", token]
+        ["run", "--node", "n", "--aggregator", aggregator, "--token-file", token]
     };
     let leaked: &'static str = token.to_owned().leak();
-    let cases: [(&[&str], i32, &str); 7] = [
-        (&[], 64, "--aggregator"),
-        (&["--scan-threads", "9"], 64, "scan-threads"),
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&[], 64, "Usage: outcrop-agent <COMMAND>"),
+        (&["run"], 64, "--aggregator"),
+        (&["run", "--scan-threads", "9"], 64, "scan-threads"),
         (&["runtime"], 64, "--listen"),
         (&full("http://192.0.2.1:1", leaked), 1, "loopback"),
         (&full("https://192.0.2.1:1", leaked), 1, "--ca FILE"),
@@ -461,12 +537,12 @@ fn in_every_role_every_forbidden_act_is_stopped() {
         assert!(acts > 30, "{role}: {acts} acts");
     }
     // Landlock full: nothing to refuse.
-    let help = Command::new(agent().get_program()).arg("--help").output().unwrap();
+    let help = Command::new(agent().get_program()).args(["run", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     for flag in help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2) {
         let variable =
             format!("OUTCROP_{}", flag.trim_start_matches('-').trim_end_matches(',').to_uppercase().replace('-', "_"));
-        let known = ["OUTCROP_HELP", "OUTCROP_VERSION", "OUTCROP_HELP_TELLS"].contains(&variable.as_str());
+        let known = variable == "OUTCROP_HELP";
         assert!(known || help.contains(&variable), "{flag} has no variable {variable}");
     }
 }

@@ -14,7 +14,7 @@ use crate::service_parts::{OUTCROP, Place, until};
 use crate::skip::skip;
 use outcrop_proto::inventory::{Inventory, compress};
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
-use outcrop_proto::wire::{Seen, v1};
+use outcrop_proto::wire::{Refusal, Seen, VERSION, v1};
 use outcrop_proto::{ContainerKey, Digest, LayerId, Runtime};
 use serde_json::{Value, json};
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,6 +29,13 @@ const BANK: Layer<'static> = &[("srv/package.json", r#"{"name":"bank","version":
 /// The status of layers that are all known.
 fn layers(known: u64) -> Value {
     json!({ "known": known, "leased": 0, "waiting": 0, "failed": 0, "disputed": 0, "outdated": 0 })
+}
+
+/// What was accepted from nodes, without the reasons of refusals.
+fn reports_of(status: &Value) -> Value {
+    let mut reports = status["reports"].clone();
+    reports.as_object_mut().unwrap().remove("refused_by_reason");
+    reports
 }
 
 /// What was taken from nodes where nothing was read a second time.
@@ -52,7 +59,7 @@ fn two_nodes_with_images_on_one_base_read_each_layer_once() {
     place.until_scanned(4);
     let status = place.status();
     assert_eq!(status["layers"], layers(3), "{status:#}");
-    assert_eq!(status["reports"], reports(3, 0, 0));
+    assert_eq!(reports_of(&status), reports(3, 0, 0));
     assert_eq!(place.findings(), ["a shop CVE-2026-1", "c shop CVE-2026-1"]);
     let assessed = &status["assessed"];
     assert!(
@@ -378,10 +385,25 @@ struct Evil {
 
 impl Evil {
     async fn attach(place: &Place, token: &str, node: &str, cluster: &str) -> Result<Self, tonic::Status> {
+        Self::attach_as(place, token, node, cluster, VERSION).await
+    }
+
+    async fn attach_as(
+        place: &Place,
+        token: &str,
+        node: &str,
+        cluster: &str,
+        version: u32,
+    ) -> Result<Self, tonic::Status> {
         let mut client = CollectorClient::connect(format!("http://{}", place.listen)).await.unwrap();
         let (reports, outbox) = tokio::sync::mpsc::channel(16);
-        let hello =
-            v1::Hello { node: node.to_owned(), agent_version: "0".to_owned(), cataloguers: 1, ..v1::Hello::default() };
+        let hello = v1::Hello {
+            node: node.to_owned(),
+            agent_version: "0".to_owned(),
+            catalogers: 1,
+            wire_version: version,
+            ..v1::Hello::default()
+        };
         reports.send(report(cluster, v1::report::Report::Hello(hello))).await.unwrap();
         let orders = client.attach(with_token(ReceiverStream::new(outbox), token)).await?.into_inner();
         Ok(Self { client, token: token.to_owned(), reports, orders })
@@ -396,6 +418,7 @@ impl Evil {
             bytes: bytes.to_vec(),
             cage: String::new(),
             marks: true,
+            cost: None,
         });
         let delivered = self.client.deliver(with_token(tokio_stream::iter(pieces), &self.token)).await;
         delivered.map(tonic::Response::into_inner).map_err(|status| status.code())
@@ -453,7 +476,7 @@ fn no_inventory_is_acknowledged_that_the_disk_did_not_take() {
     let token = fs::read_to_string(place.at("evil.token")).unwrap().trim().to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let layer = LayerId::Chain(Digest::of(b"layer"));
-    let inventory = compress(&Inventory { cataloguers: 1, ..Inventory::default() }.encode()).unwrap();
+    let inventory = compress(&Inventory { catalogers: 1, ..Inventory::default() }.encode()).unwrap();
     // Attaches with one layer; whether that is leased to it.
     let attach = async |place: &Place| {
         let mut evil = Evil::attach(place, &token, "evil", "test").await.unwrap();
@@ -499,6 +522,24 @@ fn no_inventory_is_acknowledged_that_the_disk_did_not_take() {
 }
 
 #[test]
+fn an_agent_of_another_wire_version_is_refused_with_advice_and_counted() {
+    let place = Place::start();
+    let token = fs::read_to_string(place.at("evil.token")).unwrap().trim().to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for (count, (version, advice)) in
+        [(0, "upgrade the agent"), (VERSION + 1, "upgrade the aggregator")].into_iter().enumerate()
+    {
+        let refused = runtime.block_on(Evil::attach_as(&place, &token, "evil", "test", version));
+        let status = refused.err().unwrap();
+        assert_eq!(Refusal::of(&status), Some(Refusal::WireVersion));
+        assert!(status.message().contains(advice), "{}", status.message());
+        let reports = &place.status()["reports"];
+        assert_eq!(reports["refused_by_reason"]["wire-version"], count + 1);
+        assert_eq!(reports["refused"], count + 1);
+    }
+}
+
+#[test]
 fn a_node_speaks_for_itself_only_and_says_nothing_unasked() {
     let place = Place::start();
     let token = |node: &str| fs::read_to_string(place.at(&format!("{node}.token"))).unwrap().trim().to_owned();
@@ -513,7 +554,7 @@ fn a_node_speaks_for_itself_only_and_says_nothing_unasked() {
             assert_eq!(refused.err().map(|status| status.code()), Some(code), "{node} {cluster}");
         }
         let layer = LayerId::Chain(Digest::of(b"layer"));
-        let inventory = compress(&Inventory { cataloguers: 1, ..Inventory::default() }.encode()).unwrap();
+        let inventory = compress(&Inventory { catalogers: 1, ..Inventory::default() }.encode()).unwrap();
         let mut evil = Evil::attach(&place, &token("evil"), "evil", "test").await.unwrap();
         assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Welcome(_)))));
         // An inventory that nobody asked for, of a layer that it does not have; and an answer to no question.
@@ -542,7 +583,7 @@ fn a_node_speaks_for_itself_only_and_says_nothing_unasked() {
         .unwrap();
     });
     let status = place.status();
-    assert_eq!(status["reports"], reports(1, 3, 5), "{status:#}");
+    assert_eq!(reports_of(&status), reports(1, 3, 5), "{status:#}");
 }
 
 #[test]
@@ -551,10 +592,10 @@ fn bombs_and_nonsense_end_the_stream_of_who_sends_them_and_nothing_else() {
     let token = fs::read_to_string(place.at("evil.token")).unwrap().trim().to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let bomb = zstd::bulk::compress(&vec![0; 300 << 20], 1).unwrap();
-    let mut wrong = compress(&Inventory { cataloguers: 1, ..Inventory::default() }.encode()).unwrap();
+    let mut wrong = compress(&Inventory { catalogers: 1, ..Inventory::default() }.encode()).unwrap();
     wrong.push(0);
-    let newer = compress(&Inventory { cataloguers: 900, ..Inventory::default() }.encode()).unwrap();
-    let deliveries = [("a bomb", bomb), ("bytes after the end", wrong), ("other cataloguers than were said", newer)];
+    let newer = compress(&Inventory { catalogers: 900, ..Inventory::default() }.encode()).unwrap();
+    let deliveries = [("a bomb", bomb), ("bytes after the end", wrong), ("other catalogers than were said", newer)];
     for (what, bytes) in deliveries {
         let layer = LayerId::Chain(Digest::of(what.as_bytes()));
         let outcome = runtime.block_on(async {
@@ -587,7 +628,7 @@ fn bombs_and_nonsense_end_the_stream_of_who_sends_them_and_nothing_else() {
         assert!(ended.is_err(), "{what}: {ended:?}");
         until(what, || place.status()["reports"]["refused"] == 4 + number);
     }
-    assert_eq!(place.status()["reports"], reports(0, 0, 5));
+    assert_eq!(reports_of(&place.status()), reports(0, 0, 5));
     let peak = fs::read_to_string(format!("/proc/{}/status", place.aggregator.as_ref().unwrap().0.id())).unwrap();
     let peak =
         peak.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB").to_owned();

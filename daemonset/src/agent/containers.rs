@@ -1,4 +1,4 @@
-//! What runs on this node, as far as it is known, and where it can be read.
+//! The node's containers, and where their layers can be read.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -13,32 +13,32 @@ use super::filter::Filter;
 use crate::runtime::{Error, Pin, Sibling, Start};
 use crate::scan::{Place, Places, StackPlace, mounted};
 
-/// How long the layers of a container that has ended are read for it: the image's snapshots outlive it.
+/// Time for which the layers of an ended container are still read: the image's snapshots outlive the container.
 const LINGER: Duration = Duration::from_secs(600);
 
-/// Most such containers.
+/// Maximum number of ended containers that are kept.
 const MAX_LINGERING: usize = 512;
 
-/// A start that is told so late belongs to a container that was listed and is gone again.
+/// An event this late belongs to a container that was listed and is gone again.
 const LATE: Duration = Duration::from_secs(1);
 
 /// A container, and where it can be read.
 #[derive(Debug)]
 struct Known {
-    /// As it was listed, before anything was asked about it.
+    /// The container as it was listed, without details.
     planned: Container,
     seen: Seen,
     pin: Pin,
     stack: Option<StackPlace>,
 }
 
-/// What is different since the last time.
+/// Changes since the last list.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// New, or different.
+    /// New or changed containers.
     pub(super) changed: Vec<Seen>,
     pub(super) gone: Vec<ContainerKey>,
-    /// Started and gone again since the last time.
+    /// Containers that started and ended since the last list.
     pub(super) missed: Vec<Seen>,
 }
 
@@ -54,9 +54,9 @@ pub(super) struct Containers {
     filter: Filter,
     places: Places,
     known: BTreeMap<ContainerKey, Known>,
-    /// Those that ended lately, the latest last.
+    /// Containers that ended recently, the latest last.
     lingering: VecDeque<(Instant, Known)>,
-    /// Those that were told to have started since the last list.
+    /// Containers that started since the last list, as events reported them.
     started: Vec<Start>,
 }
 
@@ -72,14 +72,14 @@ impl Containers {
         }
     }
 
-    /// Every container that is known.
+    /// Returns all known containers.
     pub(super) fn all(&self) -> impl Iterator<Item = &Seen> {
         self.known.values().map(|known| &known.seen)
     }
 
-    /// Asks containerd what runs; `again` asks also about those again of which it could not tell enough.
+    /// Lists containers; with `again`, containers whose details failed before are described again.
     pub(super) fn update(&mut self, sibling: &mut Sibling, again: bool) -> Result<Changes, Error> {
-        // Before the list: who starts while it is made may be told of before it and missing in it.
+        // Before the list: a container that starts during the list may be reported by an event and missing in the list.
         self.started.extend(sibling.take_started());
         let planned = sibling.plan()?;
         let started = std::mem::take(&mut self.started);
@@ -90,7 +90,7 @@ impl Containers {
         for container in planned.into_iter().filter(|container| !container.sandbox) {
             let key = container.key.clone();
             let old = self.known.remove(&key);
-            // A container never changes its snapshots: what is known of it stands.
+            // A container never changes its snapshots, so known details stay valid.
             let stands = |known: &Known| known.planned == container && !(again && is_failed(&known.seen));
             let known = match old {
                 Some(known) if stands(&known) || failure.is_some() => Some(known),
@@ -101,7 +101,7 @@ impl Containers {
                         }
                         Some(known)
                     }
-                    // It ended between the list and the question.
+                    // The container ended between the list and the request.
                     Ok(None) => {
                         match old {
                             Some(old) => self.linger(old, &mut changes),
@@ -119,7 +119,7 @@ impl Containers {
         }
         let ended = std::mem::replace(&mut self.known, next);
         if let Some(error) = failure {
-            // Containerd went away in between. Who was not looked at is new at the next list.
+            // The runtime went away in between. Containers that were not described are new in the next list.
             self.known.extend(ended);
             self.started = started;
             return Err(error);
@@ -145,7 +145,7 @@ impl Containers {
         self.lingering.push_back((Instant::now(), known));
     }
 
-    /// A container that was told to have started and that no list has.
+    /// Returns a container that an event reported and no list contains.
     fn missed_start(&self, start: Start) -> Seen {
         let excluded = self.filter.excludes_namespace(&start.key.namespace);
         Seen {
@@ -160,7 +160,7 @@ impl Containers {
         }
     }
 
-    /// Learns what there is to know of a container; `None` when it is gone.
+    /// Describes a container and finds its layers; `None` when it is gone.
     fn look_at(&mut self, planned: Container, sibling: &mut Sibling) -> Result<Option<Known>, Error> {
         if let Some(coverage) = self.filter.excludes(&planned) {
             let seen = seen(&planned, None, Some(coverage));
@@ -197,7 +197,7 @@ impl Containers {
         Ok(Some(Known { seen, pin: Pin::from(&container), stack, planned }))
     }
 
-    /// Where a layer can be read, and for which container.
+    /// Returns where a layer can be read, with the pin of its container.
     pub(super) fn layer(&self, id: LayerId) -> Option<(&Pin, &Path, MarkNamespace)> {
         self.readable().find_map(|known| {
             let stack = known.stack.as_ref()?;
@@ -206,7 +206,7 @@ impl Containers {
         })
     }
 
-    /// A container that has a stack and lives.
+    /// Returns a running container that has the stack.
     pub(super) fn stack(&self, id: Digest) -> Option<(&Pin, StackPlace)> {
         let has = |known: &&Known| known.seen.stack.as_ref().is_some_and(|(stack, _)| *stack == id);
         let known = self.known.values().find(has)?;
@@ -215,7 +215,7 @@ impl Containers {
         Some((&known.pin, stack))
     }
 
-    /// The namespaces of the containers that have a layer: Kubernetes's, else containerd's.
+    /// Returns the namespaces of the containers that have a layer: Kubernetes', otherwise the runtime's.
     pub(super) fn namespaces(&self, id: LayerId) -> Vec<String> {
         let has = |known: &&Known| has_layer(&known.seen, id);
         let namespace = |known: &Known| {
@@ -227,7 +227,7 @@ impl Containers {
         namespaces.into_iter().collect()
     }
 
-    /// Forgets the containers that ended before this layer of theirs was read. Returns how many these are.
+    /// Drops the ended containers whose layer was not read in time. Returns their number.
     pub(super) fn forget_unread(&mut self, id: LayerId) -> u64 {
         let before = self.lingering.len();
         self.lingering.retain(|(_, known)| !has_layer(&known.seen, id));

@@ -1,20 +1,20 @@
-//! Which containers the operator wants looked into.
+//! The operator's choice of containers to scan.
 
 use outcrop_proto::container::{Container, Coverage, CoverageState};
 
-/// The operator's choice. Whoever is left out is still told of, with the reason.
+/// The operator's choice. Excluded containers are still reported, with the reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// containerd namespaces to look into; all where none is named.
+    /// Runtime namespaces to scan; all if empty.
     pub namespaces: Vec<String>,
-    /// containerd namespaces not to look into.
+    /// Runtime namespaces not to scan.
     pub exclude_namespaces: Vec<String>,
-    /// Kubernetes namespaces not to look into.
+    /// Kubernetes namespaces not to scan.
     pub exclude_kubernetes_namespaces: Vec<String>,
 }
 
 impl Filter {
-    /// Why a container is not looked into, if the operator left it out.
+    /// Returns the reason if the operator excluded the container.
     pub(super) fn excludes(&self, container: &Container) -> Option<Coverage> {
         let kubernetes = container.pod.as_ref().map(|pod| &pod.namespace);
         let kubernetes = kubernetes.filter(|namespace| self.exclude_kubernetes_namespaces.contains(namespace));
@@ -24,7 +24,7 @@ impl Filter {
         })
     }
 
-    /// The same by the containerd namespace alone.
+    /// Like [`Self::excludes`], by the runtime namespace alone.
     pub(super) fn excludes_namespace(&self, namespace: &str) -> Option<Coverage> {
         let named = |list: &[String]| list.iter().any(|name| name == namespace);
         if named(&self.exclude_namespaces) {

@@ -1,4 +1,4 @@
-//! How the agent is: it has no listener that could be asked, so it tells the aggregator.
+//! Metrics of the agent. It has no listener, so it reports them to the aggregator.
 
 use outcrop_proto::clock;
 use outcrop_proto::wire::v1;
@@ -6,7 +6,7 @@ use outcrop_proto::wire::v1;
 use crate::usage::{self, OwnUsage, Usage};
 use crate::worker::Program;
 
-/// What the agent counts of itself.
+/// Counters of the agent.
 #[derive(Debug)]
 pub(super) struct Measures {
     own: OwnUsage,

@@ -1,8 +1,10 @@
-//! The roof of a node: follows what runs here, and reads for the aggregator what it asks for.
+//! Composition root of a node: follows which containers run, and reads the layers that the aggregator leases to this node.
 //!
-//! Three roles. This process is the `reader`: it sees storage and speaks to the aggregator. `runtime`, its child or another
-//! container of its pod, holds containerd's socket and sees no storage. Each job is done by a `worker`, which sees one layer
-//! and speaks to nobody.
+//! There are three roles. This process is the `reader`: it sees storage and talks to the aggregator. `runtime`, its child or another
+//! container of its pod, holds the runtime's socket and sees no storage. A `worker` per job sees one layer and talks to nobody.
+//!
+//! Threads of the reader: the main thread runs [`node`], which decides everything and waits for nobody; `uplink` holds the
+//! connection to the aggregator; `scan-N` wait for workers. A thread that ends unexpectedly ends the process.
 
 mod containers;
 mod filter;
@@ -12,14 +14,17 @@ mod queue;
 mod reading;
 mod uplink;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use outcrop_proto::wire::v1;
+use outcrop_proto::wire::{self, v1};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::catalog;
-use crate::role;
+use crate::logging::safe;
+use crate::role::{self, Signals};
 use crate::runtime::{self, Sibling};
 use crate::scan::{Places, StackReader};
 use crate::worker::{Cage, CageError, Landlock, Manner, Program, WorkerError, enter_reader_cage, hide_memory};
@@ -29,7 +34,7 @@ use metrics::Measures;
 use node::{Command, Commands, Node};
 use uplink::Uplink;
 
-/// What the operator chose.
+/// Configuration of the agent.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The aggregator.
@@ -38,84 +43,90 @@ pub struct Config {
     pub cluster: String,
     /// This node's name.
     pub node: String,
-    /// Where the process is that holds containerd's socket.
-    pub runtime: Runtime,
-    /// Where the host's root is seen.
+    /// The process that holds the runtime's socket.
+    pub runtime: RuntimeRole,
+    /// Directory at which the host's root is mounted.
     pub host: PathBuf,
-    /// How often containerd is asked what runs, at least.
+    /// Maximum time between two full lists of containers.
     pub interval: Duration,
-    /// Which containers are looked into.
+    /// The containers to scan.
     pub filter: Filter,
-    /// How many layers are read at once.
+    /// Number of layers to read at the same time.
     pub scan_threads: usize,
-    /// How they are read.
+    /// Limits and speed of reading.
     pub manner: Manner,
-    /// Whether the texts of images' histories are told.
+    /// Whether to report the texts of images' build steps.
     pub history_text: bool,
-    /// Whether to refuse to start where the cage is weaker than it could be.
+    /// Whether to fail where the kernel cannot enforce the whole cage.
     pub require_cage: bool,
 }
 
-/// Where the process is that holds containerd's socket.
+/// The process that holds the runtime's socket.
 #[derive(Clone, Debug)]
-pub enum Runtime {
-    /// A child of this one, with containerd's socket; without it the usual places are tried.
+pub enum RuntimeRole {
+    /// A child of this process, with the path of the socket; without a path the usual ones are tried.
     Child(Option<PathBuf>),
-    /// It listens at this socket.
+    /// Another container of the pod, which listens on this socket.
     Joined(PathBuf),
 }
 
-/// The aggregator, and what it takes to speak to it.
-#[derive(Clone, Debug)]
+/// Address of the aggregator and the credentials for it.
+#[derive(Clone)]
 pub struct Aggregator {
-    /// Where it is: `https://HOST:PORT`, or `http://` on loopback.
+    /// `https://HOST:PORT`, or `http://` on loopback.
     pub address: String,
-    /// The certificate authority of its certificate, PEM.
+    /// PEM file with the certificate authority of its certificate.
     pub ca: Option<PathBuf>,
-    /// A file with this node's token.
+    /// File with this node's token.
     pub token: PathBuf,
 }
 
-/// Why the agent could not start, or ended.
+impl fmt::Debug for Aggregator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Aggregator").field("address", &safe(&self.address)).finish_non_exhaustive()
+    }
+}
+
+/// Why the agent could not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// A file that the operator named.
-    #[error("{path}: {source}", path = .path.display())]
+    /// A file of the configuration cannot be read.
+    #[error("reading {path}: {source}", path = .path.display())]
     File {
-        /// Which one.
+        /// Path of the file.
         path: PathBuf,
-        /// What is the matter.
+        /// Cause.
         source: std::io::Error,
     },
-    /// The aggregator's address.
-    #[error("invalid aggregator address {address:?}: {reason}")]
+    /// The aggregator's address is not usable.
+    #[error("invalid aggregator address {address:?}: {reason}", address = safe(.address).to_string())]
     Address {
-        /// As it was given.
+        /// The address as the operator wrote it.
         address: String,
-        /// What is the matter.
+        /// Cause, with a hint.
         reason: String,
     },
-    /// The process that holds containerd's socket.
+    /// The process that holds the runtime's socket failed.
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
-    /// Rights could not be given up.
+    /// The process could not give up rights.
     #[error("dropping rights: {0}")]
     Cage(#[from] CageError),
     /// No worker can be started.
     #[error(transparent)]
     Worker(#[from] WorkerError),
-    /// The cage is weaker than the operator wants it.
+    /// The kernel enforces less of the cage than the operator requires.
     #[error(
         "the sandbox is \"{0}\" but --require-cage requires the complete one: {why}, or start without --require-cage; outcrop-agent selftest shows the possible actions",
         why = why(*.0)
     )]
     WeakCage(Cage),
-    /// The operating system refused a thread.
-    #[error("starting: {0}")]
+    /// The operating system refused a thread or a pipe.
+    #[error("starting a thread: {0}")]
     Start(#[source] std::io::Error),
-    /// The way to the aggregator has ended for good.
-    #[error("the uplink thread ended unexpectedly; please report this")]
-    Ended,
+    /// A thread of the agent ended although nobody stopped it.
+    #[error("the thread {0:?} {how} unexpectedly; please report this", how = if *.1 { "panicked" } else { "ended" })]
+    Thread(String, bool),
 }
 
 fn why(cage: Cage) -> &'static str {
@@ -127,20 +138,20 @@ fn why(cage: Cage) -> &'static str {
     }
 }
 
-/// Runs the agent. Returns only when it cannot go on.
+/// Runs the agent until `signals` stop it: then it finishes what it delivers, for at most four seconds.
 ///
 /// # Errors
-/// When it cannot start, and when the process that holds containerd's socket is lost.
-pub fn run(config: Config) -> Result<(), AgentError> {
+/// When it cannot start, when the process that holds the runtime's socket is lost, and when a thread ends unexpectedly.
+pub fn run(config: Config, signals: Signals) -> Result<(), AgentError> {
     hide_memory()?;
-    // What is unusable is said before anything is started.
+    // An unusable configuration fails before anything is started.
     config.aggregator.token()?;
     config.aggregator.endpoint()?;
     let program = Program::this().with(config.manner);
     // Rights go after what needs them: a socket for the sibling. A child goes its own way before.
     let mut sibling = match &config.runtime {
-        Runtime::Child(socket) => Sibling::spawn(role::runtime_command(&program, socket.as_deref()))?,
-        Runtime::Joined(socket) => Sibling::over(runtime::connect(socket)?)?,
+        RuntimeRole::Child(socket) => Sibling::spawn(role::runtime_command(&program, socket.as_deref()))?,
+        RuntimeRole::Joined(socket) => Sibling::over(runtime::connect(socket)?)?,
     };
     let cage = enter_reader_cage()?;
     let worker = program.started()?;
@@ -148,47 +159,65 @@ pub fn run(config: Config) -> Result<(), AgentError> {
     if config.require_cage && cage.landlock != Landlock::Full {
         return Err(AgentError::WeakCage(cage));
     }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = %safe(&config.node),
+        cluster = %safe(&config.cluster),
+        aggregator = %safe(&config.aggregator.address),
+        runtime_version = %safe(sibling.version()),
+        runtime_socket = %safe(sibling.socket()),
+        cage = %cage,
+        marks = worker.marks,
+        "agent started"
+    );
     // Before anything is listed, so that nothing falls between.
     sibling.watch()?;
 
     let (commands, inbox) = node::commands().map_err(AgentError::Start)?;
     let reader = StackReader::new(program.clone());
+    let stop = CancellationToken::new();
     let tasks = reading::start(config.scan_threads, &reader, &commands).map_err(AgentError::Start)?;
     let hello = v1::Hello {
         node: config.node,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        cataloguers: catalog::VERSION,
+        catalogers: catalog::VERSION,
         cage: cage.to_string(),
         marks: worker.marks,
+        wire_version: wire::VERSION,
     };
-    let ending = Ending(commands.clone());
-    let uplink = Uplink { aggregator: config.aggregator, cluster: config.cluster, hello, commands };
-    let thread = std::thread::Builder::new().name("uplink".to_owned());
-    let speak = move || {
-        let _ending = ending;
-        uplink.run();
-    };
-    thread.spawn(speak).map_err(AgentError::Start)?;
+    let (aggregator, cluster) = (config.aggregator, config.cluster);
+    let uplink = Uplink { aggregator, cluster, hello, commands: commands.clone(), stop: stop.clone() };
+    supervised("uplink".to_owned(), &commands, move || uplink.run()).map_err(AgentError::Start)?;
 
     let places = Places::new(program.clone()).with_history_texts(config.history_text);
     let containers = Containers::new(&config.host, config.filter, places);
-    Node::new(sibling, containers, config.interval, tasks, Measures::new(program)).run(&inbox)?;
-    Err(AgentError::Ended)
+    let threads = config.scan_threads;
+    let node = Node::new(sibling, containers, config.interval, tasks, threads, Measures::new(program), stop);
+    node.run(&inbox, &signals)?;
+    tracing::info!("agent stopped");
+    Ok(())
 }
 
-/// Tells the node when the thread that has it ends, however it ends.
-struct Ending(Commands);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.send(Command::Ended);
+/// Starts a thread whose end the node learns of, whether it returns or panics.
+fn supervised(name: String, commands: &Commands, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    struct Ending {
+        thread: String,
+        commands: Commands,
     }
-}
 
-/// A line for the log.
-fn say(line: &str) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "outcrop-agent: {line}");
+    impl Drop for Ending {
+        fn drop(&mut self) {
+            let thread = std::mem::take(&mut self.thread);
+            self.commands.send(Command::Ended { thread, panicked: std::thread::panicking() });
+        }
+    }
+
+    let ending = Ending { thread: name.clone(), commands: commands.clone() };
+    let body = move || {
+        let _ending = ending;
+        body();
+    };
+    std::thread::Builder::new().name(name).spawn(body).map(drop)
 }
 
 impl Aggregator {

@@ -1,8 +1,9 @@
-//! This node: the one thread that knows what runs, whom to tell, and what is to be read. It waits for nobody: threads of their
-//! own read and speak to the aggregator.
+//! The node's main loop: it knows the running containers, reports them, and decides which layers are read. It never blocks: other
+//! threads read layers and talk to the aggregator.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -13,74 +14,82 @@ use outcrop_proto::{ContainerKey, CoverageState, LayerId};
 use prost::Message as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::PipeFlags;
+use tokio_util::sync::CancellationToken;
 
+use super::AgentError;
 use super::containers::{Changes, Containers};
 use super::metrics::Measures;
 use super::queue::{Purpose, Queue, Wanted};
 use super::reading::{Done, Task, Verdict, Went, What, gone};
-use super::say;
 use super::uplink::{Outbox, Sent, jittered};
 use crate::heartbeat;
+use crate::logging::safe;
+use crate::role::Signals;
 use crate::runtime::{Error, Sibling};
 
-/// The first pause before containerd is asked again that did not answer; twice as long after each failure, up to the longest.
+/// The first pause before a retry of a runtime that does not answer; it doubles after each failure, up to the longest.
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// The pause before something is told again that there was no room for.
+/// The pause before a report is retried for which the queue had no room.
 const ROOM: Duration = Duration::from_millis(500);
 
-/// The pause before a second look for containers that were told to have started and that were not there.
+/// The pause before another list, after a container started that no list contained.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
 
-/// How often the agent tells how it is.
+/// Interval of metrics reports.
 const METRICS: Duration = Duration::from_secs(30);
 
-/// How often a layer is begun to be read before it is said to be gone.
+/// Maximum number of attempts to read a layer before it is reported as gone.
 const MAX_TRIES: u32 = 3;
 
-/// Most questions about stacks that wait.
+/// Maximum number of waiting checks of stacks.
 const MAX_CHECKS: usize = 1024;
 
-/// Most containers that are remembered to have been missed while nobody listened.
+/// Maximum number of missed containers that are kept while no aggregator is attached.
 const MAX_MISSED: usize = 1024;
 
-/// Room that a report of all containers leaves for what is around it.
+/// Maximum size of a report of containers, bytes; the rest of the message needs some room.
 const MAX_REPORT: usize = MAX_MESSAGE - (1 << 20);
 
-/// Something that another thread tells.
+/// A message of another thread.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// The aggregator listens: everything is told anew, there.
+    /// A stream to the aggregator has begun; all containers are reported there.
     Attached(Outbox),
-    /// It listens no more.
+    /// The stream has ended.
     Detached,
-    /// It ordered something.
+    /// The aggregator sent an order.
     Order(v1::order::Order),
-    /// A thread has nothing to read.
+    /// A scan thread has nothing to read.
     Idle,
-    /// A thread has read something.
+    /// A scan thread has finished a task.
     Done(Box<Done>),
-    /// The thread that speaks to the aggregator has ended.
-    Ended,
+    /// A thread has ended.
+    Ended {
+        /// Its name.
+        thread: String,
+        /// Whether it panicked.
+        panicked: bool,
+    },
 }
 
-/// The other threads' end of what they tell the node.
+/// Sending end of the node's commands.
 #[derive(Clone, Debug)]
 pub(super) struct Commands {
     sender: mpsc::Sender<Command>,
-    /// A byte for each command, since the node waits for containerd at the same time.
+    /// One byte for each command, since the node polls the runtime's stream at the same time.
     bell: Arc<OwnedFd>,
 }
 
-/// The node's end of it.
+/// Receiving end of the node's commands.
 #[derive(Debug)]
 pub(super) struct Inbox {
     commands: mpsc::Receiver<Command>,
     bell: OwnedFd,
 }
 
-/// Both ends of a channel of commands.
+/// Creates a channel of commands.
 pub(super) fn commands() -> std::io::Result<(Commands, Inbox)> {
     let (sender, commands) = mpsc::channel();
     let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
@@ -88,10 +97,10 @@ pub(super) fn commands() -> std::io::Result<(Commands, Inbox)> {
 }
 
 impl Commands {
-    /// Tells the node something; `false` when it has ended.
+    /// Sends a command; `false` when the node has ended.
     pub(super) fn send(&self, command: Command) -> bool {
         let sent = self.sender.send(command).is_ok();
-        // A pipe that is full rings all the same.
+        // A full pipe wakes the node as well.
         let _ = rustix::io::write(&*self.bell, &[0]);
         sent
     }
@@ -99,30 +108,40 @@ impl Commands {
 
 /// Why the node's thread ends.
 enum End {
-    /// The process that holds containerd's socket is lost.
+    /// The process that holds the runtime's socket is lost.
     Sibling(Error),
-    /// The way to the aggregator has ended for good.
-    Uplink,
+    /// A thread ended: its name, and whether it panicked.
+    Thread(String, bool),
+    /// A signal stopped the agent, and nothing is left to finish.
+    Stopped,
 }
+
+/// How long the agent finishes what it delivers after a signal.
+pub(super) const DRAIN: Duration = Duration::from_secs(4);
 
 pub(super) struct Node {
     sibling: Sibling,
     containers: Containers,
     interval: Duration,
     sequence: u64,
-    /// Where reports go; `None` while no aggregator listens.
+    /// Queue of reports; `None` while no aggregator is attached.
     outbox: Option<Outbox>,
-    /// There was no room for a report: all has to be told anew.
-    untold: bool,
-    /// Containers that are still to be told of, in vain to be looked for.
+    /// Whether all containers must be reported, since a report was lost.
+    full_report_due: bool,
+    /// Missed containers that must still be reported.
     missed: VecDeque<Seen>,
     queue: Queue,
     checks: VecDeque<v1::Check>,
     tasks: mpsc::Sender<Task>,
     idle: usize,
+    threads: usize,
     measures: Measures,
-    /// The pause before containerd is asked again, while it does not answer.
-    away: Option<Duration>,
+    /// Ends the uplink, which first finishes its deliveries.
+    stop: CancellationToken,
+    /// Until when the agent finishes what it has begun; `None` until a signal stops it.
+    draining: Option<Instant>,
+    /// The pause before the next retry, while the runtime does not answer.
+    retry_pause: Option<Duration>,
     next_list: Instant,
     next_metrics: Instant,
 }
@@ -133,7 +152,9 @@ impl Node {
         containers: Containers,
         interval: Duration,
         tasks: mpsc::Sender<Task>,
+        threads: usize,
         measures: Measures,
+        stop: CancellationToken,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -142,93 +163,117 @@ impl Node {
             interval,
             sequence: 0,
             outbox: None,
-            untold: false,
+            full_report_due: false,
             missed: VecDeque::new(),
             queue: Queue::default(),
             checks: VecDeque::new(),
             tasks,
             idle: 0,
+            threads,
             measures,
-            away: None,
+            stop,
+            draining: None,
+            retry_pause: None,
             next_list: now,
             next_metrics: now,
         }
     }
 
-    /// Lists what runs whenever something starts or ends, and now and then; does what is ordered between.
+    /// Lists containers after each event and periodically, and executes orders in between.
     ///
     /// # Errors
-    /// When the process that holds containerd's socket is lost. Returns when the way to the aggregator has ended for good.
-    pub(super) fn run(mut self, inbox: &Inbox) -> Result<(), Error> {
+    /// When the process that holds the runtime's socket is lost, or a thread ends. Returns once a signal has stopped the agent.
+    pub(super) fn run(mut self, inbox: &Inbox, signals: &Signals) -> Result<(), AgentError> {
+        let signal = signals.defer();
         loop {
             heartbeat::beat();
-            match self.turn(inbox) {
+            match self.step(inbox, signal) {
                 Ok(()) => {}
-                Err(End::Sibling(error)) => return Err(error),
-                Err(End::Uplink) => return Ok(()),
+                Err(End::Stopped) => return Ok(()),
+                // The other container of the pod received the signal as well.
+                Err(End::Sibling(_)) if self.draining.is_some() || readable(signal) => return Ok(()),
+                Err(End::Sibling(error)) => return Err(error.into()),
+                Err(End::Thread(name, panicked)) => return Err(AgentError::Thread(name, panicked)),
             }
         }
     }
 
-    /// Waits for something to do, and does it.
-    fn turn(&mut self, inbox: &Inbox) -> Result<(), End> {
-        self.wait(inbox);
-        loop {
-            match inbox.commands.try_recv() {
-                Ok(command) => self.take(command)?,
-                Err(mpsc::TryRecvError::Empty) => break,
-                Err(mpsc::TryRecvError::Disconnected) => return Err(End::Uplink),
-            }
+    /// Waits for events, and handles them.
+    fn step(&mut self, inbox: &Inbox, signal: &UnixStream) -> Result<(), End> {
+        self.wait(inbox, signal);
+        if self.draining.is_none() && readable(signal) {
+            tracing::info!(reading = self.threads - self.idle, "stop requested");
+            self.draining = Some(Instant::now() + DRAIN);
+            self.queue.clear();
+            self.checks.clear();
+        }
+        // The channel cannot be disconnected: the bell keeps a sender.
+        while let Ok(command) = inbox.commands.try_recv() {
+            self.handle(command)?;
         }
         let now = Instant::now();
+        if let Some(until) = self.draining {
+            if self.idle == self.threads {
+                // The uplink finishes its deliveries and then ends, and with it the agent.
+                self.stop.cancel();
+            }
+            return if now < until { Ok(()) } else { Err(End::Stopped) };
+        }
         let due = self.next_list <= now;
-        // Where containerd is away, its end is the change: it is asked again when the pause is over.
-        let changed = self.sibling.has_changed().map_err(End::Sibling)? && self.away.is_none();
+        // The end of the runtime is a change as well; the runtime is retried when the pause is over.
+        let changed = self.sibling.has_changed().map_err(End::Sibling)? && self.retry_pause.is_none();
         if changed || due {
             self.next_list = now + jittered(self.interval);
             let changes = self.list(due)?;
             if changes.as_ref().is_some_and(|changes| !changes.missed.is_empty()) {
-                // Should one of these be running after all, it is found soon.
+                // If one of these runs after all, the next list finds it soon.
                 self.next_list = self.next_list.min(now + SECOND_LOOK);
             }
-            // That nothing has changed is worth saying now and then: else silence would mean it.
+            // A periodic report is sent even if nothing has changed, as a sign of life.
             if let Some(changes) = changes
                 && (due || !changes.is_empty())
             {
-                self.tell(changes);
+                let (changed, gone, missed) = (changes.changed.len(), changes.gone.len(), changes.missed.len());
+                tracing::debug!(changed, gone, missed, "containers listed");
+                self.report_changes(changes);
             }
         }
-        self.tell_again();
+        self.retry_reports();
         if self.outbox.is_some() && self.next_metrics <= now {
             self.next_metrics = now + METRICS;
-            self.tell_metrics()?;
+            self.report_metrics()?;
         }
-        self.hand_out();
+        self.assign_tasks();
         Ok(())
     }
 
-    fn wait(&self, inbox: &Inbox) {
+    fn wait(&self, inbox: &Inbox, signal: &UnixStream) {
         let mut until = self.next_list.min(Instant::now() + heartbeat::BEAT);
-        if self.outbox.is_some() {
+        let mut ready = vec![PollFd::new(&inbox.bell, PollFlags::IN)];
+        match self.draining {
+            Some(end) => until = end,
+            None => ready.extend([PollFd::new(&self.sibling, PollFlags::IN), PollFd::new(signal, PollFlags::IN)]),
+        }
+        if self.outbox.is_some() && self.draining.is_none() {
             until = until.min(self.next_metrics);
-            if self.untold || !self.missed.is_empty() {
+            if self.full_report_due || !self.missed.is_empty() {
                 until = until.min(Instant::now() + ROOM);
             }
         }
-        if self.sibling.knows_of_change() && self.away.is_none() {
+        if self.sibling.knows_of_change() && self.retry_pause.is_none() && self.draining.is_none() {
             until = Instant::now();
         }
         let left = until.saturating_duration_since(Instant::now());
         let timeout =
             Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
-        let mut ready = [PollFd::new(&self.sibling, PollFlags::IN), PollFd::new(&inbox.bell, PollFlags::IN)];
-        // Interrupted or not, all of it is looked at.
+        // All sources are checked afterwards, also after an interrupted poll.
         let _ = poll(&mut ready, Some(&timeout));
         let _ = rustix::io::read(&inbox.bell, &mut [0; 256]);
     }
 
-    fn take(&mut self, command: Command) -> Result<(), End> {
+    fn handle(&mut self, command: Command) -> Result<(), End> {
         match command {
+            Command::Attached(_) if self.draining.is_some() => {}
             Command::Attached(outbox) => {
                 self.detach();
                 self.outbox = Some(outbox);
@@ -236,80 +281,84 @@ impl Node {
                 if let Some(changes) = self.list(false)? {
                     self.remember_missed(changes.missed);
                 }
-                self.untold = true;
+                self.full_report_due = true;
             }
             Command::Detached => self.detach(),
-            Command::Order(order) => self.obey(order),
+            Command::Order(order) => self.handle_order(order),
             Command::Idle => self.idle += 1,
-            Command::Done(done) => self.judge(*done)?,
-            Command::Ended => return Err(End::Uplink),
+            Command::Done(done) => self.conclude(*done)?,
+            Command::Ended { .. } if self.stop.is_cancelled() => return Err(End::Stopped),
+            Command::Ended { thread, panicked } => return Err(End::Thread(thread, panicked)),
         }
         Ok(())
     }
 
-    /// What a lost stream asked for, nobody waits for any more.
+    /// Drops the orders of an ended stream, since nobody waits for their results.
     fn detach(&mut self) {
         self.outbox = None;
         self.queue.clear();
         self.checks.clear();
     }
 
-    /// Asks containerd what runs; `None` when it does not answer: it restarts, and its containers live on.
+    /// Lists containers; `None` when the runtime does not answer: it restarts, and its containers keep running.
     fn list(&mut self, again: bool) -> Result<Option<Changes>, End> {
         match self.containers.update(&mut self.sibling, again) {
             Ok(changes) => {
-                if self.away.take().is_some() {
-                    say("containerd answers again");
-                    // What was learned before it went away was not told.
-                    self.untold = true;
+                if self.retry_pause.take().is_some() {
+                    tracing::info!(version = %safe(self.sibling.version()), "runtime connected");
+                    // Changes that were found before the failure were not reported.
+                    self.full_report_due = true;
                 }
                 let missed = |seen: &&Seen| seen.refused.as_ref().is_some_and(|c| c.state == CoverageState::Failed);
                 self.measures.gone_before_reading += changes.missed.iter().filter(missed).count() as u64;
                 Ok(Some(changes))
             }
-            Err(error) => self.is_away(error).map(|()| None),
+            Err(error) => self.runtime_failed(error).map(|()| None),
         }
     }
 
-    /// containerd did not answer: it is asked again after a pause. Without the process that asks it, nothing is.
-    fn is_away(&mut self, error: Error) -> Result<(), End> {
+    /// Schedules a retry of a runtime that did not answer.
+    ///
+    /// # Errors
+    /// When the process that holds the socket is lost.
+    fn runtime_failed(&mut self, error: Error) -> Result<(), End> {
         if self.sibling.is_lost() {
             return Err(End::Sibling(error));
         }
-        if self.away.is_none() {
-            say(&error.to_string());
+        if self.retry_pause.is_none() {
+            tracing::warn!(reason = %safe(&error.to_string()), "runtime lost");
         }
-        let pause = self.away.map_or(PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
-        self.away = Some(pause);
+        let pause = self.retry_pause.map_or(PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
+        self.retry_pause = Some(pause);
         self.next_list = Instant::now() + jittered(pause);
         Ok(())
     }
 
-    // What is told.
+    // Reports.
 
     fn report(&mut self, report: Report) -> Sent {
         let sent = self.outbox.as_ref().map_or(Sent::Ended, |outbox| outbox.send(report));
         if sent == Sent::Ended {
-            // Everything is told again at the next attach.
+            // All containers are reported at the next attach.
             self.outbox = None;
         }
         sent
     }
 
-    fn tell_containers(&mut self, full: bool, containers: Vec<v1::Container>, gone: Vec<ContainerKey>) -> bool {
+    fn report_containers(&mut self, full: bool, containers: Vec<v1::Container>, gone: Vec<ContainerKey>) -> bool {
         let gone = gone.iter().map(Into::into).collect();
         let mut report = v1::Containers { sequence: self.sequence + 1, full, containers, gone };
         fit(&mut report);
         let sent = self.report(Report::Containers(report)) == Sent::Yes;
         self.sequence += u64::from(sent);
-        self.untold |= !sent;
+        self.full_report_due |= !sent;
         sent
     }
 
-    fn tell(&mut self, changes: Changes) {
+    fn report_changes(&mut self, changes: Changes) {
         self.remember_missed(changes.missed);
-        if self.outbox.is_some() && !self.untold {
-            self.tell_containers(false, changes.changed.iter().map(Into::into).collect(), changes.gone);
+        if self.outbox.is_some() && !self.full_report_due {
+            self.report_containers(false, changes.changed.iter().map(Into::into).collect(), changes.gone);
         }
     }
 
@@ -318,54 +367,63 @@ impl Node {
         self.missed.extend(missed.into_iter().take(room));
     }
 
-    /// Tells what there was no room for, or nobody who listened.
-    fn tell_again(&mut self) {
+    /// Sends reports that had no room before, or no aggregator.
+    fn retry_reports(&mut self) {
         if self.outbox.is_none() {
             return;
         }
-        if self.untold {
+        if self.full_report_due {
             let all = self.containers.all().map(Into::into).collect();
-            if !self.tell_containers(true, all, Vec::new()) {
+            if !self.report_containers(true, all, Vec::new()) {
                 return;
             }
-            self.untold = false;
+            self.full_report_due = false;
         }
         if !self.missed.is_empty() {
             let missed: Vec<Seen> = self.missed.drain(..).collect();
             let keys = missed.iter().map(|seen| seen.key.clone()).collect();
-            if self.tell_containers(false, missed.iter().map(Into::into).collect(), Vec::new()) {
-                // Were there no room for this one, the report with all would say it.
-                self.tell_containers(false, Vec::new(), keys);
+            if self.report_containers(false, missed.iter().map(Into::into).collect(), Vec::new()) {
+                // If there is no room for this report, the next report of all containers covers it.
+                self.report_containers(false, Vec::new(), keys);
             } else {
                 self.missed.extend(missed);
             }
         }
     }
 
-    fn tell_metrics(&mut self) -> Result<(), End> {
+    fn report_metrics(&mut self) -> Result<(), End> {
         let runtime = match self.sibling.usage() {
             Ok(usage) => usage,
-            Err(error) => return self.is_away(error),
+            Err(error) => return self.runtime_failed(error),
         };
         let metrics = self.measures.report(runtime, self.queue.len() as u64);
         self.report(Report::Metrics(metrics));
         Ok(())
     }
 
-    // What is ordered.
+    // Orders.
 
-    fn obey(&mut self, order: v1::order::Order) {
+    fn handle_order(&mut self, order: v1::order::Order) {
+        if self.draining.is_some() {
+            return;
+        }
         match order {
-            v1::order::Order::Resync(_) => self.untold = true,
-            v1::order::Order::Lease(lease) => self.want(&lease.layers, lease.seconds, Purpose::Inventory),
-            v1::order::Order::CrossRead(read) => self.want(&read.layers, read.seconds, Purpose::Verification),
+            v1::order::Order::Resync(_) => self.full_report_due = true,
+            v1::order::Order::Lease(lease) => {
+                tracing::info!(layers = lease.layers.len(), seconds = lease.seconds, "lease received");
+                self.enqueue(&lease.layers, lease.seconds, Purpose::Inventory);
+            }
+            v1::order::Order::CrossRead(read) => {
+                tracing::info!(layers = read.layers.len(), seconds = read.seconds, "verification received");
+                self.enqueue(&read.layers, read.seconds, Purpose::Verification);
+            }
             v1::order::Order::Check(check) if self.checks.len() < MAX_CHECKS => self.checks.push_back(check),
-            // What needs no answer, and what is beyond what may wait.
+            // A welcome needs no action; further checks are dropped.
             _ => {}
         }
     }
 
-    fn want(&mut self, layers: &[v1::LayerId], seconds: u32, purpose: Purpose) {
+    fn enqueue(&mut self, layers: &[v1::LayerId], seconds: u32, purpose: Purpose) {
         let until = (seconds > 0).then(|| Instant::now() + Duration::from_secs(seconds.into()));
         for layer in layers.iter().filter_map(|layer| LayerId::try_from(layer).ok()) {
             let namespaces = self.containers.namespaces(layer);
@@ -373,10 +431,10 @@ impl Node {
         }
     }
 
-    /// Gives threads that are idle something to read.
-    fn hand_out(&mut self) {
+    /// Assigns tasks to idle threads.
+    fn assign_tasks(&mut self) {
         while self.idle > 0
-            && self.away.is_none()
+            && self.retry_pause.is_none()
             && let Some(outbox) = self.outbox.clone()
         {
             let task = match self.checks.pop_front() {
@@ -397,7 +455,7 @@ impl Node {
     fn layer(&mut self, wanted: Wanted, outbox: Outbox) -> Option<Task> {
         let Some((pin, root, marks)) = self.containers.layer(wanted.layer) else {
             self.measures.gone_before_reading += self.containers.forget_unread(wanted.layer);
-            // Where there is no room for it, the lease ends by itself.
+            // If there is no room for the report, the lease expires.
             self.report(gone(wanted.layer));
             return None;
         };
@@ -411,16 +469,16 @@ impl Node {
         Some(Task { pin: pin.clone(), what: What::Check { check, stack }, outbox })
     }
 
-    /// Says whether what was read counts: only if it was read from what still stands.
-    fn judge(&mut self, done: Done) -> Result<(), End> {
+    /// Decides whether a result counts: only if the layers that it was read from still exist.
+    fn conclude(&mut self, done: Done) -> Result<(), End> {
         let Done { task, went, verdict } = done;
         let stands = match &task.what {
             _ if went == Went::Vanished => Ok(false),
-            // A mounted root is a container's own.
+            // A mounted root belongs to its container.
             What::Check { .. } => self.sibling.recheck_pin(&task.pin),
-            // What cannot be opened below a container that is there is a failure; else it is only gone.
+            // A failure counts only while the container exists; otherwise the layer is gone.
             What::Layer { .. } if went == Went::Failed => self.sibling.recheck_pin(&task.pin),
-            // A layer outlives its container.
+            // A layer may outlive its container.
             What::Layer { .. } => match self.sibling.recheck_pin(&task.pin) {
                 Ok(false) => self.sibling.stand(&task.pin),
                 same => same,
@@ -429,8 +487,8 @@ impl Node {
         let stands = match stands {
             Ok(stands) => stands,
             Err(error) => {
-                self.is_away(error)?;
-                return self.read_again(&task);
+                self.runtime_failed(error)?;
+                return self.requeue(&task);
             }
         };
         let wanted = match task.what {
@@ -441,10 +499,10 @@ impl Node {
             }
         };
         if !stands {
-            // Another container may have it elsewhere.
+            // Another container may have the layer at another path.
             let lost = self.containers.layer(wanted.layer).is_none_or(|(pin, ..)| *pin == task.pin);
             if !lost && wanted.tries < MAX_TRIES {
-                return self.read_again(&task);
+                return self.requeue(&task);
             }
             self.measures.gone_before_reading += self.containers.forget_unread(wanted.layer);
             let _ = verdict.send(Verdict::Gone);
@@ -462,8 +520,8 @@ impl Node {
         Ok(())
     }
 
-    /// Puts a layer back that was read in vain.
-    fn read_again(&mut self, task: &Task) -> Result<(), End> {
+    /// Puts a layer back into the queue.
+    fn requeue(&mut self, task: &Task) -> Result<(), End> {
         if let What::Layer { wanted, .. } = task.what
             && wanted.tries < MAX_TRIES
             && self.outbox.is_some()
@@ -475,7 +533,13 @@ impl Node {
     }
 }
 
-/// Leaves out of a report that would be too large what explains it.
+/// Returns whether a byte can be read without waiting.
+fn readable(stream: &UnixStream) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+/// Shrinks a report that is too large: first texts of steps, then steps, then layers.
 fn fit(report: &mut v1::Containers) {
     if report.encoded_len() > MAX_REPORT {
         report.containers.iter_mut().flat_map(|container| &mut container.steps).for_each(|step| step.text.clear());

@@ -1,21 +1,31 @@
-//! What waits to be read, in a fair order: round robin over namespaces, so that a tenant of a thousand images does not keep
-//! another one waiting.
+//! Layers that wait to be read, in a fair order: round robin over namespaces, so that a tenant with a thousand images does not delay
+//! another one.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
 use outcrop_proto::LayerId;
 
-/// Most layers that wait. What is beyond is dropped: its lease expires.
+/// Maximum number of waiting layers. Further layers are dropped, and their leases expire.
 const MAX_WAITING: usize = 16_384;
 
-/// Why a layer is read.
+/// Purpose of reading a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Purpose {
-    /// Its inventory is wanted.
+    /// Deliver its inventory.
     Inventory,
-    /// Its inventory's digest is wanted, to hold another node's word against it.
+    /// Send the digest of its inventory, to verify another node's result.
     Verification,
+}
+
+impl Purpose {
+    /// Returns the name, for the log.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inventory => "inventory",
+            Self::Verification => "verification",
+        }
+    }
 }
 
 /// A layer that waits to be read.
@@ -23,13 +33,13 @@ pub(super) enum Purpose {
 pub(super) struct Wanted {
     pub(super) layer: LayerId,
     pub(super) purpose: Purpose,
-    /// Afterwards another node may have been asked, and nobody waits for this one.
+    /// End of the lease; afterwards another node may have got the layer.
     pub(super) until: Option<Instant>,
-    /// How often it was begun.
+    /// Number of attempts so far.
     pub(super) tries: u32,
 }
 
-/// Layers that wait.
+/// Queue of layers.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     inventories: Lanes,
@@ -37,12 +47,12 @@ pub(super) struct Queue {
     waiting: HashSet<(LayerId, Purpose)>,
 }
 
-/// One lane a namespace.
+/// One lane per namespace.
 #[derive(Debug, Default)]
 struct Lanes(VecDeque<(String, VecDeque<Wanted>)>);
 
 impl Queue {
-    /// Puts a layer of the containers of one of `namespaces` behind the others of the namespace that waits for the fewest.
+    /// Appends a layer to the shortest lane of `namespaces`, the namespaces of the containers that have the layer.
     pub(super) fn push(&mut self, wanted: Wanted, namespaces: &[String]) {
         if self.waiting.len() >= MAX_WAITING || !self.waiting.insert((wanted.layer, wanted.purpose)) {
             return;
@@ -56,7 +66,7 @@ impl Queue {
         }
     }
 
-    /// The next one for which somebody still waits: verifications only when no inventory is wanted.
+    /// Returns the next layer whose lease has not expired; verifications only when no inventory waits.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Wanted> {
         loop {
             let next = self.inventories.pop().or_else(|| self.verifications.pop())?;
@@ -115,7 +125,7 @@ mod tests {
         }
         let few = wanted(5000, Purpose::Inventory);
         queue.push(few, std::slice::from_ref(&small));
-        // One that both have waits where fewer wait; one that is asked for twice is read once.
+        // A layer that both tenants have goes to the shorter lane; a layer that is queued twice is read once.
         let shared = wanted(6000, Purpose::Inventory);
         queue.push(shared, &[large, small]);
         queue.push(few, &["third".to_owned()]);

@@ -1,5 +1,5 @@
-//! The threads that have layers and stacks read. They speak to workers and to nobody else; the node tells them afterwards
-//! whether what was read counts, and then they send it.
+//! The threads that have layers and stacks read by workers. The node decides afterwards whether a result counts; then the thread
+//! sends it.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -13,22 +13,24 @@ use sha2::{Digest as _, Sha256};
 
 use super::node::{Command, Commands};
 use super::queue::{Purpose, Wanted};
+use super::supervised;
 use super::uplink::Outbox;
 use crate::catalog;
+use crate::logging::safe;
 use crate::runtime::Pin;
 use crate::scan::{Doubt, ScanError, StackPlace, StackReader};
-use crate::worker::{StackReading, Started, WorkerError};
+use crate::worker::{ReadStats, StackReading, WorkerError};
 
-/// Compression level: a third of the time of zstd's default for four per cent more bytes.
+/// Compression level of zstd: a third of the default level's time for four percent more bytes.
 const ZSTD_LEVEL: i32 = 1;
 
-/// Something to read.
+/// A task of a scan thread.
 #[derive(Debug)]
 pub(super) struct Task {
     pub(super) what: What,
-    /// The container that it is read for.
+    /// The container that the task belongs to.
     pub(super) pin: Pin,
-    /// Where the answer goes.
+    /// Queue for the result.
     pub(super) outbox: Outbox,
 }
 
@@ -38,43 +40,43 @@ pub(super) enum What {
     Check { check: v1::Check, stack: StackPlace },
 }
 
-/// What became of a task, and whether it counts is for the node to say.
+/// A finished task; the node decides whether its result counts.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) task: Task,
-    /// How it went.
+    /// Outcome of the task.
     pub(super) went: Went,
-    /// The thread waits here. Without a verdict what was read is thrown away.
+    /// The thread waits for the verdict. Without a verdict it discards the result.
     pub(super) verdict: mpsc::Sender<Verdict>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Went {
-    /// It was read, and its root is still where it was.
+    /// The layer was read, and its root still exists.
     Read,
-    /// It could not be read.
+    /// The layer could not be read.
     Failed,
-    /// It was read, and its root is not there any more.
+    /// The layer was read, and its root no longer exists.
     Vanished,
 }
 
-/// What the node says of it.
+/// The node's verdict on a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The snapshots that it was read from still stand.
+    /// The result counts: its layers still exist.
     Counts,
-    /// They do not: what was read says nothing.
+    /// The result is discarded: its layers no longer exist.
     Gone,
 }
 
-/// Starts `threads` that take tasks from the channel that is returned. Each tells the node when it is idle, also at first.
+/// Starts `threads` that take tasks from the returned channel. Each tells the node when it becomes idle, also at the start.
 pub(super) fn start(threads: usize, reader: &StackReader, commands: &Commands) -> io::Result<mpsc::Sender<Task>> {
     let (sender, tasks) = mpsc::channel::<Task>();
     let tasks = Arc::new(Mutex::new(tasks));
     for number in 0..threads {
         let (tasks, reader, commands) = (Arc::clone(&tasks), reader.clone(), commands.clone());
-        let thread = std::thread::Builder::new().name(format!("scan-{number}"));
-        thread.spawn(move || {
+        let thread = commands.clone();
+        supervised(format!("scan-{number}"), &thread, move || {
             loop {
                 commands.send(Command::Idle);
                 let task = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -88,24 +90,31 @@ pub(super) fn start(threads: usize, reader: &StackReader, commands: &Commands) -
     Ok(sender)
 }
 
-/// What was read.
+/// Result of a task.
 enum Answer {
-    Inventory(LayerId, Compressed, Started),
-    Digest(LayerId, Digesting, Started),
+    Inventory(LayerId, Compressed, ReadStats),
+    Digest(LayerId, Digesting, ReadStats),
     Unreadable(LayerId, ScanError),
     Stack(Vec<u8>, Result<StackReading, ScanError>, Vec<Vec<u8>>, Doubt),
 }
 
 fn perform(task: Task, reader: &StackReader, commands: &Commands) {
+    let span = match &task.what {
+        What::Layer { wanted, .. } => {
+            tracing::info_span!("layer", id = %wanted.layer, purpose = wanted.purpose.as_str())
+        }
+        What::Check { .. } => tracing::info_span!("check"),
+    };
+    let _entered = span.enter();
     let (answer, went) = match &task.what {
         What::Layer { wanted, root, marks } => {
             let answer = match wanted.purpose {
                 Purpose::Inventory => reader
                     .layer_into(root, *marks)
-                    .map(|(started, inventory)| Answer::Inventory(wanted.layer, inventory, started)),
-                Purpose::Verification => reader
-                    .layer_into(root, *marks)
-                    .map(|(started, digest)| Answer::Digest(wanted.layer, digest, started)),
+                    .map(|(stats, inventory)| Answer::Inventory(wanted.layer, inventory, stats)),
+                Purpose::Verification => {
+                    reader.layer_into(root, *marks).map(|(stats, digest)| Answer::Digest(wanted.layer, digest, stats))
+                }
             };
             let answer = answer.unwrap_or_else(|error| Answer::Unreadable(wanted.layer, error));
             let went = match &answer {
@@ -127,30 +136,53 @@ fn perform(task: Task, reader: &StackReader, commands: &Commands) {
         return;
     }
     if let Ok(verdict) = is_said.recv() {
+        log(&answer, verdict);
         send(answer, verdict, &outbox);
     }
 }
 
-/// Sends what was read. Where the stream has ended meanwhile nobody waits for it.
+/// Logs the outcome of a task.
+fn log(answer: &Answer, verdict: Verdict) {
+    match (answer, verdict) {
+        (_, Verdict::Gone) => tracing::info!("container gone, result discarded"),
+        (Answer::Inventory(_, _, stats) | Answer::Digest(_, _, stats), Verdict::Counts) => {
+            let v1::ReadCost { milliseconds, paths, evidence_files, evidence_bytes } = cost(stats);
+            tracing::info!(milliseconds, paths, evidence_files, evidence_bytes, "layer read");
+        }
+        (Answer::Unreadable(_, error), Verdict::Counts) => {
+            tracing::warn!(reason = %safe(&error.to_string()), "layer failed");
+        }
+        (Answer::Stack(_, Ok(read), _, doubt), Verdict::Counts) => {
+            let (hidden, undecided) = (doubt.hidden.len(), doubt.undecided.len());
+            tracing::debug!(read = read.len(), hidden, undecided, "stack checked");
+        }
+        (Answer::Stack(_, Err(error), ..), Verdict::Counts) => {
+            tracing::warn!(reason = %safe(&error.to_string()), "check failed");
+        }
+    }
+}
+
+/// Sends a result. If the stream has ended meanwhile, the result is dropped.
 fn send(answer: Answer, verdict: Verdict, outbox: &Outbox) {
     match (answer, verdict) {
         (Answer::Inventory(layer, ..) | Answer::Digest(layer, ..) | Answer::Unreadable(layer, _), Verdict::Gone) => {
             outbox.wait_and_send(gone(layer));
         }
         (Answer::Stack(..), Verdict::Gone) => {}
-        (Answer::Inventory(layer, compressed, started), Verdict::Counts) => match compressed.finish() {
-            Ok(bytes) => outbox.deliver(layer, &bytes, started),
+        (Answer::Inventory(layer, compressed, stats), Verdict::Counts) => match compressed.finish() {
+            Ok(bytes) => outbox.deliver(layer, &bytes, &stats),
             Err(error) => {
                 outbox.wait_and_send(unreadable(layer, format!("compressing the inventory: {error}"), "failed"));
             }
         },
-        (Answer::Digest(layer, Digesting(hasher), started), Verdict::Counts) => {
+        (Answer::Digest(layer, Digesting(hasher), stats), Verdict::Counts) => {
             outbox.wait_and_send(Report::Verified(v1::Verified {
                 layer: Some(layer.into()),
                 digest: hasher.finalize().to_vec(),
-                cataloguers: catalog::VERSION,
-                cage: started.cage.to_string(),
-                marks: started.marks,
+                catalogers: catalog::VERSION,
+                cage: stats.started.cage.to_string(),
+                marks: stats.started.marks,
+                cost: Some(cost(&stats)),
             }));
         }
         (Answer::Unreadable(layer, error), Verdict::Counts) => {
@@ -164,11 +196,21 @@ fn send(answer: Answer, verdict: Verdict, outbox: &Outbox) {
     }
 }
 
+/// Converts the statistics of a read for the wire.
+pub(super) fn cost(stats: &ReadStats) -> v1::ReadCost {
+    v1::ReadCost {
+        milliseconds: stats.elapsed.as_millis().try_into().unwrap_or(u64::MAX),
+        paths: stats.work.paths,
+        evidence_files: stats.work.evidence_files,
+        evidence_bytes: stats.work.evidence_bytes,
+    }
+}
+
 fn unreadable(layer: LayerId, reason: String, state: &str) -> Report {
     Report::Unreadable(v1::Unreadable { layer: Some(layer.into()), reason, state: state.to_owned(), gone: false })
 }
 
-/// A layer that is not on this node any more.
+/// Reports a layer that is no longer on this node.
 pub(super) fn gone(layer: LayerId) -> Report {
     let reason = "the container was replaced or removed, and no other container of this node has the layer".to_owned();
     Report::Unreadable(v1::Unreadable { layer: Some(layer.into()), reason, state: "failed".to_owned(), gone: true })
@@ -191,7 +233,7 @@ fn answers(stack: Vec<u8>, read: Result<StackReading, ScanError>, unread: &[Vec<
     Report::Answers(v1::Answers { stack, answers, hidden: doubt.hidden, undecided })
 }
 
-/// An inventory that is compressed as it comes: it is never in memory as a whole.
+/// An inventory that is compressed while it arrives: it is never in memory as a whole.
 struct Compressed(io::Result<zstd::stream::write::Encoder<'static, Vec<u8>>>);
 
 impl Default for Compressed {
@@ -219,7 +261,7 @@ impl Write for Compressed {
     }
 }
 
-/// An inventory of which only the digest is kept.
+/// Digest of an inventory that is not kept.
 #[derive(Default)]
 struct Digesting(Sha256);
 

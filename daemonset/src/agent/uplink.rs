@@ -1,4 +1,4 @@
-//! The way to the aggregator: one stream, made again whenever it ends.
+//! The connection to the aggregator: one stream, opened again whenever it ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,47 +6,54 @@ use std::time::Duration;
 use outcrop_proto::LayerId;
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
 use outcrop_proto::wire::v1::report::Report;
-use outcrop_proto::wire::{MAX_MESSAGE, PIECE, v1};
+use outcrop_proto::wire::{MAX_MESSAGE, PIECE, Refusal, v1};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use super::node::{Command, Commands};
-use super::{Aggregator, say};
-use crate::worker::Started;
+use super::Aggregator;
+use super::node::{Command, Commands, DRAIN};
+use super::reading::cost;
+use crate::logging::safe;
+use crate::worker::ReadStats;
 
-/// Reports that wait for the network. Beyond them reading waits, so that memory stays bounded.
+/// Maximum number of reports that wait for the network. Reading waits for room, so memory stays bounded.
 const WAITING_REPORTS: usize = 8;
 
-/// The first pause before another attempt; twice as long after each failure, up to the longest.
+/// The first pause before another attempt; it doubles after each failure, up to the longest.
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Where reports go, for as long as one stream lives.
+/// The pause after the aggregator refused this agent's version of the interface.
+const REFUSED_PAUSE: Duration = Duration::from_secs(120);
+
+/// Queue of reports of one stream.
 #[derive(Clone, Debug)]
 pub(super) struct Outbox {
     cluster: Arc<str>,
     reports: Sender<v1::Report>,
-    /// Inventories on their way, each a call of its own: a long stream would keep the memory of its longest message.
+    /// Inventories to deliver, each in a separate call: a long stream would keep the memory of its longest message.
     deliveries: Sender<Receiver<v1::Piece>>,
 }
 
-/// What became of a report that could not wait.
+/// Result of sending a report without waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     Yes,
-    /// The network is slower than what is to say.
+    /// The queue is full.
     Full,
     /// The stream has ended.
     Ended,
 }
 
 impl Outbox {
-    /// Sends one report if there is room for it.
+    /// Sends a report if the queue has room.
     pub(super) fn send(&self, report: Report) -> Sent {
         match self.reports.try_send(self.addressed(report)) {
             Ok(()) => Sent::Yes,
@@ -55,13 +62,13 @@ impl Outbox {
         }
     }
 
-    /// Sends a report, and waits until there is room for it. Where the stream has ended nobody waits for it.
+    /// Sends a report and waits for room in the queue. If the stream has ended, the report is dropped.
     pub(super) fn wait_and_send(&self, report: Report) {
         let _ = self.reports.blocking_send(self.addressed(report));
     }
 
-    /// Hands over the inventory of a layer, compressed. Ends early with the stream.
-    pub(super) fn deliver(&self, layer: LayerId, compressed: &[u8], started: Started) {
+    /// Delivers the compressed inventory of a layer. Returns early if the stream ends.
+    pub(super) fn deliver(&self, layer: LayerId, compressed: &[u8], stats: &ReadStats) {
         let (pieces, receiver) = tokio::sync::mpsc::channel(1);
         if self.deliveries.blocking_send(receiver).is_err() {
             return;
@@ -71,8 +78,9 @@ impl Outbox {
             if number == 0 {
                 piece.cluster = self.cluster.to_string();
                 piece.layer = Some(layer.into());
-                piece.cage = started.cage.to_string();
-                piece.marks = started.marks;
+                piece.cage = stats.started.cage.to_string();
+                piece.marks = stats.started.marks;
+                piece.cost = Some(cost(stats));
             }
             if pieces.blocking_send(piece).is_err() {
                 return;
@@ -90,71 +98,132 @@ pub(super) struct Uplink {
     pub(super) cluster: String,
     pub(super) hello: v1::Hello,
     pub(super) commands: Commands,
+    /// Ends the uplink once its deliveries are done.
+    pub(super) stop: CancellationToken,
 }
 
 impl Uplink {
-    /// Attaches, again and again, until the node's thread has ended.
+    /// Attaches to the aggregator, and again whenever the stream ends, until the agent stops.
     pub(super) fn run(self) {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
             Ok(runtime) => runtime,
-            // Without it the commands end, and with them the agent.
-            Err(_) => return,
+            Err(error) => {
+                tracing::error!(reason = %safe(&error.to_string()), "starting the connection to the aggregator failed");
+                return;
+            }
         };
         runtime.block_on(async {
-            let mut pause = PAUSE;
-            loop {
-                let (attached, ended) = self.attach().await;
-                if attached {
-                    pause = PAUSE;
-                    if !self.commands.send(Command::Detached) {
-                        return;
-                    }
-                }
-                match ended {
-                    Ok(Ended::Node) => return,
-                    Ok(Ended::Stream) => say("the aggregator ended the stream"),
-                    Err(status) => say(&format!("the aggregator is not there: {}", cause(&status))),
-                }
-                tokio::time::sleep(jittered(pause)).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+            let too_late = async {
+                self.stop.cancelled().await;
+                tokio::time::sleep(DRAIN).await;
+            };
+            tokio::select! {
+                // After a stop it returns as soon as everything is delivered.
+                () = self.attach_until_stopped() => {}
+                () = too_late => {}
             }
         });
     }
 
-    /// One stream: whether it began, and how it ended.
+    async fn attach_until_stopped(&self) {
+        let mut pause = PAUSE;
+        let mut reported = String::new();
+        loop {
+            let (attached, ended) = self.attach().await;
+            if attached {
+                pause = PAUSE;
+                reported.clear();
+                if !self.commands.send(Command::Detached) {
+                    return;
+                }
+            }
+            let (reason, refusal) = match ended {
+                Ok(Ended::Agent) => return,
+                Ok(Ended::Stream) => ("the aggregator ended the stream".to_owned(), None),
+                Err(status) => (cause(&status), Refusal::of(&status)),
+            };
+            if self.stop.is_cancelled() {
+                return;
+            }
+            if refusal == Some(Refusal::WireVersion) {
+                // Only an upgrade of one side helps, which starts new processes.
+                pause = REFUSED_PAUSE;
+            }
+            let wait = jittered(pause);
+            // One event per change: a reason that was reported is not reported again at each attempt.
+            let refused = refusal.map_or("", Refusal::as_str);
+            let (retry_seconds, text) = (wait.as_secs_f64(), safe(&reason));
+            match (refusal, reported == reason) {
+                (_, true) => tracing::debug!(reason = %text, refused, retry_seconds, "attach failed again"),
+                (Some(_), false) => tracing::error!(reason = %text, refused, retry_seconds, "agent refused"),
+                (None, false) if attached => tracing::warn!(reason = %text, retry_seconds, "detached"),
+                (None, false) => tracing::warn!(reason = %text, retry_seconds, "attach failed"),
+            }
+            reported = reason;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => return,
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Holds one stream. Returns whether it began, and how it ended.
     async fn attach(&self) -> (bool, Result<Ended, Status>) {
-        let mut orders = match self.begin().await {
+        // Tasks of this stream end with it.
+        let mut tasks = JoinSet::new();
+        let begun = tokio::select! {
+            begun = self.begin(&mut tasks) => begun,
+            () = self.stop.cancelled() => return (false, Ok(Ended::Agent)),
+        };
+        let mut orders = match begun {
             Ok((orders, outbox)) => {
-                say("attached to the aggregator");
                 if !self.commands.send(Command::Attached(outbox)) {
-                    return (true, Ok(Ended::Node));
+                    return (true, Ok(Ended::Agent));
                 }
                 orders
             }
             Err(status) => return (false, Err(status)),
         };
         loop {
-            match orders.message().await {
+            let message = tokio::select! {
+                message = orders.message() => message,
+                Some(ended) = tasks.join_next() => match ended {
+                    // The agent stops, and everything is delivered.
+                    Ok(()) if self.stop.is_cancelled() => return (true, Ok(Ended::Agent)),
+                    Ok(()) => continue,
+                    // A panic ends the thread, and with it the agent: no task dies quietly.
+                    Err(error) => match error.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(_) => continue,
+                    },
+                },
+            };
+            match message {
                 Ok(None) => return (true, Ok(Ended::Stream)),
                 Err(status) => return (true, Err(status)),
-                // An order of another cluster's aggregator, or of a kind that is not known here, is passed over.
+                // An order of another cluster's aggregator, or of a kind that is not known here, is ignored.
                 Ok(Some(order)) if !order.cluster.is_empty() && order.cluster != self.cluster => {}
                 Ok(Some(v1::Order { order: None, .. })) => {}
                 Ok(Some(v1::Order { order: Some(order), .. })) => {
+                    if let v1::order::Order::Welcome(welcome) = &order {
+                        tracing::info!(aggregator_version = %safe(&welcome.aggregator_version), "attached");
+                    }
                     if !self.commands.send(Command::Order(order)) {
-                        return (true, Ok(Ended::Node));
+                        return (true, Ok(Ended::Agent));
                     }
                 }
             }
         }
     }
 
-    async fn begin(&self) -> Result<(tonic::Streaming<v1::Order>, Outbox), Status> {
-        // Token and authority are replaced while the agent runs: they are read each time.
+    async fn begin(&self, tasks: &mut JoinSet<()>) -> Result<(tonic::Streaming<v1::Order>, Outbox), Status> {
+        // Token and certificate authority are replaced while the agent runs: they are read each time.
         let unusable = |error: super::AgentError| Status::failed_precondition(error.to_string());
         let endpoint = self.aggregator.endpoint().map_err(unusable)?;
         let bearer = format!("Bearer {}", self.aggregator.token().map_err(unusable)?).parse::<MetadataValue<Ascii>>();
-        let bearer = bearer.map_err(|_| Status::invalid_argument("the token file does not contain a token"))?;
+        let mut bearer = bearer.map_err(|_| Status::invalid_argument("the token file does not contain a token"))?;
+        bearer.set_sensitive(true);
         let channel = endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
         let mut client = CollectorClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
@@ -164,7 +233,7 @@ impl Uplink {
         let (reports, receiver) = tokio::sync::mpsc::channel(WAITING_REPORTS);
         let (deliveries, waiting) = tokio::sync::mpsc::channel(1);
         let outbox = Outbox { cluster: self.cluster.as_str().into(), reports, deliveries };
-        tokio::spawn(deliver(client.clone(), bearer.clone(), waiting));
+        tasks.spawn(deliver(client.clone(), bearer.clone(), waiting, self.stop.clone()));
         outbox.send(Report::Hello(self.hello.clone()));
         let mut request = Request::new(ReceiverStream::new(receiver));
         request.metadata_mut().insert("authorization", bearer);
@@ -172,17 +241,33 @@ impl Uplink {
     }
 }
 
-/// Makes the calls of deliveries, one after the other, until the stream's outbox is gone. What is not taken is the aggregator's to lease again.
+/// Makes the calls of deliveries, one after the other, until the stream's outbox is gone or `stop` is cancelled. The aggregator leases
+/// again what it did not accept.
 async fn deliver(
     mut client: CollectorClient<Channel>,
     bearer: MetadataValue<Ascii>,
     mut waiting: Receiver<Receiver<v1::Piece>>,
+    stop: CancellationToken,
 ) {
-    while let Some(pieces) = waiting.recv().await {
+    loop {
+        let pieces = tokio::select! {
+            biased;
+            pieces = waiting.recv() => pieces,
+            // What waits already is still delivered.
+            () = stop.cancelled(), if !waiting.is_closed() => {
+                waiting.close();
+                continue;
+            }
+        };
+        let Some(pieces) = pieces else { return };
         let mut request = Request::new(ReceiverStream::new(pieces));
         request.metadata_mut().insert("authorization", bearer.clone());
-        if let Err(status) = client.deliver(request).await {
-            say(&format!("the aggregator does not take an inventory: {}", cause(&status)));
+        match client.deliver(request).await {
+            Ok(_) => tracing::debug!("inventory stored"),
+            Err(status) => {
+                let refused = Refusal::of(&status).map_or("", Refusal::as_str);
+                tracing::warn!(reason = %safe(&cause(&status)), refused, "delivery failed");
+            }
         }
     }
 }
@@ -192,10 +277,10 @@ enum Ended {
     /// The aggregator.
     Stream,
     /// The agent.
-    Node,
+    Agent,
 }
 
-/// The innermost reason: a transport's own words tell only that it is one.
+/// Returns the innermost cause: the outer text of a transport error does not name it.
 fn cause(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut source = std::error::Error::source(status);
@@ -206,7 +291,7 @@ fn cause(status: &Status) -> String {
     text
 }
 
-/// Somewhere between half and all of `pause`, so that a thousand nodes do not come back at one moment.
+/// Returns a random time between half of `pause` and `pause`, so that a thousand nodes do not return at the same moment.
 pub(super) fn jittered(pause: Duration) -> Duration {
     use std::hash::{BuildHasher as _, RandomState};
     let random = RandomState::new().hash_one(0_u8) % 512;

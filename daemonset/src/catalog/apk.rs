@@ -6,12 +6,12 @@ use outcrop_proto::{Fact, FileDigest, Package, PackageType, SourcePackage};
 use super::collect::{Collector, text};
 use super::digests::{base64, hex};
 use super::lines::Lines;
-use super::{CatalogError, Cataloguer, Evidence, Want};
+use super::{CatalogError, Cataloger, Evidence, Want};
 
 /// Reads apk's database.
 pub(super) struct Apk;
 
-impl Cataloguer for Apk {
+impl Cataloger for Apk {
     fn name(&self) -> &'static str {
         "apk"
     }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_a_package_with_origin_and_licence() {
+    fn a_record_is_a_package_with_origin_and_license() {
         let fact = read(
             b"C:Q1v4QhLje3kWlC8DJj+ZfJTjlJRSU=\nP:ssl_client\nV:1.36.1-r15\nA:x86_64\nL:GPL-2.0-only AND MIT\n\
               o:busybox\nF:usr\n\nP:musl\nV:1.2.4-r2\n",

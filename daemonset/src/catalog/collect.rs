@@ -1,4 +1,4 @@
-//! A fact in the making, with the bounds that keep a hostile evidence from filling memory.
+//! Collects a fact within limits that keep hostile evidence from filling memory.
 
 use std::collections::BTreeSet;
 use std::mem::size_of;
@@ -10,7 +10,7 @@ use super::{CatalogError, could_be_evidence};
 /// Longest name, version or other identifying field, bytes. Debian's longest version has 50.
 const MAX_FIELD: usize = 1024;
 
-/// Longest declared licence, bytes; longer ones are left out. RPM's `texlive` names 2 KB of them.
+/// Longest declared license, bytes; longer ones are left out. RPM's `texlive` declares 2 KB.
 const MAX_LICENSE: usize = 8 << 10;
 
 /// What the packages of one evidence may take in memory, bytes: about 100,000 packages, more than any distribution has.
@@ -72,10 +72,9 @@ impl Collector {
         Ok(())
     }
 
-    /// Notes that `package` installed `path`, if anyone will ever ask. `digest` is read only then.
+    /// Records that `package` installed `path`, if `path` could be evidence. `digest` is called only then.
     ///
-    /// A claim lost to a bound is told by a warning: without it a package counts as the application's own, and is
-    /// matched rather than withheld.
+    /// A claim that exceeds a limit causes a warning: without its claim, a package counts as the application's own.
     pub(super) fn claim(&mut self, path: &[u8], package: &str, digest: impl FnOnce() -> Option<FileDigest>) {
         let path = path.strip_prefix(b"./").unwrap_or(path);
         let path = path.strip_prefix(b"/").unwrap_or(path);
@@ -94,12 +93,12 @@ impl Collector {
         self.fact.claims.push(Claim { path: path.to_vec(), package: package.to_owned(), digest: digest() });
     }
 
-    /// Whether nothing more will be claimed, so that looking for files is in vain.
+    /// Returns whether no further claim fits, so that the caller can stop looking for files.
     pub(super) const fn claims_are_full(&self) -> bool {
         self.path_bytes > MAX_PATH_BYTES
     }
 
-    /// Notes a part of the evidence that could not be read. The same sentence twice counts once.
+    /// Records a part of the evidence that could not be read. Equal sentences count once.
     pub(super) fn warn(&mut self, warning: impl Into<String>) {
         let warning = warning.into();
         if self.warnings.len() < MAX_WARNINGS || self.warnings.contains(&warning) {
@@ -109,12 +108,12 @@ impl Collector {
         }
     }
 
-    /// Whether no package was added.
+    /// Returns whether no package was added.
     pub(super) const fn has_no_packages(&self) -> bool {
         self.fact.packages.is_empty()
     }
 
-    /// The fact, in its one order.
+    /// Returns the fact in its canonical order.
     pub(super) fn finish(mut self) -> Fact {
         self.fact.warnings.extend(self.warnings);
         if self.left_out > 0 {

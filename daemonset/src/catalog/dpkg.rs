@@ -10,7 +10,7 @@ use outcrop_proto::{Fact, FileDigest, Package, PackageType, SourcePackage};
 use super::collect::{Collector, text};
 use super::digests::hex;
 use super::lines::Lines;
-use super::{CatalogError, Cataloguer, Evidence, Want};
+use super::{CatalogError, Cataloger, Evidence, Want};
 
 /// Where dpkg keeps its state, from the root.
 const HOME: &[u8] = b"var/lib/dpkg/";
@@ -64,7 +64,7 @@ fn kind(path: &[u8]) -> Option<Kind<'_>> {
         .then_some(Kind::StatusD)
 }
 
-impl Cataloguer for Dpkg {
+impl Cataloger for Dpkg {
     fn name(&self) -> &'static str {
         "dpkg"
     }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// Longest name, version or licence that is kept, bytes. npm allows names of 214, Maven coordinates and Go module paths
+/// Longest name, version or license that is kept, bytes. npm allows names of 214, Maven coordinates and Go module paths
 /// are shorter than 300 in practice.
 pub(super) const MAX_FIELD: usize = 1024;
 

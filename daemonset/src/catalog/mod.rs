@@ -1,8 +1,8 @@
-//! Bytes → facts: one file an ecosystem, and one registry of all.
+//! Catalogers: one file per ecosystem, and the registry of all of them.
 //!
-//! A [`Cataloguer`] says which paths it wants and is a pure function from the bytes of one evidence (or a declared group
-//! of files) to a [`Fact`]. It knows nothing of layers, containers or processes, opens nothing, and may be handed the
-//! bytes of an attacker: it answers with an error, within bounded time and memory.
+//! A [`Cataloger`] selects paths, and is a pure function from the bytes of one piece of evidence (or a declared group of files) to a
+//! [`Fact`]. It knows nothing about layers, containers or processes and opens no file. Its input is not trusted: it returns an error within
+//! bounded time and memory.
 
 mod apk;
 mod collect;
@@ -23,14 +23,14 @@ use std::io;
 
 use outcrop_proto::{Fact, KnownPath};
 
-/// Grows whenever a cataloguer would answer differently for the same bytes; never goes back.
+/// Version of the set of catalogers: it increases whenever a cataloger returns another fact for the same bytes, and never decreases.
 pub const VERSION: u32 = 1;
 
-/// How much of an evidence a text cataloguer reads, bytes. The largest dpkg status files of real images have 5 MB.
+/// Maximum size of text evidence, bytes. The largest dpkg status files of real images have 5 MB.
 pub const MAX_TEXT: u64 = 64 << 20;
 
-/// Every cataloguer. The first that wants a path gets it.
-pub const ALL: &[&dyn Cataloguer] = &[
+/// The registry. The first cataloger that wants a path reads it.
+pub const ALL: &[&dyn Cataloger] = &[
     &os_release::OsRelease,
     &dpkg::Dpkg,
     &apk::Apk,
@@ -41,7 +41,7 @@ pub const ALL: &[&dyn Cataloguer] = &[
     &golang::Golang,
 ];
 
-/// Paths that are evidence wherever symbolic links lead them: of package databases and of the distribution's name.
+/// Paths of package databases and `os-release`, which are evidence wherever symbolic links lead.
 pub const KNOWN: &[KnownPath] = &[
     KnownPath { path: "etc/os-release", database: false },
     KnownPath { path: "usr/lib/os-release", database: false },
@@ -55,7 +55,7 @@ pub const KNOWN: &[KnownPath] = &[
     KnownPath { path: "usr/lib/sysimage/rpm/Packages.db", database: true },
 ];
 
-/// Whether a path is evidence for a cataloguer.
+/// Whether a cataloger wants a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     /// No.
@@ -71,10 +71,10 @@ pub trait Source {
     /// Size in bytes, as it was when the source was opened.
     fn size(&self) -> u64;
 
-    /// Reads at `offset` into `buf`, and says how many bytes; fewer than asked only at the end.
+    /// Reads at `offset` into `buf` and returns the number of bytes; fewer than `buf` holds only at the end.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
 
-    /// All bytes, refused when there are more than `limit`.
+    /// Returns all bytes; an error if there are more than `limit`.
     fn bytes(&self, limit: u64) -> Result<Vec<u8>, CatalogError> {
         let size = self.size();
         if size > limit {
@@ -100,14 +100,14 @@ impl Source for &[u8] {
     }
 }
 
-/// One file to read, with the companions that its cataloguer declared.
+/// A piece of evidence, with the companion files that its cataloger declared.
 #[derive(Clone, Copy)]
 pub struct Evidence<'a> {
     /// Path from the image's root, without a leading slash.
     pub path: &'a [u8],
     /// Its bytes.
     pub source: &'a dyn Source,
-    /// Those of [`Cataloguer::companions`] that exist, in the order declared: `(path, bytes)`.
+    /// The existing files of [`Cataloger::companions`], in the declared order: `(path, bytes)`.
     pub companions: &'a [(&'a [u8], &'a dyn Source)],
 }
 
@@ -117,32 +117,33 @@ impl std::fmt::Debug for Evidence<'_> {
     }
 }
 
-/// Reads one ecosystem's evidence.
-pub trait Cataloguer: Sync {
-    /// Short name, as in messages and in the inventory: `dpkg`, `npm`.
+/// Reads the evidence of one ecosystem.
+pub trait Cataloger: Sync {
+    /// Returns the short name, for messages and the inventory: `dpkg`, `npm`.
     fn name(&self) -> &'static str;
 
-    /// Whether `path` (from the image's root, no leading slash) is evidence. Called once for every path of a layer: fast.
+    /// Returns whether `path` (from the image's root, without a leading slash) is evidence. Called for every path of a layer, so it must
+    /// be fast.
     fn wants(&self, path: &[u8]) -> Want;
 
-    /// Whether `path` is a package **database**: the container is `partial` when it cannot be read.
+    /// Returns whether `path` is a package **database**: if it cannot be read, the container is `partial`.
     fn is_database(&self, _path: &[u8]) -> bool {
         false
     }
 
-    /// Paths whose bytes belong together with those of `path` (SQLite and its write-ahead log).
+    /// Returns the paths that must be read together with `path` (SQLite and its write-ahead log).
     fn companions(&self, _path: &[u8]) -> Vec<Vec<u8>> {
         Vec::new()
     }
 
-    /// What the evidence says.
+    /// Reads the evidence into a fact.
     ///
     /// # Errors
-    /// When the bytes are not what their name promised, or exceed a bound.
+    /// When the bytes contradict the format, or exceed a limit.
     fn read(&self, evidence: &Evidence<'_>) -> Result<Fact, CatalogError>;
 }
 
-/// Why an evidence could not be read.
+/// Reason why evidence could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     /// More bytes than this format has in any real image.
@@ -153,12 +154,12 @@ pub enum CatalogError {
         /// Bytes that would be read.
         limit: u64,
     },
-    /// A bound other than the size: entries, depth, inflated bytes.
+    /// A limit other than the size: entries, depth, inflated bytes.
     #[error("more {what} than the limit of {limit}")]
     Limit {
-        /// What there is too much of.
+        /// Name of the limited amount.
         what: &'static str,
-        /// How much is allowed.
+        /// Maximum.
         limit: u64,
     },
     /// The bytes contradict their format.
@@ -166,10 +167,10 @@ pub enum CatalogError {
     Malformed {
         /// The format that the path promised.
         format: &'static str,
-        /// What is wrong, and where.
+        /// Defect, with its position.
         reason: String,
     },
-    /// A variant of the format that is recognised but not read.
+    /// A variant of the format that is recognized but not supported.
     #[error("{0} is not read yet")]
     Unsupported(&'static str),
     /// The file could not be read.
@@ -178,13 +179,13 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
-    /// A [`CatalogError::Malformed`].
+    /// Creates a [`CatalogError::Malformed`].
     pub fn malformed(format: &'static str, reason: impl Into<String>) -> Self {
         Self::Malformed { format, reason: reason.into() }
     }
 }
 
-/// Whether a package database's claim on `path` is worth keeping: only files that could be evidence are ever asked for.
+/// Returns whether a package database's claim on `path` is kept: only claims on possible evidence are used.
 pub fn could_be_evidence(path: &[u8]) -> bool {
-    ALL.iter().any(|cataloguer| cataloguer.wants(path) != Want::No)
+    ALL.iter().any(|cataloger| cataloger.wants(path) != Want::No)
 }

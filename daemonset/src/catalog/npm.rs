@@ -8,18 +8,18 @@ use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::field::{MAX_FIELD, field};
-use super::{CatalogError, Cataloguer, Evidence, Want};
+use super::{CatalogError, Cataloger, Evidence, Want};
 
 /// Most bytes of a `package.json` that is read. npm used to store the readme in it, and the longest of these have 1 MB.
 const MAX_SIZE: u64 = 8 << 20;
 
-/// Most licences of one package.
+/// Most licenses of one package.
 const MAX_LICENSES: usize = 16;
 
 /// Reads Node.js packages.
 pub(super) struct Npm;
 
-impl Cataloguer for Npm {
+impl Cataloger for Npm {
     fn name(&self) -> &'static str {
         "npm"
     }
@@ -178,7 +178,7 @@ impl<'de> Visitor<'de> for Text {
     }
 }
 
-/// Licences in any form that manifests have had: an SPDX expression, `{"type": …, "url": …}`, or a list of these.
+/// Licenses in any form that manifests have had: an SPDX expression, `{"type": …, "url": …}`, or a list of these.
 struct Licenses;
 
 impl<'de> DeserializeSeed<'de> for Licenses {
@@ -193,7 +193,7 @@ impl<'de> Visitor<'de> for Licenses {
     type Value = Vec<String>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a licence")
+        f.write_str("a license")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
@@ -243,7 +243,7 @@ impl<'de> Visitor<'de> for Licenses {
     }
 }
 
-/// Whether a key of a licence object names the licence.
+/// Whether a key of a license object names the license.
 struct LicenseKey;
 
 impl<'de> DeserializeSeed<'de> for LicenseKey {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn licences_in_every_form_that_manifests_have_had() {
+    fn licenses_in_every_form_that_manifests_have_had() {
         for (json, expected) in [
             (r#""license": "MIT""#, vec!["MIT"]),
             (r#""license": {"type": "ISC", "url": "https://x"}"#, vec!["ISC"]),

@@ -3,7 +3,7 @@
 
 use outcrop_proto::{Distribution, Fact};
 
-use super::{CatalogError, Cataloguer, Evidence, Want};
+use super::{CatalogError, Cataloger, Evidence, Want};
 
 /// How much of an `os-release` is read, bytes. Real ones have under 1 KB.
 const MAX_SIZE: u64 = 64 << 10;
@@ -12,7 +12,7 @@ const MAX_SIZE: u64 = 64 << 10;
 /// by whoever sees the merged tree.
 pub(super) struct OsRelease;
 
-impl Cataloguer for OsRelease {
+impl Cataloger for OsRelease {
     fn name(&self) -> &'static str {
         "os-release"
     }

@@ -9,21 +9,21 @@ use outcrop_proto::{Fact, Package, PackageType};
 
 use super::field::field;
 use super::zip::{Archive, Work};
-use super::{CatalogError, Cataloguer, Evidence, Source, Want};
+use super::{CatalogError, Cataloger, Evidence, Source, Want};
 
-/// Most bytes of headers. The longest of real wheels have 100 KB: they hold the texts of many licences.
+/// Most bytes of headers. The longest of real wheels have 100 KB: they hold the texts of many licenses.
 const MAX_HEADERS: usize = 1 << 20;
 
 /// How much of the metadata is read at a time, bytes. Nearly all headers end in the first.
 const CHUNK: usize = 8 << 10;
 
-/// Most licences of one distribution.
+/// Most licenses of one distribution.
 const MAX_LICENSES: usize = 16;
 
 /// Reads Python distributions.
 pub(super) struct Python;
 
-impl Cataloguer for Python {
+impl Cataloger for Python {
     fn name(&self) -> &'static str {
         "python"
     }
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn licences_come_from_the_best_field() {
+    fn licenses_come_from_the_best_field() {
         for (headers, expected) in [
             ("License-Expression: MIT OR ISC\nLicense: x", vec!["MIT OR ISC"]),
             ("License: BSD-3-Clause", vec!["BSD-3-Clause"]),

@@ -78,10 +78,10 @@ pub enum Error {
 }
 
 impl Error {
-    /// Sorts an answer of containerd: `doing` says what was asked, as in "listing containers".
+    /// Classifies an error response; `doing` names the request, as in "listing containers".
     pub(crate) fn call(doing: impl Into<String>, status: tonic::Status) -> Self {
         let doing = doing.into();
-        // A broken connection comes back as Unavailable, or as Unknown or Internal with the transport's error below it.
+        // A broken connection is Unavailable, or Unknown or Internal with the transport's error as its source.
         let transport = std::error::Error::source(&status).is_some();
         if transport || status.code() == Code::Unavailable {
             return Self::Gone(doing, innermost(&status));
@@ -89,21 +89,21 @@ impl Error {
         Self::Call(doing, status)
     }
 
-    /// Whether containerd says that what we asked for does not exist (any more).
+    /// Returns whether the requested object does not exist (any more).
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Call(_, status) if status.code() == Code::NotFound)
     }
 
-    /// Whether asking on is useless: the connection is lost.
+    /// Returns whether the connection is lost, so that further requests are useless.
     pub const fn is_fatal(&self) -> bool {
         !matches!(self, Self::Call(..) | Self::Slow(..))
     }
 }
 
-/// The last cause: tonic's own words stop at "transport error".
+/// Returns the last cause: tonic's own text ends with "transport error".
 fn innermost(status: &tonic::Status) -> String {
     let mut cause: &dyn std::error::Error = status;
-    // Chains of causes are a few links long; a bound costs nothing.
+    // The bound guards against a cyclic chain of causes.
     for _ in 0..16 {
         match cause.source() {
             Some(next) => cause = next,

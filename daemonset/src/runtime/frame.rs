@@ -1,4 +1,4 @@
-//! Messages on a stream: a length, four bytes little-endian, and so many bytes of postcard.
+//! Messages on a stream: a length (four bytes, little-endian) followed by that many bytes of postcard.
 
 use std::io::{self, Read, Write};
 
@@ -6,22 +6,22 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// Longest message, bytes: room for one container's configs and mounts several times over.
+/// Maximum size of a message, bytes: several times a container's configurations and mounts.
 pub(super) const MAX_FRAME: usize = 64 << 20;
 
-/// Why a message could not be sent or understood.
+/// Reason why a message could not be sent or decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The stream broke, timed out, or ended inside a message.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A message longer than any should be.
+    /// The message exceeds the maximum size.
     #[error("a message of {0} bytes exceeds the limit")]
     TooLong(usize),
-    /// The bytes are not the message that was due.
+    /// The bytes are not a message of the expected type.
     #[error("malformed message: {0}")]
     Malformed(#[from] postcard::Error),
-    /// A message that was not due.
+    /// The message is not allowed at this point of the protocol.
     #[error("unexpected message")]
     OutOfTurn,
 }
@@ -31,17 +31,17 @@ pub(super) fn write(mut stream: impl Write, message: &impl Serialize) -> Result<
     Ok(stream.write_all(&encode(message)?)?)
 }
 
-/// Reads one message; `None` at the stream's end.
+/// Reads one message; `None` at the end of the stream.
 pub(super) fn read<T: DeserializeOwned>(mut stream: impl Read) -> Result<Option<T>, FrameError> {
     let mut header = [0; 4];
-    // The first byte apart: an end before it is an end between messages.
+    // The first byte is read separately: the end of the stream before it is a regular end.
     if stream.read(&mut header[..1])? == 0 {
         return Ok(None);
     }
     stream.read_exact(&mut header[1..])?;
     let length = length(header)?;
     let mut body = Vec::new();
-    // Grows as bytes arrive: a length alone reserves nothing.
+    // The buffer grows as bytes arrive, since the length is not trusted.
     stream.take(length as u64).read_to_end(&mut body)?;
     decode(&body, length).map(Some)
 }

@@ -1,5 +1,5 @@
-//! One socket that joins the two processes where neither starts the other: two containers of one pod, with a volume in
-//! memory between them.
+//! The socket that connects the two processes of the agent where neither starts the other: two containers of one pod that share a
+//! volume in memory.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -11,21 +11,21 @@ use rustix::fs::Mode;
 
 use super::Error;
 
-/// How long the other container of the pod may take to start.
+/// Maximum time until the other container of the pod has started.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Listens at `socket`, and takes the first peer of the same user. After it nobody is listened to: the socket is gone again.
+/// Listens on `socket`, accepts the first peer of the same user, and removes the socket.
 ///
 /// # Errors
-/// When it cannot be listened there.
+/// When the socket cannot be created.
 pub fn accept(socket: &Path) -> Result<UnixStream, Error> {
     let failed = |error: io::Error| Error::Join(socket.to_owned(), error.to_string());
-    // What an earlier process left behind. Nothing else is removed.
+    // Remove a socket that an earlier process left behind, and nothing else.
     if std::fs::symlink_metadata(socket).is_ok_and(|metadata| metadata.file_type().is_socket()) {
         std::fs::remove_file(socket).map_err(failed)?;
     }
-    // The kernel lets in only who may write to the socket. Not the peer's credentials: the two containers have process IDs of
-    // their own, so that the peer's is 0 here, which rustix's type for it cannot hold.
+    // The mode of the socket admits this user only. The peer's credentials cannot be checked: both containers have their own process IDs,
+    // so the peer's ID is 0 here, which rustix's type cannot represent.
     let mask = rustix::process::umask(Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(socket);
     rustix::process::umask(mask);
@@ -34,10 +34,10 @@ pub fn accept(socket: &Path) -> Result<UnixStream, Error> {
     Ok(stream)
 }
 
-/// Connects to the sibling that listens at `socket`, which may not have started yet.
+/// Connects to the sibling that listens on `socket`, which may not have started yet.
 ///
 /// # Errors
-/// When it has not after two minutes, or belongs to another user.
+/// When the sibling has not started after two minutes, or the socket belongs to another user.
 pub fn connect(socket: &Path) -> Result<UnixStream, Error> {
     let failed = |reason: String| Error::Join(socket.to_owned(), reason);
     let start = Instant::now();

@@ -1,14 +1,13 @@
-//! The process that holds containerd's socket.
+//! The process that holds the runtime's socket.
 //!
-//! It connects, gives up its rights, and answers its sibling's questions over the stream it was started with; when containerd
-//! was restarted, the next question connects again. It ends with that stream, also in the middle of an answer.
+//! It connects, gives up its rights, and serves its sibling's requests over the stream that it was started with. After a restart of the
+//! runtime, the next request reconnects. The process ends with its stream, also in the middle of a response.
 
 use std::fmt::Display;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
@@ -21,9 +20,10 @@ use super::frame::{self, FrameError};
 use super::message::{Reply, Request};
 use super::{Error, RuntimeClient};
 use crate::heartbeat;
+use crate::logging::safe;
 use crate::usage::OwnUsage;
 
-/// The stream that [`Sibling::spawn`](super::Sibling::spawn) gives its child as standard input.
+/// Returns the stream that [`Sibling::spawn`](super::Sibling::spawn) passes to its child as standard input.
 pub fn from_stdin() -> io::Result<UnixStream> {
     let stdin = io::stdin().as_fd().try_clone_to_owned()?;
     match rustix::net::sockopt::socket_domain(&stdin) {
@@ -32,19 +32,25 @@ pub fn from_stdin() -> io::Result<UnixStream> {
     }
 }
 
-/// Serves the sibling at the other end of `stream` until it hangs up.
+/// Serves the sibling at the other end of `stream` until the sibling closes it.
 ///
-/// `socket` is containerd's, or the known places are tried. `lock_down` takes this process's rights away and says in words
-/// which cage it is in now; it is called after connecting, before the first byte goes to containerd, and before any thread or
-/// async runtime exists. Needed from then on, by what strace shows: `epoll_create1`, `epoll_ctl`, `epoll_wait`, `eventfd2`,
+/// `socket` is the path of the runtime's socket; without it the known places are tried. `lock_down` gives up this process's rights and
+/// returns the text form of its cage; it is called after connecting, before the first byte is sent to the runtime, and before any
+/// thread or async runtime exists. System calls needed from then on, as strace shows: `epoll_create1`, `epoll_ctl`, `epoll_wait`, `eventfd2`,
 /// `recvfrom`, `sendto`, `write`, `writev`, `read`, `pread64`, `fcntl`, `ioctl(FIONBIO)`, `close`, `shutdown`, `futex`,
-/// `getrandom`, `prctl(PR_SET_NAME)`, clocks and memory, what ends a process, and, to connect again when containerd was
-/// restarted, `socket` and `connect` for unix sockets. No file is opened.
+/// `getrandom`, `prctl(PR_SET_NAME)`, clocks and memory, ending the process, and, to reconnect to a restarted runtime, `socket` and
+/// `connect` for unix sockets. No file is opened.
+///
+/// The stream in `stop` becomes readable when the process should end; the sibling is served for the given time after that.
+///
+/// # Errors
+/// The reason, which was also sent to the sibling where possible.
 pub fn serve<C: RuntimeClient, E: Display>(
     stream: UnixStream,
     socket: Option<&Path>,
+    stop: Option<(UnixStream, Duration)>,
     lock_down: impl FnOnce() -> Result<String, E>,
-) -> ExitCode {
+) -> Result<End, String> {
     let opened = match C::open(socket) {
         Ok(opened) => opened,
         Err(error) => return fail(&stream, &error),
@@ -60,17 +66,46 @@ pub fn serve<C: RuntimeClient, E: Display>(
         Ok(runtime) => runtime,
         Err(error) => return fail(&stream, &format_args!("starting the runtime process: {error}")),
     };
-    match runtime.block_on(run::<C>(stream, opened, cage, usage)) {
-        // Its sibling hung up while it was answered: the usual end of an interrupted scan.
-        Ok(()) | Err(FrameError::Io(_)) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+    let stopped = async {
+        match stop {
+            None => std::future::pending().await,
+            Some((stop, linger)) => {
+                if let Ok(stop) = tokio::net::UnixStream::from_std(stop) {
+                    let _ = stop.readable().await;
+                    tracing::info!(seconds = linger.as_secs(), "stop requested");
+                    tokio::time::sleep(linger).await;
+                }
+                Ok(End::Stopped)
+            }
+        }
+    };
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = run::<C>(stream, opened, cage, usage) => ended.map(|()| End::HungUp),
+            stopped = stopped => stopped,
+        }
+    });
+    match ended {
+        Ok(end) => Ok(end),
+        // The sibling closed the stream during a response: the usual end of an interrupted scan.
+        Err(FrameError::Io(_)) => Ok(End::HungUp),
+        Err(error) => Err(error.to_string()),
     }
 }
 
-/// Says why before the first question. Nobody listening is no further failure.
-fn fail(stream: &UnixStream, error: &dyn Display) -> ExitCode {
+/// Why [`serve`] ended without a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The sibling closed the stream.
+    HungUp,
+    /// The process was asked to stop.
+    Stopped,
+}
+
+/// Sends the reason before the first request. A closed stream is no further failure.
+fn fail(stream: &UnixStream, error: &dyn Display) -> Result<End, String> {
     let _ = frame::write(stream, &Reply::Failed(error.to_string()));
-    ExitCode::FAILURE
+    Err(error.to_string())
 }
 
 async fn run<C: RuntimeClient>(
@@ -89,8 +124,12 @@ async fn run<C: RuntimeClient>(
     };
     let client = match connected {
         Ok(client) => client,
-        Err(error) => return frame::send(&mut answers, &Reply::Failed(error.to_string())).await,
+        Err(error) => {
+            tracing::error!(reason = %safe(&error.to_string()), "runtime connection failed");
+            return frame::send(&mut answers, &Reply::Failed(error.to_string())).await;
+        }
     };
+    connected_event(&client, &cage);
     let socket = client.socket().to_owned();
     let ready = Reply::Ready { socket: socket.display().to_string(), version: client.version().to_owned(), cage };
     frame::send(&mut answers, &ready).await?;
@@ -100,7 +139,7 @@ async fn run<C: RuntimeClient>(
     loop {
         heartbeat::beat();
         let mut first = [0];
-        // A read of one byte loses nothing when it is given up for an event.
+        // Cancelling a read of one byte loses nothing.
         let read = tokio::select! {
             biased;
             read = questions.read(&mut first) => read?,
@@ -120,21 +159,21 @@ async fn run<C: RuntimeClient>(
     }
 }
 
-/// What containerd tells of containers that start and end.
+/// Events of containers that start and end.
 #[derive(Default)]
 struct Events {
-    /// While it tells.
+    /// The subscription; `None` when it has ended.
     told: Option<mpsc::Receiver<Event>>,
     gathered: Gathered,
-    /// Something was told, and not passed on yet.
+    /// Whether an event waits to be passed on.
     pending: bool,
-    /// When the next may be passed on: what comes at once is passed on together.
+    /// Earliest time to pass on the next event: events of a burst are passed on together.
     next: Option<Instant>,
 }
 
 impl Events {
-    /// Waits until there is something to pass on: the first event at once, others of a burst a little later together. Given up
-    /// and called again, it has lost nothing.
+    /// Waits until there are events to pass on: the first event immediately, further events of a burst together a little later. Cancelling
+    /// the future loses no event.
     async fn happen(&mut self) {
         const APART: Duration = Duration::from_millis(200);
         loop {
@@ -143,7 +182,7 @@ impl Events {
                 tokio::select! {
                     biased;
                     () = tokio::time::sleep_until(due) => {
-                        // Whatever else is there already.
+                        // Events that have arrived already.
                         while let Some(Ok(event)) = self.told.as_mut().map(mpsc::Receiver::try_recv) {
                             self.gathered.add(event);
                         }
@@ -164,26 +203,26 @@ impl Events {
         let Some(told) = &mut self.told else { return std::future::pending().await };
         match told.recv().await {
             Some(event) => self.gathered.add(event),
-            // The end of containerd: whoever asks next is told so.
+            // The runtime has ended; the next request reports it.
             None => self.told = None,
         }
         self.pending = true;
     }
 }
 
-/// Who holds the connection.
+/// Holder of the connection.
 struct Holder<C> {
-    /// None after containerd went away, until something is asked again.
+    /// `None` after the runtime went away, until the next request.
     client: Option<C>,
-    /// Where it was connected to. It is the path that counts: a new containerd makes a new socket there.
+    /// Path of the socket. A restarted runtime creates a new socket at the same path.
     socket: PathBuf,
     usage: OwnUsage,
     watching: bool,
-    /// When snapshotters that did not answer in time were given another chance.
+    /// Time of the last retry of storage drivers that did not answer in time.
     patience: Instant,
 }
 
-/// How long a snapshotter that did not answer in time is not asked again: each try keeps all others waiting.
+/// Pause before a storage driver that did not answer in time is tried again: each try delays all other requests.
 const SLOW_FOR: Duration = Duration::from_secs(600);
 
 impl<C: RuntimeClient> Holder<C> {
@@ -197,13 +236,15 @@ impl<C: RuntimeClient> Holder<C> {
             Request::Usage => Ok(Reply::Usage(self.usage.now())),
             question => self.ask(question, events, answers).await?,
         };
-        if matches!(last, Err(Error::Gone(..))) {
-            self.client = None;
+        if let Err(error @ Error::Gone(..)) = &last
+            && self.client.take().is_some()
+        {
+            tracing::warn!(reason = %safe(&error.to_string()), "runtime lost");
         }
         frame::send(answers, &last.unwrap_or_else(|error| Reply::Failed(error.to_string()))).await
     }
 
-    /// Puts a question to containerd. What comes back is the last message of the answer.
+    /// Executes a request and returns the last message of the response.
     async fn ask(
         &mut self,
         question: Request,
@@ -213,7 +254,10 @@ impl<C: RuntimeClient> Holder<C> {
         self.watching |= question == Request::Watch;
         if self.client.is_none() {
             match connect(&self.socket).await {
-                Ok(client) => self.client = Some(client),
+                Ok(client) => {
+                    connected_event(&client, "");
+                    self.client = Some(client);
+                }
                 Err(error) => return Ok(Err(error)),
             }
             events.told = None;
@@ -221,7 +265,7 @@ impl<C: RuntimeClient> Holder<C> {
         let Some(client) = &mut self.client else { return Ok(Ok(Reply::End)) };
         if self.watching && events.told.is_none() {
             events.told = Some(client.watch());
-            // The subscription goes out before any question that follows.
+            // The subscription is sent before any later request.
             tokio::task::yield_now().await;
         }
         Ok(match question {
@@ -253,12 +297,17 @@ impl<C: RuntimeClient> Holder<C> {
     }
 }
 
-/// Connects to the runtime anew, at the same path.
+fn connected_event<C: RuntimeClient>(client: &C, cage: &str) {
+    let socket = client.socket().to_string_lossy();
+    tracing::info!(version = %safe(client.version()), socket = %safe(&socket), cage, "runtime connected");
+}
+
+/// Reconnects to the runtime at the same path.
 async fn connect<C: RuntimeClient>(socket: &Path) -> Result<C, Error> {
     C::start(C::open(Some(socket))?).await
 }
 
-/// Containers go out one by one as they are described; what comes back is the last message.
+/// Sends containers one by one as they are described, and returns the last message of the response.
 async fn list<C: RuntimeClient>(
     client: &mut C,
     namespaces: &[String],
@@ -278,11 +327,11 @@ async fn list<C: RuntimeClient>(
     Ok(Ok(Reply::End))
 }
 
-/// Ends when the sibling hangs up, or speaks out of turn, while it is being answered.
+/// Returns when the sibling closes the stream, or sends a message out of turn, during a response.
 async fn interrupted(questions: &OwnedReadHalf) {
     let mut byte = [0];
     while questions.readable().await.is_ok() {
-        // Readiness may be left over from the question itself; only a read knows.
+        // The readiness may be left over from the request itself, so a read has to check.
         match questions.try_read(&mut byte) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             _ => return,

@@ -1,4 +1,4 @@
-//! The other end of [`role`](super::role): for the process that must not hold containerd's socket.
+//! Connection to [`role`](super::role), for the process that must not hold the runtime's socket.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,44 +15,44 @@ use super::frame::{self, FrameError};
 use super::message::{Pin, Reply, Request, Start, StorageDriver};
 use crate::usage::Usage;
 
-/// How long to wait for the next message. The child gives up on containerd sooner, and says so.
+/// Maximum wait for the next message. The child's own timeouts are shorter, and it reports them.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long the child may leave a question lying.
+/// Maximum wait until the child reads a request.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most containers that are noted as started.
+/// Maximum number of noted starts.
 const MAX_WAITING: usize = 8192;
-/// How long the child gets to end by itself once its stream has ended.
+/// Time for the child to exit by itself after its stream has ended.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The process that holds containerd's socket and answers questions. It ends when this is dropped.
+/// The process that holds the runtime's socket and serves requests. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Sibling {
-    /// Where this process started it.
+    /// The child process; `None` if another process started it.
     child: Option<Child>,
     stream: UnixStream,
     socket: String,
     version: String,
     cage: String,
-    /// Set when the two may no longer agree whose turn it is.
+    /// Set when both sides may disagree about the state of the protocol.
     broken: bool,
-    /// Set when it said that containers started or ended.
+    /// Set when containers started or ended.
     changed: bool,
-    /// Those of which it said that they started.
+    /// Containers that started.
     started: Vec<Start>,
 }
 
 impl Sibling {
     /// Starts `command`, which must call [`role::serve`](super::role::serve) with
-    /// [`role::from_stdin`](super::role::from_stdin), and waits until it has connected and given up its rights.
+    /// [`role::from_stdin`](super::role::from_stdin), and waits until the process has connected and given up its rights.
     pub fn spawn(mut command: Command) -> Result<Self, Error> {
         let (stream, theirs) = UnixStream::pair().map_err(Error::Spawn)?;
         let child = command.stdin(OwnedFd::from(theirs)).spawn().map_err(Error::Spawn)?;
-        // The command holds the child's end, too: while it lives, the child's death would not end the stream.
+        // The command also holds the child's end: while it exists, the child's death would not end the stream.
         drop(command);
         Self::greet(stream, Some(child))
     }
 
-    /// The same over a stream to a process that was started by somebody else.
+    /// Greets a process that another process has started, over `stream`.
     pub fn over(stream: UnixStream) -> Result<Self, Error> {
         Self::greet(stream, None)
     }
@@ -81,32 +81,32 @@ impl Sibling {
         }
     }
 
-    /// The path of the socket that the child holds.
+    /// Returns the path of the runtime's socket.
     pub fn socket(&self) -> &str {
         &self.socket
     }
 
-    /// containerd's version, as it says it.
+    /// Returns the runtime's version, as the runtime reports it.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The cage that it is in, in words.
+    /// Returns the cage of the process, in the text form of [`Cage`](crate::worker::Cage).
     pub fn cage(&self) -> &str {
         &self.cage
     }
 
-    /// Whether it is lost, and not only containerd: no question will be answered any more.
+    /// Returns whether the process is lost, and not only the runtime: it will serve no further request.
     pub const fn is_lost(&self) -> bool {
         self.broken
     }
 
-    /// Its process ID, where this process started it.
+    /// Returns the process ID, if this process started it.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// The containers of the named containerd namespaces, of all where none is named, as
+    /// Lists the containers of the given runtime namespaces, of all where none is given, as
     /// [`RuntimeClient::plan`](super::RuntimeClient::plan) lists them, each with its details.
     pub fn list(&mut self, namespaces: &[String]) -> Result<Vec<Container>, Error> {
         let mut all = Vec::new();
@@ -114,19 +114,19 @@ impl Sibling {
         Ok(all)
     }
 
-    /// The same, one at a time: `take` gets each as soon as it is known.
+    /// Like [`Self::list`], and passes each container to `take` as soon as it arrives.
     pub fn each(&mut self, namespaces: &[String], mut take: impl FnMut(Container)) -> Result<(), Error> {
         self.containers(&Request::List { namespaces: namespaces.to_vec() }, &mut take)
     }
 
-    /// The containers of every namespace, as [`RuntimeClient::plan`](super::RuntimeClient::plan) lists them; [`Self::describe`] adds the details.
+    /// Lists the containers of every namespace, as [`RuntimeClient::plan`](super::RuntimeClient::plan) lists them; [`Self::describe`] adds the details.
     pub fn plan(&mut self) -> Result<Vec<Container>, Error> {
         let mut all = Vec::new();
         self.containers(&Request::Plan, &mut |container| all.push(container))?;
         Ok(all)
     }
 
-    /// What there is to know of a planned container; `None` when it is gone.
+    /// Returns a planned container with its details; `None` when it is gone.
     pub fn describe(&mut self, container: Container) -> Result<Option<Container>, Error> {
         let mut described = None;
         self.ask(&Request::Describe(Box::new(container)))?;
@@ -149,17 +149,17 @@ impl Sibling {
         }
     }
 
-    /// Whether a container still stands on the snapshots that it was listed with; `false` also when it is gone.
+    /// Returns whether a container still has the layers that it was listed with; `false` when it is gone.
     pub fn recheck(&mut self, container: &Container) -> Result<bool, Error> {
         self.recheck_pin(&Pin::from(container))
     }
 
-    /// The same by what has to be the same.
+    /// Like [`Self::recheck`], for a pin.
     pub fn recheck_pin(&mut self, pin: &Pin) -> Result<bool, Error> {
         self.same(&Request::Recheck(pin.clone()))
     }
 
-    /// Whether the snapshots below a container still stand, whatever became of the container.
+    /// Returns whether the layers below a container still exist, even if the container is gone.
     pub fn stand(&mut self, pin: &Pin) -> Result<bool, Error> {
         self.same(&Request::Stand(pin.clone()))
     }
@@ -181,7 +181,7 @@ impl Sibling {
         }
     }
 
-    /// What it uses.
+    /// Returns memory and processor time of the process.
     pub fn usage(&mut self) -> Result<Usage, Error> {
         self.ask(&Request::Usage)?;
         match self.next()? {
@@ -190,16 +190,16 @@ impl Sibling {
         }
     }
 
-    /// The containers of which it said that they started, since this was asked last.
+    /// Returns the containers that started since the last call.
     pub fn take_started(&mut self) -> Vec<Start> {
         std::mem::take(&mut self.started)
     }
 
-    /// Has it tell from now on when containers start or end: then its [file descriptor](Self::as_fd) becomes readable, and
-    /// [`Self::has_changed`] says so.
+    /// Subscribes to starts and ends of containers: then the [file descriptor](Self::as_fd) becomes readable, and
+    /// [`Self::has_changed`] returns `true`.
     ///
     /// # Errors
-    /// When containerd does not tell.
+    /// When the runtime refuses the subscription.
     pub fn watch(&mut self) -> Result<(), Error> {
         self.ask(&Request::Watch)?;
         match self.next()? {
@@ -208,10 +208,10 @@ impl Sibling {
         }
     }
 
-    /// Whether containers started or ended since this was asked last. Waits for nothing.
+    /// Returns whether containers started or ended since the last call, without waiting.
     ///
     /// # Errors
-    /// When the child has ended.
+    /// When the process has ended.
     pub fn has_changed(&mut self) -> Result<bool, Error> {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let readable = poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&now)).unwrap_or(0) > 0;
@@ -224,7 +224,7 @@ impl Sibling {
         Ok(std::mem::take(&mut self.changed))
     }
 
-    /// Whether [`Self::has_changed`] would say so without looking: it was told between the parts of an answer.
+    /// Returns whether a change arrived already, between the parts of a response.
     pub const fn knows_of_change(&self) -> bool {
         self.changed
     }
@@ -236,7 +236,7 @@ impl Sibling {
         frame::write(&self.stream, question).map_err(|error| self.lost(error))
     }
 
-    /// The next part of an answer.
+    /// Returns the next part of a response.
     fn next(&mut self) -> Result<Reply, Error> {
         loop {
             match self.next_of_any_kind()? {

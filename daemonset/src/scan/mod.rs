@@ -1,8 +1,7 @@
-//! A stack → what it holds: what is known already, what to read, what to check.
+//! Scans a stack into its packages: known layers, layers to read, paths to check.
 //!
-//! Each layer is read once in the life of a [`Scanner`], however many stacks share it. What the inventories of single layers
-//! cannot decide is read on the stack; where opaque marks could not be read, a mounted root is asked which of the
-//! doubtful paths are really there.
+//! A [`Scanner`] reads each layer once, however many stacks share it. Evidence that the inventories of single layers cannot decide is read on
+//! the stack. Where opaque marks could not be read, a check of the container's mounted root shows which of the doubtful paths exist.
 
 mod mounted;
 mod place;
@@ -26,10 +25,10 @@ pub use reader::{Doubt, StackReader};
 use crate::catalog;
 use crate::worker::{Cage, LayerReading, Program, WorkerError};
 
-/// One layer of a stack, and where its root lies.
+/// One layer of a stack and its root directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerPlace {
-    /// What it is known by; `None` for a directory that is no layer of an image, which is read anew each time.
+    /// Identity; `None` for a directory that is not a layer of an image, which is read each time.
     pub id: Option<LayerId>,
     /// Its root directory.
     pub root: PathBuf,
@@ -40,30 +39,30 @@ pub struct LayerPlace {
 pub struct StackPlace {
     /// Its layers.
     pub layers: Vec<LayerPlace>,
-    /// Where overlay's marks lie in them.
+    /// Namespace of the overlay marks.
     pub marks: MarkNamespace,
-    /// The container's writable layer, if there is one. It is not scanned; it tells what a missing path proves.
+    /// The container's writable layer, if there is one. It is not scanned; it shows whether a missing path proves anything.
     pub upper: Option<PathBuf>,
-    /// The container's own mounted root, if it can be seen.
+    /// The container's mounted root, if this process can see it.
     pub mounted: Option<PathBuf>,
 }
 
-/// What a stack holds, and how well it could be read.
+/// Result of scanning a stack.
 #[derive(Clone, Debug)]
 pub struct Scanned {
     /// Its packages.
     pub merged: Merged,
     /// `scanned`, or `partial` with the reason.
     pub coverage: Coverage,
-    /// The weakest cage that one of its layers was read in; `None` for a stack without layers.
+    /// The weakest cage of the workers that read its layers; `None` for a stack without layers.
     pub cage: Option<Cage>,
     /// Whether overlay's marks could be read in every layer.
     pub marks: bool,
-    /// How many of its layers were read for it, rather than known already.
+    /// Number of its layers that were read for this scan.
     pub layers_read: usize,
 }
 
-/// Why a stack could not be scanned.
+/// Reason why a stack could not be scanned.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
     /// A layer's root could not be opened.
@@ -71,7 +70,7 @@ pub enum ScanError {
     Open {
         /// The layer's root.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         source: overlayfs_reader::Error,
     },
     /// A layer could not be read.
@@ -79,15 +78,15 @@ pub enum ScanError {
     Layer {
         /// The layer's root.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         source: WorkerError,
     },
-    /// What inventories cannot decide could not be read on the stack.
+    /// Undecided evidence could not be read on the stack.
     #[error("reading the merged view: {0}")]
     Stack(#[source] WorkerError),
 }
 
-/// Scans stacks, and remembers the layers that it read.
+/// Scans stacks, and keeps the inventories of the layers that it has read.
 #[derive(Debug)]
 pub struct Scanner {
     reader: StackReader,
@@ -95,7 +94,7 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// A scanner that starts `program` for its workers.
+    /// Creates a scanner that starts `program` for its workers.
     pub fn new(program: Program) -> Self {
         Self { reader: StackReader::new(program), known: HashMap::new() }
     }
@@ -103,7 +102,7 @@ impl Scanner {
     /// Scans a stack.
     ///
     /// # Errors
-    /// When a layer could not be read at all. What could be read in part makes the coverage `partial` instead.
+    /// When a layer cannot be read at all. A layer that is read in part makes the coverage `partial` instead.
     pub fn scan(&mut self, stack: &StackPlace) -> Result<Scanned, ScanError> {
         let mut layers_read = 0;
         let mut readings = Vec::with_capacity(stack.layers.len());

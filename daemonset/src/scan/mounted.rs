@@ -1,4 +1,4 @@
-//! Where is a container's root filesystem mounted?
+//! Finds the mounted root filesystem of a container.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -20,7 +20,7 @@ pub fn mounted_root(mountinfo: &[u8], root_mount: &str, upper: Option<&[u8]>) ->
         .find(|path| path.as_os_str().as_bytes().ends_with(root_mount.as_bytes()))
 }
 
-/// Where everything is mounted that this text of `/proc/self/mountinfo` tells of.
+/// Returns the mount points of a `/proc/self/mountinfo`.
 pub(crate) fn mount_points(mountinfo: &[u8]) -> impl Iterator<Item = PathBuf> {
     mountinfo.split(|byte| *byte == b'\n').filter_map(mount_point)
 }
@@ -30,14 +30,14 @@ fn mount_point(line: &[u8]) -> Option<PathBuf> {
     Some(PathBuf::from(OsString::from_vec(unescape(path))))
 }
 
-/// Whether a mount has a writable layer, and one that is not `upper`.
+/// Returns whether a mount has a writable layer other than `upper`.
 fn names_another(line: &[u8], upper: &[u8]) -> bool {
     let options = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
     let mut options = options.split(|byte| *byte == b',');
     options.find_map(|option| option.strip_prefix(b"upperdir=")).is_some_and(|path| unescape(path) != upper)
 }
 
-/// Undoes the kernel's escapes: a space, tab, newline or backslash is written as a backslash and three octal digits.
+/// Decodes the kernel's escapes: a space, tab, newline or backslash is written as a backslash and three octal digits.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -1,4 +1,4 @@
-//! From what a runtime says of a container to what can be scanned.
+//! Converts a container of the runtime into a stack to scan.
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt as _;
@@ -17,9 +17,9 @@ use crate::worker::Program;
 /// Where a container can be read.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// It is not read, and why.
+    /// It is not read, for this reason.
     Not(Coverage),
-    /// Layers kept apart.
+    /// One directory per layer.
     Stack {
         /// Their roots and identities.
         stack: StackPlace,
@@ -28,53 +28,53 @@ pub enum Place {
         /// The image's diff IDs, base first, where they are proved.
         diff_ids: Option<Vec<Digest>>,
     },
-    /// One directory that holds everything.
+    /// One directory with the merged content.
     Merged {
-        /// That directory, as a stack of one layer that is nobody else's.
+        /// The directory, as a stack of one layer that is not shared.
         stack: StackPlace,
         /// The best coverage that reading it can give.
         best: Coverage,
     },
 }
 
-/// Finds places, and remembers the image configurations that it had parsed last.
+/// Finds places, and caches the image configurations that were parsed last.
 #[derive(Debug)]
 pub struct Places {
     program: Program,
     texts: bool,
-    /// Those that were asked for since `older` was filled, and the ones before these.
+    /// Configurations requested since `older` was filled, and those requested before.
     newer: Configs,
     older: Configs,
 }
 
 type Configs = HashMap<Digest, Option<Rc<Config>>>;
 
-/// Image configurations that are remembered, twice so many at most.
+/// Size of one of the two generations of cached image configurations.
 const MAX_CONFIGS: usize = 128;
 
-/// What of an image configuration is kept.
+/// The cached part of an image configuration.
 #[derive(Debug)]
 struct Config {
     /// Base first.
     diff_ids: Vec<Digest>,
-    /// One for each of them, or none.
+    /// One step per layer, or none.
     steps: Vec<Step>,
 }
 
 impl Places {
-    /// Starts `program` for the workers that parse image configurations.
+    /// Creates a finder that starts `program` for the workers that parse image configurations.
     pub fn new(program: Program) -> Self {
         Self { program, texts: false, newer: HashMap::new(), older: HashMap::new() }
     }
 
-    /// The same; `texts` says whether the steps of an image's history keep their texts, which may hold secrets.
+    /// Sets whether the steps of an image's history keep their texts, which may contain secrets.
     #[must_use]
     pub fn with_history_texts(mut self, texts: bool) -> Self {
         self.texts = texts;
         self
     }
 
-    /// Where `container` can be read below `host`, the place where the host's root is seen.
+    /// Returns where `container` can be read; `host` is the directory at which the host's root is mounted.
     pub fn find(&mut self, container: &Container, host: &Path) -> Place {
         match snapshot::locate(container, host) {
             Located::Not(coverage) => Place::Not(coverage),
@@ -100,15 +100,15 @@ impl Places {
         }
     }
 
-    /// The steps of the build that made a container's layers, newest first, one for each; none where that is not proved.
+    /// Returns the build steps of a container's layers, newest first, one per layer; empty where they are not proved.
     pub fn steps(&mut self, container: &Container) -> Vec<Step> {
         let chain: Option<Vec<Digest>> = container.chain.iter().map(|name| name.parse().ok()).collect();
         let config = chain.and_then(|chain| self.proved(container, &chain));
         config.map(|config| config.steps.iter().rev().cloned().collect()).unwrap_or_default()
     }
 
-    /// The configuration that belongs to the container's chain (newest first): names move, so only one whose chain IDs are
-    /// the snapshots' own counts.
+    /// Returns the configuration of the container's chain (newest first). Names move, so a configuration counts only if its chain IDs equal
+    /// the snapshots' names.
     fn proved(&mut self, container: &Container, chain: &[Digest]) -> Option<Rc<Config>> {
         let base_first: Vec<Digest> = chain.iter().rev().copied().collect();
         let mut parsed = container.configs.iter().filter_map(|bytes| self.parse(bytes));
@@ -133,8 +133,7 @@ impl Places {
     }
 }
 
-/// Where the container's root is mounted, if it runs and this process can see that. `upper` is its writable layer below
-/// `host`.
+/// Returns the mounted root of a container, if it runs and this process can see the mount. `upper` is its writable layer below `host`.
 pub fn mounted(container: &Container, upper: Option<&Path>, host: &Path) -> Option<PathBuf> {
     if container.status != Status::Running {
         return None;

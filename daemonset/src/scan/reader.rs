@@ -1,4 +1,4 @@
-//! What workers are asked about a stack.
+//! Reads layers and stacks with workers.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -7,25 +7,25 @@ use std::path::Path;
 use overlayfs_reader::{Layer, MarkNamespace};
 
 use super::{ScanError, StackPlace};
-use crate::worker::{LayerReading, Program, StackReading, Started, Survival};
+use crate::worker::{LayerReading, Program, ReadStats, StackReading, Survival};
 
-/// Has layers and stacks read by workers, and keeps nothing of them.
+/// Reads layers and stacks with workers, and keeps no results.
 #[derive(Clone, Debug)]
 pub struct StackReader {
     program: Program,
 }
 
-/// Of doubtful paths, what a mounted root says.
+/// Result of a check of doubtful paths.
 #[derive(Clone, Debug, Default)]
 pub struct Doubt {
-    /// An opaque directory that could not be seen hides these.
+    /// Paths that an opaque directory hides.
     pub hidden: Vec<Vec<u8>>,
-    /// Of these it says nothing.
+    /// Paths that could not be decided.
     pub undecided: Vec<Vec<u8>>,
 }
 
 impl StackReader {
-    /// A reader that starts `program` for its workers.
+    /// Creates a reader that starts `program` for its workers.
     pub fn new(program: Program) -> Self {
         Self { program }
     }
@@ -33,36 +33,36 @@ impl StackReader {
     /// Reads the layer at `root`.
     ///
     /// # Errors
-    /// When no inventory could be made of it.
+    /// When the layer cannot be read at all.
     pub fn layer(&self, root: &Path, marks: MarkNamespace) -> Result<LayerReading, ScanError> {
         let layer = open(root)?;
         let read = self.program.read_layer(layer.as_fd(), marks);
         read.map_err(|source| ScanError::Layer { path: root.to_owned(), source })
     }
 
-    /// The same, not decoded: the canonical encoding goes into an `S` as it comes.
+    /// Like [`Self::layer`], without decoding: the canonical encoding is written into an `S` as it arrives.
     ///
     /// # Errors
-    /// When the worker could not do it.
+    /// When the layer cannot be read.
     pub fn layer_into<S: io::Write + Default>(
         &self,
         root: &Path,
         marks: MarkNamespace,
-    ) -> Result<(Started, S), ScanError> {
+    ) -> Result<(ReadStats, S), ScanError> {
         let layer = open(root)?;
         let read = self.program.read_layer_into(layer.as_fd(), marks);
         read.map_err(|source| ScanError::Layer { path: root.to_owned(), source })
     }
 
-    /// Whether a layer's root is where it was. Snapshotters never use a path twice.
+    /// Returns whether a layer's root still exists. Snapshotters never reuse a path.
     pub fn is_there(&self, root: &Path) -> bool {
         open(root).is_ok()
     }
 
-    /// Reads `paths` in the merged view: what the inventories of single layers cannot decide.
+    /// Reads `paths` in the merged view, which the inventories of single layers cannot decide.
     ///
     /// # Errors
-    /// When the worker could not do it at all.
+    /// When no path could be read.
     pub fn stack(&self, stack: &StackPlace, paths: &[Vec<u8>]) -> Result<StackReading, ScanError> {
         let layers: Result<Vec<Layer>, ScanError> = stack.layers.iter().map(|place| open(&place.root)).collect();
         let layers = layers?;
@@ -70,7 +70,7 @@ impl StackReader {
         self.program.read_stack(&handles, stack.marks, paths).map_err(ScanError::Stack)
     }
 
-    /// Asks the container's mounted root for evidence that an unseen opaque directory may hide.
+    /// Checks in the container's mounted root which doubtful paths an opaque directory hides.
     pub fn check(&self, stack: &StackPlace, doubtful: &[Vec<u8>]) -> Doubt {
         let survivals = stack.mounted.as_deref().and_then(|root| self.survives(root, stack.upper.as_deref(), doubtful));
         let Some(survivals) = survivals else {
@@ -88,7 +88,7 @@ impl StackReader {
     }
 
     fn survives(&self, root: &Path, upper: Option<&Path>, paths: &[Vec<u8>]) -> Option<Vec<Survival>> {
-        // The handles are held for the moment of the question only: an open one would make the node's umount fail.
+        // The handles are open during the check only: an open handle makes the node's umount fail.
         let root = open(root).ok()?;
         let upper = upper.map(open).transpose().ok()?;
         self.program.survives(root.as_fd(), upper.as_ref().map(|upper| upper.as_fd()), paths).ok()

@@ -1,4 +1,4 @@
-//! The host's paths, seen through the mount of the host's root.
+//! Paths of the host, through the mount of the host's root.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,10 @@ use outcrop_proto::Coverage;
 /// Linux's PATH_MAX.
 const MAX_PATH: usize = 4096;
 
-/// Puts an absolute path of the host below `prefix`.
+/// Returns an absolute path of the host below `prefix`.
 ///
-/// Refused: relative paths, `.` and `..` and empty elements (containerd writes none, so such a path is not what it
-/// seems), and bytes that the kernel's option syntax reads in a way of its own.
+/// Refuses relative paths, `.`, `..` and empty components, which containerd never writes, and bytes with a special meaning in the kernel's
+/// option syntax.
 pub(super) fn below(prefix: &Path, path: &str) -> Result<PathBuf, Coverage> {
     let refuse = |why: &str| Coverage::failed(format!("the snapshotter returned the path {path:?}, which {why}"));
     let Some(relative) = path.strip_prefix('/') else {
@@ -22,7 +22,7 @@ pub(super) fn below(prefix: &Path, path: &str) -> Result<PathBuf, Coverage> {
     if relative.split('/').any(|element| matches!(element, "" | "." | "..")) {
         return Err(refuse("has an empty, \".\" or \"..\" element"));
     }
-    // containerd joins paths with ':' and ',' and escapes nothing.
+    // containerd joins paths with ':' and ',' without escapes.
     if relative.contains(['\\', ':', ',', '\0']) {
         return Err(refuse("contains a character that overlayfs options cannot contain without an escape"));
     }

@@ -1,8 +1,7 @@
-//! Where do a container's bytes lie?
+//! Locates the directories of a container's layers.
 //!
-//! [`locate`] turns the mounts that a snapshotter answered with into layer roots below the host's mount point. It is a
-//! pure function: nothing is opened, so nothing can be fetched, and every shape that it does not know ends in a
-//! [`Coverage`] with its reason, never in a guess.
+//! [`locate`] converts the mounts of a storage driver into layer roots below the host's mount point. It is a pure function: it opens nothing,
+//! so nothing can be fetched, and every unknown form of mounts gives a [`Coverage`] with its reason, never a guess.
 
 mod host_path;
 mod native;
@@ -17,11 +16,11 @@ use outcrop_proto::{Container, Coverage, CoverageState, Mount};
 /// Where a container's root filesystem can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Located {
-    /// Layer directories, each kept apart: what is read there belongs to the layer and can be shared.
+    /// One directory per layer: results belong to the layer and can be shared.
     Stack(Stack),
-    /// One directory that holds everything.
+    /// One directory with the merged content.
     Merged(Merged),
-    /// It is not read, and why.
+    /// It is not read, for this reason.
     Not(Coverage),
 }
 
@@ -30,31 +29,31 @@ pub enum Located {
 pub struct Stack {
     /// Read-only layers, **newest first**, one for one with [`Container::chain`]. Empty for an image without layers.
     pub layers: Vec<Layer>,
-    /// The container's own writable layer, if it has one: live, and written by whoever runs in it.
+    /// The container's writable layer, if it has one: live, and written by the container's processes.
     pub upper: Option<PathBuf>,
-    /// Whether overlayfs keeps its marks in `user.overlay.*` here and not in `trusted.overlay.*`.
+    /// Whether overlayfs stores its marks in `user.overlay.*` instead of `trusted.overlay.*`.
     pub userxattr: bool,
 }
 
-/// One layer's root.
+/// Root of one layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
-    /// The snapshot's name, the element of [`Container::chain`] that this layer ends: usually a chain ID.
+    /// Name of the snapshot, the element of [`Container::chain`] for this layer: usually a chain ID.
     pub snapshot: String,
-    /// Its directory below the host prefix.
+    /// Directory below the host prefix.
     pub root: PathBuf,
 }
 
-/// A container's own copy of everything, image and what it wrote itself.
+/// A container's copy of the merged tree, with the container's own changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merged {
-    /// Its directory below the host prefix.
+    /// Directory below the host prefix.
     pub root: PathBuf,
-    /// The best coverage that reading it can give, since drift cannot be told from the image. Nothing read here is shared.
+    /// The best coverage that reading it can give, since drift cannot be separated from the image. Results are not shared.
     pub best: Coverage,
 }
 
-/// Finds a container's layer roots below `host_prefix`, the place where the host's root is seen (`/` on the host itself).
+/// Finds a container's layer roots below `host_prefix`, the directory at which the host's root is mounted (`/` on the host itself).
 pub fn locate(container: &Container, host_prefix: &Path) -> Located {
     try_locate(container, host_prefix).unwrap_or_else(Located::Not)
 }
@@ -78,7 +77,7 @@ fn try_locate(container: &Container, host_prefix: &Path) -> Result<Located, Cove
     overlay::locate(mount, &container.chain, host_prefix).map(Located::Stack)
 }
 
-/// The only mount; several, or one with a place of its own, are a construction that is not understood.
+/// Returns the only mount; several mounts, or a mount with a target, are not supported.
 fn the_mount(mounts: &[Mount]) -> Result<&Mount, Coverage> {
     match mounts {
         [mount] if mount.target.is_empty() => Ok(mount),
@@ -90,7 +89,7 @@ fn the_mount(mounts: &[Mount]) -> Result<&Mount, Coverage> {
     }
 }
 
-/// Why the storage of a snapshotter is not read.
+/// Returns the reason why the storage of a driver is not read.
 fn unread(snapshotter: &str) -> String {
     let why = match snapshotter {
         "fuse-overlayfs" => "it marks removed files in ways of its own (.wh. files, user.fuseoverlayfs attributes)",
@@ -103,7 +102,7 @@ fn unread(snapshotter: &str) -> String {
     format!("storage of the snapshotter {snapshotter:?} is not read: {why}")
 }
 
-/// What a mount of an unknown type is called in a reason.
+/// Returns the coverage for a mount of an unknown type.
 fn unknown_kind(snapshotter: &str, mount: &Mount) -> Coverage {
     match mount.kind.split_once('/') {
         Some((step @ ("format" | "mkfs" | "mkdir"), _)) => Coverage::unsupported(format!(
@@ -117,7 +116,7 @@ fn unknown_kind(snapshotter: &str, mount: &Mount) -> Coverage {
     }
 }
 
-/// Whether a bind mount is read-only; `Err` where its options do not say it in exactly one way.
+/// Returns whether a bind mount is read-only; `Err` where its options are missing or contradictory.
 fn bind_is_read_only(mount: &Mount) -> Result<bool, Coverage> {
     let mut read_only = None;
     for option in &mount.options {
@@ -125,7 +124,7 @@ fn bind_is_read_only(mount: &Mount) -> Result<bool, Coverage> {
             "ro" => true,
             "rw" => false,
             "bind" | "rbind" => continue,
-            // Owners are shown shifted; the bytes below are the same.
+            // Owners are mapped; the content is the same.
             mapped if mapped.starts_with("uidmap=") || mapped.starts_with("gidmap=") => continue,
             other => return Err(Coverage::unsupported(format!("its bind mount has the unknown option {other:?}"))),
         };

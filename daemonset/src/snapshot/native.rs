@@ -1,4 +1,4 @@
-//! The `native` snapshotter: a full copy for each snapshot.
+//! The `native` snapshotter: a full copy per snapshot.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use outcrop_proto::{Coverage, CoverageState, Mount};
 
 use super::{Merged, bind_is_read_only, host_path, unknown_kind};
 
-/// The container's own copy. The copies of its layers stay unknown: the mounts of a running container name only its own.
+/// Returns the container's copy. The copies of its layers are unknown: the mounts of a running container name its own copy only.
 pub(super) fn locate(mount: &Mount, prefix: &Path) -> Result<Merged, Coverage> {
     if mount.kind != "bind" {
         return Err(unknown_kind("native", mount));

@@ -1,6 +1,6 @@
-//! The `overlayfs` snapshotter: one directory a layer, `<root>/snapshots/<number>/fs`.
+//! The `overlayfs` snapshotter: one directory per layer, `<root>/snapshots/<number>/fs`.
 //!
-//! What it answers with (containerd's `plugins/snapshots/overlay`, the same from 1.6 to 2.4 but for the order of options):
+//! Its mounts (containerd's `plugins/snapshots/overlay`, the same from 1.6 to 2.4 except for the order of options):
 //!
 //! | snapshot | parents | mount |
 //! |---|---|---|
@@ -17,10 +17,10 @@ use outcrop_proto::{Coverage, Mount};
 
 use super::{Layer, Stack, bind_is_read_only, host_path, unknown_kind};
 
-/// overlayfs takes at most 500 lower layers.
+/// overlayfs accepts at most 500 lower layers.
 const MAX_LAYERS: usize = 500;
 
-/// Finds the layer roots, as many as the chain has parents.
+/// Finds the layer roots, one per parent of the chain.
 pub(super) fn locate(mount: &Mount, chain: &[String], prefix: &Path) -> Result<Stack, Coverage> {
     refuse_remapped(chain)?;
     let stack = match mount.kind.as_str() {
@@ -32,8 +32,8 @@ pub(super) fn locate(mount: &Mount, chain: &[String], prefix: &Path) -> Result<S
     Ok(stack)
 }
 
-/// Pods with user namespaces get, where the kernel cannot shift owners on a mount, a copy of the image with changed owners
-/// on top of the chain: full files, or stubs without data (`metacopy`) that would read as zeros.
+/// Refuses a remapped copy. Where the kernel cannot map owners on a mount, pods with user namespaces get a copy of the image with changed
+/// owners on top of the chain: full files, or stubs without data (`metacopy`) that read as zeros.
 fn refuse_remapped(chain: &[String]) -> Result<(), Coverage> {
     match chain {
         [top, parent, ..] if top.strip_prefix(parent.as_str()).is_some_and(|rest| rest.starts_with('-')) => {
@@ -77,7 +77,7 @@ fn bind(mount: &Mount, chain: &[String], prefix: &Path) -> Result<Stack, Coverag
     let source = mount.source.as_str();
     let (layers, upper) = match (chain.len(), read_only) {
         (0, false) => (Vec::new(), Some(host_path::below(prefix, source)?)),
-        // The view's own directory, which nothing can have written to.
+        // The view's own directory, to which nothing can have been written.
         (0, true) => (Vec::new(), None),
         (_, true) => (pair(&[source], chain, prefix)?, None),
         (parents, false) => {
@@ -89,7 +89,7 @@ fn bind(mount: &Mount, chain: &[String], prefix: &Path) -> Result<Stack, Coverag
     Ok(Stack { layers, upper, userxattr: false })
 }
 
-/// Layer directories beside the chain: both are newest first.
+/// Pairs layer directories with the chain: both are newest first.
 fn pair(paths: &[&str], chain: &[String], prefix: &Path) -> Result<Vec<Layer>, Coverage> {
     if paths.len() != chain.len() {
         return Err(Coverage::unsupported(format!(
@@ -111,7 +111,7 @@ fn pair(paths: &[&str], chain: &[String], prefix: &Path) -> Result<Vec<Layer>, C
         .collect()
 }
 
-/// Every directory is `<root>/snapshots/<number>/fs` below one root. Another shape was made by another program.
+/// Checks that every directory is `<root>/snapshots/<number>/fs` below one root. Other forms come from another program.
 fn same_root(stack: &Stack) -> Result<(), Coverage> {
     let mut root = None;
     let paths = stack.layers.iter().map(|layer| &layer.root).chain(&stack.upper);
@@ -134,7 +134,7 @@ fn snapshotter_root(path: &Path) -> Option<&Path> {
     snapshots.parent().filter(|_| snapshots.file_name().is_some_and(|name| name == "snapshots"))
 }
 
-/// The options that say where layers lie. Their order differs between versions of containerd and means nothing.
+/// Options that name the layers. Their order differs between versions of containerd and has no meaning.
 #[derive(Debug, Default)]
 struct Options<'a> {
     lowerdir: Option<&'a str>,
@@ -170,9 +170,8 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Options that change neither which directories are layers nor how their marks are read. `metacopy` and `redirect_dir`
-/// say what the kernel may write above; whether a layer holds such marks is for its reader to see. An operator can add
-/// any of them in containerd's configuration.
+/// Options that affect neither the list of layers nor the marks. `metacopy` and `redirect_dir` control what the kernel may write in the
+/// writable layer; the reader checks whether a layer has such marks. An operator can add any of them in containerd's configuration.
 const HARMLESS: &[&str] = &[
     "workdir",
     "index",

@@ -1,8 +1,8 @@
-//! What a process of Outcrop takes away from itself, and how much of that this kernel grants.
+//! The cage: the rights that a process of Outcrop gives up, and how much of that this kernel enforces.
 //!
-//! Landlock decides which files can be opened, seccomp which calls can be made. Neither is enough alone: Landlock does not
-//! cover mode, owner, times and attributes, and seccomp cannot see the flags of `openat2`. Both bind the calling thread and
-//! what it starts later, so they are entered in `main`, before any thread but the one that watches the pipe.
+//! Landlock decides which files can be opened, seccomp which system calls can be made. Neither is enough alone: Landlock does not cover
+//! mode, owner, times and attributes, and seccomp cannot see the flags of `openat2`. Both bind the calling thread and everything that it
+//! starts later, so a process enters its cage in `main`, before it starts any thread but the one that watches the pipe.
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
@@ -19,44 +19,44 @@ use seccompiler::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The newest Landlock that is asked for; older kernels give what they have.
+/// The newest Landlock ABI that is requested; older kernels enforce the part that they know.
 const ABI_WANTED: ABI = ABI::V6;
 
-/// Memory that a worker may have for data, bytes. RLIMIT_AS would count reserved address space too.
+/// Maximum data memory of a worker, bytes. RLIMIT_AS would also count reserved address space.
 const MAX_DATA: u64 = 192 << 20;
 
-/// Processor time that a worker may use, seconds.
+/// Maximum processor time of a worker, seconds.
 const MAX_CPU: u64 = 120;
 
-/// Files that a worker may hold open: a stack of overlay's most layers, and some.
+/// Maximum number of open files of a worker: the largest stack that overlayfs accepts, and some more.
 pub(super) const MAX_FILES: u64 = 640;
 
 /// How much of Landlock is enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Landlock {
-    /// This kernel has no Landlock, or it is switched off: seccomp and limits hold alone.
+    /// This kernel has no Landlock, or it is disabled: only seccomp and limits hold.
     Missing,
     /// An older Landlock that lacks some rights.
     Partial,
-    /// All of it.
+    /// All requested rights are enforced.
     Full,
 }
 
-/// The cage that a process is in.
+/// The cage of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cage {
-    /// Which files can be opened.
+    /// How much of Landlock is enforced.
     pub landlock: Landlock,
 }
 
 impl Cage {
-    /// The cage that a process told of in the words of [`Display`](std::fmt::Display); the weakest where they are others.
+    /// Parses the text form of [`Display`](std::fmt::Display); an unknown text gives the weakest cage.
     pub fn from_words(words: &str) -> Self {
         let cages = [Landlock::Full, Landlock::Partial].map(|landlock| Self { landlock });
         cages.into_iter().find(|cage| cage.to_string() == words).unwrap_or(Self { landlock: Landlock::Missing })
     }
 
-    /// The weaker of two.
+    /// Returns the weaker of two cages.
     #[must_use]
     pub fn weaker(self, other: Self) -> Self {
         Self { landlock: self.landlock.min(other.landlock) }
@@ -73,21 +73,21 @@ impl std::fmt::Display for Cage {
     }
 }
 
-/// Why a process could not give its rights up. It has to end then.
+/// Reason why a process could not give up rights. The process must end.
 #[derive(Debug, thiserror::Error)]
 pub enum CageError {
-    /// Landlock is there and refused.
+    /// Landlock is available and refused the rules.
     #[error("Landlock: {0}")]
     Landlock(#[from] landlock::RulesetError),
-    /// The filter could not be made or installed.
+    /// The filter could not be built or installed.
     #[error("seccomp: {0}")]
     Seccomp(String),
     /// A limit, capability or flag could not be set.
     #[error("{what}: {source}")]
     System {
-        /// What was being set.
+        /// Name of the limit, capability or flag.
         what: &'static str,
-        /// The kernel's answer.
+        /// Error of the kernel.
         source: rustix::io::Errno,
     },
 }
@@ -114,17 +114,17 @@ pub(super) fn limit() -> Result<(), CageError> {
     hide_memory()
 }
 
-/// Keeps other processes, and a worker where Landlock is missing, from this process's memory.
+/// Hides this process's memory from other processes, also from a worker where Landlock is missing.
 pub fn hide_memory() -> Result<(), CageError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(system("PR_SET_DUMPABLE"))
 }
 
-/// Keeps of this thread's capabilities only those in `keep`.
+/// Drops all capabilities of this thread except `keep`.
 pub(super) fn keep_capabilities(keep: CapabilitySet) -> Result<(), CageError> {
     keep_for_children(keep, CapabilitySet::empty())
 }
 
-/// The same, with others that this process does not use but its children may: a child of root has again what is permitted.
+/// Like [`keep_capabilities`], and keeps other capabilities permitted for children: a child of root regains what is permitted.
 fn keep_for_children(keep: CapabilitySet, children: CapabilitySet) -> Result<(), CageError> {
     let sets = capabilities(None).map_err(system("capget"))?;
     let permitted = sets.permitted & (keep | children);
@@ -132,8 +132,8 @@ fn keep_for_children(keep: CapabilitySet, children: CapabilitySet) -> Result<(),
     set_capabilities(None, sets).map_err(system("capset"))
 }
 
-/// Lets this thread, and what it starts later, open only what lies below `readable`, and only to read. Nothing else of the
-/// file system can be opened, no TCP port bound or connected, no foreign process signalled.
+/// Restricts this thread, and everything that it starts later, to opening files below `readable` for reading. It cannot open other files,
+/// bind or connect TCP ports, or signal foreign processes.
 pub(super) fn enter_landlock(readable: &[BorrowedFd<'_>]) -> Result<Cage, CageError> {
     let mut rules = ruleset(AccessNet::from_all(ABI_WANTED))?;
     for root in readable {
@@ -142,14 +142,14 @@ pub(super) fn enter_landlock(readable: &[BorrowedFd<'_>]) -> Result<Cage, CageEr
     enforce(rules)
 }
 
-/// Lets this thread, and what it starts later, read and execute the whole file system but change nothing in it.
+/// Restricts this thread, and everything that it starts later, to reading and executing files: it can change nothing in the file system.
 pub fn enter_read_only() -> Result<Cage, CageError> {
     read_only(AccessNet::from_all(ABI_WANTED), Vec::new())
 }
 
-/// The same for the process that speaks to the aggregator: it may connect over TCP and UDP, and neither listen nor open a
-/// socket of any other kind. Its workers still get a socket pair each. Of capabilities it keeps the right to read what belongs
-/// to others, and for its workers the right to see overlay's marks, if it has that.
+/// Like [`enter_read_only`], for the process that talks to the aggregator: it may connect over TCP and UDP, but not listen, and it may open
+/// no socket of another kind except a socket pair per worker. It keeps the capability to read foreign files, and for its workers the
+/// capability to see overlay's marks, if it has that.
 pub fn enter_reader_cage() -> Result<Cage, CageError> {
     let internet = [libc::AF_INET, libc::AF_INET6];
     let others = internet.map(|family| condition(0, Op::Ne, family as u64));
@@ -203,8 +203,8 @@ pub(super) fn enter_worker_seccomp() -> Result<(), CageError> {
     install(allow_list(WORKER_CALLS, worker_rules()?)?)
 }
 
-/// Leaves the process that speaks to the container runtime nothing but unix sockets, since a runtime that was started again
-/// has to be connected to again: no file can be opened, no other socket made, no capability used.
+/// Restricts the process that talks to the container runtime to unix sockets, which it needs to reconnect to a restarted runtime: it can
+/// open no file and no other socket, and it has no capability.
 pub fn enter_runtime_cage() -> Result<Cage, CageError> {
     let cage = enter_landlock(&[])?;
     keep_capabilities(CapabilitySet::empty())?;
@@ -226,7 +226,7 @@ fn install(program: BpfProgram) -> Result<(), CageError> {
     seccompiler::apply_filter_all_threads(&program).map_err(|error| CageError::Seccomp(error.to_string()))
 }
 
-/// Calls of every process: memory, its own threads and handles, time.
+/// System calls of every process: memory, its own threads and handles, time.
 const COMMON_CALLS: &[i64] = &[
     libc::SYS_brk,
     libc::SYS_munmap,
@@ -253,7 +253,7 @@ const COMMON_CALLS: &[i64] = &[
     libc::SYS_rseq,
 ];
 
-/// Reading through handles. `openat2` is held by Landlock, since its flags lie in memory where a filter cannot see them.
+/// Reading through handles. Landlock restricts `openat2`, whose flags lie in memory where a filter cannot see them.
 const WORKER_CALLS: &[i64] = &[
     libc::SYS_pread64,
     libc::SYS_preadv2,
@@ -273,7 +273,7 @@ const WORKER_CALLS: &[i64] = &[
     libc::SYS_dup,
 ];
 
-/// Connections, what an event loop needs, and `pread64` for the file that tells this process's own memory.
+/// Connections, an event loop, and `pread64` for the file with this process's own memory use.
 const RUNTIME_CALLS: &[i64] = &[
     libc::SYS_connect,
     libc::SYS_pread64,
@@ -296,7 +296,7 @@ const RUNTIME_CALLS: &[i64] = &[
     libc::SYS_sched_getaffinity,
 ];
 
-/// Older forms of the calls above, which newer architectures never had.
+/// Older forms of the calls above, which newer architectures do not have.
 #[cfg(target_arch = "x86_64")]
 mod older {
     pub(super) const WAITING: &[i64] = &[libc::SYS_poll, libc::SYS_epoll_wait];
@@ -316,8 +316,8 @@ mod older {
         libc::SYS_mknod,
     ];
 
-    /// Where the kernel has the x32 ABI, each call can be made under a second number: the same with this bit, and a few under
-    /// numbers of their own (arch/x86/entry/syscalls/syscall_64.tbl). A list of what is forbidden has to know them.
+    /// Where the kernel has the x32 ABI, each call has a second number: the same with this bit, and for a few calls another one
+    /// (arch/x86/entry/syscalls/syscall_64.tbl). A deny-list must contain them.
     pub(super) fn under_other_numbers(table: &mut super::Rules) {
         const X32: i64 = 0x4000_0000;
         let own = [
@@ -381,15 +381,15 @@ fn worker_rules() -> Result<Vec<Entry>, CageError> {
     own.into_iter().chain(shared_rules()).collect()
 }
 
-/// A filter that refuses every call but these.
+/// Builds a filter that refuses every call except these.
 fn allow_list(calls: &[i64], rules: Vec<Entry>) -> Result<BpfProgram, CageError> {
     let mut table: Rules = COMMON_CALLS.iter().chain(calls).map(|call| (*call, Vec::new())).collect();
     table.extend(rules);
     compile(table, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
 }
 
-/// A filter that allows every call but those that change files' metadata or the machine, what Landlock does not hold, and
-/// `more`.
+/// Builds a filter that allows every call except `more` and those that change files' metadata or the machine, which Landlock does not
+/// cover.
 fn deny_changes(more: Vec<Entry>) -> Result<BpfProgram, CageError> {
     // Through others, attributes of files could be set.
     let harmless = [libc::FIONBIO, libc::FIOCLEX, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
@@ -403,7 +403,7 @@ fn deny_changes(more: Vec<Entry>) -> Result<BpfProgram, CageError> {
     compile(table, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))
 }
 
-/// Calls that change something on the node, or reach into other processes.
+/// Calls that change something on the node, or access other processes.
 const CHANGING_CALLS: &[i64] = &[
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
@@ -474,7 +474,7 @@ const CHANGING_CALLS: &[i64] = &[
     libc::SYS_keyctl,
 ];
 
-/// Calls that `libc` does not name yet; newer calls have one number on all architectures.
+/// Calls that `libc` does not name yet; newer calls have the same number on all architectures.
 const SYS_SETXATTRAT: i64 = 463;
 const SYS_REMOVEXATTRAT: i64 = 466;
 const SYS_FILE_SETATTR: i64 = 469;

@@ -1,4 +1,4 @@
-//! A worker's life: take the job, enter the cage, do it, answer, end.
+//! The worker's side: receive the job, enter the cage, do the job, answer, exit.
 
 use std::io::{IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
@@ -16,13 +16,13 @@ use super::pipe::Pipe;
 use super::politeness::{self, Manner, Refusal};
 use super::{config, reading, selftest, survive};
 
-/// Most handles that come with a job: the kernel passes at most 253 in one message.
+/// Maximum number of handles of a job; the kernel passes at most 253 in one message.
 pub(super) const MAX_HANDLES: usize = 250;
 
-/// The entry of a worker process: its job comes through standard input, its answer goes to standard output.
+/// Entry point of a worker process: the job comes through standard input, the answer goes to standard output.
 pub(crate) fn main() -> ExitCode {
     let mut pipe = Pipe::standard_output();
-    // A panic is told like any other death; its message must not reach the terminal, since it may quote the image.
+    // The parent reports a panic like any other death. The message must not reach the terminal, since it may quote the image.
     std::panic::set_hook(Box::new(|_| {}));
     match run(&mut pipe) {
         Ok(()) => ExitCode::SUCCESS,
@@ -31,7 +31,7 @@ pub(crate) fn main() -> ExitCode {
                 Refusal::TooLarge(message) => Frame::TooLarge(message),
                 Refusal::Failed(message) => Frame::Failed(message),
             };
-            // If the pipe is gone nobody is left to tell.
+            // A closed pipe means that the parent is gone.
             let _ = frame.write(&mut pipe);
             ExitCode::FAILURE
         }
@@ -73,7 +73,7 @@ fn one(mut handles: Vec<OwnedFd>) -> Result<OwnedFd, String> {
     }
 }
 
-/// Takes the job and its handles from standard input.
+/// Receives the job and its handles from standard input.
 fn receive() -> Result<(Job, Vec<OwnedFd>), String> {
     let stdin = std::io::stdin();
     let mut length = [0; 8];
@@ -111,18 +111,17 @@ fn enter(handles: &[OwnedFd], may_see_marks: bool) -> Result<Cage, cage::CageErr
     Ok(cage)
 }
 
-/// Makes the process's table of open files as large as it may become, while there is one thread only. Later the kernel would
-/// wait for a grace period of all processors at each doubling (`expand_fdtable` in fs/file.c): together longer than reading an
-/// image.
+/// Grows the process's table of open files to its maximum while there is one thread only. Later, the kernel would wait for a grace period of
+/// all processors at each doubling (`expand_fdtable` in fs/file.c), which takes longer than reading an image.
 fn grow_file_table() {
     let last = i32::try_from(cage::MAX_FILES).map_or(i32::MAX, |files| files - 1);
     // Where the limit was lower already, growing is late and not wrong.
     drop(rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), last));
 }
 
-/// Ends this process when the other end of standard input goes, however busy a parser is.
+/// Ends this process when the other end of standard input closes, even while a parser is busy.
 ///
-/// `PR_SET_PDEATHSIG` would fire when the *thread* that started this process ends, which is not the same.
+/// `PR_SET_PDEATHSIG` would fire when the *thread* that started this process ends, not the process.
 fn end_with_the_pipe() {
     let (ready, is_ready) = mpsc::channel();
     std::thread::spawn(move || {

@@ -1,15 +1,15 @@
-//! What of an image configuration counts: the diff IDs of its layers, and which step of the build made each.
+//! Parses an image configuration: the diff IDs of its layers, and the build step of each layer.
 
 use outcrop_proto::Step;
 use serde::{Deserialize, Serialize};
 
-/// Most layers of an image that are looked at; overlayfs takes at most 500 lower ones.
+/// Maximum number of layers; overlayfs accepts at most 500 lower layers.
 const MAX_LAYERS: usize = 1000;
 
-/// Most bytes of a step's text.
+/// Maximum size of a step's text, bytes.
 const MAX_TEXT: usize = 1024;
 
-/// The instructions of a Dockerfile. Other words of a history are not passed on, since they could be anything.
+/// Instructions of a Dockerfile. Other words of a history are not reported, since they could be secrets.
 const KEYWORDS: &[&str] = &[
     "ADD",
     "ARG",
@@ -35,16 +35,16 @@ const KEYWORDS: &[&str] = &[
 /// ([OCI image configuration](https://github.com/opencontainers/image-spec/blob/main/config.md)).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
-    /// Diff IDs of the layers, base first, as they are written.
+    /// Diff IDs of the layers, base first, as the configuration has them.
     pub diff_ids: Vec<String>,
-    /// The steps that made them, base first, one for each; none where the history does not tell that.
+    /// Build steps of the layers, base first, one per layer; empty where the history does not match the layers.
     pub steps: Vec<Step>,
 }
 
 #[derive(Deserialize)]
 struct Document {
     rootfs: RootFs,
-    /// A history of another shape costs the steps and not the layers.
+    /// A malformed history costs the steps, not the layers.
     #[serde(default)]
     history: serde_json::Value,
 }
@@ -62,7 +62,7 @@ struct History {
     empty_layer: Option<bool>,
 }
 
-/// Parses a configuration; `texts` says whether the steps keep their texts, which may hold secrets. Only a worker does so.
+/// Parses a configuration; with `texts` the steps keep their texts, which may contain secrets. Only workers call this.
 #[doc(hidden)]
 pub fn parse_image_config(bytes: &[u8], texts: bool) -> Result<ImageConfig, String> {
     let document: Document =
@@ -88,8 +88,8 @@ fn step(number: u32, entry: History, texts: bool) -> Step {
     Step { number, keyword, created, text }
 }
 
-/// Which instruction a step was: BuildKit writes `RUN /bin/sh -c …`, the builder before it `/bin/sh -c …` for RUN, with
-/// `|2 NAME=value …` before that where there are build arguments, and `/bin/sh -c #(nop) COPY …` for the others.
+/// Returns the instruction of a step. BuildKit writes `RUN /bin/sh -c …`; the older builder writes `/bin/sh -c …` for RUN, after
+/// `|2 NAME=value …` where there are build arguments, and `/bin/sh -c #(nop) COPY …` for other instructions.
 fn keyword(text: &str) -> &'static str {
     let first = |text: &str| {
         let word = text.split_ascii_whitespace().next().unwrap_or_default();

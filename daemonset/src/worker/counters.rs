@@ -1,4 +1,4 @@
-//! What became of a program's workers.
+//! Counters of a program's workers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,23 +14,23 @@ pub struct Counters {
     peak: AtomicU64,
 }
 
-/// The counts at one moment.
+/// Snapshot of the counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Workers started.
     pub started: u64,
-    /// Those that died of what they read.
+    /// Workers that died while reading.
     pub died: u64,
     /// Layers that were read completely.
     pub layers: u64,
     /// Files that workers announced to parse.
     pub files: u64,
-    /// The most resident memory that one of them was seen to have, bytes.
+    /// Peak of a worker's resident memory, as far as it was observed; bytes.
     pub peak: u64,
 }
 
 impl Counters {
-    /// The counts now.
+    /// Returns a snapshot.
     pub fn now(&self) -> Counts {
         Counts {
             started: self.started.load(Ordering::Relaxed),
@@ -57,7 +57,7 @@ impl Counters {
         self.died.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Looks at a worker that lives.
+    /// Records the memory of a running worker.
     pub(super) fn look(&self, pid: u32) {
         if let Some(peak) = usage::peak_of(pid) {
             self.peak.fetch_max(peak, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What a worker is asked, and how it answers: frames on a pipe.
+//! The protocol between parent and worker: a job in, frames out.
 
 use std::io::{self, Read, Write};
 
@@ -8,74 +8,74 @@ use serde::{Deserialize, Serialize};
 use super::cage::Cage;
 use super::politeness::Manner;
 
-/// Most bytes of a job: an image configuration, and a little.
+/// Maximum size of a job, bytes: an image configuration and some more.
 pub(super) const MAX_JOB: usize = 8 << 20;
 
-/// Most bytes of one answer: the inventory of a layer of some million files.
+/// Maximum size of an answer, bytes: the inventory of a layer with some million files.
 pub(super) const MAX_ANSWER: usize = 256 << 20;
 
-/// Most bytes of anything else that it says: the names of some paths.
+/// Maximum size of any other frame, bytes: a group of paths.
 const MAX_MESSAGE: usize = 8 << 20;
 
-/// What a worker does. Handles travel beside it.
+/// A worker's job. Handles are passed beside it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Job {
-    /// Read one layer; its root is the one handle.
+    /// Read one layer; the only handle is its root.
     Layer {
-        /// Where its overlay marks lie.
+        /// Namespace of its overlay marks.
         marks: Namespace,
-        /// What earlier workers died of.
+        /// Paths that killed earlier workers.
         caution: Caution,
-        /// What is too much, and how politely it is read.
+        /// Limits and priority.
         manner: Manner,
     },
-    /// Read paths in the merged view; the layers' roots are the handles, newest first.
+    /// Read paths in the merged view; the handles are the layers' roots, newest first.
     Stack {
-        /// Where the overlay marks lie.
+        /// Namespace of the overlay marks.
         marks: Namespace,
-        /// What earlier workers died of.
+        /// Paths that killed earlier workers.
         caution: Caution,
-        /// How politely they are read.
+        /// Priority.
         manner: Manner,
-        /// What to read.
+        /// Paths to read.
         paths: Vec<Vec<u8>>,
     },
-    /// Say which paths a mounted root shows; the handles are the root and, if there is one, the writable layer.
+    /// Check which paths a mounted root shows; the handles are the root and, if there is one, the writable layer.
     Survive {
-        /// What to look for.
+        /// Paths to check.
         paths: Vec<Vec<u8>>,
     },
     /// Parse an image configuration.
     Config {
-        /// Its bytes.
+        /// Bytes of the configuration.
         bytes: Vec<u8>,
-        /// Whether the texts of its history are wanted.
+        /// Whether to return the texts of its history.
         texts: bool,
     },
-    /// Try every forbidden act; the one handle is a directory.
+    /// Attempt every forbidden action; the only handle is a directory.
     Selftest {
-        /// Files outside that directory, which must not open: `(what, absolute path)`.
+        /// Files outside that directory, which must not open: `(description, absolute path)`.
         outside: Vec<(String, Vec<u8>)>,
     },
 }
 
-/// What is known of the paths that kill a worker.
+/// Precautions against paths that kill a worker.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Caution {
-    /// Paths that killed one, and are not to be parsed again.
+    /// Paths that killed a worker and are skipped.
     pub(super) skip: Vec<Vec<u8>>,
-    /// Name each path alone: one of several that were named together has killed a worker.
+    /// Announce each path alone, since one path of a group has killed a worker.
     pub(super) one_by_one: bool,
 }
 
 impl Caution {
-    /// How many paths are named at once. Each naming wakes the parent, which costs as much as reading a small file.
+    /// Returns the number of paths announced together. Each announcement wakes the parent, which costs as much as reading a small file.
     pub(super) fn group(&self) -> usize {
         if self.one_by_one { 1 } else { 64 }
     }
 }
 
-/// [`MarkNamespace`], as it travels.
+/// [`MarkNamespace`], serializable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Namespace {
     Trusted,
@@ -100,28 +100,41 @@ impl From<Namespace> for MarkNamespace {
     }
 }
 
-/// Something that a worker says.
+/// A message of a worker.
 #[derive(Debug)]
 pub(super) enum Frame {
-    /// It is in its cage now; first of all.
+    /// The worker has entered its cage. The first frame.
     Caged(Started),
-    /// It is about to parse these paths, one after the other.
+    /// The worker is about to parse these paths, in this order.
     Paths(Vec<Vec<u8>>),
-    /// The answer; last of all.
+    /// Work of reading a layer. Precedes the answer.
+    Work(Work),
+    /// The answer. The last frame.
     Answer(Vec<u8>),
-    /// It could not do the job; last of all.
+    /// The job failed, with the reason. The last frame.
     Failed(String),
-    /// What it should read is beyond a limit, which it names; last of all.
+    /// The input exceeds a limit, which the text names. The last frame.
     TooLarge(String),
 }
 
-/// How a worker began.
+/// Properties of a started worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Started {
-    /// The cage that it is in.
+    /// Its cage.
     pub cage: Cage,
     /// Whether it can read overlay's marks.
     pub marks: bool,
+}
+
+/// Work that a worker did for one layer, as the worker counted it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Paths in the layer.
+    pub paths: u64,
+    /// Files that a cataloger read.
+    pub evidence_files: u64,
+    /// Bytes read of these files.
+    pub evidence_bytes: u64,
 }
 
 impl Frame {
@@ -132,6 +145,7 @@ impl Frame {
             Self::Answer(_) => 3,
             Self::Failed(_) => 4,
             Self::TooLarge(_) => 5,
+            Self::Work(_) => 6,
         }
     }
 
@@ -145,6 +159,10 @@ impl Frame {
             }
             Self::Paths(paths) => {
                 encoded = postcard::to_stdvec(paths).map_err(io::Error::other)?;
+                &encoded
+            }
+            Self::Work(work) => {
+                encoded = postcard::to_stdvec(work).map_err(io::Error::other)?;
                 &encoded
             }
             Self::Answer(bytes) => bytes,
@@ -163,7 +181,7 @@ impl Frame {
         out.write_all(payload)
     }
 
-    /// Reads a frame; `None` at the end. An answer's bytes go into `answer` as they come, and the frame returned has none.
+    /// Reads a frame; `None` at the end of the stream. An answer's bytes are written into `answer`, and the returned frame has none.
     pub(super) fn read(input: &mut impl Read, answer: &mut impl Write) -> io::Result<Option<Self>> {
         let mut tag = [0];
         if input.read(&mut tag)? == 0 {
@@ -188,7 +206,7 @@ impl Frame {
                 "a message of a worker has {length} bytes, more than the limit of {MAX_MESSAGE}"
             )));
         }
-        // Grows with what really arrives: a length is only a claim.
+        // The buffer grows with the bytes that arrive, since the length is not trusted.
         let mut payload = Vec::new();
         if input.take(length as u64).read_to_end(&mut payload)? != length {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -198,6 +216,7 @@ impl Frame {
             [2] => Self::Paths(postcard::from_bytes(&payload).map_err(io::Error::other)?),
             [4] => Self::Failed(String::from_utf8_lossy(&payload).into_owned()),
             [5] => Self::TooLarge(String::from_utf8_lossy(&payload).into_owned()),
+            [6] => Self::Work(postcard::from_bytes(&payload).map_err(io::Error::other)?),
             [tag] => return Err(io::Error::other(format!("unknown message of a worker ({tag})"))),
         }))
     }

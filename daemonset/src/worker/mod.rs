@@ -1,9 +1,8 @@
-//! The cage: a process a job, one layer's handle in, one inventory out.
+//! Workers: one sandboxed process per job, one layer handle in, one inventory out.
 //!
-//! Bytes from images are parsed here and nowhere else. The parent starts the program again in its role of a worker, passes
-//! a job and the handles that it may read, and gets frames back through a pipe: the cage that the worker is in, each
-//! path before it is parsed, and the answer. A worker that dies costs the path that it named last: the job is done again
-//! without it.
+//! Bytes from images are parsed here and nowhere else. The parent starts the program again in the worker role, passes a job and the handles
+//! that the worker may read, and receives frames through a pipe: the worker's cage, each path before the worker parses it, and the answer.
+//! A worker that dies costs the path that it announced last: the parent repeats the job without that path.
 
 mod cage;
 mod child;
@@ -21,8 +20,8 @@ mod survive;
 pub use cage::{Cage, CageError, Landlock, enter_read_only, enter_reader_cage, enter_runtime_cage, hide_memory};
 pub use config::{ImageConfig, parse_image_config};
 pub use counters::{Counters, Counts};
-pub use job::Started;
-pub use parent::{LayerReading, Program, StackReading, WorkerError, check_frames};
+pub use job::{Started, Work};
+pub use parent::{LayerReading, Program, ReadStats, StackReading, WorkerError, check_frames};
 pub use politeness::{LayerLimits, Manner};
 pub use selftest::Attempt;
 pub use survive::Survival;

@@ -1,4 +1,4 @@
-//! The parent's side: start a worker, hand it a job, hear it out.
+//! The parent's side: start a worker, pass it a job, receive its frames.
 
 use std::io::{self, IoSlice, Read};
 use std::mem::MaybeUninit;
@@ -19,67 +19,79 @@ use rustix::net::{
 use super::child::MAX_HANDLES;
 use super::config::ImageConfig;
 use super::counters::Counters;
-use super::job::{Caution, Frame, Job, Started};
+use super::job::{Caution, Frame, Job, Started, Work};
 use super::politeness::Manner;
 use super::reading::StackAnswer;
 use super::selftest::Attempt;
 use super::survive::Survival;
+use crate::logging::safe;
 use crate::role;
 
-/// How often a job is done again without the path that killed its worker.
+/// Maximum number of times that a job is repeated without the path that killed its worker.
 const MAX_DEATHS: usize = 8;
 
-/// How long a worker may take, whatever it waits for; its processor time is limited separately.
+/// Maximum wall time of a worker; its processor time is limited separately.
 const MAX_TIME: Duration = Duration::from_secs(600);
 
-/// The same for an image configuration: what follows the containers waits for it.
+/// Maximum wall time for an image configuration: the main thread waits for it.
 const MAX_PARSE: Duration = Duration::from_secs(20);
 
-/// The same for a look at a mounted root: whoever holds it longer keeps the node from unmounting it, and containerd's shim
-/// gives up after 2.5 s.
+/// Maximum wall time for a check of a mounted root: an open handle makes the node's umount fail, and containerd's shim gives up after
+/// 2.5 s.
 const MAX_HOLD: Duration = Duration::from_secs(2);
 
-/// Why a job could not be done.
+/// Reason why a job failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// The program could not be started again as a worker, or spoken to.
+    /// The worker process could not be started, or the job could not be sent.
     #[error("starting a worker: {0}")]
     Start(#[source] io::Error),
-    /// The worker said what was wrong.
+    /// The worker reported a failure.
     #[error("{0}")]
     Job(String),
     /// The worker ended without an answer.
     #[error("the worker died ({how}) {doing}")]
     Died {
-        /// How it ended.
+        /// Exit status, or the timeout.
         how: String,
-        /// What it had named last.
+        /// Paths that it announced last.
         doing: String,
     },
-    /// What it should read is beyond a limit.
+    /// The input exceeds a limit.
     #[error("{0}")]
     TooLarge(String),
-    /// Too many paths killed it.
+    /// Too many paths killed a worker.
     #[error("the worker died {MAX_DEATHS} times, the last time while reading {0}")]
     DiedTooOften(String),
-    /// The answer was not what a worker of this program writes.
+    /// The answer is malformed.
     #[error("malformed response of a worker: {0}")]
     Answer(String),
 }
 
-/// What a worker read of one layer.
+/// Result of reading one layer.
 #[derive(Clone, Debug)]
 pub struct LayerReading {
-    /// What the layer says.
+    /// The layer's inventory.
     pub inventory: Inventory,
-    /// The cage that the worker was in, and whether it could see overlay's marks.
+    /// Cage of the worker, and whether it could see overlay's marks.
     pub started: Started,
 }
 
-/// What a worker read on a stack: by path.
+/// Statistics of reading a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadStats {
+    /// The cage of the worker, and whether it could see overlay's marks.
+    pub started: Started,
+    /// Wall time, with all workers that the layer took.
+    pub elapsed: Duration,
+    /// Paths and evidence of the layer.
+    pub work: Work,
+}
+
+/// Results of reading paths of a stack.
 pub type StackReading = Vec<(Vec<u8>, Result<Fact, String>)>;
 
-/// The program that is started as a worker: it has to call [`crate::role::enter`] first in its `main`.
+/// The program that is started as a worker: its `main` must call [`crate::role::enter`] first.
 #[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
@@ -88,32 +100,32 @@ pub struct Program {
 }
 
 impl Program {
-    /// The program that is running now.
+    /// Returns the program of this process.
     pub fn this() -> Self {
         Self::at("/proc/self/exe")
     }
 
-    /// Another program; tests have to start the real one.
+    /// Returns the program at `path`, for tests.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), manner: Manner::default(), counters: Arc::default() }
     }
 
-    /// The same, reading in another manner.
+    /// Sets limits and priority of reading.
     #[must_use]
     pub fn with(mut self, manner: Manner) -> Self {
         self.manner = manner;
         self
     }
 
-    /// What became of its workers, of those of its clones too.
+    /// Returns the counters of its workers and of its clones' workers.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// The cage that its workers are in, and whether they can see overlay's marks.
+    /// Starts a worker to find out the cage of workers, and whether they can see overlay's marks.
     ///
     /// # Errors
-    /// When none can be started.
+    /// When no worker can be started.
     pub fn started(&self) -> Result<Started, WorkerError> {
         let job = Job::Stack {
             marks: MarkNamespace::Trusted.into(),
@@ -121,46 +133,47 @@ impl Program {
             manner: self.manner,
             paths: Vec::new(),
         };
-        Ok(self.once::<Vec<u8>>(&job, &[])?.done()?.0)
+        Ok(self.once::<Vec<u8>>(&job, &[])?.done()?.0.started)
     }
 
-    /// The command that starts this program in `role`, with an empty environment.
+    /// Returns the command that starts this program in `role`, with an empty environment.
     pub fn command(&self, role: &str) -> Command {
         let mut command = Command::new(&self.path);
         command.arg(role::ARGUMENT).arg(role).env_clear();
         command
     }
 
-    /// Reads one layer, whose overlay marks lie in `marks`.
+    /// Reads one layer; `marks` is the namespace of its overlay marks.
     ///
     /// # Errors
-    /// When no inventory could be made. Files that could not be read are in the inventory, as tombstones.
+    /// When the layer cannot be read at all. Files that could not be read are tombstones in the inventory.
     pub fn read_layer(&self, root: BorrowedFd<'_>, marks: MarkNamespace) -> Result<LayerReading, WorkerError> {
-        let (started, answer) = self.read_layer_into::<Vec<u8>>(root, marks)?;
+        let (stats, answer) = self.read_layer_into::<Vec<u8>>(root, marks)?;
         let inventory = Inventory::decode(&answer).map_err(|error| WorkerError::Answer(error.to_string()))?;
-        Ok(LayerReading { inventory, started })
+        Ok(LayerReading { inventory, started: stats.started })
     }
 
-    /// The same, not decoded: the canonical encoding, as the worker wrote it, goes into an `S` as it comes. Nothing is
-    /// promised of these bytes.
+    /// Like [`Self::read_layer`], without decoding: the canonical encoding is written into an `S` as it arrives. The bytes are not
+    /// validated.
     ///
     /// # Errors
-    /// When the worker could not do it.
+    /// When the layer cannot be read.
     pub fn read_layer_into<S: io::Write + Default>(
         &self,
         root: BorrowedFd<'_>,
         marks: MarkNamespace,
-    ) -> Result<(Started, S), WorkerError> {
+    ) -> Result<(ReadStats, S), WorkerError> {
+        let start = Instant::now();
         let job = |caution| Job::Layer { marks: marks.into(), caution, manner: self.manner };
-        let read = self.persevere(&job, &[root])?;
+        let (Finished { started, work }, answer) = self.persevere(&job, &[root])?;
         self.counters.completes_layer();
-        Ok(read)
+        Ok((ReadStats { started, elapsed: start.elapsed(), work }, answer))
     }
 
     /// Reads `paths` in the merged view of `layers`, newest first.
     ///
     /// # Errors
-    /// When the worker could not do the job at all.
+    /// When no path could be read.
     pub fn read_stack(
         &self,
         layers: &[BorrowedFd<'_>],
@@ -180,10 +193,10 @@ impl Program {
             .collect()
     }
 
-    /// Says which `paths` a container's mounted root shows; `upper` is its writable layer.
+    /// Checks which `paths` a container's mounted root shows; `upper` is its writable layer.
     ///
     /// # Errors
-    /// When the worker could not do the job.
+    /// When the worker fails.
     pub fn survives(
         &self,
         root: BorrowedFd<'_>,
@@ -195,16 +208,16 @@ impl Program {
         decode(&answer)
     }
 
-    /// Parses an image configuration; `texts` says whether the steps of its history keep their texts.
+    /// Parses an image configuration; with `texts` the steps of its history keep their texts.
     ///
     /// # Errors
-    /// When it is none.
+    /// When the bytes are not an image configuration.
     pub fn parse_config(&self, bytes: &[u8], texts: bool) -> Result<ImageConfig, WorkerError> {
         let (_, answer) = self.once::<Vec<u8>>(&Job::Config { bytes: bytes.to_vec(), texts }, &[])?.done()?;
         decode(&answer)
     }
 
-    /// Tries every forbidden act in a worker that may read `root` only; `outside` are files that must not open.
+    /// Attempts every forbidden action in a worker that may read `root` only; `outside` are files that must not open.
     ///
     /// # Errors
     /// When the worker could not be started.
@@ -213,16 +226,16 @@ impl Program {
         root: BorrowedFd<'_>,
         outside: Vec<(String, Vec<u8>)>,
     ) -> Result<(Started, Vec<Attempt>), WorkerError> {
-        let (started, answer) = self.once::<Vec<u8>>(&Job::Selftest { outside }, &[root])?.done()?;
-        Ok((started, decode(&answer)?))
+        let (finished, answer) = self.once::<Vec<u8>>(&Job::Selftest { outside }, &[root])?.done()?;
+        Ok((finished.started, decode(&answer)?))
     }
 
-    /// Does a job, again and again without the paths that kill it.
+    /// Runs a job, and repeats it without the paths that kill its worker.
     fn persevere<S: io::Write + Default>(
         &self,
         job: &dyn Fn(Caution) -> Job,
         handles: &[BorrowedFd<'_>],
-    ) -> Result<(Started, S), WorkerError> {
+    ) -> Result<(Finished, S), WorkerError> {
         let mut caution = Caution::default();
         loop {
             match self.once(&job(caution.clone()), handles)? {
@@ -252,11 +265,14 @@ impl Program {
         let _ = worker.child.kill();
         let status = worker.child.wait().map_err(WorkerError::Start)?;
         Ok(match outcome.map_err(|error| WorkerError::Answer(error.to_string()))? {
-            Heard { end: Some(End::Answer), started: Some(started), .. } => Outcome::Done(started, answer),
+            Heard { end: Some(End::Answer), started: Some(started), work, .. } => {
+                Outcome::Done(Finished { started, work }, answer)
+            }
             Heard { end: Some(End::Refused(error)), .. } => Outcome::Failed(error),
             Heard { paths, late, .. } => {
                 self.counters.dies();
                 let how = if late { format!("no response after {} s", limit.as_secs()) } else { status.to_string() };
+                tracing::warn!(how = %how, paths = paths.len(), last = %safe(&in_words(&paths)), "worker died");
                 Outcome::Died { paths, how }
             }
         })
@@ -300,8 +316,8 @@ fn decode<T: serde::de::DeserializeOwned>(answer: &[u8]) -> Result<T, WorkerErro
     postcard::from_bytes(answer).map_err(|error| WorkerError::Answer(error.to_string()))
 }
 
-/// Reads `bytes` as everything that a worker may send, and throws it away: a worker that its image has taken over sends
-/// what it likes. For the fuzz target.
+/// Decodes `bytes` as each message that a worker may send, and discards the result: an image that has taken over a worker chooses these
+/// bytes. For the fuzz target.
 #[doc(hidden)]
 pub fn check_frames(mut bytes: &[u8]) {
     let mut answer = Vec::new();
@@ -317,7 +333,7 @@ pub fn check_frames(mut bytes: &[u8]) {
     }
 }
 
-/// Our end of the job's socket, as a writer that raises no signal.
+/// The parent's end of the job's socket, as a writer that raises no SIGPIPE.
 struct Socket<'a>(BorrowedFd<'a>);
 
 impl io::Write for Socket<'_> {
@@ -330,17 +346,24 @@ impl io::Write for Socket<'_> {
     }
 }
 
+/// What a worker reported beside its answer.
+#[derive(Debug)]
+struct Finished {
+    started: Started,
+    work: Work,
+}
+
 /// How a job ended.
 enum Outcome<S> {
-    Done(Started, S),
+    Done(Finished, S),
     Failed(WorkerError),
     Died { paths: Vec<Vec<u8>>, how: String },
 }
 
 impl<S> Outcome<S> {
-    fn done(self) -> Result<(Started, S), WorkerError> {
+    fn done(self) -> Result<(Finished, S), WorkerError> {
         match self {
-            Self::Done(started, answer) => Ok((started, answer)),
+            Self::Done(finished, answer) => Ok((finished, answer)),
             Self::Failed(error) => Err(error),
             Self::Died { paths, how } => {
                 let doing = if paths.is_empty() {
@@ -371,6 +394,7 @@ fn in_words(paths: &[Vec<u8>]) -> String {
 #[derive(Default)]
 struct Heard {
     started: Option<Started>,
+    work: Work,
     paths: Vec<Vec<u8>>,
     end: Option<End>,
     late: bool,
@@ -400,6 +424,10 @@ impl Worker {
                     counters.announces(paths.len());
                     heard.paths = paths;
                     counters.look(pid);
+                    continue;
+                }
+                Ok(Some(Frame::Work(work))) => {
+                    heard.work = work;
                     continue;
                 }
                 Ok(Some(Frame::Answer(_))) => End::Answer,

@@ -1,4 +1,4 @@
-//! Standard output without a buffer: a frame is with the parent once it is written, however this process ends.
+//! Standard output without a buffer: the parent gets a frame as soon as it is written, however this process ends.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, BorrowedFd};

@@ -1,5 +1,4 @@
-//! How a worker behaves towards who runs here: last in line for processor and disk, and no more of a processor than it may
-//! have.
+//! Limits that protect the node's workloads from a worker: lowest priority for processor and disk, and a share of one processor.
 
 use std::time::{Duration, Instant};
 
@@ -7,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::usage;
 
-/// How layers are read: what is too much, and how politely.
+/// Limits and priority of reading layers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manner {
-    /// What a layer may ask for at most.
+    /// Maximum size of a layer.
     pub limits: LayerLimits,
-    /// Whether workers stand last in line for processor (nice 19) and disk (idle class).
+    /// Whether workers have the lowest priority for processor (nice 19) and disk (idle class).
     pub polite: bool,
-    /// The share of one processor that a worker may use, more than 0 and at most 1.
+    /// Share of one processor that a worker may use, more than 0 and at most 1.
     pub share: f64,
 }
 
@@ -24,16 +23,16 @@ impl Default for Manner {
     }
 }
 
-/// Beyond one of these a layer is too large to be read.
+/// Limits beyond which a layer is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerLimits {
-    /// Files, directories and all else.
+    /// Number of files, directories and other entries.
     pub files: u64,
-    /// Bytes of their paths, as the inventory keeps them.
+    /// Size of the path table, bytes.
     pub path_bytes: u64,
-    /// Files that could be evidence.
+    /// Number of files that could be evidence.
     pub evidence_files: u64,
-    /// Bytes that are read of them.
+    /// Bytes read of these files.
     pub evidence_bytes: u64,
 }
 
@@ -44,12 +43,12 @@ impl Default for LayerLimits {
     }
 }
 
-/// Why a layer was not read.
+/// Reason why a layer was not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It is beyond a limit.
+    /// It exceeds a limit.
     TooLarge(String),
-    /// Anything else.
+    /// Another error.
     Failed(String),
 }
 
@@ -59,7 +58,7 @@ impl<E: std::fmt::Display> From<E> for Refusal {
     }
 }
 
-/// Puts this process last in line.
+/// Gives this process the lowest priority.
 pub(super) fn stand_last() {
     // Where the kernel does not grant it, the work is done all the same.
     let _ = rustix::process::setpriority_process(None, 19);
@@ -74,17 +73,17 @@ fn idle_io() {
     let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_CLASS_IDLE) };
 }
 
-/// Keeps a process within its share of a processor, by its own clock.
+/// Keeps a process within its share of a processor, by its own processor time.
 pub(super) struct Throttle {
     share: f64,
     start: Instant,
     used: Duration,
 }
 
-/// Shorter pauses are not worth a system call.
+/// Minimum pause; shorter ones are not worth a system call.
 const SHORTEST: Duration = Duration::from_millis(5);
 
-/// A longer one is made of several: what was used is looked at again.
+/// Maximum pause; a longer one is split, and the processor time is checked in between.
 const LONGEST: Duration = Duration::from_secs(1);
 
 impl Throttle {
@@ -92,7 +91,7 @@ impl Throttle {
         Self { share: share.clamp(0.01, 1.0), start: Instant::now(), used: usage::cpu() }
     }
 
-    /// Waits for as long as more than the share has been used.
+    /// Waits while the process has used more than its share.
     pub(super) fn pause(&self) {
         if self.share >= 1.0 {
             return;
@@ -125,7 +124,7 @@ mod tests {
         .unwrap();
     }
 
-    /// As `ionice` tells it; what is hoped for where that is not installed.
+    /// The class that `ionice` prints; the expected one where it is not installed.
     fn class_of(thread: &str) -> String {
         let told = std::process::Command::new("ionice").args(["-p", thread]).output();
         told.map_or("idle".to_owned(), |told| String::from_utf8_lossy(&told.stdout).trim().to_owned())

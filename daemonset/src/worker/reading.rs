@@ -1,7 +1,7 @@
-//! One layer → its inventory, and paths of a stack → their facts. Everything here runs in the cage.
+//! Reads one layer into an inventory, and paths of a stack into facts. Everything here runs in the cage.
 //!
-//! The walk comes first and looks at names only, with the right to see overlay's marks if it was given; that right is gone
-//! before the first byte of a file is read.
+//! The walk comes first and looks at names only; it may have the capability to see overlay's marks. The worker drops that capability before
+//! it reads the first byte of a file.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,35 +17,35 @@ use overlayfs_reader::{ErrorKind, Kind, Layer, LayerReader, Options, Stack, Stub
 use rustix::thread::CapabilitySet;
 
 use super::cage;
-use super::job::{Caution, Frame};
+use super::job::{Caution, Frame, Work};
 use super::pipe::Pipe;
 use super::politeness::{LayerLimits, Manner, Refusal, Throttle};
 use super::source::{self, FileSource};
-use crate::catalog::{self, Cataloguer, Evidence, Source, Want};
+use crate::catalog::{self, Cataloger, Evidence, Source, Want};
 
-/// Files that are held open from the look at their marks to their parsing; what lies beyond is opened twice.
+/// Maximum number of files that stay open between the check of their marks and their parsing; further files are opened twice.
 const MAX_HELD: usize = 512;
 
-/// A path that a cataloguer wants.
+/// A path that a cataloger wants.
 struct Candidate {
     path: Vec<u8>,
-    cataloguer: &'static dyn Cataloguer,
+    cataloger: &'static dyn Cataloger,
     state: State,
 }
 
-/// What stands between a candidate and its parsing.
+/// State of a candidate before parsing.
 enum State {
-    /// It has to be opened.
+    /// Not open yet.
     Closed,
-    /// It is open.
+    /// Open.
     Open(File),
-    /// It must not be parsed.
+    /// Must not be parsed, for this reason.
     Refused(String),
 }
 
-/// Which cataloguer wants `path`.
-fn wanted(path: &[u8]) -> Option<(&'static dyn Cataloguer, Want)> {
-    catalog::ALL.iter().map(|cataloguer| (*cataloguer, cataloguer.wants(path))).find(|(_, want)| *want != Want::No)
+/// Returns the cataloger that wants `path`.
+fn wanted(path: &[u8]) -> Option<(&'static dyn Cataloger, Want)> {
+    catalog::ALL.iter().map(|cataloger| (*cataloger, cataloger.wants(path))).find(|(_, want)| *want != Want::No)
 }
 
 /// Reads one layer.
@@ -61,8 +61,9 @@ pub(super) fn layer(
     options.limits.entries = limits.files;
     options.limits.directory_entries = options.limits.directory_entries.min(limits.files);
     let reader = LayerReader::new(Layer::from_fd(root)?, options);
-    let mut inventory = Inventory { cataloguers: catalog::VERSION, ..Inventory::default() };
-    let mut candidates = walk(&reader, &mut inventory, limits, &throttle)?;
+    let mut inventory = Inventory { catalogers: catalog::VERSION, ..Inventory::default() };
+    let (mut candidates, paths) = walk(&reader, &mut inventory, limits, &throttle)?;
+    let evidence_files = candidates.len() as u64;
     // Databases first: what they claim decides which digests are taken.
     candidates.sort_by_key(|candidate| !reads_claims(candidate));
     for (number, candidate) in candidates.iter_mut().enumerate() {
@@ -75,16 +76,16 @@ pub(super) fn layer(
     while candidates.peek().is_some() {
         let group: Vec<Candidate> = candidates.by_ref().take(caution.group()).collect();
         name(group.iter().map(|candidate| candidate.path.as_slice()), pipe)?;
-        for Candidate { path, cataloguer, state } in group {
+        for Candidate { path, cataloger, state } in group {
             let read = match state {
                 State::Refused(reason) => Err(reason),
-                State::Open(file) => read_one(&path, cataloguer, file, &|path| reader.open(path)),
+                State::Open(file) => read_one(&path, cataloger, file, &|path| reader.open(path)),
                 State::Closed => reader
                     .open(&path)
                     .map_err(|error| error.to_string())
-                    .and_then(|file| read_one(&path, cataloguer, file, &|path| reader.open(path))),
+                    .and_then(|file| read_one(&path, cataloger, file, &|path| reader.open(path))),
             };
-            record(path, cataloguer, read, &mut claimed, &mut inventory);
+            record(path, cataloger, read, &mut claimed, &mut inventory);
             if source::bytes_read() > limits.evidence_bytes {
                 return Err(too_large(limits.evidence_bytes, "bytes would have to be read of its evidence"));
             }
@@ -92,6 +93,7 @@ pub(super) fn layer(
         }
     }
     inventory.normalize();
+    Frame::Work(Work { paths, evidence_files, evidence_bytes: source::bytes_read() }).write(pipe)?;
     Ok(inventory.encode())
 }
 
@@ -99,7 +101,7 @@ fn too_large(limit: u64, what: &str) -> Refusal {
     Refusal::TooLarge(format!("more than {limit} {what}"))
 }
 
-/// Looks at a candidate while marks can be read.
+/// Checks a candidate while marks can be read.
 fn look(reader: &LayerReader, path: &[u8], hold: bool, caution: &Caution) -> State {
     if caution.skip.iter().any(|skip| skip == path) {
         return State::Refused("the worker died while reading it".to_owned());
@@ -113,21 +115,21 @@ fn look(reader: &LayerReader, path: &[u8], hold: bool, caution: &Caution) -> Sta
     looked.unwrap_or_else(|error| State::Refused(error.to_string()))
 }
 
-/// Names what is parsed next, so that a death has a cause.
+/// Announces the paths that are parsed next, so that the parent knows what killed the worker.
 fn name<'a>(paths: impl Iterator<Item = &'a [u8]>, pipe: &mut Pipe) -> Result<(), String> {
     Frame::Paths(paths.map(<[u8]>::to_vec).collect()).write(pipe).map_err(|error| error.to_string())
 }
 
-/// Puts what was read of an evidence into the inventory, or why nothing was.
+/// Adds the result of a piece of evidence to the inventory.
 fn record(
     path: Vec<u8>,
-    cataloguer: &dyn Cataloguer,
+    cataloger: &dyn Cataloger,
     read: Result<Read, String>,
     claimed: &mut HashMap<Vec<u8>, FileDigest>,
     inventory: &mut Inventory,
 ) {
-    let database = cataloguer.is_database(&path);
-    let cataloguer = cataloguer.name().to_owned();
+    let database = cataloger.is_database(&path);
+    let cataloger = cataloger.name().to_owned();
     match read {
         Ok(Read { fact, companions, source }) if !fact.is_empty() => {
             for claim in &fact.claims {
@@ -138,26 +140,26 @@ fn record(
             let claim = claimed.get(&path).or_else(|| claimed.get(path.strip_prefix(b"usr/")?));
             let digest = claim.and_then(|claim| digest_like(claim, &source).ok());
             let fact = inventory.add_fact(fact);
-            inventory.evidence.push(EvidenceRecord { path, cataloguer, database, fact, digest, companions });
+            inventory.evidence.push(EvidenceRecord { path, cataloger, database, fact, digest, companions });
         }
-        Ok(_) => inventory.tombstones.push(Tombstone { path, cataloguer, database, reason: String::new() }),
-        Err(reason) => inventory.tombstones.push(Tombstone { path, cataloguer, database, reason }),
+        Ok(_) => inventory.tombstones.push(Tombstone { path, cataloger, database, reason: String::new() }),
+        Err(reason) => inventory.tombstones.push(Tombstone { path, cataloger, database, reason }),
     }
 }
 
-/// Whether a candidate may claim files, so that it has to be read before those.
+/// Returns whether a candidate may claim files: then it is read before them.
 fn reads_claims(candidate: &Candidate) -> bool {
-    matches!(candidate.cataloguer.name(), "dpkg" | "apk" | "rpm")
+    matches!(candidate.cataloger.name(), "dpkg" | "apk" | "rpm")
 }
 
-/// Walks the layer: every path into the table, every wanted one into the list.
+/// Walks the layer: every path goes into the table, every path that a cataloger wants into the list. Returns the list and the number of paths.
 fn walk(
     reader: &LayerReader,
     inventory: &mut Inventory,
     limits: &LayerLimits,
     throttle: &Throttle,
-) -> Result<Vec<Candidate>, Refusal> {
-    /// A look at the clock costs as much as a look at some entries.
+) -> Result<(Vec<Candidate>, u64), Refusal> {
+    /// Reading the clock costs as much as visiting some entries.
     const ENTRIES_BETWEEN_PAUSES: u64 = 512;
     let mut met = 0_u64;
     let mut table = PathTableBuilder::default();
@@ -188,11 +190,11 @@ fn walk(
         };
         table.push(path, &node);
         if node == Node::File
-            && let Some((cataloguer, want)) = wanted(path)
+            && let Some((cataloger, want)) = wanted(path)
         {
             let executable = || entry.metadata().is_ok_and(|metadata| metadata.mode & 0o111 != 0);
             if want == Want::Yes || executable() {
-                candidates.push(Candidate { path: path.to_vec(), cataloguer, state: State::Closed });
+                candidates.push(Candidate { path: path.to_vec(), cataloger, state: State::Closed });
             }
         }
         if table.size() as u64 > limits.path_bytes {
@@ -216,25 +218,25 @@ fn walk(
     errors.extend(end.errors.into_iter().map(|error| (error.path().to_vec(), error.to_string())));
     inventory.unwalked = errors;
     inventory.paths = table.finish();
-    Ok(candidates)
+    Ok((candidates, met))
 }
 
-/// An evidence that was read.
+/// Result of reading a piece of evidence.
 struct Read {
     fact: Fact,
     companions: Vec<(Vec<u8>, bool)>,
     source: FileSource,
 }
 
-/// How a path becomes an open file.
+/// Opens a path.
 type Open<'a> = &'a dyn Fn(&[u8]) -> Result<File, overlayfs_reader::Error>;
 
-/// Reads one evidence, open as `file`, with its companions.
-fn read_one(path: &[u8], cataloguer: &dyn Cataloguer, file: File, open: Open<'_>) -> Result<Read, String> {
+/// Reads one piece of evidence, open as `file`, with its companions.
+fn read_one(path: &[u8], cataloger: &dyn Cataloger, file: File, open: Open<'_>) -> Result<Read, String> {
     let source = FileSource::new(file).map_err(|error| error.to_string())?;
     let mut others = Vec::new();
     let mut companions = Vec::new();
-    for companion in cataloguer.companions(path) {
+    for companion in cataloger.companions(path) {
         let found = match open(&companion) {
             Ok(file) => Some(FileSource::new(file).map_err(|error| error.to_string())?),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -244,7 +246,7 @@ fn read_one(path: &[u8], cataloguer: &dyn Cataloguer, file: File, open: Open<'_>
         others.extend(found.map(|found| (companion, found)));
     }
     let group: Vec<(&[u8], &dyn Source)> = others.iter().map(|(path, source)| (path.as_slice(), source as _)).collect();
-    let read = cataloguer.read(&Evidence { path, source: &source, companions: &group });
+    let read = cataloger.read(&Evidence { path, source: &source, companions: &group });
     for file in others.iter().map(|(_, other)| other).chain([&source]) {
         if file.was_written().map_err(|error| error.to_string())? {
             return Err("the file changed while it was read".to_owned());
@@ -255,7 +257,7 @@ fn read_one(path: &[u8], cataloguer: &dyn Cataloguer, file: File, open: Open<'_>
     Ok(Read { fact, companions, source })
 }
 
-/// The digest of a file by the algorithm of `claim`.
+/// Returns the digest of a file by the algorithm of `claim`.
 fn digest_like(claim: &FileDigest, source: &dyn Source) -> io::Result<FileDigest> {
     fn run<D: sha2::Digest>(source: &dyn Source) -> io::Result<sha2::digest::Output<D>> {
         let mut hasher = D::new();
@@ -277,7 +279,7 @@ fn digest_like(claim: &FileDigest, source: &dyn Source) -> io::Result<FileDigest
     })
 }
 
-/// What was read on a stack: path → encoded fact, or why not.
+/// Results of reading a stack: for each path the encoded fact, or the reason.
 pub(super) type StackAnswer = Vec<(Vec<u8>, Result<Vec<u8>, String>)>;
 
 /// Reads paths in the merged view of a stack.
@@ -296,7 +298,7 @@ pub(super) fn stack(
     let opened: RefCell<HashMap<Vec<u8>, Result<File, overlayfs_reader::Error>>> = RefCell::default();
     let resolve = |path: &[u8]| stack.resolve(path).and_then(|resolved| stack.open(&resolved));
     for path in paths {
-        let others = wanted(path).map(|(cataloguer, _)| cataloguer.companions(path)).unwrap_or_default();
+        let others = wanted(path).map(|(cataloger, _)| cataloger.companions(path)).unwrap_or_default();
         for path in others.into_iter().chain([path.clone()]) {
             let file = resolve(&path);
             opened.borrow_mut().insert(path, file);
@@ -312,9 +314,9 @@ pub(super) fn stack(
             let read = match wanted(path) {
                 None => Err("no cataloger reads this path".to_owned()),
                 Some(_) if caution.skip.contains(path) => Err("the worker died while reading it".to_owned()),
-                Some((cataloguer, _)) => open(path)
+                Some((cataloger, _)) => open(path)
                     .map_err(|error| error.to_string())
-                    .and_then(|file| read_one(path, cataloguer, file, &open))
+                    .and_then(|file| read_one(path, cataloger, file, &open))
                     .map(|read| read.fact.encode()),
             };
             answer.push((path.clone(), read));

@@ -1,6 +1,6 @@
-//! Every forbidden act, tried from inside a cage.
+//! Attempts every forbidden action from inside a cage.
 //!
-//! What is not denied to a worker here would not be denied to a parser that an image has taken over.
+//! An action that is possible here would be possible for a parser that an image has taken over.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -14,22 +14,22 @@ use serde::{Deserialize, Serialize};
 use super::job::Frame;
 use super::pipe::Pipe;
 
-/// One act and what became of it.
+/// One forbidden action and what stopped it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// What was tried, as one would say it.
+    /// Description of the action.
     pub act: String,
-    /// What stopped it, with the kernel's answer; `None` when nothing did.
+    /// What stopped the action, with the kernel's error; `None` if nothing did.
     pub stopped_by: Option<String>,
 }
 
-/// The acts that a filter leaves to the kernel.
+/// Actions that the filter leaves to the kernel.
 const TAKE_BACK: &str = "take a capability back";
 const OTHER_CAPABILITY: &str = "take another capability";
 const OTHER_IDENTITY: &str = "take another identity";
 const SIGNAL: &str = "signal the parent";
 
-/// Which cage acts are tried in.
+/// The role whose cage is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caged {
     Worker,
@@ -37,7 +37,7 @@ pub(crate) enum Caged {
     Runtime,
 }
 
-/// To whom an act is forbidden.
+/// The roles for which an action is forbidden.
 type To = &'static [Caged];
 const ALL: To = &[Caged::Worker, Caged::Reader, Caged::Runtime];
 /// To who needs no files but those whose handles it has.
@@ -48,7 +48,7 @@ const BUT_RUNTIME: To = &[Caged::Worker, Caged::Reader];
 
 type Act<'a> = (To, &'static str, Box<dyn Fn() -> io::Result<()> + 'a>);
 
-/// Tries every forbidden act; `root` is the one directory that may be read.
+/// Attempts every forbidden action; `root` is the only readable directory.
 pub(super) fn try_everything(
     root: &OwnedFd,
     outside: &[(String, Vec<u8>)],
@@ -63,7 +63,7 @@ pub(super) fn try_everything(
     postcard::to_stdvec(&attempts).map_err(|error| error.to_string())
 }
 
-/// Tries what is forbidden in this process's cage; `root` is a directory, and `name` is told of each act before it is tried.
+/// Attempts the actions that are forbidden in this process's cage; `root` is a directory, and `name` gets each action before the attempt.
 pub(crate) fn attempts(
     caged: Caged,
     root: BorrowedFd<'_>,
@@ -79,7 +79,7 @@ pub(crate) fn attempts(
     Ok(attempts)
 }
 
-/// The filter answers EPERM and Landlock EACCES, so that one can tell which of them it was.
+/// Returns what stopped an action: the filter answers EPERM, Landlock EACCES.
 fn judge(caged: Caged, act: String, outcome: io::Result<()>) -> Attempt {
     let reader = caged == Caged::Reader;
     let stopped_by = outcome.err().map(|error| match error.raw_os_error() {
@@ -226,8 +226,8 @@ fn take(capability: CapabilitySet) -> io::Result<()> {
     Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
-/// Acts that no safe wrapper offers. Their arguments are all zero but the first, a directory's handle: a kernel that let
-/// them pass would answer with another error than EPERM, and the attempt would show it.
+/// Actions without a safe wrapper. All arguments but the first, a directory's handle, are zero: a kernel that lets the call pass answers
+/// with another error than EPERM, and the attempt shows it.
 const RAW_CALLS: &[(To, &str, i64)] = &[
     (ALL, "mount", libc::SYS_mount),
     #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,4 @@
-//! An open file, read without disturbing the page cache of who runs here.
+//! An open file, read without evicting pages that the node's workloads use.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +9,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::catalog::Source;
 
-/// An open file as cataloguers see it.
+/// An open file, as catalogers read it.
 pub(super) struct FileSource {
     file: File,
     opened: Stat,
@@ -24,8 +24,8 @@ impl FileSource {
         Ok(Self { file, opened })
     }
 
-    /// Whether it was written since it was opened: what was read of it may be half of one thing and half of another.
-    /// A file that was replaced by another is still the one that was opened.
+    /// Returns whether the file was written since it was opened: then the bytes read may mix two versions. A file that was replaced by
+    /// another is still the one that was opened.
     pub(super) fn was_written(&self) -> io::Result<bool> {
         let now = rustix::fs::fstat(&self.file)?;
         let stamp = |of: &Stat| (of.st_size, of.st_mtime, of.st_mtime_nsec);
@@ -57,13 +57,13 @@ impl Source for FileSource {
 
 static READ: AtomicU64 = AtomicU64::new(0);
 
-/// How many bytes this process has read of files.
+/// Returns the number of bytes that this process has read of files.
 pub(super) fn bytes_read() -> u64 {
     READ.load(Ordering::Relaxed)
 }
 
-/// `RWF_DONTCACHE` (Linux 6.14): pages that were cold are dropped after the read, those that a container keeps hot stay.
-/// `posix_fadvise` would throw out both.
+/// `RWF_DONTCACHE` (Linux 6.14): the kernel drops pages that were not cached before the read and keeps the others. `posix_fadvise` would
+/// drop both.
 const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 fn read_some(file: &File, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {

@@ -1,18 +1,18 @@
-//! Which paths does a container's mounted root show? Asked where opaque marks could not be read.
+//! Checks which paths a container's mounted root shows, where opaque marks could not be read.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use overlayfs_reader::Layer;
 use serde::{Deserialize, Serialize};
 
-/// What a mounted root says of a path of the image.
+/// Whether a container's mounted root shows a path of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Survival {
-    /// It is there.
+    /// The root shows the path.
     Present,
-    /// It is not there, and nothing that the container wrote can be why: the image hides it.
+    /// The root does not show the path, and nothing that the container wrote can be the cause: the image hides it.
     Absent,
-    /// It is not there, but the container itself may have removed it.
+    /// The root does not show the path, but the container itself may have removed it.
     Inconclusive,
 }
 
@@ -26,7 +26,7 @@ impl From<overlayfs_reader::Survival> for Survival {
     }
 }
 
-/// Looks for `paths`; the handles are the mounted root and, if there is one, the writable layer.
+/// Checks `paths`; the handles are the mounted root and, if there is one, the writable layer.
 pub(super) fn survive(handles: Vec<OwnedFd>, paths: &[Vec<u8>]) -> Result<Vec<u8>, String> {
     let mut handles = handles.into_iter();
     let root = handles.next().ok_or("the job requires a root directory")?;

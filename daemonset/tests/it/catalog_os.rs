@@ -1,4 +1,4 @@
-//! What the cataloguers of operating systems' databases list, against other tools' lists of the same databases.
+//! What the catalogers of operating systems' databases list, against other tools' lists of the same databases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::skip::skip;
 
 const CATALOGUERS: [&str; 4] = ["os-release", "dpkg", "apk", "rpm"];
 
-/// Everything that the cataloguers read below a root, by path.
+/// Everything that the catalogers read below a root, by path.
 fn read_root(root: &Path) -> BTreeMap<String, Result<Fact, CatalogError>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![root.to_path_buf()];
@@ -28,16 +28,16 @@ fn read_root(root: &Path) -> BTreeMap<String, Result<Fact, CatalogError>> {
     let mut facts = BTreeMap::new();
     for (path, bytes) in &files {
         let path = path.as_bytes();
-        let wanting = catalog::ALL.iter().find(|cataloguer| cataloguer.wants(path) != Want::No);
-        let Some(cataloguer) = wanting.filter(|cataloguer| CATALOGUERS.contains(&cataloguer.name())) else { continue };
-        let companions = cataloguer.companions(path);
+        let wanting = catalog::ALL.iter().find(|cataloger| cataloger.wants(path) != Want::No);
+        let Some(cataloger) = wanting.filter(|cataloger| CATALOGUERS.contains(&cataloger.name())) else { continue };
+        let companions = cataloger.companions(path);
         let companions: Vec<_> = companions
             .iter()
             .filter_map(|path| Some((path.as_slice(), files.get(std::str::from_utf8(path).ok()?)?.as_slice())))
             .collect();
         let companions: Vec<_> = companions.iter().map(|(path, bytes)| (*path, bytes as &dyn Source)).collect();
         let evidence = Evidence { path, source: &bytes.as_slice(), companions: &companions };
-        facts.insert(String::from_utf8(path.to_vec()).unwrap(), cataloguer.read(&evidence));
+        facts.insert(String::from_utf8(path.to_vec()).unwrap(), cataloger.read(&evidence));
     }
     facts
 }

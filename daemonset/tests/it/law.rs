@@ -15,7 +15,7 @@ use outcrop_agent::catalog::{self, Evidence};
 use outcrop_agent::worker::Program;
 use outcrop_proto::inventory::Inventory;
 use outcrop_proto::merge::{Answers, merge};
-use outcrop_proto::view::{Said, View};
+use outcrop_proto::view::{Entry, View};
 use overlayfs_reader::{Kind, Layer, MarkNamespace, Marks, Options, Stack};
 
 /// What both sides know of an entry: its kind, and where a link leads.
@@ -54,7 +54,7 @@ fn walked(stack: &Stack) -> (Tree, Found) {
         .unwrap();
     for (path, kind) in paths {
         let target = if kind == Kind::Symlink { stack.read_link(&path).unwrap() } else { Vec::new() };
-        let npm = catalog::ALL.iter().find(|cataloguer| cataloguer.name() == "npm").unwrap();
+        let npm = catalog::ALL.iter().find(|cataloger| cataloger.name() == "npm").unwrap();
         if kind == Kind::File && path.ends_with(b"package.json") {
             let mut bytes = Vec::new();
             stack.open(&path).unwrap().read_to_end(&mut bytes).unwrap();
@@ -82,11 +82,11 @@ fn merged(inventories: &[&Inventory]) -> (Tree, Found) {
     view.learn(paths.iter().map(Vec::as_slice));
     let shown = |path: &Vec<u8>| {
         let entry = match view.visible(path)?.1 {
-            Said::File => (Kind::File, Vec::new()),
-            Said::Dir { .. } => (Kind::Dir, Vec::new()),
-            Said::Symlink(target) => (Kind::Symlink, target.to_vec()),
-            Said::Other => (Kind::CharDevice, Vec::new()),
-            Said::Silent | Said::Whiteout => return None,
+            Entry::File => (Kind::File, Vec::new()),
+            Entry::Dir { .. } => (Kind::Dir, Vec::new()),
+            Entry::Symlink(target) => (Kind::Symlink, target.to_vec()),
+            Entry::Other => (Kind::CharDevice, Vec::new()),
+            Entry::Absent | Entry::Whiteout => return None,
         };
         Some((path.clone(), entry))
     };

@@ -5,7 +5,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use outcrop_agent::catalog::{self, CatalogError, Cataloguer, Evidence, Source};
+use outcrop_agent::catalog::{self, CatalogError, Cataloger, Evidence, Source};
 use outcrop_proto::{Fact, FileDigest};
 use tempfile::TempDir;
 
@@ -14,8 +14,8 @@ use crate::skip::skip;
 const PATH: &[u8] = b"var/lib/rpm/rpmdb.sqlite";
 const WAL: &[u8] = b"var/lib/rpm/rpmdb.sqlite-wal";
 
-fn rpm() -> &'static dyn Cataloguer {
-    *catalog::ALL.iter().find(|cataloguer| cataloguer.name() == "rpm").unwrap()
+fn rpm() -> &'static dyn Cataloger {
+    *catalog::ALL.iter().find(|cataloger| cataloger.name() == "rpm").unwrap()
 }
 
 fn read_sources(main: &dyn Source, wal: Option<&dyn Source>) -> Result<Fact, CatalogError> {
@@ -358,9 +358,8 @@ fn sparse_files_of_a_tebibyte_are_refused_at_once() {
     ] {
         for front in [&b""[..], b"Package: a\n", &database] {
             let source = sparse(1 << 40, front);
-            let cataloguer =
-                catalog::ALL.iter().find(|cataloguer| cataloguer.wants(path) != catalog::Want::No).unwrap();
-            let result = cataloguer.read(&Evidence { path, source: &source, companions: &[] });
+            let cataloger = catalog::ALL.iter().find(|cataloger| cataloger.wants(path) != catalog::Want::No).unwrap();
+            let result = cataloger.read(&Evidence { path, source: &source, companions: &[] });
             assert!(result.is_err(), "{}", path.escape_ascii());
         }
     }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 
 use crate::runtime_parts::image::{self, Image};
 use crate::runtime_parts::{Containerd, until};
@@ -329,8 +329,8 @@ fn role_of_the_child() {
         Ok(error) => Err(error),
         Err(_) => Ok("none".to_owned()),
     };
-    let code = role::serve::<Client, _>(role::from_stdin().unwrap(), Some(Path::new(&socket)), lock);
-    std::process::exit(if code == ExitCode::SUCCESS { 0 } else { 1 });
+    let end = role::serve::<Client, _>(role::from_stdin().unwrap(), Some(Path::new(&socket)), None, lock);
+    std::process::exit(i32::from(end.is_err()));
 }
 
 fn child(socket: &Path) -> Command {

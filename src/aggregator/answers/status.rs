@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
+use outcrop_proto::wire::Refusal;
 use outcrop_proto::{CoverageState, Distribution, PackageType, clock};
 
 use super::{by_severity, words};
@@ -156,7 +157,12 @@ impl Aggregator {
             verified: self.counters.verified.load(Relaxed),
             contradicted: self.counters.contradicted.load(Relaxed),
             unasked: self.counters.unasked.load(Relaxed),
-            refused: self.counters.refused.load(Relaxed),
+            refused: self.counters.refused.iter().map(|count| count.load(Relaxed)).sum(),
+            refused_by_reason: Refusal::ALL
+                .iter()
+                .zip(&self.counters.refused)
+                .map(|(refusal, count)| (refusal.as_str().to_owned(), count.load(Relaxed)))
+                .collect(),
         }
     }
 }

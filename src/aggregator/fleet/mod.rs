@@ -268,7 +268,7 @@ impl Fleet {
         });
         let cut = |text: &str| text.chars().take(100).collect();
         (node.agent_version, node.cage) = (cut(&hello.agent_version), cut(&hello.cage));
-        (node.cataloguers, node.marks) = (hello.cataloguers, hello.marks);
+        (node.cataloguers, node.marks) = (hello.catalogers, hello.marks);
         (node.attached, node.stream, node.heard, node.sequence) = (true, stream, now.instant, None);
     }
 

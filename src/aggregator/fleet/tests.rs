@@ -79,7 +79,7 @@ fn at(seconds: u64) -> Now {
 }
 
 fn hello(cataloguers: u32) -> v1::Hello {
-    v1::Hello { cataloguers, agent_version: "0.1.0".to_owned(), ..v1::Hello::default() }
+    v1::Hello { catalogers: cataloguers, agent_version: "0.1.0".to_owned(), ..v1::Hello::default() }
 }
 
 /// Two versions of the cataloguers are known.

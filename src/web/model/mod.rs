@@ -265,8 +265,10 @@ pub struct ReportCounts {
     pub contradicted: u64,
     /// Inventories and answers that nobody had asked for.
     pub unasked: u64,
-    /// Streams that were ended for what was said in them, or not begun.
+    /// Calls and streams of agents that were refused.
     pub refused: u64,
+    /// The same by reason: `wire-version`, `token`, `node`, `cluster`, `malformed`, `unasked`, `too-large`, `timed-out`.
+    pub refused_by_reason: BTreeMap<String, u64>,
 }
 
 /// The advisory database.

@@ -13,7 +13,7 @@ use outcrop_proto::LayerId;
 use outcrop_proto::inventory::decompress;
 use outcrop_proto::wire::v1::collector_server::{Collector, CollectorServer};
 use outcrop_proto::wire::v1::report::Report;
-use outcrop_proto::wire::{MAX_INVENTORY, MAX_MESSAGE, v1};
+use outcrop_proto::wire::{MAX_INVENTORY, MAX_MESSAGE, Refusal, v1};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status, Streaming};
@@ -36,6 +36,11 @@ pub(crate) struct Told {
     attached: Arc<AtomicUsize>,
     /// Whether each layer that a node offers is asked for, once.
     leases: Arc<AtomicBool>,
+    /// Why every attach is refused, if so.
+    refusal: Arc<Mutex<Option<Refusal>>>,
+    /// How long a delivery waits before it is read, and how many have begun.
+    delay: Arc<Mutex<Duration>>,
+    delivering: Arc<AtomicUsize>,
 }
 
 #[tonic::async_trait]
@@ -46,6 +51,9 @@ impl Collector for Told {
         let token = request.metadata().get("authorization").unwrap().to_str().unwrap().to_owned();
         self.tokens.lock().unwrap().push(token);
         self.attached.fetch_add(1, Ordering::SeqCst);
+        if let Some(refusal) = *self.refusal.lock().unwrap() {
+            return Err(refusal.status("for the test"));
+        }
         let (orders, receiver) = tokio::sync::mpsc::channel(256);
         *self.orders.lock().unwrap() = Some(orders.clone());
         let told = self.clone();
@@ -75,6 +83,9 @@ impl Collector for Told {
 
     async fn deliver(&self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
         let mut pieces = request.into_inner();
+        self.delivering.fetch_add(1, Ordering::SeqCst);
+        let delay = *self.delay.lock().unwrap();
+        tokio::time::sleep(delay).await;
         let (mut layer, mut bytes) = (None, Vec::new());
         while let Some(piece) = pieces.message().await? {
             bytes.extend_from_slice(&piece.bytes);
@@ -151,6 +162,26 @@ impl Recorder {
         orders.blocking_send(Ok(order)).unwrap();
     }
 
+    /// Refuses every attach from now on.
+    pub(crate) fn refuse(&self, refusal: Refusal) {
+        *self.told.refusal.lock().unwrap() = Some(refusal);
+    }
+
+    /// Makes every delivery wait from now on.
+    pub(crate) fn delay_deliveries(&self, delay: Duration) {
+        *self.told.delay.lock().unwrap() = delay;
+    }
+
+    /// Returns how many deliveries have begun.
+    pub(crate) fn delivering(&self) -> usize {
+        self.told.delivering.load(Ordering::SeqCst)
+    }
+
+    /// Returns what the agent has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.at("agent.log")).unwrap()
+    }
+
     pub(crate) fn attached(&self) -> usize {
         self.told.attached.load(Ordering::SeqCst)
     }
@@ -217,10 +248,10 @@ impl Recorder {
         })
     }
 
-    /// The command of an agent of this aggregator.
-    pub(crate) fn command(&self, first: &[&str]) -> Command {
+    /// The command of an agent of this aggregator, `run` or `reader`.
+    pub(crate) fn command(&self, name: &str) -> Command {
         let mut command = agent();
-        command.args(first).args(["--cluster", "test", "--node", "one", "--aggregator"]);
+        command.arg(name).args(["--cluster", "test", "--node", "one", "--aggregator"]);
         // By a name: resolving it has to be possible in the cage.
         command.arg(format!("http://localhost:{}", self.listen.port())).arg("--token-file").arg(self.at("token"));
         command
@@ -228,8 +259,11 @@ impl Recorder {
 
     /// An agent on a containerd, with more arguments.
     pub(crate) fn agent(&self, containerd: &Containerd, more: &[&str]) -> Running {
-        let mut command = self.command(&["--interval", "3600"]);
-        self.run(command.arg("--containerd").arg(containerd.socket()).args(more), "agent.log")
+        let mut command = self.command("run");
+        self.run(
+            command.args(["--interval", "3600"]).arg("--containerd").arg(containerd.socket()).args(more),
+            "agent.log",
+        )
     }
 
     pub(crate) fn run(&self, command: &mut Command, log: &str) -> Running {

@@ -259,7 +259,14 @@ impl Fake {
                 ended: [(CoverageState::Scanned, 2), (CoverageState::Failed, 1)].into(),
                 gone_before_reading: 1,
             },
-            reports: ReportCounts { inventories: 10, verified: 4, contradicted: 1, unasked: 2, refused: 3 },
+            reports: ReportCounts {
+                inventories: 10,
+                verified: 4,
+                contradicted: 1,
+                unasked: 2,
+                refused: 3,
+                refused_by_reason: BTreeMap::from([("token".to_owned(), 2), ("wire-version".to_owned(), 1)]),
+            },
             store_error: Some(HOSTILE.to_owned()),
             database: Some(DatabaseStatus {
                 digest: "sha256:00".to_owned(),

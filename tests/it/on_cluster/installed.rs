@@ -177,8 +177,13 @@ impl Installed {
             Channel::from_shared(format!("https://{}:7443", self.service())).unwrap().tls_config(tls).unwrap();
         let mut client = CollectorClient::new(channel.connect().await.unwrap());
         let (reports, outbox) = tokio::sync::mpsc::channel(4);
-        let hello =
-            v1::Hello { node: node.to_owned(), agent_version: "0".to_owned(), cataloguers: 1, ..v1::Hello::default() };
+        let hello = v1::Hello {
+            node: node.to_owned(),
+            agent_version: "0".to_owned(),
+            catalogers: 1,
+            wire_version: outcrop_proto::wire::VERSION,
+            ..v1::Hello::default()
+        };
         let report = v1::Report { report: Some(v1::report::Report::Hello(hello)), cluster: "default".to_owned() };
         reports.send(report).await.unwrap();
         let mut request = tonic::Request::new(ReceiverStream::new(outbox));

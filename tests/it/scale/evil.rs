@@ -11,7 +11,7 @@ use outcrop_agent::catalog;
 use outcrop_proto::inventory::{Inventory, compress};
 use outcrop_proto::wire::v1::order::Order;
 use outcrop_proto::wire::v1::report::Report;
-use outcrop_proto::wire::{Seen, v1};
+use outcrop_proto::wire::{Seen, VERSION, v1};
 use outcrop_proto::{Coverage, Digest, LayerId};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -260,7 +260,7 @@ fn an_empty_inventory_for_a_shared_base_is_disputed_and_put_right() {
     let world = Arc::clone(&place.fleet.world);
     let all = (0..world.shape.images).map(|image| seen(&world, &format!("evil-{image}"), image)).collect();
     assert!(place.say(&evil, Duration::from_secs(20), std::iter::once(containers(1, true, all))));
-    let empty = compress(&Inventory { cataloguers: catalog::VERSION, ..Inventory::default() }.encode()).unwrap();
+    let empty = compress(&Inventory { catalogers: catalog::VERSION, ..Inventory::default() }.encode()).unwrap();
     let mut lied = 0;
     while lied < 12 {
         for layer in place.lease(&mut evil) {
@@ -295,16 +295,16 @@ fn inventories_without_end_bombs_and_nonsense_are_refused() {
     place.fleet.churn(Duration::from_millis(500));
     let bomb = compress(&vec![0; 400 << 20]).unwrap();
     let nested = compress(&bomb).unwrap();
-    let mut long = compress(&Inventory { cataloguers: catalog::VERSION, ..Inventory::default() }.encode()).unwrap();
+    let mut long = compress(&Inventory { catalogers: catalog::VERSION, ..Inventory::default() }.encode()).unwrap();
     long.push(0);
-    let newer = compress(&Inventory { cataloguers: 900, ..Inventory::default() }.encode()).unwrap();
+    let newer = compress(&Inventory { catalogers: 900, ..Inventory::default() }.encode()).unwrap();
     let cases = [
         ("1 GiB", Code::ResourceExhausted, vec![vec![0xa5; 1 << 20]; 1024]),
         ("a bomb", Code::InvalidArgument, vec![bomb]),
         ("a bomb in a bomb", Code::InvalidArgument, vec![nested]),
         ("noise", Code::InvalidArgument, vec![noise(100_000, 1)]),
         ("bytes after the end", Code::InvalidArgument, vec![long]),
-        ("other cataloguers", Code::InvalidArgument, vec![newer]),
+        ("other catalogers", Code::InvalidArgument, vec![newer]),
         ("nothing", Code::InvalidArgument, vec![Vec::new()]),
     ];
     let number = cases.len() as u64;
@@ -400,7 +400,8 @@ fn bytes_that_are_no_messages_end_the_stream_and_nothing_else() {
     place.honest();
     place.fleet.churn(Duration::from_millis(500));
     let name = place.name();
-    let hello = v1::Hello { node: name.clone(), cataloguers: catalog::VERSION, ..v1::Hello::default() };
+    let hello =
+        v1::Hello { node: name.clone(), catalogers: catalog::VERSION, wire_version: VERSION, ..v1::Hello::default() };
     let hello = report(Report::Hello(hello)).encode_to_vec();
     let good = report(containers(1, true, vec![seen(&place.fleet.world, "x", 0)])).encode_to_vec();
     let mut nonsense: Vec<Vec<u8>> = (0..40).map(|salt| noise(1 + salt as usize * 37, salt)).collect();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use outcrop_agent::catalog;
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
-use outcrop_proto::wire::{MAX_MESSAGE, PIECE, Seen, v1};
+use outcrop_proto::wire::{MAX_MESSAGE, PIECE, Seen, VERSION, v1};
 use outcrop_proto::{ContainerKey, LayerId, Pod, Runtime, Storage};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -114,9 +114,10 @@ impl Stream {
         let hello = v1::Hello {
             node: node.to_owned(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            cataloguers: catalog::VERSION,
+            catalogers: catalog::VERSION,
             cage: "landlock+seccomp".to_owned(),
             marks: true,
+            wire_version: VERSION,
         };
         let _ = reports.send(report(v1::report::Report::Hello(hello))).await;
         let orders = client.attach(with_token(ReceiverStream::new(outbox), node)).await?.into_inner();
@@ -158,6 +159,7 @@ pub(crate) fn pieces(layer: LayerId, compressed: &[u8]) -> impl Iterator<Item = 
         bytes: Vec::new(),
         cage: "landlock+seccomp".to_owned(),
         marks: true,
+        cost: Some(v1::ReadCost { milliseconds: 250, paths: 3_000, evidence_files: 40, evidence_bytes: 2 << 20 }),
     };
     let more = compressed.chunks(PIECE).map(|bytes| v1::Piece { bytes: bytes.to_vec(), ..v1::Piece::default() });
     std::iter::once(first).chain(more)
@@ -379,9 +381,10 @@ impl Fleet {
                     let verified = v1::Verified {
                         layer: Some(id.into()),
                         digest: digest.0.to_vec(),
-                        cataloguers: catalog::VERSION,
+                        catalogers: catalog::VERSION,
                         cage: "landlock+seccomp".to_owned(),
                         marks: true,
+                        cost: None,
                     };
                     stream.say(v1::report::Report::Verified(verified)).await?;
                 }

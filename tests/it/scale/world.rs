@@ -378,14 +378,14 @@ impl World {
         match packages.first().map(|(kind, ..)| *kind) {
             Some(kind @ (PackageType::Npm | PackageType::Pypi)) => {
                 for (_, name, version) in packages {
-                    let (home, path, cataloguer) = if kind == PackageType::Npm {
+                    let (home, path, cataloger) = if kind == PackageType::Npm {
                         let home = format!("srv/app/node_modules/{name}");
                         (home.clone(), format!("{home}/package.json"), "npm")
                     } else {
                         let site = "usr/local/lib/python3.11/site-packages";
                         (format!("{site}/{name}"), format!("{site}/{name}-{version}.dist-info/METADATA"), "python")
                     };
-                    making.evidence(&path, cataloguer, false, one(kind, name, version));
+                    making.evidence(&path, cataloger, false, one(kind, name, version));
                     let files = if kind == PackageType::Npm { 28 } else { 150 };
                     for file in 0..files {
                         making.file(format!("{home}/lib/{:x}.js", mix(&[file, number, version.len() as u64]) >> 44));
@@ -423,7 +423,7 @@ struct Making {
 
 impl Making {
     fn new() -> Self {
-        let inventory = Inventory { cataloguers: catalog::VERSION, ..Inventory::default() };
+        let inventory = Inventory { catalogers: catalog::VERSION, ..Inventory::default() };
         Self { inventory, files: Vec::new(), links: Vec::new() }
     }
 
@@ -431,11 +431,11 @@ impl Making {
         self.files.push(path);
     }
 
-    fn evidence(&mut self, path: &str, cataloguer: &str, database: bool, fact: Fact) {
+    fn evidence(&mut self, path: &str, cataloger: &str, database: bool, fact: Fact) {
         let fact = self.inventory.add_fact(fact);
         self.inventory.evidence.push(EvidenceRecord {
             path: path.as_bytes().to_vec(),
-            cataloguer: cataloguer.to_owned(),
+            cataloger: cataloger.to_owned(),
             database,
             fact,
             digest: None,
@@ -444,10 +444,10 @@ impl Making {
         self.file(path.to_owned());
     }
 
-    fn nothing(&mut self, path: &str, cataloguer: &str) {
-        let (path, cataloguer) = (path.as_bytes().to_vec(), cataloguer.to_owned());
+    fn nothing(&mut self, path: &str, cataloger: &str) {
+        let (path, cataloger) = (path.as_bytes().to_vec(), cataloger.to_owned());
         self.file(String::from_utf8_lossy(&path).into_owned());
-        self.inventory.tombstones.push(Tombstone { path, cataloguer, database: false, reason: String::new() });
+        self.inventory.tombstones.push(Tombstone { path, cataloger, database: false, reason: String::new() });
     }
 
     fn finish(mut self) -> Inventory {

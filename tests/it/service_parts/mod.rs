@@ -126,6 +126,7 @@ impl Place {
             }
             None => Command::new(&program),
         };
+        command.arg("run");
         let scheme = if self.tls { "https" } else { "http" };
         if self.tls {
             command.arg("--ca").arg(self.at("cert.pem"));

@@ -13,12 +13,12 @@ use outcrop_proto::{Fact, Package, PackageType};
 use self::elf::Elf;
 use self::modules::{DEVEL, Modules};
 use super::field::{base_name, field};
-use super::{CatalogError, Cataloguer, Evidence, Want};
+use super::{CatalogError, Cataloger, Evidence, Want};
 
 /// Reads Go programs.
 pub(super) struct Golang;
 
-impl Cataloguer for Golang {
+impl Cataloger for Golang {
     fn name(&self) -> &'static str {
         "golang"
     }

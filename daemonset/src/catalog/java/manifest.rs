@@ -108,7 +108,7 @@ impl Manifest {
             .find_map(|key| self.anywhere(key))
     }
 
-    /// Licences as declared.
+    /// Licenses as declared.
     pub(super) fn licenses(&self) -> Vec<String> {
         ["Bundle-License", "Plugin-License-Name"]
             .into_iter()

@@ -17,7 +17,7 @@ use self::manifest::Manifest;
 use self::pom::Coordinates;
 use super::field::{base_name, base_text};
 use super::zip::{Archive, Content, Entry, Work};
-use super::{CatalogError, Cataloguer, Evidence, Source, Want};
+use super::{CatalogError, Cataloger, Evidence, Source, Want};
 
 /// How deep archives may lie in archives; the evidence itself is level 1.
 const MAX_DEPTH: usize = 16;
@@ -46,7 +46,7 @@ const CHUNK: usize = 64 << 10;
 /// Reads Java archives.
 pub(super) struct Java;
 
-impl Cataloguer for Java {
+impl Cataloger for Java {
     fn name(&self) -> &'static str {
         "java"
     }

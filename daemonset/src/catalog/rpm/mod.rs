@@ -1,5 +1,5 @@
 //! RPM's database: SQLite ([`sqlite`]) with one header ([`header`]) a package, and the text manifest that distroless
-//! images have in its place. NDB and Berkeley DB, the older forms, are recognised and refused.
+//! images have in its place. NDB and Berkeley DB, the older forms, are recognized and refused.
 
 mod header;
 mod manifest;
@@ -11,7 +11,7 @@ use outcrop_proto::{Fact, FileDigest, Package, PackageType, SourcePackage};
 use self::header::{Header, Tag};
 use super::collect::{Collector, text};
 use super::digests::hex;
-use super::{CatalogError, Cataloguer, Evidence, Want};
+use super::{CatalogError, Cataloger, Evidence, Want};
 
 /// Where RPM keeps its database: everywhere until RPM 4.16; Fedora, SUSE and what follows them; rpm-ostree.
 const HOMES: [&[u8]; 3] = [b"var/lib/rpm/", b"usr/lib/sysimage/rpm/", b"usr/share/rpm/"];
@@ -45,7 +45,7 @@ fn kind(path: &[u8]) -> Option<Kind> {
     }
 }
 
-impl Cataloguer for Rpm {
+impl Cataloger for Rpm {
     fn name(&self) -> &'static str {
         "rpm"
     }
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn older_databases_are_recognised_in_either_byte_order() {
+    fn older_databases_are_recognized_in_either_byte_order() {
         let bdb = |magic: [u8; 4]| [&[0; 12][..], &magic, &[0; 512]].concat();
         for (path, bytes, known) in [
             ("var/lib/rpm/Packages", bdb(0x0006_1561_u32.to_le_bytes()), true),

@@ -1,4 +1,4 @@
-//! One connection to containerd, and how a question is put.
+//! The connection to containerd, and its requests.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -30,36 +30,36 @@ use super::{event, record};
 use crate::runtime::event::MAX_WAITING;
 use crate::runtime::{Error, Event, Pin, RuntimeClient, StorageDriver};
 
-/// containerd's own limit for one message; tonic's default is a quarter of it, too little for a list of OCI specs.
+/// containerd's limit for one message, bytes; tonic's default is a quarter of it, too small for a list of OCI specifications.
 const MAX_MESSAGE: usize = 16 << 20;
 
-/// How long one question may take. Tasks are asked of every shim, so that listing them is the slowest.
+/// Maximum time of a request, and of a list. containerd asks every shim for its tasks, so lists of tasks are the slowest.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What questions go over: the connection behind its guard.
+/// The connection behind its guard.
 pub(super) type Guarded = ReadOnly<Channel>;
 
-/// A connection to containerd over which only questions can be asked.
+/// A read-only connection to containerd.
 ///
-/// When containerd restarts, every call answers [`Error::Gone`]: another client has to be made.
+/// When containerd restarts, every call returns [`Error::Gone`]: the caller makes another client.
 #[derive(Debug)]
 pub struct Client {
     channel: Guarded,
     socket: PathBuf,
     version: String,
-    /// Snapshotters that once did not answer in time: their next containers are not waited for.
+    /// Snapshotters that did not answer in time: requests for their next containers fail immediately.
     pub(super) slow: HashSet<String>,
 }
 
 impl Client {
-    /// Connects to `socket`, or to the first known place that listens, and asks for the version, which proves that it is
-    /// containerd that answers.
+    /// Connects to `socket`, or to the first known place where containerd listens, and requests the version, which proves that the
+    /// server is containerd.
     pub async fn connect(socket: Option<&Path>) -> Result<Self, Error> {
         Self::over(Opened::open(socket)?).await
     }
 
-    /// The same over a connection that was opened before.
+    /// Like [`Self::connect`], over a connection that was opened before.
     pub async fn over(opened: Opened) -> Result<Self, Error> {
         let Opened { stream, path } = opened;
         let failed = |error| Error::Connect(path.clone(), error);
@@ -72,7 +72,7 @@ impl Client {
         let not_containerd = |cause: String| Error::NotContainerd(path.clone(), cause);
         let silent = || Error::Silent(path.clone(), CONNECT_TIMEOUT.as_secs());
         let handshake = async {
-            // The address is a formality of HTTP: the connector has the connection already.
+            // HTTP requires an address; the connector has the connection already.
             let channel = Endpoint::from_static("http://containerd.invalid")
                 .connect_with_connector(connector)
                 .await
@@ -88,12 +88,12 @@ impl Client {
         Ok(Self { channel, socket: path, version: record::short(version), slow: HashSet::new() })
     }
 
-    /// The socket's path.
+    /// Returns the path of the socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// containerd's version, as it says it: `1.6.20~ds1`, `v2.4.2`.
+    /// Returns containerd's version, as containerd reports it: `1.6.20~ds1`, `v2.4.2`.
     pub fn version(&self) -> &str {
         &self.version
     }
@@ -118,12 +118,12 @@ impl Client {
             SubscribeRequest { filters: event::TOPICS.iter().map(|topic| format!("topic==\"{topic}\"")).collect() };
         let mut client = EventsClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
-        // containerd answers a subscription with the first event and not before: waiting for the answer is waiting for an event.
+        // containerd sends the response to a subscription together with the first event, so nobody waits for the response.
         tokio::spawn(async move {
             let Ok(events) = client.subscribe(request).await else { return };
             let mut events = events.into_inner();
             while let Ok(Some(envelope)) = events.message().await {
-                // Where too many wait, those that wait will have the containers listed.
+                // If too many events wait, the waiting ones cause a list of all containers anyway.
                 if let Err(TrySendError::Closed(_)) = sender.try_send(event::read(envelope)) {
                     return;
                 }
@@ -201,7 +201,7 @@ impl RuntimeClient for Client {
     }
 }
 
-/// A question about what lies in one of containerd's namespaces.
+/// Creates a request for one of containerd's namespaces.
 pub(super) fn about<T>(namespace: &str, message: T) -> Result<Request<T>, Error> {
     let refused = || Error::Namespace(namespace.to_owned());
     if namespace.is_empty() || !namespace.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
@@ -214,7 +214,7 @@ pub(super) fn about<T>(namespace: &str, message: T) -> Result<Request<T>, Error>
     Ok(request)
 }
 
-/// Waits for one answer, so long and no longer.
+/// Waits for a response, for at most `limit`.
 pub(super) async fn within<T>(
     doing: &str,
     limit: Duration,

@@ -1,4 +1,4 @@
-//! What containerd knows of one container: the chain of its snapshots, its mounts, its image's config.
+//! Details of one container: the chain of its snapshots, its mounts, its image's configuration.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ use super::record;
 use super::snapshotter::{self, REMOTE_LABEL};
 use crate::runtime::{Error, Pin};
 
-/// Image configs larger than this, bytes, are not handed on. Those of real images have a few kilobytes.
+/// Maximum size of an image configuration, bytes. Real ones have a few kilobytes.
 pub const MAX_CONFIG: usize = 4 << 20;
 
-/// How many configs are handed on for one container. Several match when images differ in their configs only.
+/// Maximum number of configurations per container. Several match when images differ in their configurations only.
 pub const MAX_CONFIGS: usize = 4;
 
-/// Longest chain of snapshots; overlayfs itself takes at most 500 layers.
+/// Maximum length of a chain of snapshots; overlayfs accepts at most 500 layers.
 const MAX_CHAIN: usize = 512;
 
-/// All questions about one container together.
+/// Maximum time of all requests for one container.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why a container was not described: its coverage, or an error that concerns all of them.
+/// Reason why a container was not described: its coverage, or an error that concerns all containers.
 enum Stop {
     Refused(Coverage),
     Error(Error),
@@ -37,8 +37,8 @@ impl From<Error> for Stop {
 }
 
 impl Client {
-    /// Adds to a container of [`Client::plan`] its chain, mounts and configs, or why it is not read. `None` when it has
-    /// been removed meanwhile. An error means that asking on is useless.
+    /// Adds the chain, mounts and configurations of a container of [`Client::plan`], or the reason why it is not read. `None` when it has
+    /// been removed meanwhile. An error means that further requests are useless.
     pub async fn describe(&mut self, mut container: Container) -> Result<Option<Container>, Error> {
         if container.sandbox {
             return Ok(Some(container));
@@ -69,7 +69,7 @@ impl Client {
         Ok(Some(container))
     }
 
-    /// Whether the container still stands on the same snapshots as when it was described. `false` when it is gone.
+    /// Returns whether the container still has the same snapshots as when it was described; `false` when it is gone.
     pub async fn recheck(&mut self, pin: &Pin) -> Result<bool, Error> {
         let Some((snapshotter, key)) = self.get(&pin.key.namespace, &pin.key.id).await? else {
             return Ok(false);
@@ -85,7 +85,7 @@ impl Client {
         }
     }
 
-    /// Whether the snapshots that the container stood on are still there, whatever became of the container itself.
+    /// Returns whether the container's snapshots still exist, even if the container is gone.
     pub async fn stand(&mut self, pin: &Pin) -> Result<bool, Error> {
         let Some((top, below)) = pin.chain.split_first() else { return Ok(false) };
         let info = match self.stat(&pin.key.namespace, &pin.storage_driver, top).await {
@@ -110,7 +110,7 @@ impl Client {
                 refused.unwrap_or_else(|| Coverage::unsupported("the record names no snapshot")),
             ));
         }
-        // The chain is in containerd's own tables and costs no registry, whoever the snapshotter is.
+        // The chain comes from containerd's own tables, so no snapshotter contacts a registry for it.
         let walk = self.chain(&container.key.namespace, &name, &container.storage_id).await;
         let walk = match (refused, walk) {
             (None, walk) => walk?,
@@ -129,7 +129,7 @@ impl Client {
         Ok(())
     }
 
-    /// The parents of a container's own snapshot, newest first.
+    /// Returns the parents of a container's own snapshot, newest first.
     async fn chain(&self, namespace: &str, snapshotter: &str, key: &str) -> Result<Walk, Stop> {
         let own = self.stat(namespace, snapshotter, key).await?;
         if !matches!(own.kind(), Kind::Active | Kind::View) {
@@ -141,11 +141,11 @@ impl Client {
         Ok(walk)
     }
 
-    /// `parent` and all below it, newest first.
+    /// Returns `parent` and all snapshots below it, newest first.
     async fn parents(&self, namespace: &str, snapshotter: &str, mut parent: String) -> Result<Walk, Stop> {
         let mut walk = Walk { parents: Vec::new(), remote: false };
         while !parent.is_empty() {
-            // Snapshots cannot form a circle; the bound holds even if they did.
+            // Snapshots cannot form a cycle; the bound holds even if they did.
             if walk.parents.len() == MAX_CHAIN {
                 return Err(Stop::Refused(Coverage::new(
                     CoverageState::TooLarge,
@@ -182,10 +182,10 @@ impl Client {
         Ok(answer.mounts.into_iter().map(mount).collect())
     }
 
-    /// Image configs that may be this container's: those that containerd tied to the top of the chain when it unpacked
-    /// them, else the one that the CRI plugin recorded. The image's *name* is not followed, since names move.
+    /// Returns image configurations that may be this container's: those that containerd linked to the top of the chain when it unpacked
+    /// them, otherwise the one that the CRI plugin recorded. The image's *name* is not followed, since names move.
     ///
-    /// A config that cannot be had costs the proof of identity and nothing else, so that only a lost connection is an error.
+    /// A missing configuration costs the proof of identity only, so only a lost connection is an error.
     async fn configs(&self, container: &Container) -> Result<Vec<Vec<u8>>, Error> {
         let mut digests = match tied(&container.storage_driver, container.chain.first()) {
             Some(filter) => skip_unless_fatal(self.labelled(&container.key.namespace, filter).await)?,
@@ -206,7 +206,7 @@ impl Client {
         Ok(configs)
     }
 
-    /// Digests of the blobs that a filter finds, without those that are too large.
+    /// Returns the digests of the blobs that match a filter, without those that are too large.
     async fn labelled(&self, namespace: &str, filter: String) -> Result<Vec<String>, Error> {
         let doing = "finding the image's config";
         let failed = |status| Error::call(doing, status);
@@ -217,7 +217,7 @@ impl Client {
             while let Some(message) = stream.message().await.map_err(failed)? {
                 let fits =
                     message.info.into_iter().filter(|info| usize::try_from(info.size).is_ok_and(|n| n <= MAX_CONFIG));
-                // Room for the container's own among others of the same layers.
+                // The container's own configuration is one of several with the same layers.
                 digests.extend(fits.map(|info| info.digest).take(1024_usize.saturating_sub(digests.len())));
             }
             Ok(digests)
@@ -227,11 +227,11 @@ impl Client {
             .map_err(|_| Error::Slow(doing.into(), CALL_TIMEOUT.as_secs()))?
     }
 
-    /// A blob's bytes; `None` when it is larger than [`MAX_CONFIG`] or not there.
+    /// Returns a blob's bytes; `None` when it is missing or larger than [`MAX_CONFIG`].
     async fn blob(&self, namespace: &str, digest: &str) -> Result<Option<Vec<u8>>, Error> {
         let doing = "reading the image's config";
         let failed = |status| Error::call(doing, status);
-        // One more than may be had shows that there is more.
+        // One byte more than the maximum shows that the blob is larger.
         let question = ReadContentRequest { digest: digest.to_owned(), offset: 0, size: MAX_CONFIG as i64 + 1 };
         let request = about(namespace, question)?;
         let collect = async {
@@ -250,7 +250,7 @@ impl Client {
             .map_err(|_| Error::Slow(doing.into(), CALL_TIMEOUT.as_secs()))?
     }
 
-    /// Snapshotter and key of a container as they are now; `None` when it is gone.
+    /// Returns the current snapshotter and snapshot key of a container; `None` when it is gone.
     async fn get(&self, namespace: &str, id: &str) -> Result<Option<(String, String)>, Error> {
         let request = about(namespace, GetContainerRequest { id: id.to_owned() })?;
         let doing = format!("reading container {id:?}");
@@ -266,13 +266,13 @@ impl Client {
     }
 }
 
-/// What walking the parents showed. Labels are looked at for one key and dropped: remote snapshotters keep pull secrets there.
+/// Result of a walk over the parents. Labels are checked for one key and dropped: remote snapshotters store pull secrets there.
 struct Walk {
     parents: Vec<String>,
     remote: bool,
 }
 
-/// The filter for configs that containerd tied to the top of a chain, where both names can stand in a filter.
+/// Returns the filter for configurations that containerd linked to the top of a chain; `None` where a name cannot be quoted.
 fn tied(snapshotter: &str, top: Option<&String>) -> Option<String> {
     let top = top.filter(|top| record::is_digest(top))?;
     let plain = snapshotter.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));

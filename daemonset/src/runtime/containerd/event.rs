@@ -1,4 +1,4 @@
-//! containerd's events that say that a container started or ended.
+//! containerd's events for starts and ends of containers.
 
 use containerd_client::events::{ContainerCreate, TaskStart};
 use containerd_client::types::Envelope;

@@ -1,4 +1,4 @@
-//! Which containers there are.
+//! Lists containers.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,14 +13,14 @@ use super::client::{CALL_TIMEOUT, Client, LIST_TIMEOUT, about, within};
 use super::record::{self, Record};
 use crate::runtime::Error;
 
-/// More containers than any node runs: a kubelet starts 110 pods by default.
+/// Maximum number of containers on a node; a kubelet starts 110 pods by default.
 const MAX_CONTAINERS: usize = 50_000;
 
 impl Client {
-    /// The containers of the named containerd namespaces, of all where none is named, and what containerd knows of each.
+    /// Lists the containers of the given containerd namespaces, of all where none is given, with their details.
     ///
-    /// Listed are those with a task that has not ended, those that have ended while their sandbox lives, and the sandboxes
-    /// themselves (marked so, and nothing asked about them). Sorted by namespace and ID.
+    /// The list contains containers with a task that has not ended, containers that have ended while their sandbox runs, and the
+    /// sandboxes themselves (marked, without details). Sorted by key.
     pub async fn list(&mut self, namespaces: &[String]) -> Result<Vec<Container>, Error> {
         let mut described = Vec::new();
         for container in self.plan(namespaces).await? {
@@ -29,12 +29,12 @@ impl Client {
         Ok(described)
     }
 
-    /// The same containers before anything is asked about each: [`Client::describe`] does that.
+    /// Lists the same containers without details, which [`Client::describe`] adds.
     pub async fn plan(&mut self, namespaces: &[String]) -> Result<Vec<Container>, Error> {
         let mut planned = Vec::new();
         for namespace in self.chosen(namespaces).await? {
             let room = MAX_CONTAINERS.saturating_sub(planned.len());
-            // Tasks after containers: whatever was listed and ended in between counts as ended, and nothing that runs is missed.
+            // Tasks after containers: a container that ends in between counts as ended, and no running container is missed.
             let records = self.records(&namespace, room).await?;
             let running = self.running(&namespace).await?;
             planned.extend(alive(records, &running));
@@ -43,7 +43,7 @@ impl Client {
         Ok(planned)
     }
 
-    /// The namespaces asked for, which must exist; else all.
+    /// Returns the given namespaces, which must exist, or all.
     async fn chosen(&self, named: &[String]) -> Result<Vec<String>, Error> {
         let mut client = self.namespaces();
         let call = client.list(ListNamespacesRequest::default());
@@ -65,7 +65,7 @@ impl Client {
         let doing = format!("listing the containers of namespace {namespace}");
         let streamed = tokio::time::timeout(LIST_TIMEOUT, self.stream(namespace, room, &doing)).await;
         match streamed.map_err(|_| Error::Slow(doing.clone(), LIST_TIMEOUT.as_secs()))? {
-            // containerd before 1.2, and stand-ins for it.
+            // containerd before 1.2, and compatible servers.
             Err(Error::Call(_, status)) if status.code() == Code::Unimplemented => {}
             records => return records,
         }
@@ -77,7 +77,7 @@ impl Client {
         Ok(answer.containers.into_iter().map(|wire| record::read(namespace, wire)).collect())
     }
 
-    /// One record at a time, each with its OCI spec let go before the next comes.
+    /// Reads one record at a time and drops its OCI specification before the next one arrives.
     async fn stream(&self, namespace: &str, room: usize, doing: &str) -> Result<Vec<Record>, Error> {
         let failed = |status| Error::call(doing, status);
         let request = about(namespace, ListContainersRequest::default())?;
@@ -92,18 +92,18 @@ impl Client {
         Ok(records)
     }
 
-    /// IDs of containers whose task has not ended.
+    /// Returns the IDs of containers whose task has not ended.
     async fn running(&self, namespace: &str) -> Result<HashSet<String>, Error> {
         let request = about(namespace, ListTasksRequest::default())?;
         let doing = format!("listing the tasks of namespace {namespace}");
         let answer = within(&doing, LIST_TIMEOUT, self.tasks().list(request)).await?;
-        // Unknown is what containerd says of a shim that does not answer: its processes may well run.
+        // containerd reports `unknown` for a shim that does not answer; its processes may run.
         let ended = TaskStatus::Stopped as i32;
         Ok(answer.tasks.into_iter().filter(|task| task.status != ended).map(|task| task.id).collect())
     }
 }
 
-/// Leaves out what has ended for good, and says of the rest whether it runs.
+/// Drops containers that have ended for good, and sets the status of the others.
 fn alive(records: Vec<Record>, running: &HashSet<String>) -> Vec<Container> {
     let known: HashSet<String> = records.iter().map(|record| record.container.key.id.clone()).collect();
     let mut newest: HashMap<(String, String), u32> = HashMap::new();
@@ -123,7 +123,7 @@ fn alive(records: Vec<Record>, running: &HashSet<String>) -> Vec<Container> {
             let Some(sandbox_id) = sandbox_id.filter(|id| running.contains(id) || !known.contains(id)) else {
                 continue;
             };
-            // It was started again: what it was before is kept for its logs.
+            // A restarted container: the kubelet keeps the old one for its logs.
             if newest.get(&(sandbox_id, container.name.clone())).is_some_and(|newest| *newest > attempt) {
                 continue;
             }

@@ -1,6 +1,6 @@
 //! containerd: asked over gRPC, by [`Client`], with a closed list of methods that only read ([`METHODS`]).
 //!
-//! The words of containerd's API (snapshotter, snapshot key, containerd namespace) end in this module.
+//! The terms of containerd's API (snapshotter, snapshot key, containerd namespace) do not leave this module.
 
 mod client;
 mod describe;

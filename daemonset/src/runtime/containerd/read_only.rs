@@ -1,7 +1,7 @@
-//! The closed list of what is ever asked of containerd.
+//! The closed list of methods that are ever called.
 //!
-//! Whoever holds containerd's socket is root on the node, and the API has no read-only mode. So each request passes here
-//! on its way to the connection, and a method that is not on the list goes nowhere, whatever code asked for it.
+//! The holder of containerd's socket is root on the node, and the API has no read-only mode. So each request passes this guard on its way
+//! to the connection, and the guard refuses every method that is not on the list, whatever code called it.
 
 use std::task::{Context, Poll};
 
@@ -9,7 +9,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 
-/// Every method that may be called. None of them changes anything in containerd or on the node.
+/// The allowed methods. None of them changes anything in containerd or on the node.
 pub const METHODS: &[&str] = &[
     "/containerd.services.version.v1.Version/Version",
     "/containerd.services.introspection.v1.Introspection/Plugins",
@@ -25,7 +25,7 @@ pub const METHODS: &[&str] = &[
     "/containerd.services.events.v1.Events/Subscribe",
 ];
 
-/// A connection that takes only [`METHODS`].
+/// A connection that allows [`METHODS`] only.
 #[derive(Clone, Debug)]
 pub(super) struct ReadOnly<S>(pub(super) S);
 

@@ -1,8 +1,7 @@
-//! containerd's container record → our words.
+//! Converts containerd's container record.
 //!
-//! Labels are not believed: an image's labels are copied among its container's, by the CRI plugin and by `ctr run` alike,
-//! so an image could name a pod for itself or pass for a sandbox. What the CRI plugin knows it writes into an extension of
-//! the record, where no image reaches.
+//! Labels are not trusted: the CRI plugin and `ctr run` copy an image's labels into its container's labels, so an image could claim a pod
+//! or pass for a sandbox. The CRI plugin writes its own data into an extension of the record, which no image can change.
 
 use std::collections::HashMap;
 
@@ -13,25 +12,25 @@ use serde::Deserialize;
 const CONTAINER_EXTENSION: &str = "io.cri-containerd.container.metadata";
 const SANDBOX_EXTENSION: &str = "io.cri-containerd.sandbox.metadata";
 
-/// Longer words are cut: names of Kubernetes and containerd have 253 bytes at most, references of images about 400.
+/// Maximum size of a name, bytes; longer ones are cut. Names of Kubernetes and containerd have at most 253 bytes, image references about 400.
 const MAX_WORD: usize = 1024;
 
-/// A record, and the sandbox it belongs to.
+/// A record, and the sandbox that it belongs to.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) container: Container,
-    /// The sandbox's container ID, where the CRI plugin made this container.
+    /// Container ID of the sandbox, where the CRI plugin created this container.
     pub(super) sandbox_id: Option<String>,
-    /// Which of its sandbox's containers of this name it is: the kubelet counts them, and keeps the last that ended.
+    /// Number of the attempt: the kubelet counts the containers of one name in a sandbox, and keeps the last one that ended.
     pub(super) attempt: u32,
 }
 
-/// Reads what is needed and lets go of the rest (the OCI spec with environment and arguments, labels).
-/// The status is [`Status::Exited`] until a task says otherwise.
+/// Reads the needed fields and drops the rest (the OCI specification with environment and arguments, labels). The status is
+/// [`Status::Exited`] until a task is found.
 pub(super) fn read(namespace: &str, wire: Wire) -> Record {
     let sandbox = wire.extensions.contains_key(SANDBOX_EXTENSION);
     let extension = [CONTAINER_EXTENSION, SANDBOX_EXTENSION].iter().find_map(|key| wire.extensions.get(*key));
-    // An extension that cannot be read costs pod and name, not the container.
+    // A malformed extension costs the pod and the name, not the container.
     let metadata = extension
         .and_then(|any| serde_json::from_slice::<Versioned>(&any.value).ok())
         .map(|versioned| versioned.metadata)
@@ -62,20 +61,20 @@ pub(super) fn read(namespace: &str, wire: Wire) -> Record {
     }
 }
 
-/// Cuts a word that is only shown.
+/// Cuts a name that is only displayed.
 pub(super) fn short(mut word: String) -> String {
     word.truncate(word.floor_char_boundary(MAX_WORD));
     word
 }
 
-/// `sha256:` and 64 lower-case hexadecimal digits.
+/// Returns whether a text is `sha256:` and 64 lower-case hexadecimal digits.
 pub(super) fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:")
         .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
 }
 
-/// What the CRI plugin keeps of a container (containerd's `internal/cri/store/container`) or a sandbox
-/// (`internal/cri/store/sandbox`), as far as it is needed. Both are `{"Version":"v1","Metadata":{…}}`.
+/// The needed part of the CRI plugin's metadata of a container (containerd's `internal/cri/store/container`) or a sandbox
+/// (`internal/cri/store/sandbox`). Both are `{"Version":"v1","Metadata":{…}}`.
 #[derive(Debug, Deserialize)]
 struct Versioned {
     #[serde(rename = "Metadata")]
@@ -93,7 +92,7 @@ struct Metadata {
     config: Config,
 }
 
-/// The kubelet's own words. Of a container: name and labels; of a sandbox: the pod itself.
+/// The kubelet's configuration: for a container its name and labels, for a sandbox the pod.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Config {
@@ -117,7 +116,7 @@ impl Metadata {
             let text = self.config.labels.get(label).or(field.as_ref()).filter(|text| !text.is_empty());
             text.cloned().map(short)
         };
-        // A container's own name is not its pod's, so that only a sandbox's metadata with a namespace counts.
+        // A container's name is not its pod's name, so only a sandbox's metadata, which has a namespace, is used.
         let name_of_sandbox = if of_sandbox.namespace.is_some() { &of_sandbox.name } else { &None };
         Some(Pod {
             namespace: word("io.kubernetes.pod.namespace", &of_sandbox.namespace)?,

@@ -1,12 +1,12 @@
-//! What is known of snapshotters by name.
+//! Properties of snapshotters, by name.
 
 use outcrop_proto::Coverage;
 
-/// Snapshotters that keep whole layers on the node: asking them for mounts reads their own tables and nothing else.
+/// Snapshotters that store whole layers on the node: a request for mounts reads their own tables only.
 const LOCAL: &[&str] =
     &["overlayfs", "fuse-overlayfs", "native", "btrfs", "zfs", "devmapper", "blockfile", "erofs", "aufs"];
 
-/// Snapshotters that fetch what is missing when somebody asks or reads; stargz does so in `Mounts` already.
+/// Snapshotters that fetch missing data on requests or reads; stargz does so in `Mounts` already.
 const LAZY: &[(&str, &str)] = &[
     ("stargz", "eStargz lazy pulling"),
     ("soci", "AWS SOCI lazy loading"),
@@ -19,13 +19,13 @@ const LAZY: &[(&str, &str)] = &[
     ("nix", "the Nix store, filled on demand"),
 ];
 
-/// On the snapshots of lazy snapshotters whose layer was never unpacked here.
+/// Label of lazy snapshotters on snapshots whose layer was never unpacked on this node.
 pub(super) const REMOTE_LABEL: &str = "containerd.io/snapshot/remote";
 
-/// Whether a snapshotter may be asked for mounts; if not, the container's coverage.
+/// Checks whether a request for mounts is safe; if not, returns the container's coverage.
 ///
-/// Decided by name, before the question: an answer may already have cost a request to a registry. A name that nobody
-/// knows is taken for lazy.
+/// The name decides, before the request: the response may already have cost a request to a registry. An unknown snapshotter is assumed to be
+/// lazy.
 pub(super) fn may_ask(name: &str) -> Result<(), Coverage> {
     if LOCAL.contains(&name) {
         return Ok(());
@@ -44,7 +44,7 @@ pub(super) fn may_ask(name: &str) -> Result<(), Coverage> {
     })
 }
 
-/// The coverage of a container whose snapshots are marked as not unpacked here.
+/// Returns the coverage of a container whose snapshots were not unpacked on this node.
 pub(super) fn remote(name: &str) -> Coverage {
     Coverage::unsupported(format!(
         "snapshotter {name:?} marks a layer as remote: reading the layer would fetch from the registry, so nothing was requested or read"

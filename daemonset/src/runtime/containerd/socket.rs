@@ -1,4 +1,4 @@
-//! containerd's socket: where it may be, and connecting to it.
+//! containerd's socket: its usual paths, and connecting to it.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::runtime::Error;
 
-/// Where containerd listens: its own default, k3s and RKE2, MicroK8s, k0s, Bottlerocket.
+/// Usual paths of the socket: containerd's default, k3s and RKE2, MicroK8s, k0s, Bottlerocket.
 pub const PLACES: &[&str] = &[
     "/run/containerd/containerd.sock",
     "/run/k3s/containerd/containerd.sock",
@@ -19,13 +19,13 @@ pub const PLACES: &[&str] = &[
     "/run/dockershim.sock",
 ];
 
-/// How long connecting may take, and the first answer.
+/// Maximum time for connecting, and for the first response.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection to containerd that no byte has gone over.
+/// A connection to containerd over which no byte has been sent.
 ///
-/// Opening is apart from speaking so that a process can give up its right to connect in between, before it has started
-/// a runtime: no second connection is ever made.
+/// Connecting is separate from the first request, so that a process can give up its rights in between, before it starts an async
+/// runtime.
 #[derive(Debug)]
 pub struct Opened {
     pub(super) stream: UnixStream,
@@ -41,14 +41,14 @@ impl Opened {
         }
     }
 
-    /// The socket's path.
+    /// Returns the path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// The first place where someone listens. A leftover socket without a listener does not hide a later place, but is what
-/// is reported when no place has one.
+/// Connects to the first place with a listener. A socket without a listener does not hide a later place, but is reported if no place has a
+/// listener.
 pub(super) fn first_of(places: &[PathBuf]) -> Result<Opened, Error> {
     let mut first_error = None;
     for place in places {
@@ -71,7 +71,7 @@ fn connect(path: &Path) -> Result<Opened, Error> {
     loop {
         match rustix::net::connect(&socket, &address) {
             Ok(()) => return Ok(Opened { stream: socket.into(), path: path.to_owned() }),
-            // The backlog is full: a listener is there, but does not accept. For unix sockets this cannot be polled.
+            // The backlog is full: there is a listener, but it does not accept. A unix socket cannot be polled for this.
             Err(Errno::AGAIN) if start.elapsed() < CONNECT_TIMEOUT => std::thread::sleep(Duration::from_millis(20)),
             Err(Errno::AGAIN) => return Err(Error::Silent(path.to_owned(), CONNECT_TIMEOUT.as_secs())),
             Err(Errno::INTR) => {}
@@ -85,7 +85,7 @@ fn explain(path: &Path, errno: Errno) -> Error {
     match errno {
         Errno::NOENT | Errno::NOTDIR => Error::NotThere(path_buf),
         Errno::ACCESS | Errno::PERM => Error::Permission(path_buf),
-        // The kernel answers the same for a regular file and for a socket that nobody listens on.
+        // The kernel's error is the same for a regular file and for a socket without a listener.
         Errno::CONNREFUSED if !is_socket(path) => Error::NotASocket(path_buf),
         Errno::CONNREFUSED => Error::Refused(path_buf),
         errno => Error::Connect(path_buf, errno.into()),
@@ -94,7 +94,7 @@ fn explain(path: &Path, errno: Errno) -> Error {
 
 fn is_socket(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
-    // A caged process cannot look; it was connected there before.
+    // A process in its cage cannot check; it was connected to this path before.
     std::fs::metadata(path).map_or(true, |metadata| metadata.file_type().is_socket())
 }
 

@@ -1,4 +1,4 @@
-//! A tree on disk or bytes in memory, given to the cataloguers as a scan would.
+//! A tree on disk or bytes in memory, given to the catalogers as a scan would.
 
 use std::fs;
 use std::io::Write;
@@ -10,12 +10,12 @@ use outcrop_agent::catalog::{ALL, CatalogError, Evidence, Source, Want};
 use outcrop_proto::Fact;
 use rawzip::{CompressionMethod, ZipArchiveWriter};
 
-/// What the cataloguer `name` reads from `source`, which lies at `path`.
+/// What the cataloger `name` reads from `source`, which lies at `path`.
 pub(crate) fn read(name: &str, path: &str, source: &dyn Source) -> Result<Fact, CatalogError> {
-    let cataloguer = ALL.iter().find(|cataloguer| cataloguer.name() == name).expect("a cataloguer of that name");
+    let cataloger = ALL.iter().find(|cataloger| cataloger.name() == name).expect("a cataloger of that name");
     let path = path.as_bytes();
-    assert_ne!(cataloguer.wants(path), Want::No, "{}", path.escape_ascii());
-    let mut fact = cataloguer.read(&Evidence { path, source, companions: &[] })?;
+    assert_ne!(cataloger.wants(path), Want::No, "{}", path.escape_ascii());
+    let mut fact = cataloger.read(&Evidence { path, source, companions: &[] })?;
     fact.normalize();
     Ok(fact)
 }
@@ -34,13 +34,13 @@ pub(crate) fn catalogue(root: &Path) -> Vec<(String, Result<Fact, CatalogError>)
             let path = entry.path();
             let path = path.strip_prefix(root).expect("below the root").to_str().expect("a name in UTF-8").to_owned();
             let executable = entry.metadata().expect("metadata").permissions().mode() & 0o111 != 0;
-            let wanted = ALL.iter().find(|cataloguer| cataloguer.wants(path.as_bytes()) != Want::No);
-            let Some(cataloguer) = wanted else { continue };
-            if cataloguer.wants(path.as_bytes()) == Want::IfExecutable && !executable {
+            let wanted = ALL.iter().find(|cataloger| cataloger.wants(path.as_bytes()) != Want::No);
+            let Some(cataloger) = wanted else { continue };
+            if cataloger.wants(path.as_bytes()) == Want::IfExecutable && !executable {
                 continue;
             }
             let bytes = fs::read(entry.path()).expect("a readable file");
-            results.push((path.clone(), read(cataloguer.name(), &path, &bytes.as_slice())));
+            results.push((path.clone(), read(cataloger.name(), &path, &bytes.as_slice())));
         }
     }
     results.sort_by(|one, other| one.0.cmp(&other.0));
