@@ -14,8 +14,6 @@ mod authority;
 #[cfg(not(fuzzing))]
 pub mod cli;
 #[cfg(not(fuzzing))]
-mod data_lock;
-#[cfg(not(fuzzing))]
 mod duration;
 #[cfg(not(fuzzing))]
 mod lock;

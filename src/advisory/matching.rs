@@ -105,7 +105,7 @@ impl<'a> From<&'a StackPackage> for Subject<'a> {
 pub struct Matched {
     /// Findings, by package and then identifier.
     pub findings: Vec<Finding>,
-    /// Findings left to the distribution.
+    /// Number of withheld findings.
     pub withheld: Vec<Withheld>,
 }
 

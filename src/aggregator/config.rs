@@ -87,7 +87,7 @@ pub struct Kubernetes {
 #[derive(Debug, thiserror::Error)]
 pub enum AggregatorError {
     /// A file or directory that the operator named.
-    #[error("{path}: {source}", path = .path.display())]
+    #[error("accessing {path}: {source}", path = .path.display())]
     File {
         /// Which one.
         path: PathBuf,
@@ -95,7 +95,7 @@ pub enum AggregatorError {
         source: std::io::Error,
     },
     /// An address that cannot be listened at.
-    #[error("listening at {address}: {source}")]
+    #[error("listening on {address}: {source}; choose another address with --listen or --api")]
     Listen {
         /// Which one.
         address: SocketAddr,
@@ -106,7 +106,7 @@ pub enum AggregatorError {
     #[error(transparent)]
     Volume(#[from] crate::store::VolumeError),
     /// The gRPC server.
-    #[error("serving nodes: {0}")]
+    #[error("serving agents: {0}")]
     Serve(#[from] tonic::transport::Error),
     /// A certificate.
     #[error(transparent)]
@@ -124,7 +124,9 @@ pub enum AggregatorError {
     #[error(transparent)]
     Access(#[from] web::AccessError),
     /// Where the API server is, or how it is spoken to.
-    #[error("the Kubernetes API: {0}; give --kubeconfig FILE, or run in a pod with a service account")]
+    #[error(
+        "connecting to the Kubernetes API server: {0}; pass --kubeconfig FILE, or run in a pod with a service account"
+    )]
     Kubernetes(String),
     /// The policy of what is in view.
     #[error(transparent)]
@@ -133,7 +135,9 @@ pub enum AggregatorError {
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     /// Nobody can tell who speaks for a node.
-    #[error("who speaks for which node? --tokens FILE, or --kubernetes with --agent-account NAMESPACE/NAME")]
+    #[error(
+        "agent authentication is not configured: pass --tokens FILE, or --kubernetes with --agent-account NAMESPACE/NAME"
+    )]
     Agents,
     /// A supervised task ended.
     #[error(transparent)]

@@ -75,7 +75,7 @@ impl Streams {
     fn expel(&mut self, identify: &dyn Identify) -> Vec<(String, u64)> {
         let is_invalid = |node: &String, stream: &mut Stream| !identify.still_valid(node, &stream.token);
         let expelled = self.streams.extract_if(is_invalid).map(|(node, stream)| {
-            let _ = stream.orders.try_send(Err(Status::unauthenticated("the token is not valid any more")));
+            let _ = stream.orders.try_send(Err(Status::unauthenticated("the token is no longer valid")));
             (node, stream.number)
         });
         expelled.collect()

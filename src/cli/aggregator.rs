@@ -11,7 +11,6 @@ use super::{Exit, Fatal};
 use crate::advisory::trust::PublicKey;
 use crate::aggregator::{self, Config, Policy};
 use crate::cluster::api_server_port;
-use crate::data_lock::DataLock;
 use crate::duration::{parse_duration, parse_share};
 use crate::offline::{self, Offline};
 use crate::supervise;
@@ -256,7 +255,6 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     }
     // Landlock restricts the calling thread and its descendants: no other thread may exist yet.
     let offline = arguments.offline.then(|| go_offline(kubernetes.as_ref())).transpose()?;
-    let _lock = DataLock::acquire(&arguments.data).map_err(|error| Fatal::failed(error.to_string()))?;
     let config = Config {
         cluster: arguments.cluster,
         data: arguments.data,

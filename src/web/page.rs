@@ -102,7 +102,7 @@ fn findings(html: &mut Html, status: &Status) {
     html.raw("<section><h2>Findings of containers</h2>\n");
     html.table(
         &["Severity", "Findings"],
-        // The worst first, as everywhere.
+        // Most severe first, as in every list.
         RANKS.iter().filter_map(|rank| Some(vec![(*rank).to_owned(), status.findings.get(*rank)?.to_string()])),
     );
     html.raw("<p>")

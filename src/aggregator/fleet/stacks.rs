@@ -349,7 +349,7 @@ impl Picture {
     /// Returns the coverage of a stack that is in the store: what its layers allow, once its findings are complete for a database.
     pub(super) fn coverage_in_store(&self, summary: &Summary) -> Coverage {
         if self.matches && summary.matched.is_none() {
-            return Coverage::new(CoverageState::Pending, "its packages have not been matched yet");
+            return Coverage::new(CoverageState::Pending, "the packages have not been matched yet");
         }
         summary.coverage.clone()
     }

@@ -376,7 +376,7 @@ pub struct ImageItem {
     pub unidentified: u64,
     /// Findings, by severity.
     pub findings: BTreeMap<String, u64>,
-    /// Findings left to the distribution.
+    /// Number of withheld findings.
     pub withheld: u64,
     /// How many containers run it.
     pub containers: u64,
