@@ -9,6 +9,8 @@ mod laws;
 mod load;
 mod node;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
+mod rematch;
+#[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod service;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod table;
@@ -21,6 +23,9 @@ use service::Service;
 use world::{Shape, World};
 
 use crate::skip::skip;
+
+/// A fleet whose rematch has a few dozen writes.
+const TINY: Shape = Shape { nodes: 3, containers: 12, images: 4, layers: 20, seed: 1 };
 
 #[test]
 fn a_fleet_is_known_in_full_with_each_layer_read_once() {
@@ -55,9 +60,22 @@ fn what_was_acknowledged_survives_kills_at_random_times() {
 
 #[test]
 fn a_full_volume_refuses_inventories_answers_questions_and_recovers() {
-    let Some(outcome) = crash::fill_the_volume(Shape::SMALL) else {
-        skip("root", "mounting a small volume");
-        return;
-    };
-    assert!(outcome.lost == 0 && outcome.wrong.is_empty() && outcome.complete, "{outcome:?}");
+    for kind in [crash::FileSystem::Tmpfs, crash::FileSystem::Ext4] {
+        let Some(outcome) = crash::fill_the_volume(Shape::SMALL, kind) else {
+            skip("root", "mounting a small volume");
+            continue;
+        };
+        assert!(outcome.lost == 0 && outcome.wrong.is_empty() && outcome.complete, "{kind:?}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_rematch_that_is_interrupted_at_any_write_is_completed() {
+    for how in [rematch::Interruption::Kill, rematch::Interruption::Full] {
+        let Some(outcome) = rematch::interrupt_rematches(TINY, std::env::var("TIMES").map_or(6, |t| t.parse().unwrap()), how, true) else {
+            skip("tools", "interrupting writes of the store");
+            return;
+        };
+        assert!(outcome.interrupted > 0 && outcome.wrong.is_empty(), "{how:?}: {outcome:#?}");
+    }
 }

@@ -92,16 +92,23 @@ impl Service {
 
     /// Builds the database of the bundled feed, and of further records, and puts it into the place of the one that is there.
     pub(crate) fn build_database(&self, more: &[Value]) {
-        let mut build = Command::new(OUTCROP);
-        build.args(["db", "build", "--from"]).arg(feed()).arg("--out").arg(self.at("advisories.new"));
-        for (number, record) in more.iter().enumerate() {
+        let file = |(number, record): (usize, &Value)| {
             let path = self.at(&format!("record-{number}.json"));
             fs::write(&path, record.to_string()).unwrap();
-            build.arg("--from").arg(path);
-        }
+            path
+        };
+        let more: Vec<PathBuf> = more.iter().enumerate().map(file).collect();
+        self.build(&self.at("advisories.new"), &more);
+        fs::rename(self.at("advisories.new"), self.at("advisories.db")).unwrap();
+    }
+
+    /// Builds a database of the bundled feed, and of further files or folders of records.
+    pub(crate) fn build(&self, out: &Path, more: &[PathBuf]) {
+        let mut build = Command::new(OUTCROP);
+        build.args(["db", "build", "--from"]).arg(feed()).arg("--out").arg(out);
+        more.iter().for_each(|path| drop(build.arg("--from").arg(path)));
         let built = build.output().unwrap();
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        fs::rename(self.at("advisories.new"), self.at("advisories.db")).unwrap();
     }
 
     /// Starts it, and waits until it answers.
@@ -136,6 +143,26 @@ impl Service {
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.running = None;
+    }
+
+    /// SIGTERM; returns how long the process took to end.
+    pub(crate) fn terminate(&mut self) -> Duration {
+        let mut running = self.running.take().unwrap();
+        let start = Instant::now();
+        let pid = running.0.id().to_string();
+        assert!(Command::new("kill").arg(pid).status().is_ok_and(|status| status.success()));
+        let _ = running.0.wait();
+        start.elapsed()
+    }
+
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.as_ref().unwrap().0.id()
+    }
+
+    /// Whether the process has ended by itself, or was killed by others.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.running.as_mut().is_none_or(|running| running.0.try_wait().is_ok_and(|ended| ended.is_some()))
     }
 
     /// What is answered at `path`, with the status.
