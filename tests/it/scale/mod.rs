@@ -10,6 +10,7 @@ mod load;
 mod node;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod rematch;
+mod secrets;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod service;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]

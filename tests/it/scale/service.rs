@@ -32,6 +32,8 @@ pub(crate) struct Service {
     pub(crate) listen: SocketAddr,
     pub(crate) api: SocketAddr,
     arguments: Vec<String>,
+    /// `OUTCROP_LOG`.
+    log_filter: Option<&'static str>,
     running: Option<Running>,
     agent: ureq::Agent,
 }
@@ -61,8 +63,22 @@ impl Service {
         Self::start_on(nodes, arguments, None)
     }
 
+    /// One that logs what `filter` selects.
+    pub(crate) fn start_logging(nodes: impl Iterator<Item = String>, arguments: &[&str], filter: &'static str) -> Self {
+        Self::start_all(nodes, arguments, None, Some(filter))
+    }
+
     /// One whose data lie in `data`.
     pub(crate) fn start_on(nodes: impl Iterator<Item = String>, arguments: &[&str], data: Option<&Path>) -> Self {
+        Self::start_all(nodes, arguments, data, None)
+    }
+
+    fn start_all(
+        nodes: impl Iterator<Item = String>,
+        arguments: &[&str],
+        data: Option<&Path>,
+        log_filter: Option<&'static str>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let line = |node: String| format!("{node} {}\n", Digest::of(token(&node).as_bytes()));
         fs::write(dir.path().join("tokens"), nodes.map(line).collect::<String>()).unwrap();
@@ -78,6 +94,7 @@ impl Service {
             listen: free(),
             api: free(),
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            log_filter,
             running: None,
             agent: agent.build().into(),
         };
@@ -127,6 +144,7 @@ impl Service {
             .arg("--tls-key")
             .arg(self.at("key.pem"))
             .args(&self.arguments)
+            .envs(self.log_filter.map(|filter| ("OUTCROP_LOG", filter)))
             .stderr(log)
             .spawn()
             .unwrap();
