@@ -73,10 +73,11 @@ fn a_full_volume_refuses_inventories_answers_questions_and_recovers() {
 #[test]
 fn a_rematch_that_is_interrupted_at_any_write_is_completed() {
     for how in [rematch::Interruption::Kill, rematch::Interruption::Full] {
-        let Some(outcome) = rematch::interrupt_rematches(TINY, std::env::var("TIMES").map_or(6, |t| t.parse().unwrap()), how, true) else {
+        let Some(outcome) = rematch::interrupt_rematches(TINY, 6, how, false) else {
             skip("tools", "interrupting writes of the store");
             return;
         };
-        assert!(outcome.interrupted > 0 && outcome.wrong.is_empty(), "{how:?}: {outcome:#?}");
+        let enough = outcome.interrupted * 2 > outcome.writes.min(6);
+        assert!(enough && outcome.wrong.is_empty(), "{how:?}: {outcome:#?}");
     }
 }
