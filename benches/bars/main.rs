@@ -1,6 +1,7 @@
 //! `benches/service`: the service at full size, beside its bars. Ends with 1 where a bar is missed.
 //!
-//! Arguments name the parts to run (`load`, `crash`, `full`, `real`); without any, all of them.
+//! Arguments name the parts to run (`load`, `crash`, `full`, `real`); without any, all of them. `migrate` runs only if it is named, with
+//! the store of an earlier version: `OUTCROP_STORE=DIR`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a step that fails ends the run, in helpers too")]
 
@@ -116,6 +117,11 @@ fn main() -> ExitCode {
     }
     if wanted("full") {
         full(&mut table);
+    }
+    if named.iter().any(|name| name == "migrate") {
+        let kept = std::env::var("OUTCROP_STORE").expect("OUTCROP_STORE names the directory of a kept store");
+        let then = std::env::var("OUTCROP_THEN").ok();
+        load::migrate(shape(), std::path::Path::new(&kept), then.as_deref(), &mut table);
     }
     if wanted("real") {
         real::whole(&mut table);

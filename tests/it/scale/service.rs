@@ -73,22 +73,40 @@ impl Service {
         Self::start_all(nodes, arguments, data, None)
     }
 
+    /// One that continues with a copy of the files of another: its data, tokens, certificate and advisory database.
+    pub(crate) fn start_from(kept: &Path) -> Self {
+        let mut service = Self::prepare(&[], None, None);
+        for name in ["data", "tokens", "cert.pem", "key.pem", "advisories.db"] {
+            let copied = Command::new("cp").arg("-a").arg(kept.join(name)).arg(service.at(name)).status();
+            assert!(copied.is_ok_and(|status| status.success()), "{name}");
+        }
+        service.run();
+        service
+    }
+
     fn start_all(
         nodes: impl Iterator<Item = String>,
         arguments: &[&str],
         data: Option<&Path>,
         log_filter: Option<&'static str>,
     ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let mut service = Self::prepare(arguments, data, log_filter);
         let line = |node: String| format!("{node} {}\n", Digest::of(token(&node).as_bytes()));
-        fs::write(dir.path().join("tokens"), nodes.map(line).collect::<String>()).unwrap();
+        fs::write(service.at("tokens"), nodes.map(line).collect::<String>()).unwrap();
         let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-        fs::write(dir.path().join("cert.pem"), made.cert.pem()).unwrap();
-        fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        fs::write(service.at("cert.pem"), made.cert.pem()).unwrap();
+        fs::write(service.at("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        service.build_database(&[]);
+        service.run();
+        service
+    }
+
+    fn prepare(arguments: &[&str], data: Option<&Path>, log_filter: Option<&'static str>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let data = data.map_or_else(|| dir.path().join("data"), Path::to_owned);
         let agent =
             ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(60)));
-        let mut service = Self {
+        Self {
             data,
             dir,
             listen: free(),
@@ -97,10 +115,7 @@ impl Service {
             log_filter,
             running: None,
             agent: agent.build().into(),
-        };
-        service.build_database(&[]);
-        service.run();
-        service
+        }
     }
 
     pub(crate) fn at(&self, name: &str) -> PathBuf {
@@ -123,7 +138,7 @@ impl Service {
     pub(crate) fn build(&self, out: &Path, more: &[PathBuf]) {
         let mut build = Command::new(OUTCROP);
         build.args(["db", "build", "--from"]).arg(feed()).arg("--out").arg(out);
-        more.iter().for_each(|path| drop(build.arg("--from").arg(path)));
+        build.args(more.iter().flat_map(|path| ["--from".as_ref(), path.as_os_str()]));
         let built = build.output().unwrap();
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     }
