@@ -73,6 +73,15 @@ fn crash(table: &mut Table) {
 fn interrupt(table: &mut Table) {
     let shape = Shape { nodes: 6, containers: 60, images: 24, layers: 120, seed: 1 };
     let kills = std::env::var("OUTCROP_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(500);
+    let tiny = Shape { nodes: 3, containers: 12, images: 4, layers: 20, seed: 1 };
+    let Some(outcome) = rematch::interrupt_first_readings(tiny, kills / 5, true) else {
+        table.row("a first reading killed", "SKIPPED: needs strace".to_owned(), "as undisturbed", false);
+        return;
+    };
+    outcome.wrong.iter().take(10).for_each(|wrong| println!("  {wrong}"));
+    let what = format!("first reading killed at its {} writes, restart", outcome.writes);
+    let measured = format!("{} differences in {} runs", outcome.wrong.len(), outcome.interrupted);
+    table.row(&what, measured, "0", outcome.wrong.is_empty() && outcome.interrupted * 10 >= kills / 5 * 9);
     for (how, times) in [(rematch::Interruption::Kill, kills), (rematch::Interruption::Full, kills / 5)] {
         let Some(outcome) = rematch::interrupt_rematches(shape, times, how, true) else {
             table.row("a rematch interrupted", "SKIPPED: needs strace".to_owned(), "as undisturbed", false);

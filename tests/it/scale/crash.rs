@@ -1,6 +1,6 @@
 //! What was acknowledged is there, whatever happens to the aggregator and to its volume.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::load::{count, runtime, sample, settle};
 use super::node::{Counts, Fleet, node_name};
-use super::rematch::{contents, differences};
+use super::rematch::{Contents, contents, differences};
 use super::service::{Service, until};
 use super::world::{Shape, World, mix};
 
@@ -40,7 +40,7 @@ fn missing(service: &Service, fleet: &Fleet) -> usize {
 }
 
 /// What an aggregator reports of each stack that was never disturbed.
-fn undisturbed(shape: Shape) -> BTreeMap<String, (serde_json::Value, Vec<String>)> {
+fn undisturbed(shape: Shape) -> Contents {
     let runtime = runtime();
     let service = Service::start((0..shape.nodes).map(node_name), &[]);
     let fleet = Fleet::new(World::new(shape), &service);

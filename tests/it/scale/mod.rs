@@ -71,6 +71,15 @@ fn a_full_volume_refuses_inventories_answers_questions_and_recovers() {
 }
 
 #[test]
+fn a_first_reading_that_is_killed_at_any_write_is_completed() {
+    let Some(outcome) = rematch::interrupt_first_readings(TINY, 6, false) else {
+        skip("tools", "interrupting writes of the store");
+        return;
+    };
+    assert!(outcome.interrupted * 2 > 6 && outcome.wrong.is_empty(), "{outcome:#?}");
+}
+
+#[test]
 fn a_rematch_that_is_interrupted_at_any_write_is_completed() {
     for how in [rematch::Interruption::Kill, rematch::Interruption::Full] {
         let Some(outcome) = rematch::interrupt_rematches(TINY, 6, how, false) else {

@@ -1,4 +1,5 @@
-//! A rematch that is interrupted at any of its writes is completed, whether the process ends there or the write fails.
+//! A first reading and a rematch that are interrupted at any of their writes are completed, whether the process ends there or the write
+//! fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,10 +10,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::load::{count, runtime, settle};
+use super::load::{count, runtime};
 use super::node::{Fleet, node_name};
 use super::service::{Service, until};
 use super::world::{Shape, World};
+
+/// What is reported of each stack: a summary, and every finding.
+pub(crate) type Contents = BTreeMap<String, (Value, Vec<String>)>;
 
 /// How long a step may take before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -63,7 +67,7 @@ impl Drop for Tracer {
 }
 
 /// What the aggregator reports of each stack: state, packages and findings; and every finding of one container of it.
-pub(crate) fn contents(service: &Service) -> BTreeMap<String, (Value, Vec<String>)> {
+pub(crate) fn contents(service: &Service) -> Contents {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut first: BTreeMap<String, (String, String)> = BTreeMap::new();
     for container in service.all("/api/v1/containers") {
@@ -93,8 +97,8 @@ pub(crate) fn contents(service: &Service) -> BTreeMap<String, (Value, Vec<String
 /// The first differences between what is expected and what is reported.
 pub(crate) fn differences(
     what: &str,
-    expected: &BTreeMap<String, (Value, Vec<String>)>,
-    reported: &BTreeMap<String, (Value, Vec<String>)>,
+    expected: &Contents,
+    reported: &Contents,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
     if expected.len() != reported.len() {
@@ -177,14 +181,14 @@ impl Place {
             let status = self.service.status();
             status["database"]["digest"] != before["database"]["digest"] && status["rematch"] != before["rematch"]
         });
-        settle(&self.service, self.shape, false);
+        until("every container to have its final state", PATIENCE, || is_settled(&self.service, self.shape));
     }
 
     /// Waits until what is reported is what is expected; what differs is returned when it does not become so.
-    fn wait(&self, what: &str, expected: &BTreeMap<String, (Value, Vec<String>)>) -> Vec<String> {
+    fn wait(&self, what: &str, expected: &Contents) -> Vec<String> {
         let start = Instant::now();
         loop {
-            settle(&self.service, self.shape, false);
+            until("every container to have its final state", PATIENCE, || is_settled(&self.service, self.shape));
             let wrong = differences(what, expected, &contents(&self.service));
             if wrong.is_empty() || start.elapsed() > Duration::from_secs(30) {
                 return wrong;
@@ -192,6 +196,51 @@ impl Place {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+/// Kills an aggregator that reads a fleet for the first time `times` times, each on an empty store, at writes that are spread over all of
+/// them, and compares all findings after a restart. `None` where processes cannot be traced.
+pub(crate) fn interrupt_first_readings(shape: Shape, times: u64, loud: bool) -> Option<Outcome> {
+    let run = |inject: Option<String>| -> Option<(u64, bool, Contents)> {
+        let runtime = runtime();
+        let mut service = Service::start((0..shape.nodes).map(node_name), &["--verify-share", "0"]);
+        let fleet = Fleet::new(World::new(shape), &service);
+        let trace = service.at("writes");
+        let tracer = Tracer::attach(service.pid(), &trace, inject)?;
+        runtime.block_on(async { fleet.start() });
+        until("the reading to be interrupted or to end", PATIENCE, || service.has_ended() || is_settled(&service, shape));
+        let was_killed = service.has_ended();
+        drop(tracer);
+        if was_killed {
+            fleet.next_life();
+            service.run();
+        }
+        until("every container to have its final state", PATIENCE, || is_settled(&service, shape));
+        let contents = contents(&service);
+        fleet.stop();
+        Some((busiest_thread(&fs::read_to_string(&trace).unwrap()), was_killed, contents))
+    };
+    let (writes, _, expected) = run(None)?;
+    let mut outcome = Outcome { writes, ..Outcome::default() };
+    for turn in 0..times {
+        let write = 1 + turn * writes / times;
+        let (_, was_killed, contents) = run(Some(format!("pwrite64:signal=SIGKILL:when={write}")))?;
+        outcome.interrupted += u64::from(was_killed);
+        outcome.wrong.extend(differences(&format!("killed at write {write}"), &expected, &contents));
+        if loud && turn % 10 == 9 {
+            println!("  {} of {times} kills, {write} of {writes} writes, {} wrong", turn + 1, outcome.wrong.len());
+        }
+    }
+    Some(outcome)
+}
+
+/// Whether every container has its final state.
+fn is_settled(service: &Service, shape: Shape) -> bool {
+    let Ok((200, status)) = service.ask("/api/v1/status") else { return false };
+    let status: Value = serde_json::from_str(&status).unwrap();
+    status["nodes"]["attached"] == shape.nodes
+        && status["containers"] == shape.containers
+        && count(&status, "scanned") == shape.containers as u64
 }
 
 /// Interrupts a rematch `times` times, at writes that are spread over all of them; after each, completes it, matches everything
@@ -203,7 +252,7 @@ pub(crate) fn interrupt_rematches(shape: Shape, times: u64, how: Interruption, l
     runtime.block_on(async { fleet.start() });
     let databases = Databases::build(&service);
     let mut place = Place { service, shape, databases };
-    settle(&place.service, shape, false);
+    until("every container to have its final state", PATIENCE, || is_settled(&place.service, shape));
 
     let expected = [0, 1].map(|number| {
         place.rematch(number);
@@ -252,8 +301,6 @@ pub(crate) fn interrupt_rematches(shape: Shape, times: u64, how: Interruption, l
         place.service.kill();
         fleet.next_life();
         place.service.run();
-        let status = settle(&place.service, shape, false);
-        assert_eq!(count(&status, "scanned"), shape.containers as u64, "{status:#}");
         outcome.wrong.extend(place.wait(&format!("{what}, second rematch and restart"), &expected[0]));
         if loud && turn % 10 == 9 {
             let wrong = outcome.wrong.len();
