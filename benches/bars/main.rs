@@ -1,6 +1,7 @@
 //! `benches/service`: the service at full size, beside its bars. Ends with 1 where a bar is missed.
 //!
-//! Arguments name the parts to run (`load`, `crash`, `full`, `real`); without any, all of them.
+//! Arguments name the parts to run (`load`, `crash`, `full`, `real`); without any, all of them. `migrate` runs only if it is named, with
+//! the store of an earlier version: `OUTCROP_STORE=DIR`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a step that fails ends the run, in helpers too")]
 
@@ -17,6 +18,8 @@ mod parts;
 #[path = "../../tests/it/ports.rs"]
 mod ports;
 mod real;
+#[path = "../../tests/it/scale/rematch.rs"]
+mod rematch;
 #[allow(dead_code, reason = "the small fleet's tests need more of it")]
 #[path = "../../tests/it/scale/service.rs"]
 mod service;
@@ -57,23 +60,55 @@ fn crash(table: &mut Table) {
     let outcome = crash::kill_again_and_again(fifth, kills, true);
     outcome.wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
     let what =
-        format!("kill -9 of the aggregator, {kills} times ({} while inventories came)", outcome.kills_under_load);
+        format!("kill -9 and SIGTERM of the aggregator, {kills} times ({} while inventories came)", outcome.kills_under_load);
     let measured = format!("{} of {} lost", outcome.lost, outcome.acknowledged);
     table.row(&what, measured, "0 lost", outcome.lost == 0 && outcome.kills_under_load > 0);
+    let end = outcome.slowest_end;
+    table.row("longest end on SIGTERM", seconds(end), "< 5 s", end < std::time::Duration::from_secs(5));
     let right = outcome.complete && outcome.wrong.is_empty();
     table.row("after the last of them: counts and a sample right again", seconds(outcome.right_again), "right", right);
 }
 
-fn full(table: &mut Table) {
-    let shape = Shape { nodes: 50, containers: 1_500, images: 200, layers: 1_000, seed: 1 };
-    let Some(outcome) = crash::fill_the_volume(shape) else {
-        table.row("the aggregator's volume filled to 100 %", "SKIPPED: needs root".to_owned(), "0 lost", false);
+/// A rematch that is killed, or whose volume is full, at each of its writes.
+fn interrupt(table: &mut Table) {
+    let shape = Shape { nodes: 6, containers: 60, images: 24, layers: 120, seed: 1 };
+    let kills = std::env::var("OUTCROP_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(500);
+    let tiny = Shape { nodes: 3, containers: 12, images: 4, layers: 20, seed: 1 };
+    let Some(outcome) = rematch::interrupt_first_readings(tiny, kills / 5, true) else {
+        table.row("a first reading killed", "SKIPPED: needs strace".to_owned(), "as undisturbed", false);
         return;
     };
-    let right = outcome.lost == 0 && outcome.complete && outcome.wrong.is_empty();
-    let measured = format!("{} of {} lost", outcome.lost, outcome.acknowledged);
-    table.row("the aggregator's volume filled to 100 %, reading goes on", measured, "0 lost", right);
-    table.note("from free space to everything right again", seconds(outcome.right_again));
+    outcome.wrong.iter().take(10).for_each(|wrong| println!("  {wrong}"));
+    let what = format!("first reading killed at its {} writes, restart", outcome.writes);
+    let measured = format!("{} differences in {} runs", outcome.wrong.len(), outcome.interrupted);
+    table.row(&what, measured, "0", outcome.wrong.is_empty() && outcome.interrupted * 10 >= kills / 5 * 9);
+    for (how, times) in [(rematch::Interruption::Kill, kills), (rematch::Interruption::Full, kills / 5)] {
+        let Some(outcome) = rematch::interrupt_rematches(shape, times, how, true) else {
+            table.row("a rematch interrupted", "SKIPPED: needs strace".to_owned(), "as undisturbed", false);
+            return;
+        };
+        outcome.wrong.iter().take(10).for_each(|wrong| println!("  {wrong}"));
+        let what = format!("rematch interrupted by {how:?} at its {} writes, second rematch, restart", outcome.writes);
+        let measured = format!("{} differences in {} runs", outcome.wrong.len(), outcome.interrupted);
+        table.row(&what, measured, "0", outcome.wrong.is_empty() && outcome.interrupted * 10 >= times * 9);
+    }
+}
+
+fn full(table: &mut Table) {
+    let shape = Shape { nodes: 50, containers: 1_500, images: 200, layers: 1_000, seed: 1 };
+    for kind in [crash::FileSystem::Tmpfs, crash::FileSystem::Ext4] {
+        let what = format!("the aggregator's volume ({kind:?}) filled to 100 %, reading goes on");
+        let Some(outcome) = crash::fill_the_volume(shape, kind) else {
+            table.row(&what, "SKIPPED: needs root".to_owned(), "0 lost", false);
+            continue;
+        };
+        outcome.wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
+        let right = outcome.lost == 0 && outcome.complete && outcome.wrong.is_empty();
+        let measured =
+            format!("{} of {} lost, {} wrong", outcome.lost, outcome.acknowledged, outcome.wrong.len());
+        table.row(&what, measured, "0 lost", right);
+        table.note("from free space to everything right again", seconds(outcome.right_again));
+    }
 }
 
 fn main() -> ExitCode {
@@ -86,8 +121,16 @@ fn main() -> ExitCode {
     if wanted("crash") {
         crash(&mut table);
     }
+    if wanted("crash") {
+        interrupt(&mut table);
+    }
     if wanted("full") {
         full(&mut table);
+    }
+    if named.iter().any(|name| name == "migrate") {
+        let kept = std::env::var("OUTCROP_STORE").expect("OUTCROP_STORE names the directory of a kept store");
+        let then = std::env::var("OUTCROP_THEN").ok();
+        load::migrate(shape(), std::path::Path::new(&kept), then.as_deref(), &mut table);
     }
     if wanted("real") {
         real::whole(&mut table);

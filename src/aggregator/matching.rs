@@ -76,7 +76,7 @@ impl Matchmaker {
     ) -> Result<Matched, MatchError> {
         let packages = store.packages_of(stack.id).await?;
         self.learn(store, &packages, at).await?;
-        let findings = self.count(stack.id, &packages, stack.layers.len());
+        let findings = self.count(stack.id, &packages, stack.layers.len())?;
         let (appeared, went) = store.put_findings(&findings, &self.digest, at).await?;
         Ok(Matched { counts: findings.counts, appeared, went })
     }
@@ -100,7 +100,11 @@ impl Matchmaker {
         let judged = in_background(move || matchmaker.judge(&missing, &details)).await;
         let judged = judged.map_err(|error| MatchError::Ended(panic_message(error)))??;
         let verdicts: Vec<Verdict> = judged.iter().flat_map(|(_, verdicts, _)| verdicts.iter().cloned()).collect();
-        let mut numbers = store.put_verdicts(&verdicts, at).await?.into_iter();
+        let numbers = store.put_verdicts(&verdicts, at).await?;
+        if numbers.len() != verdicts.len() {
+            return Err(MatchError::Ended(format!("{} of {} verdicts have a row", numbers.len(), verdicts.len())));
+        }
+        let mut numbers = numbers.into_iter();
         let mut known = lock(&self.known);
         for (pair, verdicts, withheld) in judged {
             let ranks = verdicts.iter().map(|verdict| verdict.rank);
@@ -131,12 +135,15 @@ impl Matchmaker {
         Ok(judged)
     }
 
-    fn count(&self, stack: StackId, packages: &[PackageRef], layers: usize) -> PackageSetFindings {
+    fn count(&self, stack: StackId, packages: &[PackageRef], layers: usize) -> Result<PackageSetFindings, MatchError> {
         let known = lock(&self.known);
         let mut counts = Counts { by_layer: vec![0; layers], ..Counts::default() };
         let mut verdicts = BTreeSet::new();
         for package in packages {
-            let Some(judged) = known.get(&(package.package, package.owner)) else { continue };
+            // Leaving it out would store findings as complete that are not.
+            let judged = known
+                .get(&(package.package, package.owner))
+                .ok_or_else(|| MatchError::Ended(format!("package row {} was not matched", package.package)))?;
             counts.withheld += judged.withheld;
             for (verdict, rank) in &judged.verdicts {
                 if !verdicts.insert(*verdict) {
@@ -151,7 +158,7 @@ impl Matchmaker {
                 }
             }
         }
-        PackageSetFindings { package_set: stack, verdicts: verdicts.into_iter().collect(), counts }
+        Ok(PackageSetFindings { package_set: stack, verdicts: verdicts.into_iter().collect(), counts })
     }
 }
 

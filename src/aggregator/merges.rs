@@ -4,17 +4,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outcrop_proto::wire::v1;
 use outcrop_proto::{Coverage, Digest, LayerId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::{Id, JoinSet};
+use tokio::time::Instant;
 use tracing::{Instrument as _, debug, info_span, warn};
 
 use super::memory::in_background;
 use super::merging::{Outcome, Stack, merge_stack};
 use super::{Aggregator, DECODED_AT_ONCE, now};
-use crate::store::{StoreError, Summary};
+use crate::store::StoreError;
 use crate::supervise::panic_message;
 
 /// A stack to merge. There is at most one for each stack at a time: the fleet says which are ready.
@@ -28,8 +30,25 @@ pub(super) struct MergeJob {
     pub(super) answers: Option<(v1::Answers, OwnedSemaphorePermit)>,
 }
 
-/// What came of a merge; `None` where a node was asked first.
-type Merged = Option<Result<Summary, Coverage>>;
+/// Result of a merge that did not store the stack.
+#[derive(Debug)]
+enum NotMerged {
+    /// A node was asked first.
+    Asked,
+    /// The merge failed, and would fail again.
+    Failed(Coverage),
+    /// The store failed, and may not fail again.
+    Store(StoreError),
+}
+
+impl From<StoreError> for NotMerged {
+    fn from(error: StoreError) -> Self {
+        if error.kind.is_transient() { Self::Store(error) } else { Self::Failed(Coverage::failed(error.to_string())) }
+    }
+}
+
+/// Pause before stacks are merged again whose merge the store refused while it accepts writes.
+const RETRY: Duration = Duration::from_secs(5);
 
 impl Aggregator {
     /// Has a stack merged.
@@ -40,8 +59,9 @@ impl Aggregator {
 
     /// Merges stacks, a few at a time, until there is no more sender.
     pub(super) async fn merge_stacks(self: Arc<Self>, mut jobs: mpsc::UnboundedReceiver<MergeJob>) {
-        let mut running: JoinSet<Merged> = JoinSet::new();
+        let mut running: JoinSet<Result<u64, NotMerged>> = JoinSet::new();
         let mut stacks: HashMap<Id, Digest> = HashMap::new();
+        let mut retry_at: Option<Instant> = None;
         loop {
             tokio::select! {
                 Some(job) = jobs.recv(), if running.len() < DECODED_AT_ONCE => {
@@ -53,49 +73,77 @@ impl Aggregator {
                 Some(ended) = running.join_next_with_id() => {
                     let (id, merged) = match ended {
                         Ok(ended) => ended,
-                        Err(error) => (error.id(), Some(Err(Coverage::failed(panic_message(error))))),
+                        Err(error) => (error.id(), Err(NotMerged::Failed(Coverage::failed(panic_message(error))))),
                     };
-                    let (Some(stack), Some(outcome)) = (stacks.remove(&id), merged) else { continue };
-                    match &outcome {
-                        Ok(summary) => debug!(%stack, packages = summary.packages, "stack merged"),
-                        Err(coverage) => warn!(%stack, reason = coverage.reason, "stack not merged"),
+                    let Some(stack) = stacks.remove(&id) else { continue };
+                    let failure = match merged {
+                        Ok(packages) => {
+                            debug!(%stack, packages, "stack merged");
+                            None
+                        }
+                        Err(NotMerged::Asked) => continue,
+                        Err(NotMerged::Failed(coverage)) => Some(coverage),
+                        Err(NotMerged::Store(error)) => {
+                            // The store may have recovered before this failure arrived here: nobody else would retry then.
+                            retry_at.get_or_insert_with(|| Instant::now() + RETRY);
+                            Some(Coverage::failed(error.to_string()))
+                        }
+                    };
+                    if let Some(coverage) = failure {
+                        warn!(%stack, reason = coverage.reason, "stack not merged");
+                        self.fleet.call(move |fleet| fleet.merged(stack, Err(coverage))).await;
                     }
-                    self.fleet.call(move |fleet| fleet.merged(stack, outcome)).await;
                     self.merge_ready().await;
+                }
+                () = at(retry_at), if retry_at.is_some() => {
+                    retry_at = None;
+                    // Otherwise they are retried when the store accepts writes again.
+                    if self.store.health().is_accepting() {
+                        self.fleet.call(|fleet| fleet.retry()).await;
+                        self.merge_ready().await;
+                    }
                 }
                 else => return,
             }
         }
     }
 
-    async fn merge_now(&self, job: MergeJob) -> Merged {
+    /// Merges a stack, stores and matches it, and reports it to the fleet. Returns the number of its packages.
+    async fn merge_now(&self, job: MergeJob) -> Result<u64, NotMerged> {
         let MergeJob { stack, layers, answers } = job;
         let (answers, _memory) = answers.unzip();
         // The store must not give up rows that a merge is about to name.
         let _numbers = self.numbers.read().await;
-        let failed = |error: StoreError| Some(Err(Coverage::failed(error.to_string())));
-        let inventories = match self.store.inventories(&layers).await {
-            Ok(Some(inventories)) => inventories,
-            Ok(None) => return Some(Err(Coverage::failed("one of its layers is not in the store"))),
-            Err(error) => return failed(error),
-        };
+        let inventories = self.store.inventories(&layers).await?;
+        let missing = || NotMerged::Failed(Coverage::failed("one of its layers is not in the store"));
+        let inventories = inventories.ok_or_else(missing)?;
         let job = Stack { id: stack, layers: layers.to_vec(), inventories, answers };
         match in_background(move || merge_stack(job)).await {
-            Err(error) => Some(Err(Coverage::failed(panic_message(error)))),
-            Ok(Outcome::Failed(coverage)) => Some(Err(coverage)),
+            Err(error) => Err(NotMerged::Failed(Coverage::failed(panic_message(error)))),
+            Ok(Outcome::Failed(coverage)) => Err(NotMerged::Failed(coverage)),
             Ok(Outcome::Ask(check)) => {
                 if let Some(node) = self.fleet.call(move |fleet| fleet.ask(stack, now())).await {
                     self.send(&node, v1::order::Order::Check(check)).await;
                 }
-                None
+                Err(NotMerged::Asked)
             }
             Ok(Outcome::Done(merged)) => {
                 let _alone = self.stripe(&stack).lock().await;
-                match self.store.put_stack(&merged, now().unix).await {
-                    Ok(summary) => Some(Ok(self.match_merged(summary).await)),
-                    Err(error) => failed(error),
-                }
+                let summary = self.store.put_stack(&merged, now().unix).await?;
+                let summary = self.match_merged(summary).await;
+                let packages = summary.packages;
+                // Within the stack's lock: a rematch that follows reports newer counts.
+                self.fleet.call(move |fleet| fleet.merged(stack, Ok(summary))).await;
+                Ok(packages)
             }
         }
+    }
+}
+
+/// Waits until `instant`, if there is one.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }

@@ -6,7 +6,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -51,8 +50,6 @@ pub(super) struct Matching {
     last: ArcSwapOption<(Digest, RematchRow)>,
     /// Wakes the service.
     wanted: Notify,
-    /// Some stack has no complete findings.
-    is_incomplete: AtomicBool,
     attempts: watch::Sender<Option<Attempt>>,
 }
 
@@ -63,7 +60,6 @@ impl Matching {
             matchmaker: ArcSwapOption::empty(),
             last: ArcSwapOption::from_pointee(last),
             wanted: Notify::new(),
-            is_incomplete: AtomicBool::new(false),
             attempts: watch::Sender::new(None),
         }
     }
@@ -80,13 +76,7 @@ impl Matching {
 
     /// Has stacks without complete findings matched.
     pub(super) fn request(&self) {
-        self.is_incomplete.store(true, Relaxed);
         self.wanted.notify_one();
-    }
-
-    fn is_complete(&self, database: &Digest) -> bool {
-        let is_last = self.last.load().as_ref().is_some_and(|last| last.0 == *database);
-        is_last && !self.is_incomplete.load(Relaxed)
     }
 }
 
@@ -225,22 +215,19 @@ impl Aggregator {
             }
             let Some(matchmaker) = self.matching.matchmaker() else { continue };
             let database = matchmaker.digest;
-            if self.matching.is_complete(&database) {
-                continue;
-            }
-            self.matching.is_incomplete.store(false, Relaxed);
-            let outcome = self.rematch(matchmaker).instrument(info_span!("rematch", %database)).await;
+            let outcome = match self.completed(&database).await {
+                Ok(Some(row)) => Ok(row),
+                Ok(None) => self.rematch(matchmaker).instrument(info_span!("rematch", %database)).await,
+                Err(error) => Err(error),
+            };
             pause = match &outcome {
                 Ok(row) => {
-                    let RematchRow { stacks, appeared, went, seconds, .. } = row;
-                    info!(%database, stacks, appeared, went, seconds, "stacks matched");
                     self.problems.clear(ProblemKind::Matching, "");
                     self.matching.last.store(Some(Arc::new((database, row.clone()))));
                     retry = pauses();
                     None
                 }
                 Err(error) => {
-                    self.matching.is_incomplete.store(true, Relaxed);
                     self.matching_failed(error);
                     retry.next()
                 }
@@ -249,6 +236,15 @@ impl Aggregator {
             self.matching.attempts.send_replace(Some(Attempt { database, outcome }));
             give_back().await;
         }
+    }
+
+    /// Returns the result of the last rematch if it was against `database` and the store has no stack left to match: a crash may have come
+    /// between a merge and its match, and an earlier database may be back.
+    async fn completed(&self, database: &Digest) -> Result<Option<RematchRow>, MatchError> {
+        let last = self.matching.last.load_full();
+        let Some(last) = last.filter(|last| last.0 == *database) else { return Ok(None) };
+        let left = self.store.stacks_to_match(database).await?;
+        Ok(left.is_empty().then(|| last.1.clone()))
     }
 
     /// Matches the stacks whose findings are not complete for this database. No node reads anything for it.
@@ -285,6 +281,8 @@ impl Aggregator {
         }
         row.seconds = started.elapsed().as_secs_f64();
         self.store.end_rematch(id, &row).await?;
+        let RematchRow { stacks, appeared, went, seconds, .. } = row;
+        info!(stacks, appeared, went, seconds, "stacks matched");
         Ok(row)
     }
 

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::load::{count, runtime, sample, settle};
 use super::node::{Counts, Fleet, node_name};
+use super::rematch::{Contents, contents, differences};
 use super::service::{Service, until};
 use super::world::{Shape, World, mix};
 
@@ -25,6 +26,8 @@ pub(crate) struct Outcome {
     pub(crate) wrong: Vec<String>,
     /// How long after its last start all was right again.
     pub(crate) right_again: Duration,
+    /// The longest that the process took to end on SIGTERM.
+    pub(crate) slowest_end: Duration,
     /// Whether all containers were scanned in the end.
     pub(crate) complete: bool,
 }
@@ -36,7 +39,20 @@ fn missing(service: &Service, fleet: &Fleet) -> usize {
     fleet.stored().iter().filter(|id| !listed.contains(id.to_string().as_str())).count()
 }
 
-/// Kills the aggregator `times` times at random, each time starting it again at once, while nodes attach, read and change.
+/// What an aggregator reports of each stack that was never disturbed.
+fn undisturbed(shape: Shape) -> Contents {
+    let runtime = runtime();
+    let service = Service::start((0..shape.nodes).map(node_name), &[]);
+    let fleet = Fleet::new(World::new(shape), &service);
+    runtime.block_on(async { fleet.start() });
+    settle(&service, shape, false);
+    let contents = contents(&service);
+    fleet.stop();
+    contents
+}
+
+/// Ends the aggregator `times` times at random, each time starting it again at once, while nodes attach, read and change: twice in
+/// three by SIGKILL, else by SIGTERM.
 pub(crate) fn kill_again_and_again(shape: Shape, times: u64, loud: bool) -> Outcome {
     let runtime = runtime();
     let mut service = Service::start((0..shape.nodes).map(node_name), &[]);
@@ -47,12 +63,17 @@ pub(crate) fn kill_again_and_again(shape: Shape, times: u64, loud: bool) -> Outc
     fleet.churn(Duration::from_secs(3));
     runtime.block_on(async { fleet.start() });
     let mut kills_under_load = 0;
+    let mut slowest_end = Duration::ZERO;
     for turn in 0..times {
         let before = fleet.stored().len();
         std::thread::sleep(Duration::from_millis(300 + mix(&[shape.seed, 8, turn]) % 2_500));
         let stored = fleet.stored().len();
         kills_under_load += usize::from(stored > before && stored < shape.layers);
-        service.kill();
+        if turn % 3 == 2 {
+            slowest_end = slowest_end.max(service.terminate());
+        } else {
+            service.kill();
+        }
         fleet.next_life();
         service.run();
         if loud && turn % 10 == 9 {
@@ -64,18 +85,28 @@ pub(crate) fn kill_again_and_again(shape: Shape, times: u64, loud: bool) -> Outc
     fleet.churn(Duration::ZERO);
     let status = settle(&service, shape, loud);
     let right_again = start.elapsed();
-    finish(&service, &fleet, &status, kills_under_load, right_again)
+    let mut outcome = finish(&mut service, &fleet, &status, kills_under_load, right_again);
+    outcome.slowest_end = slowest_end;
+    outcome
 }
 
 fn finish(
-    service: &Service,
+    service: &mut Service,
     fleet: &Fleet,
     status: &serde_json::Value,
     kills_under_load: usize,
     right_again: Duration,
 ) -> Outcome {
     let shape = fleet.world.shape;
-    let (_, wrong) = sample(service, fleet, 12);
+    let (_, mut wrong) = sample(service, fleet, 12);
+    let expected = undisturbed(shape);
+    wrong.extend(differences("in the end", &expected, &contents(service)));
+    // Only what is in the store survives another restart.
+    service.kill();
+    fleet.next_life();
+    service.run();
+    settle(service, shape, false);
+    wrong.extend(differences("after one more restart", &expected, &contents(service)));
     let asked_again = fleet.lost.lock().unwrap().len();
     let outcome = Outcome {
         acknowledged: fleet.stored().len(),
@@ -83,21 +114,39 @@ fn finish(
         kills_under_load,
         wrong,
         right_again,
+        slowest_end: Duration::ZERO,
         complete: count(status, "scanned") == shape.containers as u64 && status["layers"]["known"] == shape.layers,
     };
     fleet.stop();
     outcome
 }
 
+/// A kind of file system: they differ in how they report that they are full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileSystem {
+    Tmpfs,
+    Ext4,
+}
+
 /// A small file system of its own; unmounted when it is dropped.
 struct Volume(PathBuf);
 
 impl Volume {
-    /// `None` where this process may not mount.
-    fn mount(at: &Path, mebibytes: u32) -> Option<Self> {
+    /// `None` where this process may not mount, or where there is no program that makes the file system.
+    fn mount(at: &Path, kind: FileSystem, mebibytes: u64) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
-        let size = format!("size={mebibytes}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).status();
+        let mut mount = Command::new("mount");
+        match kind {
+            FileSystem::Tmpfs => mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]),
+            FileSystem::Ext4 => {
+                let image = at.with_extension("ext4");
+                File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
+                let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image).status();
+                made.is_ok_and(|status| status.success()).then_some(())?;
+                mount.args(["-o", "loop"]).arg(image)
+            }
+        };
+        let mounted = mount.arg(at).stderr(Stdio::null()).status();
         mounted.is_ok_and(|status| status.success()).then(|| Self(at.to_owned()))
     }
 
@@ -121,11 +170,11 @@ impl Drop for Volume {
 }
 
 /// Fills the aggregator's volume while inventories come in, looks what it answers, and frees it. `None` where nothing can be mounted.
-pub(crate) fn fill_the_volume(shape: Shape) -> Option<Outcome> {
+pub(crate) fn fill_the_volume(shape: Shape, kind: FileSystem) -> Option<Outcome> {
     let dir = tempfile::tempdir().unwrap();
-    let volume = Volume::mount(&dir.path().join("data"), 256)?;
+    let volume = Volume::mount(&dir.path().join("data"), kind, 256)?;
     let runtime = runtime();
-    let service = Service::start_on((0..shape.nodes).map(node_name), &[], Some(&volume.0));
+    let mut service = Service::start_on((0..shape.nodes).map(node_name), &[], Some(&volume.0));
     let fleet = Fleet::new(World::new(shape), &service);
     fleet.reading(Duration::from_millis(1500));
     runtime.block_on(async { fleet.start() });
@@ -151,7 +200,7 @@ pub(crate) fn fill_the_volume(shape: Shape) -> Option<Outcome> {
     until("the full volume to be forgotten", Duration::from_secs(120), || service.status()["store_error"].is_null());
     let right_again = start.elapsed();
     let failures = Counts::get(&fleet.counts.failures);
-    let mut outcome = finish(&service, &fleet, &status, 0, right_again);
+    let mut outcome = finish(&mut service, &fleet, &status, 0, right_again);
     if failures > 0 {
         outcome.wrong.push(format!("{failures} streams ended"));
     }

@@ -1,6 +1,8 @@
 //! The whole fleet at one aggregator: until everything is known, while it changes, and what is answered meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -267,6 +269,47 @@ pub(crate) fn whole(shape: Shape, table: &mut Table) {
     println!("  {}", service.status()["reports"]);
     let failures = Counts::get(&fleet.counts.failures);
     table.row("streams that ended", failures.to_string(), "0", failures == 0);
+    fleet.stop();
+    runtime.shutdown_timeout(Duration::from_secs(5));
+}
+
+/// Continues with the store of an earlier version, which `kept` holds with what else the aggregator needs, and with the fleet that it
+/// had (`fleet.json`: the containers of each node). `then` is run with the address of the API before the fleet stops.
+pub(crate) fn migrate(shape: Shape, kept: &Path, then: Option<&str>, table: &mut Table) {
+    let runtime = runtime();
+    let world = World::new(shape);
+    let start = Instant::now();
+    let service = Service::start_from(kept);
+    table.note("the store of an earlier version: from the start to the first answer", seconds(start.elapsed()));
+    let containers = std::fs::read_to_string(kept.join("fleet.json")).unwrap();
+    let containers: Vec<BTreeMap<String, usize>> = serde_json::from_str(&containers).unwrap();
+    let fleet = Fleet::with(world, &service, containers.into_iter().enumerate().collect());
+    let poller = Poller::start(&service);
+    runtime.block_on(async { fleet.start() });
+    let status = settle(&service, shape, true);
+    let settled = start.elapsed();
+    let (times, failures) = poller.finish();
+    let minute = Duration::from_secs(60);
+    table.row("migrated, all attached, every container in its final state", seconds(settled), "< 60 s", settled < minute);
+    let p99 = quantile(&times, 0.99);
+    table.row("status meanwhile, p99", millis(p99), "< 100 ms", p99 < Duration::from_millis(100));
+    table.row("requests for the status that failed", failures.to_string(), "0", failures == 0);
+    let scanned = count(&status, "scanned");
+    table.row("containers scanned", scanned.to_string(), "all", scanned == shape.containers as u64);
+    table.row("layers known", status["layers"]["known"].to_string(), "all", status["layers"]["known"] == shape.layers);
+    let read = Counts::get(&fleet.counts.read);
+    table.row("layers read again", read.to_string(), "0", read == 0);
+    let peak = service.memory("VmHWM");
+    table.row("aggregator resident, most", mib(peak), "< 1 GiB", peak < 1 << 30);
+    questions(&service, table, "");
+    let (looked, wrong) = sample(&service, &fleet, 20);
+    wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
+    table.row("containers whose packages and findings are wrong", format!("{} of {looked}", wrong.len()), "0", wrong.is_empty());
+    if let Some(program) = then {
+        let ended = Command::new("sh").args(["-c", &format!("{program} http://{}", service.api)]).status();
+        println!("  {program}: {ended:?}");
+        table.note("aggregator resident, most, then", mib(service.memory("VmHWM")));
+    }
     fleet.stop();
     runtime.shutdown_timeout(Duration::from_secs(5));
 }

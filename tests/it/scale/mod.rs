@@ -9,6 +9,9 @@ mod laws;
 mod load;
 mod node;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
+mod rematch;
+mod secrets;
+#[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod service;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod table;
@@ -21,6 +24,9 @@ use service::Service;
 use world::{Shape, World};
 
 use crate::skip::skip;
+
+/// A fleet whose rematch has a few dozen writes.
+const TINY: Shape = Shape { nodes: 3, containers: 12, images: 4, layers: 20, seed: 1 };
 
 #[test]
 fn a_fleet_is_known_in_full_with_each_layer_read_once() {
@@ -55,9 +61,32 @@ fn what_was_acknowledged_survives_kills_at_random_times() {
 
 #[test]
 fn a_full_volume_refuses_inventories_answers_questions_and_recovers() {
-    let Some(outcome) = crash::fill_the_volume(Shape::SMALL) else {
-        skip("root", "mounting a small volume");
+    for kind in [crash::FileSystem::Tmpfs, crash::FileSystem::Ext4] {
+        let Some(outcome) = crash::fill_the_volume(Shape::SMALL, kind) else {
+            skip("root", "mounting a small volume");
+            continue;
+        };
+        assert!(outcome.lost == 0 && outcome.wrong.is_empty() && outcome.complete, "{kind:?}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_first_reading_that_is_killed_at_any_write_is_completed() {
+    let Some(outcome) = rematch::interrupt_first_readings(TINY, 6, false) else {
+        skip("tools", "interrupting writes of the store");
         return;
     };
-    assert!(outcome.lost == 0 && outcome.wrong.is_empty() && outcome.complete, "{outcome:?}");
+    assert!(outcome.interrupted * 2 > 6 && outcome.wrong.is_empty(), "{outcome:#?}");
+}
+
+#[test]
+fn a_rematch_that_is_interrupted_at_any_write_is_completed() {
+    for how in [rematch::Interruption::Kill, rematch::Interruption::Full] {
+        let Some(outcome) = rematch::interrupt_rematches(TINY, 6, how, false) else {
+            skip("tools", "interrupting writes of the store");
+            return;
+        };
+        let enough = outcome.interrupted * 2 > outcome.writes.min(6);
+        assert!(enough && outcome.wrong.is_empty(), "{how:?}: {outcome:#?}");
+    }
 }

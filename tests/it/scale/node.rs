@@ -197,6 +197,15 @@ impl Fleet {
             let id = container_id(shape.seed, number, 0);
             containers.entry(number % shape.nodes).or_default().insert(id, world.image_of(number));
         }
+        Self::with(world, service, containers)
+    }
+
+    /// A fleet with these containers: by node, container ID and number of the image.
+    pub(crate) fn with(
+        world: Arc<World>,
+        service: &Service,
+        containers: HashMap<usize, BTreeMap<String, usize>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             endpoint: endpoint(service),
             connecting: Semaphore::new(CONNECTING),

@@ -32,6 +32,8 @@ pub(crate) struct Service {
     pub(crate) listen: SocketAddr,
     pub(crate) api: SocketAddr,
     arguments: Vec<String>,
+    /// `OUTCROP_LOG`.
+    log_filter: Option<&'static str>,
     running: Option<Running>,
     agent: ureq::Agent,
 }
@@ -61,29 +63,59 @@ impl Service {
         Self::start_on(nodes, arguments, None)
     }
 
+    /// One that logs what `filter` selects.
+    pub(crate) fn start_logging(nodes: impl Iterator<Item = String>, arguments: &[&str], filter: &'static str) -> Self {
+        Self::start_all(nodes, arguments, None, Some(filter))
+    }
+
     /// One whose data lie in `data`.
     pub(crate) fn start_on(nodes: impl Iterator<Item = String>, arguments: &[&str], data: Option<&Path>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_all(nodes, arguments, data, None)
+    }
+
+    /// One that continues with a copy of the files of another: its data, tokens, certificate and advisory database.
+    pub(crate) fn start_from(kept: &Path) -> Self {
+        let mut service = Self::prepare(&[], None, None);
+        for name in ["data", "tokens", "cert.pem", "key.pem", "advisories.db"] {
+            let copied = Command::new("cp").arg("-a").arg(kept.join(name)).arg(service.at(name)).status();
+            assert!(copied.is_ok_and(|status| status.success()), "{name}");
+        }
+        service.run();
+        service
+    }
+
+    fn start_all(
+        nodes: impl Iterator<Item = String>,
+        arguments: &[&str],
+        data: Option<&Path>,
+        log_filter: Option<&'static str>,
+    ) -> Self {
+        let mut service = Self::prepare(arguments, data, log_filter);
         let line = |node: String| format!("{node} {}\n", Digest::of(token(&node).as_bytes()));
-        fs::write(dir.path().join("tokens"), nodes.map(line).collect::<String>()).unwrap();
+        fs::write(service.at("tokens"), nodes.map(line).collect::<String>()).unwrap();
         let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-        fs::write(dir.path().join("cert.pem"), made.cert.pem()).unwrap();
-        fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        fs::write(service.at("cert.pem"), made.cert.pem()).unwrap();
+        fs::write(service.at("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        service.build_database(&[]);
+        service.run();
+        service
+    }
+
+    fn prepare(arguments: &[&str], data: Option<&Path>, log_filter: Option<&'static str>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let data = data.map_or_else(|| dir.path().join("data"), Path::to_owned);
         let agent =
             ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(60)));
-        let mut service = Self {
+        Self {
             data,
             dir,
             listen: free(),
             api: free(),
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            log_filter,
             running: None,
             agent: agent.build().into(),
-        };
-        service.build_database(&[]);
-        service.run();
-        service
+        }
     }
 
     pub(crate) fn at(&self, name: &str) -> PathBuf {
@@ -92,16 +124,23 @@ impl Service {
 
     /// Builds the database of the bundled feed, and of further records, and puts it into the place of the one that is there.
     pub(crate) fn build_database(&self, more: &[Value]) {
-        let mut build = Command::new(OUTCROP);
-        build.args(["db", "build", "--from"]).arg(feed()).arg("--out").arg(self.at("advisories.new"));
-        for (number, record) in more.iter().enumerate() {
+        let file = |(number, record): (usize, &Value)| {
             let path = self.at(&format!("record-{number}.json"));
             fs::write(&path, record.to_string()).unwrap();
-            build.arg("--from").arg(path);
-        }
+            path
+        };
+        let more: Vec<PathBuf> = more.iter().enumerate().map(file).collect();
+        self.build(&self.at("advisories.new"), &more);
+        fs::rename(self.at("advisories.new"), self.at("advisories.db")).unwrap();
+    }
+
+    /// Builds a database of the bundled feed, and of further files or folders of records.
+    pub(crate) fn build(&self, out: &Path, more: &[PathBuf]) {
+        let mut build = Command::new(OUTCROP);
+        build.args(["db", "build", "--from"]).arg(feed()).arg("--out").arg(out);
+        build.args(more.iter().flat_map(|path| ["--from".as_ref(), path.as_os_str()]));
         let built = build.output().unwrap();
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        fs::rename(self.at("advisories.new"), self.at("advisories.db")).unwrap();
     }
 
     /// Starts it, and waits until it answers.
@@ -120,6 +159,7 @@ impl Service {
             .arg("--tls-key")
             .arg(self.at("key.pem"))
             .args(&self.arguments)
+            .envs(self.log_filter.map(|filter| ("OUTCROP_LOG", filter)))
             .stderr(log)
             .spawn()
             .unwrap();
@@ -136,6 +176,26 @@ impl Service {
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.running = None;
+    }
+
+    /// SIGTERM; returns how long the process took to end.
+    pub(crate) fn terminate(&mut self) -> Duration {
+        let mut running = self.running.take().unwrap();
+        let start = Instant::now();
+        let pid = running.0.id().to_string();
+        assert!(Command::new("kill").arg(pid).status().is_ok_and(|status| status.success()));
+        let _ = running.0.wait();
+        start.elapsed()
+    }
+
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.as_ref().unwrap().0.id()
+    }
+
+    /// Whether the process has ended by itself, or was killed by others.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.running.as_mut().is_none_or(|running| running.0.try_wait().is_ok_and(|ended| ended.is_some()))
     }
 
     /// What is answered at `path`, with the status.
