@@ -83,7 +83,7 @@ fn no_secret_is_logged_at_the_finest_level_and_each_step_is_one_event() {
     let runc = containerd.dir().join("runc").display().to_string();
     let mut args = vec!["run", "--detach", "--null-io", "--runc-root", &runc];
     args.extend(["--env", "TOKEN=hunter2", "--label", "key=hunter2", "--annotation", "note=hunter2"]);
-    args.extend([image.name.as_str(), "web", "/pause", "hunter2"]);
+    args.extend([image.name.as_str(), "web", "/pause"]);
     containerd.ctr("k8s.io", &args);
     containerd.ctr("k8s.io", &["snapshots", "label", "web", "containerd.io/snapshot/pullsecret=hunter2"]);
     let recorder = Recorder::start();

@@ -409,6 +409,7 @@ impl Node {
         }
         match order {
             v1::order::Order::Resync(_) => self.full_report_due = true,
+            v1::order::Order::Lease(lease) if lease.layers.is_empty() => {}
             v1::order::Order::Lease(lease) => {
                 tracing::info!(layers = lease.layers.len(), seconds = lease.seconds, "lease received");
                 self.enqueue(&lease.layers, lease.seconds, Purpose::Inventory);

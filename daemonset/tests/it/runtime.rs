@@ -251,7 +251,7 @@ fn a_container_on_another_snapshotter_is_described_or_refused_with_its_reason() 
     let cases = [
         ("lazy", CoverageState::Unsupported, "fetches layers from the registry"),
         ("unknown", CoverageState::Unsupported, "is not known"),
-        ("unloaded", CoverageState::Failed, "looking at snapshot"),
+        ("unloaded", CoverageState::Failed, "reading snapshot"),
         ("docker", CoverageState::Unsupported, "names no snapshotter"),
     ];
     for (id, state, words) in cases {
@@ -294,7 +294,7 @@ fn containerd_stopped_between_two_questions_is_said_in_words() {
         containerd.stop();
         let error = client.list(&[]).await.unwrap_err();
         assert!(matches!(error, Error::Gone(..)), "{error:?}");
-        assert!(error.to_string().starts_with("containerd went away while listing namespaces"), "{error}");
+        assert!(error.to_string().starts_with("listing namespaces: containerd closed the connection"), "{error}");
         let error = Client::connect(Some(&socket)).await.unwrap_err();
         assert!(matches!(error, Error::Refused(_) | Error::NotThere(_)), "{error}");
     });
@@ -335,7 +335,7 @@ fn role_of_the_child() {
 
 fn child(socket: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "role_of_the_child", "--nocapture"]).env(ROLE_SOCKET, socket).stdout(Stdio::null());
+    command.args(["--exact", "runtime::role_of_the_child", "--nocapture"]).env(ROLE_SOCKET, socket).stdout(Stdio::null());
     command
 }
 
