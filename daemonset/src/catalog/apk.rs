@@ -1,4 +1,4 @@
-//! apk's database, `installed`: one record a package, one letter a field
+//! apk's database, `installed`: one record per package, one letter per field
 //! ([the format](https://wiki.alpinelinux.org/wiki/Apk_spec#Syntax)).
 
 use outcrop_proto::{Fact, FileDigest, Package, PackageType, SourcePackage};
@@ -51,7 +51,7 @@ impl Cataloger for Apk {
     }
 }
 
-/// One package as far as it was read, and the file that its last lines name.
+/// The package that is being read, and the file that its last lines name.
 #[derive(Default)]
 struct Record {
     name: Option<String>,
@@ -103,7 +103,7 @@ impl Record {
         }
     }
 
-    /// Claims the file whose lines have ended.
+    /// Records the claim on the file whose lines have ended.
     fn claim(&mut self, collector: &mut Collector) {
         let digest = self.digest.take();
         if std::mem::take(&mut self.waiting)
@@ -130,9 +130,9 @@ impl Record {
     }
 }
 
-/// A checksum as apk writes it: `Q` for base64 or `X` for hexadecimal, `1` for SHA-1 or `2` for SHA-256.
+/// Parses a checksum of apk: `Q` for base64 or `X` for hexadecimal, `1` for SHA-1 or `2` for SHA-256.
 ///
-/// apk 3 also knows SHA-256 cut to 20 bytes under `2`; no file can be compared with that by the digests taken here.
+/// apk 3 also writes SHA-256 cut to 20 bytes under `2`, which cannot be compared with the digests computed here.
 fn digest(value: &[u8]) -> Option<FileDigest> {
     match value {
         [b'Q', b'1', text @ ..] => base64(text).map(FileDigest::Sha1),

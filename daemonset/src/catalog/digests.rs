@@ -1,6 +1,6 @@
-//! Digests as package databases write them.
+//! Parses digests of package databases.
 
-/// `text` as hexadecimal digits of exactly `N` bytes.
+/// Parses hexadecimal digits of exactly `N` bytes.
 pub(super) fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     const fn digit(byte: u8) -> Option<u8> {
         match byte {
@@ -21,7 +21,7 @@ pub(super) fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// `text` as base64 (RFC 4648 section 4) of exactly `N` bytes, with or without padding.
+/// Parses base64 (RFC 4648 section 4) of exactly `N` bytes, with or without padding.
 pub(super) fn base64<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     const fn sextet(byte: u8) -> Option<u32> {
         Some(match byte {

@@ -1,9 +1,9 @@
 //! dpkg's databases: `status` ([deb822(5)](https://manpages.debian.org/deb822), dpkg(1) on package states), distroless
-//! images' `status.d`, and the `md5sums` that say which file came with which package.
+//! images' `status.d`, and the `md5sums` that list the files of each package.
 //!
-//! The `*.list` files beside them are not wanted. They name the same files once more, without digests, and every
-//! package that installs a file of its own ships `md5sums`: 126 of 126 in a Debian-based Python image, and what it
-//! leaves out (configuration files) is no evidence. Reading both would double the files opened for each layer.
+//! The `*.list` files beside them are not read. They list the same files without digests, and every package with files of its own ships
+//! `md5sums`: 126 of 126 in a Debian-based Python image. Configuration files, which `md5sums` leaves out, are not evidence. Reading both
+//! would double the number of files opened per layer.
 
 use outcrop_proto::{Fact, FileDigest, Package, PackageType, SourcePackage};
 
@@ -12,10 +12,10 @@ use super::digests::hex;
 use super::lines::Lines;
 use super::{CatalogError, Cataloger, Evidence, Want};
 
-/// Where dpkg keeps its state, from the root.
+/// Directory of dpkg's state, from the root.
 const HOME: &[u8] = b"var/lib/dpkg/";
 
-/// What dpkg keeps beside a package's files under other names than the package's own (deb-control files).
+/// Control files that dpkg stores beside `md5sums`, under the package's name.
 const CONTROL_FILES: [&[u8]; 11] = [
     b"conffiles",
     b"config",
@@ -33,14 +33,14 @@ const CONTROL_FILES: [&[u8]; 11] = [
 /// Reads dpkg's databases.
 pub(super) struct Dpkg;
 
-/// What a path below dpkg's state is.
+/// Kind of a path below dpkg's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind<'a> {
-    /// Stanzas that say what their state is.
+    /// Stanzas with a state.
     Status,
-    /// One package that distroless's build put there: a stanza without a state.
+    /// One package of a distroless image: a stanza without a state.
     StatusD,
-    /// Digests of the files of the package so named.
+    /// Digests of the files of the package of this name.
     Md5sums(&'a [u8]),
 }
 
@@ -88,7 +88,7 @@ impl Cataloger for Dpkg {
     }
 }
 
-/// What the third word of `Status` says; the first is only what somebody wants.
+/// The third word of `Status`; the first is only the desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     /// There is no third word.
@@ -100,7 +100,7 @@ enum State {
     Halfway(String),
 }
 
-/// The fields of one stanza that count. Of a field that comes twice, which dpkg refuses, the first is taken.
+/// The needed fields of one stanza. Of a repeated field, which dpkg refuses, the first counts.
 #[derive(Default)]
 struct Stanza {
     package: Option<String>,
@@ -130,7 +130,7 @@ impl Stanza {
         }
     }
 
-    /// Ends the stanza: what it describes, if that is an installed package, goes to `collector`.
+    /// Ends the stanza, and adds its package to `collector` if the package is installed.
     fn finish(&mut self, without_state: &State, collector: &mut Collector) -> Result<(), CatalogError> {
         let Self { package, version, architecture, source, state } = std::mem::take(self);
         let Some(name) = package else { return Ok(()) };
@@ -165,19 +165,19 @@ fn state(value: &[u8]) -> State {
     }
 }
 
-/// `foo (1.2)` as name and version, `foo` as a name alone.
+/// Splits `foo (1.2)` into name and version, `foo` into a name alone.
 fn split_source(field: &str) -> (&str, Option<&str>) {
     let Some((name, rest)) = field.split_once('(') else { return (field, None) };
     let version = rest.split(')').next().unwrap_or(rest).trim();
     (name.trim_end(), Some(version).filter(|version| !version.is_empty()))
 }
 
-/// A name as it may stand in a warning.
+/// Returns a name in a form that is safe in a warning.
 fn shown(name: &str) -> String {
     format!("{:?}", name.chars().take(80).collect::<String>())
 }
 
-/// Reads stanzas; one without a state is in `without_state`.
+/// Reads stanzas; `without_state` is the state of a stanza without `Status`.
 fn read_stanzas(mut lines: Lines<'_>, without_state: State) -> Result<Fact, CatalogError> {
     let mut collector = Collector::default();
     let mut stanza = Stanza::default();
@@ -206,7 +206,7 @@ fn read_stanzas(mut lines: Lines<'_>, without_state: State) -> Result<Fact, Cata
     Ok(collector.finish())
 }
 
-/// `Name: value`, where the name is of the characters that deb822 allows.
+/// Splits `Name: value`, where the name has only characters that deb822 allows.
 fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let colon = line.iter().take(256).position(|byte| *byte == b':')?;
     let (name, value) = line.split_at(colon);

@@ -1,4 +1,4 @@
-//! Strings out of evidence: UTF-8, trimmed, bounded.
+//! Strings of evidence: UTF-8, trimmed, limited in size.
 
 use std::borrow::Cow;
 
@@ -17,12 +17,12 @@ pub(super) fn field(bytes: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// The last element of a path.
+/// Returns the last component of a path.
 pub(super) fn base_name(path: &[u8]) -> &[u8] {
     path.iter().rposition(|&byte| byte == b'/').map_or(path, |slash| &path[slash + 1..])
 }
 
-/// The last element of a path, as text for messages and names.
+/// Returns the last component of a path, as text for messages and names.
 pub(super) fn base_text(path: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(base_name(path))
 }

@@ -1,4 +1,4 @@
-//! The one decoder of compressed bytes out of images: capped in what it hands out, and in what one evidence may cost.
+//! The only decoder of compressed bytes from images, with a limit on its output and on the work for one piece of evidence.
 //!
 //! Every other use of a raw decoder is refused by `clippy.toml`.
 
@@ -7,24 +7,24 @@ use std::io::{self, BufReader, Read};
 
 use super::CatalogError;
 
-/// How much of the compressed side is read at a time, bytes.
+/// Size of a read of compressed bytes.
 const CHUNK: usize = 16 << 10;
 
-/// What is left of the bytes that one evidence may make us produce or digest, whatever its archives declare.
+/// The remaining number of bytes that may be produced or digested for one piece of evidence, whatever its archives declare.
 ///
-/// Overlapping entries and nested bombs all draw from the same budget, so the time for one evidence is bounded.
+/// Overlapping entries and nested bombs use the same budget, so the time for one piece of evidence is limited.
 pub(super) struct Budget {
     limit: u64,
     left: Cell<u64>,
 }
 
 impl Budget {
-    /// A budget of `limit` bytes.
+    /// Creates a budget of `limit` bytes.
     pub(super) const fn new(limit: u64) -> Self {
         Self { limit, left: Cell::new(limit) }
     }
 
-    /// Takes `bytes`, or refuses and leaves the budget as it is.
+    /// Reserves `bytes`, or fails and leaves the budget unchanged.
     pub(super) fn spend(&self, bytes: u64) -> Result<(), CatalogError> {
         let left = self.left.get().checked_sub(bytes).ok_or_else(|| self.exhausted())?;
         self.left.set(left);
@@ -36,11 +36,11 @@ impl Budget {
     }
 }
 
-/// The first `limit` bytes, or all if there are fewer, that the raw deflate stream `deflated` yields.
+/// Returns the first `limit` bytes, or all if there are fewer, of the raw deflate stream `deflated`.
 ///
 /// # Errors
-/// When the stream is broken before the limit, or `budget` does not have `limit` bytes left; what was reserved of it and
-/// not used is given back.
+/// When the stream is malformed before the limit, or `budget` has fewer than `limit` bytes left. The unused part of the reservation is
+/// returned to the budget.
 pub(super) fn inflate(deflated: impl Read, limit: usize, budget: &Budget) -> Result<Vec<u8>, CatalogError> {
     #[expect(clippy::disallowed_types, reason = "this is the capped decoder")]
     let decoder = flate2::bufread::DeflateDecoder::new(BufReader::with_capacity(CHUNK, deflated));
@@ -48,7 +48,7 @@ pub(super) fn inflate(deflated: impl Read, limit: usize, budget: &Budget) -> Res
     Ok(bytes)
 }
 
-/// The first `limit` bytes of `reader`, drawn from `budget`.
+/// Returns the first `limit` bytes of `reader`, from `budget`.
 pub(super) fn read_at_most(reader: impl Read, limit: usize, budget: &Budget) -> Result<Vec<u8>, CatalogError> {
     budget.spend(limit as u64)?;
     let mut bytes = Vec::new();

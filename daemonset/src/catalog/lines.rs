@@ -1,15 +1,15 @@
-//! Lines of a text evidence, one at a time, in memory that does not grow with the file.
+//! Reads text evidence line by line, in memory that does not grow with the file.
 
 use memchr::memchr;
 
 use super::{CatalogError, MAX_TEXT, Source};
 
-/// Longest line that is handed out whole, bytes. The longest of a Debian archive's package index has 20 KB.
+/// Longest line that is returned whole, bytes. The longest of a Debian archive's package index has 20 KB.
 const MAX_LINE: usize = 64 << 10;
 
 /// Reads a source line by line.
 ///
-/// Bytes, not text: whether a line is UTF-8 is the caller's question. A line longer than [`MAX_LINE`] comes cut.
+/// Lines are bytes: the caller checks for UTF-8. A line longer than [`MAX_LINE`] is cut.
 pub(super) struct Lines<'a> {
     source: &'a dyn Source,
     /// Where in the source the next read begins.
@@ -25,7 +25,7 @@ pub(super) struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// Lines of `source`, which is refused when it says that it is larger than [`MAX_TEXT`].
+    /// Creates a reader of `source`; an error if the source is larger than [`MAX_TEXT`].
     pub(super) fn new(source: &'a dyn Source) -> Result<Self, CatalogError> {
         let size = source.size();
         if size > MAX_TEXT {
@@ -36,7 +36,7 @@ impl<'a> Lines<'a> {
         Ok(Self { source, offset: 0, buffer: vec![0; room], start: 0, end: 0, ended: false, cut: false })
     }
 
-    /// The next line without its newline, or `None` after the last.
+    /// Returns the next line without its newline, or `None` after the last.
     pub(super) fn next_line(&mut self) -> Result<Option<&[u8]>, CatalogError> {
         // Bytes from `start` on that are known to hold no newline.
         let mut seen = 0;
@@ -68,7 +68,7 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// Moves what is left to the front of the buffer and reads behind it.
+    /// Moves the remaining bytes to the front of the buffer and reads more behind them.
     fn fill(&mut self) -> Result<(), CatalogError> {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);

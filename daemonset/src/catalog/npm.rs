@@ -10,10 +10,10 @@ use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visito
 use super::field::{MAX_FIELD, field};
 use super::{CatalogError, Cataloger, Evidence, Want};
 
-/// Most bytes of a `package.json` that is read. npm used to store the readme in it, and the longest of these have 1 MB.
+/// Maximum size of a `package.json`, bytes. npm used to store the readme in it, and the longest of these have 1 MB.
 const MAX_SIZE: u64 = 8 << 20;
 
-/// Most licenses of one package.
+/// Maximum number of licenses of one package.
 const MAX_LICENSES: usize = 16;
 
 /// Reads Node.js packages.
@@ -54,7 +54,7 @@ impl Cataloger for Npm {
     }
 }
 
-/// The fields of a manifest that we keep. Everything else is skipped without being stored, however deep it is nested.
+/// The needed fields of a manifest. Everything else is skipped without being stored, however deep it is nested.
 #[derive(Default)]
 struct Manifest {
     name: Option<String>,
@@ -178,7 +178,7 @@ impl<'de> Visitor<'de> for Text {
     }
 }
 
-/// Licenses in any form that manifests have had: an SPDX expression, `{"type": …, "url": …}`, or a list of these.
+/// Licenses in any form that manifests have used: an SPDX expression, `{"type": …, "url": …}`, or a list of these.
 struct Licenses;
 
 impl<'de> DeserializeSeed<'de> for Licenses {
@@ -243,7 +243,7 @@ impl<'de> Visitor<'de> for Licenses {
     }
 }
 
-/// Whether a key of a license object names the license.
+/// Returns whether a key of a license object names the license.
 struct LicenseKey;
 
 impl<'de> DeserializeSeed<'de> for LicenseKey {

@@ -1,15 +1,14 @@
-//! Which distribution an image is: `os-release`
+//! The distribution of an image: `os-release`
 //! ([os-release(5)](https://www.freedesktop.org/software/systemd/man/latest/os-release.html)).
 
 use outcrop_proto::{Distribution, Fact};
 
 use super::{CatalogError, Cataloger, Evidence, Want};
 
-/// How much of an `os-release` is read, bytes. Real ones have under 1 KB.
+/// Maximum size of an `os-release`, bytes. Real ones have less than 1 KB.
 const MAX_SIZE: u64 = 64 << 10;
 
-/// Reads the distribution's name. Which of the two files counts where both exist (`etc` before `usr/lib`) is decided
-/// by whoever sees the merged tree.
+/// Reads the distribution. Where both files exist, the merge prefers `etc` over `usr/lib`.
 pub(super) struct OsRelease;
 
 impl Cataloger for OsRelease {
@@ -27,7 +26,7 @@ impl Cataloger for OsRelease {
     }
 }
 
-/// The distribution, or `None` where no line says anything of it.
+/// Returns the distribution, or `None` where no line names it.
 fn distribution(text: &str) -> Option<Distribution> {
     let (mut id, mut name, mut pretty) = (None, None, None);
     let mut distribution = Distribution::default();
@@ -54,7 +53,7 @@ fn distribution(text: &str) -> Option<Distribution> {
     said.then_some(distribution)
 }
 
-/// A value without the quotes and escapes that a shell would take away. There is no expansion and no concatenation.
+/// Removes the quotes and escapes of a shell from a value. There is no expansion and no concatenation.
 fn unquoted(value: &str) -> String {
     let value = value.trim();
     let (quote, rest) = match value.chars().next() {

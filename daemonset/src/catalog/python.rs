@@ -1,7 +1,7 @@
 //! Python distributions: installed wheels and eggs.
 //!
-//! Format: [core metadata](https://packaging.python.org/en/latest/specifications/core-metadata/), headers in the manner
-//! of a mail, then the readme. Where they lie:
+//! Format: [core metadata](https://packaging.python.org/en/latest/specifications/core-metadata/), mail-style headers, then the readme.
+//! Location:
 //! [recording installed projects](https://packaging.python.org/en/latest/specifications/recording-installed-packages/)
 //! and, for eggs, setuptools' own documentation.
 
@@ -11,13 +11,13 @@ use super::field::field;
 use super::zip::{Archive, Work};
 use super::{CatalogError, Cataloger, Evidence, Source, Want};
 
-/// Most bytes of headers. The longest of real wheels have 100 KB: they hold the texts of many licenses.
+/// Maximum size of headers, bytes. The longest of real wheels have 100 KB: they contain the texts of many licenses.
 const MAX_HEADERS: usize = 1 << 20;
 
-/// How much of the metadata is read at a time, bytes. Nearly all headers end in the first.
+/// Size of a read of metadata, bytes. Nearly all headers end in the first one.
 const CHUNK: usize = 8 << 10;
 
-/// Most licenses of one distribution.
+/// Maximum number of licenses of one distribution.
 const MAX_LICENSES: usize = 16;
 
 /// Reads Python distributions.
@@ -60,7 +60,7 @@ fn is_egg_metadata(path: &[u8]) -> bool {
     path.strip_suffix(b"/PKG-INFO").is_some_and(|dir| dir.ends_with(b"egg-info") || dir.ends_with(b"EGG-INFO"))
 }
 
-/// The bytes up to the first blank line, without reading the readme behind it.
+/// Returns the bytes up to the first blank line, without reading the readme behind it.
 fn headers(source: &dyn Source) -> Result<Vec<u8>, CatalogError> {
     let mut bytes = Vec::new();
     loop {
@@ -78,7 +78,7 @@ fn headers(source: &dyn Source) -> Result<Vec<u8>, CatalogError> {
     }
 }
 
-/// The metadata inside a zipped egg, if there is any.
+/// Returns the metadata inside a zipped egg, if there is any.
 fn egg_headers(source: &dyn Source) -> Result<Option<Vec<u8>>, CatalogError> {
     let mut work = Work::new();
     let archive =
@@ -91,7 +91,7 @@ fn egg_headers(source: &dyn Source) -> Result<Option<Vec<u8>>, CatalogError> {
     }
 }
 
-/// The distribution that metadata headers describe.
+/// Parses the distribution that metadata headers describe.
 fn distribution(headers: &[u8]) -> Result<Option<Package>, CatalogError> {
     let mut name = None;
     let mut version = None;
@@ -139,7 +139,7 @@ fn license_classifier(value: &[u8]) -> Option<String> {
     if last == b"OSI Approved" { None } else { field(last) }
 }
 
-/// Headers with the lines that continue them, up to the first blank line.
+/// Returns the headers with their continuation lines, up to the first blank line.
 struct Headers<'b> {
     rest: &'b [u8],
 }
@@ -175,7 +175,7 @@ impl<'b> Iterator for Headers<'b> {
     }
 }
 
-/// The length of the first line, with its end.
+/// Returns the length of the first line, with its end.
 fn line_end(bytes: &[u8]) -> usize {
     bytes.iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |at| at + 1)
 }

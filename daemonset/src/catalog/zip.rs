@@ -1,7 +1,6 @@
-//! Zip archives, read by ranges: only the directory and the entries that are wanted are ever touched.
+//! Zip archives, read by ranges: only the directory and the wanted entries are read.
 //!
-//! [`rawzip`] finds the entries; what they may cost is bounded here, by the [`Work`] that all archives of one evidence
-//! share. Format: [APPNOTE.TXT](https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT).
+//! [`rawzip`] finds the entries; this module limits their cost by the [`Work`] that all archives of one piece of evidence share. Format: [APPNOTE.TXT](https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT).
 
 use std::cell::Cell;
 use std::io;

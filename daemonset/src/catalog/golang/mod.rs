@@ -1,8 +1,8 @@
 //! Go programs: the modules that the linker recorded in the executable, and the standard library.
 //!
-//! What a list of packages says of a Go program: its main module, every module that was built into it (replaced ones by their
-//! replacement), and `stdlib` at the toolchain's version. A module built from a folder has the version `(devel)`, as
-//! `go version -m` prints it: it is there, and which version is not known.
+//! The packages of a Go program are its main module, every module that was built into it (a replaced module as its replacement), and
+//! `stdlib` at the toolchain's version. A module built from a directory has the version `(devel)`, as `go version -m` prints it: its
+//! version is not known.
 
 mod build_info;
 mod elf;

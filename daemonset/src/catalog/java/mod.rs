@@ -1,7 +1,7 @@
 //! Java archives: jar, war, ear and their kin, and the archives inside them.
 //!
-//! An archive is named by Maven's `pom.properties` inside it (every one of them: shaded jars keep those of all that they
-//! swallowed), else by its manifest and file name, as syft does. One that remains without name or version is
+//! The packages of an archive are those of the `pom.properties` files inside it (a shaded jar keeps the files of all jars that it contains),
+//! otherwise the one that its manifest and file name describe, as in syft. An archive without name or version is
 //! [unidentified](Unidentified), with its digest.
 
 mod file_name;

@@ -1,5 +1,5 @@
-//! RPM's database: SQLite ([`sqlite`]) with one header ([`header`]) a package, and the text manifest that distroless
-//! images have in its place. NDB and Berkeley DB, the older forms, are recognized and refused.
+//! RPM's database: SQLite ([`sqlite`]) with one header ([`header`]) per package, and the text manifest that distroless images have
+//! instead. NDB and Berkeley DB, the older forms, are recognized and refused.
 
 mod header;
 mod manifest;
