@@ -18,6 +18,8 @@ mod duration;
 #[cfg(not(fuzzing))]
 mod lock;
 #[cfg(not(fuzzing))]
+pub mod metrics;
+#[cfg(not(fuzzing))]
 pub mod offline;
 #[cfg(not(fuzzing))]
 pub mod problems;
@@ -29,5 +31,7 @@ pub mod store;
 pub mod supervise;
 #[cfg(not(fuzzing))]
 mod token;
+#[cfg(not(fuzzing))]
+pub mod trace;
 #[cfg(not(fuzzing))]
 pub mod web;

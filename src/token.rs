@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 use outcrop_proto::Digest;
+use tracing::{info, warn};
 
 use crate::lock::lock;
 use crate::stamp::Stamp;
@@ -119,8 +120,12 @@ impl<T, E: fmt::Display> Watched<T, E> {
             }
             known.seen = now;
             match read {
-                Ok(tokens) => (known.tokens, known.problem) = (tokens, None),
+                Ok(tokens) => {
+                    info!(path = %self.path.display(), "token file reloaded");
+                    (known.tokens, known.problem) = (tokens, None);
+                }
                 Err(error) => {
+                    warn!(path = %self.path.display(), %error, "token file not reloaded");
                     known.problem = Some(format!("{error}; the tokens of the last valid version stay in use"));
                 }
             }

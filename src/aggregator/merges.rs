@@ -118,7 +118,10 @@ impl Aggregator {
         let missing = || NotMerged::Failed(Coverage::failed("one of its layers is not in the store"));
         let inventories = inventories.ok_or_else(missing)?;
         let job = Stack { id: stack, layers: layers.to_vec(), inventories, answers };
-        match in_background(move || merge_stack(job)).await {
+        let started = Instant::now();
+        let merged = in_background(move || merge_stack(job)).await;
+        self.metrics.merge.observe(started.elapsed().as_secs_f64());
+        match merged {
             Err(error) => Err(NotMerged::Failed(Coverage::failed(panic_message(error)))),
             Ok(Outcome::Failed(coverage)) => Err(NotMerged::Failed(coverage)),
             Ok(Outcome::Ask(check)) => {

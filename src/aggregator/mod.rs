@@ -57,6 +57,7 @@ pub use tokens::{TokenError, make_token};
 
 use crate::authority;
 use crate::cluster::{Policy as Rego, Reviews, Selection, Watch};
+use crate::metrics::Metrics;
 use crate::problems::Problems;
 use crate::store::{ClusterIdentity, Options, Sqlite, Store, StoreError};
 use crate::supervise::{Liveness, Tasks};
@@ -95,6 +96,7 @@ pub(crate) struct Aggregator {
     matching: Matching,
     advisories: Arc<Advisories>,
     problems: Problems,
+    metrics: Arc<Metrics>,
     liveness: Liveness,
     /// The packages and the findings of a stack are written together: by the first byte of its identity, one at a time.
     stripes: [tokio::sync::Mutex<()>; 16],
@@ -188,15 +190,15 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     };
     let (certificate, api_certificate) = (open(&config.tls)?, open(&config.api_tls)?);
     let certificates = certificate.iter().chain(&api_certificate).cloned().collect();
-    let watch = match (&config.kubernetes, &client) {
-        (Some(kubernetes), Some(client)) => Some(watch(client, kubernetes)?),
-        _ => None,
-    };
+    let watch = config.kubernetes.as_ref().map(watch).transpose()?;
     // Reviews of agents and of people are apart: neither waits for the other.
     let [reviews, of_agents] = [client.clone(), client.clone()].map(|client| client.map(Reviews::new));
     let identify = identify(&config, of_agents.zip(watch.clone()))?;
     let mut tasks = Tasks::default();
     let stop = tasks.stop_token();
+    for task in watch.iter().zip(&client).flat_map(|(watch, client)| watch.tasks(client)) {
+        tasks.spawn_loop("watch", task);
+    }
     let aggregator = Aggregator::open(config, identify, certificates, watch, &mut tasks).await?;
     // First, since agents wait for it.
     let authority = own.map(|own| own.authority).or(aggregator.config.tls_ca.clone());
@@ -225,6 +227,8 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         hosts: config.api_hosts.clone(),
         uploads,
         max_upload: config.policy.max_size,
+        metrics: Arc::clone(&aggregator.metrics),
+        health: aggregator.health(),
     };
     let routes = web::routes(Arc::new(answers::Answers(Arc::clone(&aggregator))), authorizer, web_config);
 
@@ -271,15 +275,15 @@ fn collector(aggregator: &Arc<Aggregator>) -> tonic::transport::server::Router {
         .add_service(collector)
 }
 
-/// Begins to follow the API server.
-fn watch(client: &kube::Client, kubernetes: &Kubernetes) -> Result<Arc<Watch>, AggregatorError> {
-    let policy = kubernetes.policy.as_deref().map(Rego::read).transpose()?;
+/// Returns a watch of the API server, whose tasks are started later.
+fn watch(kubernetes: &Kubernetes) -> Result<Arc<Watch>, AggregatorError> {
+    let policy = kubernetes.policy.as_deref().map(Rego::read).transpose()?.map(Arc::new);
     let selection = Selection {
         excluded_namespaces: kubernetes.excluded_namespaces.clone(),
         annotations_in: kubernetes.annotations_in.clone(),
         policy,
     };
-    Ok(Watch::start(client, selection, &kubernetes.namespaces))
+    Ok(Watch::new(selection, &kubernetes.namespaces))
 }
 
 /// Who tells which node somebody speaks for: a file, else the API server.
@@ -333,6 +337,7 @@ impl Aggregator {
             matching: Matching::new(last_rematch),
             advisories: Arc::new(advisories),
             problems: Problems::default(),
+            metrics: Arc::default(),
             liveness: tasks.liveness(),
             stripes: Default::default(),
             numbers: RwLock::default(),
@@ -366,6 +371,17 @@ impl Aggregator {
             tasks.spawn_loop("cluster", Arc::clone(self).follow_cluster(Arc::clone(watch)));
             tasks.spawn_loop("workloads", Arc::clone(self).end_workloads(Arc::clone(watch)));
         }
+    }
+
+    /// Returns the checks of `/livez` and `/readyz`. A store that accepts no writes is no reason to take the API away: it answers, and says why.
+    fn health(&self) -> web::Health {
+        let health = web::Health::default();
+        let liveness = self.liveness.clone();
+        health.register("tasks", web::Probe::Live, move || match liveness.ended() {
+            Some(task) => Err(format!("task {task} ended")),
+            None => Ok(()),
+        });
+        health
     }
 
     /// Logs the one line that says what runs where.

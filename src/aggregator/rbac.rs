@@ -1,75 +1,51 @@
-//! Callers by RBAC: the API server says who shows a token, and in which namespaces they may list what they ask for.
+//! Authorizes callers by Kubernetes RBAC: the API server says who shows a token, and in which namespaces they have a permission.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use moka::future::Cache;
+use moka::policy::EvictionPolicy;
 use outcrop_proto::{Digest, clock};
 use tokio::sync::Semaphore;
 
 use crate::cluster::{Access, GROUP, Identity, ReviewError, Reviews, Watch};
-use crate::lock::lock;
-use crate::web::{Admission, Asked, Authorizer, Caller, Denied, Right, Scope};
+use crate::web::{Admission, Authorizer, Caller, Denied, Permission, Right, Scope};
 
-/// How long what the API server said is believed.
-const BELIEVED: Duration = Duration::from_secs(60);
+/// How long an answer of the API server is used before it is asked again.
+const TTL: Duration = Duration::from_secs(60);
 
-/// Questions that are asked of the API server at a time, of one caller.
-const AT_ONCE: usize = 16;
+/// Largest number of concurrent reviews for one caller.
+const CONCURRENT_REVIEWS: usize = 16;
 
-/// Callers of whom it is asked at a time where they may what. Others wait, and most find the answer there then.
-const ASKED_OF: usize = 8;
+/// Largest number of callers whose namespaces are reviewed at the same time. Others wait.
+const CONCURRENT_CALLERS: usize = 8;
 
-/// How long that may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time after which the reviews of one caller are given up.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Most tokens that are remembered.
-const MAX_TOKENS: usize = 10_000;
+/// Largest number of cached identities.
+const MAX_IDENTITIES: u64 = 10_000;
 
-/// Most answers that are remembered: each may name all namespaces.
-const MAX_ANSWERS: usize = 2_000;
+/// Largest number of cached scopes: each may list all namespaces.
+const MAX_SCOPES: u64 = 2_000;
 
-/// What tells two tokens of the same somebody apart, and says nothing of their rights.
+/// The part of an identity that differs between two tokens of the same caller and has no influence on their permissions.
 const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
 
-/// What is remembered for a while.
-#[derive(Debug)]
-struct Memory<K, V> {
-    known: Mutex<HashMap<K, (Instant, V)>>,
-    most: usize,
-}
-
-impl<K: std::hash::Hash + Eq, V: Clone> Memory<K, V> {
-    fn new(most: usize) -> Self {
-        Self { known: Mutex::default(), most }
-    }
-
-    fn get(&self, key: &K) -> Option<V> {
-        lock(&self.known).get(key).filter(|(at, _)| at.elapsed() < BELIEVED).map(|(_, value)| value.clone())
-    }
-
-    fn put(&self, key: K, value: V) {
-        let mut all = lock(&self.known);
-        all.retain(|_, (at, _)| at.elapsed() < BELIEVED);
-        // Nobody is let in by what is forgotten: they are asked for again.
-        if all.len() < self.most {
-            all.insert(key, (Instant::now(), value));
-        }
-    }
-}
-
-/// Callers by RBAC.
+/// Authorizes callers by RBAC. Concurrent reviews of the same token, or of the same permission of a caller, are joined.
 #[derive(Debug)]
 pub(super) struct Rbac {
     reviews: Reviews,
     watch: Arc<Watch>,
-    people: Memory<Digest, Arc<Identity>>,
-    scopes: Memory<(Digest, Asked), Option<Scope>>,
+    identities: Cache<Digest, Arc<Identity>>,
+    /// Where a caller has a permission; `None` is nowhere.
+    scopes: Cache<(Digest, Permission), Option<Scope>>,
     turns: Semaphore,
 }
 
-/// Somebody, whichever token they show.
+/// Returns a key that is the same for every token of a caller.
 fn key(who: &Identity) -> Digest {
     let extra: BTreeMap<_, _> = who.extra.iter().filter(|(key, _)| *key != CREDENTIAL).collect();
     Digest::of(format!("{:?}", (&who.name, &who.uid, &who.groups, extra)).as_bytes())
@@ -77,46 +53,50 @@ fn key(who: &Identity) -> Digest {
 
 impl Rbac {
     pub(super) fn new(reviews: Reviews, watch: Arc<Watch>) -> Self {
-        let (people, scopes) = (Memory::new(MAX_TOKENS), Memory::new(MAX_ANSWERS));
-        Self { reviews, watch, people, scopes, turns: Semaphore::new(ASKED_OF) }
+        // The newest entry is kept: the default policy would let a caller who is new wait outside of a full cache.
+        let identities = Cache::builder().max_capacity(MAX_IDENTITIES).eviction_policy(EvictionPolicy::lru());
+        let scopes = Cache::builder().max_capacity(MAX_SCOPES).eviction_policy(EvictionPolicy::lru());
+        Self {
+            reviews,
+            watch,
+            identities: identities.time_to_live(TTL).build(),
+            scopes: scopes.time_to_live(TTL).build(),
+            turns: Semaphore::new(CONCURRENT_CALLERS),
+        }
     }
 
-    async fn who(&self, digest: Digest, token: &str) -> Result<Arc<Identity>, Denied> {
-        let known = self.people.get(&digest);
-        if let Some(who) = known.filter(|who| who.expires > clock::timestamp().as_second()) {
-            return Ok(who);
+    async fn identity(&self, token: &str) -> Result<Arc<Identity>, Denied> {
+        let digest = Digest::of(token.as_bytes());
+        let has_expired = |who: &Identity| who.expires <= clock::timestamp().as_second();
+        if self.identities.get(&digest).await.is_some_and(|who| has_expired(&who)) {
+            self.identities.invalidate(&digest).await;
         }
-        let who = Arc::new(self.reviews.who(token).await.map_err(|error| match error {
-            ReviewError::Unknown(_) => Denied::Unknown,
-            ReviewError::Unavailable(reason) => Denied::Unavailable(reason),
-        })?);
-        self.people.put(digest, Arc::clone(&who));
-        Ok(who)
+        let review = async {
+            self.reviews.who(token).await.map(Arc::new).map_err(|error| match error {
+                ReviewError::Unknown(_) => Denied::Unknown,
+                ReviewError::Unavailable(reason) => Denied::Unavailable(reason),
+            })
+        };
+        self.identities.try_get_with(digest, review).await.map_err(|denied| (*denied).clone())
     }
 
-    /// Where somebody may do what is asked, by what is remembered or by asking.
-    async fn scope_of(&self, who: &Identity, asked: Asked) -> Result<Option<Scope>, Denied> {
-        let key = (key(who), asked);
-        if let Some(scope) = self.scopes.get(&key) {
-            return Ok(scope);
-        }
-        let _turn = self.turns.acquire().await;
-        if let Some(scope) = self.scopes.get(&key) {
-            return Ok(scope);
-        }
-        let scope = self.scope(who, asked).await.map_err(|error| Denied::Unavailable(error.to_string()))?;
-        self.scopes.put(key, scope.clone());
-        Ok(scope)
+    /// Returns where a caller has a permission, from the cache or from the API server.
+    async fn scope_of(&self, who: &Identity, permission: Permission) -> Result<Option<Scope>, Denied> {
+        let review = async {
+            let _turn = self.turns.acquire().await;
+            self.scope(who, permission).await.map_err(|error| Denied::Unavailable(error.to_string()))
+        };
+        self.scopes.try_get_with((key(who), permission), review).await.map_err(|denied| (*denied).clone())
     }
 
-    /// Where somebody may do what is asked; `None` is nowhere.
-    async fn scope(&self, who: &Identity, asked: Asked) -> Result<Option<Scope>, ReviewError> {
-        let access = Access { verb: asked.verb, resource: asked.resource };
+    /// Asks the API server where a caller has a permission; `None` is nowhere.
+    async fn scope(&self, who: &Identity, permission: Permission) -> Result<Option<Scope>, ReviewError> {
+        let access = Access { verb: permission.verb, resource: permission.resource };
         if self.reviews.may(who, access, None).await? {
             return Ok(Some(Scope::All));
         }
-        // What changes something changes it for all.
-        if !asked.reads() {
+        // A change affects every namespace.
+        if !permission.is_read() {
             return Ok(None);
         }
         let namespaces: BTreeSet<String> = {
@@ -128,23 +108,22 @@ impl Rbac {
             let may = self.reviews.may(who, access, Some(&namespace)).await?;
             Ok::<_, ReviewError>(may.then_some(namespace))
         });
-        let allowed: Vec<Option<String>> = answers.buffer_unordered(AT_ONCE).try_collect().await?;
+        let allowed: Vec<Option<String>> = answers.buffer_unordered(CONCURRENT_REVIEWS).try_collect().await?;
         let allowed: BTreeSet<String> = allowed.into_iter().flatten().collect();
         Ok((!allowed.is_empty()).then_some(Scope::Namespaces(allowed)))
     }
 }
 
 impl Authorizer for Rbac {
-    fn authorize<'a>(&'a self, bearer: Option<&'a str>, asked: Asked) -> Admission<'a> {
+    fn authorize<'a>(&'a self, bearer: Option<&'a str>, permission: Permission) -> Admission<'a> {
         Box::pin(async move {
             let token = bearer.ok_or(Denied::Unknown)?;
-            let digest = Digest::of(token.as_bytes());
-            let who = self.who(digest, token).await?;
-            let scope = tokio::time::timeout(PATIENCE, self.scope_of(&who, asked)).await;
+            let who = self.identity(token).await?;
+            let scope = tokio::time::timeout(TIMEOUT, self.scope_of(&who, permission)).await;
             let late = |_| Denied::Unavailable("the API server did not authorize the request in time".to_owned());
             let Some(scope) = scope.map_err(late)?? else {
-                let Asked { verb, resource } = asked;
-                let help = match asked.reads() {
+                let Permission { verb, resource } = permission;
+                let help = match permission.is_read() {
                     true => {
                         "grant it with a RoleBinding to the ClusterRole view, or to the chart's ClusterRole outcrop-view"
                     }
@@ -154,9 +133,9 @@ impl Authorizer for Rbac {
                     format!("{} is not allowed to {verb} {resource}.{GROUP} in any namespace; {help}", who.name);
                 return Err(Denied::Forbidden(reason));
             };
-            let right = match asked.resource {
+            let right = match permission.resource {
                 "databases" => Right::PushDatabase,
-                "nodes" if !asked.reads() => Right::ManageNodes,
+                "nodes" if !permission.is_read() => Right::ManageNodes,
                 _ => Right::Read,
             };
             Ok(Caller { name: who.name.clone(), scope, rights: [right].into() })
@@ -165,5 +144,39 @@ impl Authorizer for Rbac {
 
     fn hint(&self) -> &'static str {
         "a token is required (Authorization: Bearer TOKEN); create one with kubectl create token NAME --audience outcrop"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use super::*;
+    use crate::cluster::Selection;
+    use crate::cluster::fake::{ApiServer, token};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn simultaneous_reviews_of_one_token_and_permission_are_one() {
+        let (server, reviews) = ApiServer::start();
+        let rbac = Rbac::new(reviews, Watch::new(Selection::default(), &BTreeSet::new()));
+        let [first, second] = [token("a", 0), token("a", 1)];
+        server.gate.forget_permits(Semaphore::MAX_PERMITS);
+        let list = Permission::list("findings");
+        let asked = futures_util::future::join_all((0..100).map(|_| rbac.authorize(Some(&first), list)));
+        let open = async {
+            while server.token_reviews.load(SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+            server.gate.add_permits(1);
+        };
+        let (callers, ()) = tokio::join!(asked, open);
+        assert!(callers.into_iter().all(|caller| caller.unwrap().scope == Scope::All));
+        let counts = || (server.token_reviews.load(SeqCst), server.access_reviews.load(SeqCst));
+        assert_eq!(counts(), (1, 1));
+        // Another token of the same caller shares the scope; another permission has its own.
+        rbac.authorize(Some(&second), list).await.unwrap();
+        assert_eq!(counts(), (2, 1));
+        rbac.authorize(Some(&second), Permission::get("status")).await.unwrap();
+        assert_eq!(counts(), (2, 2));
     }
 }

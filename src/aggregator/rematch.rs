@@ -96,7 +96,10 @@ impl Aggregator {
     pub(super) async fn match_merged(&self, mut summary: Summary) -> Summary {
         loop {
             let Some(matchmaker) = self.matching.matchmaker() else { return summary };
-            match matchmaker.match_stack(&*self.store, &summary, now().unix).await {
+            let started = Instant::now();
+            let matched = matchmaker.match_stack(&*self.store, &summary, now().unix).await;
+            self.metrics.matching.observe(started.elapsed().as_secs_f64());
+            match matched {
                 Ok(matched) => (summary.counts, summary.matched) = (matched.counts, Some(matchmaker.digest)),
                 Err(error) => {
                     self.matching_failed(&error);

@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outcrop_agent::logging::safe;
-use outcrop_proto::Digest;
 use outcrop_proto::wire::v1;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 use tracing::{debug, info, warn};
 
 use super::owner::State;
-use super::tokens::{Identify, Speaker};
+use super::tokens::{Credential, Identify, Speaker};
 use super::{Aggregator, now};
 
 /// How often tokens are looked at.
@@ -27,7 +26,7 @@ struct Stream {
     /// Tells it from other streams of the node: grows with each.
     number: u64,
     /// The token that the node attached with.
-    token: Digest,
+    credential: Credential,
     orders: mpsc::Sender<Result<v1::Order, Status>>,
     /// Ends the task that listens to the node when it is dropped.
     _end: oneshot::Sender<()>,
@@ -51,9 +50,9 @@ impl State for Streams {
 
 impl Streams {
     /// Adds a stream and ends an earlier one of the same node. Returns its number.
-    fn add(&mut self, node: String, token: Digest, orders: Orders, end: oneshot::Sender<()>) -> u64 {
+    fn add(&mut self, node: String, credential: Credential, orders: Orders, end: oneshot::Sender<()>) -> u64 {
         self.last += 1;
-        self.streams.insert(node, Stream { number: self.last, token, orders, _end: end });
+        self.streams.insert(node, Stream { number: self.last, credential, orders, _end: end });
         self.last
     }
 
@@ -73,7 +72,7 @@ impl Streams {
 
     /// Ends the streams whose token is not valid any more. Returns their nodes and numbers.
     fn expel(&mut self, identify: &dyn Identify) -> Vec<(String, u64)> {
-        let is_invalid = |node: &String, stream: &mut Stream| !identify.still_valid(node, &stream.token);
+        let is_invalid = |node: &String, stream: &mut Stream| !identify.still_valid(node, &stream.credential);
         let expelled = self.streams.extract_if(is_invalid).map(|(node, stream)| {
             let _ = stream.orders.try_send(Err(Status::unauthenticated("the token is no longer valid")));
             (node, stream.number)
@@ -100,10 +99,10 @@ impl Aggregator {
         hello: v1::Hello,
         orders: Orders,
     ) -> (u64, oneshot::Receiver<()>) {
-        let Speaker { node, token } = speaker.clone();
+        let Speaker { node, credential } = speaker.clone();
         let (end, ended) = oneshot::channel();
         let name = node.clone();
-        let number = self.streams.call(move |streams| streams.add(name, token, orders, end)).await;
+        let number = self.streams.call(move |streams| streams.add(name, credential, orders, end)).await;
         let (agent, cage) = (safe(&hello.agent_version), safe(&hello.cage));
         info!(node, %agent, catalogers = hello.catalogers, %cage, "node attached");
         self.fleet.call(move |fleet| fleet.attach(&node, &hello, number, now())).await;
@@ -151,6 +150,8 @@ impl Aggregator {
 
 #[cfg(test)]
 mod tests {
+    use outcrop_proto::Digest;
+
     use super::super::tokens::{Denied, Identified};
     use super::*;
 
@@ -162,14 +163,14 @@ mod tests {
             Box::pin(async { Err(Denied::Unknown) })
         }
 
-        fn still_valid(&self, node: &str, _: &Digest) -> bool {
+        fn still_valid(&self, node: &str, _: &Credential) -> bool {
             node == "a"
         }
     }
 
     fn add(streams: &mut Streams, node: &str, room: usize) -> (u64, mpsc::Receiver<Result<v1::Order, Status>>) {
         let (orders, receiver) = mpsc::channel(room);
-        (streams.add(node.to_owned(), Digest([0; 32]), orders, oneshot::channel().0), receiver)
+        (streams.add(node.to_owned(), Credential::listed(Digest([0; 32])), orders, oneshot::channel().0), receiver)
     }
 
     #[test]

@@ -7,9 +7,11 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use outcrop_proto::Digest;
 
+use super::pods::Binding;
 use crate::token::{self, Watched};
 
 /// Why tokens could not be read or made.
@@ -44,14 +46,46 @@ pub enum TokenError {
     Name(String),
 }
 
-/// Whose token it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The node that showed a valid token.
+#[derive(Clone, Debug)]
 pub struct Speaker {
-    /// The node that it speaks for.
+    /// The node that the token speaks for.
     pub node: String,
-    /// The token's digest, for [`Identify::still_valid`]. The token itself is not kept.
-    pub token: Digest,
+    /// The token, for [`Identify::still_valid`].
+    pub credential: Credential,
 }
+
+/// Everything that is needed to check again whether a token is still valid. A stream holds it for as long as it lives. The token itself is not kept.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    digest: Digest,
+    binding: Option<Arc<Binding>>,
+}
+
+impl Credential {
+    /// Returns a credential that is looked up by the token's digest.
+    pub(super) fn listed(digest: Digest) -> Self {
+        Self { digest, binding: None }
+    }
+
+    /// Returns a credential that is bound to a pod.
+    pub(super) fn bound(digest: Digest, binding: Arc<Binding>) -> Self {
+        Self { digest, binding: Some(binding) }
+    }
+
+    /// Returns the pod and node that the token was issued for, if it is bound to a pod.
+    pub(super) fn binding(&self) -> Option<&Binding> {
+        self.binding.as_deref()
+    }
+}
+
+impl PartialEq for Credential {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for Credential {}
 
 /// Why nobody is let in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,7 +110,7 @@ pub trait Identify: fmt::Debug + Send + Sync {
     fn node<'a>(&'a self, token: &'a str) -> Identified<'a>;
 
     /// Whether a stream that was let in with this token may go on. Asked for every stream, often: it answers from memory.
-    fn still_valid(&self, node: &str, token: &Digest) -> bool;
+    fn still_valid(&self, node: &str, credential: &Credential) -> bool;
 
     /// Looks whether what is known is still so. Called now and then, before [`Self::still_valid`]; it may read a file.
     fn refresh(&self) {}
@@ -142,12 +176,13 @@ impl Identify for TokenFile {
         Box::pin(async move {
             let token = Digest::of(token.as_bytes());
             let node = self.0.fresh().tokens.nodes.get(&token).cloned();
-            node.map(|node| Speaker { node, token }).ok_or(Denied::Unknown)
+            let credential = Credential::listed(token);
+            node.map(|node| Speaker { node, credential }).ok_or(Denied::Unknown)
         })
     }
 
-    fn still_valid(&self, node: &str, token: &Digest) -> bool {
-        self.0.known().tokens.nodes.get(token).is_some_and(|of| of == node)
+    fn still_valid(&self, node: &str, credential: &Credential) -> bool {
+        self.0.known().tokens.nodes.get(&credential.digest).is_some_and(|of| of == node)
     }
 
     fn refresh(&self) {
@@ -219,14 +254,14 @@ mod tests {
         for token in [&old, &new] {
             assert_eq!(node(&file, token).as_deref(), Ok("node-1"));
         }
-        let digest = |token: &str| Digest::of(token.as_bytes());
+        let credential = |token: &str| Credential::listed(Digest::of(token.as_bytes()));
         let both = fs::read_to_string(&path).unwrap();
         fs::write(&path, both.strip_prefix(&first).unwrap()).unwrap();
-        assert!(file.still_valid("node-1", &digest(&old)), "nobody has looked");
+        assert!(file.still_valid("node-1", &credential(&old)), "nobody has looked");
         file.refresh();
-        assert!(!file.still_valid("node-1", &digest(&old)), "its streams end");
-        assert!(file.still_valid("node-1", &digest(&new)));
-        assert!(!file.still_valid("node-2", &digest(&new)), "of another node");
+        assert!(!file.still_valid("node-1", &credential(&old)), "its streams end");
+        assert!(file.still_valid("node-1", &credential(&new)));
+        assert!(!file.still_valid("node-2", &credential(&new)), "of another node");
         assert_eq!(node(&file, &old), Err(Denied::Unknown));
     }
 

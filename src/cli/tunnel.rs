@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use super::Fatal;
-use crate::cluster::{AUDIENCE, connect, has_kubeconfig, words};
+use crate::cluster::{AUDIENCE, connect, error_message, has_kubeconfig};
 
 /// Labels that the chart sets on the aggregator's pods.
 const AGGREGATOR: &str = "app.kubernetes.io/part-of=outcrop,app.kubernetes.io/component=aggregator";
@@ -98,7 +98,7 @@ impl Cluster {
         let pods = pods.list(&ListParams::default().labels(AGGREGATOR)).await.map_err(|error| {
             format!(
                 "listing its pods: {}; to search one namespace only, pass --outcrop-namespace NAMESPACE",
-                words(&error)
+                error_message(&error)
             )
         })?;
         // Anyone who may create pods may set these labels, and would receive a token.
@@ -149,8 +149,9 @@ impl Cluster {
             None => {
                 let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
                 let found = accounts.list(&ListParams::default().labels(USERS)).await;
-                let found = found
-                    .map_err(|error| format!("listing service accounts in namespace {namespace}: {}", words(&error)))?;
+                let found = found.map_err(|error| {
+                    format!("listing service accounts in namespace {namespace}: {}", error_message(&error))
+                })?;
                 let none = "the namespace has no service account for viewers; pass --service-account NAMESPACE/NAME";
                 (namespace.to_owned(), found.items.first().ok_or(none)?.name_any())
             }
@@ -166,7 +167,7 @@ impl Cluster {
         let made = made.map_err(|error| {
             format!(
                 "requesting a token of service account {namespace}/{name}: {}; to authenticate in another way, pass --service-account or --token-file",
-                words(&error)
+                error_message(&error)
             )
         })?;
         made.status.map(|status| status.token).ok_or_else(|| "the API server returned no token".to_owned())

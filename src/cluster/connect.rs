@@ -1,4 +1,4 @@
-//! Where the API server is, and its errors in words.
+//! Connecting to the API server, and the messages of its errors.
 
 use std::path::Path;
 
@@ -9,19 +9,19 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tower::service_fn;
 
-/// A client of the API server: as `kubeconfig` says; without it as the files do that kubectl reads; without these, and where no context
-/// is asked for, as the service account of the pod that this runs in.
+/// Returns a client of the API server. The configuration is the file `kubeconfig`; without it the files that kubectl reads; without those, and if no
+/// context is given, the service account of the pod in which this process runs.
 ///
 /// # Errors
-/// Where none of these says how to reach it. Nothing is sent yet.
+/// When there is no usable configuration. Nothing is sent yet.
 pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Client, String> {
-    Client::try_from(config(kubeconfig, context).await?).map_err(|error| words(&error))
+    Client::try_from(config(kubeconfig, context).await?).map_err(|error| error_message(&error))
 }
 
-/// The port at which [`connect`] would speak to the API server.
+/// Returns the port of the API server to which [`connect`] would connect.
 ///
 /// # Errors
-/// Where nothing says how to reach it.
+/// When there is no usable configuration.
 pub async fn api_server_port(kubeconfig: Option<&Path>) -> Result<u16, String> {
     let url = config(kubeconfig, None).await?.cluster_url;
     let default = if url.scheme_str() == Some("http") { 80 } else { 443 };
@@ -47,11 +47,11 @@ async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Conf
     })
 }
 
-/// The same client, which asks of every object for its metadata only
+/// Returns a client that requests only the metadata of every object
 /// ([`PartialObjectMetadata`](https://kubernetes.io/docs/reference/using-api/api-concepts/#metadata-only-fetches)).
 pub(super) fn metadata_only(client: &Client) -> Client {
-    let asks = |mut request: Request<Body>| {
-        let is_watch = request.uri().query().unwrap_or_default().split('&').any(|of| of == "watch=true");
+    let request_metadata = |mut request: Request<Body>| {
+        let is_watch = request.uri().query().unwrap_or_default().split('&').any(|part| part == "watch=true");
         let list = if is_watch { "" } else { "List" };
         let accept = format!("application/json;as=PartialObjectMetadata{list};g=meta.k8s.io;v=v1");
         if let Ok(accept) = HeaderValue::try_from(accept) {
@@ -62,23 +62,23 @@ pub(super) fn metadata_only(client: &Client) -> Client {
     let (client, namespace) = (client.clone(), client.default_namespace().to_owned());
     let send = move |request| {
         let client = client.clone();
-        async move { client.send(asks(request)).await }
+        async move { client.send(request_metadata(request)).await }
     };
     Client::new(service_fn(send), namespace)
 }
 
-/// Whether there is a kubeconfig where kubectl looks for one.
+/// Returns whether there is a kubeconfig where kubectl looks for one.
 pub fn has_kubeconfig() -> bool {
     let home = || std::env::home_dir().is_some_and(|home| home.join(".kube/config").exists());
     std::env::var_os("KUBECONFIG").is_some() || home()
 }
 
-/// What the API server says is wrong, without how it is said in code.
-pub fn words(error: &kube::Error) -> String {
+/// Returns the message of an error of the API server in one line.
+pub fn error_message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => {
-            // A transport's own words tell only that it is one: the innermost reason stands beside.
+            // The message of a transport only says that the transport failed: the innermost cause is appended.
             let mut inner = std::error::Error::source(other);
             while let Some(deeper) = inner.and_then(std::error::Error::source) {
                 inner = Some(deeper);

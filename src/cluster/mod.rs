@@ -30,11 +30,14 @@ mod watch;
 
 #[cfg(not(fuzzing))]
 pub use self::{
-    connect::{api_server_port, connect, has_kubeconfig, words},
+    connect::{api_server_port, connect, error_message, has_kubeconfig},
     policy::{Policy, PolicyError},
     publish::keep_published,
     reviews::{AUDIENCE, Access, GROUP, Identity, ReviewError, Reviews, review},
     selection::Selection,
     state::{Cluster, ContainerKind, Node, Place, Pod, PodContainer, Pods, Touched, Uid},
-    watch::Watch,
+    watch::{Task, Watch},
 };
+
+#[cfg(all(test, not(fuzzing)))]
+pub(crate) use reviews::fake;

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
+use tracing::info;
 
 use super::Workload;
 use super::objects::Marks;
@@ -78,7 +79,9 @@ impl Policy {
                 "the file is larger than the limit of {MAX_POLICY} bytes"
             ))));
         }
-        Self::parse(&path.display().to_string(), &std::fs::read_to_string(path).map_err(file)?)
+        let policy = Self::parse(&path.display().to_string(), &std::fs::read_to_string(path).map_err(file)?)?;
+        info!(path = %path.display(), "policy loaded");
+        Ok(policy)
     }
 
     /// Takes a policy's text; `name` is what errors call it.
@@ -125,6 +128,12 @@ impl Policy {
             format!("evaluating the policy for {} {}/{}: {error}", of.kind, of.namespace, of.name)
         };
         problem.as_ref().map(words)
+    }
+
+    /// Keeps the policy from being evaluated for as long as the guard lives.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> std::sync::MutexGuard<'_, Engine> {
+        lock(&self.engine)
     }
 
     fn ask(&self, workload: &Workload, marks: &Marks) -> Result<Value, String> {

@@ -1,4 +1,4 @@
-//! The one thing that is written in the cluster: the authority of our certificates, in a ConfigMap that agents mount.
+//! Publishes the certificate authority in a ConfigMap that agents mount. Nothing else is written in the cluster.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -6,42 +6,51 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
+use tracing::info;
 
-use super::connect::words;
+use super::connect::error_message;
 
-/// The key that agents look for.
+/// The key of the ConfigMap that agents read.
 const KEY: &str = "ca.crt";
 
-/// How often it is looked whether it still stands there.
+/// Time between two checks of the ConfigMap, and the longest time between two attempts.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Most bytes of an authority's file: a few certificates.
+/// Largest size of the file of the authority, in bytes: a few certificates.
 const MAX_SIZE: u64 = 256 << 10;
 
-/// Keeps what the file `authority` has, PEM, in the ConfigMap of this name, which is there already. `told` hears how each try went.
+/// Publishes the file `authority`, PEM, in an existing ConfigMap, and restores it when it changes. `report` receives the outcome of every attempt.
 pub async fn keep_published(
     client: Client,
     namespace: &str,
     name: &str,
     authority: &Path,
-    told: impl Fn(Option<String>),
+    report: impl Fn(Option<String>),
 ) {
     let api: Api<ConfigMap> = Api::namespaced(client, namespace);
-    let mut pause = Duration::from_secs(1);
+    let pauses = || ExponentialBuilder::new().with_max_delay(INTERVAL).without_max_times().with_jitter().build();
+    let mut retries = pauses();
     loop {
         let outcome = match read(authority) {
-            Ok(ca) => publish(&api, name, &ca).await.map_err(|error| words(&error)),
-            Err(error) => Err(format!("{}: {error}", authority.display())),
+            Ok(ca) => publish(&api, name, &ca).await.map_err(|error| error_message(&error)),
+            Err(error) => Err(format!("reading {}: {error}", authority.display())),
         };
-        pause = if outcome.is_ok() { INTERVAL } else { (pause * 2).min(INTERVAL) };
-        told(
-            outcome
-                .err()
-                .map(|error| format!("publishing the CA certificate in ConfigMap {namespace}/{name}: {error}")),
-        );
+        if let Ok(true) = outcome {
+            info!(namespace, name, "certificate authority published");
+        }
+        let pause = match &outcome {
+            Ok(_) => {
+                retries = pauses();
+                INTERVAL
+            }
+            Err(_) => retries.next().unwrap_or(INTERVAL),
+        };
+        let failed = |error| format!("publishing the CA certificate in ConfigMap {namespace}/{name}: {error}");
+        report(outcome.err().map(failed));
         tokio::time::sleep(pause).await;
     }
 }
@@ -49,7 +58,7 @@ pub async fn keep_published(
 fn read(authority: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     File::open(authority)?.take(MAX_SIZE).read_to_string(&mut text)?;
-    // A file that holds more than it should is not for everybody's eyes.
+    // The ConfigMap is readable for everybody in the namespace.
     if text.contains("PRIVATE KEY-----") {
         return Err(std::io::Error::other("the file contains a private key, which must not be published"));
     }
@@ -59,14 +68,15 @@ fn read(authority: &Path) -> std::io::Result<String> {
     }
 }
 
-async fn publish(api: &Api<ConfigMap>, name: &str, ca: &str) -> Result<(), kube::Error> {
+/// Returns whether the ConfigMap had to be changed.
+async fn publish(api: &Api<ConfigMap>, name: &str, ca: &str) -> Result<bool, kube::Error> {
     let data = api.get(name).await?.data.unwrap_or_default();
-    if data.get(KEY).map(String::as_str) != Some(ca) {
-        let wanted =
-            ConfigMap { data: Some(BTreeMap::from([(KEY.to_owned(), ca.to_owned())])), ..ConfigMap::default() };
-        api.patch(name, &PatchParams::default(), &Patch::Merge(wanted)).await?;
+    if data.get(KEY).map(String::as_str) == Some(ca) {
+        return Ok(false);
     }
-    Ok(())
+    let wanted = ConfigMap { data: Some(BTreeMap::from([(KEY.to_owned(), ca.to_owned())])), ..ConfigMap::default() };
+    api.patch(name, &PatchParams::default(), &Patch::Merge(wanted)).await?;
+    Ok(true)
 }
 
 #[cfg(test)]

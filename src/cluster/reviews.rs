@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::connect::words;
+use super::connect::error_message;
 
 /// The audience that tokens shown to Outcrop are for. One for the API server is refused: whoever breaks in here could show it there.
 pub const AUDIENCE: &str = "outcrop";
@@ -174,7 +174,7 @@ where
 {
     let api: Api<K> = Api::all(client.clone());
     let created = tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &review)).await;
-    created.map_err(|_| "no response in time".to_owned())?.map_err(|error| words(&error))
+    created.map_err(|_| "no response in time".to_owned())?.map_err(|error| error_message(&error))
 }
 
 /// How long an answer is waited for.
@@ -212,6 +212,99 @@ impl Claims {
         match &self.aud {
             Audiences::One(audience) => audience == AUDIENCE,
             Audiences::Several(audiences) => audiences.iter().any(|audience| audience == AUDIENCE),
+        }
+    }
+}
+
+/// An API server that reviews tokens and permissions, within the process.
+#[cfg(test)]
+pub(crate) mod fake {
+    use std::collections::BTreeSet;
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::{Mutex, PoisonError};
+
+    use http::{Request, Response, StatusCode};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tokio::sync::Semaphore;
+    use tower::service_fn;
+
+    use super::*;
+
+    /// Returns a token for this pod of `outcrop-agent`, which expires in an hour. `number` makes it differ from others.
+    pub(crate) fn token(pod: &str, number: usize) -> String {
+        let expires = outcrop_proto::clock::timestamp().as_second() + 3600;
+        let claims = json!({ "aud": ["outcrop"], "exp": expires, "pod": pod, "number": number });
+        format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()))
+    }
+
+    /// What the server knows and has been asked.
+    #[derive(Debug)]
+    pub(crate) struct ApiServer {
+        pub(crate) token_reviews: AtomicUsize,
+        pub(crate) access_reviews: AtomicUsize,
+        /// Tokens that are not authenticated anymore.
+        pub(crate) revoked: Mutex<BTreeSet<String>>,
+        /// Whether every request fails.
+        pub(crate) is_down: AtomicBool,
+        /// Permits to answer.
+        pub(crate) gate: Semaphore,
+    }
+
+    impl ApiServer {
+        pub(crate) fn start() -> (Arc<Self>, Reviews) {
+            let server = Arc::new(Self {
+                token_reviews: AtomicUsize::new(0),
+                access_reviews: AtomicUsize::new(0),
+                revoked: Mutex::default(),
+                is_down: AtomicBool::new(false),
+                gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            });
+            let shared = Arc::clone(&server);
+            let answer = move |request: Request<Body>| {
+                let server = Arc::clone(&shared);
+                async move { Ok::<_, Infallible>(server.answer(request).await) }
+            };
+            (server, Reviews::new(Client::new(service_fn(answer), "default")))
+        }
+
+        async fn answer(&self, request: Request<Body>) -> Response<Body> {
+            let is_token = request.uri().path().ends_with("/tokenreviews");
+            let counter = if is_token { &self.token_reviews } else { &self.access_reviews };
+            counter.fetch_add(1, Ordering::SeqCst);
+            let permit = self.gate.acquire().await;
+            let body = request.into_body().collect_bytes().await.unwrap_or_default();
+            drop(permit);
+            let mut review: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let is_down = self.is_down.load(Ordering::SeqCst);
+            let status = if is_down { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::CREATED };
+            review["status"] = if is_token { self.review(&review["spec"]) } else { json!({ "allowed": true }) };
+            let answer = if is_down { Value::Null } else { review };
+            let mut response = Response::new(Body::from(answer.to_string().into_bytes()));
+            *response.status_mut() = status;
+            response
+        }
+
+        fn review(&self, spec: &Value) -> Value {
+            let token = spec["token"].as_str().unwrap_or_default();
+            if self.revoked.lock().unwrap_or_else(PoisonError::into_inner).contains(token) {
+                return json!({ "authenticated": false });
+            }
+            let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap_or_default()).unwrap_or_default();
+            let claims: Value = serde_json::from_slice(&claims).unwrap_or_default();
+            let pod = &claims["pod"];
+            json!({
+                "authenticated": true,
+                "audiences": ["outcrop"],
+                "user": {
+                    "username": "system:serviceaccount:outcrop:outcrop-agent",
+                    "extra": {
+                        "authentication.kubernetes.io/pod-name": [pod],
+                        "authentication.kubernetes.io/pod-uid": [pod],
+                    },
+                },
+            })
         }
     }
 }

@@ -4,6 +4,7 @@
 //! images and nodes. Whose a pod is, and whether it is in view, is worked out when something changes, so that questions only look it up.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use outcrop_proto::{Pod as PodName, Runtime};
@@ -172,8 +173,35 @@ impl From<KubePod> for PodTold {
     }
 }
 
-/// Why workloads are out of view, if they are, as far as that was found out already.
-type Verdicts = HashMap<Arc<Workload>, Option<Arc<str>>>;
+/// What the policy is evaluated for: a workload, or a single pod whose owner is of a kind that is not watched.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Subject {
+    Workload(Arc<Workload>),
+    Pod(Uid),
+}
+
+/// What the policy decided about a subject.
+#[derive(Debug)]
+struct Decision {
+    /// The version of the input that was evaluated: see [`Cluster::input_version`].
+    version: u64,
+    /// Whether the policy selects the subject; `None` where it could not be evaluated.
+    selected: Option<bool>,
+}
+
+/// A snapshot of what the policy is evaluated on. It is evaluated without a lock, which takes up to 200 ms.
+#[derive(Debug)]
+pub(super) struct PolicyInput {
+    subject: Subject,
+    version: u64,
+    /// The workload.
+    pub(super) workload: Arc<Workload>,
+    /// Its labels and annotations.
+    pub(super) marks: Marks,
+}
+
+/// Why a workload is excluded that the policy does not select.
+const NOT_SELECTED: &str = "the policy does not select it";
 
 /// Containers whose place may have changed: their nodes and IDs.
 pub type Touched = BTreeSet<(Arc<str>, Arc<str>)>;
@@ -192,6 +220,11 @@ pub struct Cluster {
     namespaces: BTreeMap<String, Marks>,
     nodes: BTreeMap<String, Node>,
     texts: HashSet<Arc<str>>,
+    decisions: HashMap<Subject, Decision>,
+    /// Subjects of which the policy has not decided, or which changed since it did.
+    undecided: HashSet<Subject>,
+    /// Keys the hash of policy inputs, so that nobody can construct two inputs with the same version.
+    hasher: RandomState,
 }
 
 impl Cluster {
@@ -278,7 +311,10 @@ impl Cluster {
         let pod =
             Pod { name: Arc::new(name), node, over, containers, marks, issues, workload: found, excluded: None, meta };
         self.pods.insert(Arc::clone(&uid), pod);
-        self.assign(&uid, None);
+        self.assign(&uid);
+        if let Some(before) = &before {
+            self.forget_decision(&before.workload);
+        }
         match (before, self.pods.get(&uid)) {
             (Some(before), Some(now)) if before.is_where(now) => Touched::new(),
             (before, now) => before.iter().chain(now).flat_map(Pod::ids).collect(),
@@ -330,6 +366,12 @@ impl Cluster {
     /// A pod is there no more.
     pub(super) fn remove_pod(&mut self, uid: &str) -> Touched {
         let gone = self.take_pod(uid);
+        if let Some(gone) = &gone {
+            self.forget_decision(&gone.workload);
+            let subject = Subject::Pod(uid.into());
+            self.decisions.remove(&subject);
+            self.undecided.remove(&subject);
+        }
         if let Some(node) = gone.as_ref().and_then(|pod| pod.node.as_ref()) {
             // This one's, and that of the texts: whoever may make pods may name nodes that there never were.
             if Arc::strong_count(node) == 2 {
@@ -371,11 +413,6 @@ impl Cluster {
     /// A node is there no more.
     pub(super) fn remove_node(&mut self, name: &str) {
         self.nodes.remove(name);
-    }
-
-    /// What went wrong with the policy last, if anything did.
-    pub(super) fn policy_problem(&self) -> Option<String> {
-        self.selection.policy.as_ref().and_then(super::Policy::problem)
     }
 
     /// One copy of a text that many share.
@@ -433,52 +470,122 @@ impl Cluster {
 
     fn assign_all(&mut self, pods: Vec<Uid>) -> Touched {
         let mut touched = Touched::new();
-        let mut verdicts = Verdicts::new();
         for uid in pods {
-            if self.assign(&uid, Some(&mut verdicts)) {
+            if self.assign(&uid) {
                 touched.extend(self.pods.get(&uid).into_iter().flat_map(Pod::ids));
             }
         }
         touched
     }
 
-    /// Works out whose a pod is, and whether it is in view. Says whether either has changed. Without `verdicts` those of the workload's
-    /// other pods hold.
-    fn assign(&mut self, uid: &Uid, verdicts: Option<&mut Verdicts>) -> bool {
+    /// Assigns a pod to its workload, and determines whether that is excluded. Returns whether either has changed.
+    ///
+    /// The policy is not evaluated here, since the caller holds the lock of the cluster: a workload that it has not decided about stays included,
+    /// one that has changed since keeps the decision about what it was, and both are queued for [`Self::take_undecided`].
+    fn assign(&mut self, uid: &Uid) -> bool {
         let Some(pod) = self.pods.get(uid) else { return false };
         let namespace = pod.meta.namespace.as_deref();
         let found = workload(&pod.meta, |owner| self.owner(&owner.uid, namespace).map(|owner| &owner.meta));
         let owner = self.owner(&found.uid, namespace);
-        let others = self.workloads.get(&found).filter(|_| verdicts.is_none() && owner.is_some());
-        let other = others.and_then(|of| of.pods.iter().find(|other| *other != uid));
-        let known = match &verdicts {
-            Some(verdicts) => verdicts.get(&found).cloned(),
-            None => other.and_then(|other| self.pods.get(other)).map(|other| other.excluded.clone()),
-        };
-        // Asking may take long. All pods of one that is known are told the same.
-        let excluded = known.unwrap_or_else(|| {
-            let marks = owner.map_or(&pod.marks, |owner| &owner.marks);
-            self.selection.excluded(&found, marks, self.namespaces.get(&found.namespace))
-        });
-        let is_known = owner.is_some();
-        let changed = *pod.workload != found || pod.excluded != excluded;
-        let before = Arc::clone(&pod.workload);
-        if *before != found {
-            self.dismiss(uid, &before);
-        }
         let found = match self.workloads.get_key_value(&found) {
             Some((known, _)) => Arc::clone(known),
             None => Arc::new(found),
         };
-        if let Some(verdicts) = verdicts.filter(|_| is_known) {
-            verdicts.insert(Arc::clone(&found), excluded.clone());
+        let marks = owner.map_or(&pod.marks, |owner| &owner.marks);
+        let mut excluded = self.selection.excluded(&found, marks, self.namespaces.get(&found.namespace));
+        if excluded.is_none() && self.selection.policy.is_some() {
+            let subject = match owner {
+                Some(_) => Subject::Workload(Arc::clone(&found)),
+                None => Subject::Pod(Arc::clone(uid)),
+            };
+            let decision = self.decisions.get(&subject);
+            if decision.is_some_and(|decision| decision.selected == Some(false)) {
+                excluded = Some(NOT_SELECTED.into());
+            }
+            if decision.is_none_or(|decision| decision.version != self.input_version(&found, marks)) {
+                self.undecided.insert(subject);
+            }
+        }
+        let changed = pod.workload != found || pod.excluded != excluded;
+        let before = Arc::clone(&pod.workload);
+        if before != found {
+            self.dismiss(uid, &before);
         }
         let none = || Pods { workload: Arc::clone(&found), pods: BTreeSet::new() };
         self.workloads.entry(Arc::clone(&found)).or_insert_with(none).pods.insert(Arc::clone(uid));
         if let Some(pod) = self.pods.get_mut(uid) {
             (pod.workload, pod.excluded) = (found, excluded);
         }
+        self.forget_decision(&before);
         changed
+    }
+
+    /// Returns a number that changes whenever the input of the policy for a workload does.
+    fn input_version(&self, workload: &Workload, marks: &Marks) -> u64 {
+        self.hasher.hash_one((workload, &marks.labels, &marks.annotations))
+    }
+
+    /// Removes the decision about a workload that has no pods.
+    fn forget_decision(&mut self, workload: &Arc<Workload>) {
+        if !self.workloads.contains_key(workload) && self.selection.policy.is_some() {
+            let subject = Subject::Workload(Arc::clone(workload));
+            self.decisions.remove(&subject);
+            self.undecided.remove(&subject);
+        }
+    }
+
+    /// Returns whether the policy has to be evaluated for something.
+    pub(super) fn has_undecided(&self) -> bool {
+        !self.undecided.is_empty()
+    }
+
+    /// Takes at most `limit` inputs from the queue of those for which the policy has to be evaluated.
+    pub(super) fn take_undecided(&mut self, limit: usize) -> Vec<PolicyInput> {
+        let subjects: Vec<Subject> = self.undecided.iter().take(limit).cloned().collect();
+        for subject in &subjects {
+            self.undecided.remove(subject);
+        }
+        subjects.into_iter().filter_map(|subject| self.policy_input(subject)).collect()
+    }
+
+    /// Returns the present input of the policy for a subject; `None` where it does not exist anymore.
+    fn policy_input(&self, subject: Subject) -> Option<PolicyInput> {
+        let (workload, marks) = match &subject {
+            Subject::Workload(workload) => {
+                let (workload, _) = self.workloads.get_key_value(workload)?;
+                (workload, &self.owner(&workload.uid, Some(&workload.namespace))?.marks)
+            }
+            Subject::Pod(uid) => {
+                let pod = self.pods.get(uid)?;
+                (&pod.workload, &pod.marks)
+            }
+        };
+        let version = self.input_version(workload, marks);
+        Some(PolicyInput { workload: Arc::clone(workload), marks: marks.clone(), version, subject })
+    }
+
+    /// Applies decisions of the policy. One about a subject that has changed meanwhile is dropped, and the subject is queued again.
+    pub(super) fn decide(&mut self, decided: Vec<(PolicyInput, Option<bool>)>) -> Touched {
+        let mut touched = Touched::new();
+        for (PolicyInput { subject, version, .. }, selected) in decided {
+            match self.policy_input(subject.clone()) {
+                Some(now) if now.version == version => {}
+                Some(_) => {
+                    self.undecided.insert(subject);
+                    continue;
+                }
+                None => continue,
+            }
+            let pods = match &subject {
+                Subject::Workload(workload) => {
+                    self.workloads.get(workload).map(|of| of.pods.iter().cloned().collect()).unwrap_or_default()
+                }
+                Subject::Pod(uid) => vec![Arc::clone(uid)],
+            };
+            self.decisions.insert(subject, Decision { version, selected });
+            touched.extend(self.assign_all(pods));
+        }
+        touched
     }
 
     /// A pod is a workload's no more.

@@ -8,19 +8,22 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use kube::api::{Api, ApiResource};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
 use kube::{Client, Resource};
 use tokio::sync::Notify;
+use tracing::{debug, info, warn};
 
 use super::ObjectMeta;
-use super::connect::{metadata_only, words};
+use super::connect::{error_message, metadata_only};
 use super::objects::{KubeNode, KubeObject, KubePod, Marks};
+use super::policy::Policy;
 use super::selection::Selection;
-use super::state::{Cluster, PodTold, Touched};
+use super::state::{Cluster, PodTold, PolicyInput, Touched};
 use crate::lock::lock;
 
 /// Kinds that own pods, or own what owns them: group, version, kind, plural. A cluster need not have the last two.
@@ -42,6 +45,12 @@ const ABSENT: Duration = Duration::from_secs(300);
 /// How long a problem is told of that nothing more is heard of: what still fails fails again before that, and a watch that was taken up
 /// again says nothing by itself.
 const TOLD: Duration = Duration::from_secs(75);
+
+/// Workloads for which the policy is evaluated before its decisions are applied.
+const POLICY_BATCH: usize = 16;
+
+/// Longest message of an error that is kept, in bytes.
+const MAX_ERROR: usize = 500;
 
 /// Objects of a page, where lists are paged.
 const PAGE: u32 = 500;
@@ -66,21 +75,38 @@ pub struct Watch {
     namespaces: BTreeSet<String>,
     cluster: RwLock<Cluster>,
     sources: Mutex<BTreeMap<String, Source>>,
+    policy: Option<Arc<Policy>>,
     touched: Mutex<Touched>,
     changed: Notify,
+    /// The policy has to be evaluated.
+    undecided: Notify,
 }
 
+/// A task that runs as long as the process.
+pub type Task = BoxFuture<'static, ()>;
+
 impl Watch {
-    /// Begins to watch: all namespaces, or those named. In the latter case nodes and namespaces themselves are not asked for, since a Role
-    /// cannot allow that.
-    pub fn start(client: &Client, selection: Selection, namespaces: &BTreeSet<String>) -> Arc<Self> {
-        let watch = Arc::new(Self {
+    /// Creates a watch of all namespaces, or of those named. Nothing is watched until its [tasks](Self::tasks) run.
+    pub fn new(selection: Selection, namespaces: &BTreeSet<String>) -> Arc<Self> {
+        Arc::new(Self {
             namespaces: namespaces.clone(),
+            policy: selection.policy.clone(),
             cluster: RwLock::new(Cluster::new(selection)),
             sources: Mutex::default(),
             touched: Mutex::default(),
             changed: Notify::new(),
-        });
+            undecided: Notify::new(),
+        })
+    }
+
+    /// Returns the tasks that keep it in step with the API server: one for each kind and namespace, and one that evaluates the policy. Where
+    /// namespaces are named, nodes and namespaces themselves are not watched, since a Role cannot permit that.
+    pub fn tasks(self: &Arc<Self>, client: &Client) -> Vec<Task> {
+        let (watch, namespaces) = (self, &self.namespaces);
+        let mut tasks: Vec<Task> = Vec::new();
+        if let Some(policy) = &self.policy {
+            tasks.push(Arc::clone(self).evaluate(Arc::clone(policy)).boxed());
+        }
         let scopes: Vec<Option<&str>> = match namespaces.is_empty() {
             true => vec![None],
             false => namespaces.iter().map(|name| Some(name.as_str())).collect(),
@@ -101,7 +127,7 @@ impl Watch {
                 };
                 let events = move |config| watcher(api.clone(), config).boxed();
                 let steps = Steps { key: uid, read: parts, set: set_owner, remove: Cluster::remove_owner };
-                watch.spawn(name(owner.3, *scope), false, events, steps);
+                tasks.push(watch.reflector(name(owner.3, *scope), false, events, steps));
             }
             let api: Api<KubePod> = match scope {
                 Some(namespace) => Api::namespaced(client.clone(), namespace),
@@ -109,19 +135,51 @@ impl Watch {
             };
             let events = move |config| watcher(api.clone(), config).boxed();
             let steps = Steps { key: uid, read: PodTold::from, set: Cluster::set_pod, remove: Cluster::remove_pod };
-            watch.spawn(name("pods", *scope), true, events, steps);
+            tasks.push(watch.reflector(name("pods", *scope), true, events, steps));
         }
         if namespaces.is_empty() {
             let api: Api<KubeObject> = Api::all_with(metadata, &resource(("", "v1", "Namespace", "namespaces")));
             let events = move |config| watcher(api.clone(), config).boxed();
             let steps = Steps { key: own_name, read: parts, set: set_namespace, remove: remove_namespace };
-            watch.spawn(name("namespaces", None), false, events, steps);
+            tasks.push(watch.reflector(name("namespaces", None), false, events, steps));
             let api: Api<KubeNode> = Api::all(client.clone());
             let events = move |config| watcher(api.clone(), config).boxed();
             let steps = Steps { key: own_name, read: |node| node, set: set_node, remove: remove_node };
-            watch.spawn(name("nodes", None), false, events, steps);
+            tasks.push(watch.reflector(name("nodes", None), false, events, steps));
         }
-        watch
+        tasks
+    }
+
+    /// Evaluates the policy for whatever is new or has changed. No lock is held meanwhile, so that nobody waits for it.
+    async fn evaluate(self: Arc<Self>, policy: Arc<Policy>) {
+        loop {
+            let undecided = self.undecided.notified();
+            let has_undecided = self.cluster().has_undecided();
+            let inputs = if has_undecided { self.write().take_undecided(POLICY_BATCH) } else { Vec::new() };
+            if inputs.is_empty() {
+                undecided.await;
+                continue;
+            }
+            let policy = Arc::clone(&policy);
+            let decide = move || {
+                let select = |input: PolicyInput| {
+                    let selected = policy.selects(&input.workload, &input.marks);
+                    (input, selected)
+                };
+                inputs.into_iter().map(select).collect()
+            };
+            match tokio::task::spawn_blocking(decide).await {
+                Ok(decided) => {
+                    let touched = self.write().decide(decided);
+                    self.tell(touched);
+                }
+                // A panic of the evaluator is one of this task, and whoever supervises it hears of it.
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => return,
+                },
+            }
+        }
     }
 
     /// What is known now.
@@ -152,7 +210,7 @@ impl Watch {
                 problems.entry(problem.clone()).or_default().push(name.clone());
             }
         }
-        let policy = self.cluster().policy_problem();
+        let policy = self.policy.as_ref().and_then(|policy| policy.problem());
         let lines = problems.into_iter().map(|(problem, of)| format!("watching {}: {problem}", of.join(", ")));
         lines.chain(policy).collect()
     }
@@ -169,17 +227,17 @@ impl Watch {
         }
     }
 
-    /// Keeps one kind in step, in a task of its own.
-    fn spawn<K: Send + 'static, P: 'static>(
+    /// Returns the task that keeps one kind in step.
+    fn reflector<K: Send + 'static, P: 'static>(
         self: &Arc<Self>,
         name: String,
         needed: bool,
         events: impl Fn(watcher::Config) -> BoxStream<'static, watcher::Result<Event<K>>> + Send + 'static,
         steps: Steps<K, P>,
-    ) {
+    ) -> Task {
         lock(&self.sources).insert(name.clone(), Source { needed, ..Source::default() });
         let watch = Arc::clone(self);
-        tokio::spawn(async move {
+        let task = async move {
             let mut reflector = Reflector { watch, name, steps, known: HashSet::new(), listing: None };
             let mut strategy = InitialListStrategy::StreamingList;
             loop {
@@ -193,7 +251,24 @@ impl Watch {
                     Next::Later => tokio::time::sleep(ABSENT).await,
                 }
             }
-        });
+        };
+        task.boxed()
+    }
+
+    /// Applies a pod as the API server would send it.
+    #[cfg(test)]
+    pub(crate) fn set_pod(&self, pod: serde_json::Value) {
+        let pod: KubePod = serde_json::from_value(pod).expect("a pod");
+        let touched = self.write().set_pod(PodTold::from(pod));
+        self.tell(touched);
+        self.undecided.notify_one();
+    }
+
+    /// Removes a pod by its UID.
+    #[cfg(test)]
+    pub(crate) fn remove_pod(&self, uid: &str) {
+        let touched = self.write().remove_pod(uid);
+        self.tell(touched);
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Cluster> {
@@ -261,17 +336,47 @@ impl<K, P> Reflector<K, P> {
                     return Next::Later;
                 }
                 Err(error) if does_not_stream(&error, listed) => return Next::Page,
-                Err(error) => self.watch.note(&self.name, |source| {
-                    source.failed = !source.needed || status(&error) == Some(403);
-                    source.problem = Some((Instant::now(), told(&error)));
-                }),
+                Err(error) => self.failed(&error),
             }
         }
         Next::Later
     }
 
+    /// Records an error of the watch. It is logged once, until the watch is restored.
+    fn failed(&self, error: &watcher::Error) {
+        let message = error_line(error);
+        let is_forbidden = status(error) == Some(403);
+        let mut is_new = false;
+        self.watch.note(&self.name, |source| {
+            source.failed = !source.needed || is_forbidden;
+            is_new = source.problem.replace((Instant::now(), message.clone())).is_none();
+        });
+        match (is_new, is_forbidden) {
+            (true, true) => warn!(resource = self.name, message, "watch forbidden"),
+            (true, false) => warn!(resource = self.name, message, "watch lost"),
+            (false, _) => debug!(resource = self.name, message, "watch failed again"),
+        }
+    }
+
+    /// Records that the watch works.
+    fn works(&self, listed: bool) {
+        let (mut is_synced, mut is_restored) = (false, false);
+        self.watch.note(&self.name, |source| {
+            is_synced = listed && !source.listed;
+            is_restored = source.problem.take().is_some();
+            source.listed |= listed;
+            source.failed = false;
+        });
+        if is_synced {
+            info!(resource = self.name, objects = self.known.len(), "watch synced");
+        } else if is_restored {
+            info!(resource = self.name, "watch restored");
+        }
+    }
+
     fn apply(&mut self, event: Event<K>) {
         let mut touched = Touched::new();
+        let is_listed = matches!(event, Event::InitDone);
         match event {
             Event::Init => self.listing = Some(HashSet::new()),
             Event::Apply(object) | Event::InitApply(object) => {
@@ -297,11 +402,13 @@ impl<K, P> Reflector<K, P> {
                 }
                 drop(cluster);
                 self.known = listing;
-                self.watch.note(&self.name, |source| source.listed = true);
             }
         }
-        self.watch.note(&self.name, |source| (source.failed, source.problem) = (false, None));
+        self.works(is_listed);
         self.watch.tell(touched);
+        if self.watch.policy.is_some() {
+            self.watch.undecided.notify_one();
+        }
     }
 }
 
@@ -322,14 +429,16 @@ fn does_not_stream(error: &watcher::Error, listed: bool) -> bool {
     matches!(status(error), Some(400 | 422)) || (!listed && status(error) == Some(500))
 }
 
-/// An error in one line.
-fn told(error: &watcher::Error) -> String {
-    match error {
-        watcher::Error::InitialListFailed(error) => format!("listing: {}", words(error)),
-        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => words(error),
+/// Returns the message of an error in one line of bounded length.
+fn error_line(error: &watcher::Error) -> String {
+    let mut line = match error {
+        watcher::Error::InitialListFailed(error) => format!("listing: {}", error_message(error)),
+        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => error_message(error),
         watcher::Error::WatchError(status) => status.message.clone(),
         watcher::Error::NoResourceVersion => error.to_string(),
-    }
+    };
+    line.truncate(line.floor_char_boundary(MAX_ERROR));
+    line
 }
 
 fn name(plural: &str, namespace: Option<&str>) -> String {
@@ -370,4 +479,86 @@ fn set_node(cluster: &mut Cluster, node: KubeNode) -> Touched {
 fn remove_node(cluster: &mut Cluster, name: &str) -> Touched {
     cluster.remove_node(name);
     Touched::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A watch whose policy selects everything but workloads labeled `hide: yes`, and the task that evaluates it.
+    fn watch() -> (Arc<Watch>, Arc<Policy>, Task) {
+        let text = "package snyk\nworkload_events { not hidden }\nhidden { input.metadata.labels.hide == \"yes\" }\n";
+        let policy = Arc::new(Policy::parse("p", text).unwrap());
+        let watch =
+            Watch::new(Selection { policy: Some(Arc::clone(&policy)), ..Selection::default() }, &BTreeSet::new());
+        let task = Arc::clone(&watch).evaluate(Arc::clone(&policy)).boxed();
+        (watch, policy, task)
+    }
+
+    fn set_pod(watch: &Watch, name: &str, hide: &str) {
+        watch.set_pod(json!({
+            "metadata": { "name": name, "namespace": "shop", "uid": name, "labels": { "hide": hide } },
+            "spec": { "nodeName": "a", "containers": [{ "name": "main" }] },
+            "status": { "containerStatuses": [{ "name": "main", "containerID": format!("containerd://{name}") }] },
+        }));
+    }
+
+    fn excluded(watch: &Watch, name: &str) -> Option<bool> {
+        watch.cluster().place("a", name).map(|place| place.excluded.is_some())
+    }
+
+    /// Lets other tasks run until `met`.
+    async fn until(met: impl Fn() -> bool) {
+        let tries = async {
+            while !met() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), tries).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn lists_answer_and_events_apply_while_the_policy_is_evaluated() {
+        let (watch, policy, task) = watch();
+        let task = tokio::spawn(task);
+        let held = policy.hold();
+        set_pod(&watch, "first", "yes");
+        // The evaluator has taken its input and waits within the policy.
+        until(|| !watch.cluster().has_undecided()).await;
+        assert!(watch.cluster.try_read().is_ok() && watch.cluster.try_write().is_ok(), "no lock is held meanwhile");
+        set_pod(&watch, "second", "no");
+        assert_eq!((excluded(&watch, "first"), excluded(&watch, "second")), (Some(false), Some(false)));
+        drop(held);
+        until(|| excluded(&watch, "first") == Some(true)).await;
+        until(|| !watch.cluster().has_undecided()).await;
+        assert_eq!(excluded(&watch, "second"), Some(false));
+        task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_decision_about_what_a_workload_was_is_dropped() {
+        let (watch, policy, task) = watch();
+        let task = tokio::spawn(task);
+        let held = policy.hold();
+        set_pod(&watch, "first", "yes");
+        until(|| !watch.cluster().has_undecided()).await;
+        // Its labels change while the policy looks at the old ones, and a second one goes.
+        set_pod(&watch, "first", "no");
+        set_pod(&watch, "second", "yes");
+        watch.remove_pod("second");
+        drop(held);
+        // Whatever comes after the change has been decided, too.
+        set_pod(&watch, "third", "yes");
+        until(|| excluded(&watch, "third") == Some(true)).await;
+        until(|| !watch.cluster().has_undecided()).await;
+        assert_eq!((excluded(&watch, "first"), excluded(&watch, "second")), (Some(false), None));
+        // A change takes effect in both directions.
+        set_pod(&watch, "first", "yes");
+        until(|| excluded(&watch, "first") == Some(true)).await;
+        set_pod(&watch, "first", "no");
+        until(|| excluded(&watch, "first") == Some(false)).await;
+        task.abort();
+    }
 }

@@ -54,18 +54,38 @@ pub struct Caller {
     pub rights: BTreeSet<Right>,
 }
 
-/// What somebody asks for, in RBAC's words.
+/// What a request needs, in the terms of Kubernetes RBAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Asked {
+pub struct Permission {
     /// `get`, `list`, `create` or `update`.
     pub verb: &'static str,
     /// `findings`, `workloads`, `databases`, …
     pub resource: &'static str,
 }
 
-impl Asked {
-    /// Whether nothing is changed by it.
-    pub fn reads(self) -> bool {
+impl Permission {
+    /// The permission to read one object.
+    pub const fn get(resource: &'static str) -> Self {
+        Self { verb: "get", resource }
+    }
+
+    /// The permission to read a list.
+    pub const fn list(resource: &'static str) -> Self {
+        Self { verb: "list", resource }
+    }
+
+    /// The permission to create an object.
+    pub const fn create(resource: &'static str) -> Self {
+        Self { verb: "create", resource }
+    }
+
+    /// The permission to change an object.
+    pub const fn update(resource: &'static str) -> Self {
+        Self { verb: "update", resource }
+    }
+
+    /// Returns whether a request with this permission changes nothing.
+    pub fn is_read(self) -> bool {
         matches!(self.verb, "get" | "list")
     }
 }
@@ -87,7 +107,7 @@ pub type Admission<'a> = Pin<Box<dyn Future<Output = Result<Caller, Denied>> + S
 /// Who tells who asks, and what they may.
 pub trait Authorizer: Send + Sync {
     /// The caller who shows `bearer`, or shows nothing, and what they may see of what is asked for.
-    fn authorize<'a>(&'a self, bearer: Option<&'a str>, asked: Asked) -> Admission<'a>;
+    fn authorize<'a>(&'a self, bearer: Option<&'a str>, permission: Permission) -> Admission<'a>;
 
     /// What somebody is told who shows no token that is known.
     fn hint(&self) -> &'static str {
@@ -100,7 +120,7 @@ pub trait Authorizer: Send + Sync {
 pub struct Loopback;
 
 impl Authorizer for Loopback {
-    fn authorize<'a>(&'a self, _: Option<&'a str>, _: Asked) -> Admission<'a> {
+    fn authorize<'a>(&'a self, _: Option<&'a str>, _: Permission) -> Admission<'a> {
         let caller = Caller { name: "loopback".to_owned(), scope: Scope::All, rights: Right::ALL.into() };
         Box::pin(async { Ok(caller) })
     }
@@ -160,7 +180,7 @@ impl TokenFile {
 }
 
 impl Authorizer for TokenFile {
-    fn authorize<'a>(&'a self, bearer: Option<&'a str>, _: Asked) -> Admission<'a> {
+    fn authorize<'a>(&'a self, bearer: Option<&'a str>, _: Permission) -> Admission<'a> {
         let caller = bearer.and_then(|token| self.caller(token)).ok_or(Denied::Unknown);
         Box::pin(async { caller })
     }

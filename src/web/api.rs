@@ -4,12 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{self, Extension, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use outcrop_proto::Digest;
@@ -17,13 +15,18 @@ use serde::Serialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio_stream::StreamExt as _;
 
-use super::access::{Caller, Right};
+use super::Api;
+use super::access::{Caller, Permission, Right};
 use super::list::{CONTAINERS, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, WHO_HAS, WORKLOADS};
-use super::model::Requeued;
+use super::model::{
+    AdvisoryItem, ContainerItem, FindingItem, HasItem, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, Pushed,
+    Requeued, Status, WorkloadDetail, WorkloadItem,
+};
+use super::openapi::{self, AnyDocument, flag, no_body, required, segment};
 use super::problem::Problem;
 use super::query::{self, Parameters};
+use super::routes::Endpoint;
 use super::source::Failure;
-use super::{Api, openapi};
 
 /// How long the next bytes of a file that is pushed may take to come.
 const PUSH_PAUSE: Duration = Duration::from_secs(30);
@@ -40,10 +43,13 @@ const MAX_SIGNATURE: usize = 4 << 10;
 /// What an answer to a question is, or why there is none.
 type Answer = Result<Response, Problem>;
 
-/// A list of a resource, by the source's method for it.
+/// An endpoint that lists a resource, by the method of the source of that name.
 macro_rules! list {
-    ($resource:ident, $method:ident) => {
-        get(
+    ($resource:ident, $method:ident, $item:ty) => {
+        Endpoint::get(
+            concat!("/api/v1/", stringify!($method)),
+            Permission::list(stringify!($method)),
+            openapi::list::<$item>(&$resource, Vec::new()),
             async |State(api): State<Api>,
                    Extension(caller): Extension<Caller>,
                    headers: HeaderMap,
@@ -56,25 +62,103 @@ macro_rules! list {
     };
 }
 
-/// The routes.
-pub(super) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/api/v1/openapi.json", get(document))
-        .route("/api/v1/status", get(status))
-        .route("/api/v1/workloads", list!(WORKLOADS, workloads))
-        .route("/api/v1/workloads/{namespace}/{kind}/{name}", get(workload))
-        .route("/api/v1/issues", list!(ISSUES, issues))
-        .route("/api/v1/nodes", list!(NODES, nodes))
-        .route("/api/v1/containers", list!(CONTAINERS, containers))
-        .route("/api/v1/images", list!(IMAGES, images))
-        .route("/api/v1/layers", list!(LAYERS, layers))
-        .route("/api/v1/packages", list!(PACKAGES, packages))
-        .route("/api/v1/findings", list!(FINDINGS, findings))
-        .route("/api/v1/advisories/{id}", get(advisory))
-        .route("/api/v1/who-has", get(who_has))
-        .route("/api/v1/database", post(push_database))
-        .route("/api/v1/nodes/{name}/distrust", post(distrust))
-        .route("/api/v1/nodes/{name}/trust", post(trust))
+/// Returns the endpoints.
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    let workload_path = vec![
+        segment("namespace", "namespace of the workload"),
+        segment("kind", "kind of the workload, as kubectl accepts it: `deploy`, `deployment.apps`"),
+        segment("name", "name of the workload"),
+    ];
+    let question =
+        "a package (log4j-core), a package URL (pkg:npm/lodash@<4.17.21) or a vulnerability (CVE-2021-44228)";
+    let node = || vec![segment("name", "name of the node")];
+    let node_errors = [StatusCode::NOT_FOUND, StatusCode::CONFLICT, StatusCode::UNSUPPORTED_MEDIA_TYPE];
+    vec![
+        Endpoint::get(
+            "/api/v1/openapi.json",
+            Permission::get("status"),
+            openapi::get::<AnyDocument>("This document", Vec::new(), &[]),
+            document,
+        ),
+        Endpoint::get(
+            "/api/v1/status",
+            Permission::get("status"),
+            openapi::get::<Status>("The state of everything that the caller may read", Vec::new(), &[]),
+            status,
+        ),
+        list!(WORKLOADS, workloads, WorkloadItem),
+        Endpoint::get(
+            "/api/v1/workloads/{namespace}/{kind}/{name}",
+            Permission::get("workloads"),
+            openapi::get::<WorkloadDetail>("A workload in full", workload_path, &[StatusCode::NOT_FOUND]),
+            workload,
+        ),
+        list!(ISSUES, issues, IssueItem),
+        list!(NODES, nodes, NodeItem),
+        list!(CONTAINERS, containers, ContainerItem),
+        list!(IMAGES, images, ImageItem),
+        list!(LAYERS, layers, LayerItem),
+        list!(PACKAGES, packages, PackageItem),
+        list!(FINDINGS, findings, FindingItem),
+        Endpoint::get(
+            "/api/v1/advisories/{id}",
+            Permission::get("findings"),
+            openapi::get::<AdvisoryItem>(
+                "A vulnerability, and the packages, images and nodes that it affects",
+                vec![segment("id", "any of its identifiers: CVE-2021-44228")],
+                &[StatusCode::NOT_FOUND],
+            ),
+            advisory,
+        ),
+        Endpoint::get(
+            "/api/v1/who-has",
+            Permission::list("packages"),
+            openapi::list::<HasItem>(&WHO_HAS, vec![required("q", question)]),
+            who_has,
+        ),
+        Endpoint::post(
+            "/api/v1/database",
+            Permission::create("databases"),
+            openapi::post::<Pushed>(
+                "Replace the advisory database; requires the right push-database",
+                vec![
+                    flag("allow-shrink", "accept a database in which a source has far fewer records than before"),
+                    openapi::header(SIGNATURE, "content of the file's .minisig, in base64"),
+                ],
+                openapi::file("A database that outcrop db build created"),
+                &[
+                    StatusCode::REQUEST_TIMEOUT,
+                    StatusCode::CONFLICT,
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    StatusCode::INSUFFICIENT_STORAGE,
+                ],
+            ),
+            push_database,
+        ),
+        Endpoint::post(
+            "/api/v1/nodes/{name}/distrust",
+            Permission::update("nodes"),
+            openapi::post::<Requeued>(
+                "Discard what a node read, and have other nodes read it again; requires the right manage-nodes",
+                node(),
+                no_body(),
+                &node_errors,
+            ),
+            distrust,
+        ),
+        Endpoint::post(
+            "/api/v1/nodes/{name}/trust",
+            Permission::update("nodes"),
+            openapi::post::<Requeued>(
+                "Trust a node again; requires the right manage-nodes",
+                node(),
+                no_body(),
+                &node_errors,
+            ),
+            trust,
+        ),
+    ]
 }
 
 /// What a value is in JSON.
@@ -118,9 +202,14 @@ fn answer(caller: &Caller, headers: &HeaderMap, value: &impl Serialize) -> Answe
     Ok(response)
 }
 
-async fn document(Extension(caller): Extension<Caller>, headers: HeaderMap, uri: Uri) -> Answer {
+async fn document(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Answer {
     Parameters::of(&uri, &[])?;
-    answer(&caller, &headers, &openapi::document())
+    answer(&caller, &headers, &api.document.get())
 }
 
 async fn status(State(api): State<Api>, Extension(caller): Extension<Caller>, headers: HeaderMap, uri: Uri) -> Answer {

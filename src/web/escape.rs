@@ -57,20 +57,6 @@ impl Html {
     }
 }
 
-/// A value of a metric's label, without what would end it.
-pub(super) fn label(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    for character in value.chars() {
-        match character {
-            '\\' => out.push_str("\\\\"),
-            '"' => out.push_str("\\\""),
-            '\n' => out.push_str("\\n"),
-            other => out.push(other),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -89,25 +75,6 @@ mod tests {
             if !text.contains(is_treacherous) {
                 prop_assert_eq!(plain.replace("&amp;", "&"), text);
             }
-        }
-
-        #[test]
-        fn no_label_ends_before_its_quote(text in any::<String>()) {
-            let label = label(&text);
-            let mut characters = label.chars();
-            let mut back = String::new();
-            while let Some(character) = characters.next() {
-                prop_assert!(!matches!(character, '"' | '\n'), "{label}");
-                back.push(match character {
-                    '\\' => match characters.next() {
-                        Some('n') => '\n',
-                        Some(other) => other,
-                        None => return Err(TestCaseError::fail("a half escape")),
-                    },
-                    other => other,
-                });
-            }
-            prop_assert_eq!(back, text);
         }
     }
 }

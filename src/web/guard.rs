@@ -1,7 +1,7 @@
 //! What every request passes before it is answered, and what every answer carries.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
@@ -10,10 +10,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use tracing::info;
 
-use super::access::{Asked, Caller, Denied, Right};
-use super::list;
+use super::access::{Caller, Denied, Right};
 use super::problem::Problem;
+use super::routes::Route;
 use super::{Api, page};
 
 /// How long a question may take.
@@ -26,9 +27,15 @@ const QUEUE: Duration = Duration::from_secs(5);
 /// ([Fetch, CORS-safelisted request-header](https://fetch.spec.whatwg.org/#cors-safelisted-request-header)).
 pub(super) const BODY_TYPES: [&str; 3] = ["application/octet-stream", "application/vnd.sqlite3", "application/json"];
 
+/// Paths of the probes.
+pub(super) const PROBES: [&str; 3] = ["/livez", "/readyz", "/healthz"];
+
+/// Longest reason of a rejection that is logged, in bytes.
+const MAX_REASON: usize = 300;
+
 /// Whether a request's path is asked for by who keeps the process alive, and shows nothing.
 fn is_probe(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz")
+    PROBES.contains(&path)
 }
 
 /// Answers carry what a browser has to know: run nothing, frame nothing, guess nothing.
@@ -48,15 +55,19 @@ pub(super) async fn headers(request: Request, next: Next) -> Response {
     response
 }
 
-/// Refuses what a browser was lured into: a name that somebody points at loopback, and a request that another page makes.
-pub(super) async fn browsers(State(api): State<Api>, request: Request, next: Next) -> Response {
-    match lured(&api, &request) {
-        Some(problem) => problem.into_response(),
+/// Rejects what a browser can be tricked into: a host name that somebody resolves to loopback, and a request that a page of another origin sends.
+pub(super) async fn reject_forged(State(api): State<Api>, request: Request, next: Next) -> Response {
+    match forged(&api, &request) {
+        Some(problem) => {
+            let response = problem.clone().into_response();
+            rejected(&api, "any", response.status(), problem.detail());
+            response
+        }
         None => next.run(request).await,
     }
 }
 
-fn lured(api: &Api, request: &Request) -> Option<Problem> {
+fn forged(api: &Api, request: &Request) -> Option<Problem> {
     let headers = request.headers();
     if !is_probe(request.uri().path()) && !is_for_us(api, request) {
         let detail = "the host of this request is not allowed; add it with --api-host";
@@ -94,48 +105,49 @@ fn is_for_us(api: &Api, request: &Request) -> bool {
     is_loopback || config.hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
 }
 
-/// Lets in who may come in. Who asks must be allowed to; what changes something asks for its own right later.
-pub(super) async fn callers(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+/// Authorizes the caller of an endpoint. Endpoints that change something check the right to do so as well.
+pub(super) async fn authorize(State(route): State<Route>, mut request: Request, next: Next) -> Response {
+    let Route { api, path, permission } = route;
     let token = bearer(request.headers(), request.method());
-    match api.authorizer.authorize(token.as_deref(), asked(request.method(), request.uri().path())).await {
+    let (status, reason, response) = match api.authorizer.authorize(token.as_deref(), permission).await {
         Ok(caller) => {
-            let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-            if reads && let Err(problem) = caller.may(Right::Read) {
+            if permission.is_read()
+                && let Err(problem) = caller.may(Right::Read)
+            {
                 return problem.into_response();
             }
             request.extensions_mut().insert(caller);
-            next.run(request).await
+            return next.run(request).await;
         }
         Err(Denied::Unknown) => {
+            let reason = if token.is_some() { "unknown token" } else { "no token" };
             let mut response = Problem::new(StatusCode::UNAUTHORIZED, api.authorizer.hint()).into_response();
             let headers = response.headers_mut();
             headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"outcrop\""));
-            if request.uri().path() == "/" {
+            if path == "/" {
                 headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"outcrop\""));
             }
-            response
+            (StatusCode::UNAUTHORIZED, reason.to_owned(), response)
         }
-        Err(Denied::Forbidden(detail)) => Problem::new(StatusCode::FORBIDDEN, detail).into_response(),
-        Err(Denied::Unavailable(detail)) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response(),
-    }
+        Err(Denied::Forbidden(detail)) => {
+            let problem = Problem::new(StatusCode::FORBIDDEN, detail.clone());
+            (StatusCode::FORBIDDEN, detail, problem.into_response())
+        }
+        Err(Denied::Unavailable(detail)) => {
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail.clone());
+            (StatusCode::SERVICE_UNAVAILABLE, detail, problem.into_response())
+        }
+    };
+    rejected(&api, path, status, &reason);
+    response
 }
 
-/// What a request asks for. What is told of everything, as the page and the metrics do, is the status.
-fn asked(method: &Method, path: &str) -> Asked {
-    let mut words = path.strip_prefix("/api/v1/").unwrap_or_default().split('/');
-    let (first, more) = (words.next().unwrap_or_default(), words.next().is_some());
-    if !matches!(*method, Method::GET | Method::HEAD) {
-        let is_database = first == "database";
-        let (verb, resource) = if is_database { ("create", "databases") } else { ("update", "nodes") };
-        return Asked { verb, resource };
+/// Logs a request that was rejected. Anybody can cause these events, so that most of a flood are left out and counted.
+fn rejected(api: &Api, route: &'static str, status: StatusCode, reason: &str) {
+    if let Some(left_out) = api.rejections.admit(Instant::now()) {
+        let reason = reason.get(..reason.floor_char_boundary(MAX_REASON)).unwrap_or_default();
+        info!(route, status = status.as_u16(), reason, left_out, "request rejected");
     }
-    let resource = list::RESOURCES.iter().map(|resource| resource.name).find(|name| *name == first);
-    let resource = resource.unwrap_or(match first {
-        "who-has" => "packages",
-        "advisories" => "findings",
-        _ => "status",
-    });
-    Asked { verb: if more || resource == "status" { "get" } else { "list" }, resource }
 }
 
 /// The token that a request shows. A browser shows it as a password, and that counts for reading only.
@@ -164,7 +176,7 @@ impl Caller {
 }
 
 /// Answers so many questions at a time, and none for ever. What changes something is bounded by its own rules.
-pub(super) async fn turns(State(api): State<Api>, request: Request, next: Next) -> Response {
+pub(super) async fn limit(State(api): State<Api>, request: Request, next: Next) -> Response {
     let late = |detail: &str| Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;

@@ -1,69 +1,203 @@
-//! The status as Prometheus' text, [exposition format 0.0.4](https://prometheus.io/docs/instrumenting/exposition_formats/).
+//! `/metrics`: the status as metrics, and what the aggregator [observes](crate::metrics) while it works, in the
+//! [OpenMetrics text format](https://prometheus.io/docs/specs/om/open_metrics_spec/).
+//!
+//! A label value is the word of an enum, the name of an authenticated node, or an ecosystem of the advisory database. Text that an image or an
+//! agent chooses, and text that changes from day to day, is in the status and never in a label: it would create series without end.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use outcrop_proto::clock;
+use outcrop_proto::{CoverageState, clock};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
 
-use super::escape::label;
 use super::list::MAX_LIMIT;
 use super::model::{NodeItem, Status};
 use super::source::{Failure, List, Scope, Source};
+use crate::metrics::Metrics;
 
-/// Reasons that have a series of their own; the rest are counted together.
-const MAX_REASONS: usize = 50;
+/// The content type of the answer.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// A metric: its samples, by labels, so that none is there twice.
+/// Most ecosystems of a database that have series of their own.
+const MAX_ECOSYSTEMS: usize = 64;
+
+/// The label value for everything that has no series of its own.
+const OTHER: &str = "other";
+
+/// What keeps results from being complete or trustworthy. Each kind has exactly one series, also while it is zero.
+///
+/// The words begin with what is counted. They are stable: dashboards and alerts name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gap {
+    ContainersPartial,
+    ContainersPending,
+    ContainersUnsupported,
+    ContainersTooLarge,
+    ContainersFailed,
+    ContainersExcluded,
+    ContainersUnreported,
+    ContainersStray,
+    NodesWithoutAgent,
+    NodesSilent,
+    NodesDistrusted,
+    NodesWeakSandbox,
+    LayersFailed,
+    LayersDisputed,
+    LayersOutdated,
+    FindingsWithheld,
+    AssessmentsStale,
+    AssessmentsUnmatched,
+    DatabaseMissing,
+    DatabaseRefused,
+    StoreNotWritable,
+    WatchNotSynced,
+}
+
+impl Gap {
+    /// Every kind, with its word.
+    const ALL: [(Self, &'static str); 22] = [
+        (Self::ContainersPartial, "containers-partial"),
+        (Self::ContainersPending, "containers-pending"),
+        (Self::ContainersUnsupported, "containers-unsupported"),
+        (Self::ContainersTooLarge, "containers-too-large"),
+        (Self::ContainersFailed, "containers-failed"),
+        (Self::ContainersExcluded, "containers-excluded"),
+        (Self::ContainersUnreported, "containers-unreported"),
+        (Self::ContainersStray, "containers-stray"),
+        (Self::NodesWithoutAgent, "nodes-without-agent"),
+        (Self::NodesSilent, "nodes-silent"),
+        (Self::NodesDistrusted, "nodes-distrusted"),
+        (Self::NodesWeakSandbox, "nodes-weak-sandbox"),
+        (Self::LayersFailed, "layers-failed"),
+        (Self::LayersDisputed, "layers-disputed"),
+        (Self::LayersOutdated, "layers-outdated"),
+        (Self::FindingsWithheld, "findings-withheld"),
+        (Self::AssessmentsStale, "assessments-stale"),
+        (Self::AssessmentsUnmatched, "assessments-unmatched"),
+        (Self::DatabaseMissing, "database-missing"),
+        (Self::DatabaseRefused, "database-refused"),
+        (Self::StoreNotWritable, "store-not-writable"),
+        (Self::WatchNotSynced, "watch-not-synced"),
+    ];
+
+    /// Returns how large the gap is.
+    fn size(self, status: &Status) -> u64 {
+        let coverage = |state: CoverageState| {
+            status.coverage.iter().filter(|count| count.state == state).map(|count| count.containers).sum()
+        };
+        let assessed = |state: &str| {
+            status.assessed.iter().filter(|count| count.state.as_str() == state).map(|count| count.containers).sum()
+        };
+        let kubernetes = status.kubernetes.unwrap_or_default();
+        match self {
+            Self::ContainersPartial => coverage(CoverageState::Partial),
+            Self::ContainersPending => coverage(CoverageState::Pending),
+            Self::ContainersUnsupported => coverage(CoverageState::Unsupported),
+            Self::ContainersTooLarge => coverage(CoverageState::TooLarge),
+            Self::ContainersFailed => coverage(CoverageState::Failed),
+            Self::ContainersExcluded => coverage(CoverageState::Excluded),
+            Self::ContainersUnreported => kubernetes.untold,
+            Self::ContainersStray => kubernetes.strays,
+            Self::NodesWithoutAgent => status.nodes.without_agent,
+            Self::NodesSilent => status.nodes.silent,
+            Self::NodesDistrusted => status.nodes.distrusted,
+            Self::NodesWeakSandbox => status.nodes.weak_cage,
+            Self::LayersFailed => status.layers.failed,
+            Self::LayersDisputed => status.layers.disputed,
+            Self::LayersOutdated => status.layers.outdated,
+            Self::FindingsWithheld => status.withheld,
+            Self::AssessmentsStale => assessed("stale"),
+            Self::AssessmentsUnmatched => assessed("unmatched"),
+            Self::DatabaseMissing => u64::from(status.database.is_none()),
+            Self::DatabaseRefused => u64::from(status.database_error.is_some()),
+            Self::StoreNotWritable => u64::from(status.store_error.is_some()),
+            Self::WatchNotSynced => u64::from(status.kubernetes.is_some_and(|kubernetes| !kubernetes.synced)),
+        }
+    }
+}
+
+/// The labels of a sample.
+type Labels = Vec<(&'static str, String)>;
+
+/// A metric that is computed for one answer.
+#[derive(Debug)]
 struct Metric {
+    /// The name, without `outcrop_`, the unit and `_total`.
     name: &'static str,
     help: &'static str,
-    samples: BTreeMap<String, f64>,
+    unit: Option<Unit>,
+    is_counter: bool,
+    /// By labels, so that none is there twice.
+    samples: BTreeMap<Labels, f64>,
 }
 
 impl Metric {
-    fn new(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, samples: BTreeMap::new() }
+    fn gauge(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, unit: None, is_counter: false, samples: BTreeMap::new() }
+    }
+
+    fn counter(name: &'static str, help: &'static str) -> Self {
+        Self { is_counter: true, ..Self::gauge(name, help) }
+    }
+
+    fn unit(self, unit: Unit) -> Self {
+        Self { unit: Some(unit), ..self }
     }
 
     /// Adds to the sample with these labels.
-    fn add(&mut self, labels: &[(&str, &str)], value: f64) {
-        let mut text = String::new();
-        for (key, value) in labels {
-            // Writing into a string cannot fail.
-            let _ = write!(text, "{}{key}=\"{}\"", if text.is_empty() { "" } else { "," }, label(value));
+    fn add(&mut self, labels: Labels, value: f64) {
+        *self.samples.entry(labels).or_default() += value;
+    }
+
+    /// Returns the metric with one sample, which has no labels.
+    fn value(mut self, value: f64) -> Self {
+        self.add(Labels::new(), value);
+        self
+    }
+
+    /// Returns the metric with a sample for each value of one label.
+    fn by<'a>(mut self, key: &'static str, samples: impl IntoIterator<Item = (&'a str, u64)>) -> Self {
+        for (value, count) in samples {
+            self.add(vec![(key, value.to_owned())], number(count));
         }
-        *self.samples.entry(text).or_default() += value;
+        self
     }
 
-    /// One that has these samples, by one label.
-    fn by<'a>(
-        name: &'static str,
-        help: &'static str,
-        key: &str,
-        samples: impl IntoIterator<Item = (&'a str, u64)>,
-    ) -> Self {
-        let mut metric = Self::new(name, help);
-        samples.into_iter().for_each(|(value, count)| metric.add(&[(key, value)], number(count)));
-        metric
-    }
-
-    /// One that has one sample.
-    fn one(name: &'static str, help: &'static str, value: f64) -> Self {
-        let mut metric = Self::new(name, help);
-        metric.add(&[], value);
-        metric
-    }
-
-    fn write(&self, out: &mut String) {
-        if self.samples.is_empty() {
-            return;
-        }
-        let kind = if self.name.ends_with("_total") { "counter" } else { "gauge" };
-        let _ = writeln!(out, "# HELP {0} {1}\n# TYPE {0} {kind}", self.name, self.help);
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let kind = if self.is_counter { MetricType::Counter } else { MetricType::Gauge };
+        let mut metric = encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), kind)?;
         for (labels, value) in &self.samples {
-            let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-            let _ = writeln!(out, "{}{labels} {value}", self.name);
+            let mut one = metric.encode_family(labels)?;
+            match self.is_counter {
+                true => one.encode_counter::<Labels, _, f64>(value, None)?,
+                false => one.encode_gauge(value)?,
+            }
         }
+        Ok(())
+    }
+}
+
+/// The metrics of one answer.
+#[derive(Debug)]
+struct Exposition {
+    version: String,
+    cluster: String,
+    metrics: Vec<Metric>,
+}
+
+impl Collector for Exposition {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Version of the aggregator and name of its cluster.";
+        let mut build = encoder.encode_descriptor("build", help, None, MetricType::Info)?;
+        build.encode_info(&[("version", self.version.as_str()), ("cluster", self.cluster.as_str())])?;
+        self.metrics
+            .iter()
+            .filter(|metric| !metric.samples.is_empty())
+            .try_for_each(|metric| metric.encode(&mut encoder))
     }
 }
 
@@ -77,253 +211,199 @@ fn flag(is: bool) -> f64 {
     f64::from(u8::from(is))
 }
 
-/// Every metric, over what `scope` may see.
-pub(super) async fn text(source: &dyn Source, scope: &Scope) -> Result<String, Failure> {
-    let mut out = String::new();
-    for metric in of_status(&source.status(scope).await?, clock::timestamp()) {
-        metric.write(&mut out);
-    }
-    let mut nodes = Nodes::new();
+/// Returns every metric, computed over what `scope` may read. Observations of the aggregator's work are about all of the cluster.
+pub(super) async fn text(source: &dyn Source, scope: &Scope, observed: &Metrics) -> Result<String, Failure> {
+    let status = source.status(scope).await?;
+    let mut metrics = status_metrics(&status, clock::timestamp());
+    let mut nodes = NodeMetrics::new(&status.version);
     let mut list = List { limit: MAX_LIMIT, ..List::default() };
     loop {
         let page = source.nodes(scope, &list).await?;
         page.items.iter().for_each(|node| nodes.add(node));
         match page.next {
-            // A source whose pages lead nowhere new must not keep us here.
+            // A source whose pages lead nowhere new must not keep this loop running.
             Some(next) if list.cursor.as_ref() != Some(&next) => list.cursor = Some(next),
             _ => break,
         }
     }
-    nodes.0.iter().for_each(|metric| metric.write(&mut out));
+    metrics.extend(nodes.metrics);
+    let mut registry = Registry::with_prefix("outcrop");
+    registry.register_collector(Box::new(Exposition { version: status.version, cluster: status.cluster, metrics }));
+    let mut out = String::new();
+    let encoded = encode_registry(&mut out, &registry)
+        .and_then(|()| if *scope == Scope::All { observed.encode(&mut out) } else { Ok(()) })
+        .and_then(|()| encode_eof(&mut out));
+    encoded.map_err(|error| Failure::Store(format!("encoding metrics: {error}")))?;
     Ok(out)
 }
 
-fn of_status(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
-    let mut metrics = Vec::new();
-    let mut build = Metric::new("outcrop_build_info", "The aggregator's version and its cluster.");
-    build.add(&[("cluster", &status.cluster), ("version", &status.version)], 1.0);
-    metrics.push(build);
-    metrics.push(Metric::one(
-        "outcrop_uptime_seconds",
-        "How long the aggregator has run.",
-        number(status.uptime_seconds),
-    ));
-    let nodes = &status.nodes;
-    metrics.push(Metric::by(
-        "outcrop_nodes",
-        "Nodes that are known, by whether their stream lives.",
-        "state",
-        [("attached", nodes.attached), ("silent", nodes.silent)],
-    ));
-    for (name, help, count) in [
-        ("outcrop_nodes_known", "Nodes that are known.", nodes.known),
-        ("outcrop_nodes_weak_cage", "Nodes whose agent has a weaker cage than the full one.", nodes.weak_cage),
-        ("outcrop_nodes_distrusted", "Nodes that are not believed.", nodes.distrusted),
-        ("outcrop_findings_withheld", "Findings of containers that are left to the distribution.", status.withheld),
-        ("outcrop_layers_disputed", "Known layers that nodes disagree on.", status.layers.disputed),
-        ("outcrop_layers_outdated", "Known layers that older cataloguers read.", status.layers.outdated),
-        (
-            "outcrop_oldest_unscanned_seconds",
-            "How long the container that waits longest has waited to be scanned; 0 if none waits.",
-            status.oldest_unscanned_seconds.unwrap_or(0),
+fn status_metrics(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
+    let (nodes, layers, lifetimes, reports) = (&status.nodes, &status.layers, &status.lifetimes, &status.reports);
+    let mut metrics = vec![
+        Metric::gauge("uptime", "Time since the aggregator started.")
+            .unit(Unit::Seconds)
+            .value(number(status.uptime_seconds)),
+        Metric::gauge("gaps", "What keeps results from being complete; a kind begins with what is counted.")
+            .by("kind", Gap::ALL.into_iter().map(|(gap, word)| (word, gap.size(status)))),
+        Metric::gauge("nodes", "Nodes, by whether their agent is connected.")
+            .by("state", [("attached", nodes.attached), ("silent", nodes.silent)]),
+        Metric::gauge("containers", "Containers by coverage; each has exactly one state.")
+            .by("coverage", status.coverage.iter().map(|count| (count.state.as_str(), count.containers))),
+        Metric::gauge("layers", "Layers on nodes, by how far reading them is; each has exactly one state.").by(
+            "state",
+            [
+                ("known", layers.known),
+                ("leased", layers.leased),
+                ("waiting", layers.waiting),
+                ("failed", layers.failed),
+            ],
         ),
-    ] {
-        metrics.push(Metric::one(name, help, number(count)));
+        Metric::gauge("findings", "Findings of containers by severity.")
+            .by("severity", status.findings.iter().map(|(severity, count)| (severity.as_str(), *count))),
+        Metric::gauge(
+            "oldest_unscanned",
+            "Age of the container that has waited longest to be scanned; 0 if none waits.",
+        )
+        .unit(Unit::Seconds)
+        .value(number(status.oldest_unscanned_seconds.unwrap_or(0))),
+        Metric::counter("containers_seen", "Containers that nodes have reported.").value(number(lifetimes.seen)),
+        Metric::counter("containers_ended", "Containers that have ended, by their last coverage.")
+            .by("coverage", lifetimes.ended.iter().map(|(state, count)| (state.as_str(), *count))),
+        Metric::counter("containers_gone_before_reading", "Containers that ended before anything of them was read.")
+            .value(number(lifetimes.gone_before_reading)),
+        Metric::counter("inventories", "Inventories that were requested and stored.")
+            .value(number(reports.inventories)),
+        Metric::counter("cross_reads", "Second reads of layers by another node, by outcome.")
+            .by("outcome", [("verified", reports.verified), ("contradicted", reports.contradicted)]),
+        Metric::counter("refusals", "Calls and streams of agents that were refused, by reason.").by(
+            "reason",
+            reports.refused_by_reason.iter().map(|(reason, count)| (reason.as_str(), *count)),
+        ),
+        Metric::counter("reports_unrequested", "Inventories and answers that the aggregator had not requested.")
+            .value(number(reports.unasked)),
+    ];
+    let ecosystems: BTreeSet<&str> = status
+        .database
+        .iter()
+        .flat_map(|database| &database.sources)
+        .map(|source| family(&source.ecosystem))
+        .take(MAX_ECOSYSTEMS)
+        .collect();
+    let known = |ecosystem: &str| ecosystems.get(family(ecosystem)).map_or(OTHER, |known| known).to_owned();
+    let mut assessed =
+        Metric::gauge("assessed_containers", "Containers by ecosystem, and whether it could be matched.");
+    for count in &status.assessed {
+        let labels = vec![("ecosystem", known(&count.ecosystem)), ("state", count.state.as_str().to_owned())];
+        assessed.add(labels, number(count.containers));
     }
-    coverage(status, &mut metrics);
-    let layers = &status.layers;
-    metrics.push(Metric::by(
-        "outcrop_layers",
-        "Layers that nodes have, by how far they are; each has exactly one state.",
-        "state",
-        [("known", layers.known), ("leased", layers.leased), ("waiting", layers.waiting), ("failed", layers.failed)],
-    ));
-    metrics.push(Metric::by(
-        "outcrop_findings",
-        "Findings of containers by severity.",
-        "severity",
-        status.findings.iter().map(|(severity, count)| (severity.as_str(), *count)),
-    ));
-    let lifetimes = &status.lifetimes;
-    metrics.push(Metric::by(
-        "outcrop_containers_ended_total",
-        "Containers that have ended, by the coverage that they had in the end.",
-        "coverage",
-        lifetimes.ended.iter().map(|(state, count)| (state.as_str(), *count)),
-    ));
-    let reports = &status.reports;
-    for (name, help, count) in [
-        ("outcrop_containers_seen_total", "Containers that nodes have told of.", lifetimes.seen),
-        (
-            "outcrop_containers_gone_before_reading_total",
-            "Containers that ended before anything could be read of them.",
-            lifetimes.gone_before_reading,
-        ),
-        ("outcrop_inventories_total", "Inventories that were asked for and stored.", reports.inventories),
-        ("outcrop_cross_reads_verified_total", "Cross-reads of layers that came to the same.", reports.verified),
-        (
-            "outcrop_cross_reads_contradicted_total",
-            "Cross-reads of layers that came to something else.",
-            reports.contradicted,
-        ),
-        ("outcrop_unasked_total", "Inventories and answers that nobody had asked for.", reports.unasked),
-    ] {
-        metrics.push(Metric::one(name, help, number(count)));
-    }
-    metrics.push(Metric::by(
-        "outcrop_refused_streams_total",
-        "Calls and streams of agents that were refused, by reason.",
-        "reason",
-        reports.refused_by_reason.iter().map(|(reason, count)| (reason.as_str(), *count)),
-    ));
-    metrics.push(Metric::one(
-        "outcrop_store_writable",
-        "Whether anything is taken from nodes: 0 while the store cannot be written.",
-        flag(status.store_error.is_none()),
-    ));
-    database(status, now, &mut metrics);
+    metrics.push(assessed);
+    metrics.extend(database(status, known, now));
     metrics
 }
 
-fn coverage(status: &Status, metrics: &mut Vec<Metric>) {
-    metrics.push(Metric::by(
-        "outcrop_containers",
-        "Containers by coverage; each has exactly one state.",
-        "coverage",
-        status.coverage.iter().map(|count| (count.state.as_str(), count.containers)),
-    ));
-    let mut reasons = Metric::new(
-        "outcrop_containers_reason",
-        "Containers by the reason for their coverage; all but the commonest reasons are counted as other.",
-    );
-    let mut commonest: Vec<_> = status.reasons.iter().collect();
-    commonest.sort_by_key(|count| std::cmp::Reverse(count.containers));
-    for (place, count) in commonest.into_iter().enumerate() {
-        let reason = if place < MAX_REASONS { count.reason.as_str() } else { "other" };
-        reasons.add(&[("coverage", count.state.as_str()), ("reason", reason)], number(count.containers));
-    }
-    metrics.push(reasons);
-    let mut assessed = Metric::new(
-        "outcrop_assessed_containers",
-        "Containers by ecosystem, and whether and why that could be matched against advisories.",
-    );
-    for count in &status.assessed {
-        let labels = [
-            ("ecosystem", count.ecosystem.as_str()),
-            ("state", count.state.as_str()),
-            ("reason", count.reason.as_str()),
-        ];
-        assessed.add(&labels, number(count.containers));
-    }
-    metrics.push(assessed);
+/// Returns the family of an ecosystem: `Debian` for `Debian:12`. The release comes from an image.
+fn family(ecosystem: &str) -> &str {
+    ecosystem.split(':').next().unwrap_or_default()
 }
 
-fn database(status: &Status, now: jiff::Timestamp, metrics: &mut Vec<Metric>) {
-    metrics.push(Metric::one(
-        "outcrop_database_refused",
-        "Whether the advisory database that was offered last was refused.",
-        flag(status.database_error.is_some()),
-    ));
-    let mut info = Metric::new("outcrop_database_info", "The advisory database in use.");
-    let mut records = Metric::new("outcrop_database_records", "Records of the advisory database by source.");
+fn database(status: &Status, known: impl Fn(&str) -> String, now: jiff::Timestamp) -> Vec<Metric> {
+    let mut records = Metric::gauge("database_records", "Records of the advisory database by ecosystem.");
     let mut age =
-        Metric::new("outcrop_database_age_seconds", "Age of a source's newest record in the advisory database.");
-    if let Some(database) = &status.database {
-        let signed_by = database.signed_by.as_deref().unwrap_or_default();
-        info.add(&[("digest", &database.digest), ("brought_by", &database.brought_by), ("signed_by", signed_by)], 1.0);
-        for source in &database.sources {
-            let labels = [("ecosystem", source.ecosystem.as_str())];
-            records.add(&labels, number(source.records));
-            let exact =
-                source.newest.parse::<jiff::Timestamp>().ok().map(|newest| now.as_second() - newest.as_second());
-            let seconds = exact.or(source.age_days.map(|days| days.saturating_mul(86_400)));
-            if let Some(seconds) = seconds {
-                age.samples.insert(
-                    format!("ecosystem=\"{}\"", label(&source.ecosystem)),
-                    number(u64::try_from(seconds).unwrap_or(0)),
-                );
-            }
+        Metric::gauge("database_age", "Age of the newest record of an ecosystem; the oldest of its releases.")
+            .unit(Unit::Seconds);
+    for source in status.database.iter().flat_map(|database| &database.sources) {
+        let labels = vec![("ecosystem", known(&source.ecosystem))];
+        records.add(labels.clone(), number(source.records));
+        let exact = source.newest.parse::<jiff::Timestamp>().ok().map(|newest| now.as_second() - newest.as_second());
+        if let Some(seconds) = exact.or(source.age_days.map(|days| days.saturating_mul(86_400))) {
+            let seconds = number(u64::try_from(seconds).unwrap_or(0));
+            let sample = age.samples.entry(labels).or_insert(seconds);
+            *sample = sample.max(seconds);
         }
     }
-    metrics.extend([info, records, age]);
-    let Some(rematch) = &status.rematch else { return };
+    let mut metrics = vec![records, age];
+    if let Some(database) = &status.database
+        && let Ok(loaded) = database.brought_at.parse::<jiff::Timestamp>()
+    {
+        metrics.push(
+            Metric::gauge("database_loaded_timestamp", "Time at which the advisory database was loaded, since 1970.")
+                .unit(Unit::Seconds)
+                .value(number(u64::try_from(loaded.as_second()).unwrap_or(0))),
+        );
+    }
+    let Some(rematch) = &status.rematch else { return metrics };
     if let Ok(at) = rematch.at.parse::<jiff::Timestamp>() {
-        let at = u64::try_from(at.as_second()).unwrap_or(0);
-        metrics.push(Metric::one(
-            "outcrop_rematch_start_timestamp_seconds",
-            "When everything was last matched again.",
-            number(at),
-        ));
+        metrics.push(
+            Metric::gauge("rematch_start_timestamp", "Time at which the last full rematch started, since 1970.")
+                .unit(Unit::Seconds)
+                .value(number(u64::try_from(at.as_second()).unwrap_or(0))),
+        );
     }
-    metrics.push(Metric::one(
-        "outcrop_rematch_duration_seconds",
-        "How long it took to match everything again.",
-        rematch.seconds,
-    ));
-    for (name, help, count) in [
-        ("outcrop_rematch_stacks", "Stacks that the last rematch looked at.", rematch.stacks),
-        ("outcrop_rematch_appeared", "Findings of stacks that appeared in the last rematch.", rematch.appeared),
-        ("outcrop_rematch_went", "Findings of stacks that went in the last rematch.", rematch.went),
-        (
-            "outcrop_rematch_nodes_rescanned",
-            "Nodes that had to read something for the last rematch.",
-            rematch.nodes_rescanned,
-        ),
-    ] {
-        metrics.push(Metric::one(name, help, number(count)));
-    }
+    metrics.extend([
+        Metric::gauge("rematch_duration", "Duration of the last full rematch.")
+            .unit(Unit::Seconds)
+            .value(rematch.seconds),
+        Metric::gauge("rematch_stacks", "Stacks that the last full rematch matched.").value(number(rematch.stacks)),
+        Metric::gauge("rematch_findings", "Findings of stacks that the last full rematch changed.")
+            .by("change", [("opened", rematch.appeared), ("closed", rematch.went)]),
+    ]);
+    metrics
 }
 
-/// The metrics of nodes, in the order in which [`Nodes::add`] fills them.
-struct Nodes([Metric; 15]);
+/// Metrics of nodes. Each node has the same series, whatever its agent reports.
+struct NodeMetrics {
+    /// The version of the aggregator.
+    version: String,
+    /// In the order in which [`Self::add`] adds to them.
+    metrics: [Metric; 17],
+}
 
-impl Nodes {
-    fn new() -> Self {
-        Self([
-            Metric::new("outcrop_node_info", "A node's agent: its version, its cataloguers', its weakest cage."),
-            Metric::new("outcrop_node_attached", "Whether the stream of a node's agent lives."),
-            Metric::new("outcrop_node_distrusted", "Whether a node is not believed."),
-            Metric::new("outcrop_node_silent_seconds", "How long nothing was heard of a node."),
-            Metric::new("outcrop_node_containers", "Containers of a node."),
-            Metric::new("outcrop_node_layers_read", "Layers in the store that a node read."),
-            Metric::new("outcrop_agent_resident_bytes", "Resident memory of an agent's processes by role."),
-            Metric::new("outcrop_agent_cpu_seconds_total", "Processor time of an agent's processes by role."),
-            Metric::new("outcrop_agent_starts_total", "How often an agent's processes were started, by role."),
-            Metric::new("outcrop_agent_layers_read_total", "Layers that an agent has read."),
-            Metric::new("outcrop_agent_layers_verified_total", "Layers that an agent has read for another's word."),
-            Metric::new("outcrop_agent_layers_failed_total", "Layers that an agent could not read."),
-            Metric::new("outcrop_agent_worker_deaths_total", "Workers of an agent that died of what they read."),
-            Metric::new(
-                "outcrop_agent_gone_before_reading_total",
+impl NodeMetrics {
+    fn new(version: &str) -> Self {
+        let metrics = [
+            Metric::gauge("node_attached", "Whether the agent of a node is connected."),
+            Metric::gauge("node_distrusted", "Whether a node is distrusted."),
+            Metric::gauge("node_same_version", "Whether the agent of a node has the version of the aggregator."),
+            Metric::gauge("node_marks", "Whether the agent of a node can read the marks of overlay file systems."),
+            Metric::gauge("node_catalogers", "Version of the catalogers of a node's agent."),
+            Metric::gauge("node_silent", "Time since a node was last heard from.").unit(Unit::Seconds),
+            Metric::gauge("node_containers", "Containers of a node."),
+            Metric::gauge("node_layers_read", "Layers in the store that a node has read."),
+            Metric::gauge("agent_resident", "Resident memory of an agent's processes by role.").unit(Unit::Bytes),
+            Metric::counter("agent_cpu", "Processor time of an agent's processes by role.").unit(Unit::Seconds),
+            Metric::counter("agent_starts", "Starts of an agent's processes by role."),
+            Metric::counter("agent_layers_read", "Layers that an agent has read."),
+            Metric::counter("agent_layers_verified", "Layers that an agent has read to verify another node."),
+            Metric::counter("agent_layers_failed", "Layers that an agent could not read."),
+            Metric::counter("agent_worker_deaths", "Workers of an agent that were killed by what they read."),
+            Metric::counter(
+                "agent_gone_before_reading",
                 "Containers that ended before an agent could read anything of them.",
             ),
-            Metric::new("outcrop_agent_queue", "Layers that wait to be read by an agent."),
-        ])
+            Metric::gauge("agent_queue", "Layers that wait to be read by an agent."),
+        ];
+        Self { version: version.to_owned(), metrics }
     }
 
     fn add(&mut self, node: &NodeItem) {
-        let [info, attached, distrusted, silent, containers, read, resident, cpu, starts, counts @ ..] = &mut self.0;
-        let name = [("node", node.name.as_str())];
-        let (cataloguers, marks) = (node.cataloguers.to_string(), node.marks.to_string());
-        let labels = [
-            ("node", node.name.as_str()),
-            ("agent_version", node.agent_version.as_str()),
-            ("cataloguers", cataloguers.as_str()),
-            ("cage", node.cage.as_str()),
-            ("marks", marks.as_str()),
-        ];
-        info.add(&labels, 1.0);
-        attached.add(&name, flag(node.attached));
-        distrusted.add(&name, flag(node.distrusted));
-        silent.add(&name, number(node.silent_seconds));
-        containers.add(&name, number(node.containers));
-        read.add(&name, number(node.layers_read));
+        let labels = || vec![("node", node.name.clone())];
+        let [attached, distrusted, same, marks, catalogers, silent, containers, read, more @ ..] = &mut self.metrics;
+        attached.add(labels(), flag(node.attached));
+        distrusted.add(labels(), flag(node.distrusted));
+        same.add(labels(), flag(node.agent_version == self.version));
+        marks.add(labels(), flag(node.marks));
+        catalogers.add(labels(), f64::from(node.cataloguers));
+        silent.add(labels(), number(node.silent_seconds));
+        containers.add(labels(), number(node.containers));
+        read.add(labels(), number(node.layers_read));
         let Some(agent) = &node.agent else { return };
+        let [resident, cpu, starts, counts @ ..] = more;
         for role in &agent.roles {
-            let labels = [("node", node.name.as_str()), ("role", role.name.as_str())];
-            resident.add(&labels, number(role.resident_bytes));
-            cpu.add(&labels, number(role.cpu_milliseconds) / 1000.0);
-            starts.add(&labels, number(role.starts));
+            let name = ["runtime", "reader", "worker"].into_iter().find(|known| *known == role.name).unwrap_or(OTHER);
+            let labels = || vec![("node", node.name.clone()), ("role", name.to_owned())];
+            resident.add(labels(), number(role.resident_bytes));
+            cpu.add(labels(), number(role.cpu_milliseconds) / 1000.0);
+            starts.add(labels(), number(role.starts));
         }
         let values = [
             agent.layers_read,
@@ -333,6 +413,6 @@ impl Nodes {
             agent.gone_before_reading,
             agent.queue,
         ];
-        counts.iter_mut().zip(values).for_each(|(metric, value)| metric.add(&name, number(value)));
+        counts.iter_mut().zip(values).for_each(|(metric, value)| metric.add(labels(), number(value)));
     }
 }

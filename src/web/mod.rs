@@ -8,6 +8,7 @@ mod access;
 mod api;
 mod escape;
 mod guard;
+mod health;
 pub mod list;
 pub mod listen;
 mod metrics;
@@ -16,8 +17,10 @@ mod openapi;
 mod page;
 mod problem;
 mod query;
+mod routes;
 mod serve;
 mod source;
+mod throttle;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,15 +30,15 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse as _, Response};
-use axum::routing::get;
 use axum::{Extension, Router};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use access::{
-    AccessError, Admission, Asked, Authorizer, Caller, Denied, Loopback, Right, TokenFile, make_api_token,
+    AccessError, Admission, Authorizer, Caller, Denied, Loopback, Permission, Right, TokenFile, make_api_token,
 };
 pub use escape::is_treacherous;
+pub use health::{Health, Probe};
 pub use model::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,
     DatabaseStatus, FindingItem, HasItem, ImageItem, IssueItem, KubernetesNode, KubernetesStatus, LayerCounts,
@@ -45,6 +48,11 @@ pub use model::{
 pub use problem::Problem;
 pub use serve::serve;
 pub use source::{Failure, Future, List, Scope, Source};
+
+use crate::metrics::Metrics;
+use health::Outcome;
+use routes::{Document, Endpoint, router};
+use throttle::Throttle;
 
 /// Questions that are answered at a time.
 const TURNS: usize = 64;
@@ -60,6 +68,10 @@ pub struct Config {
     pub uploads: PathBuf,
     /// Most bytes of a pushed file.
     pub max_upload: u64,
+    /// Metrics that are exposed besides those of the status, and into which requests are counted.
+    pub metrics: Arc<Metrics>,
+    /// Checks behind `/livez` and `/readyz`.
+    pub health: Health,
 }
 
 /// What every handler stands on.
@@ -70,11 +82,13 @@ struct Api {
     config: Arc<Config>,
     turns: Arc<Semaphore>,
     push: Arc<Semaphore>,
-    /// When it was last seen that questions are answered.
+    /// When the source last answered a readiness probe.
     answered: Arc<tokio::sync::Mutex<Option<Instant>>>,
+    document: Document,
+    rejections: Arc<Throttle>,
 }
 
-/// Everything that can be asked of `source`, by whom `authorizer` lets in.
+/// Returns everything that can be requested of `source`, by callers whom `authorizer` admits.
 pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: Config) -> Router {
     let api = Api {
         source,
@@ -83,44 +97,52 @@ pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: 
         turns: Arc::new(Semaphore::new(TURNS)),
         push: Arc::new(Semaphore::new(1)),
         answered: Arc::default(),
+        document: Document::default(),
+        rejections: Arc::default(),
     };
-    let asked = api::routes()
-        .route("/", get(front))
-        .route("/metrics", get(measures))
-        .fallback(async |uri: Uri| Problem::new(StatusCode::NOT_FOUND, format!("path {} not found", uri.path())))
-        .method_not_allowed_fallback(not_done)
-        .layer(from_fn_with_state(api.clone(), guard::turns))
-        .layer(from_fn_with_state(api.clone(), guard::callers));
-    // Those who keep the process alive are let in without a token, and wait for nobody.
-    let probes = Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(ready));
-    let probes = probes.method_not_allowed_fallback(not_done);
-    Router::new()
-        .merge(asked)
-        .merge(probes)
-        .layer(from_fn_with_state(api.clone(), guard::browsers))
+    let mut endpoints = api::endpoints();
+    // A page and an exposition show counts of everything: the status.
+    endpoints.push(Endpoint::page("/", Permission::get("status"), front));
+    endpoints.push(Endpoint::page("/metrics", Permission::get("status"), measures));
+    endpoints.push(Endpoint::probe("/livez", live));
+    endpoints.push(Endpoint::probe("/healthz", live));
+    endpoints.push(Endpoint::probe("/readyz", ready));
+    router(&api, endpoints)
+        .layer(from_fn_with_state(api.clone(), guard::reject_forged))
         .layer(CatchPanicLayer::custom(Problem::panicked))
         .layer(from_fn(guard::headers))
         .with_state(api)
 }
 
-async fn not_done() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the Allow header")
+/// Answers whether the process works, and need not be restarted.
+async fn live(State(api): State<Api>, uri: Uri) -> Response {
+    probe(uri.path().trim_start_matches('/'), &uri, &api.config.health.run(Probe::Live))
 }
 
-/// Ready is who can answer a question. Anybody may ask that, so that it is tried once a second at most.
-async fn ready(State(api): State<Api>) -> Result<&'static str, Problem> {
-    let try_once = async {
+/// Answers whether requests can be answered. Anybody may ask, so the source is asked at most once a second.
+async fn ready(State(api): State<Api>, uri: Uri) -> Response {
+    let mut outcomes = api.config.health.run(Probe::Ready);
+    let request = async {
         let mut answered = api.answered.lock().await;
         if answered.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
             let list = List { limit: 1, ..List::default() };
-            api.source.nodes(&Scope::All, &list).await?;
+            api.source.nodes(&Scope::All, &list).await.map_err(|failure| format!("{failure:?}"))?;
             *answered = Some(Instant::now());
         }
-        Ok::<_, Failure>("ok\n")
+        Ok(())
     };
-    let answer = tokio::time::timeout(Duration::from_secs(5), try_once).await;
-    let late = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not ready: no response within five seconds");
-    Ok(answer.map_err(late)??)
+    let late = |_| Err("no answer within five seconds".to_owned());
+    let result = tokio::time::timeout(Duration::from_secs(5), request).await.unwrap_or_else(late);
+    outcomes.push(api.config.health.note("api", result));
+    probe("readyz", &uri, &outcomes)
+}
+
+fn probe(name: &str, uri: &Uri, outcomes: &[Outcome]) -> Response {
+    let verbose = uri.query().unwrap_or_default().split('&').any(|part| matches!(part, "verbose" | "verbose=true"));
+    let passed = outcomes.iter().all(|outcome| outcome.passed);
+    let status = if passed { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
+    (status, headers, health::text(name, outcomes, verbose)).into_response()
 }
 
 async fn front(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Html<String>, Problem> {
@@ -128,6 +150,6 @@ async fn front(State(api): State<Api>, Extension(caller): Extension<Caller>) -> 
 }
 
 async fn measures(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Response, Problem> {
-    let text = metrics::text(api.source.as_ref(), &caller.scope).await?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+    let text = metrics::text(api.source.as_ref(), &caller.scope, &api.config.metrics).await?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

@@ -37,6 +37,11 @@ impl Problem {
         }
     }
 
+    /// Returns what is wrong and what to do about it.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// What cannot be understood of a question.
     pub(super) fn question(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)

@@ -25,7 +25,7 @@ use super::answers::some;
 use super::bundle::Bundle;
 use super::objects::{Objects, Read};
 use crate::cli::tunnel::{Cluster, OUTCROP};
-use crate::cluster::{review, words};
+use crate::cluster::{error_message, review};
 
 /// Timeout of a request to the API server.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -112,10 +112,10 @@ pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
 async fn version(client: &Client) -> Result<(Info, Option<String>), String> {
     let asked = async {
         let request = Request::get("/version").body(kube::client::Body::empty()).map_err(|error| error.to_string())?;
-        let answer = client.send(request).await.map_err(|error| words(&error))?;
+        let answer = client.send(request).await.map_err(|error| error_message(&error))?;
         let status = answer.status();
         let date = answer.headers().get("date").and_then(|date| date.to_str().ok()).map(ToOwned::to_owned);
-        let bytes = answer.into_body().collect_bytes().await.map_err(|error| words(&error))?;
+        let bytes = answer.into_body().collect_bytes().await.map_err(|error| error_message(&error))?;
         if !status.is_success() {
             return Err(format!("the response has status {status}"));
         }
@@ -200,7 +200,7 @@ async fn list<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, parameters: Lis
     let parameters = parameters.limit(MAX_OBJECTS);
     let listed = tokio::time::timeout(PATIENCE, api.list(&parameters)).await;
     let listed = listed.map_err(|_| "no response from the API server".to_owned())?;
-    listed.map(|list| list.items).map_err(|error| words(&error))
+    listed.map(|list| list.items).map_err(|error| error_message(&error))
 }
 
 /// A permission and what requires it.
@@ -446,7 +446,7 @@ async fn logs(api: &Api<Pod>, pod: &Pod, bundle: &mut Bundle) {
             let asked = tokio::time::timeout(PATIENCE, api.logs(&name, &parameters)).await;
             let text = match asked {
                 Ok(Ok(text)) => text,
-                Ok(Err(error)) => format!("reading the log: {}\n", words(&error)),
+                Ok(Err(error)) => format!("reading the log: {}\n", error_message(&error)),
                 Err(_) => "reading the log: no response from the API server\n".to_owned(),
             };
             let of = if previous { "-previous" } else { "" };

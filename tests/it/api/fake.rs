@@ -27,6 +27,8 @@ pub(super) struct Fake {
     pub(super) nodes: usize,
     /// How many containers; all but the first are honest.
     pub(super) containers: usize,
+    /// A text in every place that images, agents and feeds choose, and a count, instead of the usual ones.
+    pub(super) words: Option<(String, u64)>,
     /// Databases that were pushed.
     pub(super) pushed: Arc<Mutex<Vec<Push>>>,
     /// What the advisory `wait` and a database that begins with `slow` wait for.
@@ -61,7 +63,7 @@ pub(super) struct Push {
 impl Fake {
     pub(super) fn new(nodes: usize, containers: usize) -> Self {
         let gate = Arc::new(Gate { waiting: AtomicUsize::new(0), open: Semaphore::new(0) });
-        Self { nodes, containers, pushed: Arc::default(), gate }
+        Self { nodes, containers, words: None, pushed: Arc::default(), gate }
     }
 
     fn node(&self, number: usize) -> NodeItem {
@@ -337,7 +339,27 @@ fn ready<'a, T: Send + 'a>(answer: Result<T, Failure>) -> Future<'a, T> {
 
 impl Source for Fake {
     fn status<'a>(&'a self, scope: &'a Scope) -> Future<'a, Status> {
-        ready(Ok(self.status(scope)))
+        let mut status = self.status(scope);
+        if let Some((text, count)) = &self.words {
+            status.reasons = (0..*count.min(&9))
+                .map(|number| ReasonCount {
+                    state: CoverageState::Failed,
+                    reason: format!("{text}{number}"),
+                    containers: *count,
+                })
+                .collect();
+            let releases =
+                (0..*count.min(&9)).map(|number| assessed(&format!("Slackware:{text}{number}"), "stale", text, 1));
+            status.assessed = [assessed("Slackware:1", "stale", text, 1)].into_iter().chain(releases).collect();
+            status.layers.disputed = *count;
+            status.withheld = *count;
+            status.problems = vec![text.clone()];
+            status.store_error = Some(text.clone()).filter(|text| !text.is_empty());
+            if let Some(database) = &mut status.database {
+                (database.digest, database.brought_by) = (text.clone(), text.clone());
+            }
+        }
+        ready(Ok(status))
     }
 
     fn workloads<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<WorkloadItem>> {
@@ -385,7 +407,17 @@ impl Source for Fake {
             Ok(flags) => flags,
             Err(failure) => return ready(Err(failure)),
         };
-        let nodes = (0..self.nodes).map(|number| (number, self.node(number))).filter(|(_, node)| {
+        let node = |number| {
+            let mut node = self.node(number);
+            if let Some((text, count)) = &self.words {
+                (node.agent_version, node.cage, node.layers_read) = (text.clone(), text.clone(), *count);
+                for role in node.agent.iter_mut().flat_map(|agent| &mut agent.roles).take(1) {
+                    role.name = format!("{text}!");
+                }
+            }
+            node
+        };
+        let nodes = (0..self.nodes).map(|number| (number, node(number))).filter(|(_, node)| {
             list.filter("name").is_none_or(|name| node.name == name)
                 && attached.is_none_or(|attached| node.attached == attached)
                 && distrusted.is_none_or(|distrusted| node.distrusted == distrusted)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outcrop::web::listen::{Certificate, Incoming, Limits, Protocol};
-use outcrop::web::{Authorizer, Config, Loopback, TokenFile, routes, serve};
+use outcrop::web::{Authorizer, Config, Health, Loopback, TokenFile, routes, serve};
 use serde_json::Value;
 
 use super::fake::Fake;
@@ -86,8 +86,14 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let uploads = dir.path().join("uploads");
         fs::create_dir(&uploads).unwrap();
-        let mut config =
-            Config { loopback: true, hosts: vec!["outcrop.example".to_owned()], uploads, max_upload: 1 << 20 };
+        let mut config = Config {
+            loopback: true,
+            hosts: vec!["outcrop.example".to_owned()],
+            uploads,
+            max_upload: 1 << 20,
+            metrics: Arc::default(),
+            health: Health::default(),
+        };
         change(&mut config);
         let (authorizer, tls) = access(dir.path());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

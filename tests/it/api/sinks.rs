@@ -65,7 +65,7 @@ fn five_thousand_nodes_make_the_page_no_longer() {
 fn metrics_are_what_prometheus_reads_and_hold_the_whole_status() {
     let server = Server::open(Fake::new(1_234, 30));
     let answer = server.get("/metrics");
-    assert_eq!(answer.header("Content-Type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(answer.header("Content-Type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
     let series = parse(&answer.body).unwrap();
     let value = |name: &str, labels: &[(&str, &str)]| {
         let wanted = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -76,39 +76,67 @@ fn metrics_are_what_prometheus_reads_and_hold_the_whole_status() {
         ("outcrop_nodes", &[("state", "attached")], 1110.0),
         ("outcrop_nodes", &[("state", "silent")], 124.0),
         ("outcrop_containers", &[("coverage", "scanned")], 29.0),
-        ("outcrop_containers_reason", &[("coverage", "partial"), ("reason", HOSTILE)], 1.0),
-        ("outcrop_assessed_containers", &[("ecosystem", "Debian:12"), ("state", "stale"), ("reason", HOSTILE)], 1.0),
+        ("outcrop_gaps", &[("kind", "containers-partial")], 1.0),
+        ("outcrop_gaps", &[("kind", "containers-pending")], 0.0),
+        ("outcrop_gaps", &[("kind", "containers-unreported")], 1.0),
+        ("outcrop_gaps", &[("kind", "containers-stray")], 2.0),
+        ("outcrop_gaps", &[("kind", "nodes-without-agent")], 2.0),
+        ("outcrop_gaps", &[("kind", "nodes-silent")], 124.0),
+        ("outcrop_gaps", &[("kind", "nodes-distrusted")], 1.0),
+        ("outcrop_gaps", &[("kind", "nodes-weak-sandbox")], 1.0),
+        ("outcrop_gaps", &[("kind", "layers-disputed")], 1.0),
+        ("outcrop_gaps", &[("kind", "findings-withheld")], 5.0),
+        ("outcrop_gaps", &[("kind", "assessments-stale")], 1.0),
+        ("outcrop_gaps", &[("kind", "assessments-unmatched")], 1.0),
+        ("outcrop_gaps", &[("kind", "database-refused")], 1.0),
+        ("outcrop_gaps", &[("kind", "database-missing")], 0.0),
+        ("outcrop_gaps", &[("kind", "store-not-writable")], 1.0),
+        ("outcrop_assessed_containers", &[("ecosystem", "Debian"), ("state", "stale")], 1.0),
         ("outcrop_layers", &[("state", "failed")], 3.0),
-        ("outcrop_layers_disputed", &[], 1.0),
         ("outcrop_findings", &[("severity", "critical")], 1.0),
-        ("outcrop_findings_withheld", &[], 5.0),
         ("outcrop_containers_seen_total", &[], 33.0),
         ("outcrop_containers_ended_total", &[("coverage", "failed")], 1.0),
         ("outcrop_inventories_total", &[], 10.0),
-        ("outcrop_cross_reads_contradicted_total", &[], 1.0),
+        ("outcrop_cross_reads_total", &[("outcome", "contradicted")], 1.0),
         ("outcrop_oldest_unscanned_seconds", &[], 77.0),
-        ("outcrop_store_writable", &[], 0.0),
-        ("outcrop_database_refused", &[], 1.0),
-        ("outcrop_database_age_seconds", &[("ecosystem", HOSTILE)], 259_200.0),
-        ("outcrop_database_records", &[("ecosystem", "Debian:12")], 40_000.0),
+        ("outcrop_database_records", &[("ecosystem", "Debian")], 40_000.0),
         ("outcrop_rematch_duration_seconds", &[], 1.25),
-        ("outcrop_rematch_nodes_rescanned", &[], 0.0),
+        ("outcrop_rematch_findings", &[("change", "opened")], 12.0),
         ("outcrop_node_attached", &[("node", HOSTILE)], 0.0),
+        ("outcrop_node_same_version", &[("node", HOSTILE)], 0.0),
+        ("outcrop_node_same_version", &[("node", "node-2")], 1.0),
         ("outcrop_node_silent_seconds", &[("node", "node-1233")], 1.0),
         // Two workers of one agent are one series.
         ("outcrop_agent_resident_bytes", &[("node", "node-2"), ("role", "worker")], f64::from(12 << 20)),
-        ("outcrop_agent_resident_bytes", &[("node", HOSTILE), ("role", HOSTILE)], f64::from(7 << 20)),
+        ("outcrop_agent_resident_bytes", &[("node", HOSTILE), ("role", "other")], f64::from(7 << 20)),
         ("outcrop_agent_cpu_seconds_total", &[("node", "node-2"), ("role", "runtime")], 1.5),
         ("outcrop_agent_worker_deaths_total", &[("node", "node-2")], 1.0),
     ] {
         assert!((value(name, labels) - expected).abs() < 1e-9, "{name} {labels:?}: {}", value(name, labels));
     }
-    let nodes = series.keys().filter(|(name, _)| name == "outcrop_node_info").count();
+    let nodes = series.keys().filter(|(name, _)| name == "outcrop_node_attached").count();
     assert_eq!(nodes, 1_234, "every page of nodes was asked for");
-    let age = value("outcrop_database_age_seconds", &[("ecosystem", "Debian:12")]);
+    let age = value("outcrop_database_age_seconds", &[("ecosystem", "Debian")]);
     assert!(age >= 0.0);
     let sum: f64 = series.iter().filter(|((name, _), _)| name == "outcrop_containers").map(|(_, count)| count).sum();
     assert!((sum - 30.0).abs() < 1e-9, "the states add up");
+}
+
+#[test]
+fn neither_what_nodes_and_images_say_nor_the_date_creates_a_series() {
+    // What differs is text of images, agents and feeds, and counts; the nodes are the same.
+    let series = |text: &str, count: u64| {
+        let mut fake = Fake::new(20, 30);
+        fake.words = Some((text.to_owned(), count));
+        let body = Server::open(fake).get("/metrics").body;
+        parse(&body).unwrap().into_keys().collect::<BTreeSet<_>>()
+    };
+    let one = series("sha256:1111 is disputed", 1);
+    for (text, count) in [(HOSTILE, 0), ("modified 2026-11-01, which is 31 days ago", 7), ("", u64::from(u32::MAX))] {
+        assert_eq!(series(text, count), one, "{text:?}");
+    }
+    let values = one.iter().flat_map(|(_, labels)| labels.values());
+    assert!(values.clone().all(|value| !value.contains("1111") && !value.contains("Slackware")), "{one:?}");
 }
 
 #[test]

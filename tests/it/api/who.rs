@@ -1,12 +1,15 @@
 //! Who may ask what, and what a browser may be lured into.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-use outcrop::web::{Authorizer, Loopback};
+use outcrop::web::{Admission, Authorizer, Denied, Health, Loopback, Permission, Probe};
 
 use serde_json::Value;
 
+use super::exposition::parse;
 use super::fake::Fake;
 use super::server::Server;
 
@@ -23,7 +26,7 @@ pub(super) fn token(server: &Server, name: &str, rights: &str, namespaces: &str)
 #[test]
 fn nobody_without_a_token_learns_anything() {
     let server = Server::with_tokens(Fake::new(2, 4));
-    for target in ["/", "/metrics", "/api/v1/status", "/api/v1/openapi.json", "/api/v1/layers", "/nothing"] {
+    for target in ["/", "/metrics", "/api/v1/status", "/api/v1/openapi.json", "/api/v1/layers"] {
         for headers in [&[][..], &[("Authorization", "Bearer guess")], &[("Authorization", "Basic eDp4")]] {
             let answer = server.ask("GET", target, headers, b"");
             assert_eq!(answer.status, 401, "{target}: {answer:?}");
@@ -34,7 +37,9 @@ fn nobody_without_a_token_learns_anything() {
     let json = [("Content-Type", "application/json")];
     assert_eq!(server.ask("POST", "/api/v1/database", &json, b"x").status, 401);
     // Who keeps the process alive needs none.
-    assert_eq!((server.get("/healthz").status, server.get("/readyz").status), (200, 200));
+    for probe in ["/healthz", "/livez", "/readyz"] {
+        assert_eq!(server.get(probe).status, 200, "{probe}");
+    }
     let told = server.outcrop(&["status"]);
     let told = (told.status.code(), String::from_utf8(told.stderr).unwrap());
     assert!(told.0 == Some(1) && told.1.contains("--token-file"), "{told:?}");
@@ -169,4 +174,133 @@ fn no_page_changes_anything_here() {
     let answer = server.ask("OPTIONS", "/api/v1/database", &asks, b"");
     assert!(answer.status >= 400 && answer.header("Access-Control-Allow-Origin").is_empty(), "{answer:?}");
     assert!(pushed.lock().unwrap().is_empty());
+}
+
+/// Denies every permission, and records which ones were requested.
+#[derive(Default)]
+struct Deny(Mutex<Vec<(&'static str, &'static str)>>);
+
+impl Authorizer for Deny {
+    fn authorize<'a>(&'a self, _: Option<&'a str>, permission: Permission) -> Admission<'a> {
+        self.0.lock().unwrap().push((permission.verb, permission.resource));
+        Box::pin(async { Err(Denied::Forbidden("nothing is permitted".to_owned())) })
+    }
+}
+
+#[test]
+fn every_route_asks_for_its_own_permission_and_an_unknown_path_for_none() {
+    let deny = Arc::new(Deny::default());
+    let authorizer = Arc::clone(&deny);
+    let server = Server::start(Fake::new(2, 2), |_| (authorizer as Arc<dyn Authorizer>, None), |_| ());
+    // The document is read from an open server: here nobody may.
+    let document = Server::open(Fake::new(1, 1)).get("/api/v1/openapi.json").json();
+    let json = [("Content-Type", "application/json")];
+    let mut requested = BTreeMap::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            let target = path.replace(['{', '}'], "");
+            let answer = server.ask(&method.to_uppercase(), &target, &json, b"x");
+            assert_eq!(answer.status, 403, "{method} {path}: {answer:?}");
+            let permissions: Vec<_> = deny.0.lock().unwrap().drain(..).collect();
+            let [permission] = permissions.as_slice() else { panic!("{method} {path}: {permissions:?}") };
+            requested.insert(format!("{method} {path}"), format!("{} {}", permission.0, permission.1));
+        }
+    }
+    let expected = [
+        ("get /api/v1/advisories/{id}", "get findings"),
+        ("get /api/v1/containers", "list containers"),
+        ("get /api/v1/findings", "list findings"),
+        ("get /api/v1/images", "list images"),
+        ("get /api/v1/issues", "list issues"),
+        ("get /api/v1/layers", "list layers"),
+        ("get /api/v1/nodes", "list nodes"),
+        ("get /api/v1/openapi.json", "get status"),
+        ("get /api/v1/packages", "list packages"),
+        ("get /api/v1/status", "get status"),
+        ("get /api/v1/who-has", "list packages"),
+        ("get /api/v1/workloads", "list workloads"),
+        ("get /api/v1/workloads/{namespace}/{kind}/{name}", "get workloads"),
+        ("post /api/v1/database", "create databases"),
+        ("post /api/v1/nodes/{name}/distrust", "update nodes"),
+        ("post /api/v1/nodes/{name}/trust", "update nodes"),
+    ];
+    let expected: BTreeMap<String, String> = expected.map(|(of, needs)| (of.to_owned(), needs.to_owned())).into();
+    assert_eq!(requested, expected, "a new route is added here, with the permission that it needs");
+    for page in ["/", "/metrics"] {
+        assert_eq!(server.get(page).status, 403, "{page}");
+    }
+    assert_eq!(deny.0.lock().unwrap().drain(..).collect::<Vec<_>>(), [("get", "status"); 2]);
+    for unknown in [
+        "/nothing",
+        "/api",
+        "/api/v1",
+        "/api/v1/",
+        "/api/v1/statuses",
+        "/api/v1/status/",
+        "/api/v1/nodes/a/b",
+        "/metrics/",
+    ] {
+        assert_eq!(server.get(unknown).status, 404, "{unknown}");
+        assert!([404, 405].contains(&server.ask("POST", unknown, &json, b"x").status), "{unknown}");
+    }
+    assert_eq!(server.ask("DELETE", "/api/v1/status", &json, b"").status, 405);
+    for probe in ["/healthz", "/livez", "/readyz"] {
+        assert_eq!(server.get(probe).status, 200, "{probe}");
+    }
+    assert_eq!(deny.0.lock().unwrap().len(), 0, "nobody is asked about what is not there");
+}
+
+#[test]
+fn a_probe_says_which_check_failed_and_lists_all_of_them_where_asked() {
+    let health = Health::default();
+    let full = Arc::new(AtomicBool::new(false));
+    let is_full = Arc::clone(&full);
+    health.register("tasks", Probe::Live, || Ok(()));
+    health.register("store", Probe::Ready, move || match is_full.load(Ordering::SeqCst) {
+        true => Err("/secret/place is full".to_owned()),
+        false => Ok(()),
+    });
+    let access = |_: &std::path::Path| (Arc::new(Loopback) as Arc<dyn Authorizer>, None);
+    let server = Server::start(Fake::new(2, 2), access, |config| config.health = health);
+    let ask = |target: &str| {
+        let answer = server.get(target);
+        (answer.status, answer.body)
+    };
+    assert_eq!(ask("/readyz"), (200, "ok\n".to_owned()));
+    let passed = "[+]tasks ok\n[+]store ok\n[+]api ok\nreadyz check passed\n";
+    assert_eq!(ask("/readyz?verbose"), (200, passed.to_owned()));
+    assert_eq!(ask("/livez?verbose"), (200, "[+]tasks ok\nlivez check passed\n".to_owned()));
+    full.store(true, Ordering::SeqCst);
+    let failed = "[+]tasks ok\n[-]store failed: reason withheld, see the log\n[+]api ok\nreadyz check failed\n";
+    assert_eq!(ask("/readyz"), (503, failed.to_owned()));
+    assert_eq!(ask("/livez"), (200, "ok\n".to_owned()));
+    full.store(false, Ordering::SeqCst);
+    assert_eq!(ask("/readyz"), (200, "ok\n".to_owned()));
+}
+
+#[test]
+fn requests_are_counted_by_route_and_never_by_path() {
+    let server = Server::open(Fake::new(2, 2));
+    for target in ["/api/v1/status", "/api/v1/advisories/CVE-1", "/api/v1/advisories/CVE-2", "/no/such/path", "/other"]
+    {
+        server.get(target);
+    }
+    let series = parse(&server.get("/metrics").body).unwrap();
+    let count = |route: &str, code: &str| {
+        let labels = [("route", route), ("code", code)].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        series.get(&("outcrop_http_requests_total".to_owned(), labels.into())).copied().map(|count| format!("{count}"))
+    };
+    for (route, code, expected) in [
+        ("/api/v1/status", "2xx", Some("1")),
+        ("/api/v1/advisories/{id}", "4xx", Some("2")),
+        ("unknown", "4xx", Some("2")),
+        ("/no/such/path", "4xx", None),
+    ] {
+        assert_eq!(count(route, code).as_deref(), expected, "{route} {code}");
+    }
+    let duration = (
+        "outcrop_http_request_duration_seconds_count".to_owned(),
+        [("route".to_owned(), "/api/v1/advisories/{id}".to_owned())].into(),
+    );
+    assert_eq!(series.get(&duration).copied().map(|count| format!("{count}")).as_deref(), Some("2"));
 }
