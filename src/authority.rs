@@ -1,4 +1,4 @@
-//! An authority of our own, for those who have none: its key never leaves the data directory, and its certificate is what agents are told.
+//! A certificate authority of the aggregator's own, for operators who have none. Its key never leaves the data directory; agents receive its certificate.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -12,19 +12,19 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-/// How long an authority is valid. Who has its key has the data directory, and that is all there is.
+/// Validity of the authority, in days. Its key is as well protected as everything else in the data directory.
 const AUTHORITY_DAYS: i64 = 3650;
 
-/// How long a certificate is valid.
+/// Validity of a certificate, in days.
 const CERTIFICATE_DAYS: i64 = 90;
 
-/// How often a running aggregator makes itself a new certificate; it does so at each start as well.
+/// Time after which a running aggregator issues itself a new certificate. It also does so at each start.
 pub(crate) const RENEWED: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Names that are always in the certificate: of a tunnel's end.
+/// Names that are in every certificate: the local end of a tunnel.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// Why there is no certificate.
+/// Why no certificate could be issued.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     /// A file.
@@ -45,21 +45,21 @@ pub enum AuthorityError {
     },
 }
 
-/// Files of a certificate, and its authority.
+/// The files of a certificate and of its authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Authority {
-    /// The certificate, PEM.
+    /// Certificate, PEM.
     pub certificate: PathBuf,
-    /// Its key, PEM.
+    /// Private key, PEM.
     pub key: PathBuf,
-    /// The authority's certificate, PEM: what others have to know.
+    /// Certificate of the authority, PEM, with which clients verify the certificate.
     pub authority: PathBuf,
 }
 
-/// Makes a certificate for `names` in `dir`, signed by the authority there; makes that first where there is none.
+/// Issues a certificate for `names` in `dir`, signed by the authority there. Creates the authority if there is none.
 ///
 /// # Errors
-/// When a file cannot be read or written, or a name is none.
+/// When a file cannot be read or written, or a name is invalid.
 pub(crate) fn certify(dir: &Path, names: &[String]) -> Result<Authority, AuthorityError> {
     let file = |path: &Path| {
         let path = path.to_owned();
@@ -69,7 +69,7 @@ pub(crate) fn certify(dir: &Path, names: &[String]) -> Result<Authority, Authori
     fs::create_dir_all(dir).map_err(file(dir))?;
     let [ca_key, ca, key, certificate] = ["ca.key", "ca.crt", "tls.key", "tls.crt"].map(|name| dir.join(name));
     let params = authority_params().map_err(wrong)?;
-    // The certificate is written last: where it is, so is the key that belongs to it.
+    // The certificate is written last: if it exists, so does its key.
     let authority_key = match fs::metadata(&ca) {
         Ok(_) => {
             let kept = fs::read_to_string(&ca_key).map_err(file(&ca_key))?;
@@ -113,13 +113,13 @@ fn named(name: &str) -> DistinguishedName {
     named
 }
 
-/// From a day ago, since clocks differ, for so many days.
+/// Returns the validity from a day ago, because clocks differ, for so many days.
 fn validity(days: i64) -> (time::OffsetDateTime, time::OffsetDateTime) {
     let now = time::OffsetDateTime::from(clock::now());
     (now - time::Duration::days(1), now + time::Duration::days(days))
 }
 
-/// Puts a file in place, whole, for its owner's eyes only.
+/// Replaces a file atomically, readable only for its owner.
 fn put(path: &Path, text: &str) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let _ = fs::remove_file(&fresh);

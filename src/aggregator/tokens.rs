@@ -1,6 +1,6 @@
-//! Who may speak for which node: one seam, and behind it a file of names and hashes, one token a line.
+//! Authentication of nodes: the trait [`Identify`], and the token file that implements it, with one node name and hash per line.
 //!
-//! A node may have several lines: a new token is added, the agent restarted with it, and the old line removed.
+//! A node may have several lines: to replace a token, add the new one, restart the agent with it, and remove the old line.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use outcrop_proto::Digest;
 use super::pods::Binding;
 use crate::token::{self, Watched};
 
-/// Why tokens could not be read or made.
+/// Why tokens could not be read or created.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file.
@@ -87,51 +87,51 @@ impl PartialEq for Credential {
 
 impl Eq for Credential {}
 
-/// Why nobody is let in.
+/// Why a node is not authenticated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// The token is nobody's.
     #[error("unknown token; create one with outcrop token new NODE --tokens FILE")]
     Unknown,
-    /// Whose it is is known, and that they may not speak for a node.
+    /// The token is known and must not speak for a node.
     #[error("{0}")]
     Refused(String),
-    /// Whoever knows could not be asked. Try again.
+    /// The token could not be reviewed. Try again.
     #[error("the token cannot be verified at the moment: {0}")]
     Unavailable(String),
 }
 
-/// An answer that may take time.
+/// The result of an authentication.
 pub type Identified<'a> = Pin<Box<dyn Future<Output = Result<Speaker, Denied>> + Send + 'a>>;
 
-/// Who can tell which node a token speaks for. A node speaks for itself only: what it says of another one is refused by who asks this.
+/// Determines which node a token speaks for. A node speaks for itself only: the caller rejects what it reports about another node.
 pub trait Identify: fmt::Debug + Send + Sync {
-    /// The node that `token` speaks for.
+    /// Returns the node that `token` speaks for.
     fn node<'a>(&'a self, token: &'a str) -> Identified<'a>;
 
-    /// Whether a stream that was let in with this token may go on. Asked for every stream, often: it answers from memory.
+    /// Returns whether a stream that was opened with this token may continue. It is called for every stream every second, so it must answer from memory.
     fn still_valid(&self, node: &str, credential: &Credential) -> bool;
 
-    /// Looks whether what is known is still so. Called now and then, before [`Self::still_valid`]; it may read a file.
+    /// Refreshes what is known. It is called before [`Self::still_valid`], and may read a file.
     fn refresh(&self) {}
 
-    /// What is wrong with what tokens are looked up in, if anything is: what was known before is still used.
+    /// Returns the current problem of the token file, if there is one. The tokens of its last valid version stay in use.
     fn problem(&self) -> Option<String> {
         None
     }
 }
 
-/// Hashes of tokens, with the node that each is for.
+/// The hashes of tokens, each with the node that it speaks for.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
     nodes: HashMap<Digest, String>,
 }
 
 impl Tokens {
-    /// Reads the file.
+    /// Reads a token file.
     ///
     /// # Errors
-    /// When it cannot be read, or has a line that is none.
+    /// When the file cannot be read, or a line is invalid.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let file = |source| TokenError::File { path: path.to_owned(), source };
         Self::parse(path, &token::read_text(path).map_err(file)?)
@@ -151,21 +151,22 @@ impl Tokens {
         Ok(Self { nodes })
     }
 
-    /// The node that `token` is for. Looked up by its hash, so that the time it takes tells nothing of the tokens there are.
+    /// Returns the node that `token` speaks for. It is looked up by its hash, so that the duration reveals nothing about other tokens.
     pub fn node(&self, token: &str) -> Option<String> {
         self.nodes.get(&Digest::of(token.as_bytes())).cloned()
     }
 }
 
-/// The file of tokens, read again when it changes. One that turns bad changes nothing but [`Identify::problem`].
+/// The token file, reloaded when it changes. If the new version is invalid, the tokens of the last valid version stay in use, and
+/// [`Identify::problem`] returns the reason.
 #[derive(Debug)]
 pub struct TokenFile(Watched<Tokens, TokenError>);
 
 impl TokenFile {
-    /// Opens the file.
+    /// Opens a token file.
     ///
     /// # Errors
-    /// When it cannot be read, or has a line that is none.
+    /// When the file cannot be read, or a line is invalid.
     pub fn open(path: &Path) -> Result<Self, TokenError> {
         Watched::open(path, Tokens::read).map(Self)
     }
@@ -194,10 +195,10 @@ impl Identify for TokenFile {
     }
 }
 
-/// Makes a token for `node`, puts its hash into the file, and returns it. It is nowhere else.
+/// Creates a token for `node`, appends its hash to the file, and returns the token, which is not stored.
 ///
 /// # Errors
-/// When the name is none, or the file cannot be written.
+/// When the name is invalid, or the file cannot be written.
 pub fn make_token(path: &Path, node: &str) -> Result<String, TokenError> {
     if !token::is_name(node) {
         return Err(TokenError::Name(node.to_owned()));

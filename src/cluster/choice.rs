@@ -1,4 +1,4 @@
-//! How people name workloads, and choose among them: in kubectl's manner.
+//! Names and label selectors of workloads, in kubectl's syntax.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use kube::core::{Expression, Selector, SelectorExt as _};
 
 use super::{Values, Workload};
 
-/// kubectl's short names, and plurals, of kinds that are workloads.
+/// kubectl's short names of workload kinds, and the kinds.
 const SHORT: [(&str, &str); 9] = [
     ("deploy", "deployment"),
     ("ds", "daemonset"),
@@ -19,7 +19,7 @@ const SHORT: [(&str, &str); 9] = [
     ("ro", "rollout"),
 ];
 
-/// Whether `kind`, as people write it, names the kind of a workload: `deploy`, `deployments`, `Deployment`, `deployment.apps`.
+/// Returns whether `kind` names the kind of a workload, in any form that kubectl accepts: `deploy`, `deployments`, `Deployment`, `deployment.apps`.
 pub fn is_kind(kind: &str, workload: &Workload) -> bool {
     let kind = kind.to_ascii_lowercase();
     let (kind, group) = kind.split_once('.').map_or((kind.as_str(), None), |(kind, group)| (kind, Some(group)));
@@ -31,7 +31,7 @@ pub fn is_kind(kind: &str, workload: &Workload) -> bool {
     long == own || long.strip_suffix('s') == Some(&own) || long.strip_suffix("es") == Some(&own)
 }
 
-/// Whether `name`, which is `NAME` or `KIND/NAME`, names a workload.
+/// Returns whether `name`, which is `NAME` or `KIND/NAME`, names a workload.
 pub fn is_named(name: &str, workload: &Workload) -> bool {
     match name.split_once('/') {
         Some((kind, name)) => name == workload.name && is_kind(kind, workload),
@@ -39,11 +39,11 @@ pub fn is_named(name: &str, workload: &Workload) -> bool {
     }
 }
 
-/// A label selector, as kubectl's `-l` takes it.
+/// A label selector, in the syntax of kubectl's `-l`.
 #[derive(Clone, Debug)]
 pub struct Labels(Selector);
 
-/// A text that is no label selector.
+/// The text is not a label selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "invalid label selector {0:?}: expected terms such as app=web, tier!=test, app in (web,api), app notin (web), app or !app, comma-separated"
@@ -51,23 +51,23 @@ pub struct Labels(Selector);
 pub struct LabelsError(String);
 
 impl Labels {
-    /// Reads a selector.
+    /// Parses a selector.
     ///
     /// # Errors
-    /// When it is none.
+    /// When the text has a syntax error.
     pub fn parse(text: &str) -> Result<Self, LabelsError> {
         let wrong = || LabelsError(text.to_owned());
         let expressions = parts(text).map(|part| expression(part).ok_or_else(wrong));
         Ok(Self(expressions.collect::<Result<Vec<_>, _>>()?.into_iter().collect()))
     }
 
-    /// Whether labels are as it asks for.
+    /// Returns whether the selector matches `labels`.
     pub fn select(&self, labels: &Values) -> bool {
         self.0.matches(labels)
     }
 }
 
-/// The parts between commas that are not in parentheses.
+/// Splits a text at commas outside of parentheses.
 fn parts(text: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0_usize;
     text.split(move |c| {
@@ -80,7 +80,7 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether a text may be a label's key or value; an empty value is one.
+/// Returns whether a text can be a label's key or value; a value may be empty.
 fn is_word(text: &str) -> bool {
     text.len() <= 317 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte))
 }

@@ -1,8 +1,7 @@
-//! What the API server knows of containers: which pod and which workload they are part of, whether these are in view, and what their
-//! specifications leave to be desired.
+//! The API server's view of containers: the pod and the workload of each, whether the workload is excluded, and its configuration issues.
 //!
-//! [`Watch`] keeps a [`Cluster`] in step with the API server; everything else is pure functions over the few fields of Kubernetes' objects
-//! that are needed.
+//! [`Watch`] keeps a [`Cluster`] in sync with the API server. [`Reviews`] asks the API server about tokens and permissions. Everything else is pure
+//! functions over the few fields of Kubernetes objects that are needed.
 
 pub mod checks;
 mod choice;

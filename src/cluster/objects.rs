@@ -1,4 +1,4 @@
-//! Kubernetes' objects, as far as they are used: what else the API server sends is not kept, and of a pod not even decoded.
+//! Kubernetes objects, reduced to the fields that are used. Other fields are not stored; those of a pod are not even decoded.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,8 +14,8 @@ use super::checks::PodSpec;
 use super::owners::manager;
 use super::{ObjectMeta, OwnerReference};
 
-/// An object's metadata as it comes, as far as it is used. What else is in it, such as `managedFields`, may be written by whoever may write
-/// the object, and one that is not as it should be must not cost the list that it is in.
+/// The used fields of an object's metadata. Anybody who may write the object may write the other fields, such as `managedFields`, and a malformed
+/// field of one object must not make the list unreadable.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Lenient {
@@ -31,7 +31,7 @@ struct Lenient {
 
 fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KubeMeta, D::Error> {
     let meta = Lenient::deserialize(deserializer)?;
-    // Of owners only one is ever asked for, and there may be tens of thousands.
+    // Only one owner is ever used, and an object may have tens of thousands.
     let owner = manager(meta.owner_references.as_deref().unwrap_or_default()).map(|owner| KubeOwner {
         api_version: cut(&owner.api_version),
         kind: cut(&owner.kind),
@@ -54,7 +54,7 @@ fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KubeMeta, D::Er
     })
 }
 
-/// As long as a name may be. Those in owner references are anybody's words.
+/// Truncates a text to the length of a name. Texts in owner references may be written by anybody.
 fn cut(text: &str) -> String {
     text[..text.floor_char_boundary(253)].to_owned()
 }
@@ -96,7 +96,7 @@ impl Resource for KubeObject {
     }
 }
 
-/// A `v1.Pod` as it comes: environment, arguments and commands are never decoded.
+/// A `v1.Pod`. Environment, arguments and commands are never decoded.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct KubePod {
@@ -127,7 +127,7 @@ pub(super) struct KubeContainerStatus {
     pub(super) state: Option<BTreeMap<String, serde::de::IgnoredAny>>,
 }
 
-/// Says of a trimmed type which resource of the core group it is.
+/// Declares which resource of the core group a type represents.
 macro_rules! resource {
     ($type:ident, $scope:ty, $kind:literal, $plural:literal) => {
         impl Resource for $type {
@@ -164,7 +164,7 @@ macro_rules! resource {
 resource!(KubePod, NamespaceResourceScope, "Pod", "pods");
 resource!(KubeNode, ClusterResourceScope, "Node", "nodes");
 
-/// A `v1.Node` as it comes.
+/// A `v1.Node`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct KubeNode {
@@ -207,39 +207,39 @@ pub(super) struct KubeNodeInfo {
     pub(super) kernel_version: String,
 }
 
-/// Most bytes of a label or an annotation that is kept. Longer ones are whole documents, such as what was applied last.
+/// Largest size of a label or an annotation that is stored, in bytes. Longer ones are documents, such as the last applied configuration.
 const MAX_VALUE: usize = 1024;
 
-/// Most labels and most annotations that are kept of an object.
+/// Largest number of labels, and of annotations, that are stored per object.
 const MAX_VALUES: usize = 64;
 
-/// The annotation by which a workload or a namespace takes itself out of view: `"true"`.
+/// The annotation that excludes a workload or a namespace, with the value `"true"`.
 pub const EXCLUDE: &str = "outcrop.dev/exclude";
 
 /// Labels or annotations.
 pub type Values = BTreeMap<String, String>;
 
-/// What is kept of an object's metadata besides its identity.
+/// The labels, annotations and age of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
     /// Labels.
     pub labels: Values,
-    /// Annotations, but for those that are whole documents.
+    /// Annotations, without those that are documents.
     pub annotations: Values,
-    /// When it was made, in seconds since 1970; 0 where that is not known.
+    /// Creation time, in seconds since 1970; 0 if it is not known.
     pub created: i64,
 }
 
-/// The part of labels and annotations that is kept.
+/// Returns the labels or annotations that are stored.
 fn kept(values: Option<Values>) -> Values {
     let small = |(key, value): &(String, String)| key.len() <= MAX_VALUE && value.len() <= MAX_VALUE;
-    // The one that decides is kept, however many others there are.
+    // The annotation that excludes is stored, whatever the number of others.
     let (ours, others): (Values, Values) = values.unwrap_or_default().into_iter().partition(|(key, _)| key == EXCLUDE);
     ours.into_iter().chain(others).filter(small).take(MAX_VALUES).collect()
 }
 
 impl Marks {
-    /// Those of an object.
+    /// Takes the labels and annotations out of an object's metadata.
     pub(super) fn of(meta: &mut KubeMeta) -> Self {
         Self {
             labels: kept(meta.labels.take()),

@@ -1,63 +1,63 @@
-//! From a pod to its workload, by owner references.
+//! Finds the workload of a pod, by owner references.
 
 use serde::Deserialize;
 
-/// How many owners are followed. Pod, ReplicaSet, Deployment are three; operators add one or two. More is a circle, or an attempt.
+/// Largest number of owners that are followed. Pod, ReplicaSet, Deployment are three, and operators add one or two; a longer chain is a cycle or an attack.
 const MAX_HOPS: usize = 20;
 
-/// What is read of an object's [`metadata`](https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/object-meta/).
+/// The fields that are read of an object's [`metadata`](https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/object-meta/).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ObjectMeta {
-    /// Its name, unique in its namespace among objects of its kind.
+    /// Name, unique among objects of the same kind in the namespace.
     pub name: String,
-    /// Its namespace; none of objects that the whole cluster shares.
+    /// Namespace; `None` for cluster-scoped objects.
     pub namespace: Option<String>,
-    /// Its identity: an object that is made again under the same name has another.
+    /// UID. An object that is created again under the same name has another one.
     pub uid: String,
-    /// What it belongs to.
+    /// Owners.
     pub owner_references: Option<Vec<OwnerReference>>,
 }
 
-/// One [owner](https://kubernetes.io/docs/concepts/overview/working-with-objects/owners-dependents/) of an object. It lies in
-/// the object's own namespace, or in none.
+/// One [owner](https://kubernetes.io/docs/concepts/overview/working-with-objects/owners-dependents/) of an object. It is in
+/// the same namespace as the object, or cluster-scoped.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OwnerReference {
-    /// Its group and version, such as `apps/v1`; of the core group the version alone.
+    /// Group and version, such as `apps/v1`; the version alone for the core group.
     pub api_version: String,
-    /// Its kind, such as `ReplicaSet`.
+    /// Kind, such as `ReplicaSet`.
     pub kind: String,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its identity.
+    /// UID.
     pub uid: String,
-    /// Whether it is the one that manages the object. At most one does.
+    /// Whether this owner manages the object. At most one owner does.
     pub controller: Option<bool>,
 }
 
-/// The topmost owner of a pod: what people deploy, and what findings are listed under.
+/// The topmost owner of a pod: the object that people deploy, and under which findings are listed.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Workload {
     /// The namespace of the pod, and so of the workload.
     pub namespace: String,
     /// The API group, such as `apps`; empty for the core group.
     pub group: String,
-    /// The kind, such as `Deployment`, or a custom resource's own.
+    /// The kind, such as `Deployment`, or that of a custom resource.
     pub kind: String,
     /// The name.
     pub name: String,
-    /// The identity.
+    /// The UID.
     pub uid: String,
 }
 
-/// The workload of `pod`: its owners are followed up to the topmost one that can be named.
+/// Returns the workload of `pod`: the topmost owner that can be named.
 ///
-/// `find` gives the metadata of what a reference names, in the pod's namespace, where it is known. An owner that is not (a custom
-/// resource that nobody watches, one that was deleted a moment ago) is named by the reference to it, and ends the way. One that
-/// `find` gives with another identity was made again since: it is not what owned the pod, and nothing is learnt from it.
+/// `find` returns the metadata of the object that a reference names, in the pod's namespace, if it is known. An unknown owner (a custom resource
+/// that is not watched, or an object that was just deleted) is named by the reference, and its own owners are not followed. If `find` returns an
+/// object with another UID, the owner was deleted and created again; the new object did not own the pod and is ignored.
 ///
-/// A static pod is owned by its node, which is no workload; such a pod, and one without an owner, is its own.
+/// A static pod is owned by its node, which is not a workload. Such a pod, and a pod without an owner, is its own workload.
 ///
 /// ```
 /// use outcrop::cluster::{ObjectMeta, workload};
@@ -90,7 +90,7 @@ pub fn workload<'a>(pod: &'a ObjectMeta, find: impl Fn(&OwnerReference) -> Optio
     top
 }
 
-/// The owner that manages an object; where none says so, the first one.
+/// Returns the owner that manages an object, or the first one if none does.
 pub(super) fn manager(owners: &[OwnerReference]) -> Option<&OwnerReference> {
     owners.iter().find(|owner| owner.controller == Some(true)).or(owners.first())
 }

@@ -1,4 +1,4 @@
-//! A policy file as Snyk's controller takes it: Rego v0, package `snyk`, rule `workload_events`, with the workload's metadata as `input`.
+//! Policy files in the format of Snyk's controller: Rego v0, package `snyk`, rule `workload_events`, with the workload's metadata as `input`.
 //!
 //! ```rego
 //! package snyk
@@ -22,19 +22,19 @@ use super::Workload;
 use super::objects::Marks;
 use crate::lock::lock;
 
-/// The rule that is asked.
+/// The rule that is evaluated.
 const RULE: &str = "data.snyk.workload_events";
 
-/// Most bytes of a policy file.
+/// Largest size of a policy file, in bytes.
 const MAX_POLICY: u64 = 1 << 20;
 
-/// How long one workload may take. A policy that takes longer hides nothing, and is told of.
+/// How long the evaluation for one workload may take. If it takes longer, the workload is not excluded, and a problem is raised.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Why a policy cannot be used.
+/// Why a policy cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// The file.
+    /// The file cannot be read.
     #[error("reading the policy {path}: {source}", path = .path.display())]
     File {
         /// Which file.
@@ -42,7 +42,7 @@ pub enum PolicyError {
         /// What is the matter.
         source: std::io::Error,
     },
-    /// It is not Rego.
+    /// The file is not Rego v0.
     #[error("reading the policy {path}: not a Rego v0 policy: {reason}")]
     Syntax {
         /// Which file.
@@ -50,7 +50,7 @@ pub enum PolicyError {
         /// What is the matter, as the evaluator says it.
         reason: String,
     },
-    /// It has not what is asked for.
+    /// The policy lacks the rule.
     #[error("reading the policy {path}: package snyk has no rule workload_events")]
     Rule {
         /// Which file.
@@ -58,11 +58,11 @@ pub enum PolicyError {
     },
 }
 
-/// A policy, ready to be asked.
+/// A policy, ready to be evaluated.
 #[derive(Debug)]
 pub struct Policy {
     engine: Mutex<Engine>,
-    /// The workload that it could not be told of last, and why.
+    /// The last workload for which the evaluation failed, and the error.
     problem: Mutex<Option<(Workload, String)>>,
 }
 
@@ -84,7 +84,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Takes a policy's text; `name` is what errors call it.
+    /// Parses a policy. Errors refer to it as `name`.
     ///
     /// # Errors
     /// When it is not Rego v0, or lacks the rule.
@@ -107,7 +107,7 @@ impl Policy {
         }
     }
 
-    /// Whether the policy selects a workload; `None` where it cannot be told.
+    /// Returns whether the policy selects a workload; `None` if the evaluation failed. May take 200 ms: the caller must not hold a lock.
     pub(super) fn selects(&self, workload: &Workload, marks: &Marks) -> Option<bool> {
         match self.ask(workload, marks) {
             Ok(value) => {
@@ -121,7 +121,7 @@ impl Policy {
         }
     }
 
-    /// What went wrong last, if anything did.
+    /// Returns the last error of the evaluation, if it has not succeeded for that workload since.
     pub fn problem(&self) -> Option<String> {
         let problem = lock(&self.problem);
         let words = |(of, error): &(Workload, String)| {

@@ -1,4 +1,4 @@
-//! What the API server says of tokens and of rights:
+//! Reviews of tokens and permissions by the API server:
 //! [TokenReview](https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/token-review-v1/) and
 //! [SubjectAccessReview](https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/subject-access-review-v1/).
 
@@ -17,35 +17,35 @@ use tokio::sync::Semaphore;
 
 use super::connect::error_message;
 
-/// The audience that tokens shown to Outcrop are for. One for the API server is refused: whoever breaks in here could show it there.
+/// The audience of tokens for Outcrop. A token for the API server itself is refused: an attacker who breaks into Outcrop could use it there.
 pub const AUDIENCE: &str = "outcrop";
 
-/// The API group of what Outcrop's callers may read. Nothing is stored under it: it is for RBAC's rules alone.
+/// The API group of Outcrop's permissions. It exists in RBAC rules only; no object is stored under it.
 pub const GROUP: &str = "outcrop.dev";
 
 /// What is said of a token that is none, or none for us. Why may quote its own claims, and is not said.
 const NOT_OURS: &str = "the API server does not accept this token for the audience outcrop";
 
-/// Longest token that is passed on.
+/// Longest token that is sent to the API server, in bytes.
 const MAX_TOKEN: usize = 16 << 10;
 
-/// Who shows a token.
+/// The identity that a token belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// `system:serviceaccount:NAMESPACE:NAME`, or a person's name.
     pub name: String,
-    /// Its identity, where it has one.
+    /// UID, if there is one.
     pub uid: String,
-    /// Its groups.
+    /// Groups.
     pub groups: Vec<String>,
-    /// What else the API server knows of it, such as the pod that the token is bound to.
+    /// Additional attributes, such as the pod that the token is bound to.
     pub extra: BTreeMap<String, Vec<String>>,
-    /// When the token ends, in seconds since 1970.
+    /// Expiry of the token, in seconds since 1970.
     pub expires: i64,
 }
 
 impl Identity {
-    /// The one value of something else that the API server knows.
+    /// Returns the value of an additional attribute that has exactly one.
     pub fn extra(&self, key: &str) -> Option<&str> {
         match self.extra.get(key)?.as_slice() {
             [one] => Some(one),
@@ -54,21 +54,21 @@ impl Identity {
     }
 }
 
-/// Why nothing can be said.
+/// Why a review has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReviewError {
-    /// The token is none for us.
+    /// The token is not valid for Outcrop.
     #[error("{0}")]
     Unknown(String),
-    /// The API server could not be asked, or did not answer.
+    /// The API server did not answer.
     #[error("requesting a review from the API server: {0}")]
     Unavailable(String),
 }
 
-/// Most reviews that wait for the API server at a time. Whoever reaches us can have us ask, and it is everybody's.
+/// Largest number of concurrent reviews. Anybody who can reach Outcrop can cause them, and the API server is shared.
 const AT_ONCE: usize = 32;
 
-/// Asks the API server.
+/// A client for reviews.
 #[derive(Clone)]
 pub struct Reviews {
     client: Client,
@@ -81,7 +81,7 @@ impl std::fmt::Debug for Reviews {
     }
 }
 
-/// What is asked for: a verb on a resource of ours.
+/// A verb on a resource of [`GROUP`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Access<'a> {
     /// `list`, `create`, `update`
@@ -91,21 +91,21 @@ pub struct Access<'a> {
 }
 
 impl Reviews {
-    /// Asks by this client.
+    /// Creates a client for reviews.
     pub fn new(client: Client) -> Self {
         Self { client, turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    /// Who shows a token.
+    /// Returns the identity that a token belongs to.
     ///
     /// # Errors
-    /// When it is none, has ended, is for another audience, or is bound to what is not there any more; or when the API server does not say.
+    /// When the token is invalid, has expired, is for another audience or is bound to a deleted object, or when the API server does not answer.
     pub async fn who(&self, token: &str) -> Result<Identity, ReviewError> {
         let unknown = |reason: &str| ReviewError::Unknown(reason.to_owned());
         if token.is_empty() || token.len() > MAX_TOKEN {
             return Err(unknown("the token is empty"));
         }
-        // What says of itself that it is none for us needs nobody's word.
+        // A token whose own claims name another audience needs no review.
         let claims = Claims::of(token).filter(Claims::is_for_us);
         let claims = claims.ok_or_else(|| unknown(NOT_OURS))?;
         let spec = TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![AUDIENCE.to_owned()]) };
@@ -113,7 +113,7 @@ impl Reviews {
         if status.authenticated != Some(true) {
             return Err(unknown(NOT_OURS));
         }
-        // An API server that knows of no audiences names none, and then the token is one for itself.
+        // An API server that does not support audiences returns none, and the token is then one for the API server itself.
         if !status.audiences.iter().flatten().any(|audience| audience == AUDIENCE) {
             return Err(unknown(
                 "the token is not for the audience outcrop; create one with kubectl create token NAME --audience outcrop",
@@ -129,10 +129,10 @@ impl Reviews {
         })
     }
 
-    /// Whether somebody may do something in a namespace; everywhere, where none is named.
+    /// Returns whether an identity is allowed an access in a namespace, or in all of them if none is given.
     ///
     /// # Errors
-    /// When the API server does not say.
+    /// When the API server does not answer.
     pub async fn may(&self, who: &Identity, access: Access<'_>, namespace: Option<&str>) -> Result<bool, ReviewError> {
         let attributes = ResourceAttributes {
             group: Some(GROUP.to_owned()),
@@ -164,10 +164,10 @@ impl Reviews {
     }
 }
 
-/// Has the API server look at a review, and answer.
+/// Sends a review to the API server and returns it with its status.
 ///
 /// # Errors
-/// When it does not, in words.
+/// When the API server does not answer within ten seconds, or refuses the review; returns the message.
 pub async fn review<K>(client: &Client, review: K) -> Result<K, String>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
@@ -177,10 +177,10 @@ where
     created.map_err(|_| "no response in time".to_owned())?.map_err(|error| error_message(&error))
 }
 
-/// How long an answer is waited for.
+/// How long a review may take.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// What a token says of itself. It is believed only of one that the API server has checked, but for what speaks against it.
+/// The claims in a token. They are trusted only after the API server has verified the token, except to reject it.
 #[derive(Debug, Deserialize)]
 struct Claims {
     exp: i64,

@@ -1,4 +1,4 @@
-//! Which workloads are in view. Everything is, unless an administrator says otherwise; what is not stays counted, with the reason.
+//! Excludes workloads from scanning, as an administrator configured. Excluded workloads are counted, with the reason.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use super::Workload;
 use super::objects::{EXCLUDE, Marks};
 use super::policy::Policy;
 
-/// What an administrator chose.
+/// The configured exclusions.
 #[derive(Debug, Default)]
 pub struct Selection {
-    /// Namespaces out of view.
+    /// Excluded namespaces.
     pub excluded_namespaces: BTreeSet<String>,
-    /// Namespaces in which [`EXCLUDE`] counts: whoever may annotate a workload could hide it.
+    /// Namespaces in which the annotation [`EXCLUDE`] is honored: anybody who may annotate a workload there can exclude it.
     pub annotations_in: BTreeSet<String>,
     /// A policy that excludes what it does not select.
     pub policy: Option<Arc<Policy>>,
@@ -42,7 +42,7 @@ impl Selection {
     }
 }
 
-/// Whether a namespace is one that OpenShift keeps for itself, and lets nobody else make.
+/// Returns whether a namespace is reserved by OpenShift, which lets nobody else create it.
 fn is_openshift(namespace: &str) -> bool {
     namespace == "openshift" || namespace.starts_with("openshift-")
 }

@@ -1,7 +1,7 @@
-//! What the API server knows, as far as it is needed: plain data, changed by what reflectors tell.
+//! The state of the cluster, as the API server reports it: plain data, updated by reflectors.
 //!
-//! A container is joined to its pod by the container's ID on the pod's node, and by nothing else: names, labels and digests are words of
-//! images and nodes. Whose a pod is, and whether it is in view, is worked out when something changes, so that questions only look it up.
+//! A container is joined to its pod by the container's ID on the pod's node, and by nothing else: names, labels and digests are chosen by images and
+//! nodes. The workload of a pod, and whether it is excluded, are computed when an object changes, so that queries only look them up.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -14,24 +14,24 @@ use super::objects::{KubeNode, KubePod, Marks};
 use super::selection::Selection;
 use super::{ObjectMeta, Workload, workload};
 
-/// An object's identity in its cluster.
+/// The UID of an object.
 pub type Uid = Arc<str>;
 
-/// What a container of a pod is for.
+/// The purpose of a container in its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ContainerKind {
-    /// Runs before the others, and ends.
+    /// Runs to completion before the others start.
     Init,
-    /// Starts before the others, and stays.
+    /// Starts before the others and keeps running.
     Sidecar,
-    /// One of the pod's own.
+    /// A regular container of the pod.
     Main,
-    /// Added to a running pod, for debugging.
+    /// Added to a running pod for debugging.
     Ephemeral,
 }
 
 impl ContainerKind {
-    /// The word as users see it.
+    /// Returns the word that users see.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Init => "init",
@@ -42,47 +42,47 @@ impl ContainerKind {
     }
 }
 
-/// A container, as the API server knows it.
+/// A container, as the API server reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodContainer {
-    /// Its name in its pod.
+    /// Name in the pod.
     pub name: Arc<str>,
-    /// The image, by the name that the pod asks for it.
+    /// Image name, as in the pod's status.
     pub image: String,
-    /// The runtime's ID, once it was made.
+    /// The runtime's ID, once the container was created.
     pub id: Option<Arc<str>>,
     /// The container runtime, as the kubelet names it before the ID.
     pub runtime: Runtime,
-    /// What it is for.
+    /// Purpose.
     pub kind: ContainerKind,
-    /// Whether the kubelet says that it runs.
+    /// Whether the kubelet reports it as running.
     pub running: bool,
 }
 
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
-    /// Its names.
+    /// Namespace, name and UID.
     pub name: Arc<PodName>,
-    /// Its node, once it was given to one.
+    /// Node, once the pod was scheduled.
     pub node: Option<Arc<str>>,
-    /// Whether it has ended for good: nothing of it runs, or will.
+    /// Whether it has ended: none of its containers runs or will run again.
     pub over: bool,
-    /// Its containers, in the order of its specification.
+    /// Containers, in the order of the specification.
     pub containers: Vec<PodContainer>,
     /// Labels and annotations.
     pub marks: Marks,
-    /// What its specification leaves to be desired.
+    /// Configuration issues.
     pub issues: Arc<Issues>,
-    /// Whose it is.
+    /// Workload.
     pub workload: Arc<Workload>,
-    /// Why it is not looked at, if so.
+    /// Why it is excluded, if it is.
     pub excluded: Option<Arc<str>>,
     meta: ObjectMeta,
 }
 
 impl Pod {
-    /// Its containers' node and IDs.
+    /// Returns the node and ID of each container.
     fn ids(&self) -> impl Iterator<Item = (Arc<str>, Arc<str>)> {
         let node = self.node.iter();
         node.flat_map(|node| {
@@ -90,12 +90,12 @@ impl Pod {
         })
     }
 
-    /// Its containers' IDs and names.
+    /// Returns the ID and name of each container.
     fn named(&self) -> impl Iterator<Item = (&Option<Arc<str>>, &Arc<str>)> {
         self.containers.iter().map(|of| (&of.id, &of.name))
     }
 
-    /// Whether its containers belong where another state of it has them.
+    /// Returns whether node, workload, exclusion and containers are the same as in another state of the pod.
     fn is_where(&self, other: &Self) -> bool {
         let of =
             |pod: &Self| (pod.node.clone(), Arc::clone(&pod.name), Arc::clone(&pod.workload), pod.excluded.clone());
@@ -103,55 +103,55 @@ impl Pod {
     }
 }
 
-/// A workload's pods.
+/// The pods of a workload.
 #[derive(Clone, Debug)]
 pub struct Pods {
-    /// Whose.
+    /// The workload.
     pub workload: Arc<Workload>,
-    /// Identities of those that there are.
+    /// UIDs of its pods.
     pub pods: BTreeSet<Uid>,
 }
 
-/// An object that may own others.
+/// An object that may own pods, or their owners.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Owner {
     meta: ObjectMeta,
     marks: Marks,
 }
 
-/// A node, as its kubelet told the API server.
+/// A node, as its kubelet reports it to the API server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
-    /// The kubelet's version.
+    /// Version of the kubelet.
     pub kubelet: String,
-    /// The container runtime and its version: `containerd://2.1.4`.
+    /// Container runtime and its version: `containerd://2.1.4`.
     pub runtime: String,
     /// `linux` or `windows`.
     pub system: String,
     /// `amd64`, `arm64`, …
     pub architecture: String,
-    /// The operating system's name.
+    /// Name of the operating system.
     pub image: String,
-    /// The kernel's version.
+    /// Version of the kernel.
     pub kernel: String,
-    /// Why no agent can run there, if so.
+    /// Why no agent can run on it, if none can.
     pub blind: Option<&'static str>,
 }
 
-/// Where a container belongs.
+/// The pod and the workload of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its pod.
+    /// Pod.
     pub pod: Arc<PodName>,
-    /// Its name there.
+    /// Name in the pod.
     pub name: Arc<str>,
-    /// Whose that is.
+    /// Workload.
     pub workload: Arc<Workload>,
-    /// Why it is not looked at, if so.
+    /// Why it is excluded, if it is.
     pub excluded: Option<Arc<str>>,
 }
 
-/// A pod as its reflector tells it, with all worked out that takes time: nobody waits for that.
+/// A pod as its reflector receives it, with everything computed that takes time, so that the lock of the cluster is held only briefly.
 #[derive(Debug)]
 pub(super) struct PodTold {
     meta: ObjectMeta,
@@ -166,7 +166,7 @@ impl From<KubePod> for PodTold {
     fn from(mut kube: KubePod) -> Self {
         let containers = containers(&kube);
         let over = matches!(kube.status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        // Of the annotations as they are: those that are kept may be fewer.
+        // The checks read all annotations; fewer may be stored.
         let issues = checks::check(kube.metadata.annotations.as_ref().unwrap_or(&BTreeMap::new()), &kube.spec);
         let marks = Marks::of(&mut kube.metadata);
         Self { meta: kube.metadata.into(), node: kube.spec.node_name, over, containers, marks, issues }
@@ -203,18 +203,18 @@ pub(super) struct PolicyInput {
 /// Why a workload is excluded that the policy does not select.
 const NOT_SELECTED: &str = "the policy does not select it";
 
-/// Containers whose place may have changed: their nodes and IDs.
+/// Containers whose pod or workload may have changed: their nodes and IDs.
 pub type Touched = BTreeSet<(Arc<str>, Arc<str>)>;
 
-/// What the API server knows.
+/// The state of the cluster.
 #[derive(Debug, Default)]
 pub struct Cluster {
     selection: Selection,
     pods: HashMap<Uid, Pod>,
-    /// Pods by their node, and there by their containers' IDs: what one node's kubelet says counts for that node.
+    /// Pods by node and container ID: the report of a kubelet counts for its own node only.
     containers: HashMap<Arc<str>, HashMap<Arc<str>, Uid>>,
     owners: HashMap<Uid, Owner>,
-    /// Pods and owners, by what they name as an owner.
+    /// Pods and owners, by the UID of each of their owners.
     below: HashMap<Uid, BTreeSet<Uid>>,
     workloads: HashMap<Arc<Workload>, Pods>,
     namespaces: BTreeMap<String, Marks>,
@@ -228,12 +228,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster of which nothing is known yet.
+    /// Creates the state of a cluster of which nothing is known yet.
     pub fn new(selection: Selection) -> Self {
         Self { selection, ..Self::default() }
     }
 
-    /// Where the container with this ID belongs that runs on `node`; `None` where the API server knows of none there.
+    /// Returns the pod and workload of the container with this ID on `node`; `None` if the API server knows of none there.
     pub fn place(&self, node: &str, id: &str) -> Option<Place> {
         let pod = self.pods.get(self.containers.get(node)?.get(id)?)?;
         let container = pod.containers.iter().find(|container| container.id.as_deref() == Some(id))?;
@@ -245,48 +245,48 @@ impl Cluster {
         })
     }
 
-    /// A pod, by its identity.
+    /// Returns a pod by its UID.
     pub fn pod(&self, uid: &str) -> Option<&Pod> {
         self.pods.get(uid)
     }
 
-    /// All pods.
+    /// Returns all pods.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.pods.values()
     }
 
-    /// Workloads with their pods. One without a pod runs nothing, and is none.
+    /// Returns the workloads that have pods.
     pub fn workloads(&self) -> impl Iterator<Item = &Pods> {
         self.workloads.values()
     }
 
-    /// A node, by its name.
+    /// Returns a node by its name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.get(name)
     }
 
-    /// The nodes, by name.
+    /// Returns the nodes with their names, sorted by name.
     pub fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
         self.nodes.iter().map(|(name, node)| (name.as_str(), node))
     }
 
-    /// Names of the namespaces.
+    /// Returns the names of the namespaces.
     pub fn namespaces(&self) -> impl Iterator<Item = &str> {
         self.namespaces.keys().map(String::as_str)
     }
 
-    /// Labels and annotations of a workload; those of one of its pods, where it is of a kind that nobody watches.
+    /// Returns the labels and annotations of a workload, or those of one of its pods if its kind is not watched.
     pub fn marks(&self, of: &Pods) -> Option<&Marks> {
         let owner = self.owner(&of.workload.uid, Some(&of.workload.namespace)).map(|owner| &owner.marks);
         owner.or_else(|| of.pods.iter().filter_map(|pod| self.pods.get(pod)).map(|pod| &pod.marks).next())
     }
 
-    /// Labels and annotations of a namespace.
+    /// Returns the labels and annotations of a namespace.
     pub fn namespace_marks(&self, name: &str) -> Option<&Marks> {
         self.namespaces.get(name)
     }
 
-    /// A pod is there, or is not as it was.
+    /// Adds or updates a pod.
     pub(super) fn set_pod(&mut self, told: PodTold) -> Touched {
         let PodTold { meta, node, over, containers, marks, issues } = told;
         let node = (!node.is_empty()).then(|| self.text(&node));
@@ -321,7 +321,7 @@ impl Cluster {
         }
     }
 
-    /// An object that may own others is there, or is not as it was.
+    /// Adds or updates an object that may own others.
     pub(super) fn set_owner(&mut self, marks: Marks, meta: ObjectMeta) -> Touched {
         let uid: Uid = meta.uid.as_str().into();
         let owner = Owner { meta, marks };
@@ -336,7 +336,7 @@ impl Cluster {
         self.assign_below(&uid)
     }
 
-    /// A namespace is there, or is not as it was.
+    /// Adds or updates a namespace.
     pub(super) fn set_namespace(&mut self, name: String, marks: Marks) -> Touched {
         if self.namespaces.get(&name) == Some(&marks) {
             return Touched::new();
@@ -347,7 +347,7 @@ impl Cluster {
         self.assign_all(pods)
     }
 
-    /// A node is there, or is not as it was.
+    /// Adds or updates a node.
     pub(super) fn set_node(&mut self, kube: KubeNode) {
         let name = kube.metadata.name.clone().unwrap_or_default();
         let info = kube.status.node_info.clone().unwrap_or_default();
@@ -363,7 +363,7 @@ impl Cluster {
         self.nodes.insert(name, node);
     }
 
-    /// A pod is there no more.
+    /// Removes a pod.
     pub(super) fn remove_pod(&mut self, uid: &str) -> Touched {
         let gone = self.take_pod(uid);
         if let Some(gone) = &gone {
@@ -373,7 +373,7 @@ impl Cluster {
             self.undecided.remove(&subject);
         }
         if let Some(node) = gone.as_ref().and_then(|pod| pod.node.as_ref()) {
-            // This one's, and that of the texts: whoever may make pods may name nodes that there never were.
+            // Two references are left: this one, and the one in `texts`. Anybody who may create pods may name nodes that do not exist.
             if Arc::strong_count(node) == 2 {
                 self.texts.remove(node);
             }
@@ -398,24 +398,24 @@ impl Cluster {
         Some(pod)
     }
 
-    /// An owner is there no more.
+    /// Removes an owner.
     pub(super) fn remove_owner(&mut self, uid: &str) -> Touched {
         let Some((uid, owner)) = self.owners.remove_entry(uid) else { return Touched::new() };
         self.tie(&uid, &owner.meta, false);
         self.assign_below(&uid)
     }
 
-    /// A namespace is there no more.
+    /// Removes a namespace.
     pub(super) fn remove_namespace(&mut self, name: &str) {
         self.namespaces.remove(name);
     }
 
-    /// A node is there no more.
+    /// Removes a node.
     pub(super) fn remove_node(&mut self, name: &str) {
         self.nodes.remove(name);
     }
 
-    /// One copy of a text that many share.
+    /// Returns the shared copy of a text.
     fn text(&mut self, text: &str) -> Arc<str> {
         if let Some(known) = self.texts.get(text) {
             return Arc::clone(known);
@@ -425,19 +425,19 @@ impl Cluster {
         text
     }
 
-    /// The same issues as those of another pod of the same owner, where they are: of a thousand replicas one copy is kept.
+    /// Returns the issues of another pod of the same owner if they are equal, so that a thousand replicas share one copy.
     fn shared(&self, meta: &ObjectMeta, issues: Issues) -> Arc<Issues> {
         let siblings = owners(meta).filter_map(|owner| self.below.get(owner)).flatten();
         let known = siblings.take(8).filter_map(|uid| self.pods.get(uid)).find(|pod| *pod.issues == issues);
         known.map_or_else(|| Arc::new(issues), |pod| Arc::clone(&pod.issues))
     }
 
-    /// An object that may own others, in this namespace: one elsewhere owns nothing here, whatever its identity.
+    /// Returns an owner in this namespace. An object in another namespace owns nothing here, whatever its UID.
     fn owner(&self, uid: &str, namespace: Option<&str>) -> Option<&Owner> {
         self.owners.get(uid).filter(|owner| owner.meta.namespace.as_deref() == namespace)
     }
 
-    /// Notes, or forgets, that an object names its owners.
+    /// Records, or removes, the relation of an object to its owners.
     fn tie(&mut self, uid: &Uid, meta: &ObjectMeta, tied: bool) {
         for owner in owners(meta) {
             if tied {
@@ -451,12 +451,12 @@ impl Cluster {
         }
     }
 
-    /// Works out anew whose pods are that stand below an owner, however far.
+    /// Computes the workload of every pod below an owner again.
     fn assign_below(&mut self, owner: &Uid) -> Touched {
         let (mut pods, mut seen, mut waiting) = (Vec::new(), HashSet::new(), vec![Arc::clone(owner)]);
         while let Some(uid) = waiting.pop() {
             for below in self.below.get(&uid).into_iter().flatten() {
-                // Owners in a circle are somebody's attempt.
+                // Owner references may form a cycle.
                 if seen.insert(Arc::clone(below)) {
                     if self.pods.contains_key(below) {
                         pods.push(Arc::clone(below));
@@ -588,7 +588,7 @@ impl Cluster {
         touched
     }
 
-    /// A pod is a workload's no more.
+    /// Removes a pod from its workload.
     fn dismiss(&mut self, uid: &Uid, from: &Workload) {
         if let Some(entry) = self.workloads.get_mut(from) {
             entry.pods.remove(uid);
@@ -599,12 +599,12 @@ impl Cluster {
     }
 }
 
-/// Identities that an object names as its owners.
+/// Returns the UIDs of an object's owners.
 fn owners(meta: &ObjectMeta) -> impl Iterator<Item = &str> {
     meta.owner_references.iter().flatten().map(|owner| owner.uid.as_str())
 }
 
-/// The containers of a pod that have a status, and those that will.
+/// Returns the containers of a pod, with or without a status.
 fn containers(kube: &KubePod) -> Vec<PodContainer> {
     let (spec, status) = (&kube.spec, &kube.status);
     let mut all = Vec::new();
@@ -616,7 +616,7 @@ fn containers(kube: &KubePod) -> Vec<PodContainer> {
         for container in of {
             let status = statuses.iter().flatten().find(|status| status.name == container.name);
             let running = status.and_then(|status| status.state.as_ref()).is_some_and(|of| of.contains_key("running"));
-            // `containerd://ID`. A virtual kubelet may have none, and its containers run nevertheless.
+            // `containerd://ID`. A virtual kubelet may report none for a running container.
             let id = status.and_then(|status| status.container_id.as_deref()?.split_once("://"));
             let runtime = id.map_or(Runtime::Unknown, |(scheme, _)| Runtime::from_scheme(scheme));
             let id = id.map(|(_, id)| Arc::from(id)).filter(|id: &Arc<str>| !id.is_empty());
@@ -638,7 +638,7 @@ fn containers(kube: &KubePod) -> Vec<PodContainer> {
     all
 }
 
-/// Why no agent can run on a node, if so.
+/// Returns why no agent can run on a node, if none can.
 fn blind(kube: &KubeNode) -> Option<&'static str> {
     let labels = kube.metadata.labels.as_ref();
     let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);

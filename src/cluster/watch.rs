@@ -1,8 +1,8 @@
-//! Reflectors: lists and watches that keep [`Cluster`] in step with the API server, through its absences.
+//! Reflectors: lists and watches that keep a [`Cluster`] in sync with the API server, also after the API server was not available.
 //!
-//! Lists are streamed where the server can (Kubernetes 1.32 by default), else paged. A watch that is cut goes on where it was; one that
-//! the server cannot go on with (410) is listed anew, and what the new list lacks is gone. Of everything but pods and nodes only the
-//! metadata is asked for.
+//! Lists are streamed if the server supports it (Kubernetes 1.32 by default), otherwise paged. An interrupted watch is resumed. If the server cannot
+//! resume it (410), the objects are listed again, and those that are missing in the new list are removed. Except for pods and nodes, only metadata is
+//! requested.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -26,7 +26,7 @@ use super::selection::Selection;
 use super::state::{Cluster, PodTold, PolicyInput, Touched};
 use crate::lock::lock;
 
-/// Kinds that own pods, or own what owns them: group, version, kind, plural. A cluster need not have the last two.
+/// Kinds that own pods, or the owners of pods: group, version, kind, plural. The last two are not part of every cluster.
 const OWNERS: [(&str, &str, &str, &str); 9] = [
     ("", "v1", "ReplicationController", "replicationcontrollers"),
     ("apps", "v1", "ReplicaSet", "replicasets"),
@@ -39,11 +39,11 @@ const OWNERS: [(&str, &str, &str, &str); 9] = [
     ("argoproj.io", "v1alpha1", "Rollout", "rollouts"),
 ];
 
-/// When a kind that the server does not have is looked for again.
+/// Time after which a kind that the server does not have is requested again.
 const ABSENT: Duration = Duration::from_secs(300);
 
-/// How long a problem is told of that nothing more is heard of: what still fails fails again before that, and a watch that was taken up
-/// again says nothing by itself.
+/// How long a problem is reported after the last error. A watch that still fails reports another error before that; a watch that was resumed
+/// reports nothing by itself.
 const TOLD: Duration = Duration::from_secs(75);
 
 /// Workloads for which the policy is evaluated before its decisions are applied.
@@ -52,26 +52,26 @@ const POLICY_BATCH: usize = 16;
 /// Longest message of an error that is kept, in bytes.
 const MAX_ERROR: usize = 500;
 
-/// Objects of a page, where lists are paged.
+/// Number of objects in a page, if lists are paged.
 const PAGE: u32 = 500;
 
-/// How a source of objects is.
+/// The state of the watch of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Source {
-    /// Whether nothing can be said before it was listed, unless it may not be: without pods nobody is known, without the others less of them.
+    /// Whether the watch has to be synced before anything is known, unless it is forbidden: pods. The other kinds only add details.
     needed: bool,
-    /// Whether it was tried, and cannot be had at the moment: a right is missing, or what serves it is away.
+    /// Whether the last attempt failed: a permission is missing, or the server of the kind is not available.
     failed: bool,
-    /// Whether it was listed whole, once.
+    /// Whether a complete list was received once.
     listed: bool,
-    /// What went wrong last, and when.
+    /// The last error, and when it occurred.
     problem: Option<(Instant, String)>,
 }
 
-/// The API server's objects, kept in step.
+/// The API server's objects, kept in sync.
 #[derive(Debug)]
 pub struct Watch {
-    /// Those that are watched; all where none is named.
+    /// The watched namespaces; all if empty.
     namespaces: BTreeSet<String>,
     cluster: RwLock<Cluster>,
     sources: Mutex<BTreeMap<String, Source>>,
@@ -182,27 +182,27 @@ impl Watch {
         }
     }
 
-    /// What is known now.
+    /// Returns the current state. It is locked while the guard lives.
     pub fn cluster(&self) -> RwLockReadGuard<'_, Cluster> {
         self.cluster.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a namespace is among those that are watched.
+    /// Returns whether a namespace is watched.
     pub fn covers(&self, namespace: &str) -> bool {
         self.namespaces.is_empty() || self.namespaces.contains(namespace)
     }
 
-    /// Whether everything that can be had was listed whole, once.
+    /// Returns whether every kind that can be watched was listed completely once.
     pub fn is_synced(&self) -> bool {
         lock(&self.sources).values().all(|source| source.listed || source.failed)
     }
 
-    /// Whether everything was listed whole, once: what is not there then is not there.
+    /// Returns whether every kind was listed completely once: an object that is not known then does not exist.
     pub fn is_whole(&self) -> bool {
         lock(&self.sources).values().all(|source| source.listed)
     }
 
-    /// What goes wrong at the moment, one line for all that goes wrong in the same way.
+    /// Returns the current problems; kinds with the same error share one line.
     pub fn problems(&self) -> Vec<String> {
         let mut problems: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, source) in lock(&self.sources).iter() {
@@ -215,7 +215,7 @@ impl Watch {
         lines.chain(policy).collect()
     }
 
-    /// Waits until containers' places may have changed, and tells which.
+    /// Waits until the pods or workloads of containers may have changed, and returns those containers.
     pub async fn touched(&self) -> Touched {
         loop {
             let changed = self.changed.notified();
@@ -227,7 +227,7 @@ impl Watch {
         }
     }
 
-    /// Returns the task that keeps one kind in step.
+    /// Returns the task that keeps one kind in sync.
     fn reflector<K: Send + 'static, P: 'static>(
         self: &Arc<Self>,
         name: String,
@@ -287,35 +287,35 @@ impl Watch {
     }
 }
 
-/// What is to be done after a stream of events has come to its end.
+/// What follows the end of a stream of events.
 #[derive(Debug)]
 enum Next {
-    /// The server does not stream lists: begin anew, with pages.
+    /// The server does not stream lists: start again, with pages.
     Page,
-    /// The server does not have the kind: look again later.
+    /// The server does not have the kind: try again later.
     Later,
 }
 
-/// What is done with objects of a kind.
+/// How objects of a kind are applied to the cluster.
 struct Steps<K, P> {
-    /// What tells them apart.
+    /// Returns the key of an object.
     key: fn(&K) -> String,
-    /// Takes out what is needed, before the cluster is locked.
+    /// Extracts the needed fields, before the cluster is locked.
     read: fn(K) -> P,
-    /// One is there, or is not as it was.
+    /// Adds or updates an object.
     set: fn(&mut Cluster, P) -> Touched,
-    /// One is there no more.
+    /// Removes an object.
     remove: fn(&mut Cluster, &str) -> Touched,
 }
 
-/// One kind, kept in step.
+/// Keeps one kind in sync.
 struct Reflector<K, P> {
     watch: Arc<Watch>,
     name: String,
     steps: Steps<K, P>,
-    /// Keys of the objects that there are.
+    /// Keys of the known objects.
     known: HashSet<String>,
-    /// Keys that a list has told so far, while it comes.
+    /// Keys that the current list has returned so far.
     listing: Option<HashSet<String>>,
 }
 
@@ -330,7 +330,7 @@ impl<K, P> Reflector<K, P> {
                     self.apply(event);
                 }
                 Err(error) if status(&error) == Some(404) => {
-                    // Its API was removed, or never there: there is none of it.
+                    // The API of the kind was removed, or never existed: there are no objects.
                     self.apply(Event::Init);
                     self.apply(Event::InitDone);
                     return Next::Later;
@@ -412,7 +412,7 @@ impl<K, P> Reflector<K, P> {
     }
 }
 
-/// The HTTP status that an error stands for.
+/// Returns the HTTP status of an error.
 fn status(error: &watcher::Error) -> Option<u16> {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
@@ -423,8 +423,8 @@ fn status(error: &watcher::Error) -> Option<u16> {
     }
 }
 
-/// Whether a server answers so that cannot stream a list: those before 1.32, and that of 1.33, refuse the parameter, also one that was
-/// upgraded to it; and an etcd that is too old fails, where nothing was listed yet.
+/// Returns whether an error means that the server cannot stream lists. Servers before 1.32, and 1.33, reject the parameter. With an etcd that is too
+/// old the request fails before anything is listed.
 fn does_not_stream(error: &watcher::Error, listed: bool) -> bool {
     matches!(status(error), Some(400 | 422)) || (!listed && status(error) == Some(500))
 }

@@ -1,4 +1,4 @@
-//! Who asks, what they may do, and what they may see: one seam, where Kubernetes' RBAC will stand as well.
+//! Authentication and authorization of callers: the trait [`Authorizer`], and the token file that implements it. Kubernetes RBAC is the aggregator's.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use outcrop_proto::Digest;
 use super::source::Scope;
 use crate::token::{self, Watched, is_name};
 
-/// What a caller may do.
+/// A right of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Right {
-    /// Ask questions.
+    /// Read.
     Read,
-    /// Put an advisory database in the place of the one in use.
+    /// Replace the advisory database.
     PushDatabase,
-    /// Say that a node is not believed, or is again.
+    /// Distrust a node, or trust it again.
     ManageNodes,
 }
 
@@ -43,14 +43,14 @@ impl FromStr for Right {
     }
 }
 
-/// Somebody who asks.
+/// An authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// What they are called.
+    /// Name.
     pub name: String,
-    /// What they may see.
+    /// What the caller may read.
     pub scope: Scope,
-    /// What they may do.
+    /// Rights.
     pub rights: BTreeSet<Right>,
 }
 
@@ -90,32 +90,32 @@ impl Permission {
     }
 }
 
-/// Somebody is not let in.
+/// Why a caller is not authorized.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// Nobody knows who that is.
+    /// The token is missing or unknown.
     Unknown,
-    /// They may not do that anywhere, and what would help.
+    /// The caller lacks the permission in every namespace; the text says how to grant it.
     Forbidden(String),
-    /// It cannot be told now who that is, and why.
+    /// The caller could not be authorized at the moment; the text says why.
     Unavailable(String),
 }
 
-/// Whether somebody is let in, which may take time to find out.
+/// The result of an authorization, which may take time.
 pub type Admission<'a> = Pin<Box<dyn Future<Output = Result<Caller, Denied>> + Send + 'a>>;
 
-/// Who tells who asks, and what they may.
+/// Authenticates and authorizes callers.
 pub trait Authorizer: Send + Sync {
-    /// The caller who shows `bearer`, or shows nothing, and what they may see of what is asked for.
+    /// Returns the caller with the token `bearer`, or without a token, and the scope in which they have the permission.
     fn authorize<'a>(&'a self, bearer: Option<&'a str>, permission: Permission) -> Admission<'a>;
 
-    /// What somebody is told who shows no token that is known.
+    /// Returns the hint for callers without a known token.
     fn hint(&self) -> &'static str {
         "a token is required (Authorization: Bearer TOKEN); create one with outcrop token new --api NAME --tokens FILE"
     }
 }
 
-/// Everybody may do everything: for an API that is bound to loopback only, and has no file of tokens.
+/// Permits everything to everybody: for an API that is bound to loopback and has no token file.
 #[derive(Clone, Copy, Debug)]
 pub struct Loopback;
 
@@ -126,7 +126,7 @@ impl Authorizer for Loopback {
     }
 }
 
-/// Why tokens of the API could not be read or made.
+/// Why tokens of the API could not be read or created.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// The file.
