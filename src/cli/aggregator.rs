@@ -15,6 +15,7 @@ use crate::duration::{parse_duration, parse_share};
 use crate::offline::{self, Offline};
 use crate::supervise;
 use crate::token::is_name;
+use crate::trace::Traces;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -93,6 +94,14 @@ pub(super) struct Arguments {
     /// Make the kernel refuse all outgoing TCP connections except to the ports of the API server and of DNS
     #[arg(long, env = "OUTCROP_OFFLINE")]
     offline: bool,
+
+    /// URL of an OTLP collector (gRPC) to which traces are exported; cannot be used with --offline. Default: none
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
+
+    /// File of the CA certificate, in PEM, with which an https collector is verified
+    #[arg(long, value_name = "FILE", env = "OTEL_EXPORTER_OTLP_CERTIFICATE", requires = "otlp_endpoint")]
+    otlp_ca: Option<PathBuf>,
 
     #[command(flatten)]
     kubernetes: Kubernetes,
@@ -245,8 +254,12 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     let keys = keys.map_err(|error| {
         Fatal::usage(format!("invalid value for --db-key: {error}; expected a minisign public key or a .pub file"))
     })?;
+    if arguments.offline && arguments.otlp_endpoint.is_some() {
+        return Err(Fatal::usage(
+            "--otlp-endpoint cannot be used with --offline, because the kernel refuses connections to the collector",
+        ));
+    }
     let kubernetes = arguments.kubernetes.config()?;
-    logging::init(arguments.log_format, logging::SERVICE_FILTER).map_err(|error| Fatal::usage(error.to_string()))?;
     if kubernetes.is_some() && clock::is_moved() {
         return Err(Fatal::usage(format!(
             "{} cannot be used with --kubernetes, because the API server uses the true time",
@@ -255,6 +268,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     }
     // Landlock restricts the calling thread and its descendants: no other thread may exist yet.
     let offline = arguments.offline.then(|| go_offline(kubernetes.as_ref())).transpose()?;
+    let start = |endpoint: &String| Traces::start(endpoint, arguments.otlp_ca.as_deref(), &arguments.cluster);
+    let traces = arguments.otlp_endpoint.as_ref().map(start).transpose();
+    let traces = traces.map_err(|error| Fatal::usage(error.to_string()))?;
+    logging::init_with(arguments.log_format, logging::SERVICE_FILTER, traces.as_ref().map(Traces::layer))
+        .map_err(|error| Fatal::usage(error.to_string()))?;
     let config = Config {
         cluster: arguments.cluster,
         data: arguments.data,

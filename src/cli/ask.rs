@@ -185,8 +185,10 @@ fn database(status: &Value) -> String {
             ));
         }
     }
-    for problem in status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        out.push_str(&format!("problem: {}\n", escape(problem)));
+    // Those of the store and of the database have lines of their own.
+    let problems = status["problems"].as_array().into_iter().flatten();
+    for problem in problems.filter(|problem| problem["kind"] != "store" && problem["kind"] != "database") {
+        out.push_str(&format!("problem: {}\n", escape(problem["message"].as_str().unwrap_or_default())));
     }
     if let Some(error) = status["database_error"].as_str() {
         out.push_str(&format!("the last offered advisory database was refused: {}\n", escape(error)));

@@ -18,6 +18,7 @@ use super::list::MAX_LIMIT;
 use super::model::{NodeItem, Status};
 use super::source::{Failure, List, Scope, Source};
 use crate::metrics::Metrics;
+use crate::problems::ProblemKind;
 
 /// The content type of the answer.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -245,6 +246,13 @@ fn status_metrics(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
             .value(number(status.uptime_seconds)),
         Metric::gauge("gaps", "What keeps results from being complete; a kind begins with what is counted.")
             .by("kind", Gap::ALL.into_iter().map(|(gap, word)| (word, gap.size(status)))),
+        Metric::gauge("problems", "Current problems by kind; their messages are in the status.").by(
+            "kind",
+            ProblemKind::ALL.into_iter().map(|kind| {
+                let count = status.problems.iter().filter(|problem| problem.kind == kind).count();
+                (kind.as_str(), u64::try_from(count).unwrap_or(u64::MAX))
+            }),
+        ),
         Metric::gauge("nodes", "Nodes, by whether their agent is connected.")
             .by("state", [("attached", nodes.attached), ("silent", nodes.silent)]),
         Metric::gauge("containers", "Containers by coverage; each has exactly one state.")

@@ -12,6 +12,7 @@ use super::escape::Html;
 use super::list::RESOURCES;
 use super::model::{LayerItem, NodeItem, Page, Status};
 use super::source::{Failure, List, Source};
+use crate::problems::{ActiveProblem, ProblemKind};
 use crate::store::RANKS;
 
 /// How many of the worst are shown.
@@ -93,7 +94,10 @@ fn alarms(html: &mut Html, status: &Status) {
         .as_ref()
         .map(|error| format!("The advisory database that was offered is refused: {error}"));
     let none = status.database.is_none().then(|| "There is no advisory database: nothing is matched.".to_owned());
-    for alarm in [store, database, none, disputed].into_iter().flatten().chain(status.problems.iter().cloned()) {
+    // Those of the store and of the database have sentences of their own.
+    let is_other = |of: &&ActiveProblem| !matches!(of.kind, ProblemKind::Store | ProblemKind::Database);
+    let problems = status.problems.iter().filter(is_other).map(|problem| problem.message.clone());
+    for alarm in [store, database, none, disputed].into_iter().flatten().chain(problems) {
         html.raw("<p class=\"alarm\" role=\"alert\">").text(alarm).raw("</p>\n");
     }
 }

@@ -13,7 +13,7 @@ use axum::http::{StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
-use tracing::{Instrument as _, debug, debug_span};
+use tracing::{Instrument as _, debug, info_span};
 use utoipa::openapi::path::{HttpMethod, Paths};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -132,7 +132,7 @@ async fn not_allowed(State(api): State<Api>) -> Problem {
 /// Measures how long a request takes. The template of the path is recorded, never the path: it may contain any text.
 async fn observe(State((api, path)): State<(Api, &'static str)>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let span = debug_span!("request", method = %request.method(), route = path);
+    let span = info_span!("request", method = %request.method(), route = path);
     let answer = async {
         let response = next.run(request).await;
         let (status, seconds) = (response.status().as_u16(), started.elapsed().as_secs_f64());

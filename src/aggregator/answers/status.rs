@@ -12,7 +12,6 @@ use crate::aggregator::fleet::Overview;
 use crate::aggregator::joining::missing;
 use crate::aggregator::{Aggregator, now};
 use crate::offline::Offline;
-use crate::problems::{ActiveProblem, ProblemKind};
 use crate::store::RANKS;
 use crate::web::{
     AssessedCount, CoverageCount, DatabaseStatus, Failure, KubernetesStatus, NodeCounts, OfflineStatus, ReasonCount,
@@ -105,9 +104,6 @@ impl Aggregator {
             }
         }
         let rematch = self.matching.last();
-        // Those of the store and of the database have fields of their own.
-        let is_listed = |of: &ActiveProblem| !matches!(of.kind, ProblemKind::Store | ProblemKind::Database);
-        let problems = self.problems.list().into_iter().filter(is_listed).map(|problem| problem.message).collect();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: self.cluster.clone(),
@@ -144,7 +140,7 @@ impl Aggregator {
                     .collect(),
             }),
             database_error: self.advisories.refused(),
-            problems: if is_all { problems } else { Vec::new() },
+            problems: if is_all { self.problems.list() } else { Vec::new() },
             findings: by_severity(severities),
             withheld,
             rematch: rematch.filter(|_| is_all).map(words),

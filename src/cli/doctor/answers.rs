@@ -73,8 +73,12 @@ pub(super) fn status(status: &Value, own_version: &str, max_age: i64) -> Vec<Che
 /// Checks the current problems. Failed watches are combined: they usually have one cause.
 fn problems(status: &Value) -> Vec<Check> {
     const NAME: &str = "problem";
-    let all = status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let (watches, others): (Vec<&str>, Vec<&str>) = all.partition(|problem| problem.starts_with("watching "));
+    let all = status["problems"].as_array().into_iter().flatten();
+    // Those of the store and of the database have checks of their own.
+    let all = all.filter(|problem| problem["kind"] != "store" && problem["kind"] != "database");
+    let (watches, others): (Vec<&Value>, Vec<&Value>) = all.partition(|problem| problem["kind"] == "watch");
+    let [watches, others]: [Vec<&str>; 2] =
+        [watches, others].map(|of| of.iter().filter_map(|problem| problem["message"].as_str()).collect());
     let todo = "correct the file or the permission; the last valid version stays in use until then";
     let mut checks: Vec<Check> = others.iter().map(|problem| Check::warn(NAME, *problem, todo)).collect();
     if let Some(first) = watches.first() {
@@ -316,8 +320,13 @@ mod tests {
         for (pointer, value, check, outcome) in [
             ("/version", json!("0.3.0"), "API", Outcome::Warn),
             ("/store_error", json!("the volume is full"), "store", Outcome::Fail),
-            ("/problems", json!(["tokens: line 3"]), "problem", Outcome::Warn),
-            ("/problems", json!(["watching pods: cut", "watching jobs: cut"]), "problem", Outcome::Warn),
+            ("/problems", json!([{ "kind": "tokens", "message": "tokens: line 3" }]), "problem", Outcome::Warn),
+            (
+                "/problems",
+                json!([{ "kind": "watch", "message": "pods" }, { "kind": "watch", "message": "jobs" }]),
+                "problem",
+                Outcome::Warn,
+            ),
             ("/database", json!(null), "database", Outcome::Fail),
             ("/database/signed_by", json!(null), "database", Outcome::Warn),
             ("/database_error", json!("smaller"), "database", Outcome::Warn),

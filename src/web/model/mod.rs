@@ -8,6 +8,8 @@ use outcrop_proto::{Coverage, CoverageState, Runtime, Step, Storage};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::problems::ActiveProblem;
+
 mod workloads;
 
 pub use workloads::{IssueItem, WorkloadContainer, WorkloadDetail, WorkloadItem};
@@ -59,8 +61,8 @@ pub struct Status {
     pub database: Option<DatabaseStatus>,
     /// What is wrong with the database that was offered last, if anything is: the one in use was kept.
     pub database_error: Option<String>,
-    /// What is wrong with other files that are read again when they change, such as tokens and certificates: what was read before is used.
-    pub problems: Vec<String>,
+    /// The current problems, ordered by kind; empty for callers who may not read everything.
+    pub problems: Vec<ActiveProblem>,
     /// Findings of containers, by severity: a finding of a stack counts for each container on it.
     pub findings: BTreeMap<String, u64>,
     /// Findings left to the distribution, counted in the same way.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use outcrop::problems::{ActiveProblem, ProblemKind};
 use outcrop::web::list::{CONTAINERS, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, WHO_HAS, WORKLOADS, page};
 use outcrop::web::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,
@@ -291,7 +292,7 @@ impl Fake {
                 ],
             }),
             database_error: Some(HOSTILE.to_owned()),
-            problems: vec!["a token's file \u{1b}[2J".to_owned()],
+            problems: vec![problem(ProblemKind::Tokens, "a token's file \u{1b}[2J")],
             findings: severities(),
             withheld: 5,
             rematch: Some(rematch()),
@@ -315,6 +316,10 @@ fn layer(number: usize) -> String {
 
 fn assessed(ecosystem: &str, state: &str, reason: &str, containers: u64) -> AssessedCount {
     AssessedCount { ecosystem: ecosystem.to_owned(), state: state.to_owned(), reason: reason.to_owned(), containers }
+}
+
+fn problem(kind: ProblemKind, message: &str) -> ActiveProblem {
+    ActiveProblem { kind, subject: message.to_owned(), message: message.to_owned(), since: 1_790_000_000 }
 }
 
 fn severities() -> BTreeMap<String, u64> {
@@ -353,7 +358,7 @@ impl Source for Fake {
             status.assessed = [assessed("Slackware:1", "stale", text, 1)].into_iter().chain(releases).collect();
             status.layers.disputed = *count;
             status.withheld = *count;
-            status.problems = vec![text.clone()];
+            status.problems = vec![problem(ProblemKind::Watch, text)];
             status.store_error = Some(text.clone()).filter(|text| !text.is_empty());
             if let Some(database) = &mut status.database {
                 (database.digest, database.brought_by) = (text.clone(), text.clone());
