@@ -91,6 +91,7 @@ fn metrics_are_what_prometheus_reads_and_hold_the_whole_status() {
         ("outcrop_gaps", &[("kind", "database-refused")], 1.0),
         ("outcrop_gaps", &[("kind", "database-missing")], 0.0),
         ("outcrop_gaps", &[("kind", "store-not-writable")], 1.0),
+        ("outcrop_refusals_total", &[("reason", "wire-version")], 1.0),
         ("outcrop_problems", &[("kind", "tokens")], 1.0),
         ("outcrop_problems", &[("kind", "store")], 0.0),
         ("outcrop_assessed_containers", &[("ecosystem", "Debian"), ("state", "stale")], 1.0),
