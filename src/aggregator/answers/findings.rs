@@ -12,7 +12,8 @@ use crate::aggregator::{Aggregator, now};
 use crate::store::{FindingRow, FindingsFilter, StackId, SubjectKey, VerdictId};
 use crate::web::list::{FINDINGS, after, cut, page};
 use crate::web::{
-    AdvisoryItem, AdvisoryPackage, ContainerRef, Failure, FindingItem, List, Open, Page, Scope, SeverityWord, StatusWord,
+    AdvisoryItem, AdvisoryPackage, ContainerRef, Failure, FindingItem, List, Open, Page, Scope, SeverityWord,
+    StatusWord,
 };
 
 /// Most containers whose history is looked through for one answer.
