@@ -267,7 +267,7 @@ fn status_metrics(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
             ],
         ),
         Metric::gauge("findings", "Findings of containers by severity.")
-            .by("severity", status.findings.iter().map(|(severity, count)| (severity.as_str(), *count))),
+            .by("severity", status.findings.iter().map(|(severity, count)| (severity.as_str(), count))),
         Metric::gauge(
             "oldest_unscanned",
             "Age of the container that has waited longest to be scanned; 0 if none waits.",
@@ -400,7 +400,7 @@ impl NodeMetrics {
         distrusted.add(labels(), flag(node.distrusted));
         same.add(labels(), flag(node.agent_version == self.version));
         marks.add(labels(), flag(node.marks));
-        catalogers.add(labels(), f64::from(node.cataloguers));
+        catalogers.add(labels(), f64::from(node.catalogers));
         silent.add(labels(), number(node.silent_seconds));
         containers.add(labels(), number(node.containers));
         read.add(labels(), number(node.layers_read));
