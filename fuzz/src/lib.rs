@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 
 use outcrop::advisory::trust::{PublicKey, Signature};
-use outcrop::advisory::version::{Scheme, Version};
+use outcrop::advisory::version::{Version, VersionOrder};
 use outcrop::cluster::checks::{MAX_ISSUES, PodSpec, check, level};
 use outcrop_agent::catalog::{ALL, Evidence};
 use outcrop_proto::{Fact, Inventory};
@@ -93,8 +93,14 @@ fn pod(data: &[u8]) {
 /// # Panics
 /// When the order is not total.
 fn versions(data: &[u8]) {
-    const SCHEMES: [Scheme; 6] =
-        [Scheme::Dpkg, Scheme::Apk, Scheme::Rpm, Scheme::Pep440, Scheme::Semver, Scheme::Maven];
+    const SCHEMES: [VersionOrder; 6] = [
+        VersionOrder::Dpkg,
+        VersionOrder::Apk,
+        VersionOrder::Rpm,
+        VersionOrder::Pep440,
+        VersionOrder::Semver,
+        VersionOrder::Maven,
+    ];
     let Some((first, rest)) = data.split_first() else { return };
     let scheme = SCHEMES[usize::from(*first) % SCHEMES.len()];
     let text = String::from_utf8_lossy(rest);

@@ -1,77 +1,9 @@
-//! A container as its runtime reports it, and its coverage.
+//! A container as its runtime describes it.
 
 use serde::{Deserialize, Serialize};
 
-/// How much of a container was read. Every container has exactly one state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CoverageState {
-    /// All evidence was read.
-    Scanned,
-    /// Some evidence could not be read or decided.
-    Partial,
-    /// Not read yet.
-    Pending,
-    /// Storage of a kind that Outcrop does not read.
-    Unsupported,
-    /// Larger than a limit.
-    TooLarge,
-    /// Reading failed.
-    Failed,
-    /// Excluded by the configuration.
-    Excluded,
-}
-
-impl CoverageState {
-    /// Every state.
-    pub const ALL: [Self; 7] =
-        [Self::Scanned, Self::Partial, Self::Pending, Self::Unsupported, Self::TooLarge, Self::Failed, Self::Excluded];
-
-    /// Returns the name that users see.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Scanned => "scanned",
-            Self::Partial => "partial",
-            Self::Pending => "pending",
-            Self::Unsupported => "unsupported",
-            Self::TooLarge => "too-large",
-            Self::Failed => "failed",
-            Self::Excluded => "excluded",
-        }
-    }
-}
-
-impl std::fmt::Display for CoverageState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// A coverage state with its reason.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Coverage {
-    /// The state.
-    pub state: CoverageState,
-    /// Reason, for the operator; empty only for [`CoverageState::Scanned`].
-    pub reason: String,
-}
-
-impl Coverage {
-    /// Creates a coverage.
-    pub fn new(state: CoverageState, reason: impl Into<String>) -> Self {
-        Self { state, reason: reason.into() }
-    }
-
-    /// Creates an `unsupported` coverage.
-    pub fn unsupported(reason: impl Into<String>) -> Self {
-        Self::new(CoverageState::Unsupported, reason)
-    }
-
-    /// Creates a `failed` coverage.
-    pub fn failed(reason: impl Into<String>) -> Self {
-        Self::new(CoverageState::Failed, reason)
-    }
-}
+pub use crate::status::{Coverage, CoverageState};
+use crate::word::{Word as _, words};
 
 /// Reason of a [failed](CoverageState::Failed) container that ended before anything could be read of it. Agents send it and the aggregator
 /// counts it.
@@ -112,42 +44,29 @@ pub enum Status {
     Exited,
 }
 
-/// A container runtime. The wire and the API know a container by its runtime, the runtime's namespace and the ID.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Runtime {
-    /// containerd; its namespaces keep `k8s.io` (Kubernetes), `moby` (Docker) and `default` (`ctr`) apart.
-    #[default]
-    Containerd,
-    /// CRI-O, without namespaces. No agent reports it yet.
-    CriO,
-    /// Docker with its own storage, without namespaces. No agent reports it yet.
-    Docker,
-    /// Podman, without namespaces. No agent reports it yet.
-    Podman,
-    /// A runtime that a newer agent reports and this version does not know.
-    Unknown,
+words! {
+    /// A container runtime. The wire and the API know a container by its runtime, the runtime's namespace and the ID.
+    #[derive(Default)]
+    pub enum Runtime {
+        /// containerd; its namespaces keep `k8s.io` (Kubernetes), `moby` (Docker) and `default` (`ctr`) apart.
+        #[default]
+        Containerd = "containerd",
+        /// CRI-O, without namespaces. No agent reports it yet.
+        CriO = "cri-o",
+        /// Docker with its own storage, without namespaces. No agent reports it yet.
+        Docker = "docker",
+        /// Podman, without namespaces. No agent reports it yet.
+        Podman = "podman",
+        /// A runtime that a newer agent reports and this version does not know.
+        Unknown = "unknown",
+    }
 }
 
 impl Runtime {
-    /// Every runtime, in the order of their names.
-    pub const ALL: [Self; 5] = [Self::Containerd, Self::CriO, Self::Docker, Self::Podman, Self::Unknown];
-
-    /// Returns the name that users see.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Containerd => "containerd",
-            Self::CriO => "cri-o",
-            Self::Podman => "podman",
-            Self::Docker => "docker",
-            Self::Unknown => "unknown",
-        }
-    }
-
     /// Returns the runtime that the kubelet names before a container's ID and a node's runtime version: `containerd` in
     /// `containerd://4f9c`.
     pub fn from_scheme(scheme: &str) -> Self {
-        Self::ALL.into_iter().find(|runtime| runtime.as_str() == scheme).unwrap_or(Self::Unknown)
+        Self::from_word(scheme).unwrap_or(Self::Unknown)
     }
 
     /// Returns the runtime's namespace that holds the kubelet's containers; empty for runtimes without namespaces, `None` for
@@ -158,12 +77,6 @@ impl Runtime {
             Self::CriO | Self::Docker => Some(""),
             Self::Podman | Self::Unknown => None,
         }
-    }
-}
-
-impl std::fmt::Display for Runtime {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
     }
 }
 
@@ -178,29 +91,15 @@ pub struct ContainerKey {
     pub id: String,
 }
 
-/// How a runtime stores a container's files, as far as it matters to who can read them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Storage {
-    /// One directory per layer (overlayfs): results belong to the layer and are shared.
-    LayerDirectories,
-    /// One directory with the merged content of all layers (native, btrfs): results belong to the container alone.
-    MergedTree,
-    /// Only the container's mounted root shows its files (devmapper, blockfile, EROFS, ZFS).
-    MountedRoot,
-}
-
-impl Storage {
-    /// Every kind of storage.
-    pub const ALL: [Self; 3] = [Self::LayerDirectories, Self::MergedTree, Self::MountedRoot];
-
-    /// Returns the name that users see.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::LayerDirectories => "layer-directories",
-            Self::MergedTree => "merged-tree",
-            Self::MountedRoot => "mounted-root",
-        }
+words! {
+    /// How a runtime stores a container's files, as far as it matters to who can read them.
+    pub enum Storage {
+        /// One directory per layer (overlayfs): results belong to the layer and are shared.
+        LayerDirectories = "layer-directories",
+        /// One directory with the merged content of all layers (native, btrfs): results belong to the container alone.
+        MergedTree = "merged-tree",
+        /// Only the container's mounted root shows its files (devmapper, blockfile, EROFS, ZFS).
+        MountedRoot = "mounted-root",
     }
 }
 
@@ -254,21 +153,4 @@ pub struct Container {
     pub configs: Vec<Vec<u8>>,
     /// Reason why the container is not read, where it is known already.
     pub refused: Option<Coverage>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_state_prints_as_it_is_stored() {
-        for state in CoverageState::ALL {
-            let word: String = state.as_str().into();
-            let stored = CoverageState::deserialize(
-                serde::de::value::StringDeserializer::<serde::de::value::Error>::new(word.clone()),
-            );
-            assert_eq!(stored, Ok(state), "{word}");
-            assert_eq!(format!("{state:>12}").trim(), word);
-        }
-    }
 }

@@ -11,13 +11,13 @@ use sha2::{Digest as _, Sha256};
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// The digest of `bytes`.
+    /// Returns the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 }
 
-/// A text that is not a SHA-256 digest.
+/// The text is not a SHA-256 digest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a digest of the form sha256:<64 hexadecimal digits>")]
 pub struct DigestError(String);
@@ -41,7 +41,7 @@ impl FromStr for Digest {
     }
 }
 
-/// The value of a lower-case hexadecimal digit. Upper case is not canonical, and so refused.
+/// Returns the value of a lower-case hexadecimal digit. Upper case is not canonical and therefore refused.
 fn hex_digit(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),

@@ -7,6 +7,7 @@ pub mod clock;
 mod codec;
 pub mod container;
 pub mod digest;
+pub mod ecosystem;
 pub mod fact;
 #[cfg(feature = "grpc")]
 pub mod frugal;
@@ -15,16 +16,23 @@ pub mod inventory;
 pub mod merge;
 pub mod package;
 pub mod paths;
+pub mod severity;
+pub mod status;
 pub mod view;
 #[cfg(feature = "grpc")]
 pub mod wire;
+pub mod word;
 
 pub use codec::DecodeError;
-pub use container::{Container, ContainerKey, Coverage, CoverageState, Mount, Pod, Runtime, Status, Step, Storage};
+pub use container::{Container, ContainerKey, Mount, Pod, Runtime, Status, Step, Storage};
 pub use digest::Digest;
+pub use ecosystem::{Ecosystem, VersionOrder};
 pub use fact::{Claim, Distribution, Fact, FileDigest, Unidentified};
 pub use identity::LayerId;
 pub use inventory::{EvidenceRecord, Inventory, Tombstone};
 pub use merge::{Answers, KnownPath, Merged, Owner, StackPackage, Unread, merge};
 pub use package::{Package, PackageType, SourcePackage};
 pub use paths::{Node, PathTable, PathTableBuilder};
+pub use severity::{Severity, SeverityCounts};
+pub use status::{AssessedState, Coverage, CoverageState, FindingState, FindingStatus, LayerState, SubjectKind};
+pub use word::{UnknownWord, Word};

@@ -1,8 +1,9 @@
-//! A package as its own ecosystem describes it.
+//! A package as its ecosystem describes it.
 
 use std::fmt;
 
-/// The kind of a package: the `type` of its [package URL](https://github.com/package-url/purl-spec).
+/// The type of a package, as its [package URL](https://github.com/package-url/purl-spec) names it. Everything that depends on the
+/// type is in the row that [`PackageType::ecosystem`] returns. The numbers are part of the encoding of facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum PackageType {
@@ -23,30 +24,22 @@ pub enum PackageType {
 }
 
 impl PackageType {
-    /// Every type, in order.
+    /// Every type, in the order of their numbers.
     pub const ALL: [Self; 7] = [Self::Deb, Self::Apk, Self::Rpm, Self::Pypi, Self::Npm, Self::Maven, Self::Golang];
 
-    /// The purl type.
+    /// Returns the purl type.
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Deb => "deb",
-            Self::Apk => "apk",
-            Self::Rpm => "rpm",
-            Self::Pypi => "pypi",
-            Self::Npm => "npm",
-            Self::Maven => "maven",
-            Self::Golang => "golang",
-        }
+        self.ecosystem().purl_type
     }
 
-    /// The type whose purl type is `name`.
+    /// Returns the type whose purl type is `name`.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
-    /// Whether a distribution's package manager installs these, as opposed to an application's.
+    /// Returns whether a distribution's package manager installs packages of this type.
     pub const fn is_os(self) -> bool {
-        matches!(self, Self::Deb | Self::Apk | Self::Rpm)
+        self.ecosystem().is_os()
     }
 }
 
@@ -56,7 +49,7 @@ impl fmt::Display for PackageType {
     }
 }
 
-/// The source package that a binary package was built from; advisories of distributions name these.
+/// The source package from which a binary package was built.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourcePackage {
     /// Name of the source package.
@@ -67,10 +60,10 @@ pub struct SourcePackage {
 
 /// One installed package, as one piece of evidence lists it.
 ///
-/// Strings come from images: they are UTF-8 (invalid bytes replaced) and bounded, and nothing else is known of them.
+/// All strings come from images: they are bounded and UTF-8 (invalid bytes are replaced), and otherwise arbitrary.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Package {
-    /// Ecosystem.
+    /// The type.
     pub kind: PackageType,
     /// Name as the ecosystem spells it. Maven: `group:artifact`. PyPI: as written in the metadata.
     pub name: String,
@@ -78,12 +71,12 @@ pub struct Package {
     pub version: String,
     /// Architecture, where the ecosystem has one.
     pub arch: Option<String>,
-    /// Source package, where the database names one. A deb or apk that names none is its own source: then this
+    /// Source package, where the database names one. A deb or apk without one is its own source package: this field then
     /// holds the package's own name and version.
     pub source: Option<SourcePackage>,
     /// Licenses as declared, in the order in which they are declared, not normalized.
     pub licenses: Vec<String>,
-    /// Where in the evidence the package lies, for archives in archives (`BOOT-INF/lib/x.jar`, levels joined by `!/`).
+    /// Path of the package inside the evidence, for nested archives (`BOOT-INF/lib/x.jar`, levels joined by `!/`).
     pub inner: Option<String>,
     /// RPM: the vendor; other types: none.
     pub vendor: Option<String>,
@@ -92,7 +85,7 @@ pub struct Package {
 }
 
 impl Package {
-    /// A package of which nothing but type, name and version is known.
+    /// Creates a package of which only type, name and version are known.
     pub fn new(kind: PackageType, name: impl Into<String>, version: impl Into<String>) -> Self {
         Self {
             kind,

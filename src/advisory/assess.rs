@@ -5,37 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use outcrop_proto::{Distribution, PackageType};
+use outcrop_proto::{AssessedState, Distribution, PackageType};
 use serde::Serialize;
 
 use super::database::SourceInfo;
-use super::ecosystem;
 
 /// A source whose newest record is older than this many days is stale.
 pub const STALE_AFTER_DAYS: i64 = 30;
-
-/// Whether an ecosystem could be matched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Against a current source.
-    Matched,
-    /// Against a source that is old: what came since is not known.
-    Stale,
-    /// Not at all.
-    Unmatched,
-}
-
-impl State {
-    /// The word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Matched => "matched",
-            Self::Stale => "stale",
-            Self::Unmatched => "unmatched",
-        }
-    }
-}
 
 /// What matching is worth for one ecosystem of a target.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -43,7 +19,7 @@ pub struct Assessed {
     /// OSV's name, with the release for a distribution.
     pub ecosystem: String,
     /// The state.
-    pub state: State,
+    pub state: AssessedState,
     /// Why, unless it is matched; and where a matched release is at the end of its life.
     pub reason: String,
 }
@@ -88,7 +64,7 @@ pub fn assess(
     let kinds: BTreeSet<PackageType> = kinds.into_iter().collect();
     let mut assessed: Vec<Assessed> = kinds
         .into_iter()
-        .map(|kind| match ecosystem::of_application(kind) {
+        .map(|kind| match kind.ecosystem().osv() {
             Some(ecosystem) => by_source(sources, &[ecosystem.to_owned()], now),
             None => of_system(sources, kind, distribution, now),
         })
@@ -99,7 +75,7 @@ pub fn assess(
 }
 
 fn unmatched(ecosystem: impl Into<String>, reason: impl Into<String>) -> Assessed {
-    Assessed { ecosystem: ecosystem.into(), state: State::Unmatched, reason: reason.into() }
+    Assessed { ecosystem: ecosystem.into(), state: AssessedState::Unmatched, reason: reason.into() }
 }
 
 fn of_system(
@@ -111,7 +87,7 @@ fn of_system(
     let Some(distribution) = distribution else {
         return unmatched(kind.as_str(), "unknown distribution: the image has no os-release");
     };
-    match ecosystem::of_distribution(distribution) {
+    match distribution.osv_ecosystems() {
         None => unmatched(&distribution.id, "no advisory source covers this distribution"),
         Some(names) if names.is_empty() => {
             unmatched(&distribution.id, "unknown release: os-release has no usable VERSION_ID")
@@ -145,16 +121,16 @@ fn by_source(sources: &[SourceInfo], names: &[String], now: jiff::civil::Date) -
     }
     match source.age_days(now) {
         Some(age) if age <= STALE_AFTER_DAYS => {
-            Assessed { ecosystem: source.ecosystem.clone(), state: State::Matched, reason: String::new() }
+            Assessed { ecosystem: source.ecosystem.clone(), state: AssessedState::Matched, reason: String::new() }
         }
         Some(age) => Assessed {
             ecosystem: source.ecosystem.clone(),
-            state: State::Stale,
+            state: AssessedState::Stale,
             reason: format!("the newest record is {age} days old; rebuild the database from a current feed"),
         },
         None => Assessed {
             ecosystem: source.ecosystem.clone(),
-            state: State::Stale,
+            state: AssessedState::Stale,
             reason: "the records have no modification date".to_owned(),
         },
     }

@@ -8,10 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use outcrop_proto::Ecosystem;
+use outcrop_proto::ecosystem::by_osv_name;
 use rusqlite::{Connection, params};
 
 use super::database::{APPLICATION_ID, FORMAT, SCHEMA};
-use super::ecosystem;
 use super::feed::{self, Sink, Unusable};
 use super::osv::{Affected, Range, Record};
 
@@ -225,7 +226,7 @@ fn write(
                 let own = [Some(&vec![record.id.clone()]), record.aliases.as_ref()];
                 // Distributions tell in these which problem a record of theirs is about.
                 let more = [record.upstream.as_ref(), record.related.as_ref()];
-                let more = more.into_iter().filter(|_| ecosystem::is_distribution(&ecosystem));
+                let more = more.into_iter().filter(|_| by_osv_name(&ecosystem).is_some_and(Ecosystem::is_os));
                 for id in own.into_iter().chain(more).flat_map(ids) {
                     alias.execute(params![id, ecosystem, number])?;
                 }
@@ -261,9 +262,7 @@ fn usable(record: &Record) -> Vec<Entry<'_>> {
     let mut entries = Vec::new();
     for affected in record.affected.iter().flatten().take(MAX_ENTRIES) {
         let Some(package) = &affected.package else { continue };
-        if ecosystem::scheme(&package.ecosystem).is_none() || package.name.len() > MAX_TEXT {
-            continue;
-        }
+        let Some(row) = by_osv_name(&package.ecosystem).filter(|_| package.name.len() <= MAX_TEXT) else { continue };
         let bounded = |text: &Option<String>| text.as_ref().is_none_or(|text| text.len() <= MAX_TEXT);
         let ranges: Vec<Range> = affected
             .ranges
@@ -289,7 +288,7 @@ fn usable(record: &Record) -> Vec<Entry<'_>> {
             .find_map(|specific| specific.urgency.as_ref().or(specific.status.as_ref())?.text());
         entries.push(Entry {
             ecosystem: package.ecosystem.clone(),
-            name: ecosystem::normalize(&package.ecosystem, &package.name),
+            name: (row.normalize_name)(&package.name).into_owned(),
             ranges,
             status: status.map(|status| status.chars().take(64).collect()),
             affected,

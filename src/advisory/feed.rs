@@ -6,8 +6,10 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use outcrop_proto::ecosystem::by_osv_name;
+
 use super::osv::Record;
-use super::{ecosystem, range};
+use super::range;
 
 /// Most bytes of one record. The largest real ones, of the Linux kernel, have some two megabytes.
 const MAX_RECORD: u64 = 16 << 20;
@@ -143,11 +145,11 @@ fn record(name: &str, kind: &Kind, reader: impl Read, archive: Option<&str>, sin
 pub fn check_record(yaml: bool, bytes: &[u8]) -> Result<(), String> {
     let record = parse(if yaml { &Kind::Yaml } else { &Kind::Json }, bytes)?;
     for affected in record.affected.iter().flatten() {
-        let Some(scheme) = affected.package.as_ref().and_then(|package| ecosystem::scheme(&package.ecosystem)) else {
+        let Some(row) = affected.package.as_ref().and_then(|package| by_osv_name(&package.ecosystem)) else {
             continue;
         };
         let versions = affected.versions.as_deref().unwrap_or_default();
-        range::evaluate(scheme, "1.2.3-4", affected.ranges.as_deref().unwrap_or_default(), versions);
+        range::evaluate(row.version_order, "1.2.3-4", affected.ranges.as_deref().unwrap_or_default(), versions);
     }
     Ok(())
 }

@@ -7,51 +7,22 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use outcrop_proto::{Distribution, Package, StackPackage};
-use serde::Serialize;
+use outcrop_proto::ecosystem::{Origin, OwnerRule, by_osv_name};
+use outcrop_proto::{Distribution, FindingStatus, Package, Severity, StackPackage};
 
 use super::database::{Database, DatabaseError, Hit};
-use super::ecosystem;
 use super::range::{Verdict, evaluate};
-use super::severity::{Rating, Severity, rate};
+use super::severity::{Rating, rate};
 
-/// What is known of a way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Status {
-    /// A fixed version exists.
-    Fixed,
-    /// Affected, and no fix is known.
-    Affected,
-    /// The distribution will not fix it.
-    WillNotFix,
-    /// The distribution is still looking into it.
-    UnderInvestigation,
-    /// The release gets no fixes any more.
-    EndOfLife,
-}
-
-impl Status {
-    /// The word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fixed => "fixed",
-            Self::Affected => "affected",
-            Self::WillNotFix => "will-not-fix",
-            Self::UnderInvestigation => "under-investigation",
-            Self::EndOfLife => "end-of-life",
-        }
-    }
-
-    /// From a fix, and the word of the record's source where there is none.
-    fn of(fixed: Option<&String>, word: Option<&str>) -> Self {
-        match (fixed, word) {
-            (Some(_), _) => Self::Fixed,
-            (None, Some("end-of-life")) => Self::EndOfLife,
-            (None, Some("ignored" | "wont-fix" | "will-not-fix" | "deferred")) => Self::WillNotFix,
-            (None, Some("needs-triage" | "not yet assigned" | "under-investigation")) => Self::UnderInvestigation,
-            (None, _) => Self::Affected,
-        }
+/// Returns the status of a finding: from its fix, else from the word of the record's source.
+fn status(fixed: Option<&String>, word: Option<&str>) -> FindingStatus {
+    match (fixed, word) {
+        (Some(_), _) => FindingStatus::Fixed,
+        (None, Some("end-of-life")) => FindingStatus::EndOfLife,
+        (None, Some("deferred")) => FindingStatus::Deferred,
+        (None, Some("ignored" | "wont-fix" | "will-not-fix")) => FindingStatus::WillNotFix,
+        (None, Some("needs-triage" | "not yet assigned" | "under-investigation")) => FindingStatus::UnderInvestigation,
+        (None, _) => FindingStatus::Affected,
     }
 }
 
@@ -65,7 +36,7 @@ pub struct Finding {
     /// Every other identifier that it goes by, and the errata that mend it, sorted.
     pub aliases: Vec<String>,
     /// The way out.
-    pub status: Status,
+    pub status: FindingStatus,
     /// The lowest version that mends it, of those the records name.
     pub fixed: Option<String>,
     /// How bad it is.
@@ -161,9 +132,9 @@ impl<'a> Matcher<'a> {
         subject: Subject<'_>,
     ) -> Result<Matched, DatabaseError> {
         let mut matched = Matched::default();
-        let candidates = distribution.and_then(ecosystem::of_distribution);
+        let candidates = distribution.and_then(Distribution::osv_ecosystems);
         let distribution = candidates.into_iter().flatten().find(|ecosystem| self.present.contains(ecosystem));
-        let ecosystem = match ecosystem::of_application(subject.package.kind) {
+        let ecosystem = match subject.package.kind.ecosystem().osv() {
             Some(ecosystem) => Some(ecosystem.to_owned()),
             None => distribution.clone(),
         };
@@ -191,8 +162,8 @@ impl<'a> Matcher<'a> {
     }
 
     fn problems(&mut self, ecosystem: String, package: &Package) -> Result<&[Problem], DatabaseError> {
-        let (name, version) = ecosystem::subject(package);
-        let name = ecosystem::normalize(&ecosystem, name);
+        let (name, version) = package.advisory_name();
+        let name = (package.kind.ecosystem().normalize_name)(name).into_owned();
         Ok(match self.cache.entry((ecosystem, name, version.to_owned())) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(entry) => {
@@ -206,11 +177,13 @@ impl<'a> Matcher<'a> {
 
 /// Whether a package is the distribution's own: one whose source package its feed names; for RPM, by its vendor.
 fn owns(database: &Database, ecosystem: &str, owner: &Package) -> Result<bool, DatabaseError> {
-    if let Some(vendor) = &owner.vendor {
-        let distribution = ecosystem.split([':', ' ']).next().unwrap_or_default();
-        return Ok(vendor.to_lowercase().contains(&distribution.to_lowercase()));
+    match (owner.kind.ecosystem().origin, &owner.vendor) {
+        (Origin::OperatingSystem { owner: OwnerRule::Vendor }, Some(vendor)) => {
+            let distribution = ecosystem.split([':', ' ']).next().unwrap_or_default();
+            Ok(vendor.to_lowercase().contains(&distribution.to_lowercase()))
+        }
+        _ => database.names(ecosystem, owner.advisory_name().0),
     }
-    database.names(ecosystem, ecosystem::subject(owner).0)
 }
 
 fn knows_any(database: &Database, ecosystem: &str, ids: &BTreeSet<String>) -> Result<bool, DatabaseError> {
@@ -248,7 +221,7 @@ impl Problem {
             package: 0,
             id,
             aliases,
-            status: Status::of(self.fixed.as_ref(), self.status.as_deref()),
+            status: status(self.fixed.as_ref(), self.status.as_deref()),
             fixed: self.fixed,
             rating: self.rating,
             summary: self.summary,
@@ -274,11 +247,13 @@ impl Problem {
 
 /// The problems that one version of a package has.
 fn problems(database: &Database, ecosystem: &str, name: &str, version: &str) -> Result<Vec<Problem>, DatabaseError> {
-    let Some(scheme) = ecosystem::scheme(ecosystem) else { return Ok(Vec::new()) };
-    let distribution = ecosystem::is_distribution(ecosystem);
+    let Some(row) = by_osv_name(ecosystem) else { return Ok(Vec::new()) };
+    let distribution = row.is_os();
     let mut problems: Vec<Problem> = Vec::new();
     for hit in database.about(ecosystem, name)? {
-        let Verdict::Affected(fixed) = evaluate(scheme, version, &hit.ranges, &hit.versions) else { continue };
+        let Verdict::Affected(fixed) = evaluate(row.version_order, version, &hit.ranges, &hit.versions) else {
+            continue;
+        };
         if distribution && is_of_another_module(version, &hit) {
             continue;
         }

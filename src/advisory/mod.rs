@@ -1,9 +1,8 @@
-//! Advisories: OSV feeds → one database file → findings, offline.
+//! Advisories: compiles OSV feeds into one database file and matches packages against it, offline.
 
 mod assess;
 mod build;
 mod database;
-mod ecosystem;
 mod feed;
 mod matching;
 mod osv;
@@ -12,9 +11,9 @@ mod severity;
 pub mod trust;
 pub mod version;
 
-pub use assess::{Assessed, STALE_AFTER_DAYS, State, assess};
+pub use assess::{Assessed, STALE_AFTER_DAYS, assess};
 pub use build::{BuildError, BuildProgress, BuildReport, build, build_with};
 pub use database::{Database, DatabaseError, SourceInfo};
 pub use feed::{Unusable, check_record};
-pub use matching::{Finding, Matched, Matcher, Status, Subject, Withheld, is_at_least, match_packages};
-pub use severity::{Rating, Severity};
+pub use matching::{Finding, Matched, Matcher, Subject, Withheld, is_at_least, match_packages};
+pub use severity::Rating;

@@ -3,7 +3,7 @@
 //! [OSV's evaluation](https://ossf.github.io/osv-schema/#evaluation): listed explicitly, or within a range.
 
 use super::osv::{Event, Range};
-use super::version::{Scheme, Version};
+use super::version::{Version, VersionOrder};
 
 /// Most events of a range that are looked at. The longest real one has some three hundred.
 const MAX_EVENTS: usize = 10_000;
@@ -18,13 +18,13 @@ pub(super) enum Verdict {
 }
 
 /// Evaluates ranges and listed versions for `version`.
-pub(super) fn evaluate(scheme: Scheme, version: &str, ranges: &[Range], versions: &[String]) -> Verdict {
-    let parsed = Version::parse(scheme, version);
+pub(super) fn evaluate(order: VersionOrder, version: &str, ranges: &[Range], versions: &[String]) -> Verdict {
+    let parsed = Version::parse(order, version);
     let mut fixed: Option<(Version, String)> = None;
-    let mut affected = versions.iter().any(|listed| listed == version || Version::parse(scheme, listed) == parsed);
+    let mut affected = versions.iter().any(|listed| listed == version || Version::parse(order, listed) == parsed);
     let listed = affected;
     for range in ranges.iter().filter(|range| range.r#type != "GIT") {
-        let (within, fix) = within(scheme, &parsed, &range.events);
+        let (within, fix) = within(order, &parsed, &range.events);
         affected |= within;
         // A listed version may lie outside of every range: the next fix is still its fix.
         if within || listed {
@@ -38,7 +38,7 @@ pub(super) fn evaluate(scheme: Scheme, version: &str, ranges: &[Range], versions
 }
 
 /// Whether a version lies within a range, and the first fix above it.
-fn within(scheme: Scheme, version: &Version, events: &[Event]) -> (bool, Option<(Version, String)>) {
+fn within(order: VersionOrder, version: &Version, events: &[Event]) -> (bool, Option<(Version, String)>) {
     enum Turn {
         On,
         Off,
@@ -49,7 +49,7 @@ fn within(scheme: Scheme, version: &Version, events: &[Event]) -> (bool, Option<
     let mut fix: Option<(Version, String)> = None;
     let mut from_start = false;
     for event in events.iter().take(MAX_EVENTS) {
-        let parse = |text: &String| Version::parse(scheme, text);
+        let parse = |text: &String| Version::parse(order, text);
         if let Some(introduced) = &event.introduced {
             if introduced == "0" {
                 from_start = true;
@@ -121,16 +121,16 @@ mod tests {
             ("introduced=0 limit=2", "2", Verdict::Unaffected),
         ];
         for (events, version, expected) in cases {
-            assert_eq!(evaluate(Scheme::Dpkg, version, &range(events), &[]), expected, "{events} {version}");
+            assert_eq!(evaluate(VersionOrder::Dpkg, version, &range(events), &[]), expected, "{events} {version}");
         }
     }
 
     #[test]
     fn listed_versions_count_whatever_the_ranges_say() {
         let listed = ["1.0".to_owned()];
-        assert_eq!(evaluate(Scheme::Pep440, "1.0.0", &[], &listed), Verdict::Affected(None));
-        assert_eq!(evaluate(Scheme::Pep440, "1.1", &[], &listed), Verdict::Unaffected);
+        assert_eq!(evaluate(VersionOrder::Pep440, "1.0.0", &[], &listed), Verdict::Affected(None));
+        assert_eq!(evaluate(VersionOrder::Pep440, "1.1", &[], &listed), Verdict::Unaffected);
         let ranges = range("introduced=2 fixed=3");
-        assert_eq!(evaluate(Scheme::Pep440, "1.0", &ranges, &listed), Verdict::Affected(Some("3".to_owned())));
+        assert_eq!(evaluate(VersionOrder::Pep440, "1.0", &ranges, &listed), Verdict::Affected(Some("3".to_owned())));
     }
 }

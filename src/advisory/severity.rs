@@ -4,72 +4,31 @@
 
 use std::str::FromStr as _;
 
-use serde::{Deserialize, Serialize};
+use outcrop_proto::Severity;
 
 use super::osv;
 
-/// A rating, in order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Nobody rated it, or in words that are not known.
-    #[default]
-    Unknown,
-    /// Not worth a fix, says the distribution.
-    Negligible,
-    /// CVSS below 4.
-    Low,
-    /// CVSS below 7.
-    Medium,
-    /// CVSS below 9.
-    High,
-    /// CVSS 9 and above.
-    Critical,
-}
-
-impl Severity {
-    /// Every rating, the mildest first.
-    pub const ALL: [Self; 6] = [Self::Unknown, Self::Negligible, Self::Low, Self::Medium, Self::High, Self::Critical];
-
-    /// The word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Negligible => "negligible",
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
-            Self::Critical => "critical",
-        }
-    }
-
-    fn of_score(score: f64) -> Self {
-        match score {
-            score if score >= 9.0 => Self::Critical,
-            score if score >= 7.0 => Self::High,
-            score if score >= 4.0 => Self::Medium,
-            score if score > 0.0 => Self::Low,
-            _ => Self::Unknown,
-        }
-    }
-
-    /// A distribution's or database's word.
-    pub(super) fn of_word(word: &str) -> Option<Self> {
-        Some(match word.to_ascii_lowercase().as_str() {
-            "unimportant" | "negligible" => Self::Negligible,
-            "low" | "minor" => Self::Low,
-            "medium" | "moderate" => Self::Medium,
-            "high" | "important" => Self::High,
-            "critical" => Self::Critical,
-            _ => return None,
-        })
+/// Returns the severity of a CVSS base score.
+fn by_score(score: f64) -> Severity {
+    match score {
+        score if score >= 9.0 => Severity::Critical,
+        score if score >= 7.0 => Severity::High,
+        score if score >= 4.0 => Severity::Medium,
+        score if score > 0.0 => Severity::Low,
+        _ => Severity::Unknown,
     }
 }
 
-impl std::fmt::Display for Severity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
-    }
+/// Returns the severity that a distribution or an advisory database names `word`.
+fn by_word(word: &str) -> Option<Severity> {
+    Some(match word.to_ascii_lowercase().as_str() {
+        "unimportant" | "negligible" => Severity::Negligible,
+        "low" | "minor" => Severity::Low,
+        "medium" | "moderate" => Severity::Medium,
+        "high" | "important" => Severity::High,
+        "critical" => Severity::Critical,
+        _ => return None,
+    })
 }
 
 /// A rating with the score that it comes from, if it comes from one.
@@ -85,12 +44,10 @@ pub struct Rating {
 pub(super) fn rate(severities: &[osv::Severity], rating: Option<&str>, distribution: bool) -> Rating {
     let scored = severities.iter().filter_map(score).max_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, score)| score);
     // Ubuntu rates in the list of severities itself.
-    let own = severities
-        .iter()
-        .filter(|entry| !entry.r#type.starts_with("CVSS"))
-        .find_map(|entry| Severity::of_word(&entry.score));
-    let word = own.or_else(|| rating.and_then(Severity::of_word));
-    let by_score = scored.map(Severity::of_score);
+    let own =
+        severities.iter().filter(|entry| !entry.r#type.starts_with("CVSS")).find_map(|entry| by_word(&entry.score));
+    let word = own.or_else(|| rating.and_then(by_word));
+    let by_score = scored.map(by_score);
     let severity = if distribution { word.or(by_score) } else { by_score.or(word) };
     Rating { severity: severity.unwrap_or_default(), score: scored }
 }

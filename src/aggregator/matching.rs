@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use outcrop_proto::{Digest, Distribution, Package};
+use outcrop_proto::{Digest, Distribution, Package, Severity};
 
 use super::memory::in_background;
-use crate::advisory::{Database, DatabaseError, Finding, Matcher, Severity, Subject};
+use crate::advisory::{Database, DatabaseError, Finding, Matcher, Subject};
 use crate::lock::lock;
 use crate::store::{
     Counts, PackageRef, PackageSetFindings, RANKS, StackId, Store, StoreError, Summary, Verdict, VerdictId,

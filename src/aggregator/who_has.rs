@@ -1,26 +1,23 @@
-//! Who has it? The question of every emergency: a package, a version of it, or a problem.
+//! Parses the question of `who-has`: a package, a package URL with or without versions, or an advisory.
 
-use outcrop_proto::PackageType;
+use outcrop_proto::ecosystem::PurlName;
+use outcrop_proto::{Ecosystem, PackageType};
+use percent_encoding::percent_decode_str;
 
-use crate::advisory::version::{Scheme, Version};
+use crate::advisory::version::compare;
 
-/// What is asked for.
+/// The packages that a user asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Query {
-    /// Whatever has the problem of this name.
-    Problem(String),
-    /// Packages.
-    Package {
-        /// Of this type only.
-        kind: Option<PackageType>,
-        /// Of this name.
-        name: String,
-        /// Only versions that are so.
-        bound: Option<(Bound, String)>,
-    },
+pub(super) struct Query {
+    /// Only packages of this type.
+    pub(super) kind: Option<PackageType>,
+    /// The name, as the ecosystem spells it.
+    pub(super) name: String,
+    /// Only versions within this bound.
+    pub(super) bound: Option<(Bound, String)>,
 }
 
-/// How a version is to be.
+/// How a version compares to the one that is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bound {
     Less,
@@ -30,33 +27,17 @@ pub(super) enum Bound {
     More,
 }
 
-/// A question that is none.
+/// The text is not a question.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "invalid query {0:?}: expected a package (log4j-core), a package URL (pkg:npm/lodash@<4.17.21) or a vulnerability (CVE-2021-44228)"
 )]
 pub(super) struct QueryError(String);
 
-/// What the names of problems begin with, in the sources that are read; a number, or the name of a CVE, follows.
-const PROBLEMS: [&str; 12] =
-    ["CVE-", "GHSA-", "PYSEC-", "GO-", "DEBIAN-", "UBUNTU-", "DSA-", "DLA-", "USN-", "ALPINE-", "ALSA-", "RLSA-"];
-
-/// Whether a text is surely the name of a problem, and not of a package: `go-md2man` is one of these.
-fn is_problem(text: &str) -> bool {
-    let text = text.to_ascii_uppercase();
-    let rest = PROBLEMS.iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or_default();
-    rest.starts_with(|first: char| first.is_ascii_digit())
-        || rest.starts_with("CVE-")
-        || text.starts_with("GHSA-") && rest.split('-').count() == 3
-}
-
 impl Query {
     pub(super) fn parse(text: &str) -> Result<Self, QueryError> {
         let text = text.trim();
         let wrong = || QueryError(text.to_owned());
-        if is_problem(text) {
-            return Ok(Self::Problem(text.to_owned()));
-        }
         let (kind, rest) = match text.strip_prefix("pkg:") {
             Some(rest) => {
                 let (kind, rest) = rest.split_once('/').ok_or_else(wrong)?;
@@ -70,12 +51,8 @@ impl Query {
             Some((name, version)) if !name.is_empty() => (name, Some(version)),
             _ => (rest, None),
         };
-        let name = match kind {
-            Some(PackageType::Maven) => name.replacen('/', ":", 1),
-            // purl puts the distribution before the name.
-            Some(kind) if kind.is_os() => name.rsplit('/').next().unwrap_or_default().to_owned(),
-            _ => name.replace("%40", "@"),
-        };
+        let name = percent_decode_str(name).decode_utf8().map_err(|_| wrong())?;
+        let name = kind.map_or_else(|| name.clone().into_owned(), |kind| from_purl(kind.ecosystem(), &name));
         if name.is_empty() || name.contains(char::is_whitespace) {
             return Err(wrong());
         }
@@ -93,22 +70,29 @@ impl Query {
         });
         match bound {
             Some((_, "")) => Err(wrong()),
-            bound => Ok(Self::Package { kind, name, bound: bound.map(|(bound, version)| (bound, version.to_owned())) }),
+            bound => Ok(Self { kind, name, bound: bound.map(|(bound, version)| (bound, version.to_owned())) }),
         }
+    }
+
+    /// Returns whether the text may also be the ID of an advisory: a name without type and version. The store decides.
+    pub(super) const fn may_be_advisory(&self) -> bool {
+        self.kind.is_none() && self.bound.is_none()
     }
 }
 
-/// Whether a version of a package of type `kind` is as `bound` says, in that ecosystem's own order.
+/// Returns the name of a package from the namespace and name of its package URL.
+fn from_purl(ecosystem: &Ecosystem, path: &str) -> String {
+    let (namespace, name) = match ecosystem.purl_name {
+        PurlName::Group => path.split_once('/'),
+        PurlName::Distribution | PurlName::Lowercase | PurlName::Path => path.rsplit_once('/'),
+    }
+    .map_or((None, path), |(namespace, name)| (Some(namespace), name));
+    ecosystem.join_name(namespace, name)
+}
+
+/// Returns whether the version of a package of type `kind` is within `bound`, in the order of its ecosystem.
 pub(super) fn is_within(kind: PackageType, version: &str, bound: &(Bound, String)) -> bool {
-    let scheme = match kind {
-        PackageType::Deb => Scheme::Dpkg,
-        PackageType::Apk => Scheme::Apk,
-        PackageType::Rpm => Scheme::Rpm,
-        PackageType::Pypi => Scheme::Pep440,
-        PackageType::Npm | PackageType::Golang => Scheme::Semver,
-        PackageType::Maven => Scheme::Maven,
-    };
-    let order = Version::parse(scheme, version).cmp(&Version::parse(scheme, &bound.1));
+    let order = compare(kind.ecosystem().version_order, version, &bound.1);
     match bound.0 {
         Bound::Less => order.is_lt(),
         Bound::AtMost => order.is_le(),
@@ -125,11 +109,7 @@ mod tests {
     #[test]
     fn questions_are_understood_as_they_are_typed() {
         let package = |kind, name: &str, bound: Option<(Bound, &str)>| {
-            Ok(Query::Package {
-                kind,
-                name: name.to_owned(),
-                bound: bound.map(|(bound, version)| (bound, version.to_owned())),
-            })
+            Ok(Query { kind, name: name.to_owned(), bound: bound.map(|(bound, version)| (bound, version.to_owned())) })
         };
         let cases = [
             ("log4j-core", package(None, "log4j-core", None)),
@@ -150,9 +130,8 @@ mod tests {
                 "pkg:golang/golang.org/x/net@<=v0.7.0",
                 package(Some(PackageType::Golang), "golang.org/x/net", Some((Bound::AtMost, "v0.7.0"))),
             ),
-            ("CVE-2021-44228", Ok(Query::Problem("CVE-2021-44228".to_owned()))),
-            ("ghsa-jfh8-c2jp-5v3q", Ok(Query::Problem("ghsa-jfh8-c2jp-5v3q".to_owned()))),
-            ("DEBIAN-CVE-2023-1", Ok(Query::Problem("DEBIAN-CVE-2023-1".to_owned()))),
+            ("CVE-2021-44228", package(None, "CVE-2021-44228", None)),
+            ("pkg:pypi/requests", package(Some(PackageType::Pypi), "requests", None)),
             ("go-md2man", package(None, "go-md2man", None)),
             ("debian-archive-keyring", package(None, "debian-archive-keyring", None)),
         ];

@@ -1,15 +1,18 @@
 //! `outcrop status` and `outcrop who-has`.
 
 use clap::ValueEnum;
-use serde_json::Value;
+use outcrop_proto::CoverageState;
 
 use super::client::Server;
 use super::listing::Listing;
-use super::output::{self, Column, Format, cell, column, wide};
+use super::output::{self, Cell as _, Column, Format, column, wide};
 use super::table::table;
 use super::text::escape;
 use super::{Exit, Fatal, print};
-use crate::store::RANKS;
+use crate::web::{HasItem, Rematch, SourceStatus, Status};
+
+/// Path of the status.
+const STATUS: &str = "/api/v1/status";
 
 /// Output format of the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -49,65 +52,74 @@ pub(super) struct WhoHasArguments {
 }
 
 pub(super) fn status(arguments: &StatusArguments) -> Result<Exit, Fatal> {
-    let status = arguments.server.connect()?.get("/api/v1/status", &[])?;
+    let client = arguments.server.connect()?;
     match arguments.output {
-        StatusFormat::Table => print(&in_words(&status))?,
-        StatusFormat::Json => print(&output::json_document(&status))?,
-        StatusFormat::Yaml => print(&output::yaml_document(&status))?,
+        StatusFormat::Table => print(&describe(&client.get(STATUS, &[])?))?,
+        StatusFormat::Json => print(&output::json_document(&client.get(STATUS, &[])?))?,
+        StatusFormat::Yaml => print(&output::yaml_document(&client.get(STATUS, &[])?)?)?,
     }
     Ok(Exit::Done)
 }
 
-/// Returns one row per item of the list `value`; each field is a JSON pointer.
-fn rows(value: &Value, fields: &[&str]) -> Vec<Vec<String>> {
-    let row = |item: &Value| fields.iter().map(|field| item.pointer(field).map(cell).unwrap_or_default()).collect();
-    value.as_array().map(|items| items.iter().map(row).collect()).unwrap_or_default()
-}
-
-/// Formats the status for a terminal.
-fn in_words(status: &Value) -> String {
-    let number = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
-    let text = |pointer: &str| escape(&status.pointer(pointer).map(cell).unwrap_or_default()).into_owned();
+/// Returns the status as text.
+fn describe(status: &Status) -> String {
+    let nodes = &status.nodes;
     let mut out = format!(
         "aggregator {} in cluster {}, up {} s; {} containers\n\
          nodes: known {}, attached {}, silent {}, with a weaker sandbox {}, distrusted {}\n",
-        text("/version"),
-        text("/cluster"),
-        number("/uptime_seconds"),
-        number("/containers"),
-        number("/nodes/known"),
-        number("/nodes/attached"),
-        number("/nodes/silent"),
-        number("/nodes/weak_cage"),
-        number("/nodes/distrusted")
+        escape(&status.version),
+        escape(&status.cluster),
+        status.uptime_seconds,
+        status.containers,
+        nodes.known,
+        nodes.attached,
+        nodes.silent,
+        nodes.weak_cage,
+        nodes.distrusted
     );
-    if number("/nodes/known") == 0 {
+    if nodes.known == 0 {
         out.push_str("no node has attached; start outcrop-agent on a node\n");
     }
-    if !status["kubernetes"].is_null() {
+    if let Some(kubernetes) = &status.kubernetes {
         out.push_str(&format!(
             "workloads {}, pods {}; nodes without an agent {}; containers not reported by a node {}, unknown to the API server {}\n",
-            number("/kubernetes/workloads"),
-            number("/kubernetes/pods"),
-            number("/nodes/without_agent"),
-            number("/kubernetes/untold"),
-            number("/kubernetes/strays")
+            kubernetes.workloads, kubernetes.pods, nodes.without_agent, kubernetes.untold, kubernetes.strays
         ));
-        if status.pointer("/kubernetes/synced").and_then(Value::as_bool) == Some(false) {
+        if !kubernetes.synced {
             out.push_str("the first list of the API server's objects is not complete yet\n");
         }
     }
-    if let Some(ports) = status.pointer("/offline/ports").and_then(Value::as_array) {
-        let ports: Vec<String> = ports.iter().map(cell).collect();
-        out.push_str(&match status.pointer("/offline/enforced").and_then(Value::as_bool) {
-            Some(true) => format!("offline: the kernel refuses TCP connections except to ports {}\n", ports.join(", ")),
-            _ => "offline: this kernel cannot refuse connections; Linux 6.7 or later is required\n".to_owned(),
+    if let Some(offline) = &status.offline {
+        let ports: Vec<String> = offline.ports.iter().map(ToString::to_string).collect();
+        out.push_str(&if offline.enforced {
+            format!("offline: the kernel refuses TCP connections except to ports {}\n", ports.join(", "))
+        } else {
+            "offline: this kernel cannot refuse connections; Linux 6.7 or later is required\n".to_owned()
         });
     }
-    if let Some(error) = status["store_error"].as_str() {
+    if let Some(error) = &status.store_error {
         out.push_str(&format!("NO INVENTORIES ARE ACCEPTED: {}\n", escape(error)));
     }
     out.push('\n');
+    describe_containers(status, &mut out);
+    let layers = &status.layers;
+    out.push_str(&format!(
+        "findings withheld {}; layers: known {}, leased {}, waiting {}, failed {}, disputed {}, outdated {}\n",
+        status.withheld, layers.known, layers.leased, layers.waiting, layers.failed, layers.disputed, layers.outdated
+    ));
+    if let Some(seconds) = status.oldest_unscanned_seconds {
+        out.push_str(&format!("oldest pending container: {seconds} s\n"));
+    }
+    out.push_str(&format!(
+        "containers since the start: seen {}, ended before a layer was read {}\n",
+        status.lifetimes.seen, status.lifetimes.gone_before_reading
+    ));
+    out.push_str(&describe_database(status));
+    out
+}
+
+/// Appends what the status contains about containers: coverage, matching, findings.
+fn describe_containers(status: &Status, out: &mut String) {
     let mut section = |heads: &[&'static str], rows: Vec<Vec<String>>, none: &str| {
         if rows.is_empty() {
             out.push_str(none);
@@ -116,67 +128,49 @@ fn in_words(status: &Value) -> String {
         }
         out.push('\n');
     };
-    let mut coverage = rows(&status["coverage"], &["/state", "/containers"]);
-    coverage.retain(|row| row.get(1).is_some_and(|count| count != "0"));
-    section(&["COVERAGE", "CONTAINERS"], coverage, "no containers\n");
-    let reasons = rows(&status["reasons"], &["/containers", "/state", "/reason"]);
+    let coverage = status.coverage.iter().filter(|count| count.containers > 0);
+    let coverage = coverage.map(|count| vec![count.state.cell(), count.containers.cell()]);
+    section(&["COVERAGE", "CONTAINERS"], coverage.collect(), "no containers\n");
+    let reasons = status.reasons.iter();
+    let reasons: Vec<_> =
+        reasons.map(|count| vec![count.containers.cell(), count.state.cell(), count.reason.clone()]).collect();
     if !reasons.is_empty() {
         section(&["CONTAINERS", "COVERAGE", "REASON"], reasons, "");
     }
-    let assessed = rows(&status["assessed"], &["/ecosystem", "/state", "/containers", "/reason"]);
+    let assessed = status
+        .assessed
+        .iter()
+        .map(|count| vec![count.ecosystem.clone(), count.state.cell(), count.containers.cell(), count.reason.clone()]);
     section(
         &["ECOSYSTEM", "ASSESSED", "CONTAINERS", "REASON"],
-        assessed,
+        assessed.collect(),
         "nothing is assessed: no advisory database, or no container is scanned\n",
     );
-    // Most severe first, as in every list.
-    let findings = RANKS.iter().filter_map(|rank| {
-        let count = status["findings"].get(rank)?;
-        Some(vec![(*rank).to_owned(), cell(count)])
-    });
+    let findings = status.findings.iter().map(|(severity, count)| vec![severity.to_string(), count.cell()]);
     section(&["SEVERITY", "FINDINGS"], findings.collect(), "no findings in the assessed ecosystems\n");
-    out.push_str(&format!(
-        "findings withheld {}; layers: known {}, leased {}, waiting {}, failed {}, disputed {}, outdated {}\n",
-        number("/withheld"),
-        number("/layers/known"),
-        number("/layers/leased"),
-        number("/layers/waiting"),
-        number("/layers/failed"),
-        number("/layers/disputed"),
-        number("/layers/outdated")
-    ));
-    if let Some(seconds) = status["oldest_unscanned_seconds"].as_u64() {
-        out.push_str(&format!("oldest pending container: {seconds} s\n"));
-    }
-    out.push_str(&format!(
-        "containers since the start: seen {}, ended before a layer was read {}\n",
-        number("/lifetimes/seen"),
-        number("/lifetimes/gone_before_reading")
-    ));
-    out.push_str(&database(status));
-    out
 }
 
-/// Formats the part of the status that describes the advisory database.
-fn database(status: &Value) -> String {
-    let text = |pointer: &str| escape(&status.pointer(pointer).map(cell).unwrap_or_default()).into_owned();
+/// Returns what the status contains about the advisory database.
+fn describe_database(status: &Status) -> String {
     let mut out = String::new();
-    if status["database"].is_null() {
-        out.push_str("no advisory database; run outcrop db push FILE, or start the aggregator with --db FILE\n");
-    } else {
-        let signed = match status["database"]["signed_by"].as_str() {
-            Some(key) => format!("signed by {}", escape(key)),
-            None => "not signed".to_owned(),
+    if let Some(database) = &status.database {
+        let signed = database.signed_by.as_deref();
+        let signed = signed.map_or_else(|| "not signed".to_owned(), |key| format!("signed by {}", escape(key)));
+        out.push_str(&format!(
+            "advisory database {}, from {} at {}, {signed}\n",
+            escape(&database.digest),
+            escape(&database.brought_by),
+            escape(&database.brought_at)
+        ));
+        // A database may contain every distribution; only the sources of what runs are of interest here.
+        let is_used = |source: &&SourceStatus| status.assessed.iter().any(|of| of.ecosystem == source.ecosystem);
+        let (used, others): (Vec<_>, Vec<_>) = database.sources.iter().partition(is_used);
+        let row = |source: &SourceStatus| {
+            vec![source.ecosystem.clone(), source.records.cell(), source.newest.clone(), source.age_days.cell()]
         };
-        let (digest, by, at) = (text("/database/digest"), text("/database/brought_by"), text("/database/brought_at"));
-        out.push_str(&format!("advisory database {digest}, from {by} at {at}, {signed}\n"));
-        let all = rows(&status["database"]["sources"], &["/ecosystem", "/records", "/newest", "/age_days"]);
-        let assessed = rows(&status["assessed"], &["/ecosystem"]);
-        // A database may cover every distribution; list only the ecosystems in use.
-        let is_used = |source: &Vec<String>| assessed.iter().any(|assessed| assessed.first() == source.first());
-        let (used, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_used);
         if !used.is_empty() {
-            out.push_str(&format!("\n{}", table(&["SOURCE", "RECORDS", "NEWEST", "AGE DAYS"], &used)));
+            let rows: Vec<_> = used.into_iter().map(row).collect();
+            out.push_str(&format!("\n{}", table(&["SOURCE", "RECORDS", "NEWEST", "AGE DAYS"], &rows)));
         }
         if !others.is_empty() {
             out.push_str(&format!(
@@ -184,48 +178,42 @@ fn database(status: &Value) -> String {
                 others.len()
             ));
         }
+    } else {
+        out.push_str("no advisory database: outcrop db push FILE, or start the aggregator with --db FILE\n");
     }
-    for problem in status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    for problem in &status.problems {
         out.push_str(&format!("problem: {}\n", escape(problem)));
     }
-    if let Some(error) = status["database_error"].as_str() {
+    if let Some(error) = &status.database_error {
         out.push_str(&format!("the last offered advisory database was refused: {}\n", escape(error)));
     }
-    if let Some(rematch) = rematch(&status["rematch"]) {
-        out.push_str(&format!("last rematch {}: {rematch}\n", text("/rematch/at")));
+    if let Some(of) = &status.rematch {
+        out.push_str(&format!("last rematch {}: {}\n", escape(&of.at), describe_rematch(of)));
     }
     out
 }
 
-/// Formats the changes of a rematch: `+N −M findings, T s, 0 nodes rescanned`.
-pub(super) fn rematch(rematch: &Value) -> Option<String> {
-    let number = |name: &str| rematch[name].as_u64().unwrap_or(0);
-    rematch.is_object().then(|| {
-        format!(
-            "+{} −{} findings, {:.1} s, {} nodes rescanned",
-            number("appeared"),
-            number("went"),
-            rematch["seconds"].as_f64().unwrap_or(0.0),
-            number("nodes_rescanned")
-        )
-    })
+/// Returns what a rematch changed: `+N −M findings, T s, 0 nodes rescanned`.
+pub(super) fn describe_rematch(rematch: &Rematch) -> String {
+    let Rematch { appeared, went, seconds, nodes_rescanned, .. } = rematch;
+    format!("+{appeared} −{went} findings, {seconds:.1} s, {nodes_rescanned} nodes rescanned")
 }
 
-const HAS: &[Column] = &[
-    column("NODE", "/container/node"),
-    column("NAMESPACE", "/container/namespace"),
-    column("CONTAINER", "/container/name"),
-    column("IMAGE", "/container/image"),
-    column("PACKAGE", "/package"),
-    column("VERSION", "/version"),
-    column("EVIDENCE", "/evidence"),
-    column("LAYER", "/layer"),
-    wide("POD", "/container/pod"),
-    wide("PURL", "/purl"),
-    wide("STACK", "/container/stack"),
-    wide("RUNTIME", "/container/runtime"),
-    wide("RUNTIME NAMESPACE", "/container/runtime_namespace"),
-    wide("ID", "/container/id"),
+const HAS: &[Column<HasItem>] = &[
+    column("NODE", |has| has.container.node.cell()),
+    column("NAMESPACE", |has| has.container.namespace.cell()),
+    column("CONTAINER", |has| has.container.name.cell()),
+    column("IMAGE", |has| has.container.image.cell()),
+    column("PACKAGE", |has| has.package.cell()),
+    column("VERSION", |has| has.version.cell()),
+    column("EVIDENCE", |has| has.evidence.cell()),
+    column("LAYER", |has| has.layer.cell()),
+    wide("POD", |has| has.container.pod.cell()),
+    wide("PURL", |has| has.purl.cell()),
+    wide("STACK", |has| has.container.stack.cell()),
+    wide("RUNTIME", |has| has.container.runtime.cell()),
+    wide("RUNTIME NAMESPACE", |has| has.container.runtime_namespace.cell()),
+    wide("ID", |has| has.container.id.cell()),
 ];
 
 pub(super) fn who_has(arguments: &WhoHasArguments) -> Result<Exit, Fatal> {
@@ -234,29 +222,24 @@ pub(super) fn who_has(arguments: &WhoHasArguments) -> Result<Exit, Fatal> {
     let query = vec![("q".to_owned(), arguments.question.clone())];
     let count = arguments.listing.write(&client, "/api/v1/who-has", query, HAS, arguments.output)?;
     if count == 0 {
-        let unread = unread(&client.get("/api/v1/status", &[])?);
+        let unread = describe_unread(&client.get(STATUS, &[])?);
         output::note(arguments.output, &format!("no matches: {unread}"))?;
     }
     Ok(Exit::Done)
 }
 
-/// Describes the containers that an empty result does not cover.
-fn unread(status: &Value) -> String {
-    let mut parts = Vec::new();
-    for count in status["coverage"].as_array().into_iter().flatten() {
-        let state = count["state"].as_str().unwrap_or_default();
-        let containers = count["containers"].as_u64().unwrap_or(0);
-        if state != "scanned" && containers > 0 {
-            parts.push(format!("{containers} {state}"));
-        }
-    }
-    let all = status["containers"].as_u64().unwrap_or(0);
-    match (all, parts.is_empty()) {
+/// Returns the containers that an empty answer does not cover.
+fn describe_unread(status: &Status) -> String {
+    let unread = status.coverage.iter().filter(|count| count.state != CoverageState::Scanned && count.containers > 0);
+    let parts: Vec<String> = unread.map(|count| format!("{} {}", count.containers, count.state)).collect();
+    match (status.containers, parts.is_empty()) {
         (0, _) => "no containers are known; see outcrop status".to_owned(),
-        (_, true) => format!("all {all} containers are scanned; outcrop status shows what is not matched"),
-        (_, false) => format!(
-            "{} of {all} containers are not completely scanned; outcrop status shows the reasons",
-            parts.join(", ")
-        ),
+        (all, true) => format!("all {all} containers are scanned; outcrop status shows what is not matched"),
+        (all, false) => {
+            format!(
+                "{} of {all} containers are not completely scanned; outcrop status shows the reasons",
+                parts.join(", ")
+            )
+        }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use outcrop_proto::Severity;
+
 use super::report::{Report, Target};
-use crate::advisory::Severity;
 use crate::export::cyclonedx::{Affects, Bom, Component, Property, Rating, Vulnerability};
 
 /// Returns the CycloneDX document of a report.

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use ureq::http::{Response, StatusCode, Uri};
@@ -13,6 +15,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{AsSendBody, Body};
 
 use super::{Fatal, tunnel};
+use crate::web::Page;
 
 /// Maximum size of a response, bytes; a page of a list is far smaller.
 const MAX_ANSWER: u64 = 64 << 20;
@@ -165,17 +168,12 @@ fn certificates(bytes: &[u8], name: &str) -> Result<Vec<Certificate<'static>>, F
     Ok(certificates)
 }
 
-/// Percent-encodes a path segment.
-pub(super) fn segment(word: &str) -> String {
-    let mut out = String::with_capacity(word.len());
-    for byte in word.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
+/// The characters that a segment of a path contains as they are ([RFC 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3)).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Returns `text` as one segment of a path.
+pub(super) fn segment(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// Query parameters.
@@ -212,7 +210,7 @@ impl Client {
     }
 
     /// Sends a GET request to `path`.
-    pub(super) fn get(&self, path: &str, query: &[(String, String)]) -> Result<Value, Fatal> {
+    pub(super) fn get<T: DeserializeOwned>(&self, path: &str, query: &[(String, String)]) -> Result<T, Fatal> {
         let mut request = self.agent.get(format!("{}{path}", self.base));
         request = request.query_pairs(query.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         if let Some(authorization) = &self.authorization {
@@ -223,13 +221,13 @@ impl Client {
     }
 
     /// Sends a POST request to `path`.
-    pub(super) fn post(
+    pub(super) fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &[(String, String)],
         headers: &[(&str, &str)],
         body: impl AsSendBody,
-    ) -> Result<Value, Fatal> {
+    ) -> Result<T, Fatal> {
         let mut request = self.agent.post(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -244,7 +242,8 @@ impl Client {
         self.understand(answer)
     }
 
-    fn understand(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<Value, Fatal> {
+    /// Reads an answer: the value of a successful one, the error in another one.
+    fn understand<T: DeserializeOwned>(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<T, Fatal> {
         let fail = |error: ureq::Error| {
             let cause = match error {
                 ureq::Error::Io(error) => error.to_string(),
@@ -258,16 +257,11 @@ impl Client {
         let mut answer = answer.map_err(fail)?;
         let status = answer.status();
         let text = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_string().map_err(fail)?;
-        let value: Value = serde_json::from_str(&text).map_err(|_| {
-            Fatal::failed(format!(
-                "requesting {}: the response is not from an aggregator ({status}); check --server",
-                self.base
-            ))
-        })?;
         if status.is_success() {
-            return Ok(value);
+            return serde_json::from_str(&text).map_err(|error| self.unreadable(status, &error));
         }
-        let detail = value["detail"].as_str().map_or_else(|| status.to_string(), ToOwned::to_owned);
+        let problem: ProblemDetail = serde_json::from_str(&text).map_err(|error| self.unreadable(status, &error))?;
+        let detail = problem.detail.unwrap_or_else(|| status.to_string());
         Err(match status {
             StatusCode::BAD_REQUEST => Fatal::usage(detail),
             StatusCode::UNAUTHORIZED if self.authorization.is_none() => {
@@ -278,56 +272,65 @@ impl Client {
         })
     }
 
-    /// Returns the pages of a list, with at most `limit` items in total.
+    /// The error for an answer that is not one of the API's.
+    fn unreadable(&self, status: StatusCode, error: &serde_json::Error) -> Fatal {
+        let base = &self.base;
+        Fatal::failed(format!(
+            "requesting {base}: the response is not from an aggregator of this version ({status}: {error}); check --server"
+        ))
+    }
+
+    /// Returns the list at `path`, limited to `limit` items.
     pub(super) fn pages(&self, path: &str, query: Parameters, limit: Option<usize>) -> Pages<'_> {
-        Pages { client: self, path: path.to_owned(), query, left: limit.unwrap_or(usize::MAX), next: Some(None) }
+        Pages { client: self, path: path.to_owned(), query, limit: limit.unwrap_or(usize::MAX) }
     }
 }
 
-/// The pages of a list.
+/// The part of an error ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) that is printed.
+#[derive(Deserialize)]
+struct ProblemDetail {
+    detail: Option<String>,
+}
+
+/// A list of the API.
 #[derive(Debug)]
 pub(super) struct Pages<'a> {
     client: &'a Client,
     path: String,
     query: Parameters,
-    left: usize,
-    /// Cursor of the next page; the outer `None` after the last page.
-    next: Option<Option<String>>,
+    limit: usize,
 }
 
 impl Pages<'_> {
-    fn page(&mut self, cursor: Option<String>) -> Result<Vec<Value>, Fatal> {
+    /// Returns the pages one after the other; each is requested when the iterator reaches it.
+    pub(super) fn iter<T: DeserializeOwned>(&self) -> impl Iterator<Item = Result<Vec<T>, Fatal>> {
+        let mut left = self.limit;
+        // Where the next page starts; the outer `None` after the last one.
+        let mut next = Some(None);
+        std::iter::from_fn(move || {
+            let cursor: Option<String> = next.take()?;
+            let page = self.page::<T>(cursor.as_deref(), left).map(|page| {
+                left -= page.items.len();
+                next = page.next.filter(|_| left > 0).map(Some);
+                page.items
+            });
+            Some(page)
+        })
+    }
+
+    fn page<T: DeserializeOwned>(&self, cursor: Option<&str>, limit: usize) -> Result<Page<T>, Fatal> {
         let mut query = self.query.clone();
-        query.push(("limit".to_owned(), self.left.min(PAGE).to_string()));
-        query.extend(cursor.clone().map(|cursor| ("continue".to_owned(), cursor)));
-        let mut answer = self.client.get(&self.path, &query)?;
-        let Value::Array(mut items) = answer["items"].take() else {
+        query.push(("limit".to_owned(), limit.min(PAGE).to_string()));
+        query.extend(cursor.map(|cursor| ("continue".to_owned(), cursor.to_owned())));
+        let mut page: Page<T> = self.client.get(&self.path, &query)?;
+        page.items.truncate(limit);
+        if page.next.is_some() && page.next.as_deref() == cursor {
             return Err(Fatal::failed(format!(
-                "requesting {}: the response is not a list; check --server",
+                "requesting {}: the list repeats a page; check the versions with outcrop status",
                 self.client.base
             )));
-        };
-        items.truncate(self.left);
-        self.left -= items.len();
-        if let Some(next) = answer["continue"].as_str().filter(|_| self.left > 0) {
-            if cursor.as_deref() == Some(next) {
-                return Err(Fatal::failed(format!(
-                    "requesting {}: the list repeats a page; check the versions with outcrop status",
-                    self.client.base
-                )));
-            }
-            self.next = Some(Some(next.to_owned()));
         }
-        Ok(items)
-    }
-}
-
-impl Iterator for Pages<'_> {
-    type Item = Result<Vec<Value>, Fatal>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let cursor = self.next.take()?;
-        Some(self.page(cursor))
+        Ok(page)
     }
 }
 

@@ -13,6 +13,7 @@ use clap::Subcommand;
 use outcrop_proto::Digest;
 use sha2::{Digest as _, Sha256};
 
+use super::ask::describe_rematch;
 use super::client::Server;
 use super::progress::{self, Progress, Step};
 use super::table::table;
@@ -20,6 +21,7 @@ use super::text::escape;
 use super::{Exit, Fatal, print};
 use crate::advisory::trust::{PublicKey, Signature, signature_beside, signature_path};
 use crate::advisory::{self, BuildProgress, BuildReport, Database};
+use crate::web::Pushed;
 
 /// Number of unusable records that are listed individually without `--verbose`.
 const MAX_LISTED: usize = 20;
@@ -185,11 +187,11 @@ fn push(path: &Path, allow_shrink: bool, flags: progress::Flags, server: &Server
         }
         _ => Step { done: None, text: "sent, matching everything again".to_owned() },
     });
-    let answer = client.post("/api/v1/database", &query, &headers, file)?;
+    let pushed: Pushed = client.post("/api/v1/database", &query, &headers, file)?;
     drop(progress);
-    let digest = escape(answer["digest"].as_str().unwrap_or_default()).into_owned();
-    let summary = match super::ask::rematch(&answer["rematch"]) {
-        Some(rematch) => format!("{digest}: {rematch}\n"),
+    let digest = escape(&pushed.digest);
+    let summary = match &pushed.rematch {
+        Some(rematch) => format!("{digest}: {}\n", describe_rematch(rematch)),
         None => format!("{digest} is already in use: nothing changed\n"),
     };
     print(&summary)

@@ -1,18 +1,17 @@
-//! `outcrop describe`: one workload in full, in kubectl's style.
+//! `outcrop describe`: one workload in full, as kubectl describes an object.
 
 use std::collections::HashSet;
 
-use serde_json::Value;
-
 use super::client::{Client, Server, segment};
-use super::output::{self, cell};
+use super::output::{self, Cell as _, Column, column};
 use super::table::table;
 use super::text::escape;
 use super::{Exit, Fatal, print};
 use crate::web::list::MAX_LIMIT;
+use crate::web::{FindingItem, IssueItem, Page, WorkloadContainer, WorkloadDetail, WorkloadItem};
 
-/// Number of findings that are shown individually.
-const FINDINGS: usize = 20;
+/// Number of findings that are listed.
+const MAX_FINDINGS: usize = 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -42,10 +41,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     let client = arguments.server.connect()?;
     let [namespace, kind, name] = find(&client, &named, arguments.namespace.as_deref())?;
     let path = format!("/api/v1/workloads/{}/{}/{}", segment(&namespace), segment(&kind), segment(&name));
-    let workload = client.get(&path, &[])?;
     match arguments.output {
-        output::Format::Json => print(&output::json_document(&workload))?,
-        output::Format::Yaml => print(&output::yaml_document(&workload))?,
+        output::Format::Json => print(&output::json_document(&client.get(&path, &[])?))?,
+        output::Format::Yaml => print(&output::yaml_document(&client.get(&path, &[])?)?)?,
         output::Format::Csv => {
             return Err(Fatal::usage("-o csv is not available for one workload: use table, json or yaml"));
         }
@@ -53,29 +51,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
             let query = [("namespace", namespace), ("workload", format!("{kind}/{name}"))];
             let mut query = query.map(|(key, value)| (key.to_owned(), value)).to_vec();
             query.push(("limit".to_owned(), MAX_LIMIT.to_string()));
-            let findings = client.get("/api/v1/findings", &query)?;
-            print(&in_words(&workload, &findings))?;
+            let workload: WorkloadDetail = client.get(&path, &[])?;
+            print(&describe(&workload, client.get("/api/v1/findings", &query)?))?;
         }
     }
     Ok(Exit::Done)
 }
 
-/// Resolves a name to the namespace, kind and name of exactly one workload.
+/// Returns namespace, kind and name of the only workload that `named` matches.
 fn find(client: &Client, named: &str, namespace: Option<&str>) -> Result<[String; 3], Fatal> {
     let mut query = vec![("workload".to_owned(), named.to_owned()), ("limit".to_owned(), "10".to_owned())];
     query.extend(namespace.map(|namespace| ("namespace".to_owned(), namespace.to_owned())));
-    let answer = client.get("/api/v1/workloads", &query)?;
-    let found: Vec<[String; 3]> = answer["items"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|item| {
-            let group = cell(&item["group"]);
-            let kind = cell(&item["kind"]);
-            let kind = if group.is_empty() { kind } else { format!("{kind}.{group}") };
-            [cell(&item["namespace"]), kind, cell(&item["name"])]
-        })
-        .collect();
+    let page: Page<WorkloadItem> = client.get("/api/v1/workloads", &query)?;
+    let identify = |item: WorkloadItem| {
+        let WorkloadItem { namespace, group, kind, name, .. } = item;
+        [namespace, if group.is_empty() { kind } else { format!("{kind}.{group}") }, name]
+    };
+    let found: Vec<[String; 3]> = page.items.into_iter().map(identify).collect();
     match found.as_slice() {
         [one] => Ok(one.clone()),
         [] => {
@@ -92,70 +84,85 @@ fn find(client: &Client, named: &str, namespace: Option<&str>) -> Result<[String
     }
 }
 
-/// Formats a workload for a terminal.
-fn in_words(workload: &Value, findings: &Value) -> String {
+/// Returns a workload as text.
+fn describe(detail: &WorkloadDetail, findings: Page<FindingItem>) -> String {
+    let WorkloadDetail { workload, containers, configuration, pods } = detail;
     let mut out = String::new();
-    for (name, pointer) in [
-        ("Name", "/workload/name"),
-        ("Namespace", "/workload/namespace"),
-        ("Kind", "/workload/kind"),
-        ("Owner", "/workload/owner"),
-        ("Created", "/workload/created"),
-        ("Excluded", "/workload/excluded"),
-        ("Pods", "/pods"),
-        ("Coverage", "/workload/coverage"),
-        ("Findings", "/workload/findings"),
-        ("Withheld", "/workload/withheld"),
-        ("Pod security", "/workload/pod_security"),
+    for (name, value) in [
+        ("Name", workload.name.cell()),
+        ("Namespace", workload.namespace.cell()),
+        ("Kind", workload.kind.cell()),
+        ("Owner", workload.owner.cell()),
+        ("Created", workload.created.cell()),
+        ("Excluded", workload.excluded.cell()),
+        ("Pods", pods.cell()),
+        ("Coverage", workload.coverage.cell()),
+        ("Findings", workload.findings.cell()),
+        ("Withheld", workload.withheld.cell()),
+        ("Pod security", workload.pod_security.cell()),
     ] {
-        let value = workload.pointer(pointer).map(cell).unwrap_or_default();
         out.push_str(format!("{:<14}{}", format!("{name}:"), escape(&value)).trim_end());
         out.push('\n');
     }
-    let (worst, more) = once(findings);
-    for (heads, items, fields) in [
-        (
-            &["CONTAINER", "KIND", "REPLICAS", "IMAGE", "COVERAGE", "REASON", "PACKAGES", "FINDINGS"][..],
-            &workload["containers"],
-            &["/name", "/kind", "/replicas", "/image", "/coverage/state", "/coverage/reason", "/packages", "/findings"]
-                [..],
-        ),
-        (
-            &["SEVERITY", "ID", "PACKAGE", "INSTALLED", "FIXED IN", "CONTAINER", "FIRST SEEN"],
-            &worst,
-            &["/severity", "/id", "/package", "/installed", "/fixed", "/container/name", "/first_seen"],
-        ),
-        (
-            &["LEVEL", "RULE", "PATH", "FOUND", "FIX"],
-            &workload["configuration"],
-            &["/level", "/rule", "/path", "/found", "/fix"],
-        ),
-    ] {
-        let row = |item: &Value| fields.iter().map(|at| item.pointer(at).map(cell).unwrap_or_default()).collect();
-        let rows: Vec<Vec<String>> = items.as_array().into_iter().flatten().map(row).collect();
-        if !rows.is_empty() {
-            out.push('\n');
-            out.push_str(&table(heads, &rows));
-        }
-    }
+    let (worst, more) = worst(findings);
+    out.push_str(&section(CONTAINERS, containers));
+    out.push_str(&section(FINDINGS, &worst));
+    out.push_str(&section(CONFIGURATION, configuration));
     if more {
         out.push_str("\nMore findings: outcrop get findings --workload WORKLOAD\n");
     }
     out
 }
 
-/// Returns the most severe findings, without the duplicates of replicas, and whether there are more.
-fn once(findings: &Value) -> (Value, bool) {
+const CONTAINERS: &[Column<WorkloadContainer>] = &[
+    column("CONTAINER", |container| container.name.cell()),
+    column("KIND", |container| container.kind.cell()),
+    column("REPLICAS", |container| container.replicas.cell()),
+    column("IMAGE", |container| container.image.cell()),
+    column("COVERAGE", |container| container.coverage.state.cell()),
+    column("REASON", |container| container.coverage.reason.cell()),
+    column("PACKAGES", |container| container.packages.cell()),
+    column("FINDINGS", |container| container.findings.cell()),
+];
+
+const FINDINGS: &[Column<FindingItem>] = &[
+    column("SEVERITY", |finding| finding.severity.cell()),
+    column("ID", |finding| finding.id.cell()),
+    column("PACKAGE", |finding| finding.package.cell()),
+    column("INSTALLED", |finding| finding.installed.cell()),
+    column("FIXED IN", |finding| finding.fixed.cell()),
+    column("CONTAINER", |finding| finding.container.name.cell()),
+    column("FIRST SEEN", |finding| finding.first_seen.cell()),
+];
+
+const CONFIGURATION: &[Column<IssueItem>] = &[
+    column("LEVEL", |issue| issue.level.cell()),
+    column("RULE", |issue| issue.rule.cell()),
+    column("PATH", |issue| issue.path.cell()),
+    column("FOUND", |issue| issue.found.cell()),
+    column("FIX", |issue| issue.fix.cell()),
+];
+
+/// Returns a table below an empty line; nothing without items.
+fn section<T>(columns: &[Column<T>], items: &[T]) -> String {
+    if items.is_empty() {
+        return String::new();
+    }
+    let heads: Vec<&'static str> = columns.iter().map(|column| column.head).collect();
+    let row = |item: &T| columns.iter().map(|column| (column.cell)(item)).collect();
+    let rows: Vec<Vec<String>> = items.iter().map(row).collect();
+    format!("\n{}", table(&heads, &rows))
+}
+
+/// Returns the most severe findings, those of replicas once, and whether there are more.
+fn worst(findings: Page<FindingItem>) -> (Vec<FindingItem>, bool) {
     let mut seen = HashSet::new();
-    let all = findings["items"].as_array().into_iter().flatten();
-    let mut worst: Vec<Value> = all
-        .filter(|item| {
-            let told = ["/id", "/purl", "/evidence", "/container/name", "/container/stack"];
-            seen.insert(told.map(|at| item.pointer(at).map(cell).unwrap_or_default()))
-        })
-        .cloned()
-        .collect();
-    let more = worst.len() > FINDINGS || findings["continue"].is_string();
-    worst.truncate(FINDINGS);
-    (Value::Array(worst), more)
+    let mut worst = findings.items;
+    worst.retain(|finding| {
+        let FindingItem { id, purl, evidence, container, .. } = finding;
+        seen.insert((id.clone(), purl.clone(), evidence.clone(), container.name.clone(), container.stack.clone()))
+    });
+    let more = worst.len() > MAX_FINDINGS || findings.next.is_some();
+    worst.truncate(MAX_FINDINGS);
+    (worst, more)
 }

@@ -1,15 +1,18 @@
-//! `outcrop get`: lists from an aggregator, in kubectl's style.
+//! `outcrop get`: lists, as kubectl prints them.
 
 use clap::ValueEnum;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
-use super::client::{Client, Parameters, Server, segment};
+use super::client::{Parameters, Server, segment};
 use super::listing::Listing;
-use super::output::{self, Column, Format, cell, column, wide};
+use super::output::{self, Cell as _, Column, Format, column, wide};
 use super::table::table;
 use super::text::escape;
 use super::{Exit, Fatal, print};
 use crate::web::list::{self, Resource};
+use crate::web::{
+    AdvisoryItem, ContainerItem, FindingItem, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, WorkloadItem,
+};
 
 /// Kinds of objects that can be listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -115,163 +118,146 @@ pub(super) struct Arguments {
     server: Server,
 }
 
-const WORKLOADS: &[Column] = &[
-    column("NAMESPACE", "/namespace"),
-    column("KIND", "/kind"),
-    column("NAME", "/name"),
-    column("PODS", "/pods"),
-    column("COVERAGE", "/coverage"),
-    column("FINDINGS", "/findings"),
-    column("POD SECURITY", "/pod_security"),
-    wide("ISSUES", "/issues"),
-    wide("OWNER", "/owner"),
-    wide("IMAGES", "/images"),
-    wide("WITHHELD", "/withheld"),
-    wide("CREATED", "/created"),
-    wide("EXCLUDED", "/excluded"),
-    wide("GROUP", "/group"),
-    wide("UID", "/uid"),
+const WORKLOADS: &[Column<WorkloadItem>] = &[
+    column("NAMESPACE", |workload| workload.namespace.cell()),
+    column("KIND", |workload| workload.kind.cell()),
+    column("NAME", |workload| workload.name.cell()),
+    column("PODS", |workload| workload.pods.cell()),
+    column("COVERAGE", |workload| workload.coverage.cell()),
+    column("FINDINGS", |workload| workload.findings.cell()),
+    column("POD SECURITY", |workload| workload.pod_security.cell()),
+    wide("ISSUES", |workload| workload.issues.cell()),
+    wide("OWNER", |workload| workload.owner.cell()),
+    wide("IMAGES", |workload| workload.images.cell()),
+    wide("WITHHELD", |workload| workload.withheld.cell()),
+    wide("CREATED", |workload| workload.created.cell()),
+    wide("EXCLUDED", |workload| workload.excluded.cell()),
+    wide("GROUP", |workload| workload.group.cell()),
+    wide("UID", |workload| workload.uid.cell()),
 ];
 
-const ISSUES: &[Column] = &[
-    column("NAMESPACE", "/namespace"),
-    column("WORKLOAD", "/workload"),
-    column("LEVEL", "/level"),
-    column("RULE", "/rule"),
-    column("PATH", "/path"),
-    column("FOUND", "/found"),
-    wide("TITLE", "/title"),
-    wide("WHY", "/why"),
-    wide("FIX", "/fix"),
+const ISSUES: &[Column<IssueItem>] = &[
+    column("NAMESPACE", |issue| issue.namespace.cell()),
+    column("WORKLOAD", |issue| issue.workload.cell()),
+    column("LEVEL", |issue| issue.level.cell()),
+    column("RULE", |issue| issue.rule.cell()),
+    column("PATH", |issue| issue.path.cell()),
+    column("FOUND", |issue| issue.found.cell()),
+    wide("TITLE", |issue| issue.title.cell()),
+    wide("WHY", |issue| issue.why.cell()),
+    wide("FIX", |issue| issue.fix.cell()),
 ];
 
-const NODES: &[Column] = &[
-    column("NAME", "/name"),
-    column("ATTACHED", "/attached"),
-    column("SILENT S", "/silent_seconds"),
-    column("CONTAINERS", "/containers"),
-    column("LAYERS READ", "/layers_read"),
-    column("DISTRUSTED", "/distrusted"),
-    column("SANDBOX", "/cage"),
-    column("AGENT", "/agent_version"),
-    wide("KUBELET", "/kubernetes/kubelet"),
-    wide("RUNTIME", "/kubernetes/runtime"),
-    wide("ARCHITECTURE", "/kubernetes/architecture"),
-    wide("OS", "/kubernetes/image"),
-    wide("KERNEL", "/kubernetes/kernel"),
-    wide("WHY NO AGENT", "/blind"),
-    wide("CATALOGERS", "/cataloguers"),
-    wide("MARKS", "/marks"),
-    wide("QUEUE", "/agent/queue"),
-    wide("LAYERS FAILED", "/agent/layers_failed"),
-    wide("WORKER DEATHS", "/agent/worker_deaths"),
-    wide("GONE BEFORE READING", "/agent/gone_before_reading"),
+const NODES: &[Column<NodeItem>] = &[
+    column("NAME", |node| node.name.cell()),
+    column("ATTACHED", |node| node.attached.cell()),
+    column("SILENT S", |node| node.silent_seconds.cell()),
+    column("CONTAINERS", |node| node.containers.cell()),
+    column("LAYERS READ", |node| node.layers_read.cell()),
+    column("DISTRUSTED", |node| node.distrusted.cell()),
+    column("SANDBOX", |node| node.cage.cell()),
+    column("AGENT", |node| node.agent_version.cell()),
+    wide("KUBELET", |node| node.kubernetes.as_ref().map(|of| of.kubelet.cell()).unwrap_or_default()),
+    wide("RUNTIME", |node| node.kubernetes.as_ref().map(|of| of.runtime.cell()).unwrap_or_default()),
+    wide("ARCHITECTURE", |node| node.kubernetes.as_ref().map(|of| of.architecture.cell()).unwrap_or_default()),
+    wide("OS", |node| node.kubernetes.as_ref().map(|of| of.image.cell()).unwrap_or_default()),
+    wide("KERNEL", |node| node.kubernetes.as_ref().map(|of| of.kernel.cell()).unwrap_or_default()),
+    wide("WHY NO AGENT", |node| node.blind.cell()),
+    wide("CATALOGERS", |node| node.catalogers.cell()),
+    wide("MARKS", |node| node.marks.cell()),
+    wide("QUEUE", |node| node.agent.as_ref().map(|of| of.queue.cell()).unwrap_or_default()),
+    wide("LAYERS FAILED", |node| node.agent.as_ref().map(|of| of.layers_failed.cell()).unwrap_or_default()),
+    wide("WORKER DEATHS", |node| node.agent.as_ref().map(|of| of.worker_deaths.cell()).unwrap_or_default()),
+    wide("GONE BEFORE READING", |node| node.agent.as_ref().map(|of| of.gone_before_reading.cell()).unwrap_or_default()),
 ];
 
-const CONTAINERS: &[Column] = &[
-    column("NODE", "/node"),
-    column("NAMESPACE", "/namespace"),
-    column("POD", "/pod"),
-    column("NAME", "/name"),
-    column("IMAGE", "/image"),
-    column("COVERAGE", "/coverage/state"),
-    column("PACKAGES", "/packages"),
-    column("FINDINGS", "/findings"),
-    wide("REASON", "/coverage/reason"),
-    wide("WORKLOAD", "/workload"),
-    wide("DISTRIBUTION", "/distribution"),
-    wide("SINCE", "/since"),
-    wide("RUNTIME", "/runtime"),
-    wide("RUNTIME NAMESPACE", "/runtime_namespace"),
-    wide("ID", "/id"),
-    wide("STACK", "/stack"),
+const CONTAINERS: &[Column<ContainerItem>] = &[
+    column("NODE", |container| container.node.cell()),
+    column("NAMESPACE", |container| container.namespace.cell()),
+    column("POD", |container| container.pod.cell()),
+    column("NAME", |container| container.name.cell()),
+    column("IMAGE", |container| container.image.cell()),
+    column("COVERAGE", |container| container.coverage.state.cell()),
+    column("PACKAGES", |container| container.packages.cell()),
+    column("FINDINGS", |container| container.findings.cell()),
+    wide("REASON", |container| container.coverage.reason.cell()),
+    wide("WORKLOAD", |container| container.workload.cell()),
+    wide("DISTRIBUTION", |container| container.distribution.cell()),
+    wide("SINCE", |container| container.since.cell()),
+    wide("RUNTIME", |container| container.runtime.cell()),
+    wide("RUNTIME NAMESPACE", |container| container.runtime_namespace.cell()),
+    wide("ID", |container| container.id.cell()),
+    wide("STACK", |container| container.stack.cell()),
 ];
 
-const IMAGES: &[Column] = &[
-    column("NAMES", "/names"),
-    column("COVERAGE", "/coverage/state"),
-    column("LAYERS", "/layers"),
-    column("PACKAGES", "/packages"),
-    column("CONTAINERS", "/containers"),
-    column("NODES", "/nodes"),
-    column("FINDINGS", "/findings"),
-    wide("WITHHELD", "/withheld"),
-    wide("UNIDENTIFIED", "/unidentified"),
-    wide("DISTRIBUTION", "/distribution"),
-    wide("REASON", "/coverage/reason"),
-    wide("STACK", "/stack"),
+const IMAGES: &[Column<ImageItem>] = &[
+    column("NAMES", |image| image.names.cell()),
+    column("COVERAGE", |image| image.coverage.state.cell()),
+    column("LAYERS", |image| image.layers.cell()),
+    column("PACKAGES", |image| image.packages.cell()),
+    column("CONTAINERS", |image| image.containers.cell()),
+    column("NODES", |image| image.nodes.cell()),
+    column("FINDINGS", |image| image.findings.cell()),
+    wide("WITHHELD", |image| image.withheld.cell()),
+    wide("UNIDENTIFIED", |image| image.unidentified.cell()),
+    wide("DISTRIBUTION", |image| image.distribution.cell()),
+    wide("REASON", |image| image.coverage.reason.cell()),
+    wide("STACK", |image| image.stack.cell()),
 ];
 
-const LAYERS: &[Column] = &[
-    column("FINDINGS", "/findings"),
-    column("AFFECTED", "/affected_containers"),
-    column("CONTAINERS", "/containers"),
-    column("IMAGES", "/images"),
-    column("STATE", "/state"),
-    column("EXAMPLE IMAGE", "/image"),
-    column("STEP", "/step/keyword"),
-    column("ID", "/id"),
-    wide("STEP NUMBER", "/step/number"),
-    wide("DISPUTED", "/disputed"),
-    wide("READ BY", "/read_by"),
-    wide("READ AT", "/read_at"),
-    wide("SANDBOX", "/cage"),
-    wide("CATALOGERS", "/cataloguers"),
-    wide("VERIFIED BY", "/verified_by"),
-    wide("REASON", "/reason"),
+const LAYERS: &[Column<LayerItem>] = &[
+    column("FINDINGS", |layer| layer.findings.cell()),
+    column("AFFECTED", |layer| layer.affected_containers.cell()),
+    column("CONTAINERS", |layer| layer.containers.cell()),
+    column("IMAGES", |layer| layer.images.cell()),
+    column("STATE", |layer| layer.state.cell()),
+    column("EXAMPLE IMAGE", |layer| layer.image.cell()),
+    column("STEP", |layer| layer.step.as_ref().map(|of| of.keyword.cell()).unwrap_or_default()),
+    column("ID", |layer| layer.id.cell()),
+    wide("STEP NUMBER", |layer| layer.step.as_ref().map(|of| of.number.cell()).unwrap_or_default()),
+    wide("DISPUTED", |layer| layer.disputed.cell()),
+    wide("READ BY", |layer| layer.read_by.cell()),
+    wide("READ AT", |layer| layer.read_at.cell()),
+    wide("SANDBOX", |layer| layer.cage.cell()),
+    wide("CATALOGERS", |layer| layer.catalogers.cell()),
+    wide("VERIFIED BY", |layer| layer.verified_by.cell()),
+    wide("REASON", |layer| layer.reason.cell()),
 ];
 
-const PACKAGES: &[Column] = &[
-    column("TYPE", "/type"),
-    column("NAME", "/name"),
-    column("VERSION", "/version"),
-    column("IMAGES", "/images"),
-    column("CONTAINERS", "/containers"),
-    column("FINDINGS", "/findings"),
-    wide("PURL", "/purl"),
+const PACKAGES: &[Column<PackageItem>] = &[
+    column("TYPE", |package| package.r#type.cell()),
+    column("NAME", |package| package.name.cell()),
+    column("VERSION", |package| package.version.cell()),
+    column("IMAGES", |package| package.images.cell()),
+    column("CONTAINERS", |package| package.containers.cell()),
+    column("FINDINGS", |package| package.findings.cell()),
+    wide("PURL", |package| package.purl.cell()),
 ];
 
-const FINDINGS: &[Column] = &[
-    column("SEVERITY", "/severity"),
-    column("ID", "/id"),
-    column("PACKAGE", "/package"),
-    column("INSTALLED", "/installed"),
-    column("FIXED IN", "/fixed"),
-    column("NAMESPACE", "/container/namespace"),
-    column("CONTAINER", "/container/name"),
-    column("NODE", "/container/node"),
-    wide("STATUS", "/status"),
-    wide("SCORE", "/score"),
-    wide("WORKLOAD", "/container/workload"),
-    wide("POD", "/container/pod"),
-    wide("IMAGE", "/container/image"),
-    wide("EVIDENCE", "/evidence"),
-    wide("LAYER", "/layer"),
-    wide("FIRST SEEN", "/first_seen"),
-    wide("FIXED ON", "/fixed_on"),
-    wide("PURL", "/purl"),
-    wide("ALIASES", "/aliases"),
-    wide("SUMMARY", "/summary"),
+const FINDINGS: &[Column<FindingItem>] = &[
+    column("SEVERITY", |finding| finding.severity.cell()),
+    column("ID", |finding| finding.id.cell()),
+    column("PACKAGE", |finding| finding.package.cell()),
+    column("INSTALLED", |finding| finding.installed.cell()),
+    column("FIXED IN", |finding| finding.fixed.cell()),
+    column("NAMESPACE", |finding| finding.container.namespace.cell()),
+    column("CONTAINER", |finding| finding.container.name.cell()),
+    column("NODE", |finding| finding.container.node.cell()),
+    wide("STATUS", |finding| finding.status.cell()),
+    wide("SCORE", |finding| finding.score.cell()),
+    wide("WORKLOAD", |finding| finding.container.workload.cell()),
+    wide("POD", |finding| finding.container.pod.cell()),
+    wide("IMAGE", |finding| finding.container.image.cell()),
+    wide("EVIDENCE", |finding| finding.evidence.cell()),
+    wide("LAYER", |finding| finding.layer.cell()),
+    wide("FIRST SEEN", |finding| finding.first_seen.cell()),
+    wide("FIXED ON", |finding| finding.fixed_on.cell()),
+    wide("PURL", |finding| finding.purl.cell()),
+    wide("ALIASES", |finding| finding.aliases.cell()),
+    wide("SUMMARY", |finding| finding.summary.cell()),
 ];
 
-impl Kind {
-    /// Returns the resource, its columns, and the filter that the positional name sets.
-    const fn list(self) -> Option<(Resource, &'static [Column], &'static str)> {
-        Some(match self {
-            Self::Workloads => (list::WORKLOADS, WORKLOADS, "workload"),
-            Self::Issues => (list::ISSUES, ISSUES, "rule"),
-            Self::Nodes => (list::NODES, NODES, "name"),
-            Self::Containers => (list::CONTAINERS, CONTAINERS, "name"),
-            Self::Images => (list::IMAGES, IMAGES, "name"),
-            Self::Layers => (list::LAYERS, LAYERS, "id"),
-            Self::Packages => (list::PACKAGES, PACKAGES, "name"),
-            Self::Findings => (list::FINDINGS, FINDINGS, "id"),
-            Self::Advisory => return None,
-        })
-    }
-}
-
-/// Returns the query parameters. Filters and sort fields that the resource does not have are rejected before a request is sent.
+/// Returns the parameters of the request. A filter or an order that the resource does not know is an error before the request is sent.
 fn parameters(arguments: &Arguments, resource: &Resource, named: &str) -> Result<Parameters, Fatal> {
     let image = if resource.name == list::IMAGES.name { "name" } else { "image" };
     let mut parameters = Vec::new();
@@ -323,10 +309,27 @@ fn parameters(arguments: &Arguments, resource: &Resource, named: &str) -> Result
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     arguments.listing.check()?;
-    let Some((resource, columns, named)) = arguments.kind.list() else {
-        return advisory(arguments);
-    };
-    let query = parameters(arguments, &resource, named)?;
+    match arguments.kind {
+        Kind::Workloads => print_list(arguments, &list::WORKLOADS, WORKLOADS, "workload"),
+        Kind::Issues => print_list(arguments, &list::ISSUES, ISSUES, "rule"),
+        Kind::Nodes => print_list(arguments, &list::NODES, NODES, "name"),
+        Kind::Containers => print_list(arguments, &list::CONTAINERS, CONTAINERS, "name"),
+        Kind::Images => print_list(arguments, &list::IMAGES, IMAGES, "name"),
+        Kind::Layers => print_list(arguments, &list::LAYERS, LAYERS, "id"),
+        Kind::Packages => print_list(arguments, &list::PACKAGES, PACKAGES, "name"),
+        Kind::Findings => print_list(arguments, &list::FINDINGS, FINDINGS, "id"),
+        Kind::Advisory => print_advisory(arguments),
+    }
+}
+
+/// Prints a list of `resource`; `named` is the filter that a name on the command line sets.
+fn print_list<T: DeserializeOwned>(
+    arguments: &Arguments,
+    resource: &Resource,
+    columns: &[Column<T>],
+    named: &str,
+) -> Result<Exit, Fatal> {
+    let query = parameters(arguments, resource, named)?;
     let client = arguments.server.connect()?;
     let path = format!("/api/v1/{}", resource.name);
     let count = arguments.listing.write(&client, &path, query, columns, arguments.output)?;
@@ -339,44 +342,51 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     Ok(Exit::Done)
 }
 
-fn advisory(arguments: &Arguments) -> Result<Exit, Fatal> {
+fn print_advisory(arguments: &Arguments) -> Result<Exit, Fatal> {
     let Some(id) = &arguments.name else {
         return Err(Fatal::usage("the name of the advisory is missing: outcrop get advisory CVE-2021-44228"));
     };
-    let client: Client = arguments.server.connect()?;
-    let answer = client.get(&format!("/api/v1/advisories/{}", segment(id)), &[])?;
-    match arguments.output {
-        Format::Json => print(&output::json_document(&answer))?,
-        Format::Yaml => print(&output::yaml_document(&answer))?,
-        Format::Csv => return Err(Fatal::usage("-o csv is not available for one advisory: use table, json or yaml")),
-        Format::Table | Format::Wide => print(&describe(&answer))?,
+    if arguments.output == Format::Csv {
+        return Err(Fatal::usage("-o csv is not available for one advisory: use table, json or yaml"));
     }
+    let client = arguments.server.connect()?;
+    let path = format!("/api/v1/advisories/{}", segment(id));
+    let text = match arguments.output {
+        Format::Json => output::json_document(&client.get(&path, &[])?),
+        Format::Yaml => output::yaml_document(&client.get(&path, &[])?)?,
+        Format::Table | Format::Wide | Format::Csv => describe(&client.get(&path, &[])?),
+    };
+    print(&text)?;
     Ok(Exit::Done)
 }
 
-/// Formats an advisory for a terminal, in the style of kubectl describe.
-fn describe(answer: &Value) -> String {
+/// Returns an advisory as text, as kubectl describes an object.
+fn describe(advisory: &AdvisoryItem) -> String {
     let mut out = String::new();
-    for (name, pointer) in [
-        ("Name", "/id"),
-        ("Aliases", "/aliases"),
-        ("Summary", "/summary"),
-        ("Severity", "/severity"),
-        ("Containers", "/containers"),
-        ("Images", "/images"),
-        ("Nodes", "/nodes"),
+    for (name, value) in [
+        ("Name", advisory.id.cell()),
+        ("Aliases", advisory.aliases.cell()),
+        ("Summary", advisory.summary.cell()),
+        ("Severity", advisory.severity.cell()),
+        ("Containers", advisory.containers.cell()),
+        ("Images", advisory.images.cell()),
+        ("Nodes", advisory.nodes.cell()),
     ] {
-        let value = answer.pointer(pointer).map(cell).unwrap_or_default();
         out.push_str(format!("{:<13}{}", format!("{name}:"), escape(&value)).trim_end());
         out.push('\n');
     }
-    let field = |package: &Value, pointer: &str| package.pointer(pointer).map(cell).unwrap_or_default();
-    let rows: Vec<Vec<String>> = answer["packages"]
-        .as_array()
-        .into_iter()
-        .flatten()
+    let rows: Vec<Vec<String>> = advisory
+        .packages
+        .iter()
         .map(|package| {
-            ["/name", "/version", "/status", "/fixed", "/containers", "/purl"].map(|at| field(package, at)).to_vec()
+            vec![
+                package.name.cell(),
+                package.version.cell(),
+                package.status.cell(),
+                package.fixed.cell(),
+                package.containers.cell(),
+                package.purl.cell(),
+            ]
         })
         .collect();
     if rows.is_empty() {

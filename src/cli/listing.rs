@@ -1,8 +1,10 @@
-//! Flags shared by the commands that print a list.
+//! Flags of every command that prints a list.
+
+use serde::de::DeserializeOwned;
 
 use super::Fatal;
 use super::client::{Client, Parameters};
-use super::output::{Column, Format, List};
+use super::output::{Column, Format, write_list};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Listing {
@@ -25,15 +27,15 @@ impl Listing {
         }
     }
 
-    /// Writes the list at `path` page by page. Returns the number of items.
-    pub(super) fn write(
+    /// Prints the list at `path`, page by page. Returns the number of items.
+    pub(super) fn write<T: DeserializeOwned>(
         &self,
         client: &Client,
         path: &str,
         query: Parameters,
-        columns: &[Column],
+        columns: &[Column<T>],
         format: Format,
     ) -> Result<usize, Fatal> {
-        List::new(format, columns, !self.no_headers).write(client.pages(path, query, self.limit))
+        write_list(&client.pages(path, query, self.limit), columns, format, !self.no_headers)
     }
 }

@@ -5,6 +5,7 @@ use clap::Subcommand;
 use super::client::{Server, segment};
 use super::text::escape;
 use super::{Exit, Fatal, print};
+use crate::web::Requeued;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -35,8 +36,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
         Command::Trust(node) => (node, "trust", "trusted"),
     };
     let path = format!("/api/v1/nodes/{}/{act}", segment(&node.name));
-    let answer = node.server.connect()?.post(&path, &[], &[("Content-Type", "application/json")], "{}")?;
-    let layers = answer["layers"].as_u64().unwrap_or(0);
+    let headers = [("Content-Type", "application/json")];
+    let requeued: Requeued = node.server.connect()?.post(&path, &[], &headers, "{}")?;
+    let layers = requeued.layers;
     print(&format!("{} {done}: {layers} layers will be read again\n", escape(&node.name)))?;
     Ok(Exit::Done)
 }

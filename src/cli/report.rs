@@ -2,12 +2,12 @@
 
 use outcrop_agent::scan::Scanned;
 use outcrop_proto::container::Coverage;
-use outcrop_proto::{Digest, Distribution, Runtime, StackPackage};
+use outcrop_proto::{Digest, Distribution, FindingStatus, Runtime, Severity, StackPackage};
 use serde::Serialize;
 
 use super::scan::MatchResult;
 use super::text;
-use crate::advisory::{self, Assessed, Severity, SourceInfo, Status};
+use crate::advisory::{self, Assessed, SourceInfo};
 use crate::export::purl;
 
 /// Version of the JSON form.
@@ -126,7 +126,7 @@ pub(super) struct Finding {
     pub(super) package: String,
     pub(super) purl: String,
     pub(super) installed: String,
-    pub(super) status: Status,
+    pub(super) status: FindingStatus,
     pub(super) fixed: Option<String>,
     pub(super) severity: Severity,
     pub(super) score: Option<f64>,

@@ -1,4 +1,6 @@
-//! Tables in kubectl's style: upper-case headers, columns as wide as their widest cell, separated by three spaces.
+//! Tables as kubectl prints them: headings in upper case, columns as wide as their widest cell.
+
+use unicode_width::UnicodeWidthStr as _;
 
 use super::report::{Report, Target};
 use super::text::escape;
@@ -8,6 +10,9 @@ const MAX_WARNINGS: usize = 10;
 
 /// Maximum width of a column, characters, so that one long name does not widen every row.
 const MAX_WIDTH: usize = 80;
+
+/// Blanks between two columns.
+const GAP: usize = 3;
 
 /// A table that is written in parts. The first part determines the column widths.
 #[derive(Debug)]
@@ -32,7 +37,7 @@ impl Table {
         let heads = &self.heads;
         let widths = self.widths.get_or_insert_with(|| {
             let width = |(column, head): (usize, &&str)| {
-                let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+                let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width());
                 cells.chain(with_heads.then_some(head.len())).max().unwrap_or(0).min(MAX_WIDTH)
             };
             heads.iter().enumerate().map(width).collect()
@@ -41,7 +46,9 @@ impl Table {
         let mut line = |cells: &mut dyn Iterator<Item = &str>| {
             let mut text = String::new();
             for (cell, width) in cells.zip(&*widths) {
-                text.push_str(&format!("{cell:<width$}   "));
+                let pad = width.saturating_sub(cell.width()) + GAP;
+                text.push_str(cell);
+                text.extend(std::iter::repeat_n(' ', pad));
             }
             out.push_str(text.trim_end());
             out.push('\n');
@@ -182,5 +189,7 @@ mod tests {
     fn columns_line_up_and_lines_have_no_trailing_blanks() {
         let rows = [vec!["a\n".to_owned(), "1".to_owned()], vec!["longer".to_owned(), String::new()]];
         assert_eq!(table(&["NAME", "X"], &rows), "NAME     X\na\\u{a}   1\nlonger\n");
+        let wide = [vec!["日本".to_owned(), "1".to_owned()], vec!["abcd".to_owned(), "2".to_owned()]];
+        assert_eq!(table(&["A", "X"], &wide), "A      X\n日本   1\nabcd   2\n");
     }
 }

@@ -1,4 +1,4 @@
-//! Outcrop's findings and packages in the words of others.
+//! Findings and packages in formats of other tools.
 
 pub mod cyclonedx;
 mod purl;

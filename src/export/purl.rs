@@ -1,9 +1,10 @@
 //! Package URLs ([purl specification](https://github.com/package-url/purl-spec)).
 
-use outcrop_proto::{Distribution, Package, PackageType};
+use outcrop_proto::ecosystem::PurlName;
+use outcrop_proto::{Distribution, Package};
 use packageurl::PackageUrl;
 
-/// The package URL of a package, in the distribution that it was found in.
+/// Returns the package URL of `package`, found in `distribution`; empty if the name is not valid in a package URL.
 pub fn purl(package: &Package, distribution: Option<&Distribution>) -> String {
     build(package, distribution).map(|url| url.to_string()).unwrap_or_default()
 }
@@ -12,35 +13,24 @@ fn build<'a>(
     package: &'a Package,
     distribution: Option<&'a Distribution>,
 ) -> Result<PackageUrl<'a>, packageurl::Error> {
-    let name = package.name.as_str();
-    let (namespace, name) = match package.kind {
-        PackageType::Deb | PackageType::Apk | PackageType::Rpm => {
-            (distribution.map(|distribution| distribution.id.clone()), name.to_owned())
-        }
-        // The specification's own normal form.
-        PackageType::Pypi => (None, name.to_lowercase().replace('_', "-")),
-        PackageType::Maven => match name.split_once(':') {
-            Some((group, artifact)) => (Some(group.to_owned()), artifact.to_owned()),
-            None => (None, name.to_owned()),
-        },
-        PackageType::Npm | PackageType::Golang => match name.rsplit_once('/') {
-            Some((namespace, name)) => (Some(namespace.to_owned()), name.to_owned()),
-            None => (None, name.to_owned()),
-        },
+    let ecosystem = package.kind.ecosystem();
+    let (namespace, name) = ecosystem.split_name(&package.name);
+    let namespace = match ecosystem.purl_name {
+        PurlName::Distribution => distribution.map(|distribution| distribution.id.as_str()),
+        _ => namespace,
     };
-    let mut url = PackageUrl::new(package.kind.as_str(), name)?;
+    let mut url = PackageUrl::new(ecosystem.purl_type, name.into_owned())?;
     if let Some(namespace) = namespace.filter(|namespace| !namespace.is_empty()) {
         url.with_namespace(namespace)?;
     }
-    // RPM keeps the epoch apart from the version.
     let (epoch, version) = match package.version.split_once(':') {
-        Some((epoch, version)) if package.kind == PackageType::Rpm => (Some(epoch), version),
+        Some((epoch, version)) if ecosystem.has_epoch => (Some(epoch), version),
         _ => (None, package.version.as_str()),
     };
     if !version.is_empty() {
         url.with_version(version)?;
     }
-    if package.kind.is_os() {
+    if ecosystem.is_os() {
         if let Some(arch) = &package.arch {
             url.add_qualifier("arch", arch.as_str())?;
         }
@@ -60,6 +50,8 @@ fn build<'a>(
 
 #[cfg(test)]
 mod tests {
+    use outcrop_proto::PackageType;
+
     use super::*;
 
     #[test]

@@ -162,7 +162,7 @@ pub const FINDINGS: Resource = Resource {
         ("id", "findings of this problem, by any of its names"),
         ("package", "findings in packages of this name"),
         ("severity", "findings that are at least this bad"),
-        ("status", "`fixed`, `affected`, `will-not-fix`, `under-investigation` or `end-of-life`"),
+        ("status", "`fixed`, `affected`, `deferred`, `will-not-fix`, `under-investigation` or `end-of-life`",),
         ("node", "findings on this node"),
         ("namespace", "findings in pods of this namespace"),
         ("container", "findings in containers of this name"),

@@ -121,7 +121,7 @@ fn of_status(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
         ("outcrop_nodes_distrusted", "Nodes that are not believed.", nodes.distrusted),
         ("outcrop_findings_withheld", "Findings of containers that are left to the distribution.", status.withheld),
         ("outcrop_layers_disputed", "Known layers that nodes disagree on.", status.layers.disputed),
-        ("outcrop_layers_outdated", "Known layers that older cataloguers read.", status.layers.outdated),
+        ("outcrop_layers_outdated", "Known layers that older catalogers read.", status.layers.outdated),
         (
             "outcrop_oldest_unscanned_seconds",
             "How long the container that waits longest has waited to be scanned; 0 if none waits.",
@@ -142,7 +142,7 @@ fn of_status(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
         "outcrop_findings",
         "Findings of containers by severity.",
         "severity",
-        status.findings.iter().map(|(severity, count)| (severity.as_str(), *count)),
+        status.findings.iter().map(|(severity, count)| (severity.as_str(), count)),
     ));
     let lifetimes = &status.lifetimes;
     metrics.push(Metric::by(
@@ -280,7 +280,7 @@ struct Nodes([Metric; 15]);
 impl Nodes {
     fn new() -> Self {
         Self([
-            Metric::new("outcrop_node_info", "A node's agent: its version, its cataloguers', its weakest cage."),
+            Metric::new("outcrop_node_info", "A node's agent: its version, its catalogers', its weakest cage."),
             Metric::new("outcrop_node_attached", "Whether the stream of a node's agent lives."),
             Metric::new("outcrop_node_distrusted", "Whether a node is not believed."),
             Metric::new("outcrop_node_silent_seconds", "How long nothing was heard of a node."),
@@ -304,11 +304,11 @@ impl Nodes {
     fn add(&mut self, node: &NodeItem) {
         let [info, attached, distrusted, silent, containers, read, resident, cpu, starts, counts @ ..] = &mut self.0;
         let name = [("node", node.name.as_str())];
-        let (cataloguers, marks) = (node.cataloguers.to_string(), node.marks.to_string());
+        let (catalogers, marks) = (node.catalogers.to_string(), node.marks.to_string());
         let labels = [
             ("node", node.name.as_str()),
             ("agent_version", node.agent_version.as_str()),
-            ("cataloguers", cataloguers.as_str()),
+            ("catalogers", catalogers.as_str()),
             ("cage", node.cage.as_str()),
             ("marks", marks.as_str()),
         ];

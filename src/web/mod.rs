@@ -37,10 +37,11 @@ pub use access::{
 };
 pub use escape::is_treacherous;
 pub use model::{
-    AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,
-    DatabaseStatus, FindingItem, HasItem, ImageItem, IssueItem, KubernetesNode, KubernetesStatus, LayerCounts,
-    LayerItem, Lifetimes, NodeCounts, NodeItem, OfflineStatus, PackageItem, Page, Pushed, ReasonCount, Rematch,
-    ReportCounts, Requeued, RoleItem, SourceStatus, Status, WorkloadContainer, WorkloadDetail, WorkloadItem,
+    AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, AssessedWord, ContainerItem, ContainerRef, Coverage,
+    CoverageCount, CoverageWord, DatabaseStatus, FindingItem, HasItem, ImageItem, IssueItem, KubernetesNode,
+    KubernetesStatus, LayerCounts, LayerItem, LayerWord, Lifetimes, NodeCounts, NodeItem, OfflineStatus, Open,
+    PackageItem, Page, Pushed, ReasonCount, Rematch, ReportCounts, Requeued, RoleItem, RuntimeWord, SeverityWord,
+    SourceStatus, Status, StatusWord, StepItem, StorageWord, WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
 pub use problem::Problem;
 pub use serve::serve;

@@ -12,7 +12,6 @@ use super::escape::Html;
 use super::list::RESOURCES;
 use super::model::{LayerItem, NodeItem, Page, Status};
 use super::source::{Failure, List, Source};
-use crate::store::RANKS;
 
 /// How many of the worst are shown.
 const WORST: usize = 10;
@@ -103,15 +102,15 @@ fn findings(html: &mut Html, status: &Status) {
     html.table(
         &["Severity", "Findings"],
         // Most severe first, as in every list.
-        RANKS.iter().filter_map(|rank| Some(vec![(*rank).to_owned(), status.findings.get(*rank)?.to_string()])),
+        status.findings.iter().map(|(severity, count)| vec![severity.to_string(), count.to_string()]),
     );
     html.raw("<p>")
         .text(status.withheld)
         .raw(" more are left to the distribution, which judges its own packages.</p>\n");
     html.raw("<h2>Assessed</h2>\n");
     let assessed = status.assessed.iter();
-    let rows =
-        assessed.map(|of| vec![of.ecosystem.clone(), of.state.clone(), of.containers.to_string(), of.reason.clone()]);
+    let rows = assessed
+        .map(|of| vec![of.ecosystem.clone(), of.state.to_string(), of.containers.to_string(), of.reason.clone()]);
     html.table(&["Ecosystem", "Assessed", "Containers", "Reason"], rows).raw("</section>\n");
 }
 
@@ -141,7 +140,7 @@ fn coverage(html: &mut Html, status: &Status) {
     }
     let layers = &status.layers;
     html.raw("<p>Layers: ").text(format_args!(
-        "{} known, {} leased, {} waiting, {} failed; {} disputed, {} read by older cataloguers",
+        "{} known, {} leased, {} waiting, {} failed; {} disputed, {} read by older catalogers",
         layers.known, layers.leased, layers.waiting, layers.failed, layers.disputed, layers.outdated
     ));
     let lives = &status.lifetimes;

@@ -4,10 +4,8 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use outcrop::advisory::{
-    Database, Matched, STALE_AFTER_DAYS, Severity, State, Status, Subject, assess, build, match_packages,
-};
-use outcrop_proto::{Distribution, Package, PackageType, SourcePackage};
+use outcrop::advisory::{Database, Matched, STALE_AFTER_DAYS, Subject, assess, build, match_packages};
+use outcrop_proto::{AssessedState, Distribution, FindingStatus, Package, PackageType, Severity, SourcePackage};
 use serde_json::{Value, json};
 
 /// A folder for feeds and databases.
@@ -333,16 +331,16 @@ fn the_status_is_what_the_record_says() {
         record("CVE-5", "Debian:12", "a", "2", json!({})),
     ]);
     let found = matched(&database, &distribution("debian", "12"), &[Package::new(PackageType::Deb, "a", "1")]);
-    let told: Vec<(Status, Severity)> =
+    let told: Vec<(FindingStatus, Severity)> =
         found.findings.iter().map(|finding| (finding.status, finding.rating.severity)).collect();
     assert_eq!(
         told,
         [
-            (Status::Affected, Severity::Negligible),
-            (Status::EndOfLife, Severity::Unknown),
-            (Status::WillNotFix, Severity::Unknown),
-            (Status::UnderInvestigation, Severity::Unknown),
-            (Status::Fixed, Severity::Unknown),
+            (FindingStatus::Affected, Severity::Negligible),
+            (FindingStatus::EndOfLife, Severity::Unknown),
+            (FindingStatus::WillNotFix, Severity::Unknown),
+            (FindingStatus::UnderInvestigation, Severity::Unknown),
+            (FindingStatus::Fixed, Severity::Unknown),
         ]
     );
 }
@@ -394,15 +392,27 @@ fn every_ecosystem_says_whether_it_could_be_matched() {
     ]);
     let now = jiff::civil::date(2026, 11, 20);
     let cases = [
-        (PackageType::Deb, Some(("debian", "12")), "Debian:12", State::Matched, ""),
-        (PackageType::Deb, Some(("debian", "10")), "Debian:10", State::Unmatched, "end of life since 2024-06-30"),
-        (PackageType::Deb, Some(("debian", "13")), "Debian:13", State::Unmatched, "no source"),
-        (PackageType::Deb, Some(("debian", "")), "debian", State::Unmatched, "unknown release"),
-        (PackageType::Rpm, Some(("opensuse-leap", "15.5")), "opensuse-leap", State::Unmatched, "no advisory source"),
-        (PackageType::Deb, None, "deb", State::Unmatched, "no os-release"),
-        (PackageType::Npm, None, "npm", State::Stale, "323 days old"),
-        (PackageType::Golang, None, "Go", State::Stale, "no modification date"),
-        (PackageType::Pypi, None, "PyPI", State::Unmatched, "no source"),
+        (PackageType::Deb, Some(("debian", "12")), "Debian:12", AssessedState::Matched, ""),
+        (
+            PackageType::Deb,
+            Some(("debian", "10")),
+            "Debian:10",
+            AssessedState::Unmatched,
+            "end of life since 2024-06-30",
+        ),
+        (PackageType::Deb, Some(("debian", "13")), "Debian:13", AssessedState::Unmatched, "no source"),
+        (PackageType::Deb, Some(("debian", "")), "debian", AssessedState::Unmatched, "unknown release"),
+        (
+            PackageType::Rpm,
+            Some(("opensuse-leap", "15.5")),
+            "opensuse-leap",
+            AssessedState::Unmatched,
+            "no advisory source",
+        ),
+        (PackageType::Deb, None, "deb", AssessedState::Unmatched, "no os-release"),
+        (PackageType::Npm, None, "npm", AssessedState::Stale, "323 days old"),
+        (PackageType::Golang, None, "Go", AssessedState::Stale, "no modification date"),
+        (PackageType::Pypi, None, "PyPI", AssessedState::Unmatched, "no source"),
     ];
     for (kind, system, ecosystem, state, reason) in cases {
         let system = system.map(|(id, version)| distribution(id, version));
@@ -417,7 +427,7 @@ fn every_ecosystem_says_whether_it_could_be_matched() {
         let now = jiff::civil::date(2026, 11, 1).checked_add(jiff::Span::new().days(days)).unwrap();
         assess(&database.sources().unwrap(), Some(&distribution("debian", "12")), [package.kind], now)[0].state
     };
-    assert_eq!((day(STALE_AFTER_DAYS), day(STALE_AFTER_DAYS + 1)), (State::Matched, State::Stale));
+    assert_eq!((day(STALE_AFTER_DAYS), day(STALE_AFTER_DAYS + 1)), (AssessedState::Matched, AssessedState::Stale));
 }
 
 #[test]

@@ -105,3 +105,26 @@ fn the_configuration_reference_matches_the_flags() {
         "docs/configuration.md is out of step with the flags, first at {differs:?}: UPDATE=1 cargo test --workspace --test it docs::"
     );
 }
+
+/// The first line of README's table of what is read.
+const TABLE: &str = "| ecosystem | from |";
+
+#[test]
+fn the_table_of_what_is_read_is_the_table_of_ecosystems() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let start = page.find(TABLE).unwrap();
+    let length: usize =
+        page[start..].split_inclusive('\n').take_while(|line| line.starts_with('|')).map(str::len).sum();
+    let table = outcrop_proto::ecosystem::markdown_table();
+    assert!(table.starts_with(TABLE));
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, [&page[..start], &table, &page[start + length..]].concat()).unwrap();
+        return;
+    }
+    assert_eq!(
+        &page[start..start + length],
+        table,
+        "README.md is out of step with proto/src/ecosystem.rs: UPDATE=1 cargo test --workspace --test it docs::"
+    );
+}

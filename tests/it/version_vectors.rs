@@ -7,22 +7,22 @@ use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use outcrop::advisory::version::{Scheme, Version, compare};
+use outcrop::advisory::version::{Version, VersionOrder, compare};
 use proptest::prelude::*;
 
 use crate::skip::skip;
 
-const FILES: &[(&str, Scheme)] = &[
-    ("alpine-versions.tsv", Scheme::Apk),
-    ("alpine-versions-generated.tsv", Scheme::Apk),
-    ("debian-versions.tsv", Scheme::Dpkg),
-    ("debian-versions-generated.tsv", Scheme::Dpkg),
-    ("maven-versions.tsv", Scheme::Maven),
-    ("maven-versions-generated.tsv", Scheme::Maven),
-    ("pypi-versions.tsv", Scheme::Pep440),
-    ("pypi-versions-generated.tsv", Scheme::Pep440),
-    ("redhat-versions.tsv", Scheme::Rpm),
-    ("semver-versions.tsv", Scheme::Semver),
+const FILES: &[(&str, VersionOrder)] = &[
+    ("alpine-versions.tsv", VersionOrder::Apk),
+    ("alpine-versions-generated.tsv", VersionOrder::Apk),
+    ("debian-versions.tsv", VersionOrder::Dpkg),
+    ("debian-versions-generated.tsv", VersionOrder::Dpkg),
+    ("maven-versions.tsv", VersionOrder::Maven),
+    ("maven-versions-generated.tsv", VersionOrder::Maven),
+    ("pypi-versions.tsv", VersionOrder::Pep440),
+    ("pypi-versions-generated.tsv", VersionOrder::Pep440),
+    ("redhat-versions.tsv", VersionOrder::Rpm),
+    ("semver-versions.tsv", VersionOrder::Semver),
 ];
 
 /// The vectors come from an older Maven.
@@ -109,7 +109,14 @@ fn every_vector_is_ordered_as_its_ecosystems_own_tool_orders_it() {
     assert!(wrong.is_empty(), "{} lines are ordered otherwise: {shown:#?}", wrong.len());
 }
 
-const SCHEMES: [Scheme; 6] = [Scheme::Dpkg, Scheme::Apk, Scheme::Rpm, Scheme::Pep440, Scheme::Semver, Scheme::Maven];
+const SCHEMES: [VersionOrder; 6] = [
+    VersionOrder::Dpkg,
+    VersionOrder::Apk,
+    VersionOrder::Rpm,
+    VersionOrder::Pep440,
+    VersionOrder::Semver,
+    VersionOrder::Maven,
+];
 
 /// Strings that look like versions often enough to reach the corners.
 fn version() -> impl Strategy<Value = String> {

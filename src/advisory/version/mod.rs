@@ -1,8 +1,7 @@
-//! Version orders, one for each way in which ecosystems compare.
+//! Version orders: one module for each [`VersionOrder`].
 //!
-//! Every order is total over all strings and linear in their length: versions come out of images and advisories, and a
-//! strange one must neither stop a scan nor end up in a random place. What is not a version in a scheme has a place of its
-//! own, which that scheme's file tells.
+//! Every order is total over all texts and takes time linear in their length, because versions come from images and advisories:
+//! an invalid version must neither stop a scan nor sort at random. Each module documents where its order puts invalid versions.
 
 mod apk;
 mod digits;
@@ -14,24 +13,9 @@ mod semver;
 
 use std::cmp::Ordering;
 
-/// A way to compare versions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scheme {
-    /// Debian and Ubuntu.
-    Dpkg,
-    /// Alpine.
-    Apk,
-    /// The RPM distributions.
-    Rpm,
-    /// `PyPI`.
-    Pep440,
-    /// npm and Go.
-    Semver,
-    /// Maven.
-    Maven,
-}
+pub use outcrop_proto::VersionOrder;
 
-/// A version, parsed once. Only versions of one scheme are worth comparing.
+/// A version, parsed once. Comparing versions of different orders is meaningless.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(Parsed);
 
@@ -46,21 +30,21 @@ enum Parsed {
 }
 
 impl Version {
-    /// Parses any string.
-    pub fn parse(scheme: Scheme, text: &str) -> Self {
+    /// Parses any text.
+    pub fn parse(order: VersionOrder, text: &str) -> Self {
         let text = text.trim();
-        Self(match scheme {
-            Scheme::Dpkg => Parsed::Dpkg(dpkg::Version::parse(text)),
-            Scheme::Apk => Parsed::Apk(apk::Version::parse(text)),
-            Scheme::Rpm => Parsed::Rpm(rpm::Version::parse(text)),
-            Scheme::Pep440 => Parsed::Pep440(pep440::Version::parse(text)),
-            Scheme::Semver => Parsed::Semver(semver::Version::parse(text)),
-            Scheme::Maven => Parsed::Maven(maven::Version::parse(text)),
+        Self(match order {
+            VersionOrder::Dpkg => Parsed::Dpkg(dpkg::Version::parse(text)),
+            VersionOrder::Apk => Parsed::Apk(apk::Version::parse(text)),
+            VersionOrder::Rpm => Parsed::Rpm(rpm::Version::parse(text)),
+            VersionOrder::Pep440 => Parsed::Pep440(pep440::Version::parse(text)),
+            VersionOrder::Semver => Parsed::Semver(semver::Version::parse(text)),
+            VersionOrder::Maven => Parsed::Maven(maven::Version::parse(text)),
         })
     }
 }
 
-/// The order of two texts in a scheme.
-pub fn compare(scheme: Scheme, a: &str, b: &str) -> Ordering {
-    Version::parse(scheme, a).cmp(&Version::parse(scheme, b))
+/// Compares two versions in an order.
+pub fn compare(order: VersionOrder, a: &str, b: &str) -> Ordering {
+    Version::parse(order, a).cmp(&Version::parse(order, b))
 }

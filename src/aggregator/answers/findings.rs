@@ -3,13 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use outcrop_proto::{FindingStatus, Severity, UnknownWord, Word};
+
 use super::history::{Fixed, fixed};
 use super::{Chosen, container_ref, time};
 use crate::aggregator::fleet::{Container, Key, subject};
 use crate::aggregator::{Aggregator, now};
-use crate::store::{FindingRow, FindingsFilter, RANKS, StackId, SubjectKey, VerdictId};
+use crate::store::{FindingRow, FindingsFilter, StackId, SubjectKey, VerdictId};
 use crate::web::list::{FINDINGS, after, cut, page};
-use crate::web::{AdvisoryItem, AdvisoryPackage, ContainerRef, Failure, FindingItem, List, Page, Scope};
+use crate::web::{
+    AdvisoryItem, AdvisoryPackage, ContainerRef, Failure, FindingItem, List, Open, Page, Scope, SeverityWord,
+    StatusWord,
+};
 
 /// Most containers whose history is looked through for one answer.
 const MAX_SUBJECTS: usize = 1000;
@@ -40,21 +45,17 @@ impl Aggregator {
                 return Err(Failure::Question(format!("invalid value {other:?} for state: expected open or fixed")));
             }
         }
-        let worst_to = match list.filter("severity") {
-            None => RANKS.len() - 1,
-            Some(word) => RANKS.iter().position(|rank| *rank == word).ok_or_else(|| {
-                Failure::Question(format!("invalid value {word:?} for severity: expected one of {}", RANKS.join(", ")))
-            })?,
-        };
+        let at_least = word::<Severity>(list, "severity")?.unwrap_or(Severity::Unknown);
+        let status = word::<FindingStatus>(list, "status")?;
         let chosen = Chosen::new(self, scope, list)?;
         let stacks: Vec<StackId> = chosen.stacks(&self.picture()).into_keys().collect();
         let place: Option<Place> = after(&FINDINGS, list)?;
         let filter = FindingsFilter {
             package_sets: &stacks,
-            worst_to: u8::try_from(worst_to).unwrap_or(u8::MAX),
+            worst_to: at_least.rank(),
             vulnerability: list.filter("id"),
             package: list.filter("package"),
-            status: list.filter("status"),
+            status: status.map(FindingStatus::as_str),
             after: place.as_ref().map(|place| (place.0, place.1.clone(), place.2, place.3)),
             inclusive: true,
             // Each row has at least one container, so that these are enough for a page and one more.
@@ -189,7 +190,7 @@ impl Aggregator {
                 purl: row.purl.clone(),
                 name: row.package.clone(),
                 version: row.version.clone(),
-                status: row.status.clone(),
+                status: status(&row.status),
                 fixed: row.fixed.clone(),
                 containers: seen.iter().filter_map(|id| containers_of.get(id)).sum(),
             });
@@ -225,7 +226,7 @@ fn words(row: &FindingRow, container: ContainerRef, layer: Option<String>) -> Fi
         purl: row.purl.clone(),
         installed: row.version.clone(),
         evidence: first_line(&row.evidence),
-        status: row.status.clone(),
+        status: status(&row.status),
         fixed: row.fixed.clone(),
         severity: severity(row.rank),
         score: row.score,
@@ -241,9 +242,24 @@ fn key(row: &FindingRow, held: &Held<'_>) -> Place {
     (row.rank, row.vulnerability.clone(), row.verdict, row.package_set, held.node.to_string(), namespace, id)
 }
 
-/// The word for a rank.
-fn severity(rank: u8) -> String {
-    RANKS.get(usize::from(rank)).copied().unwrap_or("unknown").to_owned()
+/// Returns the severity of a rank of the store.
+fn severity(rank: u8) -> SeverityWord {
+    Severity::from_rank(rank).unwrap_or_default().into()
+}
+
+/// Returns the status that the store holds as a word.
+fn status(word: &str) -> StatusWord {
+    FindingStatus::from_word(word).map_or_else(|| Open::Other(word.to_owned()), Open::Known)
+}
+
+/// Returns the word that the filter `name` selects.
+fn word<W: Word>(list: &List, name: &str) -> Result<Option<W>, Failure> {
+    let parse = |text: &str| {
+        let UnknownWord { text, expected } = UnknownWord::new::<W>(text);
+        let wrong = || Failure::Question(format!("invalid value {text:?} for {name}: expected one of {expected}"));
+        W::from_word(&text).ok_or_else(wrong)
+    };
+    list.filter(name).map(parse).transpose()
 }
 
 fn first_line(text: &str) -> String {

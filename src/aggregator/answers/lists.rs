@@ -1,13 +1,14 @@
 //! Nodes, containers, images and layers: what the fleet knows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
-use outcrop_proto::{Coverage, Digest, LayerId, Step};
+use outcrop_proto::{Coverage, Digest, LayerId, LayerState, SeverityCounts, Step};
 
 use super::status::sees_node;
 use super::workloads::named;
 use super::{Chosen, by_severity, container_ref, identity, is, time};
-use crate::aggregator::fleet::{Container, Key, LayerState, Node, Picture, Visible};
+use crate::aggregator::fleet::{Container, Key, Node, Picture, Visible};
 use crate::aggregator::joining::{Missing, missing};
 use crate::aggregator::{Aggregator, now};
 use crate::store::Summary;
@@ -52,7 +53,7 @@ impl Aggregator {
                 layers_read: read.get(name).copied().unwrap_or(0),
                 name: name.to_owned(),
                 agent_version: node.map(|node| node.agent_version.clone()).unwrap_or_default(),
-                cataloguers: node.map_or(0, |node| node.cataloguers),
+                catalogers: node.map_or(0, |node| node.cataloguers),
                 cage: node.map(|node| node.cage.clone()).unwrap_or_default(),
                 marks: node.is_some_and(|node| node.marks),
                 attached: node.is_some_and(|node| node.attached),
@@ -124,11 +125,11 @@ impl Aggregator {
                         workload,
                         image,
                         stack,
-                        storage: container.storage,
-                        coverage: fleet.coverage_of(container),
+                        storage: container.storage.map(Into::into),
+                        coverage: fleet.coverage_of(container).into(),
                         distribution: summary.and_then(|summary| distribution(summary)),
                         packages: summary.map_or(0, |summary| summary.packages),
-                        findings: summary.map(|summary| findings(summary)).unwrap_or_default(),
+                        findings: findings(summary),
                         since: time(container.since),
                     }
                 }
@@ -173,12 +174,12 @@ impl Aggregator {
             ImageItem {
                 stack: digest.to_string(),
                 names: names.into_iter().map(ToOwned::to_owned).collect(),
-                coverage: fleet.coverage(digest),
+                coverage: fleet.coverage(digest).into(),
                 distribution: summary.and_then(|summary| distribution(summary)),
                 layers: stack.layers().len() as u64,
                 packages: count(|summary| summary.packages),
                 unidentified: count(|summary| summary.unidentified),
-                findings: summary.map(|summary| findings(summary)).unwrap_or_default(),
+                findings: findings(summary),
                 withheld: count(|summary| u64::from(summary.counts.withheld)),
                 containers: u64::from(containers),
                 nodes: nodes.len() as u64,
@@ -262,7 +263,7 @@ fn untold(missing: &Missing<'_>) -> ContainerItem {
     let key = missing_key(missing);
     ContainerItem {
         node: (*node).to_owned(),
-        runtime: key.runtime,
+        runtime: key.runtime.into(),
         runtime_namespace: key.namespace.to_string(),
         id: key.id.to_string(),
         name: container.name.as_ref().to_owned(),
@@ -272,10 +273,10 @@ fn untold(missing: &Missing<'_>) -> ContainerItem {
         image: container.image.clone(),
         stack: None,
         storage: None,
-        coverage: coverage.clone(),
+        coverage: coverage.clone().into(),
         distribution: None,
         packages: 0,
-        findings: BTreeMap::new(),
+        findings: SeverityCounts::default(),
         since: String::new(),
     }
 }
@@ -285,9 +286,9 @@ fn distribution(summary: &Summary) -> Option<String> {
     summary.distribution.as_ref().map(|distribution| distribution.name.clone())
 }
 
-/// Findings of a stack by severity.
-fn findings(summary: &Summary) -> BTreeMap<String, u64> {
-    by_severity(summary.counts.severities.map(u64::from))
+/// Findings of a stack by severity; none before it is merged.
+fn findings(summary: Option<&Arc<Summary>>) -> SeverityCounts {
+    summary.map(|summary| by_severity(summary.counts.severities)).unwrap_or_default()
 }
 
 /// By which names, and where, containers of an image are seen.
@@ -357,17 +358,17 @@ fn item(fleet: &Picture, scope: &Scope, id: LayerId, impact: Impact) -> LayerIte
     };
     LayerItem {
         id: id.to_string(),
-        state: layer.map_or(LayerState::Waiting, |layer| layer.state()).as_str().to_owned(),
+        state: layer.map_or(LayerState::Waiting, |layer| layer.state()).into(),
         reason,
         disputed,
         read_by: read.map(|read| &read.node).filter(|name| sees_all || sees(fleet, scope, name)).cloned(),
         // When it was read, and by how many, would say that others run it, too, or did.
         read_at: read.filter(|_| sees_all).map(|read| time(read.read_at)),
         cage: read.filter(|_| sees_all).map(|read| read.cage.clone()),
-        cataloguers: read.map(|read| read.cataloguers),
+        catalogers: read.map(|read| read.cataloguers),
         verified_by: read.filter(|_| sees_all).map_or(0, |read| read.verified_by.len() as u64),
         image: impact.stack.and_then(|stack| name_of(fleet, scope, &stack)),
-        step: impact.step,
+        step: impact.step.map(Into::into),
         images: impact.images,
         containers: impact.containers,
         findings: impact.findings,

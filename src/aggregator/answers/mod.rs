@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use outcrop_proto::Digest;
+use outcrop_proto::{Digest, SeverityCounts};
 use tracing::{info, warn};
 
 use super::fleet::{Container, Key, Picture};
@@ -134,10 +134,9 @@ fn words(row: RematchRow) -> Rematch {
     Rematch { at: time(at), seconds, stacks, appeared, went, nodes_rescanned: 0 }
 }
 
-/// Counts by rank as counts by word; none of what there is none of.
-fn by_severity(counts: impl IntoIterator<Item = u64>) -> BTreeMap<String, u64> {
-    let counts = RANKS.iter().zip(counts).filter(|(_, count)| *count > 0);
-    counts.map(|(word, count)| ((*word).to_owned(), count)).collect()
+/// Returns the store's counts by rank as counts by severity.
+fn by_severity(counts: [u32; RANKS.len()]) -> SeverityCounts {
+    SeverityCounts::from_worst_first(counts.map(u64::from))
 }
 
 /// A container, in words.
@@ -145,7 +144,7 @@ fn container_ref(node: &str, key: &Key, container: &Container) -> ContainerRef {
     let pod = container.pod.as_ref();
     ContainerRef {
         node: node.to_owned(),
-        runtime: key.runtime,
+        runtime: key.runtime.into(),
         runtime_namespace: key.namespace.to_string(),
         id: key.id.to_string(),
         name: container.name.to_string(),

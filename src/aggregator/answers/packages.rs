@@ -46,7 +46,7 @@ impl Aggregator {
             version: row.version,
             images: row.stacks,
             containers: row.containers,
-            findings: by_severity(row.severities.map(u64::from)),
+            findings: by_severity(row.severities),
         }))
     }
 
@@ -118,15 +118,15 @@ impl Aggregator {
     /// The packages that a question is about, in these stacks.
     async fn has(&self, question: &str, stacks: &[StackId]) -> Result<Vec<HasRow>, Failure> {
         let query = Query::parse(question).map_err(|error| Failure::Question(error.to_string()))?;
-        let (kind, name, bound) = match query {
-            Query::Problem(name) => return Ok(self.store.packages_with(&name, stacks).await?),
-            Query::Package { kind, name, bound } => (kind, name, bound),
-        };
-        let mut rows = self.store.packages_named(&name, stacks).await?;
-        // Sources name problems as they like: what is no package may be one.
-        if rows.is_empty() && kind.is_none() && bound.is_none() {
-            return Ok(self.store.packages_with(&name, stacks).await?);
+        // The store knows which names are those of advisories; sources name them as they like.
+        if query.may_be_advisory() {
+            let affected = self.store.packages_with(&query.name, stacks).await?;
+            if !affected.is_empty() {
+                return Ok(affected);
+            }
         }
+        let Query { kind, name, bound } = query;
+        let mut rows = self.store.packages_named(&name, stacks).await?;
         rows.retain(|row| {
             let Some(of) = PackageType::from_name(&row.r#type) else { return false };
             kind.is_none_or(|kind| kind == of) && bound.as_ref().is_none_or(|bound| is_within(of, &row.version, bound))

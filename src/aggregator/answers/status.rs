@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use outcrop_proto::wire::Refusal;
-use outcrop_proto::{CoverageState, Distribution, PackageType, clock};
+use outcrop_proto::{AssessedState, CoverageState, Distribution, PackageType, SeverityCounts, clock};
 
 use super::{by_severity, words};
 use crate::advisory;
@@ -13,10 +13,9 @@ use crate::aggregator::joining::missing;
 use crate::aggregator::{Aggregator, now};
 use crate::offline::Offline;
 use crate::problems::{ActiveProblem, ProblemKind};
-use crate::store::RANKS;
 use crate::web::{
-    AssessedCount, CoverageCount, DatabaseStatus, Failure, KubernetesStatus, NodeCounts, OfflineStatus, ReasonCount,
-    ReportCounts, Scope, SourceStatus, Status,
+    AssessedCount, CoverageCount, CoverageWord, DatabaseStatus, Failure, KubernetesStatus, NodeCounts, OfflineStatus,
+    ReasonCount, ReportCounts, Scope, SourceStatus, Status,
 };
 
 /// What a cage is called that lacks nothing.
@@ -78,28 +77,26 @@ impl Aggregator {
         for (of, containers) in coverages {
             *coverage.entry(of.state).or_default() += containers;
             if !of.reason.is_empty() {
-                reasons.push(ReasonCount { state: of.state, reason: of.reason, containers });
+                reasons.push(ReasonCount { state: of.state.into(), reason: of.reason, containers });
             }
         }
         let reasons = commonest(reasons);
-        let mut severities = [0_u64; RANKS.len()];
+        let mut findings = SeverityCounts::default();
         let mut withheld = 0;
         let mut systems: BTreeMap<(Option<&Distribution>, &[PackageType]), u64> = BTreeMap::new();
         for (summary, containers) in &summaries {
             let containers = u64::from(*containers);
-            for (sum, count) in severities.iter_mut().zip(summary.counts.severities) {
-                *sum += u64::from(count) * containers;
-            }
+            findings.add_all(&by_severity(summary.counts.severities), containers);
             withheld += u64::from(summary.counts.withheld) * containers;
             *systems.entry((summary.distribution.as_ref(), &summary.types)).or_default() += containers;
         }
         let current = self.advisories.current();
         let today = clock::today();
-        let mut assessed: BTreeMap<(String, String, String), u64> = BTreeMap::new();
+        let mut assessed: BTreeMap<(String, AssessedState, String), u64> = BTreeMap::new();
         if let Some(current) = &current {
             for ((distribution, types), containers) in systems {
                 for of in advisory::assess(&current.sources, distribution, types.iter().copied(), today) {
-                    let key = (of.ecosystem, of.state.as_str().to_owned(), of.reason);
+                    let key = (of.ecosystem, of.state, of.reason);
                     *assessed.entry(key).or_default() += containers;
                 }
             }
@@ -114,11 +111,19 @@ impl Aggregator {
             uptime_seconds: at.instant.saturating_duration_since(self.started).as_secs(),
             nodes,
             containers: coverage.values().sum(),
-            coverage: coverage.into_iter().map(|(state, containers)| CoverageCount { state, containers }).collect(),
+            coverage: coverage
+                .into_iter()
+                .map(|(state, containers)| CoverageCount { state: state.into(), containers })
+                .collect(),
             reasons,
             assessed: assessed
                 .into_iter()
-                .map(|((ecosystem, state, reason), containers)| AssessedCount { ecosystem, state, reason, containers })
+                .map(|((ecosystem, state, reason), containers)| AssessedCount {
+                    ecosystem,
+                    state: state.into(),
+                    reason,
+                    containers,
+                })
                 .collect(),
             kubernetes,
             offline: self.config.offline.clone().map(|Offline { ports, enforced }| OfflineStatus { ports, enforced }),
@@ -145,7 +150,7 @@ impl Aggregator {
             }),
             database_error: self.advisories.refused(),
             problems: if is_all { problems } else { Vec::new() },
-            findings: by_severity(severities),
+            findings,
             withheld,
             rematch: rematch.filter(|_| is_all).map(words),
         })
@@ -169,11 +174,12 @@ impl Aggregator {
 
 /// The commonest reasons, with the others of each state as one: nodes say what they like, and all containers are counted.
 fn commonest(mut reasons: Vec<ReasonCount>) -> Vec<ReasonCount> {
-    reasons
-        .sort_by(|a, b| b.containers.cmp(&a.containers).then_with(|| (a.state, &a.reason).cmp(&(b.state, &b.reason))));
-    let mut others: BTreeMap<CoverageState, u64> = BTreeMap::new();
+    reasons.sort_by(|a, b| {
+        b.containers.cmp(&a.containers).then_with(|| (&a.state, &a.reason).cmp(&(&b.state, &b.reason)))
+    });
+    let mut others: BTreeMap<CoverageWord, u64> = BTreeMap::new();
     for other in reasons.iter().skip(MAX_REASONS) {
-        *others.entry(other.state).or_default() += other.containers;
+        *others.entry(other.state.clone()).or_default() += other.containers;
     }
     reasons.truncate(MAX_REASONS);
     let other = |(state, containers)| ReasonCount { state, reason: "other reasons".to_owned(), containers };
@@ -194,7 +200,7 @@ mod tests {
     fn few_reasons_are_told_and_all_containers_are_counted() {
         let reason = |number: u64| {
             let state = if number.is_multiple_of(3) { CoverageState::Failed } else { CoverageState::Unsupported };
-            ReasonCount { state, reason: format!("reason {number}"), containers: number }
+            ReasonCount { state: state.into(), reason: format!("reason {number}"), containers: number }
         };
         let all: Vec<ReasonCount> = (1..1_000).map(reason).collect();
         let told = commonest(all.clone());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, RwLockReadGuard};
 
-use outcrop_proto::{Coverage, CoverageState, Digest};
+use outcrop_proto::{Coverage, CoverageState, Digest, SeverityCounts};
 
 use super::{by_severity, is, time};
 use crate::aggregator::fleet::Picture;
@@ -12,7 +12,7 @@ use crate::aggregator::{Aggregator, now};
 use crate::cluster::checks::{Issue, Level, PodSecurity, level};
 use crate::cluster::{Cluster, Labels, Pod, PodContainer, Pods, Workload, is_kind, is_named};
 use crate::duration::parse_duration;
-use crate::store::{RANKS, Summary};
+use crate::store::Summary;
 use crate::web::list::{ISSUES, WORKLOADS, page};
 use crate::web::{Failure, IssueItem, List, Page, Scope, WorkloadContainer, WorkloadDetail, WorkloadItem};
 
@@ -156,7 +156,7 @@ impl Aggregator {
                 && list.filter("node").is_none_or(|node| nodes.contains(node))
         });
         let keyed = items.map(|(item, _)| {
-            let rank = if by_findings { ranked(&item.findings) } else { Vec::new() };
+            let rank = by_findings.then(|| item.findings.worst_first());
             let WorkloadItem { namespace, kind, group, name, uid, .. } = &item;
             ((rank, [namespace, kind, group, name, uid].map(Clone::clone)), item)
         });
@@ -191,13 +191,11 @@ impl Aggregator {
                     kind: member.container.kind.as_str().to_owned(),
                     image: member.image.to_owned(),
                     stack: member.stack.map(|stack| stack.to_string()),
-                    coverage: key.4,
+                    coverage: key.4.into(),
                     replicas: 0,
                     distribution: summary.and_then(|of| of.distribution.as_ref()).map(|of| of.name.clone()),
                     packages: summary.map_or(0, |summary| summary.packages),
-                    findings: summary
-                        .map(|summary| by_severity(summary.counts.severities.map(u64::from)))
-                        .unwrap_or_default(),
+                    findings: summary.map(|summary| by_severity(summary.counts.severities)).unwrap_or_default(),
                 });
                 group.replicas += 1;
             }
@@ -244,7 +242,7 @@ fn item<'c>(
 ) -> (WorkloadItem, BTreeSet<&'c str>) {
     let mut coverage: BTreeMap<CoverageState, u64> = BTreeMap::new();
     let (mut images, mut nodes, mut counted) = (BTreeSet::new(), BTreeSet::new(), HashSet::new());
-    let (mut severities, mut withheld, mut pods) = ([0_u64; RANKS.len()], 0, 0);
+    let (mut findings, mut withheld, mut pods) = (SeverityCounts::default(), 0, 0);
     for pod in living(cluster, of) {
         pods += 1;
         for member in members(cluster, fleet, pod) {
@@ -253,9 +251,7 @@ fn item<'c>(
             nodes.insert(member.node);
             let Some(summary) = member.summary else { continue };
             if counted.insert((&member.container.name, member.stack)) {
-                for (sum, count) in severities.iter_mut().zip(summary.counts.severities) {
-                    *sum += u64::from(count);
-                }
+                findings.add_all(&by_severity(summary.counts.severities), 1);
                 withheld += u64::from(summary.counts.withheld);
             }
         }
@@ -280,9 +276,9 @@ fn item<'c>(
         excluded: pod.and_then(|pod| pod.excluded.as_deref()).map(ToOwned::to_owned),
         pods,
         containers: coverage.values().sum(),
-        coverage,
+        coverage: coverage.into_iter().map(|(state, count)| (state.into(), count)).collect(),
         images: images.into_iter().map(ToOwned::to_owned).collect(),
-        findings: by_severity(severities),
+        findings,
         withheld,
         pod_security: match level(issues) {
             PodSecurity::Privileged => "privileged",
@@ -293,11 +289,6 @@ fn item<'c>(
         issues: by_level,
     };
     (item, nodes)
-}
-
-/// Findings from the worst on, to be compared.
-fn ranked(findings: &BTreeMap<String, u64>) -> Vec<u64> {
-    RANKS.iter().map(|rank| findings.get(*rank).copied().unwrap_or(0)).collect()
 }
 
 const fn level_word(level: Level) -> &'static str {

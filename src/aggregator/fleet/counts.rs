@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use jiff::civil::Date;
-use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
+use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, LayerState};
 
-use super::layers::{Layer, LayerState};
+use super::layers::Layer;
 use super::stacks::Stack;
 use super::{Now, Picture};
 use crate::store::{DayCount, StackId, Summary};

@@ -5,7 +5,7 @@ use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outcrop_proto::{Coverage, CoverageState, Digest, LayerId};
+use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, LayerState};
 
 use super::stacks::Stack;
 use super::verify::{CrossRead, Dispute};
@@ -79,31 +79,6 @@ pub(in crate::aggregator) struct Layer {
     pub(super) stacks: BTreeSet<Digest>,
     /// How many containers stand on it.
     pub(super) containers: u32,
-}
-
-/// How far a layer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::aggregator) enum LayerState {
-    /// Read.
-    Known,
-    /// Being read.
-    Leased,
-    /// Not read yet.
-    Waiting,
-    /// Could not be read.
-    Failed,
-}
-
-impl LayerState {
-    /// The word for it.
-    pub(in crate::aggregator) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Known => "known",
-            Self::Leased => "leased",
-            Self::Waiting => "waiting",
-            Self::Failed => "failed",
-        }
-    }
 }
 
 impl Layer {

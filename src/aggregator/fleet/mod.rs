@@ -28,7 +28,6 @@ use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, LayerId, Runt
 
 pub(super) use container::{Container, Key, Placed};
 pub(super) use counts::{Overview, Visible};
-pub(super) use layers::LayerState;
 pub(super) use runs::{subject, workload_key};
 pub(super) use verify::{Distrusted, Verified};
 
@@ -399,7 +398,7 @@ impl Fleet {
         self.remove(name, key, now);
         let unread = coverage.state == CoverageState::Pending;
         let state = if unread { CoverageState::Failed } else { coverage.state };
-        *self.picture.lifetimes.ended.entry(state).or_default() += 1;
+        *self.picture.lifetimes.ended.entry(state.into()).or_default() += 1;
         if unread || coverage.reason == GONE_BEFORE_READING {
             self.picture.lifetimes.gone_before_reading += 1;
         }

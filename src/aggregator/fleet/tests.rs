@@ -306,7 +306,10 @@ fn every_container_is_counted_when_it_comes_and_when_it_goes() {
     fleet.tell("a", 5, true, Vec::new(), &[], at(0)).unwrap();
     let lifetimes = fleet.lifetimes();
     assert_eq!((lifetimes.seen, lifetimes.gone_before_reading), (4, 3), "the shop ended before it was read");
-    assert_eq!(lifetimes.ended, BTreeMap::from([(CoverageState::Scanned, 1), (CoverageState::Failed, 3)]));
+    assert_eq!(
+        lifetimes.ended,
+        BTreeMap::from([(CoverageState::Scanned.into(), 1), (CoverageState::Failed.into(), 3)])
+    );
     assert_eq!(states(&fleet), []);
 }
 

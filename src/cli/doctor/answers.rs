@@ -3,21 +3,15 @@
 use std::collections::BTreeSet;
 
 use outcrop_agent::doctor::Check;
-use serde_json::Value;
+use outcrop_proto::AssessedState;
+
+use crate::web::{NodeItem, SourceStatus, Status};
 
 /// Maximum number of names that are listed; the others are counted.
 const MAX_NAMES: usize = 5;
 
 /// Time after which a pending container is reported, seconds.
 const MAX_PENDING: u64 = 3600;
-
-fn number(value: &Value, pointer: &str) -> u64 {
-    value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
-}
 
 /// Joins the first [`MAX_NAMES`] names and counts the others.
 pub(super) fn some<T: AsRef<str>>(names: &[T]) -> String {
@@ -34,10 +28,10 @@ fn minor(version: &str) -> Vec<&str> {
 }
 
 /// Checks the response of `GET /api/v1/status`. Sources older than `max_age` days are reported.
-pub(super) fn status(status: &Value, own_version: &str, max_age: i64) -> Vec<Check> {
-    let version = text(status, "/version");
+pub(super) fn status(status: &Status, own_version: &str, max_age: i64) -> Vec<Check> {
+    let version = status.version.as_str();
     let mut checks = vec![if minor(version) == minor(own_version) {
-        Check::ok("API", format!("aggregator {version} in cluster {}", text(status, "/cluster")))
+        Check::ok("API", format!("aggregator {version} in cluster {}", status.cluster))
     } else {
         Check::warn(
             "API",
@@ -45,7 +39,7 @@ pub(super) fn status(status: &Value, own_version: &str, max_age: i64) -> Vec<Che
             "use the command line of the same version as the aggregator",
         )
     }];
-    checks.push(match status["store_error"].as_str() {
+    checks.push(match status.store_error.as_deref() {
         Some(error) => {
             Check::fail("store", error, "free space on the volume or enlarge it; the aggregator resumes by itself")
         }
@@ -54,26 +48,26 @@ pub(super) fn status(status: &Value, own_version: &str, max_age: i64) -> Vec<Che
     checks.extend(problems(status));
     checks.extend(database(status, max_age));
     checks.extend(kubernetes(status));
-    if number(status, "/layers/disputed") > 0 {
-        let found =
-            format!("{} layers are disputed: nodes report different contents", number(status, "/layers/disputed"));
+    let disputed = status.layers.disputed;
+    if disputed > 0 {
+        let found = format!("{disputed} layers are disputed: nodes report different contents");
         checks.push(Check::warn(
             "layers",
             found,
             "find the nodes with outcrop get layers -o wide, then run outcrop node distrust NAME",
         ));
     }
-    if number(status, "/oldest_unscanned_seconds") > MAX_PENDING {
-        let found = format!("a container has been pending for {} s", number(status, "/oldest_unscanned_seconds"));
+    if let Some(seconds) = status.oldest_unscanned_seconds.filter(|seconds| *seconds > MAX_PENDING) {
+        let found = format!("a container has been pending for {seconds} s");
         checks.push(Check::warn("layers", found, "see the reasons with outcrop get layers -o wide"));
     }
     checks
 }
 
 /// Checks the current problems. Failed watches are combined: they usually have one cause.
-fn problems(status: &Value) -> Vec<Check> {
+fn problems(status: &Status) -> Vec<Check> {
     const NAME: &str = "problem";
-    let all = status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let all = status.problems.iter().map(String::as_str);
     let (watches, others): (Vec<&str>, Vec<&str>) = all.partition(|problem| problem.starts_with("watching "));
     let todo = "correct the file or the permission; the last valid version stays in use until then";
     let mut checks: Vec<Check> = others.iter().map(|problem| Check::warn(NAME, *problem, todo)).collect();
@@ -88,27 +82,27 @@ fn problems(status: &Value) -> Vec<Check> {
     checks
 }
 
-fn database(status: &Value, max_age: i64) -> Vec<Check> {
+fn database(status: &Status, max_age: i64) -> Vec<Check> {
     const NAME: &str = "database";
     const AGE: &str = "database age";
     let mut checks = Vec::new();
-    if let Some(error) = status["database_error"].as_str() {
+    if let Some(error) = &status.database_error {
         checks.push(Check::warn(
             NAME,
             format!("the last offered database was refused: {error}"),
             "see docs/operations.md, Advisory databases",
         ));
     }
-    if status["database"].is_null() {
+    let Some(database) = &status.database else {
         checks.push(Check::fail(
             NAME,
             "no advisory database: nothing is matched",
             "run outcrop db push FILE, or set aggregator.advisories.volume in the chart",
         ));
         return checks;
-    }
-    let origin = format!("{}, {}", text(status, "/database/brought_by"), text(status, "/database/brought_at"));
-    checks.push(match status.pointer("/database/signed_by").and_then(Value::as_str) {
+    };
+    let origin = format!("{}, {}", database.brought_by, database.brought_at);
+    checks.push(match &database.signed_by {
         Some(key) => Check::ok(NAME, format!("from {origin}, signed by {key}")),
         None => Check::warn(
             NAME,
@@ -116,12 +110,9 @@ fn database(status: &Value, max_age: i64) -> Vec<Check> {
             "sign it with minisign; see docs/operations.md, Sign databases",
         ),
     });
-    let used: BTreeSet<&str> =
-        status["assessed"].as_array().into_iter().flatten().map(|of| text(of, "/ecosystem")).collect();
-    let sources = status.pointer("/database/sources").and_then(Value::as_array).into_iter().flatten();
-    let ages = sources.filter(|source| used.contains(text(source, "/ecosystem")));
-    let ages: Vec<(&str, Option<i64>)> =
-        ages.map(|source| (text(source, "/ecosystem"), source["age_days"].as_i64())).collect();
+    let is_used = |source: &&SourceStatus| status.assessed.iter().any(|count| count.ecosystem == source.ecosystem);
+    let used = database.sources.iter().filter(is_used);
+    let ages: Vec<(&str, Option<i64>)> = used.map(|source| (source.ecosystem.as_str(), source.age_days)).collect();
     let old = |(_, age): &&(&str, Option<i64>)| age.is_none_or(|age| age > max_age);
     let stale: Vec<String> = ages
         .iter()
@@ -143,13 +134,9 @@ fn database(status: &Value, max_age: i64) -> Vec<Check> {
             format!("fetch the feeds and rebuild the database; advisories newer than {max_age} days may be missing"),
         )
     });
-    let unmatched: BTreeSet<String> = status["assessed"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|of| text(of, "/state") == "unmatched")
-        .map(|of| format!("{} ({})", text(of, "/ecosystem"), text(of, "/reason")))
-        .collect();
+    let unmatched = status.assessed.iter().filter(|count| count.state == AssessedState::Unmatched);
+    let unmatched: BTreeSet<String> =
+        unmatched.map(|count| format!("{} ({})", count.ecosystem, count.reason)).collect();
     if !unmatched.is_empty() {
         let unmatched: Vec<String> = unmatched.into_iter().collect();
         checks.push(Check::warn(
@@ -161,19 +148,17 @@ fn database(status: &Value, max_age: i64) -> Vec<Check> {
     checks
 }
 
-fn kubernetes(status: &Value) -> Vec<Check> {
+fn kubernetes(status: &Status) -> Vec<Check> {
     const NAME: &str = "pods and containers";
-    if status["kubernetes"].is_null() {
-        return Vec::new();
-    }
-    if status.pointer("/kubernetes/synced").and_then(Value::as_bool) == Some(false) {
+    let Some(counts) = &status.kubernetes else { return Vec::new() };
+    if !counts.synced {
         return vec![Check::warn(
             NAME,
             "the aggregator's first list of the API server's objects is not complete",
             "wait a minute, then check the aggregator's log and its ClusterRole",
         )];
     }
-    let (untold, strays) = (number(status, "/kubernetes/untold"), number(status, "/kubernetes/strays"));
+    let (untold, strays) = (counts.untold, counts.strays);
     let mut checks = Vec::new();
     if untold > 0 {
         checks.push(Check::warn(
@@ -190,24 +175,20 @@ fn kubernetes(status: &Value) -> Vec<Check> {
         ));
     }
     if checks.is_empty() {
-        checks.push(Check::ok(
-            NAME,
-            format!("{} pods; nodes report all of their containers", number(status, "/kubernetes/pods")),
-        ));
+        checks.push(Check::ok(NAME, format!("{} pods; nodes report all of their containers", counts.pods)));
     }
     checks
 }
 
 /// Checks the response of `GET /api/v1/nodes`. `refused` is the number of refused streams since the start.
-pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Check> {
-    let is = |node: &Value, key: &str| node[key].as_bool() == Some(true);
-    let named = |filter: &dyn Fn(&Value) -> bool, words: &dyn Fn(&Value) -> String| -> Vec<String> {
-        nodes.iter().filter(|node| filter(node)).map(words).collect()
+pub(super) fn nodes(nodes: &[NodeItem], refused: u64, aggregator: &str) -> Vec<Check> {
+    let named = |filter: &dyn Fn(&NodeItem) -> bool, text: &dyn Fn(&NodeItem) -> String| -> Vec<String> {
+        nodes.iter().filter(|node| filter(node)).map(text).collect()
     };
-    let name = |node: &Value| text(node, "/name").to_owned();
-    let has_agent = |node: &Value| !text(node, "/agent_version").is_empty();
-    let is_there = |node: &Value| !node["kubernetes"].is_null();
-    let attached = nodes.iter().filter(|node| is(node, "attached")).count();
+    let name = |node: &NodeItem| node.name.clone();
+    let has_agent = |node: &NodeItem| !node.agent_version.is_empty();
+    let is_registered = |node: &NodeItem| node.kubernetes.is_some();
+    let attached = nodes.iter().filter(|node| node.attached).count();
     if !nodes.iter().any(has_agent) {
         let refusals = if refused > 0 { format!("; {refused} streams were refused") } else { String::new() };
         return vec![Check::fail(
@@ -217,8 +198,8 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
         )];
     }
     let mut checks = vec![Check::ok("nodes", format!("{attached} of {} attached", nodes.len()))];
-    let silence = |node: &Value| format!("{} for {} s", text(node, "/name"), number(node, "/silent_seconds"));
-    let silent = named(&|node| has_agent(node) && !is(node, "attached") && is_there(node), &silence);
+    let silence = |node: &NodeItem| format!("{} for {} s", node.name, node.silent_seconds);
+    let silent = named(&|node| has_agent(node) && !node.attached && is_registered(node), &silence);
     if !silent.is_empty() {
         checks.push(Check::fail(
             "silent nodes",
@@ -226,7 +207,7 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
             "check the agent's log on each node, then kubectl exec POD -c reader -- outcrop-agent doctor",
         ));
     }
-    let gone = named(&|node| has_agent(node) && !is(node, "attached") && !is_there(node), &silence);
+    let gone = named(&|node| has_agent(node) && !node.attached && !is_registered(node), &silence);
     if !gone.is_empty() {
         checks.push(Check::warn(
             "silent nodes",
@@ -234,8 +215,8 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
             "start their agents; a removed node disappears after --forget-after",
         ));
     }
-    let blind = |node: &Value| format!("{} ({})", text(node, "/name"), text(node, "/blind"));
-    let blind = named(&|node| node["blind"].is_string(), &blind);
+    let blind = |node: &NodeItem| format!("{} ({})", node.name, node.blind.as_deref().unwrap_or_default());
+    let blind = named(&|node| node.blind.is_some(), &blind);
     if !blind.is_empty() {
         checks.push(Check::warn(
             "blind nodes",
@@ -243,7 +224,7 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
             "their containers are counted as unsupported, with this reason",
         ));
     }
-    let bare = named(&|node| !has_agent(node) && !node["blind"].is_string(), &name);
+    let bare = named(&|node| !has_agent(node) && node.blind.is_none(), &name);
     if !bare.is_empty() {
         checks.push(Check::fail(
             "nodes without agent",
@@ -251,15 +232,15 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
             "check that a DaemonSet selects these nodes (agent.nodeSelector, nodeExpressions, agents in the chart) and that its pods are scheduled",
         ));
     }
-    let cages = named(&|node| has_agent(node) && text(node, "/cage") != "landlock+seccomp", &|node| {
-        format!("{} ({})", text(node, "/name"), text(node, "/cage"))
+    let cages = named(&|node| has_agent(node) && node.cage != "landlock+seccomp", &|node| {
+        format!("{} ({})", node.name, node.cage)
     });
     checks.push(if cages.is_empty() {
         Check::ok("sandboxes", "Landlock and seccomp are in force on every node")
     } else {
         Check::warn("sandboxes", some(&cages), "use Linux 6.12 or later with landlock in the kernel parameter lsm=")
     });
-    let distrusted = named(&|node| is(node, "distrusted"), &name);
+    let distrusted = named(&|node| node.distrusted, &name);
     if !distrusted.is_empty() {
         checks.push(Check::warn(
             "distrusted nodes",
@@ -267,8 +248,8 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
             "after you have checked them, run outcrop node trust NAME",
         ));
     }
-    let others = named(&|node| has_agent(node) && minor(text(node, "/agent_version")) != minor(aggregator), &|node| {
-        format!("{} has {}", text(node, "/name"), text(node, "/agent_version"))
+    let others = named(&|node| has_agent(node) && minor(&node.agent_version) != minor(aggregator), &|node| {
+        format!("{} has {}", node.name, node.agent_version)
     });
     if !others.is_empty() {
         checks.push(Check::warn(
@@ -277,9 +258,8 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
             format!("update them to the aggregator's version, {aggregator}"),
         ));
     }
-    let dying = named(&|node| number(node, "/agent/worker_deaths") > 0, &|node| {
-        format!("{} {}", text(node, "/name"), number(node, "/agent/worker_deaths"))
-    });
+    let deaths = |node: &NodeItem| node.agent.as_ref().map_or(0, |agent| agent.worker_deaths);
+    let dying = named(&|node| deaths(node) > 0, &|node| format!("{} {}", node.name, deaths(node)));
     if !dying.is_empty() {
         checks.push(Check::warn(
             "workers",
@@ -293,7 +273,7 @@ pub(super) fn nodes(nodes: &[Value], refused: u64, aggregator: &str) -> Vec<Chec
 #[cfg(test)]
 mod tests {
     use outcrop_agent::doctor::Outcome;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -303,15 +283,22 @@ mod tests {
 
     #[test]
     fn a_status_is_judged_field_by_field() {
+        let source = |ecosystem: &str, age: i64| json!({ "ecosystem": ecosystem, "records": 1, "newest": "2026", "age_days": age });
         let healthy = json!({
-            "version": "0.1.3", "cluster": "c", "problems": [], "store_error": null, "database_error": null,
-            "database": { "brought_at": "2026", "brought_by": "me", "signed_by": "RWQ",
-                          "sources": [{ "ecosystem": "Debian:12", "age_days": 2 }, { "ecosystem": "npm", "age_days": 900 }] },
-            "assessed": [{ "ecosystem": "Debian:12", "state": "matched", "reason": "" }],
-            "kubernetes": { "synced": true, "pods": 4, "untold": 0, "strays": 0 },
-            "layers": { "disputed": 0 }, "oldest_unscanned_seconds": null,
+            "version": "0.1.3", "cluster": "c", "uptime_seconds": 1, "problems": [], "store_error": null, "database_error": null,
+            "database": { "digest": "sha256:00", "brought_at": "2026", "brought_by": "me", "signed_by": "RWQ",
+                          "sources": [source("Debian:12", 2), source("npm", 900)] },
+            "assessed": [{ "ecosystem": "Debian:12", "state": "matched", "reason": "", "containers": 1 }],
+            "kubernetes": { "synced": true, "workloads": 2, "pods": 4, "untold": 0, "strays": 0 },
+            "nodes": { "known": 1, "attached": 1, "silent": 0, "weak_cage": 0, "distrusted": 0, "without_agent": 0 },
+            "layers": { "known": 1, "leased": 0, "waiting": 0, "failed": 0, "disputed": 0, "outdated": 0 },
+            "reports": { "inventories": 1, "verified": 0, "contradicted": 0, "unasked": 0, "refused": 0 },
+            "lifetimes": { "seen": 1, "ended": {}, "gone_before_reading": 0 },
+            "containers": 1, "coverage": [], "reasons": [], "findings": {}, "withheld": 0,
+            "offline": null, "oldest_unscanned_seconds": null, "rematch": null,
         });
-        let checks = status(&healthy, "0.1.0", 7);
+        let status = |value: &Value| super::status(&serde_json::from_value(value.clone()).unwrap(), "0.1.0", 7);
+        let checks = status(&healthy);
         assert!(checks.iter().all(|check| check.result == Outcome::Ok), "{checks:?}");
         for (pointer, value, check, outcome) in [
             ("/version", json!("0.3.0"), "API", Outcome::Warn),
@@ -332,7 +319,7 @@ mod tests {
         ] {
             let mut changed = healthy.clone();
             *changed.pointer_mut(pointer).unwrap() = value;
-            let checks = status(&changed, "0.1.0", 7);
+            let checks = status(&changed);
             let found = result(&checks, check).unwrap();
             assert_eq!(found.result, outcome, "{pointer}: {checks:?}");
             assert!(!found.todo.is_empty(), "{pointer} says what to do");
@@ -342,12 +329,20 @@ mod tests {
     #[test]
     fn every_node_that_says_nothing_is_named_with_what_to_do() {
         let node = |change: Value| {
-            let mut node = json!({ "name": "n", "agent_version": "0.1.0", "cage": "landlock+seccomp", "attached": true, "distrusted": false,
-                "silent_seconds": 0, "blind": null, "kubernetes": { "kubelet": "v1.34.0" }, "agent": { "worker_deaths": 0 } });
+            let kubernetes = json!({ "kubelet": "v1.34.0", "runtime": "containerd://2", "system": "linux",
+                "architecture": "amd64", "image": "Debian", "kernel": "6.12" });
+            let agent = json!({ "roles": [], "layers_read": 0, "layers_verified": 0, "layers_failed": 0, "worker_deaths": 0,
+                "gone_before_reading": 0, "queue": 0 });
+            let mut node = json!({ "name": "n", "agent_version": "0.1.0", "catalogers": 1, "cage": "landlock+seccomp",
+                "marks": true, "attached": true, "distrusted": false, "silent_seconds": 0, "containers": 1, "layers_read": 1,
+                "blind": null, "kubernetes": kubernetes, "agent": agent });
             for (key, value) in change.as_object().unwrap() {
-                node[key] = value.clone();
+                match value {
+                    Value::Object(fields) => node[key].as_object_mut().unwrap().extend(fields.clone()),
+                    _ => node[key] = value.clone(),
+                }
             }
-            node
+            serde_json::from_value::<NodeItem>(node).unwrap()
         };
         let good = node(json!({}));
         let of = |change: Value| nodes(&[good.clone(), node(change)], 0, "0.1.0");

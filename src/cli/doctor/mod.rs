@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use outcrop_agent::doctor::{Check, Outcome, Subject, examine, failed, judge_clock, skew};
 use outcrop_proto::clock;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use self::bundle::Bundle;
 use self::cluster::Found;
@@ -23,6 +23,7 @@ use super::client::{Client, Server};
 use super::output;
 use super::table::table;
 use super::{Exit, Fatal, print};
+use crate::web::{NodeItem, Status};
 
 /// Maximum number of nodes in a support archive.
 const MAX_NODES: usize = 5_000;
@@ -69,8 +70,8 @@ pub(super) struct Arguments {
 /// Responses of the aggregator.
 #[derive(Debug, Default)]
 struct Answers {
-    status: Option<Value>,
-    nodes: Vec<Value>,
+    status: Option<Status>,
+    nodes: Vec<NodeItem>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
@@ -120,7 +121,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
             "versions.json",
             &json!({
                 "outcrop": env!("CARGO_PKG_VERSION"),
-                "aggregator": answers.status.as_ref().map(|status| status["version"].clone()),
+                "aggregator": answers.status.as_ref().map(|status| status.version.as_str()),
                 "kubernetes": found.as_ref().and_then(|found| found.version.clone()),
                 "written": clock::timestamp().to_string(),
             }),
@@ -164,7 +165,7 @@ fn ask(arguments: &Arguments, found: Option<&Found>, answers: &mut Answers) -> V
     if let Some(skew) = client.date().and_then(|date| skew(&date, clock::machine())) {
         checks.push(judge_clock("clock", skew, "the aggregator's"));
     }
-    let status = match client.get("/api/v1/status", &[]) {
+    let status: Status = match client.get("/api/v1/status", &[]) {
         Ok(status) => status,
         Err(error) => {
             checks.push(Check::fail(
@@ -178,9 +179,7 @@ fn ask(arguments: &Arguments, found: Option<&Found>, answers: &mut Answers) -> V
     checks.extend(answers::status(&status, env!("CARGO_PKG_VERSION"), arguments.max_age));
     match nodes(&client) {
         Ok(nodes) => {
-            let refused = status.pointer("/reports/refused").and_then(Value::as_u64).unwrap_or(0);
-            let version = status["version"].as_str().unwrap_or_default();
-            checks.extend(answers::nodes(&nodes, refused, version));
+            checks.extend(answers::nodes(&nodes, status.reports.refused, &status.version));
             answers.nodes = nodes;
         }
         Err(error) => checks.push(Check::skipped("nodes", error.message)),
@@ -189,7 +188,8 @@ fn ask(arguments: &Arguments, found: Option<&Found>, answers: &mut Answers) -> V
     checks
 }
 
-fn nodes(client: &Client) -> Result<Vec<Value>, Fatal> {
-    let pages: Result<Vec<Vec<Value>>, Fatal> = client.pages("/api/v1/nodes", Vec::new(), Some(MAX_NODES)).collect();
+fn nodes(client: &Client) -> Result<Vec<NodeItem>, Fatal> {
+    let pages = client.pages("/api/v1/nodes", Vec::new(), Some(MAX_NODES));
+    let pages: Result<Vec<Vec<NodeItem>>, Fatal> = pages.iter().collect();
     Ok(pages?.into_iter().flatten().collect())
 }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use outcrop_proto::{Distribution, StackPackage, clock};
+use outcrop_proto::{AssessedState, Distribution, FindingStatus, Severity, StackPackage, clock};
 
-use crate::advisory::{self, Database, Finding, Severity, State, Status, Subject};
+use crate::advisory::{self, Database, Finding, Subject};
 use crate::cli::Fatal;
 use crate::cli::report::{self, DatabaseInfo};
 use crate::export::purl;
@@ -28,7 +28,7 @@ impl FindingFilter {
     }
 
     fn counts(&self, finding: &Finding) -> bool {
-        !self.only_fixed || finding.status == Status::Fixed
+        !self.only_fixed || finding.status == FindingStatus::Fixed
     }
 
     /// Whether the finding makes the command fail. Findings that `--severity` hides still count.
@@ -123,6 +123,7 @@ fn open(path: &Path) -> Result<Database, Fatal> {
 
 /// Returns a warning if the database is stale.
 pub(super) fn staleness(targets: &[report::Target]) -> Option<String> {
-    let stale = targets.iter().flat_map(|target| &target.assessed).find(|assessed| assessed.state == State::Stale)?;
+    let stale =
+        targets.iter().flat_map(|target| &target.assessed).find(|assessed| assessed.state == AssessedState::Stale)?;
     Some(format!("the advisory database is stale: {}: {}", stale.ecosystem, stale.reason))
 }

@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use outcrop_agent::scan::Scanner;
 use outcrop_agent::worker::{Program, enter_read_only, hide_memory};
-use outcrop_proto::StackPackage;
-use outcrop_proto::container::{Coverage, CoverageState};
+use outcrop_proto::{Coverage, CoverageState, Severity, StackPackage};
 
 pub(super) use matcher::MatchResult;
 use matcher::{FindingFilter, Matcher};
@@ -20,7 +19,6 @@ use matcher::{FindingFilter, Matcher};
 use super::progress::{self, Progress, Step};
 use super::report::{Package, Report, Subject, Target};
 use super::{Exit, Fatal, bom, print, table};
-use crate::advisory::Severity;
 use crate::export::cyclonedx::{self, Listed};
 
 /// Output format of the report.

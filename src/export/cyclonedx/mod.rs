@@ -1,4 +1,4 @@
-//! CycloneDX JSON: what a scan says, written; what an SBOM lists, read.
+//! CycloneDX JSON: writes the report of a scan, and reads SBOMs.
 
 mod read;
 mod write;

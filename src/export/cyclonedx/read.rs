@@ -1,4 +1,4 @@
-//! What an SBOM lists, by the package URLs of its components.
+//! Reads the packages of a CycloneDX SBOM from the package URLs of its components.
 
 use std::str::FromStr as _;
 
@@ -6,7 +6,7 @@ use outcrop_proto::{Distribution, Package, PackageType, SourcePackage};
 use packageurl::PackageUrl;
 use serde::Deserialize;
 
-/// Most components, at whatever depth.
+/// Maximum number of components, at any depth.
 const MAX_COMPONENTS: usize = 2_000_000;
 
 #[derive(Deserialize)]
@@ -31,27 +31,27 @@ struct Component {
     components: Vec<Self>,
 }
 
-/// What an SBOM says.
+/// The contents of an SBOM.
 #[derive(Debug, Default)]
 pub struct Listed {
-    /// The operating system that it names, or that its packages' URLs do.
+    /// The operating system component, or else the distribution in the package URLs.
     pub distribution: Option<Distribution>,
-    /// Packages that can be matched, each once, with the URL that listed it.
+    /// Packages that can be matched, without duplicates, each with its package URL.
     pub packages: Vec<(Package, String)>,
-    /// Components with a package URL that Outcrop cannot match.
+    /// Number of components with a package URL that cannot be matched.
     pub left_out: usize,
 }
 
-/// Why bytes are no SBOM that can be read.
+/// Reasons for which an SBOM cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// No JSON, or not of that shape.
+    /// The bytes are not JSON of the expected shape.
     #[error("not a CycloneDX JSON SBOM ({0}); create one with syft -o cyclonedx-json")]
     Malformed(#[from] serde_json::Error),
-    /// JSON of another format.
+    /// The JSON is of another format.
     #[error("unsupported SBOM format {0:?}: expected CycloneDX JSON")]
     Format(String),
-    /// More components than any real one has.
+    /// The SBOM has more components than the limit.
     #[error("the SBOM has more components than the limit of {MAX_COMPONENTS}")]
     TooMany,
 }
@@ -59,7 +59,7 @@ pub enum ReadError {
 /// Reads an SBOM.
 ///
 /// # Errors
-/// When `bytes` are not one.
+/// If `bytes` are not a CycloneDX SBOM in JSON.
 pub fn read(bytes: &[u8]) -> Result<Listed, ReadError> {
     let document: Document = serde_json::from_slice(bytes)?;
     if document.bom_format != "CycloneDX" {
@@ -97,25 +97,21 @@ pub fn read(bytes: &[u8]) -> Result<Listed, ReadError> {
     Ok(listed)
 }
 
-/// The package that a purl names, and the distribution that it is from.
+/// Returns the package that a package URL identifies, and its distribution. `None` if its type is not supported.
 fn package(text: &str) -> Option<(Package, Option<Distribution>)> {
     let url = PackageUrl::from_str(text).ok()?;
     let kind = PackageType::from_name(url.ty())?;
     let qualifier = |name: &str| url.qualifiers().get(name).map(|value| value.to_string());
-    let namespace = url.namespace().filter(|namespace| !namespace.is_empty());
-    let name = match (kind, namespace) {
-        (PackageType::Maven, Some(group)) => format!("{group}:{}", url.name()),
-        (PackageType::Npm | PackageType::Golang, Some(namespace)) => format!("{namespace}/{}", url.name()),
-        _ => url.name().to_owned(),
-    };
+    let ecosystem = kind.ecosystem();
+    let name = ecosystem.join_name(url.namespace(), url.name());
     let version = url.version()?.to_owned();
-    let version = match qualifier("epoch").filter(|_| kind == PackageType::Rpm) {
+    let version = match qualifier("epoch").filter(|_| ecosystem.has_epoch) {
         Some(epoch) => format!("{epoch}:{version}"),
         None => version,
     };
     let mut package = Package { arch: qualifier("arch"), ..Package::new(kind, name, version) };
-    if matches!(kind, PackageType::Deb | PackageType::Apk) {
-        // Syft and trivy name the source package as `upstream`: `name` or `name@version`.
+    if ecosystem.by_source_package {
+        // Syft and Trivy name the source package as `upstream`: `name` or `name@version`.
         let upstream = qualifier("upstream").unwrap_or_else(|| package.name.clone());
         let (name, version) = match upstream.split_once('@') {
             Some((name, version)) => (name.to_owned(), version.to_owned()),
@@ -123,7 +119,7 @@ fn package(text: &str) -> Option<(Package, Option<Distribution>)> {
         };
         package.source = Some(SourcePackage { name, version });
     }
-    let distribution = qualifier("distro").filter(|_| kind.is_os()).and_then(|distro| {
+    let distribution = qualifier("distro").filter(|_| ecosystem.is_os()).and_then(|distro| {
         let (id, version) = distro.rsplit_once('-')?;
         Some(Distribution {
             id: id.to_owned(),

@@ -1,4 +1,4 @@
-//! CycloneDX 1.6, as much of it as a scan has to say ([specification](https://cyclonedx.org/docs/1.6/json/)).
+//! Writes CycloneDX 1.6: the part of it that a scan needs ([specification](https://cyclonedx.org/docs/1.6/json/)).
 
 use serde::Serialize;
 
@@ -49,10 +49,10 @@ pub struct Component {
     /// Package URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub purl: Option<String>,
-    /// What else is known, under names of ours.
+    /// Further properties, in Outcrop's namespace.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub properties: Vec<Property>,
-    /// What it contains.
+    /// Nested components.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<Self>,
 }
@@ -71,12 +71,12 @@ pub struct Property {
 pub struct Vulnerability {
     /// CVE or advisory.
     pub id: String,
-    /// How bad.
+    /// Ratings.
     pub ratings: Vec<Rating>,
-    /// One line.
+    /// One-line description.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// What to do.
+    /// Recommended action.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recommendation: Option<String>,
     /// References to components.
@@ -89,7 +89,7 @@ pub struct Rating {
     /// CVSS base score.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
-    /// One of CycloneDX's words.
+    /// Severity, as CycloneDX names it.
     pub severity: &'static str,
 }
 
@@ -101,7 +101,7 @@ pub struct Affects {
 }
 
 impl Bom {
-    /// A document of `components` and what affects them.
+    /// Creates a document from `components` and the vulnerabilities that affect them.
     pub fn new(components: Vec<Component>, vulnerabilities: Vec<Vulnerability>) -> Self {
         let tool = Tool { r#type: "application", name: "outcrop", version: env!("CARGO_PKG_VERSION") };
         Self {

@@ -1,12 +1,22 @@
 //! Rows of verdicts and findings.
 
+use outcrop_proto::Severity;
+
 use super::PackageSetId;
 
 /// Row id of a verdict. The database assigns it and never assigns it again.
 pub type VerdictId = i64;
 
 /// Severities, worst first. The rank of a severity is its index.
-pub const RANKS: [&str; 6] = ["critical", "high", "medium", "low", "negligible", "unknown"];
+pub const RANKS: [&str; Severity::WORST_FIRST.len()] = {
+    let mut words = [""; Severity::WORST_FIRST.len()];
+    let mut rank = 0;
+    while rank < words.len() {
+        words[rank] = Severity::WORST_FIRST[rank].as_str();
+        rank += 1;
+    }
+    words
+};
 
 /// Counts of the open findings of a package set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

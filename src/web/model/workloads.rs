@@ -1,109 +1,110 @@
-//! Workloads: what people deploy, with what runs of it, what is found in it, and how it is configured.
+//! Workloads: what runs of each, what is found in it, and how it is configured.
 
 use std::collections::BTreeMap;
 
-use outcrop_proto::{Coverage, CoverageState};
-use serde::Serialize;
+use outcrop_proto::SeverityCounts;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::CoverageShape;
+use super::{Coverage, CoverageWord};
 
-/// A workload: the topmost owner of pods that is known.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+/// A workload: the topmost known owner of pods.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct WorkloadItem {
-    /// Its namespace.
+    /// Namespace.
     pub namespace: String,
-    /// Its API group: `apps`; empty for the core group.
+    /// API group: `apps`; empty for the core group.
     pub group: String,
-    /// Its kind: `Deployment`, or a custom resource's own.
+    /// Kind: `Deployment`, or that of a custom resource.
     pub kind: String,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its identity in the cluster.
+    /// UID.
     pub uid: String,
-    /// Whose it is: the first of the owner keys that it, or else its namespace, has as a label or an annotation.
+    /// Owner: the value of the first owner key that the workload, or else its namespace, has as a label or an annotation.
     pub owner: Option<String>,
-    /// Its labels.
+    /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// When it was made; where it is of a kind that is not watched, when one of its pods was.
+    /// When it was created; for a kind that is not watched, when one of its pods was created.
     pub created: String,
-    /// Why it is out of view, if so.
+    /// Reason for which it is excluded; `null` if it is not.
     pub excluded: Option<String>,
-    /// Its pods that are not over.
+    /// Number of pods that have not finished.
     pub pods: u64,
-    /// Its containers; the sum of `coverage`.
+    /// Number of containers; the sum of `coverage`.
     pub containers: u64,
-    /// States that its containers have, with how many have each.
+    /// Number of containers in each coverage state that occurs.
     #[schema(value_type = BTreeMap<String, u64>)]
-    pub coverage: BTreeMap<CoverageState, u64>,
+    pub coverage: BTreeMap<CoverageWord, u64>,
     /// Names of its images.
     pub images: Vec<String>,
-    /// Findings by severity: those of replicas of one container count once.
-    pub findings: BTreeMap<String, u64>,
-    /// Findings left to the distribution, counted in the same way.
+    /// Findings by severity; replicas of one container count once.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub findings: SeverityCounts,
+    /// Findings that are withheld because the distribution judges the package, counted in the same way.
     pub withheld: u64,
-    /// The level of the Pod Security Standards that it satisfies: `privileged`, `baseline`, `restricted`.
+    /// The strictest level of the Pod Security Standards that it satisfies: `privileged`, `baseline` or `restricted`.
     pub pod_security: String,
-    /// Configuration issues, by the level that they break: `baseline`, `restricted`, `recommended`.
+    /// Number of configuration issues by the level that they violate: `baseline`, `restricted` or `recommended`.
     pub issues: BTreeMap<String, u64>,
 }
 
-/// A workload in full.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+/// A workload with its containers and configuration issues.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct WorkloadDetail {
-    /// What a list says of it.
+    /// The workload as lists show it.
     pub workload: WorkloadItem,
-    /// Its containers: those that are the same in all replicas once.
+    /// Containers; those that are equal in all replicas once.
     pub containers: Vec<WorkloadContainer>,
-    /// What its specification leaves to be desired.
+    /// Configuration issues.
     pub configuration: Vec<IssueItem>,
-    /// Names of its pods that are not over.
+    /// Names of the pods that have not finished.
     pub pods: Vec<String>,
 }
 
-/// A container of a workload, in all its replicas that are alike.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+/// A container of a workload, for all replicas that are equal.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct WorkloadContainer {
-    /// Its name.
+    /// Name.
     pub name: String,
     /// `init`, `sidecar`, `main` or `ephemeral`.
     pub kind: String,
-    /// The image's name as it was.
+    /// Name of the image when the container was created.
     pub image: String,
-    /// The identity of its stack.
+    /// Identity of its stack.
     pub stack: Option<String>,
-    /// How far it was seen.
-    #[schema(value_type = CoverageShape)]
+    /// How completely it was read.
     pub coverage: Coverage,
-    /// How many replicas are so.
+    /// Number of equal replicas.
     pub replicas: u64,
-    /// The distribution's name.
+    /// Name of the distribution.
     pub distribution: Option<String>,
-    /// How many packages it has.
+    /// Number of packages.
     pub packages: u64,
-    /// Findings, by severity.
-    pub findings: BTreeMap<String, u64>,
+    /// Findings by severity.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub findings: SeverityCounts,
 }
 
 /// A configuration issue of a workload, as its newest pod shows it.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct IssueItem {
-    /// The workload's namespace.
+    /// Namespace of the workload.
     pub namespace: String,
     /// The workload, as `Kind/name`.
     pub workload: String,
-    /// The rule that is broken.
+    /// ID of the violated rule.
     pub rule: String,
-    /// `baseline` and `restricted`, of the Pod Security Standards; `recommended` beyond them.
+    /// `baseline` or `restricted` of the Pod Security Standards; `recommended` for rules beyond them.
     pub level: String,
     /// What is wrong.
     pub title: String,
-    /// The field.
+    /// Path of the field.
     pub path: String,
-    /// What stands there.
+    /// Value of the field.
     pub found: String,
     /// Why it matters.
     pub why: String,
-    /// What to do.
+    /// How to fix it.
     pub fix: String,
 }

@@ -114,7 +114,7 @@ fn what_goes_wrong_ends_with_its_code_and_a_line_that_helps() {
         (&["get", "advisory", "CVE-2021-44228", "-o", "csv"], 64, "-o csv is not available"),
         (&["get", "advisory", "../status"], 1, "no advisory is known as ../status"),
         (&["get", "pods"], 64, "pods"),
-        (&["who-has", "!"], 64, "! is no question"),
+        (&["who-has", "!"], 64, "invalid question"),
         (&["node", "trust", "nobody"], 1, "no node is called nobody"),
         (&["db", "push", "/nonexistent"], 1, "/nonexistent"),
         (&["status", "--server", "http://127.0.0.1:1"], 1, "check that the aggregator is running"),

@@ -11,10 +11,12 @@ use outcrop::web::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,
     DatabaseStatus, Failure, FindingItem, Future, HasItem, ImageItem, IssueItem, KubernetesNode, KubernetesStatus,
     LayerCounts, LayerItem, Lifetimes, List, NodeCounts, NodeItem, OfflineStatus, PackageItem, Page, Pushed,
-    ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source, SourceStatus, Status, WorkloadContainer,
+    ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source, SourceStatus, Status, StepItem, WorkloadContainer,
     WorkloadDetail, WorkloadItem,
 };
-use outcrop_proto::{Coverage, CoverageState, Runtime, Step, Storage};
+use outcrop_proto::{
+    AssessedState, Coverage, CoverageState, FindingStatus, LayerState, Runtime, Severity, SeverityCounts, Storage,
+};
 use tokio::sync::Semaphore;
 
 /// What an attacker may call anything: it tries every sink at once.
@@ -75,7 +77,7 @@ impl Fake {
         NodeItem {
             name: name("node", number),
             agent_version: if hostile { HOSTILE } else { "0.1.0" }.to_owned(),
-            cataloguers: 7,
+            catalogers: 7,
             cage: if hostile { HOSTILE } else { "landlock, seccomp" }.to_owned(),
             marks: !hostile,
             attached: !number.is_multiple_of(10),
@@ -121,7 +123,7 @@ impl Fake {
             excluded: (number == 1).then(|| "namespace bank is excluded".to_owned()),
             pods: 2,
             containers: 3,
-            coverage: BTreeMap::from([(CoverageState::Scanned, 2), (CoverageState::Pending, 1)]),
+            coverage: BTreeMap::from([(CoverageState::Scanned.into(), 2), (CoverageState::Pending.into(), 1)]),
             images: vec![name("registry.example/app", number)],
             findings: severities(),
             withheld: 1,
@@ -165,8 +167,8 @@ impl Fake {
             workload,
             image,
             stack,
-            storage: Some(Storage::LayerDirectories),
-            coverage,
+            storage: Some(Storage::LayerDirectories.into()),
+            coverage: coverage.into(),
             distribution: hostile.then(|| HOSTILE.to_owned()).or(Some("Debian GNU/Linux 12".to_owned())),
             packages: 88,
             findings: severities(),
@@ -177,7 +179,7 @@ impl Fake {
     fn place(&self, number: usize) -> ContainerRef {
         ContainerRef {
             node: name("node", number % self.nodes),
-            runtime: Runtime::Containerd,
+            runtime: Runtime::Containerd.into(),
             runtime_namespace: "k8s.io".to_owned(),
             id: format!("{number:064x}"),
             name: name("app", number),
@@ -203,9 +205,9 @@ impl Fake {
             purl: format!("pkg:deb/debian/{}", name("bash", number)),
             installed: name("5.2-1", number),
             evidence: format!("/var/lib/dpkg/status!/{}", name("x", number)),
-            status: "fixed".to_owned(),
+            status: FindingStatus::Fixed.into(),
             fixed: Some(name("5.2-2", number)),
-            severity: "critical".to_owned(),
+            severity: Severity::Critical.into(),
             score: Some(9.8),
             layer: Some(layer(0)),
             summary: name("A summary", number),
@@ -239,24 +241,24 @@ impl Fake {
             containers,
             coverage: CoverageState::ALL
                 .into_iter()
-                .map(|state| CoverageCount { state, containers: count(state) })
+                .map(|state| CoverageCount { state: state.into(), containers: count(state) })
                 .collect(),
             reasons: vec![ReasonCount {
-                state: CoverageState::Partial,
+                state: CoverageState::Partial.into(),
                 reason: HOSTILE.to_owned(),
                 containers: hostile,
             }],
             assessed: vec![
-                assessed("Debian:12", "matched", "", containers),
-                assessed("Debian:12", "stale", HOSTILE, 1),
-                assessed(HOSTILE, "unmatched", "no source", 1),
+                assessed("Debian:12", AssessedState::Matched, "", containers),
+                assessed("Debian:12", AssessedState::Stale, HOSTILE, 1),
+                assessed(HOSTILE, AssessedState::Unmatched, "no source", 1),
             ],
             kubernetes: Some(KubernetesStatus { synced: true, workloads: 4, pods: 5, untold: 1, strays: 2 }),
             layers: LayerCounts { known: 9, leased: 1, waiting: 2, failed: 3, disputed: 1, outdated: 4 },
             oldest_unscanned_seconds: Some(77),
             lifetimes: Lifetimes {
                 seen: containers + 3,
-                ended: [(CoverageState::Scanned, 2), (CoverageState::Failed, 1)].into(),
+                ended: [(CoverageState::Scanned.into(), 2), (CoverageState::Failed.into(), 1)].into(),
                 gone_before_reading: 1,
             },
             reports: ReportCounts {
@@ -311,12 +313,12 @@ fn layer(number: usize) -> String {
     format!("diff:sha256:{number:064x}")
 }
 
-fn assessed(ecosystem: &str, state: &str, reason: &str, containers: u64) -> AssessedCount {
-    AssessedCount { ecosystem: ecosystem.to_owned(), state: state.to_owned(), reason: reason.to_owned(), containers }
+fn assessed(ecosystem: &str, state: AssessedState, reason: &str, containers: u64) -> AssessedCount {
+    AssessedCount { ecosystem: ecosystem.to_owned(), state: state.into(), reason: reason.to_owned(), containers }
 }
 
-fn severities() -> BTreeMap<String, u64> {
-    [("low", 4), ("critical", 1), ("high", 2)].map(|(severity, count)| (severity.to_owned(), count)).into()
+fn severities() -> SeverityCounts {
+    [(Severity::Low, 4), (Severity::Critical, 1), (Severity::High, 2)].into_iter().collect()
 }
 
 fn rematch() -> Rematch {
@@ -422,15 +424,15 @@ impl Source for Fake {
     fn layers<'a>(&'a self, _: &'a Scope, list: &'a List) -> Future<'a, Page<LayerItem>> {
         let item = |number: usize| LayerItem {
             id: layer(number),
-            state: if number == 0 { "failed" } else { "known" }.to_owned(),
+            state: if number == 0 { LayerState::Failed } else { LayerState::Known }.into(),
             reason: if number == 0 { HOSTILE } else { "" }.to_owned(),
             disputed: number == 0,
             read_by: Some(name("node", number)),
             read_at: Some("2026-11-01T00:00:00Z".to_owned()),
             cage: Some(name("cage", number)),
-            cataloguers: Some(7),
+            catalogers: Some(7),
             verified_by: 1,
-            step: (number < 2).then(|| Step {
+            step: (number < 2).then(|| StepItem {
                 number: 3,
                 keyword: if number == 0 { HOSTILE } else { "RUN" }.to_owned(),
                 created: 1,
@@ -478,12 +480,12 @@ impl Source for Fake {
                 id: id.to_owned(),
                 aliases: vec!["GHSA-jfh8-c2jp-5v3q".to_owned(), HOSTILE.to_owned()],
                 summary: HOSTILE.to_owned(),
-                severity: "critical".to_owned(),
+                severity: Severity::Critical.into(),
                 packages: vec![AdvisoryPackage {
                     purl: "pkg:maven/org.apache.logging.log4j/log4j-core@2.14.1".to_owned(),
                     name: "log4j-core".to_owned(),
                     version: "2.14.1".to_owned(),
-                    status: "fixed".to_owned(),
+                    status: FindingStatus::Fixed.into(),
                     fixed: Some("2.15.0".to_owned()),
                     containers: 7,
                 }],
@@ -497,7 +499,7 @@ impl Source for Fake {
 
     fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, Page<HasItem>> {
         if question.starts_with('!') {
-            return ready(Err(Failure::Question(format!("{question} is no question"))));
+            return ready(Err(Failure::Question(format!("invalid question {question:?}: expected a package"))));
         }
         let item = |number: usize| HasItem {
             container: self.place(number),
