@@ -247,6 +247,9 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     })?;
     let kubernetes = arguments.kubernetes.config()?;
     logging::init(arguments.log_format, logging::SERVICE_FILTER).map_err(|error| Fatal::usage(error.to_string()))?;
+    if let Some(warning) = clock::warning() {
+        tracing::warn!(warning, "clock shifted");
+    }
     if kubernetes.is_some() && clock::is_moved() {
         return Err(Fatal::usage(format!(
             "{} cannot be used with --kubernetes, because the API server uses the true time",
