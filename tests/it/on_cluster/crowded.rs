@@ -233,7 +233,7 @@ fn thousands_of_pods_are_each_under_their_workload() {
             item["workload"],
             format!("Deployment/crowd-{:05}", if number == 0 { 0 } else { number / REPLICAS })
         );
-        assert_eq!(item["coverage"]["reason"], "no agent has attached on its node");
+        assert_eq!(item["coverage"]["reason"], "no agent is attached on the node");
         checked += 1;
     }
     println!(
