@@ -31,9 +31,14 @@ pub struct ClockError {
 /// When the variable is set to anything but a number of days.
 pub fn init() -> Result<Option<String>, ClockError> {
     let offset = from_environment()?;
-    let offset = *OFFSET.get_or_init(|| offset);
-    let days = offset.as_secs() / 86_400;
-    Ok(is_moved().then(|| format!("{VARIABLE} is set: all dates are {days} days ahead; this is for tests only")))
+    OFFSET.get_or_init(|| offset);
+    Ok(warning())
+}
+
+/// Returns what a service logs when it starts with an offset.
+pub fn warning() -> Option<String> {
+    let days = offset().as_secs() / 86_400;
+    is_moved().then(|| format!("{VARIABLE} is set: all dates are {days} days ahead; this is for tests only"))
 }
 
 /// Returns whether an offset is set.

@@ -399,9 +399,6 @@ impl Aggregator {
             database_age_days = age,
             "aggregator started"
         );
-        if clock::is_moved() {
-            warn!(variable = clock::VARIABLE, "the clock is moved: dates are not true");
-        }
     }
 
     /// Returns the latest picture of the fleet.

@@ -273,6 +273,9 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     let traces = traces.map_err(|error| Fatal::usage(error.to_string()))?;
     logging::init_with(arguments.log_format, logging::SERVICE_FILTER, traces.as_ref().map(Traces::layer))
         .map_err(|error| Fatal::usage(error.to_string()))?;
+    if let Some(warning) = clock::warning() {
+        tracing::warn!(warning, "clock shifted");
+    }
     let config = Config {
         cluster: arguments.cluster,
         data: arguments.data,

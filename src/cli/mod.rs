@@ -106,13 +106,9 @@ pub fn command() -> clap::Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    match clock::init() {
-        Ok(Some(warning)) => drop(writeln!(std::io::stderr(), "outcrop: warning: {warning}")),
-        Ok(None) => {}
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "outcrop: {}", text::escape(&error.to_string()));
-            return Exit::Usage.into();
-        }
+    if let Err(error) = clock::init() {
+        let _ = writeln!(std::io::stderr(), "outcrop: {}", text::escape(&error.to_string()));
+        return Exit::Usage.into();
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
