@@ -105,7 +105,7 @@ fn two_nodes_with_images_on_one_base_read_each_layer_once() {
     place.until_scanned(4);
     assert_eq!(place.status()["reports"]["inventories"], 3);
     let metrics = place.get("/metrics");
-    assert!(metrics.contains("\noutcrop_containers{coverage=\"scanned\"} 4\n"), "{metrics}");
+    assert!(metrics.contains("\noutcrop_containers{coverage=\"scanned\"} 4.0\n"), "{metrics}");
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn a_caller_does_what_its_rights_say_and_sees_its_namespaces() {
     assert_eq!(ask(&shop, "GET", "/api/v1/containers").json()["items"].as_array().unwrap().len(), 5);
     assert_eq!(ask(&admin, "GET", "/api/v1/containers").json()["items"].as_array().unwrap().len(), 10);
     assert_eq!(ask(&shop, "GET", "/api/v1/status").json()["containers"], 5);
-    assert!(ask(&shop, "GET", "/metrics").body.contains("outcrop_containers{coverage=\"scanned\"} 4\n"));
+    assert!(ask(&shop, "GET", "/metrics").body.contains("outcrop_containers{coverage=\"scanned\"} 4.0\n"));
     let layers = |token: &str| ask(token, "GET", "/api/v1/layers");
     assert_eq!(layers(&shop).body, layers(&admin).body);
     assert_ne!(layers(&shop).header("ETag"), layers(&admin).header("ETag"));
