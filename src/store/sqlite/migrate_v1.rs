@@ -16,7 +16,7 @@ use rusqlite::{Connection, OpenFlags, Row, params};
 use super::StoreError;
 use super::keys::{Key, distribution_key, evidence_key, package_key};
 use super::lock::{beside, in_use};
-use super::offline::{check, database_failed, file_failed, sync_directory_of};
+use super::offline::{Check, check, database_failed, file_failed, sync_directory_of};
 use crate::store::ErrorKind;
 
 const DOING: &str = "migrating the store from version 1";
@@ -58,11 +58,14 @@ pub(super) fn migrate(path: &Path, new: &Path) -> Result<(), StoreError> {
     connection
         .execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF;")
         .map_err(failed)?;
+    connection.execute_batch("PRAGMA cache_size = -131072; PRAGMA temp_store = MEMORY;").map_err(failed)?;
     connection.execute("ATTACH ? AS old", [old]).map_err(failed)?;
     connection.execute_batch("BEGIN").map_err(failed)?;
+    let indexes = drop_indexes(&connection).map_err(failed)?;
     let dropped = copy(&connection).map_err(failed)?;
+    connection.execute_batch(&indexes).map_err(failed)?;
     connection.execute_batch("COMMIT; DETACH old;").map_err(failed)?;
-    check(DOING, &connection)?;
+    check(DOING, &connection, Check::Quick)?;
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA journal_mode = WAL;").map_err(failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;
     let synced = std::fs::File::open(new).and_then(|file| file.sync_all());
@@ -118,6 +121,24 @@ fn keep_old(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Err(io::Error::other("no name is left for the old file"))
+}
+
+/// Drops the indexes of the largest tables, and returns the statements that create them again: sorting all rows once is ten times faster than
+/// inserting each into three indexes.
+fn drop_indexes(connection: &Connection) -> rusqlite::Result<String> {
+    let mut select = connection.prepare(
+        "SELECT name, sql FROM main.sqlite_master
+         WHERE type = 'index' AND sql IS NOT NULL AND tbl_name IN ('package_set_package', 'finding')",
+    )?;
+    let indexes = select.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let indexes: Vec<(String, String)> = indexes.collect::<rusqlite::Result<_>>()?;
+    let mut create = String::new();
+    for (name, sql) in indexes {
+        connection.execute_batch(&format!("DROP INDEX main.{name}"))?;
+        create.push_str(&sql);
+        create.push_str(";\n");
+    }
+    Ok(create)
 }
 
 /// Copies all rows whose references exist. Returns the number of those that were dropped.
