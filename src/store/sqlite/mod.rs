@@ -23,7 +23,7 @@ use outcrop_proto::{Digest, LayerId};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Connection as _, Row as _, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
 use super::{ClusterIdentity, ErrorKind, Options, StoreError, StoreHealth};
 use failure::{Failure, doing};
@@ -125,6 +125,8 @@ fn connect_options(path: &Path) -> SqliteConnectOptions {
         .pragma("cache_size", "-8192")
         // A log that has grown large is cut when it is next begun anew.
         .pragma("journal_size_limit", "67108864")
+        // The driver logs the whole text of statements that take a second.
+        .disable_statement_logging()
 }
 
 /// Returns rows as one parameter, for `json_each`.
