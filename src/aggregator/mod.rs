@@ -49,7 +49,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, RwLock, Semaphore, mpsc};
 use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
-use tracing::{info, warn};
+use tracing::info;
 
 pub use advisories::{AdvisoriesError, Policy, Refusal};
 pub use config::{AggregatorError, Config, Kubernetes};

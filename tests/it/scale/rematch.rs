@@ -51,10 +51,12 @@ impl Tracer {
         command.args(["-f", "-s", "0", "-p", &pid.to_string(), "-e", "trace=pwrite64", "-o"]).arg(output);
         command.args(inject.into_iter().flat_map(|inject| ["-e".to_owned(), format!("inject={inject}")]));
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().ok()?;
-        let lines = BufReader::new(child.stderr.take()?).lines();
-        let attached = lines.map_while(Result::ok).any(|line| line.contains("attached"));
+        let mut lines = BufReader::new(child.stderr.take()?).lines().map_while(Result::ok);
+        let is_attached = lines.any(|line| line.contains("attached"));
+        // It reports each new thread, and would end if nobody read that.
+        std::thread::spawn(move || lines.for_each(drop));
         let tracer = Self(child);
-        attached.then_some(tracer)
+        is_attached.then_some(tracer)
     }
 }
 

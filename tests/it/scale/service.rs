@@ -104,8 +104,6 @@ impl Service {
     fn prepare(arguments: &[&str], data: Option<&Path>, log_filter: Option<&'static str>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = data.map_or_else(|| dir.path().join("data"), Path::to_owned);
-        let agent =
-            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(60)));
         Self {
             data,
             dir,
@@ -114,7 +112,7 @@ impl Service {
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             log_filter,
             running: None,
-            agent: agent.build().into(),
+            agent: new_agent(),
         }
     }
 
@@ -164,6 +162,8 @@ impl Service {
             .spawn()
             .unwrap();
         self.running = Some(Running(child));
+        // Its connections led to the process before this one.
+        self.agent = new_agent();
         let (api, log) = (self.api, self.at("log"));
         let running = self.running.as_mut().unwrap();
         until("the aggregator to answer", Duration::from_secs(120), || {
@@ -246,6 +246,11 @@ impl Service {
         let files = fs::read_dir(&self.data).unwrap().filter_map(Result::ok);
         files.filter_map(|file| file.metadata().ok()).filter(|metadata| metadata.is_file()).map(|file| file.len()).sum()
     }
+}
+
+fn new_agent() -> ureq::Agent {
+    let config = ureq::Agent::config_builder().http_status_as_error(false);
+    config.timeout_global(Some(Duration::from_secs(60))).build().into()
 }
 
 pub(crate) fn ask(agent: &ureq::Agent, api: SocketAddr, path: &str) -> Result<(u16, String), String> {
