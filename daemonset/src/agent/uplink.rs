@@ -178,6 +178,7 @@ impl Uplink {
         };
         let mut orders = match begun {
             Ok((orders, outbox)) => {
+                tracing::info!("attached");
                 if !self.commands.send(Command::Attached(outbox)) {
                     return (true, Ok(Ended::Agent));
                 }
@@ -207,7 +208,7 @@ impl Uplink {
                 Ok(Some(v1::Order { order: None, .. })) => {}
                 Ok(Some(v1::Order { order: Some(order), .. })) => {
                     if let v1::order::Order::Welcome(welcome) = &order {
-                        tracing::info!(aggregator_version = %safe(&welcome.aggregator_version), "attached");
+                        tracing::debug!(aggregator_version = %safe(&welcome.aggregator_version), "welcome received");
                     }
                     if !self.commands.send(Command::Order(order)) {
                         return (true, Ok(Ended::Agent));
