@@ -110,7 +110,7 @@ fn no_secret_is_logged_at_the_finest_level_and_each_step_is_one_event() {
     assert_eq!((&start["node"], &start["cage"]), (&"one".into(), &"landlock+seccomp".into()));
     let read = events.iter().find(|event| event["message"] == "layer read").unwrap();
     assert!(read["paths"].as_u64().unwrap() > 1 && read["evidence_bytes"].as_u64().unwrap() > 1, "{read}");
-    assert!(read["spans"][0]["id"].as_str().unwrap().starts_with("sha256:"), "{read}");
+    assert!(read["spans"][0]["id"].as_str().unwrap().contains("sha256:"), "{read}");
 
     // An address with credentials is refused without them.
     let mut command = agent();
