@@ -18,6 +18,7 @@ use crate::skip::skip;
 use crate::stacks::{Features, NAMES, Random, fill, set_mark};
 use overlayfs_reader::{ErrorKind, Kind, Layer, LayerReader, MarkNamespace, Marks, Options, Stack};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
@@ -96,7 +97,13 @@ fn reader_tree(stack: &Stack) -> Result<BTreeMap<Vec<u8>, Seen>, overlayfs_reade
 /// The identity of what `path` leads to in the mounted tree, as a path below its root; `None` when it leads nowhere.
 fn kernel_resolve(mounted: &OwnedFd, path: &[u8]) -> Option<(u64, u64)> {
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let found = rustix::fs::openat2(mounted, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how).ok()?;
+    let found = loop {
+        match rustix::fs::openat2(mounted, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how) {
+            // A rename or mount anywhere on the machine during a lookup with `..`: other tests do both.
+            Err(Errno::AGAIN) => {}
+            found => break found.ok()?,
+        }
+    };
     let stat = rustix::fs::fstat(&found).ok()?;
     Some((stat.st_dev, stat.st_ino))
 }
