@@ -59,8 +59,10 @@ fn crash(table: &mut Table) {
     let kills = std::env::var("OUTCROP_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(200);
     let outcome = crash::kill_again_and_again(fifth, kills, true);
     outcome.wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
-    let what =
-        format!("kill -9 and SIGTERM of the aggregator, {kills} times ({} while inventories came)", outcome.kills_under_load);
+    let what = format!(
+        "kill -9 and SIGTERM of the aggregator, {kills} times ({} while inventories came)",
+        outcome.kills_under_load
+    );
     let measured = format!("{} of {} lost", outcome.lost, outcome.acknowledged);
     table.row(&what, measured, "0 lost", outcome.lost == 0 && outcome.kills_under_load > 0);
     let end = outcome.slowest_end;
@@ -104,8 +106,7 @@ fn full(table: &mut Table) {
         };
         outcome.wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
         let right = outcome.lost == 0 && outcome.complete && outcome.wrong.is_empty();
-        let measured =
-            format!("{} of {} lost, {} wrong", outcome.lost, outcome.acknowledged, outcome.wrong.len());
+        let measured = format!("{} of {} lost, {} wrong", outcome.lost, outcome.acknowledged, outcome.wrong.len());
         table.row(&what, measured, "0 lost", right);
         table.note("from free space to everything right again", seconds(outcome.right_again));
     }

@@ -40,9 +40,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use outcrop_proto::wire;
 use outcrop_proto::wire::MAX_MESSAGE;
 use outcrop_proto::wire::v1::collector_server::CollectorServer;
-use outcrop_proto::wire;
 use outcrop_proto::{Digest, clock};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};

@@ -283,10 +283,8 @@ fn status_metrics(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
             .value(number(reports.inventories)),
         Metric::counter("cross_reads", "Second reads of layers by another node, by outcome.")
             .by("outcome", [("verified", reports.verified), ("contradicted", reports.contradicted)]),
-        Metric::counter("refusals", "Calls and streams of agents that were refused, by reason.").by(
-            "reason",
-            reports.refused_by_reason.iter().map(|(reason, count)| (reason.as_str(), *count)),
-        ),
+        Metric::counter("refusals", "Calls and streams of agents that were refused, by reason.")
+            .by("reason", reports.refused_by_reason.iter().map(|(reason, count)| (reason.as_str(), *count))),
         Metric::counter("reports_unrequested", "Inventories and answers that the aggregator had not requested.")
             .value(number(reports.unasked)),
     ];

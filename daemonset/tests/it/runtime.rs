@@ -335,7 +335,10 @@ fn role_of_the_child() {
 
 fn child(socket: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "runtime::role_of_the_child", "--nocapture"]).env(ROLE_SOCKET, socket).stdout(Stdio::null());
+    command
+        .args(["--exact", "runtime::role_of_the_child", "--nocapture"])
+        .env(ROLE_SOCKET, socket)
+        .stdout(Stdio::null());
     command
 }
 

@@ -355,9 +355,10 @@ impl Source for Fake {
                     containers: *count,
                 })
                 .collect();
-            let releases =
-                (0..*count.min(&9)).map(|number| assessed(&format!("Slackware:{text}{number}"), AssessedState::Stale, text, 1));
-            status.assessed = [assessed("Slackware:1", AssessedState::Stale, text, 1)].into_iter().chain(releases).collect();
+            let releases = (0..*count.min(&9))
+                .map(|number| assessed(&format!("Slackware:{text}{number}"), AssessedState::Stale, text, 1));
+            status.assessed =
+                [assessed("Slackware:1", AssessedState::Stale, text, 1)].into_iter().chain(releases).collect();
             status.layers.disputed = *count;
             status.withheld = *count;
             status.problems = vec![problem(ProblemKind::Watch, text)];

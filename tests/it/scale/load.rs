@@ -290,7 +290,12 @@ pub(crate) fn migrate(shape: Shape, kept: &Path, then: Option<&str>, table: &mut
     let settled = start.elapsed();
     let (times, failures) = poller.finish();
     let minute = Duration::from_secs(60);
-    table.row("migrated, all attached, every container in its final state", seconds(settled), "< 60 s", settled < minute);
+    table.row(
+        "migrated, all attached, every container in its final state",
+        seconds(settled),
+        "< 60 s",
+        settled < minute,
+    );
     let p99 = quantile(&times, 0.99);
     table.row("status meanwhile, p99", millis(p99), "< 100 ms", p99 < Duration::from_millis(100));
     table.row("requests for the status that failed", failures.to_string(), "0", failures == 0);
@@ -304,7 +309,12 @@ pub(crate) fn migrate(shape: Shape, kept: &Path, then: Option<&str>, table: &mut
     questions(&service, table, "");
     let (looked, wrong) = sample(&service, &fleet, 20);
     wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
-    table.row("containers whose packages and findings are wrong", format!("{} of {looked}", wrong.len()), "0", wrong.is_empty());
+    table.row(
+        "containers whose packages and findings are wrong",
+        format!("{} of {looked}", wrong.len()),
+        "0",
+        wrong.is_empty(),
+    );
     if let Some(program) = then {
         let ended = Command::new("sh").args(["-c", &format!("{program} http://{}", service.api)]).status();
         println!("  {program}: {ended:?}");

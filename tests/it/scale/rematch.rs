@@ -97,11 +97,7 @@ pub(crate) fn contents(service: &Service) -> Contents {
 }
 
 /// The first differences between what is expected and what is reported.
-pub(crate) fn differences(
-    what: &str,
-    expected: &Contents,
-    reported: &Contents,
-) -> Vec<String> {
+pub(crate) fn differences(what: &str, expected: &Contents, reported: &Contents) -> Vec<String> {
     let mut wrong = Vec::new();
     if expected.len() != reported.len() {
         wrong.push(format!("{what}: {} stacks, expected {}", reported.len(), expected.len()));
@@ -210,7 +206,9 @@ pub(crate) fn interrupt_first_readings(shape: Shape, times: u64, loud: bool) -> 
         let trace = service.at("writes");
         let tracer = Tracer::attach(service.pid(), &trace, inject)?;
         runtime.block_on(async { fleet.start() });
-        until("the reading to be interrupted or to end", PATIENCE, || service.has_ended() || is_settled(&service, shape));
+        until("the reading to be interrupted or to end", PATIENCE, || {
+            service.has_ended() || is_settled(&service, shape)
+        });
         let was_killed = service.has_ended();
         drop(tracer);
         if was_killed {

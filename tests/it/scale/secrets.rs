@@ -55,8 +55,9 @@ fn the_log_of_a_run_full_of_secrets_holds_none_at_the_finest_level() {
          contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n"
     );
     fs::write(&kubeconfig, text).unwrap();
-    let arguments = ["--kubernetes", "--kubeconfig", &kubeconfig.to_string_lossy(), "--api-tokens", &tokens.to_string_lossy()]
-        .map(str::to_owned);
+    let arguments =
+        ["--kubernetes", "--kubeconfig", &kubeconfig.to_string_lossy(), "--api-tokens", &tokens.to_string_lossy()]
+            .map(str::to_owned);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let service = Service::start_logging((0..shape.nodes).map(node_name), &arguments, "trace");
 
