@@ -161,6 +161,7 @@ pub struct ReportCounts {
     /// Calls and streams of agents that were refused.
     pub refused: u64,
     /// The same by reason: `wire-version`, `token`, `node`, `cluster`, `malformed`, `unasked`, `too-large`, `timed-out`.
+    #[serde(default)]
     pub refused_by_reason: BTreeMap<String, u64>,
 }
 
