@@ -1,6 +1,6 @@
 //! The corpora of the fuzz targets, replayed: seeds, and inputs that once broke a guarantee.
 
-#[allow(unreachable_pub, reason = "the fuzz targets are another crate, which needs them")]
+#[allow(dead_code, unreachable_pub, reason = "the fuzz targets are another crate, which needs them")]
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
 

@@ -308,7 +308,12 @@ mod tests {
         for (pointer, value, check, outcome) in [
             ("/version", json!("0.3.0"), "API", Outcome::Warn),
             ("/store_error", json!("the volume is full"), "store", Outcome::Fail),
-            ("/problems", json!([{ "kind": "tokens", "subject": "", "message": "line 3", "since": 0 }]), "problem", Outcome::Warn),
+            (
+                "/problems",
+                json!([{ "kind": "tokens", "subject": "", "message": "line 3", "since": 0 }]),
+                "problem",
+                Outcome::Warn,
+            ),
             (
                 "/problems",
                 json!([{ "kind": "watch", "subject": "0", "message": "pods", "since": 0 }]),

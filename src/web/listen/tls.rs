@@ -236,6 +236,9 @@ mod tests {
         fs::write(&key, "no key").unwrap();
         served.refresh();
         let problem = served.problem().unwrap();
-        assert!(problem.contains("tls.key") && problem.contains("the previous certificate stays in use"), "{problem}");
+        assert!(
+            problem.contains("tls.key") && problem.contains("the last valid certificate stays in use"),
+            "{problem}"
+        );
     }
 }
