@@ -11,8 +11,11 @@ use outcrop::cluster::checks::{MAX_ISSUES, PodSpec, check, level};
 use outcrop_agent::catalog::{ALL, Evidence};
 use outcrop_proto::{Fact, Inventory};
 
+/// A target: what it does with an input.
+pub type Target = fn(&[u8]);
+
 /// The targets by name.
-pub const TARGETS: [(&str, fn(&[u8])); 20] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("apk", |data| catalogue("apk", b"lib/apk/db/installed", data)),
     ("dpkg", |data| catalogue("dpkg", b"var/lib/dpkg/status", data)),
     ("golang", |data| catalogue("golang", b"usr/bin/app", data)),

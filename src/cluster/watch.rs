@@ -520,6 +520,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[allow(clippy::await_holding_lock, reason = "the policy is slow as long as the test holds its lock")]
     async fn lists_answer_and_events_apply_while_the_policy_is_evaluated() {
         let (watch, policy, task) = watch();
         let task = tokio::spawn(task);
@@ -538,6 +539,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[allow(clippy::await_holding_lock, reason = "the policy is slow as long as the test holds its lock")]
     async fn a_decision_about_what_a_workload_was_is_dropped() {
         let (watch, policy, task) = watch();
         let task = tokio::spawn(task);
