@@ -3,7 +3,7 @@
 //! There are three roles. This process is the `reader`: it sees storage and talks to the aggregator. `runtime`, its child or another
 //! container of its pod, holds the runtime's socket and sees no storage. A `worker` per job sees one layer and talks to nobody.
 //!
-//! Threads of the reader: the main thread runs [`node`], which decides everything and waits for nobody; `uplink` holds the
+//! Threads of the reader: the main thread runs `node`, which decides everything and waits for nobody; `uplink` holds the
 //! connection to the aggregator; `scan-N` wait for workers. A thread that ends unexpectedly ends the process.
 
 mod containers;

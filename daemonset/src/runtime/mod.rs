@@ -1,7 +1,7 @@
 //! Which containers run on this node?
 //!
 //! [`RuntimeClient`] is the interface of one container runtime; [`containerd`] is its only implementation so far. A client returns
-//! plain [`Container`](outcrop_proto::Container) records: it parses no image bytes and touches no storage.
+//! plain [`outcrop_proto::Container`] records: it parses no image bytes and touches no storage.
 //!
 //! The runtime's socket is root on the node. A separate process holds it: [`role`] is that process, and [`Sibling`] is the
 //! connection to it for the process that reads storage and must not hold the socket.
