@@ -276,10 +276,15 @@ pub(crate) fn interrupt_rematches(shape: Shape, times: u64, how: Interruption, l
             Interruption::Full => format!("pwrite64:error=ENOSPC:when={write}..{}", write + turn % 7),
         };
         let tracer = Tracer::attach(place.service.pid(), &trace, Some(inject))?;
+        let was_interrupted = || fs::read_to_string(&trace).unwrap().lines().any(|line| line.contains(marker(how)));
         let before = place.service.status();
         place.put(1);
         until("the rematch to be interrupted or to end", PATIENCE, || {
             if how == Interruption::Kill && place.service.has_ended() {
+                return true;
+            }
+            // Writes are counted by thread, and a new connection has a new one: its writes would fail for as long as there is a tracer.
+            if how == Interruption::Full && was_interrupted() {
                 return true;
             }
             let Ok((200, status)) = place.service.ask("/api/v1/status") else { return false };
@@ -288,8 +293,7 @@ pub(crate) fn interrupt_rematches(shape: Shape, times: u64, how: Interruption, l
             in_use && status["rematch"] != before["rematch"]
         });
         drop(tracer);
-        let interrupted = fs::read_to_string(&trace).unwrap().lines().any(|line| line.contains(marker(how)));
-        outcome.interrupted += u64::from(interrupted);
+        outcome.interrupted += u64::from(was_interrupted());
         if how == Interruption::Kill && place.service.has_ended() {
             fleet.next_life();
             place.service.run();
