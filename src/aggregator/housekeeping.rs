@@ -14,8 +14,11 @@ use crate::cluster::keep_published;
 use crate::problems::ProblemKind;
 use crate::store::{DayCount, Retention, Run, StoreError};
 
-/// How often runs are written, and problems are looked for.
+/// How often problems are looked for.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often runs are stored, where there are any: since when a subject has a finding follows from them.
+const HISTORY: Duration = Duration::from_millis(100);
 
 /// How often old rows are removed.
 const TIDY: Duration = Duration::from_secs(3600);
@@ -30,12 +33,12 @@ const DAYS_KEPT: i64 = 400;
 const PROBE: Duration = Duration::from_secs(1);
 
 impl Aggregator {
-    /// Stores who ran what, once a second and at the end.
+    /// Stores who ran what, ten times a second where something changed, and at the end.
     pub(super) async fn keep_history(self: Arc<Self>, stop: CancellationToken) {
         // Runs that the store could not take come before any that follow: what ended in between and began again has not ended.
         let mut waiting: Option<(Vec<Run>, Vec<Run>)> = None;
         loop {
-            let stops = tokio::time::timeout(INTERVAL, stop.cancelled()).await.is_ok();
+            let stops = tokio::time::timeout(HISTORY, stop.cancelled()).await.is_ok();
             while self.store.health().is_accepting() {
                 let is_late = waiting.is_some();
                 let (begun, ended) = match waiting.take() {
