@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 const QUEUE: usize = 1024;
 
 /// The shortest time between two snapshots, so that a storm of small changes does not spend its time on them.
-const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(20);
+pub(super) const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A state that is owned by one task.
 pub(super) trait State: Send + 'static {

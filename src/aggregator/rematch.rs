@@ -18,6 +18,7 @@ use tracing::{Instrument as _, info, info_span};
 use super::advisories::{Current, Offer, Refusal};
 use super::matching::{MatchError, Matchmaker};
 use super::memory::give_back;
+use super::owner::SNAPSHOT_INTERVAL;
 use super::{Aggregator, now};
 use crate::advisory::Database;
 use crate::advisory::trust::signature_beside;
@@ -223,6 +224,8 @@ impl Aggregator {
                 Ok(None) => self.rematch(matchmaker).instrument(info_span!("rematch", %database)).await,
                 Err(error) => Err(error),
             };
+            // Whoever reads that it has ended must read its counts: the fleet publishes them within this time.
+            tokio::time::sleep(2 * SNAPSHOT_INTERVAL).await;
             pause = match &outcome {
                 Ok(row) => {
                     self.problems.clear(ProblemKind::Matching, "");
