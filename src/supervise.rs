@@ -177,16 +177,6 @@ pub fn panic_message(error: JoinError) -> String {
     format!("it panicked: {message}")
 }
 
-/// Has panics logged as events, in place of lines of text on standard error.
-pub fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let reason = panic.payload_as_str().unwrap_or("a value that is no text");
-        let location = panic.location().map(ToString::to_string);
-        let thread = std::thread::current();
-        error!(reason, location, thread = thread.name(), "panic");
-    }));
-}
-
 /// Notes that a task ended before it was asked to, also while it unwinds.
 struct Guard {
     name: &'static str,

@@ -44,15 +44,6 @@ pub fn enter() -> Option<ExitCode> {
     })
 }
 
-/// Makes SIGTERM and SIGINT end this process at once, also where it is the first of its PID namespace, for which the kernel has no default
-/// action.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn end_on_signals() -> std::io::Result<()> {
-    Signals::install().map(drop)
-}
-
 /// Signals that end a process: SIGTERM and SIGINT.
 ///
 /// Until [`Self::defer`] is called, the first signal ends the process at once with exit code 0. That also holds for the first process

@@ -13,7 +13,6 @@ use crate::aggregator::{self, Config, Policy};
 use crate::cluster::api_server_port;
 use crate::duration::{parse_duration, parse_share};
 use crate::offline::{self, Offline};
-use crate::supervise;
 use crate::token::is_name;
 use crate::trace::Traces;
 
@@ -299,7 +298,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         keep_unused: arguments.keep_unused,
         keep_history: arguments.keep_history,
     };
-    supervise::log_panics();
+    logging::log_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Fatal::failed(format!("starting the async runtime: {error}")))?;
     runtime.block_on(aggregator::run(config)).map_err(|error| Fatal::failed(error.to_string()))?;
