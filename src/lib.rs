@@ -3,6 +3,8 @@
 //! Fuzz targets compile the parsers only (`cfg(fuzzing)`): the servers, clients and the store take many minutes with sanitizers, and no
 //! target reaches them.
 
+#![cfg_attr(fuzzing, allow(dead_code, reason = "parsers without those that call them"))]
+
 pub mod advisory;
 pub mod cluster;
 pub mod export;

@@ -189,7 +189,7 @@ impl Aggregator {
             .into_iter()
             .map(|layer| layer.id)
             .collect::<std::collections::HashSet<LayerId>>();
-        let stacks = self.store.stacks().await?.into_iter().filter(|summary| summary.cataloguers > 0);
+        let stacks = self.store.stacks().await?.into_iter().filter(|summary| summary.catalogers > 0);
         let stacks: std::collections::HashSet<Digest> = stacks.map(|summary| summary.chain).collect();
         self.fleet.call(move |fleet| fleet.keep_only(&layers, &stacks, since)).await;
         Ok(())

@@ -48,7 +48,7 @@ pub(super) fn merge_stack(stack: Stack) -> Outcome {
         Err(error) => return Outcome::Failed(Coverage::failed(error.to_string())),
     };
     let inventories: Vec<&Inventory> = inventories.iter().collect();
-    let cataloguers = inventories.iter().map(|inventory| inventory.catalogers).min().unwrap_or(catalog::VERSION);
+    let catalogers = inventories.iter().map(|inventory| inventory.catalogers).min().unwrap_or(catalog::VERSION);
     let mut merged = merge(&inventories, catalog::KNOWN, &Answers::default());
     // A single layer hides nothing below it.
     let doubtful = if marks || inventories.len() < 2 { Vec::new() } else { std::mem::take(&mut merged.doubtful) };
@@ -92,7 +92,7 @@ pub(super) fn merge_stack(stack: Stack) -> Outcome {
         coverage,
         packages: packages.collect(),
         distribution,
-        cataloguers,
+        catalogers,
         unidentified,
     }))
 }

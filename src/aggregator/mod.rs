@@ -316,7 +316,7 @@ impl Aggregator {
             verify_containers: config.verify_containers,
             verify_within: config.verify_within,
             forget_after: config.forget_after,
-            cataloguers: outcrop_agent::catalog::VERSION,
+            catalogers: outcrop_agent::catalog::VERSION,
         };
         let last_rematch = store.last_rematch().await?.and_then(|(database, ended)| Some((database, ended?)));
         let fleet = restore_fleet(&*store, rules).await?;

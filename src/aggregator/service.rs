@@ -133,7 +133,7 @@ impl Service {
         self.0.same_cluster(&first.cluster)?;
         let layer = layer(first.layer.as_ref())?;
         // Only what this node was asked for, and only the first of two answers, takes memory.
-        let Some(cataloguers) = self.0.is_leased(&node, layer).await else {
+        let Some(catalogers) = self.0.is_leased(&node, layer).await else {
             self.0.counters.unasked.fetch_add(1, Relaxed);
             return Err(unleased(&layer));
         };
@@ -158,7 +158,7 @@ impl Service {
         // Who sends a byte now and then holds memory that others wait for.
         let whole = tokio::time::timeout(LEASE, whole).await;
         whole.map_err(|_| Status::deadline_exceeded("the lease expired before the inventory was complete"))??;
-        let told = Told { layer, cataloguers, cage, marks, compressed };
+        let told = Told { layer, catalogers, cage, marks, compressed };
         self.0.store_inventory(&node, told).await?;
         drop(held);
         self.0.advance(&node).await;
@@ -169,8 +169,8 @@ impl Service {
 /// An inventory as a node told of it.
 struct Told {
     layer: LayerId,
-    /// The version that its agent said that its cataloguers have.
-    cataloguers: u32,
+    /// The version that its agent said that its catalogers have.
+    catalogers: u32,
     cage: String,
     marks: bool,
     compressed: Vec<u8>,
@@ -363,7 +363,7 @@ impl Aggregator {
 
     /// Checks what a node read of a layer, and keeps it.
     async fn store_inventory(&self, node: &str, told: Told) -> Result<(), Status> {
-        let Told { layer, cataloguers, cage, marks, compressed } = told;
+        let Told { layer, catalogers, cage, marks, compressed } = told;
         // Decoding takes several times what is compressed: few at a time.
         let turn = self.decoding.acquire().await.map_err(|_| Status::unavailable("the aggregator is shutting down"))?;
         let checked = in_background(move || {
@@ -380,7 +380,7 @@ impl Aggregator {
             Err(error) => return Err(Status::internal(error.to_string())),
         };
         drop(turn);
-        if read_by != cataloguers {
+        if read_by != catalogers {
             let status = Status::invalid_argument(
                 "the inventory was read with another version of the catalogers than the agent reported",
             );
@@ -390,7 +390,7 @@ impl Aggregator {
             id: layer,
             digest,
             size,
-            cataloguers,
+            catalogers,
             node: node.to_owned(),
             cage,
             marks,
@@ -434,8 +434,8 @@ impl Aggregator {
     async fn verified(&self, node: &str, report: &v1::Verified) -> Result<(), Status> {
         let id = layer(report.layer.as_ref())?;
         let digest = digest(&report.digest, "an inventory's digest").map_err(malformed)?;
-        let (name, cataloguers, marks) = (node.to_owned(), report.catalogers, report.marks);
-        let outcome = self.fleet.call(move |fleet| fleet.verified(&name, &id, digest, cataloguers, marks)).await;
+        let (name, catalogers, marks) = (node.to_owned(), report.catalogers, report.marks);
+        let outcome = self.fleet.call(move |fleet| fleet.verified(&name, &id, digest, catalogers, marks)).await;
         let stored: Result<(), StoreError> = match outcome {
             Verified::Unasked => {
                 self.counters.unasked.fetch_add(1, Relaxed);

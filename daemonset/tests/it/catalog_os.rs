@@ -8,7 +8,7 @@ use outcrop_proto::{Fact, Package};
 
 use crate::skip::skip;
 
-const CATALOGUERS: [&str; 4] = ["os-release", "dpkg", "apk", "rpm"];
+const CATALOGERS: [&str; 4] = ["os-release", "dpkg", "apk", "rpm"];
 
 /// Everything that the catalogers read below a root, by path.
 fn read_root(root: &Path) -> BTreeMap<String, Result<Fact, CatalogError>> {
@@ -29,7 +29,7 @@ fn read_root(root: &Path) -> BTreeMap<String, Result<Fact, CatalogError>> {
     for (path, bytes) in &files {
         let path = path.as_bytes();
         let wanting = catalog::ALL.iter().find(|cataloger| cataloger.wants(path) != Want::No);
-        let Some(cataloger) = wanting.filter(|cataloger| CATALOGUERS.contains(&cataloger.name())) else { continue };
+        let Some(cataloger) = wanting.filter(|cataloger| CATALOGERS.contains(&cataloger.name())) else { continue };
         let companions = cataloger.companions(path);
         let companions: Vec<_> = companions
             .iter()

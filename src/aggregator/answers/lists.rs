@@ -53,7 +53,7 @@ impl Aggregator {
                 layers_read: read.get(name).copied().unwrap_or(0),
                 name: name.to_owned(),
                 agent_version: node.map(|node| node.agent_version.clone()).unwrap_or_default(),
-                catalogers: node.map_or(0, |node| node.cataloguers),
+                catalogers: node.map_or(0, |node| node.catalogers),
                 cage: node.map(|node| node.cage.clone()).unwrap_or_default(),
                 marks: node.is_some_and(|node| node.marks),
                 attached: node.is_some_and(|node| node.attached),
@@ -365,7 +365,7 @@ fn item(fleet: &Picture, scope: &Scope, id: LayerId, impact: Impact) -> LayerIte
         // When it was read, and by how many, would say that others run it, too, or did.
         read_at: read.filter(|_| sees_all).map(|read| time(read.read_at)),
         cage: read.filter(|_| sees_all).map(|read| read.cage.clone()),
-        catalogers: read.map(|read| read.cataloguers),
+        catalogers: read.map(|read| read.catalogers),
         verified_by: read.filter(|_| sees_all).map_or(0, |read| read.verified_by.len() as u64),
         image: impact.stack.and_then(|stack| name_of(fleet, scope, &stack)),
         step: impact.step.map(Into::into),

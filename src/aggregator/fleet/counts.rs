@@ -75,7 +75,7 @@ impl Picture {
 
     /// Layers below containers that `scope` sees, by how far they are.
     pub(in crate::aggregator) fn layer_counts(&self, scope: &Scope) -> LayerCounts {
-        let newest = self.nodes.values().filter(|node| node.attached).map(|node| node.cataloguers).max();
+        let newest = self.nodes.values().filter(|node| node.attached).map(|node| node.catalogers).max();
         let mut counts = LayerCounts::default();
         let seen: Option<HashSet<&LayerId>> = match scope {
             Scope::All => None,
@@ -92,7 +92,7 @@ impl Picture {
                 LayerState::Failed => counts.failed += 1,
             }
             counts.disputed += u64::from(layer.is_disputed());
-            counts.outdated += u64::from(layer.read().is_some_and(|read| Some(read.cataloguers) < newest));
+            counts.outdated += u64::from(layer.read().is_some_and(|read| Some(read.catalogers) < newest));
         }
         counts
     }

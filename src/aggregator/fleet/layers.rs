@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// How long a node is not asked again for a layer that it said is gone: its next report will say so as well.
 const GONE_PAUSE: Duration = Duration::from_secs(5);
 
-/// After so many failures a node is not asked for a layer again until its cataloguers change.
+/// After so many failures a node is not asked for a layer again until its catalogers change.
 const MAX_FAILURES: u32 = 6;
 
 /// Most layers that are leased at a time to all nodes together: what they read is decoded and stored in one place, and a lease that waits
@@ -37,7 +37,7 @@ const LATE_PAUSE: Duration = Duration::from_secs(10);
 /// Of the nodes that have a layer, so many are looked at in one go: not all of thousands.
 const HOLDERS: usize = 64;
 
-/// Most layers at a time that are read again since there are better cataloguers.
+/// Most layers at a time that are read again since there are better catalogers.
 const RENEWALS: usize = 16;
 
 /// Layers that are looked at in one go for whether they can be read again.
@@ -56,8 +56,8 @@ struct Failure {
     coverage: Coverage,
     count: u32,
     again: Instant,
-    /// By these cataloguers.
-    cataloguers: u32,
+    /// By these catalogers.
+    catalogers: u32,
 }
 
 /// A layer that somebody has or had.
@@ -167,16 +167,16 @@ impl Layer {
 
     /// Whether `node` may be asked for it now, as far as it was asked before.
     fn is_free(&self, name: &str, node: &Node, now: Now) -> bool {
-        let version = node.cataloguers;
+        let version = node.catalogers;
         let leased = self.lease.as_ref().is_some_and(|lease| lease.until > now.instant);
         let late = self.late.as_ref().is_some_and(|(late, until)| **late == *name && *until > now.instant);
         let failed = match self.failures.get(name) {
             Some(failure) => {
-                failure.again > now.instant || failure.count >= MAX_FAILURES && failure.cataloguers >= version
+                failure.again > now.instant || failure.count >= MAX_FAILURES && failure.catalogers >= version
             }
             None => {
                 let others = self.failures.values();
-                others.filter(|other| other.count > 0 && other.cataloguers >= version).count() >= FAILED_BY
+                others.filter(|other| other.count > 0 && other.catalogers >= version).count() >= FAILED_BY
             }
         };
         !leased && !late && !failed
@@ -189,12 +189,12 @@ impl Layer {
         self.read.is_none() && right && self.is_free(name, node, now)
     }
 
-    /// Whether a node with cataloguers of this version knows it better. What is claimed beyond `known`, the version that we know, is no
+    /// Whether a node with catalogers of this version knows it better. What is claimed beyond `known`, the version that we know, is no
     /// better; and what was read by such and nobody vouches for is worth less, since no other node can compare it.
     fn is_renewed_by(&self, version: u32, known: u32) -> bool {
         self.read.as_ref().is_some_and(|read| {
-            let is_alone = read.cataloguers > known && read.verified_by.is_empty();
-            read.cataloguers < version.min(known) || is_alone && version <= known
+            let is_alone = read.catalogers > known && read.verified_by.is_empty();
+            read.catalogers < version.min(known) || is_alone && version <= known
         })
     }
 }
@@ -244,7 +244,7 @@ impl Fleet {
     }
 
     /// Leases what nobody reads, since a lease ended or a pause is over, to whoever has it and is free; and a little of what better
-    /// cataloguers would know better.
+    /// catalogers would know better.
     pub(in crate::aggregator) fn lease_again(&mut self, now: Now) -> Vec<(Arc<str>, Vec<LayerId>)> {
         self.expire(now);
         let mut nodes: BTreeSet<Arc<str>> = BTreeSet::new();
@@ -266,7 +266,7 @@ impl Fleet {
             (name, leased)
         });
         let mut all: Vec<_> = leased.filter(|(_, leased)| !leased.is_empty()).collect();
-        // Better cataloguers are no reason for haste: what is not known comes first, and few at a time.
+        // Better catalogers are no reason for haste: what is not known comes first, and few at a time.
         for (name, id) in self.renewals(now) {
             self.grant(&name, &[id], now);
             all.push((name, vec![id]));
@@ -292,11 +292,11 @@ impl Fleet {
             .filter(|(name, node)| node.attached && !self.picture.distrusted.contains(&***name))
     }
 
-    /// Layers that are to be read again by better cataloguers, each by a node that has nothing else to do.
+    /// Layers that are to be read again by better catalogers, each by a node that has nothing else to do.
     fn renewals(&self, now: Now) -> Vec<(Arc<str>, LayerId)> {
-        let known = self.rules.cataloguers;
+        let known = self.rules.catalogers;
         let newest =
-            self.picture.nodes.values().filter(|node| node.attached).map(|node| node.cataloguers.min(known)).max();
+            self.picture.nodes.values().filter(|node| node.attached).map(|node| node.catalogers.min(known)).max();
         let running =
             self.picture.layers.values().filter(|layer| layer.read.is_some() && layer.lease.is_some()).count();
         let room = RENEWALS.saturating_sub(running);
@@ -314,10 +314,10 @@ impl Fleet {
             }
             let mut free = self.holders(id, layer, now).filter(|(name, node)| {
                 node.asked.is_empty()
-                    && layer.is_renewed_by(node.cataloguers, known)
+                    && layer.is_renewed_by(node.catalogers, known)
                     && layer.is_free(name, node, now)
                     && !renewed.iter().any(|(other, _)| other == *name)
-                    && layer.read.as_ref().is_none_or(|read| read.cataloguers <= known || read.node != ***name)
+                    && layer.read.as_ref().is_none_or(|read| read.catalogers <= known || read.node != ***name)
             });
             if let Some((name, _)) = free.next() {
                 renewed.push((Arc::clone(name), **id));
@@ -346,11 +346,11 @@ impl Fleet {
         }
     }
 
-    /// Whether `node` is to read the layer, and with which version of the cataloguers: what it says of others is not believed.
+    /// Whether `node` is to read the layer, and with which version of the catalogers: what it says of others is not believed.
     pub(in crate::aggregator) fn is_leased(&self, node: &str, layer: &LayerId) -> Option<u32> {
         let lease = self.picture.layers.get(layer).and_then(|layer| layer.lease.as_ref());
         lease.filter(|lease| *lease.node == *node)?;
-        self.picture.nodes.get(node).map(|node| node.cataloguers)
+        self.picture.nodes.get(node).map(|node| node.catalogers)
     }
 
     /// Whether an inventory is the one that a settled dispute came to; `true` where there was none, or where this one cannot be compared.
@@ -410,12 +410,12 @@ impl Fleet {
             return;
         }
         let Some(lease) = layer.lease.take_if(|lease| *lease.node == *name) else { return };
-        let version = node.cataloguers;
-        let before = layer.failures.get(name).filter(|failure| failure.cataloguers >= version);
+        let version = node.catalogers;
+        let before = layer.failures.get(name).filter(|failure| failure.catalogers >= version);
         let before = before.map_or(0, |failure| failure.count);
         let (count, pause) = match gone {
             true => (before, GONE_PAUSE),
-            // What is too large stays so until the limits or the cataloguers change.
+            // What is too large stays so until the limits or the catalogers change.
             false if coverage.state == CoverageState::TooLarge => (MAX_FAILURES, PAUSE),
             false => (before + 1, PAUSE * 2_u32.saturating_pow(before.min(10))),
         };
@@ -423,7 +423,7 @@ impl Fleet {
         layer.failures.retain(|_, failure| failure.count > 0 || failure.again > now.instant);
         let again = now.instant + pause;
         let coverage = shortened(coverage);
-        layer.failures.insert(lease.node, Failure { coverage, count, again, cataloguers: version });
+        layer.failures.insert(lease.node, Failure { coverage, count, again, catalogers: version });
     }
 }
 

@@ -63,8 +63,8 @@ pub(super) struct Rules {
     pub(super) verify_within: Duration,
     /// A node that is silent for longer is forgotten, with what it alone had.
     pub(super) forget_after: Duration,
-    /// The version of the cataloguers that the aggregator knows: what a node claims beyond it is taken for no better.
-    pub(super) cataloguers: u32,
+    /// The version of the catalogers that the aggregator knows: what a node claims beyond it is taken for no better.
+    pub(super) catalogers: u32,
 }
 
 impl Default for Rules {
@@ -74,7 +74,7 @@ impl Default for Rules {
             verify_containers: 20,
             verify_within: Duration::from_secs(3600),
             forget_after: Duration::from_secs(24 * 3600),
-            cataloguers: outcrop_agent::catalog::VERSION,
+            catalogers: outcrop_agent::catalog::VERSION,
         }
     }
 }
@@ -93,8 +93,8 @@ pub(super) struct Now {
 pub(super) struct Node {
     /// The version of its agent.
     pub(super) agent_version: String,
-    /// The version of its cataloguers.
-    pub(super) cataloguers: u32,
+    /// The version of its catalogers.
+    pub(super) catalogers: u32,
     /// The weakest cage of its agent's processes.
     pub(super) cage: String,
     /// Whether it can read overlay's marks.
@@ -252,7 +252,7 @@ impl Fleet {
         let name = self.shared(name);
         let node = self.picture.nodes.entry(name, || Node {
             agent_version: String::new(),
-            cataloguers: 0,
+            catalogers: 0,
             cage: String::new(),
             marks: false,
             attached: true,
@@ -267,7 +267,7 @@ impl Fleet {
         });
         let cut = |text: &str| text.chars().take(100).collect();
         (node.agent_version, node.cage) = (cut(&hello.agent_version), cut(&hello.cage));
-        (node.cataloguers, node.marks) = (hello.catalogers, hello.marks);
+        (node.catalogers, node.marks) = (hello.catalogers, hello.marks);
         (node.attached, node.stream, node.heard, node.sequence) = (true, stream, now.instant, None);
     }
 
@@ -622,7 +622,7 @@ fn is_current(layers: &SharedMap<LayerId, Layer>, summary: &Summary) -> bool {
     let known = |id: &LayerId| layers.get(id)?.read().map(|known| (known.digest, known.marks));
     let known: Option<Vec<(Digest, bool)>> = summary.layers.iter().map(known).collect();
     let known = known.map(|known| inputs(known.iter().map(|(digest, marks)| (digest, *marks))));
-    summary.cataloguers > 0 && known.is_some() && summary.inputs == known
+    summary.catalogers > 0 && known.is_some() && summary.inputs == known
 }
 
 /// `name` is not to read the layer any more.

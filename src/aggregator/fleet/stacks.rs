@@ -218,7 +218,7 @@ impl Fleet {
         self.invalidate(vec![digest]);
     }
 
-    /// Stacks whose layers are all known, and that were never merged or whose layers better cataloguers have read since: from now on
+    /// Stacks whose layers are all known, and that were never merged or whose layers better catalogers have read since: from now on
     /// they are being merged. Looks at those that something happened to.
     pub(in crate::aggregator) fn ready(&mut self, now: Now) -> Vec<Ready> {
         let touched: Vec<Digest> = self.touched.drain().collect();
@@ -230,14 +230,14 @@ impl Fleet {
                 Progress::Asked { until, .. } if *until <= now.instant => {}
                 _ => continue,
             }
-            let cataloguers: Option<Vec<u32>> = stack
+            let catalogers: Option<Vec<u32>> = stack
                 .layers
                 .iter()
-                .map(|id| self.picture.layers.get(id)?.read().map(|known| known.cataloguers))
+                .map(|id| self.picture.layers.get(id)?.read().map(|known| known.catalogers))
                 .collect();
-            let Some(oldest) = cataloguers.map(|all| all.into_iter().min().unwrap_or(0)) else { continue };
+            let Some(oldest) = catalogers.map(|all| all.into_iter().min().unwrap_or(0)) else { continue };
             let is_due = stack.again.is_some_and(|again| again <= now.instant);
-            if stack.summary.as_ref().is_some_and(|summary| summary.cataloguers == oldest) && !is_due {
+            if stack.summary.as_ref().is_some_and(|summary| summary.catalogers == oldest) && !is_due {
                 continue;
             }
             ready.push(Ready { stack: digest, layers: Arc::clone(&stack.layers) });

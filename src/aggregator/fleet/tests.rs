@@ -78,13 +78,13 @@ fn at(seconds: u64) -> Now {
     })
 }
 
-fn hello(cataloguers: u32) -> v1::Hello {
-    v1::Hello { catalogers: cataloguers, agent_version: "0.1.0".to_owned(), ..v1::Hello::default() }
+fn hello(catalogers: u32) -> v1::Hello {
+    v1::Hello { catalogers, agent_version: "0.1.0".to_owned(), ..v1::Hello::default() }
 }
 
-/// Two versions of the cataloguers are known.
+/// Two versions of the catalogers are known.
 fn rules() -> Rules {
-    Rules { verify_share: 0.0, cataloguers: 2, ..Rules::default() }
+    Rules { verify_share: 0.0, catalogers: 2, ..Rules::default() }
 }
 
 fn fleet() -> Fleet {
@@ -112,12 +112,12 @@ fn read(fleet: &mut Fleet, node: &str, name: &str, says: &str) {
     assert!(fleet.known(inventory(node, name, says, 1)));
 }
 
-fn inventory(node: &str, name: &str, says: &str, cataloguers: u32) -> KnownLayer {
+fn inventory(node: &str, name: &str, says: &str, catalogers: u32) -> KnownLayer {
     KnownLayer {
         id: id(name),
         digest: Digest::of(says.as_bytes()),
         size: 1,
-        cataloguers,
+        catalogers,
         node: node.to_owned(),
         cage: String::new(),
         marks: false,
@@ -136,7 +136,7 @@ fn summary(chain: Digest, layers: &[LayerId]) -> Summary {
         coverage: Coverage::new(CoverageState::Scanned, ""),
         distribution: None,
         types: Vec::new(),
-        cataloguers: 1,
+        catalogers: 1,
         packages: 0,
         unidentified: 0,
         counts: Counts::default(),
@@ -235,7 +235,7 @@ fn a_layer_that_cannot_be_read_is_left_alone_longer_each_time_and_in_the_end_for
     assert!(!fleet.lease("a", at(seconds + 1_000_000)).contains(&id("base")));
     assert_eq!(states(&fleet), [(CoverageState::Failed, 1)]);
     fleet.attach("a", &hello(2), 1, at(seconds));
-    assert!(fleet.lease("a", at(seconds)).contains(&id("base")), "better cataloguers try again");
+    assert!(fleet.lease("a", at(seconds)).contains(&id("base")), "better catalogers try again");
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn what_is_too_large_stays_so_and_what_is_gone_says_nothing_of_the_layer() {
 }
 
 #[test]
-fn better_cataloguers_read_again_what_is_known_but_not_before_what_is_not() {
+fn better_catalogers_read_again_what_is_known_but_not_before_what_is_not() {
     let mut fleet = nodes(&[("a", &[&["shop", "base"]])]);
     all_scanned(&mut fleet, &["shop", "base"]);
     assert_eq!(fleet.lease("a", at(0)), []);

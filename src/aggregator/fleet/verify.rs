@@ -34,8 +34,8 @@ pub(in crate::aggregator) struct Dispute {
     claims: BTreeMap<String, Digest>,
     /// What most of them say, where that is not what is in the store: it has to be read again.
     pub(super) settled: Option<Digest>,
-    /// With which cataloguers they read it, and whether they saw overlay's marks: with others it says something else.
-    cataloguers: u32,
+    /// With which catalogers they read it, and whether they saw overlay's marks: with others it says something else.
+    catalogers: u32,
     marks: bool,
 }
 
@@ -48,7 +48,7 @@ impl Dispute {
 
     /// Whether this is what it came to, as far as that can be compared.
     pub(super) fn allows(&self, read: &KnownLayer) -> bool {
-        let same_kind = read.cataloguers == self.cataloguers && read.marks == self.marks;
+        let same_kind = read.catalogers == self.catalogers && read.marks == self.marks;
         self.settled.is_none_or(|settled| settled == read.digest || !same_kind)
     }
 
@@ -72,7 +72,7 @@ impl Dispute {
 pub(in crate::aggregator) enum Verified {
     /// Nobody had asked for it.
     Unasked,
-    /// It cannot be compared: with other rights or other cataloguers a layer says something else.
+    /// It cannot be compared: with other rights or other catalogers a layer says something else.
     Inconclusive,
     /// The same.
     Same,
@@ -183,7 +183,7 @@ impl Fleet {
             !heard(name)
                 && !self.picture.distrusted.contains(&***name)
                 && node.is_some_and(|node| {
-                    let can_compare = node.marks == read.marks && node.cataloguers == read.cataloguers;
+                    let can_compare = node.marks == read.marks && node.catalogers == read.catalogers;
                     node.attached && can_compare && node.asked.len() < ASKED_AT_ONCE
                 })
         };
@@ -198,14 +198,14 @@ impl Fleet {
         name: &str,
         id: &LayerId,
         digest: Digest,
-        cataloguers: u32,
+        catalogers: u32,
         marks: bool,
     ) -> Verified {
         let Some(layer) = self.picture.layers.get_mut(id) else { return Verified::Unasked };
         let Some(cross) = layer.cross.take_if(|cross| *cross.node == *name) else { return Verified::Unasked };
         unask(&mut self.picture.nodes, name, id);
         let is_disputed = layer.dispute.is_some();
-        let Some(read) = layer.read_mut().filter(|read| read.cataloguers == cataloguers && read.marks == marks) else {
+        let Some(read) = layer.read_mut().filter(|read| read.catalogers == catalogers && read.marks == marks) else {
             layer.unheard.push(cross.node);
             return Verified::Inconclusive;
         };
@@ -215,7 +215,7 @@ impl Fleet {
         }
         let (reader, in_store) = (read.node.clone(), read.digest);
         let dispute = layer.dispute.get_or_insert_default();
-        (dispute.cataloguers, dispute.marks) = (cataloguers, marks);
+        (dispute.catalogers, dispute.marks) = (catalogers, marks);
         dispute.claims.insert(reader.clone(), in_store);
         dispute.claims.insert(name.to_owned(), digest);
         match dispute.majority() {

@@ -23,7 +23,7 @@ pub struct Layer {
     /// Size of the canonical encoding, bytes.
     pub size: usize,
     /// Version of the catalogers that read it.
-    pub cataloguers: u32,
+    pub catalogers: u32,
     /// The node that read it.
     pub node: String,
     /// The sandbox in which the node read it.

@@ -24,7 +24,7 @@ pub struct MergedStack {
     /// Its distribution, where it has one.
     pub distribution: Option<Distribution>,
     /// The oldest version of the catalogers that read one of its layers.
-    pub cataloguers: u32,
+    pub catalogers: u32,
     /// Its packages.
     pub packages: Vec<MergedPackage>,
     /// Number of packages without a name or version.
@@ -63,7 +63,7 @@ pub struct Summary {
     /// Types of its packages.
     pub types: Vec<PackageType>,
     /// The oldest version of the catalogers that read one of its layers; 0 where its packages were removed because nobody ran it.
-    pub cataloguers: u32,
+    pub catalogers: u32,
     /// Number of packages.
     pub packages: u64,
     /// Number of packages without a name or version.

@@ -18,7 +18,7 @@ impl Layers for Sqlite {
                     .bind(layer.id.to_string())
                     .bind(layer.digest.0.as_slice())
                     .bind(integer(layer.size))
-                    .bind(layer.cataloguers)
+                    .bind(layer.catalogers)
                     .bind(&layer.node)
                     .bind(&layer.cage)
                     .bind(layer.marks)
@@ -47,7 +47,7 @@ impl Layers for Sqlite {
                         id: layer_id(id)?,
                         digest: digest(row, "digest")?,
                         size: count(row, "size")?,
-                        cataloguers: count(row, "catalogers")?,
+                        catalogers: count(row, "catalogers")?,
                         node: row.try_get("node")?,
                         cage: row.try_get("cage")?,
                         marks: row.try_get("marks")?,

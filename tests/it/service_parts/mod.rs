@@ -11,6 +11,7 @@ use outcrop_proto::clock;
 use serde_json::{Value, json};
 
 use crate::ports::free;
+use crate::runtime_parts::print_logs;
 
 pub(crate) const OUTCROP: &str = env!("CARGO_BIN_EXE_outcrop");
 
@@ -21,6 +22,15 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+impl Drop for Place {
+    /// Prints the logs of a failed test: their directory is removed with it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            print_logs(self.dir.path());
+        }
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn layer_row(name: &str, node: &str, read_at: i64) -> LayerRow {
         id: layer(name),
         digest: Digest::of(b"inventory"),
         size: 9,
-        cataloguers: 3,
+        catalogers: 3,
         node: node.to_owned(),
         cage: "landlock+seccomp".to_owned(),
         marks: true,
@@ -90,7 +90,7 @@ pub(super) fn stack(name: &str, packages: &[(&str, &str)]) -> MergedStack {
             version_id: "12".to_owned(),
             ..Distribution::default()
         }),
-        cataloguers: 3,
+        catalogers: 3,
         packages: packages.iter().map(|(name, version)| merged(name, version)).collect(),
         unidentified: 1,
     }
@@ -462,7 +462,7 @@ pub(super) async fn runs_are_intervals_and_unused_rows_are_removed(harness: &dyn
         let layers = store.layers().await.unwrap().len();
         let stacks = store.stacks().await.unwrap();
         let named = store.packages_named("only-old", &[old]).await.unwrap().len();
-        (layers, stacks.iter().map(|of| (of.id, of.cataloguers)).collect::<Vec<_>>(), named)
+        (layers, stacks.iter().map(|of| (of.id, of.catalogers)).collect::<Vec<_>>(), named)
     };
     // Young enough: all stays.
     store.tidy(&retention(5, 15), &[new]).await.unwrap();

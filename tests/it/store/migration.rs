@@ -164,7 +164,7 @@ fn when_a_finding_opened_survives_that_its_stack_is_stored_and_matched_again() {
             inputs: outcrop_proto::Digest::of(b"inputs"),
             coverage: summary.coverage,
             distribution: summary.distribution,
-            cataloguers: summary.cataloguers,
+            catalogers: summary.catalogers,
             packages: details
                 .into_iter()
                 .map(|(id, package, _)| outcrop::store::MergedPackage {

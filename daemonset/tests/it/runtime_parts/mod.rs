@@ -170,6 +170,9 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            print_logs(self.dir.path());
+        }
         // Containers outlive containerd: to remove them, it must run.
         if self.child.try_wait().is_ok_and(|status| status.is_some())
             && let Ok(child) = launch(self.dir.path(), self.bin.as_deref())
@@ -213,6 +216,22 @@ fn launch(dir: &Path, bin: Option<&Path>) -> Result<Child, String> {
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(child)
+}
+
+/// Prints the end of each log in `dir`.
+#[allow(clippy::print_stderr, reason = "why a test failed has to be seen")]
+pub(crate) fn print_logs(dir: &Path) {
+    const LINES: usize = 60;
+    let mut logs: Vec<PathBuf> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    logs.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+    logs.sort();
+    for path in logs {
+        let text = fs::read(&path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        eprintln!("---- {}", path.file_name().unwrap_or_default().display());
+        lines[lines.len().saturating_sub(LINES)..].iter().for_each(|line| eprintln!("{line}"));
+    }
 }
 
 /// Waits for something that another process does.

@@ -46,7 +46,7 @@ fn a_node_that_gives_no_word_that_counts_is_not_asked_over_and_over() {
 }
 
 #[test]
-fn cataloguers_that_nobody_knows_are_no_better_and_what_they_read_alone_is_read_again() {
+fn catalogers_that_nobody_knows_are_no_better_and_what_they_read_alone_is_read_again() {
     let mut fleet = two_nodes();
     all_scanned(&mut fleet, &["shop", "bank", "base"]);
     fleet.attach("a", &hello(u32::MAX), 1, at(0));
