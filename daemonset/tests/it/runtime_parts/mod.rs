@@ -228,7 +228,7 @@ pub(crate) fn print_logs(dir: &Path) {
     for path in logs {
         let text = fs::read(&path).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.contains("loading plugin")).collect();
         eprintln!("---- {}", path.file_name().unwrap_or_default().display());
         lines[lines.len().saturating_sub(LINES)..].iter().for_each(|line| eprintln!("{line}"));
     }
