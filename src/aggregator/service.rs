@@ -10,8 +10,7 @@ use outcrop_proto::wire::v1::collector_server::Collector;
 use outcrop_proto::wire::{MAX_INVENTORY, Refusal, Seen, WireError, check_version, digest, v1};
 use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, LayerId};
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, error, info, warn};
@@ -60,14 +59,22 @@ impl Collector for Service {
     type AttachStream = ReceiverStream<Result<v1::Order, Status>>;
 
     async fn attach(&self, request: Request<Streaming<v1::Report>>) -> Result<Response<Self::AttachStream>, Status> {
-        let opened = self.open(request).await;
+        let opened = to_the_end(Self(Arc::clone(&self.0)).open(request)).await;
         opened.inspect_err(|status| self.0.counters.refuse(status))
     }
 
     async fn deliver(&self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
-        let delivered = self.take(request).await;
+        let delivered = to_the_end(Self(Arc::clone(&self.0)).take(request)).await;
         delivered.inspect_err(|status| self.0.counters.refuse(status))
     }
+}
+
+/// Runs a call to its end, even if the node goes away in the meantime: a call that is dropped halfway might have leased layers without
+/// sending the order.
+async fn to_the_end<T: Send + 'static>(
+    call: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<T, Status> {
+    tokio::spawn(call).await.unwrap_or_else(|error| Err(Status::internal(panic_message(error))))
 }
 
 impl Service {
@@ -86,7 +93,7 @@ impl Service {
     }
 
     async fn open(
-        &self,
+        self,
         request: Request<Streaming<v1::Report>>,
     ) -> Result<Response<ReceiverStream<Result<v1::Order, Status>>>, Status> {
         let aggregator = Arc::clone(&self.0);
@@ -103,18 +110,11 @@ impl Service {
         let (stream, ended) = aggregator.attach(&speaker, hello, orders.clone()).await;
         let listener = Arc::clone(&aggregator);
         let name = node.clone();
-        let mut listening = JoinSet::new();
-        listening.spawn(async move { listener.listen(&name, reports, &orders).await });
         tokio::spawn(async move {
-            tokio::select! {
-                // Also after a panic the node is detached, and may attach again.
-                Some(listened) = listening.join_next() => {
-                    if let Err(error) = listened {
-                        error!(node, reason = panic_message(error), "stream failed");
-                    }
-                }
-                // Its place was taken, or it did not take its orders.
-                _ = ended => {}
+            let listening = tokio::spawn(async move { listener.listen(&name, stream, reports, &orders, ended).await });
+            // Also after a panic the node is detached, and may attach again.
+            if let Err(error) = listening.await {
+                error!(node, reason = panic_message(error), "stream failed");
             }
             aggregator.detach(node, stream).await;
         });
@@ -122,7 +122,7 @@ impl Service {
     }
 
     /// Takes an inventory.
-    async fn take(&self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
+    async fn take(self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
         let Speaker { node, .. } = self.identify(&request).await?;
         let mut pieces = request.into_inner();
         let next = async |pieces: &mut Streaming<v1::Piece>| {
@@ -259,17 +259,24 @@ impl Aggregator {
         Err(Refusal::Cluster.status(message))
     }
 
-    /// Hears a node out until its stream ends, by itself or for what was said in it.
+    /// Hears a node out until its stream ends by itself, for what was said in it, or since its place was taken (`ended`). A report that
+    /// has arrived is handled to its end.
     async fn listen(
         self: &Arc<Self>,
         node: &str,
+        stream: u64,
         mut reports: Streaming<v1::Report>,
         orders: &mpsc::Sender<Result<v1::Order, Status>>,
+        mut ended: oneshot::Receiver<()>,
     ) {
         let mut allowance = Allowance::new();
         loop {
-            let outcome = match reports.message().await {
-                Ok(Some(report)) => self.report(node, report).await,
+            let message = tokio::select! {
+                message = reports.message() => message,
+                _ = &mut ended => return,
+            };
+            let outcome = match message {
+                Ok(Some(report)) => self.report(node, stream, report).await,
                 Ok(None) => return,
                 // Nonsense is the node's doing; the end of a connection is nobody's.
                 Err(status) => match status.code() {
@@ -278,7 +285,10 @@ impl Aggregator {
                 },
             };
             match outcome {
-                Ok(cost) => allowance.spend(cost).await,
+                Ok(cost) => tokio::select! {
+                    () = allowance.spend(cost) => {}
+                    _ = &mut ended => return,
+                },
                 Err(status) => {
                     self.counters.refuse(&status);
                     warn!(node, reason = %safe(status.message()), "stream refused");
@@ -290,7 +300,7 @@ impl Aggregator {
     }
 
     /// Takes a report, and says how many of the smallest it counts for.
-    async fn report(self: &Arc<Self>, node: &str, report: v1::Report) -> Result<f64, Status> {
+    async fn report(self: &Arc<Self>, node: &str, stream: u64, report: v1::Report) -> Result<f64, Status> {
         use v1::report::Report;
         let mut cost = 1.0;
         self.same_cluster(&report.cluster)?;
@@ -300,7 +310,7 @@ impl Aggregator {
             Some(Report::Containers(containers)) => {
                 let told = u32::try_from(containers.containers.len() + containers.gone.len()).unwrap_or(u32::MAX);
                 cost += f64::from(told) / OF_A_REPORT;
-                self.containers(node, containers).await?;
+                self.containers(node, stream, containers).await?;
             }
             Some(Report::Verified(verified)) => self.verified(node, &verified).await?,
             Some(Report::Metrics(metrics)) => {
@@ -337,19 +347,19 @@ impl Aggregator {
         Ok(cost)
     }
 
-    async fn containers(&self, node: &str, report: v1::Containers) -> Result<(), Status> {
+    async fn containers(&self, node: &str, stream: u64, report: v1::Containers) -> Result<(), Status> {
         let containers =
             report.containers.into_iter().map(Seen::try_from).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
         let gone =
             report.gone.into_iter().map(ContainerKey::try_from).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
-        let report = super::fleet::Report { sequence: report.sequence, full: report.full, containers, gone };
+        let report = super::fleet::Report { stream, sequence: report.sequence, full: report.full, containers, gone };
         let (name, watch) = (node.to_owned(), self.watch.clone());
         // Placed where they are entered, so that no change of the API server's comes between.
         let taken = self.fleet.call(move |fleet| {
             fleet.containers(&name, report, &|seen| place_reported(watch.as_deref(), &name, seen), now())
         });
         match taken.await {
-            Ok(()) => Ok(()),
+            Ok(()) | Err(NotTaken::Replaced) => Ok(()),
             Err(NotTaken::Gap) => {
                 debug!(node, "report missed: all containers requested");
                 self.send(node, v1::order::Order::Resync(v1::Resync {})).await;

@@ -122,6 +122,8 @@ pub(super) struct Node {
 /// What a node tells of its containers.
 #[derive(Debug)]
 pub(super) struct Report {
+    /// The stream that it came over.
+    pub(super) stream: u64,
     /// Counts its reports.
     pub(super) sequence: u64,
     /// Whether these are all that it has, and not what came since its last report.
@@ -139,6 +141,8 @@ pub(super) enum NotTaken {
     Gap,
     /// It tells of more containers than a node can have.
     TooMany,
+    /// It came over a stream whose place a later stream of the node has taken: what it tells may be old.
+    Replaced,
 }
 
 /// What readers see of the fleet: a copy of it is cheap, and stays as it was.
@@ -324,8 +328,11 @@ impl Fleet {
         place: &dyn Fn(&Seen) -> Placed,
         now: Now,
     ) -> Result<(), NotTaken> {
-        let Report { sequence, full, containers, gone } = report;
+        let Report { stream, sequence, full, containers, gone } = report;
         let node = self.picture.nodes.get_mut(name).ok_or(NotTaken::Gap)?;
+        if node.stream != stream {
+            return Err(NotTaken::Replaced);
+        }
         if !full && node.sequence.and_then(|last| last.checked_add(1)) != Some(sequence) {
             return Err(NotTaken::Gap);
         }

@@ -48,12 +48,14 @@ impl Fleet {
         gone: &[ContainerKey],
         now: Now,
     ) -> Result<(), NotTaken> {
-        self.containers(name, Report { sequence, full, containers, gone: gone.to_vec() }, &|_| Placed::AsTold, now)
+        let stream = self.picture.node(name).map_or(1, |node| node.stream);
+        let report = Report { stream, sequence, full, containers, gone: gone.to_vec() };
+        self.containers(name, report, &|_| Placed::AsTold, now)
     }
 
     /// A node tells of all that it has, and the API server says where each belongs.
     fn tell_placed(&mut self, name: &str, containers: Vec<Seen>, place: &dyn Fn(&Seen) -> Placed) {
-        let report = Report { sequence: 0, full: true, containers, gone: Vec::new() };
+        let report = Report { stream: 1, sequence: 0, full: true, containers, gone: Vec::new() };
         self.containers(name, report, place, at(0)).unwrap();
     }
 }
@@ -289,6 +291,18 @@ fn changes_that_do_not_follow_the_last_report_are_refused() {
     assert_eq!(states(&fleet), [(CoverageState::Pending, 2)]);
     fleet.attach("a", &hello(1), 1, at(0));
     assert_eq!(fleet.tell("a", 3, false, more(), &[], at(0)), Err(NotTaken::Gap), "after a new stream all are wanted");
+}
+
+#[test]
+fn a_report_of_a_stream_that_was_replaced_changes_nothing() {
+    let mut fleet = two_nodes();
+    fleet.attach("a", &hello(1), 7, at(0));
+    fleet.tell("a", 0, true, vec![container("new", &["new", "base"])], &[], at(0)).unwrap();
+    let counted = states(&fleet);
+    let late = Report { stream: 1, sequence: 0, full: true, containers: Vec::new(), gone: Vec::new() };
+    assert_eq!(fleet.containers("a", late, &|_| Placed::AsTold, at(0)), Err(NotTaken::Replaced));
+    assert_eq!(states(&fleet), counted);
+    assert_eq!(fleet.tell("a", 1, false, Vec::new(), &[], at(0)), Ok(()), "the stream's own reports still follow");
 }
 
 #[test]

@@ -321,6 +321,31 @@ fn inventories_without_end_bombs_and_nonsense_are_refused() {
 }
 
 #[test]
+fn a_delivery_that_is_cut_off_at_any_moment_leaves_no_layer_waiting() {
+    const LAYERS: u64 = 150;
+    let place = Place::start(&[]);
+    let mut stream = place.attach(&place.name());
+    let all = (0..LAYERS).map(|number| own_layer(&format!("cut-{number}")).1).collect();
+    assert!(place.say(&stream, Duration::from_secs(20), std::iter::once(containers(1, true, all))));
+    let empty = compress(&Inventory { catalogers: catalog::VERSION, ..Inventory::default() }.encode()).unwrap();
+    let mut cut = 0;
+    place.runtime.block_on(async {
+        // A lease that was given without its order would not come for two minutes.
+        while let Ok(order) = tokio::time::timeout(Duration::from_secs(10), stream.order()).await {
+            let Some(Order::Lease(lease)) = order.unwrap() else { continue };
+            for layer in lease.layers.iter().filter_map(|id| LayerId::try_from(id).ok()) {
+                let deliver = || stream.deliver(pieces(layer, std::iter::once(empty.clone())));
+                // Each is cut off a little later than the one before; then it is delivered, unless it was stored nevertheless.
+                cut += 1;
+                let _ = tokio::time::timeout(Duration::from_micros(cut * 97 % 12_000), deliver()).await;
+                let _ = deliver().await;
+            }
+        }
+    });
+    assert_eq!(place.service.status()["layers"]["known"], LAYERS, "{:#}", place.service.status()["layers"]);
+}
+
+#[test]
 fn inventories_that_never_end_do_not_hold_up_those_of_others() {
     let place = Place::start(&[]);
     // Eight nodes each send the most of an inventory that may be sent, and then nothing more.
