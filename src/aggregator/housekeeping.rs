@@ -91,6 +91,8 @@ impl Aggregator {
             self.problems.replace(ProblemKind::Certificate, certificates.enumerate().map(numbered));
             let watched = self.watch.iter().flat_map(|watch| watch.problems());
             self.problems.replace(ProblemKind::Watch, watched.enumerate().map(numbered));
+            let policy = self.watch.iter().flat_map(|watch| watch.policy_problems());
+            self.problems.replace(ProblemKind::Policy, policy);
             tokio::time::sleep(INTERVAL).await;
         }
     }

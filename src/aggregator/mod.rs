@@ -56,7 +56,7 @@ pub use config::{AggregatorError, Config, Kubernetes};
 pub use tokens::{TokenError, make_token};
 
 use crate::authority;
-use crate::cluster::{Policy as Rego, Reviews, Selection, Watch};
+use crate::cluster::{PolicyFile, Reviews, Selection, Watch};
 use crate::metrics::Metrics;
 use crate::problems::Problems;
 use crate::store::{ClusterIdentity, Options, Sqlite, Store, StoreError};
@@ -277,7 +277,7 @@ fn collector(aggregator: &Arc<Aggregator>) -> tonic::transport::server::Router {
 
 /// Returns a watch of the API server, whose tasks are started later.
 fn watch(kubernetes: &Kubernetes) -> Result<Arc<Watch>, AggregatorError> {
-    let policy = kubernetes.policy.as_deref().map(Rego::read).transpose()?.map(Arc::new);
+    let policy = kubernetes.policy.as_deref().map(PolicyFile::open).transpose()?.map(Arc::new);
     let selection = Selection {
         excluded_namespaces: kubernetes.excluded_namespaces.clone(),
         annotations_in: kubernetes.annotations_in.clone(),

@@ -17,6 +17,8 @@ mod connect;
 #[cfg(not(fuzzing))]
 mod policy;
 #[cfg(not(fuzzing))]
+mod policy_file;
+#[cfg(not(fuzzing))]
 mod publish;
 #[cfg(not(fuzzing))]
 mod reviews;
@@ -30,7 +32,8 @@ mod watch;
 #[cfg(not(fuzzing))]
 pub use self::{
     connect::{api_server_port, connect, error_message, has_kubeconfig},
-    policy::{Policy, PolicyError},
+    policy::PolicyError,
+    policy_file::PolicyFile,
     publish::keep_published,
     reviews::{AUDIENCE, Access, GROUP, Identity, ReviewError, Reviews, review},
     selection::Selection,

@@ -9,6 +9,8 @@
 //! }
 //! ```
 
+use std::fs::File;
+use std::io::{Error as IoError, Read as _};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -16,7 +18,6 @@ use std::time::Duration;
 
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
-use tracing::info;
 
 use super::Workload;
 use super::objects::Marks;
@@ -60,7 +61,7 @@ pub enum PolicyError {
 
 /// A policy, ready to be evaluated.
 #[derive(Debug)]
-pub struct Policy {
+pub(super) struct Policy {
     engine: Mutex<Engine>,
     /// The last workload for which the evaluation failed, and the error.
     problem: Mutex<Option<(Workload, String)>>,
@@ -71,24 +72,25 @@ impl Policy {
     ///
     /// # Errors
     /// When it cannot be read, is not Rego v0, or lacks the rule.
-    pub fn read(path: &Path) -> Result<Self, PolicyError> {
+    pub(super) fn read(path: &Path) -> Result<Self, PolicyError> {
         let file = |source| PolicyError::File { path: path.to_owned(), source };
-        let size = std::fs::metadata(path).map_err(file)?.len();
-        if size > MAX_POLICY {
-            return Err(file(std::io::Error::other(format!(
-                "the file is larger than the limit of {MAX_POLICY} bytes"
-            ))));
+        // Opening a pipe would block.
+        if !std::fs::metadata(path).map_err(file)?.is_file() {
+            return Err(file(IoError::other("it is not a regular file")));
         }
-        let policy = Self::parse(&path.display().to_string(), &std::fs::read_to_string(path).map_err(file)?)?;
-        info!(path = %path.display(), "policy loaded");
-        Ok(policy)
+        let mut text = String::new();
+        File::open(path).and_then(|file| file.take(MAX_POLICY + 1).read_to_string(&mut text)).map_err(file)?;
+        if text.len() as u64 > MAX_POLICY {
+            return Err(file(IoError::other(format!("the file is larger than the limit of {MAX_POLICY} bytes"))));
+        }
+        Self::parse(&path.display().to_string(), &text)
     }
 
     /// Parses a policy. Errors refer to it as `name`.
     ///
     /// # Errors
     /// When it is not Rego v0, or lacks the rule.
-    pub fn parse(name: &str, text: &str) -> Result<Self, PolicyError> {
+    pub(super) fn parse(name: &str, text: &str) -> Result<Self, PolicyError> {
         let mut engine = Engine::new();
         engine.set_rego_v0(true);
         let syntax = |reason: String| PolicyError::Syntax { path: name.to_owned(), reason };
@@ -122,7 +124,7 @@ impl Policy {
     }
 
     /// Returns the last error of the evaluation, if it has not succeeded for that workload since.
-    pub fn problem(&self) -> Option<String> {
+    pub(super) fn problem(&self) -> Option<String> {
         let problem = lock(&self.problem);
         let words = |(of, error): &(Workload, String)| {
             format!("evaluating the policy for {} {}/{}: {error}", of.kind, of.namespace, of.name)

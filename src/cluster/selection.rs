@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Workload;
 use super::objects::{EXCLUDE, Marks};
-use super::policy::Policy;
+use super::policy_file::PolicyFile;
 
 /// The configured exclusions.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub struct Selection {
     /// Namespaces in which the annotation [`EXCLUDE`] is honored: anybody who may annotate a workload there can exclude it.
     pub annotations_in: BTreeSet<String>,
     /// A policy that excludes what it does not select.
-    pub policy: Option<Arc<Policy>>,
+    pub policy: Option<Arc<PolicyFile>>,
 }
 
 impl Selection {

@@ -223,6 +223,8 @@ pub struct Cluster {
     decisions: HashMap<Subject, Decision>,
     /// Subjects of which the policy has not decided, or which changed since it did.
     undecided: HashSet<Subject>,
+    /// The number of times that the policy was replaced.
+    policy_version: u64,
     /// Keys the hash of policy inputs, so that nobody can construct two inputs with the same version.
     hasher: RandomState,
 }
@@ -520,9 +522,15 @@ impl Cluster {
         changed
     }
 
-    /// Returns a number that changes whenever the input of the policy for a workload does.
+    /// Queues every subject for the policy that replaced the previous one. The previous decisions stay in effect until the new ones are made.
+    pub(super) fn policy_replaced(&mut self) {
+        self.policy_version += 1;
+        self.undecided.extend(self.decisions.keys().cloned());
+    }
+
+    /// Returns a number that changes whenever the policy, or its input for a workload, does.
     fn input_version(&self, workload: &Workload, marks: &Marks) -> u64 {
-        self.hasher.hash_one((workload, &marks.labels, &marks.annotations))
+        self.hasher.hash_one((self.policy_version, workload, &marks.labels, &marks.annotations))
     }
 
     /// Removes the decision about a workload that has no pods.

@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use super::ObjectMeta;
 use super::connect::{error_message, metadata_only};
 use super::objects::{KubeNode, KubeObject, KubePod, Marks};
-use super::policy::Policy;
+use super::policy_file::PolicyFile;
 use super::selection::Selection;
 use super::state::{Cluster, PodTold, PolicyInput, Touched};
 use crate::lock::lock;
@@ -45,6 +45,9 @@ const ABSENT: Duration = Duration::from_secs(300);
 /// How long a problem is reported after the last error. A watch that still fails reports another error before that; a watch that was resumed
 /// reports nothing by itself.
 const TOLD: Duration = Duration::from_secs(75);
+
+/// Time between two checks of the policy file for changes.
+const RELOAD: Duration = Duration::from_secs(1);
 
 /// Workloads for which the policy is evaluated before its decisions are applied.
 const POLICY_BATCH: usize = 16;
@@ -75,7 +78,7 @@ pub struct Watch {
     namespaces: BTreeSet<String>,
     cluster: RwLock<Cluster>,
     sources: Mutex<BTreeMap<String, Source>>,
-    policy: Option<Arc<Policy>>,
+    policy: Option<Arc<PolicyFile>>,
     touched: Mutex<Touched>,
     changed: Notify,
     /// The policy has to be evaluated.
@@ -150,17 +153,27 @@ impl Watch {
         tasks
     }
 
-    /// Evaluates the policy for whatever is new or has changed. No lock is held meanwhile, so that nobody waits for it.
-    async fn evaluate(self: Arc<Self>, policy: Arc<Policy>) {
+    /// Evaluates the policy for new and changed workloads, and for all workloads after the policy file was reloaded. No lock is held meanwhile, so
+    /// that nobody waits for it.
+    async fn evaluate(self: Arc<Self>, file: Arc<PolicyFile>) {
+        let mut checked = Instant::now();
         loop {
+            if checked.elapsed() >= RELOAD {
+                let refreshed = Arc::clone(&file);
+                if blocking(move || refreshed.refresh()).await {
+                    self.write().policy_replaced();
+                }
+                checked = Instant::now();
+            }
             let undecided = self.undecided.notified();
             let has_undecided = self.cluster().has_undecided();
             let inputs = if has_undecided { self.write().take_undecided(POLICY_BATCH) } else { Vec::new() };
             if inputs.is_empty() {
-                undecided.await;
+                // The file is checked also when no object changes.
+                let _ = tokio::time::timeout(RELOAD, undecided).await;
                 continue;
             }
-            let policy = Arc::clone(&policy);
+            let policy = file.policy();
             let decide = move || {
                 let select = |input: PolicyInput| {
                     let selected = policy.selects(&input.workload, &input.marks);
@@ -168,17 +181,9 @@ impl Watch {
                 };
                 inputs.into_iter().map(select).collect()
             };
-            match tokio::task::spawn_blocking(decide).await {
-                Ok(decided) => {
-                    let touched = self.write().decide(decided);
-                    self.tell(touched);
-                }
-                // A panic of the evaluator is one of this task, and whoever supervises it hears of it.
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(_) => return,
-                },
-            }
+            let decided = blocking(decide).await;
+            let touched = self.write().decide(decided);
+            self.tell(touched);
         }
     }
 
@@ -202,7 +207,7 @@ impl Watch {
         lock(&self.sources).values().all(|source| source.listed)
     }
 
-    /// Returns the current problems; kinds with the same error share one line.
+    /// Returns the current problems of the watches; kinds with the same error share one line.
     pub fn problems(&self) -> Vec<String> {
         let mut problems: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, source) in lock(&self.sources).iter() {
@@ -210,9 +215,12 @@ impl Watch {
                 problems.entry(problem.clone()).or_default().push(name.clone());
             }
         }
-        let policy = self.policy.as_ref().and_then(|policy| policy.problem());
-        let lines = problems.into_iter().map(|(problem, of)| format!("watching {}: {problem}", of.join(", ")));
-        lines.chain(policy).collect()
+        problems.into_iter().map(|(problem, of)| format!("watching {}: {problem}", of.join(", "))).collect()
+    }
+
+    /// Returns the current problems of the selection policy, each with a key.
+    pub fn policy_problems(&self) -> Vec<(String, String)> {
+        self.policy.iter().flat_map(|policy| policy.problems()).collect()
     }
 
     /// Waits until the pods or workloads of containers may have changed, and returns those containers.
@@ -284,6 +292,18 @@ impl Watch {
 
     fn note(&self, name: &str, change: impl FnOnce(&mut Source)) {
         change(lock(&self.sources).entry(name.to_owned()).or_default());
+    }
+}
+
+/// Runs `function` on a thread that may block. A panic of the function is a panic of the calling task, so that its supervisor notices.
+async fn blocking<T: Send + 'static>(function: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(function).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only the end of the runtime cancels it, which drops the calling task as well.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 
@@ -483,18 +503,30 @@ fn remove_node(cluster: &mut Cluster, name: &str) -> Touched {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::json;
 
+    use super::super::policy::Policy;
     use super::*;
 
-    /// A watch whose policy selects everything but workloads labeled `hide: yes`, and the task that evaluates it.
-    fn watch() -> (Arc<Watch>, Arc<Policy>, Task) {
-        let text = "package snyk\nworkload_events { not hidden }\nhidden { input.metadata.labels.hide == \"yes\" }\n";
-        let policy = Arc::new(Policy::parse("p", text).unwrap());
-        let watch =
-            Watch::new(Selection { policy: Some(Arc::clone(&policy)), ..Selection::default() }, &BTreeSet::new());
-        let task = Arc::clone(&watch).evaluate(Arc::clone(&policy)).boxed();
+    /// A watch whose policy selects all workloads except those labeled `hide: yes`, the policy, and the task that evaluates it.
+    fn watch(dir: &Path) -> (Arc<Watch>, Arc<Policy>, Task) {
+        write_policy(dir, "yes");
+        let file = Arc::new(PolicyFile::open(&dir.join("policy.rego")).unwrap());
+        let watch = Watch::new(Selection { policy: Some(Arc::clone(&file)), ..Selection::default() }, &BTreeSet::new());
+        let policy = file.policy();
+        let task = Arc::clone(&watch).evaluate(file).boxed();
         (watch, policy, task)
+    }
+
+    /// Writes a policy that selects all workloads except those with this value of the label `hide`.
+    fn write_policy(dir: &Path, hidden: &str) {
+        let rules =
+            format!("workload_events {{ not hidden }}\nhidden {{ input.metadata.labels.hide == \"{hidden}\" }}");
+        let new = dir.join("new");
+        std::fs::write(&new, format!("package snyk\n{rules}\n")).unwrap();
+        std::fs::rename(new, dir.join("policy.rego")).unwrap();
     }
 
     fn set_pod(watch: &Watch, name: &str, hide: &str) {
@@ -522,7 +554,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     #[allow(clippy::await_holding_lock, reason = "the policy is slow as long as the test holds its lock")]
     async fn lists_answer_and_events_apply_while_the_policy_is_evaluated() {
-        let (watch, policy, task) = watch();
+        let dir = tempfile::tempdir().unwrap();
+        let (watch, policy, task) = watch(dir.path());
         let task = tokio::spawn(task);
         let held = policy.hold();
         set_pod(&watch, "first", "yes");
@@ -541,7 +574,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     #[allow(clippy::await_holding_lock, reason = "the policy is slow as long as the test holds its lock")]
     async fn a_decision_about_what_a_workload_was_is_dropped() {
-        let (watch, policy, task) = watch();
+        let dir = tempfile::tempdir().unwrap();
+        let (watch, policy, task) = watch(dir.path());
         let task = tokio::spawn(task);
         let held = policy.hold();
         set_pod(&watch, "first", "yes");
@@ -561,6 +595,39 @@ mod tests {
         until(|| excluded(&watch, "first") == Some(true)).await;
         set_pod(&watch, "first", "no");
         until(|| excluded(&watch, "first") == Some(false)).await;
+        task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[allow(clippy::await_holding_lock, reason = "the policy is slow as long as the test holds its lock")]
+    async fn a_reloaded_policy_decides_again_about_every_workload_and_a_broken_one_about_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (watch, policy, task) = watch(dir.path());
+        let task = tokio::spawn(task);
+        for (name, hide) in [("first", "yes"), ("second", "no")] {
+            set_pod(&watch, name, hide);
+        }
+        let is_excluded = |name| excluded(&watch, name) == Some(true);
+        until(|| is_excluded("first") && !is_excluded("second")).await;
+        until(|| !watch.cluster().has_undecided()).await;
+        // The old policy is evaluated while the file is replaced: its decision must not outlive the new policy's.
+        let held = policy.hold();
+        set_pod(&watch, "third", "yes");
+        until(|| !watch.cluster().has_undecided()).await;
+        write_policy(dir.path(), "no");
+        drop(held);
+        until(|| is_excluded("second") && !is_excluded("first") && !is_excluded("third")).await;
+        assert_eq!(watch.policy_problems(), []);
+
+        std::fs::write(dir.path().join("policy.rego"), "package snyk\nworkload_events {").unwrap();
+        until(|| !watch.policy_problems().is_empty()).await;
+        let problems = watch.policy_problems();
+        assert!(problems[0].1.contains("stays in use") && watch.problems().is_empty(), "{problems:?}");
+        set_pod(&watch, "fourth", "no");
+        until(|| is_excluded("fourth")).await;
+        assert!(is_excluded("second") && !is_excluded("first"));
+        write_policy(dir.path(), "yes");
+        until(|| is_excluded("first") && !is_excluded("second") && watch.policy_problems().is_empty()).await;
         task.abort();
     }
 }

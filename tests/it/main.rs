@@ -16,6 +16,7 @@ mod corpora;
 mod docs;
 mod fleet;
 mod hostile;
+mod kubernetes;
 mod on_cluster;
 mod prerequisites;
 mod scale;
@@ -25,6 +26,7 @@ mod version_vectors;
 
 // Harnesses that several tests share.
 mod agent_parts;
+mod api_server;
 mod ports;
 #[allow(dead_code, reason = "the tests of outcrop-agent use the rest")]
 #[path = "../../daemonset/tests/it/runtime_parts/mod.rs"]
