@@ -11,6 +11,7 @@ const HEAD: &str = "\
 Generated from the flags of the programs by `UPDATE=1 cargo test --workspace --test it docs::`; `tests/it/docs.rs` fails when it is out of step.
 
 Every setting is a flag. A named environment variable replaces the flag; if both are given, the flag counts. There is no configuration file.
+The variable `OUTCROP_LOG` sets the filter of log events of every command: see [operations.md](operations.md#logs).
 Exit codes: 0 done, 1 failed, 2 findings at or above `--fail-on`, 64 wrong usage.
 ";
 

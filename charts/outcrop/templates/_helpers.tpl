@@ -112,6 +112,44 @@ annotations:
 {{- end -}}
 {{- end -}}
 
+{{/* The variables of log events, where they differ from the programs' defaults: dict root, level (a program's own, or empty). */}}
+{{- define "outcrop.logging" -}}
+{{- $logging := .root.Values.logging -}}
+{{- if ne $logging.format "text" }}
+- name: OUTCROP_LOG_FORMAT
+  value: {{ $logging.format }}
+{{- end }}
+{{- with default $logging.level .level }}{{ if ne . "info" }}
+- name: OUTCROP_LOG
+  value: {{ . | quote }}
+{{- end }}{{ end }}
+{{- end -}}
+
+{{/* The port of the collector of traces: that of the URL, or the default port of its scheme. */}}
+{{- define "outcrop.otlpPort" -}}
+{{- $url := urlParse .Values.tracing.otlpEndpoint -}}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "443" "80" (eq $url.scheme "https")) -}}
+{{- end -}}
+
+{{/* Fails where the values of traces contradict each other. */}}
+{{- define "outcrop.checkTracing" -}}
+{{- $tracing := .Values.tracing -}}
+{{- $isTls := hasPrefix "https://" $tracing.otlpEndpoint -}}
+{{- $hasCa := or $tracing.ca.existingConfigMap $tracing.ca.existingSecret -}}
+{{- if and .Values.offline $tracing.otlpEndpoint -}}
+{{- fail "offline and tracing.otlpEndpoint are both set: offline refuses connections to a collector" -}}
+{{- end -}}
+{{- if and $tracing.ca.existingConfigMap $tracing.ca.existingSecret -}}
+{{- fail "tracing.ca.existingConfigMap and tracing.ca.existingSecret are both set: set only one of them" -}}
+{{- end -}}
+{{- if and $isTls (not $hasCa) -}}
+{{- fail "tracing.otlpEndpoint is an https URL and requires a CA certificate: set tracing.ca.existingConfigMap or tracing.ca.existingSecret" -}}
+{{- end -}}
+{{- if and $hasCa (not $isTls) -}}
+{{- fail "tracing.ca is used for an https collector only: set tracing.otlpEndpoint to an https URL" -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Namespaces to watch with scope: namespaced, as a JSON list. It always contains the release's own: agents authenticate with their pods. */}}
 {{- define "outcrop.watched" -}}
 {{- if eq .Values.scope "namespaced" -}}
