@@ -30,9 +30,9 @@ pub enum AuthorityError {
     /// A file.
     #[error("reading {path}: {source}", path = .path.display())]
     File {
-        /// Which one.
+        /// The path of the file.
         path: PathBuf,
-        /// What is the matter.
+        /// The cause.
         source: io::Error,
     },
     /// A name, or a key that was kept.
@@ -40,7 +40,7 @@ pub enum AuthorityError {
     Certificate {
         /// The directory.
         path: PathBuf,
-        /// What is the matter.
+        /// The cause.
         source: rcgen::Error,
     },
 }

@@ -3,6 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // A worker is this program, started again: nothing may happen before it is told apart.
+    // Workers are this program, started again, so the role is checked before anything else.
     outcrop_agent::role::enter().unwrap_or_else(outcrop::cli::main)
 }

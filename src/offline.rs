@@ -47,7 +47,7 @@ pub fn enter(api_server: Option<u16>) -> Result<Offline, RulesetError> {
     Ok(Offline { ports, enforced: is_refused() })
 }
 
-/// Whether the kernel refuses a connection to loopback before it is attempted.
+/// Returns whether the kernel refuses a connection to loopback before it is attempted.
 fn is_refused() -> bool {
     let there = SocketAddr::from((Ipv4Addr::LOCALHOST, NEVER));
     TcpStream::connect_timeout(&there, Duration::from_millis(100))

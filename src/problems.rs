@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, info, warn};
 use utoipa::ToSchema;
 
-/// Longest message that is stored, in bytes: a cause may quote text from outside.
+/// Maximum size of a message, in bytes: a cause may quote text from outside.
 const MAX_MESSAGE: usize = 2048;
 
 /// The part of Outcrop that has a problem.
@@ -75,9 +75,9 @@ impl ProblemKind {
 pub struct ActiveProblem {
     /// The part of Outcrop that has the problem.
     pub kind: ProblemKind,
-    /// Which of several of that kind, such as a file's path; empty where there is only one.
+    /// Identifies one of several problems of a kind, such as the path of a file; empty if there is only one.
     pub subject: String,
-    /// What is wrong, and what to do about it.
+    /// The cause, and a hint.
     pub message: String,
     /// When the problem was raised, in seconds since 1970.
     pub since: i64,

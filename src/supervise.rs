@@ -1,7 +1,7 @@
-//! Supervised tasks: no background task ends without anybody noticing.
+//! Supervised tasks: no background task ends unnoticed.
 //!
 //! A task that returns, fails or panics before the process is asked to stop ends the process with the task's name and the reason: a service
-//! manager or Kubernetes then starts it again, and the store says what is left to do. From the moment at which the first task ends,
+//! manager or Kubernetes then starts it again, and the store contains the remaining work. From the moment at which the first task ends,
 //! [`Liveness`] reports it, so that readiness is never green while a part is missing.
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, error, info_span, warn};
 
-/// How long tasks may take to end after they were asked to. Kubernetes waits 30 seconds before it kills; load balancers wait less.
+/// Maximum time for tasks to end after the stop token was canceled. Kubernetes waits 30 seconds before it kills the process; load balancers wait less.
 const DRAIN: Duration = Duration::from_secs(4);
 
 /// Why the process has to end: a supervised task ended that should run as long as the process.
@@ -24,11 +24,11 @@ const DRAIN: Duration = Duration::from_secs(4);
 pub struct TaskEnded {
     /// The name of the task.
     pub task: &'static str,
-    /// What it returned, or the panic.
+    /// The error that it returned, or the panic.
     pub reason: String,
 }
 
-/// Tells whether all supervised tasks run. Clones share one state.
+/// The state of all supervised tasks. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Liveness(Arc<OnceLock<&'static str>>);
 
@@ -68,7 +68,7 @@ impl Tasks {
         self.stop.clone()
     }
 
-    /// Returns what tells whether all tasks run.
+    /// Returns the state of all tasks.
     pub fn liveness(&self) -> Liveness {
         self.liveness.clone()
     }
@@ -123,7 +123,7 @@ impl Tasks {
     /// Runs until `stop` resolves, then has all tasks end; those that take longer than four seconds are aborted.
     ///
     /// # Errors
-    /// As soon as a task ends that was not asked to.
+    /// Resolves as soon as a task ends before the stop token was canceled.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), TaskEnded> {
         let first = tokio::select! {
             () = stop => None,
@@ -166,7 +166,7 @@ impl Tasks {
     }
 }
 
-/// Returns what a task panicked with.
+/// Returns the message of a task's panic.
 pub fn panic_message(error: JoinError) -> String {
     let Ok(panic) = error.try_into_panic() else { return "it was aborted".to_owned() };
     // `&**` looks into the box: the box itself is `Any`, too.
@@ -177,7 +177,7 @@ pub fn panic_message(error: JoinError) -> String {
     format!("it panicked: {message}")
 }
 
-/// Notes that a task ended before it was asked to, also while it unwinds.
+/// Records that a task ended before the stop token was canceled, also while it unwinds.
 struct Guard {
     name: &'static str,
     stop: CancellationToken,

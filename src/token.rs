@@ -18,7 +18,7 @@ use crate::stamp::Stamp;
 /// Maximum size of a token file, bytes: enough for more than 100,000 nodes.
 const MAX_FILE: u64 = 64 << 20;
 
-/// Whether `name` is valid in a token file, as the name of a node, an API user or a namespace.
+/// Returns whether `name` is valid in a token file, as the name of a node, an API user or a namespace.
 pub(crate) fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     !name.is_empty() && name.len() <= 253 && name.bytes().all(allowed)
@@ -63,7 +63,7 @@ pub(crate) fn add(path: &Path, line: impl FnOnce(Digest) -> String) -> io::Resul
     Ok(token)
 }
 
-/// Whether the file is empty or ends with a newline.
+/// Returns whether the file is empty or ends with a newline.
 fn ends_with_newline(file: &mut File) -> io::Result<bool> {
     if file.metadata()?.len() == 0 {
         return Ok(true);

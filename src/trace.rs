@@ -18,10 +18,10 @@ use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tracing::{info, warn};
 
-/// How long one export may take.
+/// Maximum time of one export.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the last export may take when the process ends.
+/// Maximum time of the last export when the process ends.
 const LAST: Duration = Duration::from_secs(2);
 
 /// Why spans cannot be exported.

@@ -25,7 +25,7 @@ pub const COMMAND_FILTER: &str = "warn";
 /// Targets of Outcrop's own crates; a filter matches a target by its prefix.
 const OWN_TARGETS: [&str; 2] = ["outcrop", "overlayfs_reader"];
 
-/// Longest text from outside in one field, bytes.
+/// Maximum size of text from outside in one field, in bytes.
 const MAX_TEXT: usize = 1024;
 
 /// Format of log events.

@@ -82,7 +82,7 @@ impl Signals {
     }
 }
 
-/// How long the runtime role still serves the reader after SIGTERM, so that the reader can finish what it has begun.
+/// Time for which the runtime role still serves the reader after SIGTERM, so that the reader can complete its work.
 const LINGER: Duration = Duration::from_secs(4);
 
 /// Listens at `listen` for the one process that reads storage, and serves it until it closes the stream, or for a short time

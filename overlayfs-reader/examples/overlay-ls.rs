@@ -1,4 +1,4 @@
-//! Lists what an overlay mount of these directories would show, without mounting it:
+//! Lists the merged view of these directories without mounting them:
 //!
 //! ```sh
 //! cargo run --example overlay-ls -- TOP:MIDDLE:BASE

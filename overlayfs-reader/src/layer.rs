@@ -257,7 +257,7 @@ impl LayerReader {
             .map_err(|errno| Error::system(errno, "looking up", path))?;
         match rustix::fs::readlinkat(&handle, "", Vec::with_capacity(256)) {
             Ok(target) => Ok(target.into_bytes()),
-            // What an empty name says of a handle to anything else.
+            // The error of the kernel for an empty name and a handle that is not a symbolic link.
             Err(Errno::NOENT | Errno::INVAL) => {
                 Err(Error::new(ErrorKind::WrongKind("a symbolic link"), "reading", path))
             }

@@ -108,6 +108,6 @@ pub(crate) fn of_directory(
 /// Returns whether an open file has `mark`.
 pub(crate) fn on_file(file: BorrowedFd<'_>, namespace: MarkNamespace, mark: &str) -> bool {
     let mut value: [u8; 0] = [];
-    // With an empty buffer the answer is the value's size.
+    // With an empty buffer, the kernel returns the size of the value.
     rustix::fs::fgetxattr(file, name(namespace, mark), &mut value[..]).is_ok()
 }

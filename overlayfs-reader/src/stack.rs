@@ -158,7 +158,7 @@ impl Stack {
         let mut resolved: Vec<u8> = Vec::new();
         let mut hops = 0;
         while let Some(name) = pending.pop() {
-            // Whatever is above a name is a directory, or the loop would have ended.
+            // Every parent is a directory, otherwise the loop would have ended.
             if name == b"." {
                 continue;
             }

@@ -30,7 +30,7 @@ pub fn survives(merged: BorrowedFd<'_>, upper: Option<&Layer>, paths: &[Vec<u8>]
         Ok(_) => Ok(Survival::Present),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
             let Some(upper) = upper else { return Ok(Survival::Absent) };
-            // If any ancestor is there, so is the topmost.
+            // If any ancestor exists, the topmost one exists.
             let top = path.split(|byte| *byte == b'/').next().unwrap_or_default();
             match sys::look(upper.as_fd(), top) {
                 Ok(_) => Ok(Survival::Inconclusive),

@@ -174,7 +174,7 @@ pub(crate) fn walk(
                 continue;
             }
         };
-        // A directory is opened before it is visited, since only its marks tell whether it is opaque.
+        // A directory is opened before it is visited, because its marks determine whether it is opaque.
         let inner = (kind == Kind::Dir).then(|| open(&path));
         let opaque = matches!(&inner, Some(Ok((_, marks))) if marks.opaque);
         let entry = WalkEntry { reader, dir: frame.dir.as_fd(), path: &path, name, kind, opaque };
@@ -184,7 +184,7 @@ pub(crate) fn walk(
         let depth = frames.len();
         let inner = match inner {
             None => continue,
-            // What is mounted here is no part of the layer.
+            // A mount in the layer is not a part of it.
             Some(Err(error)) if error.kind() == ErrorKind::System(Errno::XDEV) => continue,
             Some(_) if depth >= limits.depth => {
                 Err(Error::new(ErrorKind::Limit("directories above an entry", limits.depth as u64), "walking", &path))

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use crate::fact::Distribution;
 use crate::package::{Package, PackageType};
 
-/// How an ecosystem orders versions.
+/// The version order of an ecosystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum VersionOrder {
     /// [deb-version(7)](https://manpages.debian.org/deb-version.7).
@@ -26,7 +26,7 @@ pub enum VersionOrder {
     Maven,
 }
 
-/// Who installs the packages of an ecosystem, and so where their advisories come from.
+/// The installer of an ecosystem's packages, which determines the source of their advisories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The package manager of a distribution. Advisories are those of the distribution (see [`DISTRIBUTIONS`]).
@@ -51,7 +51,7 @@ pub enum OwnerRule {
     Vendor,
 }
 
-/// How the name of a package and the namespace and name of its package URL correspond.
+/// The relation between the name of a package and the namespace and name of its package URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PurlName {
     /// The namespace is the distribution's ID; the version's epoch and the architecture are qualifiers.
@@ -71,7 +71,7 @@ pub struct Ecosystem {
     pub purl_type: &'static str,
     /// Name in documentation.
     pub display_name: &'static str,
-    /// Who installs its packages.
+    /// The installer of its packages.
     pub origin: Origin,
     /// The order of versions.
     pub version_order: VersionOrder,
@@ -208,7 +208,7 @@ fn go_version(version: &str) -> &str {
     version.strip_suffix("+incompatible").unwrap_or(version)
 }
 
-/// How OSV names the release of a distribution.
+/// OSV's form of a distribution's release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
     /// The first number of `VERSION_ID`: `Debian:12`.
@@ -229,7 +229,7 @@ pub struct DistributionRow {
     pub osv: &'static str,
     /// The type of its packages.
     pub package_type: PackageType,
-    /// How OSV names its releases.
+    /// OSV's form of its releases.
     pub release: Release,
 }
 

@@ -1,4 +1,4 @@
-//! What a cataloger reads from one piece of evidence.
+//! Facts: the results of catalogers.
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::package::{Package, PackageType, SourcePackage};
@@ -52,7 +52,7 @@ pub struct Unidentified {
     pub sha256: [u8; 32],
 }
 
-/// What a cataloger reads from **one** piece of evidence, or from a declared group of files.
+/// The result of a cataloger for **one** piece of evidence, or for a declared group of files.
 ///
 /// [`Fact::normalize`] sorts every list and removes duplicates, so that equal facts have one encoding.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,7 +82,7 @@ impl Fact {
         unique(&mut self.warnings);
     }
 
-    /// Whether the evidence said nothing at all.
+    /// Returns whether the evidence said nothing at all.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

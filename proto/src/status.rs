@@ -15,7 +15,7 @@ words! {
 }
 
 words! {
-    /// What the vendor says about a fix, in the words of Trivy and Grype. The package is vulnerable whichever it is.
+    /// The vendor's statement about a fix, with the names of Trivy and Grype. The package is vulnerable in every case.
     pub enum FindingStatus {
         /// A fixed version is available.
         Fixed = "fixed",
@@ -59,7 +59,7 @@ words! {
 }
 
 words! {
-    /// What kind of thing has a package set over time.
+    /// The kind of a subject.
     pub enum SubjectKind {
         /// A container of a Kubernetes workload, whichever pod, node and image runs it.
         WorkloadContainer = "workload-container",

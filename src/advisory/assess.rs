@@ -1,7 +1,7 @@
-//! Was it possible to match at all?
+//! Determines whether ecosystems could be matched.
 //!
-//! Zero findings mean something only where there was something to match against. Every ecosystem of every container is
-//! `matched`, `stale` or `unmatched`, with the reason.
+//! Zero findings are meaningful only if the database has current advisories for the ecosystem. Every ecosystem of every container is
+//! `matched`, `stale` or `unmatched`, with a reason.
 
 use std::collections::BTreeSet;
 
@@ -10,22 +10,22 @@ use serde::Serialize;
 
 use super::database::SourceInfo;
 
-/// A source whose newest record is older than this many days is stale.
+/// Age in days of a source's newest record above which the source is stale.
 pub const STALE_AFTER_DAYS: i64 = 30;
 
-/// What matching is worth for one ecosystem of a target.
+/// The state of matching of one ecosystem of a target.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Assessed {
-    /// OSV's name, with the release for a distribution.
+    /// OSV's name of the ecosystem, with the release for a distribution.
     pub ecosystem: String,
     /// The state.
     pub state: AssessedState,
-    /// Why, unless it is matched; and where a matched release is at the end of its life.
+    /// The reason; empty if the ecosystem is matched.
     pub reason: String,
 }
 
-/// When releases get no more fixes from their distribution's own teams, as (ecosystem, year, month, day): the end of Debian's LTS,
-/// Ubuntu's standard support, Alpine's and the RPM distributions' security support, from their own release pages.
+/// Dates, as (ecosystem, year, month, day), after which a release gets no more fixes from its distribution: the end of Debian's LTS, of Ubuntu's
+/// standard support, and of the security support of Alpine and the RPM distributions, from their release pages.
 const END_OF_LIFE: &[(&str, i16, u8, u8)] = &[
     ("Debian:8", 2020, 6, 30),
     ("Debian:9", 2022, 6, 30),
@@ -54,7 +54,7 @@ const END_OF_LIFE: &[(&str, i16, u8, u8)] = &[
     ("Rocky Linux:9", 2032, 5, 31),
 ];
 
-/// Says for every ecosystem of these types of packages whether it could be matched; `now` is the day to judge by.
+/// Returns the state of each ecosystem of these types of packages on the day `now`.
 pub fn assess(
     sources: &[SourceInfo],
     distribution: Option<&Distribution>,
@@ -66,7 +66,7 @@ pub fn assess(
         .into_iter()
         .map(|kind| match kind.ecosystem().osv() {
             Some(ecosystem) => by_source(sources, &[ecosystem.to_owned()], now),
-            None => of_system(sources, kind, distribution, now),
+            None => by_distribution(sources, kind, distribution, now),
         })
         .collect();
     assessed.sort();
@@ -78,7 +78,7 @@ fn unmatched(ecosystem: impl Into<String>, reason: impl Into<String>) -> Assesse
     Assessed { ecosystem: ecosystem.into(), state: AssessedState::Unmatched, reason: reason.into() }
 }
 
-fn of_system(
+fn by_distribution(
     sources: &[SourceInfo],
     kind: PackageType,
     distribution: Option<&Distribution>,
@@ -97,14 +97,14 @@ fn of_system(
 }
 
 impl SourceInfo {
-    /// How many days ago its newest record was changed; `None` where its records do not say.
+    /// Returns the age of the newest record in days, or `None` if its date is unknown.
     pub fn age_days(&self, now: jiff::civil::Date) -> Option<i64> {
         let newest = self.newest.get(..10).and_then(|day| day.parse::<jiff::civil::Date>().ok());
         newest.and_then(|day| now.since(day).ok()).map(|span| i64::from(span.get_days()))
     }
 }
 
-/// Judges by the first of `names` that the database has.
+/// Returns the state of the first of `names` that the database has.
 fn by_source(sources: &[SourceInfo], names: &[String], now: jiff::civil::Date) -> Assessed {
     let first = names.first().cloned().unwrap_or_default();
     let ended = END_OF_LIFE

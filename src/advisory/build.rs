@@ -1,7 +1,6 @@
-//! From feeds to one database file.
+//! Builds a database file from OSV records.
 //!
-//! The same input gives the same bytes, whatever order it comes in: records are sorted by id, and SQLite is told everything
-//! that could differ. The file appears whole or not at all.
+//! Builds are reproducible: the same records give the same bytes in any order of input. The file is written atomically.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,22 +15,22 @@ use super::database::{APPLICATION_ID, FORMAT, SCHEMA};
 use super::feed::{self, Sink, Unusable};
 use super::osv::{Affected, Range, Record};
 
-/// Longest summary kept, characters.
+/// Maximum length of a stored summary, in characters.
 const MAX_SUMMARY: usize = 300;
 
-/// Most affected entries of one record, and most versions and events of one entry.
+/// Maximum number of affected entries of one record, and of versions and events of one entry.
 const MAX_ENTRIES: usize = 100_000;
 
-/// Longest version or name that is kept, bytes.
+/// Maximum size of a stored version or name, in bytes.
 const MAX_TEXT: usize = 1024;
 
-/// Why no database was built.
+/// Why a database could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// An input that a person named.
+    /// An input could not be read.
     #[error("{0}")]
     Input(String),
-    /// Nothing to put into it.
+    /// The inputs contain no usable record.
     #[error("reading {0}: no usable OSV record found; nothing was written")]
     Empty(String),
     /// The file could not be written.
@@ -39,27 +38,27 @@ pub enum BuildError {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         reason: String,
     },
 }
 
-/// What was built.
+/// Counts of a finished build.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BuildReport {
     /// Records in the database.
     pub records: usize,
-    /// Records that are withdrawn, and so left out.
+    /// Records that were skipped because they are withdrawn.
     pub withdrawn: usize,
-    /// Records about nothing that Outcrop matches: other ecosystems, or ranges of commits only.
+    /// Records that were skipped because Outcrop cannot match them: of other ecosystems, or with ranges of commits only.
     pub irrelevant: usize,
-    /// Older copies of a record that came twice.
+    /// Older copies of records that occur several times.
     pub superseded: usize,
-    /// What could not be used, with the reason, in order.
+    /// Files and archive entries that could not be used, sorted.
     pub unusable: Vec<Unusable>,
 }
 
-/// Counts of a build that is running, for a progress display.
+/// Counts of a running build, for a progress display.
 #[derive(Debug, Default)]
 pub struct BuildProgress {
     /// Records that were read.
@@ -81,7 +80,7 @@ impl Sink for Gathered<'_> {
     fn record(&mut self, mut record: Record, archive: Option<&str>) {
         self.progress.read.fetch_add(1, Ordering::Relaxed);
         let origin = archive.map_or_else(|| self.origin.clone(), ToOwned::to_owned);
-        // Whole feeds are held until they are sorted: only what is written is kept.
+        // All records stay in memory until they are sorted, so only stored fields are kept.
         record.summary = Some(summary(&record));
         record.details = None;
         // Records that were never published anywhere carry Go's zero time.
@@ -89,7 +88,7 @@ impl Sink for Gathered<'_> {
             record.modified.clear();
         }
         match self.records.get(&record.id) {
-            // The newest copy counts; of two as new the one that reads later in order, so that input order does not matter.
+            // The newest copy counts. Of two equally new ones, the content decides, so that the order of input does not matter.
             Some((known, from)) if (rank(known), from) >= (rank(&record), &origin) => self.report.superseded += 1,
             known => {
                 self.report.superseded += usize::from(known.is_some());
@@ -110,8 +109,7 @@ fn rank(record: &Record) -> (String, String) {
 /// Builds the database `out` from the OSV records in `from`.
 ///
 /// # Errors
-/// When an input cannot be read, nothing usable is found, or the file cannot be written. Single records that could not be
-/// used are in the report.
+/// When an input cannot be read, no record is usable, or the file cannot be written. Single unusable records are in the report.
 pub fn build(from: &[PathBuf], out: &Path) -> Result<BuildReport, BuildError> {
     build_with(from, out, &BuildProgress::default())
 }
@@ -133,7 +131,7 @@ pub fn build_with(from: &[PathBuf], out: &Path, progress: &BuildProgress) -> Res
     report.unusable.sort();
     let fail = |reason: String| BuildError::Write { path: out.to_owned(), reason };
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // The error of a temporary file would name the temporary file.
+    // Checked here, because the error of the temporary file would contain the name of the temporary file.
     fs::metadata(folder).map_err(|error| fail(format!("directory {}: {error}", folder.display())))?;
     let temporary = tempfile::Builder::new()
         .prefix(".outcrop-db-")
@@ -153,12 +151,12 @@ pub fn build_with(from: &[PathBuf], out: &Path, progress: &BuildProgress) -> Res
     };
     sync().map_err(|error| fail(error.to_string()))?;
     temporary.persist(out).map_err(|error| fail(error.to_string()))?;
-    // The rename itself has to reach the disk too.
+    // The rename is durable only after the directory was synced.
     fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| fail(error.to_string()))?;
     Ok(report)
 }
 
-/// What a source, an ecosystem with its release, has.
+/// Counts of a source, which is an ecosystem with its release.
 #[derive(Default)]
 struct Source {
     records: u64,
@@ -224,7 +222,7 @@ fn write(
             }
             for ecosystem in ecosystems {
                 let own = [Some(&vec![record.id.clone()]), record.aliases.as_ref()];
-                // Distributions tell in these which problem a record of theirs is about.
+                // In these fields, distributions list the vulnerabilities that a record is about.
                 let more = [record.upstream.as_ref(), record.related.as_ref()];
                 let more = more.into_iter().filter(|_| by_osv_name(&ecosystem).is_some_and(Ecosystem::is_os));
                 for id in own.into_iter().chain(more).flat_map(ids) {
@@ -257,7 +255,7 @@ struct Entry<'a> {
     affected: &'a Affected,
 }
 
-/// The entries of a record that Outcrop can match: of its ecosystems, with a range of versions or with listed ones.
+/// Returns the entries of a record that Outcrop can match: of supported ecosystems, with a range of versions or with listed versions.
 fn usable(record: &Record) -> Vec<Entry<'_>> {
     let mut entries = Vec::new();
     for affected in record.affected.iter().flatten().take(MAX_ENTRIES) {

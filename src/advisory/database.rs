@@ -1,4 +1,4 @@
-//! The database file: a SQLite file that anyone can open with `sqlite3`; for us it is read-only and never changes.
+//! The database file: a SQLite file that anyone can open with `sqlite3`. Outcrop opens it read-only and immutable.
 
 use std::path::{Path, PathBuf};
 
@@ -6,13 +6,13 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use super::osv::{Range, Severity};
 
-/// SQLite's `application_id` of our files: `Outc`.
+/// SQLite's `application_id` of advisory databases: `Outc`.
 pub(super) const APPLICATION_ID: u32 = 0x4f75_7463;
 
 /// SQLite's `user_version`: the version of this schema.
 pub(super) const FORMAT: u32 = 1;
 
-/// Lists of identifiers, ranges, versions and severities are JSON, in OSV's own form.
+/// The schema. Lists of IDs, ranges, versions and severities are JSON, in OSV's format.
 pub(super) const SCHEMA: &str = "
     CREATE TABLE source (ecosystem TEXT PRIMARY KEY, records INTEGER NOT NULL, newest TEXT NOT NULL, origins TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE advisory (number INTEGER PRIMARY KEY, id TEXT NOT NULL, modified TEXT NOT NULL, summary TEXT NOT NULL,
@@ -21,26 +21,26 @@ pub(super) const SCHEMA: &str = "
         severity TEXT NOT NULL, status TEXT, PRIMARY KEY (ecosystem, package, number, part)) WITHOUT ROWID;
     CREATE TABLE alias (id TEXT, ecosystem TEXT, number INTEGER, PRIMARY KEY (id, ecosystem, number)) WITHOUT ROWID;";
 
-/// Longest text that is taken from a column, bytes: a file is not trusted more than a feed.
+/// Maximum size of a text column, in bytes. The file is not trusted, like a feed.
 const MAX_COLUMN: i32 = 64 << 20;
 
-/// Why a database cannot be used. Each text ends with what to do.
+/// Why a database cannot be used. Each message ends with a hint.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// There is no such file.
+    /// The file does not exist.
     #[error("opening advisory database {0:?}: file not found; build it with outcrop db build --from PATH --out {0:?}")]
     Missing(PathBuf),
-    /// It is something else.
+    /// The file is not an advisory database.
     #[error(
         "opening advisory database {path:?}: not an advisory database ({reason}); build one with outcrop db build --from PATH --out FILE"
     )]
     NotADatabase {
         /// The file.
         path: PathBuf,
-        /// What it is instead, as far as that shows.
+        /// The cause.
         reason: String,
     },
-    /// It was made by another version of Outcrop.
+    /// The file has the format of another version of Outcrop.
     #[error(
         "opening advisory database {path:?}: unsupported format {found}, expected {FORMAT}; rebuild it with outcrop db build --from PATH --out FILE"
     )]
@@ -50,28 +50,28 @@ pub enum DatabaseError {
         /// Its format.
         found: u32,
     },
-    /// It broke while it was read.
+    /// The file is damaged.
     #[error(
         "reading advisory database {path:?}: the file is damaged ({reason}); rebuild it with outcrop db build --from PATH --out FILE"
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
+        /// SQLite's message.
         reason: String,
     },
 }
 
-/// What a database has of one ecosystem.
+/// A source in a database: one ecosystem.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct SourceInfo {
     /// OSV's name of the ecosystem, with its release.
     pub ecosystem: String,
-    /// Records about it.
+    /// Number of records.
     pub records: u64,
-    /// When the newest of them was last changed (RFC 3339).
+    /// When the newest record was last changed (RFC 3339).
     pub newest: String,
-    /// The files that they came from.
+    /// The files that contained the records.
     pub origins: String,
 }
 
@@ -101,7 +101,7 @@ impl Database {
     /// Opens a database file, read-only.
     ///
     /// # Errors
-    /// When it is missing, something else, of another version, or damaged.
+    /// When the file is missing, is not an advisory database, has another format, or is damaged.
     pub fn open(path: &Path) -> Result<Self, DatabaseError> {
         let bad = |reason: String| DatabaseError::NotADatabase { path: path.to_owned(), reason };
         let metadata = match std::fs::metadata(path) {
@@ -139,7 +139,7 @@ impl Database {
             return Err(DatabaseError::Format { path: path.to_owned(), found });
         }
         let database = Self { path: path.to_owned(), connection };
-        // SQLite knows how many pages there have to be: a file cut short shows here and not in the middle of a scan.
+        // SQLite's header contains the number of pages, so that a truncated file is an error here and not in the middle of a scan.
         let pages: u32 =
             database.query(|connection| connection.query_row("PRAGMA page_count", [], |row| row.get(0)))?;
         let size: u32 = database.query(|connection| connection.query_row("PRAGMA page_size", [], |row| row.get(0)))?;
@@ -162,12 +162,12 @@ impl Database {
             .map_err(|error| DatabaseError::Damaged { path: self.path.clone(), reason: error.to_string() })
     }
 
-    /// The file that was opened.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What there is, by ecosystem.
+    /// Returns the sources, sorted by ecosystem.
     ///
     /// # Errors
     /// When the file is damaged.
@@ -187,8 +187,8 @@ impl Database {
         })
     }
 
-    /// The advisories about a package.
-    pub(super) fn about(&self, ecosystem: &str, package: &str) -> Result<Vec<Hit>, DatabaseError> {
+    /// Returns the advisories about a package.
+    pub(super) fn advisories(&self, ecosystem: &str, package: &str) -> Result<Vec<Hit>, DatabaseError> {
         self.query(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT a.id, a.summary, a.severity, a.rating, a.aliases, a.upstream, a.related,
@@ -215,8 +215,8 @@ impl Database {
         })
     }
 
-    /// Whether an ecosystem has any advisory about a package.
-    pub(super) fn names(&self, ecosystem: &str, package: &str) -> Result<bool, DatabaseError> {
+    /// Returns whether an ecosystem has an advisory about a package.
+    pub(super) fn has_package(&self, ecosystem: &str, package: &str) -> Result<bool, DatabaseError> {
         self.query(|connection| {
             let mut statement =
                 connection.prepare_cached("SELECT 1 FROM affected WHERE ecosystem = ? AND package = ? LIMIT 1")?;
@@ -224,8 +224,8 @@ impl Database {
         })
     }
 
-    /// Whether an ecosystem has any advisory that goes by this identifier.
-    pub(super) fn knows(&self, ecosystem: &str, id: &str) -> Result<bool, DatabaseError> {
+    /// Returns whether an ecosystem has an advisory with this ID or alias.
+    pub(super) fn has_id(&self, ecosystem: &str, id: &str) -> Result<bool, DatabaseError> {
         self.query(|connection| {
             let mut statement =
                 connection.prepare_cached("SELECT 1 FROM alias WHERE id = ? AND ecosystem = ? LIMIT 1")?;
@@ -234,7 +234,7 @@ impl Database {
     }
 }
 
-/// A JSON list in a column.
+/// Parses a column that contains a JSON list.
 fn list<T: serde::de::DeserializeOwned>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Vec<T>> {
     let text = row.get_ref(column)?.as_str().map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))

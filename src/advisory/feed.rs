@@ -1,6 +1,6 @@
-//! Where advisories come from: files, folders and archives of OSV records.
+//! Reads OSV records from files, directories and archives.
 //!
-//! Feeds are not trusted: records, archives and what they unpack to are bounded, and one bad record costs itself only.
+//! Feeds are not trusted: the sizes of records, archives and decompressed data are limited. An unusable record is reported and skipped.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
@@ -11,41 +11,42 @@ use outcrop_proto::ecosystem::by_osv_name;
 use super::osv::Record;
 use super::range;
 
-/// Most bytes of one record. The largest real ones, of the Linux kernel, have some two megabytes.
+/// Maximum size of one record, in bytes. The largest real ones, of the Linux kernel, have about two MB.
 const MAX_RECORD: u64 = 16 << 20;
 
-/// Most records of one input.
+/// Maximum number of records of one archive.
 const MAX_RECORDS: u64 = 5_000_000;
 
-/// Most bytes that one archive may unpack to.
+/// Maximum decompressed size of one archive, in bytes.
 const MAX_UNPACKED: u64 = 64 << 30;
 
-/// Deepest folder that is looked into.
+/// Maximum depth of nested directories.
 const MAX_DEPTH: usize = 16;
 
 /// A file or an entry of an archive that could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unusable {
-    /// Which: a path, and for an archive the entry after `!/`.
+    /// The path; the entry of an archive follows `!/`.
     pub file: String,
-    /// Why.
+    /// The cause.
     pub reason: String,
 }
 
-/// Takes records and complaints.
+/// Receives the records of a feed.
 pub(super) trait Sink {
-    /// A record, and the archive that it lay in, if it lay in one.
+    /// Receives a record, and the name of its archive if it is in one.
     fn record(&mut self, record: Record, archive: Option<&str>);
+    /// Receives the error of a file or entry that could not be used.
     fn unusable(&mut self, unusable: Unusable);
 }
 
-/// What a file is, by its name.
+/// The format of a file, determined by its name.
 enum Kind {
     Json,
     Yaml,
     Zip,
     TarZstd,
-    /// Not a feed's.
+    /// An unsupported format.
     Other,
 }
 
@@ -63,11 +64,11 @@ fn kind(name: &str) -> Kind {
 /// Reads every record below `path`.
 ///
 /// # Errors
-/// When `path` itself cannot be read, or is no kind of feed.
+/// When `path` itself cannot be read, or has an unsupported format.
 pub(super) fn read(path: &Path, sink: &mut dyn Sink) -> Result<(), String> {
     let metadata = fs::metadata(path).map_err(|error| format!("reading feed {}: {error}", path.display()))?;
     if metadata.is_dir() {
-        return folder(path, 0, sink);
+        return directory(path, 0, sink);
     }
     let name = path.display().to_string();
     match kind(&name) {
@@ -81,8 +82,8 @@ pub(super) fn read(path: &Path, sink: &mut dyn Sink) -> Result<(), String> {
     }
 }
 
-/// Reads a folder in order of names, so that complaints come in one order too.
-fn folder(path: &Path, depth: usize, sink: &mut dyn Sink) -> Result<(), String> {
+/// Reads a directory in the order of names, so that errors have a stable order, too.
+fn directory(path: &Path, depth: usize, sink: &mut dyn Sink) -> Result<(), String> {
     if depth > MAX_DEPTH {
         return Err(format!("reading {}: directories are nested more than {MAX_DEPTH} levels deep", path.display()));
     }
@@ -94,10 +95,10 @@ fn folder(path: &Path, depth: usize, sink: &mut dyn Sink) -> Result<(), String> 
         .map_err(fail)?;
     entries.sort();
     for entry in entries {
-        // Links are followed only where a person named them.
+        // Symbolic links below an input are not followed; an input itself may be one.
         let Ok(metadata) = fs::symlink_metadata(&entry) else { continue };
         if metadata.is_dir() {
-            folder(&entry, depth + 1, sink)?;
+            directory(&entry, depth + 1, sink)?;
         } else if metadata.is_file() {
             file(&entry, kind(&entry.display().to_string()), sink);
         }
@@ -122,7 +123,7 @@ fn file(path: &Path, kind: Kind, sink: &mut dyn Sink) {
     }
 }
 
-/// Reads one record, or complains about it. Returns how many bytes it has.
+/// Reads one record and passes it, or its error, to the sink. Returns its size in bytes.
 fn record(name: &str, kind: &Kind, reader: impl Read, archive: Option<&str>, sink: &mut dyn Sink) -> u64 {
     let mut bytes = Vec::new();
     let parsed = match reader.take(MAX_RECORD + 1).read_to_end(&mut bytes) {
@@ -137,10 +138,10 @@ fn record(name: &str, kind: &Kind, reader: impl Read, archive: Option<&str>, sin
     bytes.len() as u64
 }
 
-/// Whether `bytes` are an OSV record that can be used, in YAML or else in JSON. For the fuzz target: nothing comes of it.
+/// Parses and evaluates `bytes` as an OSV record in YAML or JSON, for a fuzz target.
 ///
 /// # Errors
-/// Why they are not.
+/// When they are not a usable record.
 #[doc(hidden)]
 pub fn check_record(yaml: bool, bytes: &[u8]) -> Result<(), String> {
     let record = parse(if yaml { &Kind::Yaml } else { &Kind::Json }, bytes)?;
@@ -168,7 +169,7 @@ fn parse(kind: &Kind, bytes: &[u8]) -> Result<Record, String> {
     Ok(record)
 }
 
-/// Counts what an archive makes us do.
+/// The work that one archive has caused.
 #[derive(Default)]
 struct Spent {
     records: u64,
@@ -226,7 +227,7 @@ fn tar(name: &str, own: &str, file: File, sink: &mut dyn Sink) -> Result<(), Str
     let mut spent = Spent::default();
     for entry in archive.entries().map_err(fail)? {
         let entry = entry.map_err(fail)?;
-        // Nothing is ever unpacked: a path is only a name.
+        // Entries are never written to disk, so their paths need no check.
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let kind = kind(&path);
         if !entry.header().entry_type().is_file() || !matches!(kind, Kind::Json | Kind::Yaml) {

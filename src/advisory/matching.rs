@@ -1,8 +1,8 @@
-//! Which advisories is a package affected by?
+//! Matches packages against advisories.
 //!
-//! Aliases make one finding of several records; `related` takes an erratum apart into the CVEs that it is about and never
-//! joins records. An application package that the distribution owns is the distribution's to judge: its findings are
-//! withheld where the distribution's source knows the problem, and stay, marked, where it does not.
+//! Aliases join several records into one vulnerability. `upstream` and `related` expand an erratum into its CVEs and never join records.
+//! Owned application packages are matched against the distribution's advisories: if the distribution's source knows a vulnerability, the
+//! finding is withheld, otherwise it stays and is marked.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,7 +14,7 @@ use super::database::{Database, DatabaseError, Hit};
 use super::range::{Verdict, evaluate};
 use super::severity::{Rating, rate};
 
-/// Returns the status of a finding: from its fix, else from the word of the record's source.
+/// Returns the status of a finding: `fixed` if there is a fixed version, otherwise the status that the record contains.
 fn status(fixed: Option<&String>, word: Option<&str>) -> FindingStatus {
     match (fixed, word) {
         (Some(_), _) => FindingStatus::Fixed,
@@ -26,42 +26,42 @@ fn status(fixed: Option<&String>, word: Option<&str>) -> FindingStatus {
     }
 }
 
-/// A problem of a package.
+/// A vulnerability of a package.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// Index of the package in what was matched.
+    /// Index of the package in the matched list.
     pub package: usize,
-    /// The CVE, where there is exactly one; else the id of the record.
+    /// The CVE if there is exactly one, otherwise the ID of a record.
     pub id: String,
-    /// Every other identifier that it goes by, and the errata that mend it, sorted.
+    /// All other IDs of the vulnerability and the errata that fix it, sorted.
     pub aliases: Vec<String>,
-    /// The way out.
+    /// The status.
     pub status: FindingStatus,
-    /// The lowest version that mends it, of those the records name.
+    /// The lowest fixed version in the records.
     pub fixed: Option<String>,
-    /// How bad it is.
+    /// The severity.
     pub rating: Rating,
-    /// One line of what it is about.
+    /// One line about the vulnerability.
     pub summary: String,
-    /// An owned package's problem that its distribution's source has no record of.
+    /// Whether the package is owned, and the distribution's source has no record of the vulnerability.
     pub not_assessed_by_distribution: bool,
 }
 
-/// A finding that is not shown by default, since the package is the distribution's to judge.
+/// A finding that is hidden by default, because the distribution's advisories apply to the package.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Withheld {
-    /// What would have been shown.
+    /// The finding.
     pub finding: Finding,
-    /// The operating-system package that owns the evidence.
+    /// Name of the OS package that owns the evidence.
     pub owner: String,
 }
 
-/// A package to match, and who owns it.
+/// A package to match, with its owner.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The package.
     pub package: &'a Package,
-    /// The operating-system package that installed it, unchanged.
+    /// The OS package that installed it, if it is unchanged since.
     pub owner: Option<&'a Package>,
 }
 
@@ -71,12 +71,12 @@ impl<'a> From<&'a StackPackage> for Subject<'a> {
     }
 }
 
-/// What matching found.
+/// The result of matching.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Matched {
-    /// Findings, by package and then identifier.
+    /// Findings, sorted by package and ID.
     pub findings: Vec<Finding>,
-    /// Number of withheld findings.
+    /// Withheld findings.
     pub withheld: Vec<Withheld>,
 }
 
@@ -92,7 +92,7 @@ pub fn match_packages(
     let mut matcher = Matcher::new(database)?;
     let mut all = Matched::default();
     for (number, subject) in subjects.iter().enumerate() {
-        let Matched { findings, withheld } = matcher.judge(distribution, *subject)?;
+        let Matched { findings, withheld } = matcher.match_package(distribution, *subject)?;
         all.findings.extend(findings.into_iter().map(|finding| Finding { package: number, ..finding }));
         all.withheld.extend(
             withheld
@@ -103,17 +103,17 @@ pub fn match_packages(
     Ok(all)
 }
 
-/// Matches one package after the other, and remembers what it found: several binary packages of one source ask the same.
+/// Matches packages, and caches results, because several binary packages have the same source package and version.
 #[derive(Debug)]
 pub struct Matcher<'a> {
     database: &'a Database,
     present: BTreeSet<String>,
-    /// Problems by ecosystem, name and version.
-    cache: HashMap<(String, String, String), Vec<Problem>>,
+    /// Vulnerabilities by ecosystem, name and version.
+    cache: HashMap<(String, String, String), Vec<Vulnerability>>,
 }
 
 impl<'a> Matcher<'a> {
-    /// A matcher against `database`.
+    /// Creates a matcher for `database`.
     ///
     /// # Errors
     /// When the database is damaged.
@@ -122,11 +122,11 @@ impl<'a> Matcher<'a> {
         Ok(Self { database, present, cache: HashMap::new() })
     }
 
-    /// What one package of `distribution` has; its index in the findings is 0.
+    /// Matches one package of `distribution`. [`Finding::package`] is 0.
     ///
     /// # Errors
     /// When the database is damaged.
-    pub fn judge(
+    pub fn match_package(
         &mut self,
         distribution: Option<&Distribution>,
         subject: Subject<'_>,
@@ -144,12 +144,12 @@ impl<'a> Matcher<'a> {
             (Some(owner), Some(ecosystem)) if owns(database, ecosystem, owner)? => Some((owner, ecosystem)),
             _ => None,
         };
-        for problem in self.problems(ecosystem, subject.package)? {
-            let ids = problem.ids.clone();
-            let mut finding = problem.clone().into_finding();
+        for vulnerability in self.vulnerabilities(ecosystem, subject.package)? {
+            let ids = vulnerability.ids.clone();
+            let mut finding = vulnerability.clone().into_finding();
             match owner {
                 None => matched.findings.push(finding),
-                Some((owner, ecosystem)) if knows_any(database, ecosystem, &ids)? => {
+                Some((owner, ecosystem)) if has_any_id(database, ecosystem, &ids)? => {
                     matched.withheld.push(Withheld { finding, owner: owner.name.clone() });
                 }
                 Some(_) => {
@@ -161,46 +161,47 @@ impl<'a> Matcher<'a> {
         Ok(matched)
     }
 
-    fn problems(&mut self, ecosystem: String, package: &Package) -> Result<&[Problem], DatabaseError> {
+    fn vulnerabilities(&mut self, ecosystem: String, package: &Package) -> Result<&[Vulnerability], DatabaseError> {
         let (name, version) = package.advisory_name();
         let name = (package.kind.ecosystem().normalize_name)(name).into_owned();
         Ok(match self.cache.entry((ecosystem, name, version.to_owned())) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(entry) => {
                 let (ecosystem, name, version) = entry.key();
-                let problems = problems(self.database, ecosystem, name, version)?;
-                entry.insert(problems)
+                let found = vulnerabilities(self.database, ecosystem, name, version)?;
+                entry.insert(found)
             }
         })
     }
 }
 
-/// Whether a package is the distribution's own: one whose source package its feed names; for RPM, by its vendor.
+/// Returns whether an OS package belongs to the distribution: its source package occurs in the distribution's feed or, for RPM, its vendor is
+/// the distribution.
 fn owns(database: &Database, ecosystem: &str, owner: &Package) -> Result<bool, DatabaseError> {
     match (owner.kind.ecosystem().origin, &owner.vendor) {
         (Origin::OperatingSystem { owner: OwnerRule::Vendor }, Some(vendor)) => {
             let distribution = ecosystem.split([':', ' ']).next().unwrap_or_default();
             Ok(vendor.to_lowercase().contains(&distribution.to_lowercase()))
         }
-        _ => database.names(ecosystem, owner.advisory_name().0),
+        _ => database.has_package(ecosystem, owner.advisory_name().0),
     }
 }
 
-fn knows_any(database: &Database, ecosystem: &str, ids: &BTreeSet<String>) -> Result<bool, DatabaseError> {
+fn has_any_id(database: &Database, ecosystem: &str, ids: &BTreeSet<String>) -> Result<bool, DatabaseError> {
     for id in ids {
-        if database.knows(ecosystem, id)? {
+        if database.has_id(ecosystem, id)? {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// One problem, gathered from the records about it.
+/// One vulnerability, joined from the records about it.
 #[derive(Clone, Debug)]
-struct Problem {
-    /// Identifiers of the problem itself.
+struct Vulnerability {
+    /// IDs of the vulnerability itself.
     ids: BTreeSet<String>,
-    /// Records that say so.
+    /// IDs of the records.
     records: BTreeSet<String>,
     fixed: Option<String>,
     status: Option<String>,
@@ -208,7 +209,7 @@ struct Problem {
     summary: String,
 }
 
-impl Problem {
+impl Vulnerability {
     fn into_finding(self) -> Finding {
         let cves: Vec<&String> = self.ids.iter().filter(|id| id.starts_with("CVE-")).collect();
         let id = match (cves.as_slice(), self.records.first().or(self.ids.first())) {
@@ -229,7 +230,7 @@ impl Problem {
         }
     }
 
-    /// Takes up another record's word on the same problem.
+    /// Adds the data of another record about the same vulnerability.
     fn join(&mut self, other: Self) {
         self.ids.extend(other.ids);
         self.records.extend(other.records);
@@ -245,12 +246,17 @@ impl Problem {
     }
 }
 
-/// The problems that one version of a package has.
-fn problems(database: &Database, ecosystem: &str, name: &str, version: &str) -> Result<Vec<Problem>, DatabaseError> {
+/// Returns the vulnerabilities of one version of a package.
+fn vulnerabilities(
+    database: &Database,
+    ecosystem: &str,
+    name: &str,
+    version: &str,
+) -> Result<Vec<Vulnerability>, DatabaseError> {
     let Some(row) = by_osv_name(ecosystem) else { return Ok(Vec::new()) };
     let distribution = row.is_os();
-    let mut problems: Vec<Problem> = Vec::new();
-    for hit in database.about(ecosystem, name)? {
+    let mut found: Vec<Vulnerability> = Vec::new();
+    for hit in database.advisories(ecosystem, name)? {
         let Verdict::Affected(fixed) = evaluate(row.version_order, version, &hit.ranges, &hit.versions) else {
             continue;
         };
@@ -258,7 +264,7 @@ fn problems(database: &Database, ecosystem: &str, name: &str, version: &str) -> 
             continue;
         }
         for ids in identities(&hit, distribution) {
-            problems.push(Problem {
+            found.push(Vulnerability {
                 ids,
                 records: BTreeSet::from([hit.id.clone()]),
                 fixed: fixed.clone(),
@@ -268,11 +274,11 @@ fn problems(database: &Database, ecosystem: &str, name: &str, version: &str) -> 
             });
         }
     }
-    Ok(gather(problems))
+    Ok(join_by_id(found))
 }
 
-/// Whether an erratum is about a module's build of a package and the package is not one, or the other way round: streams of
-/// modules carry versions of their own (`…module_el8…`), and comparing across them means nothing.
+/// Returns whether only one of the erratum and the package is built for a module stream. Packages of module streams have versions of their own
+/// (`…module_el8…`), which cannot be compared with others.
 fn is_of_another_module(version: &str, hit: &Hit) -> bool {
     let is_module = |text: &str| text.contains(".module");
     let mut fixes =
@@ -280,7 +286,7 @@ fn is_of_another_module(version: &str, hit: &Hit) -> bool {
     fixes.peek().is_some() && fixes.all(|fixed| is_module(fixed) != is_module(version))
 }
 
-/// The problems that a record is about: one, by all its names, or for an erratum each CVE by itself.
+/// Returns the IDs of each vulnerability that a record is about: one vulnerability with all its IDs or, for an erratum, one per CVE.
 fn identities(hit: &Hit, distribution: bool) -> Vec<BTreeSet<String>> {
     let is_cve = |id: &&String| id.starts_with("CVE-");
     let own = |more: &[String]| {
@@ -294,41 +300,41 @@ fn identities(hit: &Hit, distribution: bool) -> Vec<BTreeSet<String>> {
     if upstream.len() == 1 {
         return vec![own(&hit.upstream)];
     }
-    let problems: BTreeSet<&String> =
+    let cves: BTreeSet<&String> =
         if distribution { upstream.into_iter().chain(hit.related.iter().filter(is_cve)).collect() } else { upstream };
-    if problems.is_empty() {
+    if cves.is_empty() {
         return vec![own(&[])];
     }
-    problems.into_iter().map(|cve| BTreeSet::from([cve.clone()])).collect()
+    cves.into_iter().map(|cve| BTreeSet::from([cve.clone()])).collect()
 }
 
-/// Joins problems that share an identifier.
-fn gather(problems: Vec<Problem>) -> Vec<Problem> {
-    let mut gathered: Vec<Option<Problem>> = Vec::new();
+/// Joins vulnerabilities that share an ID.
+fn join_by_id(found: Vec<Vulnerability>) -> Vec<Vulnerability> {
+    let mut joined: Vec<Option<Vulnerability>> = Vec::new();
     let mut by_id: HashMap<String, usize> = HashMap::new();
-    for mut problem in problems {
-        let known: BTreeSet<usize> = problem.ids.iter().filter_map(|id| by_id.get(id).copied()).collect();
-        // The first record keeps its word; later ones add to it.
-        let at = known.first().copied().unwrap_or(gathered.len());
+    for mut vulnerability in found {
+        let known: BTreeSet<usize> = vulnerability.ids.iter().filter_map(|id| by_id.get(id).copied()).collect();
+        // The data of the first record takes precedence; later ones only add to it.
+        let position = known.first().copied().unwrap_or(joined.len());
         for other in known.into_iter().rev() {
-            if let Some(mut earlier) = gathered.get_mut(other).and_then(Option::take) {
-                earlier.join(problem);
-                problem = earlier;
+            if let Some(mut earlier) = joined.get_mut(other).and_then(Option::take) {
+                earlier.join(vulnerability);
+                vulnerability = earlier;
             }
         }
-        by_id.extend(problem.ids.iter().map(|id| (id.clone(), at)));
-        if at == gathered.len() {
-            gathered.push(Some(problem));
-        } else if let Some(slot) = gathered.get_mut(at) {
-            *slot = Some(problem);
+        by_id.extend(vulnerability.ids.iter().map(|id| (id.clone(), position)));
+        if position == joined.len() {
+            joined.push(Some(vulnerability));
+        } else if let Some(slot) = joined.get_mut(position) {
+            *slot = Some(vulnerability);
         }
     }
-    let by_name: BTreeMap<BTreeSet<String>, Problem> =
-        gathered.into_iter().flatten().map(|problem| (problem.ids.clone(), problem)).collect();
-    by_name.into_values().collect()
+    let sorted: BTreeMap<BTreeSet<String>, Vulnerability> =
+        joined.into_iter().flatten().map(|vulnerability| (vulnerability.ids.clone(), vulnerability)).collect();
+    sorted.into_values().collect()
 }
 
-/// Whether a finding is at least this bad.
+/// Returns whether a finding has at least this severity.
 pub fn is_at_least(finding: &Finding, severity: Severity) -> bool {
     finding.rating.severity >= severity
 }

@@ -1,7 +1,6 @@
-//! OSV records, as much of them as matching needs.
+//! OSV records, reduced to the fields that matching needs ([OSV schema](https://ossf.github.io/osv-schema/)).
 //!
-//! [OSV schema](https://ossf.github.io/osv-schema/). Feeds leave the schema now and then: unknown values are kept or passed
-//! over, never an error, and only what is compared is asked for.
+//! Some feeds deviate from the schema, so unknown values are kept or ignored and are never an error.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +29,7 @@ pub(super) struct Record {
     pub(super) database_specific: Option<Specific>,
 }
 
-/// A score or rating: `type` is `CVSS_V2`, `CVSS_V3`, `CVSS_V4`, `Ubuntu` or something newer.
+/// A score or rating. `type` is `CVSS_V2`, `CVSS_V3`, `CVSS_V4`, `Ubuntu` or a newer value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Severity {
     pub(super) r#type: String,
@@ -61,7 +60,7 @@ pub(super) struct Package {
     pub(super) name: String,
 }
 
-/// A range of versions; those of type `GIT` compare commits and are left out.
+/// A range of versions. Ranges of type `GIT` compare commits and are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Range {
     pub(super) r#type: String,
@@ -82,10 +81,10 @@ pub(super) struct Event {
     pub(super) limit: Option<String>,
 }
 
-/// What databases add in fields of their own: only the words that tell a rating or a status.
+/// Fields that databases define themselves: only those with a rating or a status.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Specific {
-    /// GHSA: `LOW`, `MODERATE`, `HIGH`, `CRITICAL`. Others put other things here.
+    /// GHSA: `LOW`, `MODERATE`, `HIGH`, `CRITICAL`. Other databases use other types.
     #[serde(default)]
     pub(super) severity: Option<Word>,
     /// Debian: `unimportant`, `end-of-life`, `not yet assigned`, …
@@ -96,7 +95,7 @@ pub(super) struct Specific {
     pub(super) status: Option<Word>,
 }
 
-/// A word, or whatever else a feed put in its place.
+/// A text, or a value of another type, which is ignored.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Word {

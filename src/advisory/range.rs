@@ -1,19 +1,18 @@
-//! Is a version affected?
-//!
-//! [OSV's evaluation](https://ossf.github.io/osv-schema/#evaluation): listed explicitly, or within a range.
+//! Determines whether a version is affected: it is listed explicitly or lies within a range
+//! ([OSV's evaluation](https://ossf.github.io/osv-schema/#evaluation)).
 
 use super::osv::{Event, Range};
 use super::version::{Version, VersionOrder};
 
-/// Most events of a range that are looked at. The longest real one has some three hundred.
+/// Maximum number of evaluated events of a range. The longest real range has about three hundred.
 const MAX_EVENTS: usize = 10_000;
 
-/// What an advisory says of one version.
+/// The result for one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Not affected.
     Unaffected,
-    /// Affected, and the first version that is not, if there is one.
+    /// Affected, with the first fixed version, if there is one.
     Affected(Option<String>),
 }
 
@@ -26,7 +25,7 @@ pub(super) fn evaluate(order: VersionOrder, version: &str, ranges: &[Range], ver
     for range in ranges.iter().filter(|range| range.r#type != "GIT") {
         let (within, fix) = within(order, &parsed, &range.events);
         affected |= within;
-        // A listed version may lie outside of every range: the next fix is still its fix.
+        // A listed version may lie outside of all ranges. Its fix is the next one above it.
         if within || listed {
             fixed = match (fixed, fix) {
                 (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
@@ -37,14 +36,14 @@ pub(super) fn evaluate(order: VersionOrder, version: &str, ranges: &[Range], ver
     if affected { Verdict::Affected(fixed.map(|(_, fixed)| fixed)) } else { Verdict::Unaffected }
 }
 
-/// Whether a version lies within a range, and the first fix above it.
+/// Returns whether a version lies within a range, and the first fix above it.
 fn within(order: VersionOrder, version: &Version, events: &[Event]) -> (bool, Option<(Version, String)>) {
-    enum Turn {
-        On,
-        Off,
-        OffAfter,
+    enum Boundary {
+        Introduced,
+        Fixed,
+        LastAffected,
     }
-    let mut turns: Vec<(Version, Turn)> = Vec::new();
+    let mut boundaries: Vec<(Version, Boundary)> = Vec::new();
     let mut limits: Vec<Version> = Vec::new();
     let mut fix: Option<(Version, String)> = None;
     let mut from_start = false;
@@ -54,7 +53,7 @@ fn within(order: VersionOrder, version: &Version, events: &[Event]) -> (bool, Op
             if introduced == "0" {
                 from_start = true;
             } else {
-                turns.push((parse(introduced), Turn::On));
+                boundaries.push((parse(introduced), Boundary::Introduced));
             }
         }
         if let Some(text) = &event.fixed {
@@ -62,23 +61,23 @@ fn within(order: VersionOrder, version: &Version, events: &[Event]) -> (bool, Op
             if parsed > *version && fix.as_ref().is_none_or(|(fix, _)| parsed < *fix) {
                 fix = Some((parsed.clone(), text.clone()));
             }
-            turns.push((parsed, Turn::Off));
+            boundaries.push((parsed, Boundary::Fixed));
         }
         if let Some(last) = &event.last_affected {
-            turns.push((parse(last), Turn::OffAfter));
+            boundaries.push((parse(last), Boundary::LastAffected));
         }
         if let Some(limit) = event.limit.as_ref().filter(|limit| *limit != "*") {
             limits.push(parse(limit));
         }
     }
-    // Stable: at one version the order of the record stands.
-    turns.sort_by(|(a, _), (b, _)| a.cmp(b));
+    // The sort is stable: events at the same version keep the order of the record.
+    boundaries.sort_by(|(a, _), (b, _)| a.cmp(b));
     let mut affected = from_start;
-    for (at, turn) in &turns {
-        match turn {
-            Turn::On if version >= at => affected = true,
-            Turn::Off if version >= at => affected = false,
-            Turn::OffAfter if version > at => affected = false,
+    for (at, boundary) in &boundaries {
+        match boundary {
+            Boundary::Introduced if version >= at => affected = true,
+            Boundary::Fixed if version >= at => affected = false,
+            Boundary::LastAffected if version > at => affected = false,
             _ => {}
         }
     }
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_evaluated_as_the_schema_says() {
+    fn ranges_are_evaluated_as_the_schema_defines() {
         let fixed = |version: &str| Verdict::Affected(Some(version.to_owned()));
         let cases = [
             ("introduced=0 fixed=1.2", "1.1", fixed("1.2")),
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_versions_count_whatever_the_ranges_say() {
+    fn listed_versions_are_affected_also_outside_of_ranges() {
         let listed = ["1.0".to_owned()];
         assert_eq!(evaluate(VersionOrder::Pep440, "1.0.0", &[], &listed), Verdict::Affected(None));
         assert_eq!(evaluate(VersionOrder::Pep440, "1.1", &[], &listed), Verdict::Unaffected);

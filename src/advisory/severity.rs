@@ -1,6 +1,7 @@
-//! How bad is it?
+//! Severities of vulnerabilities.
 //!
-//! A distribution's own rating counts where it has one, since it knows how it builds; else the highest version of CVSS.
+//! The distribution's own rating takes precedence, because the distribution knows how it builds its packages; otherwise the CVSS score of the
+//! highest CVSS version.
 
 use std::str::FromStr as _;
 
@@ -31,19 +32,19 @@ fn by_word(word: &str) -> Option<Severity> {
     })
 }
 
-/// A rating with the score that it comes from, if it comes from one.
+/// A severity, with the score if there is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rating {
-    /// The rating.
+    /// The severity.
     pub severity: Severity,
     /// CVSS base score.
     pub score: Option<f64>,
 }
 
-/// Rates by what a record says: `rating` is the word of a distribution or database, if it has one.
+/// Returns the rating of a record; `rating` is the rating of a distribution or database, if the record has one.
 pub(super) fn rate(severities: &[osv::Severity], rating: Option<&str>, distribution: bool) -> Rating {
     let scored = severities.iter().filter_map(score).max_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, score)| score);
-    // Ubuntu rates in the list of severities itself.
+    // Ubuntu's rating is an entry of the list of severities.
     let own =
         severities.iter().filter(|entry| !entry.r#type.starts_with("CVSS")).find_map(|entry| by_word(&entry.score));
     let word = own.or_else(|| rating.and_then(by_word));
@@ -52,7 +53,7 @@ pub(super) fn rate(severities: &[osv::Severity], rating: Option<&str>, distribut
     Rating { severity: severity.unwrap_or_default(), score: scored }
 }
 
-/// Version and base score of a CVSS vector.
+/// Returns version and base score of a CVSS vector.
 fn score(entry: &osv::Severity) -> Option<(u8, f64)> {
     if entry.score.len() > 512 {
         return None;
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_distributions_word_counts_before_a_score_and_a_newer_cvss_before_an_older() {
+    fn the_rating_of_a_distribution_precedes_scores_and_a_newer_cvss_version_an_older_one() {
         let entry = |kind: &str, score: &str| osv::Severity { r#type: kind.to_owned(), score: score.to_owned() };
         let high = entry("CVSS_V3", "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:N/I:N/A:H");
         let fourth = entry("CVSS_V4", "CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N");

@@ -1,7 +1,7 @@
-//! Which advisory database is taken: who signed it, whether its contents are sound, and whether it says less than the one before.
+//! Checks of an advisory database before it is used: its signature, its contents, and a comparison with the current database.
 //!
-//! Signatures are [minisign's](https://jedisct1.github.io/minisign/), beside the file as `FILE.minisig`, and are verified offline with keys
-//! that the operator configured. What is not configured is not asked for: without a key, a signature says nothing.
+//! Signatures are those of [minisign](https://jedisct1.github.io/minisign/), in `FILE.minisig` beside the file. They are verified offline with
+//! the keys that the operator configured. Without a configured key, signatures are ignored.
 
 use std::fmt;
 use std::fs;
@@ -14,48 +14,48 @@ use rusqlite::Connection;
 use super::database::{Database, DatabaseError, SourceInfo};
 use super::osv::{Range, Severity};
 
-/// Longest key file or signature, bytes; minisign's own comments are shorter.
+/// Maximum size of a key file or signature, in bytes.
 pub const MAX_TEXT: usize = 16 << 10;
 
-/// Largest file that is verified by a signature over the file itself, as minisign made them before 0.10: it has to be in memory as a
-/// whole. A signature over the file's hash has no such bound.
+/// Maximum size of a file with a legacy signature, in bytes. Before 0.10, minisign signed the file itself, which therefore has to be in memory;
+/// newer versions sign its hash, without such a limit.
 pub const MAX_LEGACY: u64 = 64 << 20;
 
-/// How many per cent fewer records a source may have than the database before.
+/// Maximum decrease of a source's number of records, in percent.
 pub const MAX_SHRINK_PERCENT: u8 = 10;
 
-/// Why a signature or a key is of no use. Each text ends with what to do.
+/// Why a signature or a key cannot be used. Each message ends with a hint.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// A file could not be read.
     #[error("reading {path}: {source}", path = .path.display())]
     File {
-        /// Which one.
+        /// The path of the file.
         path: PathBuf,
-        /// What is the matter.
+        /// The cause.
         source: io::Error,
     },
     /// The signed file could not be read to its end.
     #[error("reading the signed file: {0}")]
     Read(#[source] io::Error),
-    /// A text that is no key.
+    /// The text is not a key.
     #[error("invalid minisign public key {0:?}: expected a .pub file, or its base64 line that starts with RW")]
     Key(String),
-    /// Bytes that are no signature.
+    /// The bytes are not a signature.
     #[error("not a minisign signature ({0}); sign the file with minisign -S -m FILE")]
     Malformed(&'static str),
-    /// A key that the operator did not configure.
+    /// The signature was made with a key that the operator did not configure.
     #[error("signed with key {found}, but the trusted keys are {}; sign it with one of these, or add the key with --db-key", keys(.trusted))]
     UnknownKey {
-        /// The key that it says it is signed with.
+        /// The ID of the key according to the signature.
         found: String,
-        /// The keys that are trusted.
+        /// The IDs of the trusted keys.
         trusted: Vec<String>,
     },
-    /// The signature is not of this file.
+    /// The signature does not match the file.
     #[error("the signature with key {0} does not match the file; sign the file again")]
     Wrong(String),
-    /// A signature over the file itself, and the file is large.
+    /// The signature is in the legacy format, and the file is too large for it.
     #[error(
         "the file is larger than {MAX_LEGACY} bytes, and the signature is in minisign's legacy format; sign it again with minisign -S -H"
     )]
@@ -66,7 +66,7 @@ fn keys(ids: &[String]) -> String {
     if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
 }
 
-/// A key that databases may be signed with.
+/// A trusted key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey {
     id: String,
@@ -80,7 +80,7 @@ impl fmt::Debug for PublicKey {
 }
 
 impl PublicKey {
-    /// Reads a key: the text of a `.pub` file, or its line of base64 alone.
+    /// Parses a key: the text of a `.pub` file, or only its base64 line.
     ///
     /// # Errors
     /// When the text is neither.
@@ -93,10 +93,10 @@ impl PublicKey {
         Ok(Self { id, key })
     }
 
-    /// Reads what an operator writes for a key: a line of base64, or the path of a `.pub` file.
+    /// Parses a key given as an argument: a base64 line, or the path of a `.pub` file.
     ///
     /// # Errors
-    /// When it is no key, and no file that holds one.
+    /// When the argument is neither.
     pub fn from_argument(argument: &str) -> Result<Self, TrustError> {
         if let Ok(key) = Self::parse(argument) {
             return Ok(key);
@@ -107,13 +107,13 @@ impl PublicKey {
         Self::parse(&text).map_err(|_| TrustError::Key(format!("{argument:?}")))
     }
 
-    /// Its identity, as minisign prints it: 16 hexadecimal digits.
+    /// Returns the ID as minisign prints it: 16 hexadecimal digits.
     pub fn id(&self) -> &str {
         &self.id
     }
 }
 
-/// The key's identity in a line of a key or a signature: two bytes name the algorithm, eight are the identity.
+/// Returns the key's ID in the base64 line of a key or a signature: two bytes of algorithm, then eight bytes of ID.
 fn key_id(line: &str) -> Option<String> {
     let bytes = base64::engine::general_purpose::STANDARD.decode(line.trim()).ok()?;
     let id: [u8; 8] = bytes.get(2..10)?.try_into().ok()?;
@@ -131,17 +131,17 @@ fn read_text(path: &Path) -> Result<Vec<u8>, TrustError> {
     Ok(bytes)
 }
 
-/// Where the signature of `file` lies: beside it.
+/// Returns the path of the signature of `file`.
 pub fn signature_path(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".minisig");
     name.into()
 }
 
-/// Reads the signature beside `file`; `None` where there is none.
+/// Reads the signature of `file`; `None` if there is none.
 ///
 /// # Errors
-/// When it is there and cannot be read.
+/// When it exists and cannot be read.
 pub fn signature_beside(file: &Path) -> Result<Option<Vec<u8>>, TrustError> {
     match read_text(&signature_path(file)) {
         Err(TrustError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -149,7 +149,7 @@ pub fn signature_beside(file: &Path) -> Result<Option<Vec<u8>>, TrustError> {
     }
 }
 
-/// A signature, not verified yet.
+/// A signature that was not verified yet.
 #[derive(Clone)]
 pub struct Signature {
     key: String,
@@ -162,20 +162,20 @@ impl fmt::Debug for Signature {
     }
 }
 
-/// A signature that holds.
+/// A verified signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signed {
-    /// The identity of its key.
+    /// The ID of its key.
     pub key: String,
-    /// What the signer said of it: the time and the file's name, if nothing else. Signed as well, and hostile to a terminal all the same.
+    /// The signer's comment, by default a time and the name of the file. It is signed, but has to be escaped for a terminal.
     pub comment: String,
 }
 
 impl Signature {
-    /// Reads the bytes of a `.minisig` file.
+    /// Parses the bytes of a `.minisig` file.
     ///
     /// # Errors
-    /// When they are none.
+    /// When they are malformed.
     pub fn parse(bytes: &[u8]) -> Result<Self, TrustError> {
         if bytes.len() > MAX_TEXT {
             return Err(TrustError::Malformed("too long"));
@@ -187,15 +187,15 @@ impl Signature {
         Ok(Self { key, signature })
     }
 
-    /// The identity of the key that it says it was made with.
+    /// Returns the ID of the key according to the signature.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// Verifies that it is of what `signed` holds and by one of `trusted`. The file is read once, in pieces.
+    /// Verifies that the signature matches the file `signed` and was made with one of the `trusted` keys. The file is read once, in chunks.
     ///
     /// # Errors
-    /// When the key is not trusted, the signature is of something else, or the file cannot be read.
+    /// When the key is not trusted, the signature does not match, or the file cannot be read.
     pub fn verify(&self, signed: &mut impl Read, trusted: &[PublicKey]) -> Result<Signed, TrustError> {
         let key = trusted.iter().find(|key| key.id == self.key).ok_or_else(|| TrustError::UnknownKey {
             found: self.key.clone(),
@@ -229,15 +229,15 @@ impl Signature {
     }
 }
 
-/// A source of which a database says less than the one before it.
+/// A source of which a new database has fewer or older records than the current one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Regression {
-    /// It has nothing of it.
+    /// The new database has no records of it.
     #[error("no records of {ecosystem}, currently {records}")]
     Gone {
         /// The source.
         ecosystem: String,
-        /// How many records there are now.
+        /// Number of records in the current database.
         records: u64,
     },
     /// Its newest record is older.
@@ -245,25 +245,25 @@ pub enum Regression {
     Older {
         /// The source.
         ecosystem: String,
-        /// The newest record.
+        /// Date of the newest record in the new database.
         newest: String,
-        /// The newest that there is now.
+        /// Date of the newest record in the current database.
         current: String,
     },
-    /// It has many fewer records.
+    /// The new database has far fewer records of it.
     #[error("only {records} records of {ecosystem}, currently {current}")]
     Fewer {
         /// The source.
         ecosystem: String,
-        /// How many.
+        /// Number of records in the new database.
         records: u64,
-        /// How many there are now.
+        /// Number of records in the current database.
         current: u64,
     },
 }
 
-/// In what a database with the sources `candidate` says less than one with the sources `current`: a source is missing, its newest record is older, or
-/// it has over `percent` per cent fewer records. Empty where it may take its place.
+/// Compares the sources of a new database with those of the current one. Returns the sources that are missing, whose newest record is older, or
+/// that have over `percent` percent fewer records.
 pub fn regressions(current: &[SourceInfo], candidate: &[SourceInfo], percent: u8) -> Vec<Regression> {
     let mut found = Vec::new();
     for now in current {
@@ -284,13 +284,13 @@ pub fn regressions(current: &[SourceInfo], candidate: &[SourceInfo], percent: u8
     found
 }
 
-/// Whether a time of a record is before another one. A time that is none is before all that are one.
+/// Returns whether a record's time is before another one. An invalid time is before every valid one.
 fn is_older(time: &str, than: &str) -> bool {
     let parse = |text: &str| text.parse::<jiff::Timestamp>().ok();
     parse(time) < parse(than)
 }
 
-/// Refuses a file that has more than tables and their indexes: a view or a virtual table would run what the file says when it is read.
+/// Refuses a file that contains more than tables and indexes, because reading a view or a virtual table executes SQL of the file.
 pub(super) fn only_tables(connection: &Connection) -> Result<(), String> {
     let other: rusqlite::Result<Option<String>> = connection
         .prepare(
@@ -306,10 +306,10 @@ pub(super) fn only_tables(connection: &Connection) -> Result<(), String> {
 }
 
 impl Database {
-    /// Reads all of it, as matching will one day read some of it: a file that passes does not fail in the middle of a match.
+    /// Reads the whole file, so that a file that passes does not fail later during matching.
     ///
     /// # Errors
-    /// When a page is damaged, a row cannot be read, or the list of sources does not agree with the records.
+    /// When a page is damaged, a row cannot be read, or the table of sources does not agree with the records.
     pub fn check(&self) -> Result<(), DatabaseError> {
         let damaged = |reason: String| DatabaseError::Damaged { path: self.path().to_owned(), reason };
         let sqlite = |error: rusqlite::Error| damaged(error.to_string());
@@ -328,15 +328,17 @@ impl Database {
             .map_err(sqlite)?;
         let counted = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get(2)?)));
         let counted: Vec<(String, i64, String)> = counted.and_then(Iterator::collect).map_err(sqlite)?;
-        let told = self.sources()?;
-        let agrees = told.len() == counted.len()
-            && told.iter().zip(&counted).all(|(told, (ecosystem, records, newest))| {
-                told.ecosystem == *ecosystem && i64::try_from(told.records) == Ok(*records) && told.newest == *newest
+        let listed = self.sources()?;
+        let agrees = listed.len() == counted.len()
+            && listed.iter().zip(&counted).all(|(source, (ecosystem, records, newest))| {
+                source.ecosystem == *ecosystem
+                    && i64::try_from(source.records) == Ok(*records)
+                    && source.newest == *newest
             });
         if agrees { Ok(()) } else { Err(damaged("the list of sources does not match the records".to_owned())) }
     }
 
-    /// Parses every list that is kept as JSON.
+    /// Parses every JSON list.
     fn check_lists(&self) -> Result<(), String> {
         fn is_list<T: serde::de::DeserializeOwned>(row: &rusqlite::Row<'_>, column: usize) -> Result<(), String> {
             let text = row.get_ref(column).map_err(|error| error.to_string())?;
@@ -379,10 +381,10 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_says_less_is_refused_with_the_source_and_the_figures() {
+    fn missing_older_and_far_fewer_records_of_a_source_are_regressions() {
         let now = [source("npm", 100, "2026-11-02T00:00:00Z"), source("Debian:12", 1000, "2026-11-01T00:00:00.5Z")];
         let cases: [(&str, Vec<SourceInfo>, &[&str]); 8] = [
-            ("the same", now.to_vec(), &[]),
+            ("equal", now.to_vec(), &[]),
             (
                 "more, and another source",
                 vec![
@@ -423,22 +425,21 @@ mod tests {
                 &[],
             ),
             (
-                "no time at all",
+                "an invalid time",
                 vec![source("npm", 100, "soon"), source("Debian:12", 1000, "2026-11-02T00:00:00Z")],
                 &["the newest record of npm is dated soon, older than the current one, dated 2026-11-02T00:00:00Z"],
             ),
         ];
-        for (name, candidate, told) in cases {
+        for (name, candidate, expected) in cases {
             let found: Vec<String> =
                 regressions(&now, &candidate, MAX_SHRINK_PERCENT).iter().map(ToString::to_string).collect();
-            assert_eq!(found, told, "{name}");
+            assert_eq!(found, expected, "{name}");
         }
     }
 
     proptest! {
-        /// What takes the place of a database is not older in any source, and holds nine tenths of it or more; and what grows is never refused.
         #[test]
-        fn nothing_gets_smaller_by_over_a_tenth_unnoticed(
+        fn a_decrease_by_over_a_tenth_is_always_a_regression_and_growth_never_is(
             now in prop::collection::btree_map("[a-d]", (0_u64..=u64::MAX, 0_i64..1000), 0..4),
             then in prop::collection::btree_map("[a-d]", (0_u64..=u64::MAX, 0_i64..1000), 0..4),
             more in prop::collection::vec((0_u64..1000, 0_i64..1000), 4),
@@ -460,7 +461,6 @@ mod tests {
             prop_assert_eq!(regressions(&infos(&now), &infos(&grown), 10), vec![]);
         }
 
-        /// Any bytes are a signature or an error.
         #[test]
         fn any_bytes_are_a_signature_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Signature::parse(&bytes);

@@ -1,7 +1,7 @@
-//! The keeper of the advisory database: takes a file that is offered, or does not, and keeps the good one.
+//! The advisory database in use: accepts or refuses new files, and stores the accepted one.
 //!
-//! What is taken is copied into a directory of our own under its digest: a watched file that turns bad, is removed or changes while it
-//! is read harms nothing, and a restart finds what there was. All of it blocks; call it where that is allowed.
+//! An accepted file is copied into the data directory under its digest. The copy stays in use if the watched file is damaged, removed or changed, and
+//! after a restart. All functions block.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -21,22 +21,22 @@ use crate::lock::lock;
 use crate::stamp::Stamp;
 use crate::store::free;
 
-/// What says which copy is the one in use.
+/// Name of the file that records which copy is in use.
 const RECORD: &str = "current.json";
 
-/// Copies that are not whole yet; what a crash leaves of them is removed at the next start.
+/// Prefix of incomplete copies. Those that a crash has left are removed at the next start.
 const INCOMING: &str = ".incoming-";
 
-/// What the operator demands of a database.
+/// Requirements on a database.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Keys that it may be signed with.
+    /// Trusted keys.
     pub keys: Vec<PublicKey>,
-    /// Whether one without a signature is refused.
+    /// Whether a database without a signature is refused.
     pub require_signature: bool,
-    /// Largest file that is copied, bytes.
+    /// Maximum size of a file, in bytes.
     pub max_size: u64,
-    /// How many per cent fewer records a source may have.
+    /// Maximum decrease of a source's number of records, in percent.
     pub max_shrink_percent: u8,
 }
 
@@ -46,81 +46,81 @@ impl Default for Policy {
     }
 }
 
-/// Why databases cannot be kept at all.
+/// Why databases cannot be stored at all.
 #[derive(Debug, thiserror::Error)]
 pub enum AdvisoriesError {
-    /// The directory.
+    /// The directory could not be created.
     #[error("creating the directory for advisory databases {path}: {source}", path = .path.display())]
     Directory {
-        /// Which one.
+        /// The path of the directory.
         path: PathBuf,
-        /// What is the matter.
+        /// The cause.
         source: io::Error,
     },
-    /// A signature is demanded that nothing could verify.
+    /// A signature is required and no key is trusted.
     #[error("--require-signature is set but no key is trusted; pass --db-key KEY")]
     NoKey,
 }
 
-/// Why a database was not taken. The one in use was kept.
+/// Why a database was refused. The previous one stays in use.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// The file could not be read.
     #[error("reading {file}: {source}", file = .file.display())]
     File {
-        /// What was offered.
+        /// The path of the offered file.
         file: PathBuf,
-        /// What is the matter.
+        /// The cause.
         source: io::Error,
     },
-    /// It is too large.
+    /// The file is too large.
     #[error("{file} is larger than the limit of {limit} bytes", file = .file.display())]
     TooLarge {
-        /// What was offered.
+        /// The path of the offered file.
         file: PathBuf,
-        /// The bound.
+        /// The limit, in bytes.
         limit: u64,
     },
-    /// It was written to, or replaced, while it was copied.
+    /// The file was written or replaced while it was copied.
     #[error(
         "{file} changed while it was copied; write it under another name in the same directory, then rename it, as outcrop db build does",
         file = .0.display()
     )]
     Changing(PathBuf),
-    /// It is no database, or a damaged one.
+    /// The file is not an advisory database, or is damaged.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// It has to be signed.
+    /// The file is not signed, but a signature is required.
     #[error("{file} is not signed, but --require-signature is set: {signature} does not exist", file = .0.display(), signature = trust::signature_path(.0).display())]
     Unsigned(PathBuf),
-    /// Its signature is not one that is trusted.
+    /// The signature is invalid or not trusted.
     #[error("verifying {file}: {reason}", file = .file.display())]
     Signature {
-        /// What was offered.
+        /// The path of the offered file.
         file: PathBuf,
-        /// What is the matter.
+        /// The cause.
         reason: TrustError,
     },
-    /// It says less than the one in use.
-    #[error("refusing {file}: {}; if this is intended, run outcrop db push --allow-shrink {file}", told(.regressions), file = .file.display())]
+    /// The database has fewer or older records than the one in use.
+    #[error("refusing {file}: {}; if this is intended, run outcrop db push --allow-shrink {file}", list(.regressions), file = .file.display())]
     Shrinks {
-        /// What was offered.
+        /// The path of the offered file.
         file: PathBuf,
-        /// In what it says less; at least one.
+        /// The differences; at least one.
         regressions: Vec<Regression>,
     },
-    /// The copy could not be kept: the volume is full, if nothing else.
+    /// The copy could not be stored, for example because the volume is full.
     #[error("storing a copy in {path}: {source}", path = .path.display())]
     Keep {
-        /// Our directory.
+        /// The directory of copies.
         path: PathBuf,
-        /// What is the matter.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// The first few of what is wrong, and how many more there are.
-fn told(regressions: &[Regression]) -> String {
+/// Returns the first regressions as text, and the number of further ones.
+fn list(regressions: &[Regression]) -> String {
     let mut parts: Vec<String> = regressions.iter().take(3).map(ToString::to_string).collect();
     if let Some(more) = regressions.len().checked_sub(3).filter(|more| *more > 0) {
         parts.push(format!("and {more} more"));
@@ -128,45 +128,45 @@ fn told(regressions: &[Regression]) -> String {
     parts.join("; ")
 }
 
-/// The database that is matched against. Its file is there for as long as anybody holds this.
+/// The database in use. Its file exists as long as a clone of this value exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Current {
     /// Digest of the file.
     pub digest: Digest,
-    /// Our own copy, which never changes.
+    /// Path of the copy, which never changes.
     pub path: PathBuf,
-    /// Who brought it.
+    /// The caller who pushed it, or the path of the watched file.
     pub brought_by: String,
-    /// When.
+    /// When it was loaded.
     pub brought_at: jiff::Timestamp,
-    /// The key that it is signed with, where that was verified.
+    /// ID of the key that signed it, if the signature was verified.
     pub signed_by: Option<Signed>,
-    /// What is in it.
+    /// Its sources.
     pub sources: Vec<SourceInfo>,
 }
 
 impl Current {
-    /// Returns how many days old the newest record of the newest source is; `None` where no source has a date.
+    /// Returns the age in days of the newest record of all sources, or `None` if no source has a date.
     pub fn age_days(&self, today: jiff::civil::Date) -> Option<i64> {
         self.sources.iter().filter_map(|source| source.age_days(today)).min()
     }
 }
 
-/// A database that is offered.
+/// An offered database.
 struct Offered<'a> {
     file: &'a Path,
-    /// What its `.minisig` holds.
+    /// Content of its `.minisig` file.
     signature: Option<&'a [u8]>,
     by: &'a str,
     allow_shrink: bool,
-    /// Whether it is the file that the operator named.
+    /// Whether it is the watched file.
     watched: bool,
 }
 
-/// What came of a database that was offered and not refused.
+/// The result for an offered database that was not refused.
 #[derive(Clone, Debug)]
 pub enum Offer {
-    /// It is in use already, or is a watched file that was taken before and has been replaced by something else since.
+    /// It is in use already, or is a watched file that was loaded before and has been replaced by a pushed database since.
     Same,
     /// It is in use from now on.
     New(Arc<Current>),
@@ -180,7 +180,7 @@ struct Record {
     brought_by: String,
     brought_at: jiff::Timestamp,
     signed_by: Option<String>,
-    /// The last watched file that was taken: a restart does not bring it back over what was pushed since.
+    /// Digest of the last loaded watched file, so that a restart does not load it again over a database that was pushed later.
     #[serde(default)]
     watched: Option<String>,
 }
@@ -188,37 +188,37 @@ struct Record {
 #[derive(Debug, Default)]
 struct State {
     current: Option<Arc<Current>>,
-    /// The watched file that was taken last.
+    /// The watched file that was loaded last.
     watched: Option<Digest>,
-    /// Those before, which somebody may still read.
+    /// Earlier databases, which readers may still use.
     former: Vec<Weak<Current>>,
     refused: Option<String>,
-    /// The watched file and its signature, as they were when they were looked at.
+    /// Stamps of the watched file and its signature at the last check.
     seen: Option<(PathBuf, Option<Stamp>, Option<Stamp>)>,
 }
 
-/// The keeper.
+/// The store of advisory databases.
 #[derive(Debug)]
 pub struct Advisories {
     directory: PathBuf,
     policy: Policy,
     state: Mutex<State>,
-    /// One file is looked into at a time; who only asks what is current does not wait for it.
+    /// Held while a file is checked, so that one file is checked at a time. Reading the current database does not need it.
     offering: Mutex<()>,
 }
 
-/// A copy on its way into the directory. It removes itself unless it is kept.
+/// A copy that is being written. Dropping it removes the file unless it was stored.
 struct Incoming {
     copy: tempfile::NamedTempFile,
     digest: Digest,
 }
 
 impl Advisories {
-    /// Opens the directory, which is made where it is missing, and takes up the database that was in use. One that is damaged, or that the policy
-    /// does not allow any more, is not used, and [`Self::refused`] says why.
+    /// Opens the directory, or creates it, and loads the database that was in use. If that database is damaged, or the policy does not allow it any
+    /// more, it is not used, and [`Self::refused`] returns the reason.
     ///
     /// # Errors
-    /// When the directory cannot be used, or the policy demands what it cannot verify.
+    /// When the directory cannot be used, or the policy requires signatures without a trusted key.
     pub fn open(directory: &Path, policy: Policy) -> Result<Self, AdvisoriesError> {
         if policy.require_signature && policy.keys.is_empty() {
             return Err(AdvisoriesError::NoKey);
@@ -238,14 +238,14 @@ impl Advisories {
                 }
             }
         }
-        // What is kept and not used stays: somebody may want to see what is wrong with it. The next one that is taken removes it.
+        // A refused copy stays until the next database is accepted, so that an operator can examine it.
         if opened.current().is_some() {
             opened.sweep();
         }
         Ok(opened)
     }
 
-    /// The database that `current.json` names, looked into as if it were offered.
+    /// Loads the database of `current.json` with the same checks as an offered one.
     fn take_up(&self, record: &[u8]) -> Result<(Current, Option<Digest>), String> {
         let damaged = |reason: &str| format!("{}: {reason}", self.directory.join(RECORD).display());
         let record: Record = serde_json::from_slice(record).map_err(|error| damaged(&error.to_string()))?;
@@ -274,20 +274,20 @@ impl Advisories {
         Ok((Current { digest, path, brought_by, brought_at, signed_by, sources }, watched))
     }
 
-    /// The database in use.
+    /// Returns the database in use.
     pub fn current(&self) -> Option<Arc<Current>> {
         lock(&self.state).current.clone()
     }
 
-    /// Why the file that was offered last was refused, if it was.
+    /// Returns why the last offered file was refused, if it was.
     pub fn refused(&self) -> Option<String> {
         lock(&self.state).refused.clone()
     }
 
-    /// Takes `file`, which `by` brings, if it is good. `signature` is what its `.minisig` holds.
+    /// Checks and loads `file`, which `by` has pushed. `signature` is the content of its `.minisig` file.
     ///
     /// # Errors
-    /// When it is refused; then the one in use stays.
+    /// When the file is refused. The previous database stays in use.
     pub fn offer(&self, file: &Path, signature: Option<&[u8]>, by: &str, allow_shrink: bool) -> Result<Offer, Refusal> {
         self.consider(&Offered { file, signature, by, allow_shrink, watched: false })
     }
@@ -304,7 +304,7 @@ impl Advisories {
             if is_seen {
                 let is_to_sweep = !state.former.is_empty();
                 drop(state);
-                // Not while a copy is on its way.
+                // Waits for a check in progress.
                 if let Some(_nothing_is_offered) = self.offering.try_lock().ok().filter(|_| is_to_sweep) {
                     self.sweep();
                 }
@@ -335,7 +335,7 @@ impl Advisories {
         let outcome = self.take(offered);
         let mut state = lock(&self.state);
         state.refused = outcome.as_ref().err().map(ToString::to_string);
-        // The file is not to blame: once there is room it is taken, also when nobody touches it.
+        // The file itself is valid, so it is tried again when there is room.
         if offered.watched && matches!(outcome, Err(Refusal::Keep { .. })) {
             state.seen = None;
         }
@@ -393,11 +393,11 @@ impl Advisories {
         Ok(if same.is_some() { Offer::Same } else { Offer::New(taken) })
     }
 
-    /// Copies what one open handle reads, and makes sure that it was not changed under it.
+    /// Copies a file through one open handle, and checks that it did not change meanwhile.
     fn copy(&self, file: &Path) -> Result<Incoming, Refusal> {
         let unread = |source| Refusal::File { file: file.to_owned(), source };
         let unkept = |source| Refusal::Keep { path: self.directory.clone(), source };
-        // Not blocking: a pipe in the file's place would wait for a writer.
+        // Nonblocking, because opening a FIFO would wait for a writer.
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
         let handle = rustix::fs::open(file, flags, rustix::fs::Mode::empty()).map_err(|error| unread(error.into()))?;
         let mut handle = File::from(handle);
@@ -409,7 +409,7 @@ impl Advisories {
         if before.size() > limit {
             return Err(Refusal::TooLarge { file: file.to_owned(), limit });
         }
-        // Found out before the copy, since it is tried again and again until there is room.
+        // Checked before the copy, because a copy without room is tried again repeatedly.
         if free(&self.directory).is_ok_and(|space| space.free < before.size()) {
             return Err(unkept(io::ErrorKind::StorageFull.into()));
         }
@@ -437,12 +437,12 @@ impl Advisories {
         Ok(Incoming { copy: copied, digest: Digest(hash.finalize().into()) })
     }
 
-    /// Verifies the signature of our copy, as far as the policy asks for one; `file` is what it is called in a refusal.
+    /// Verifies the signature of the copy as the policy requires; `file` is the path in messages.
     fn verify(&self, copy: &Path, file: &Path, signature: Option<&[u8]>) -> Result<Option<Signed>, Refusal> {
         let refuse = |reason| Refusal::Signature { file: file.to_owned(), reason };
         let signature = match signature {
             None if self.policy.require_signature => return Err(Refusal::Unsigned(file.to_owned())),
-            // Without a key it says nothing.
+            // Without a trusted key, signatures are ignored.
             Some(bytes) if !self.policy.keys.is_empty() => Signature::parse(bytes).map_err(refuse)?,
             _ => return Ok(None),
         };
@@ -450,7 +450,7 @@ impl Advisories {
         signature.verify(&mut reader, &self.policy.keys).map(Some).map_err(refuse)
     }
 
-    /// Puts the copy and what is known of it on the disk, in an order that a power loss at any moment leaves right.
+    /// Writes the copy and its record to disk, in an order that is consistent after a power loss at any point.
     fn keep(
         &self,
         copy: tempfile::NamedTempFile,
@@ -488,7 +488,7 @@ impl Advisories {
         file.persist(path).map(|_| ()).map_err(|error| error.error)
     }
 
-    /// Removes copies that are not in use and that nobody reads any more. What cannot be removed is tried again later.
+    /// Removes copies that are neither in use nor being read. A copy that cannot be removed is tried again later.
     fn sweep(&self) {
         let mut state = lock(&self.state);
         state.former.retain(|former| former.strong_count() > 0);
@@ -514,7 +514,7 @@ fn file_name(digest: &Digest) -> String {
     format!("{}.db", text.trim_start_matches("sha256:"))
 }
 
-/// Hands everything that `from` has, and no more than `limit` bytes, to `take` in pieces.
+/// Passes all bytes of `from`, at most `limit`, to `take` in chunks.
 fn copy(from: &mut File, limit: u64, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
     let mut buffer = vec![0; 256 << 10];
     let mut length = 0;
@@ -532,7 +532,7 @@ fn copy(from: &mut File, limit: u64, mut take: impl FnMut(&[u8]) -> io::Result<(
     }
 }
 
-/// The error of our copy, told of the file that was offered.
+/// Replaces the path of the copy in an error by that of the offered file.
 fn name_it(error: DatabaseError, file: &Path) -> DatabaseError {
     let path = file.to_owned();
     match error {

@@ -1,4 +1,4 @@
-//! What the operator configures, and why the aggregator cannot start or has to end.
+//! Configuration of the aggregator, and the errors that end it.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -15,126 +15,126 @@ use crate::supervise::TaskEnded;
 use crate::web;
 use crate::web::listen;
 
-/// What the operator chose.
+/// Configuration of the aggregator.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The cluster that it is for.
+    /// Name of the cluster.
     pub cluster: String,
-    /// Where its store lies.
+    /// The data directory.
     pub data: PathBuf,
-    /// The advisory database to watch.
+    /// Path of the watched advisory database.
     pub database: Option<PathBuf>,
-    /// What is demanded of databases.
+    /// Requirements on advisory databases.
     pub policy: Policy,
-    /// The file of nodes and their tokens; without it nodes are known by their pods.
+    /// Path of the token file of nodes; `None` if agents authenticate with tokens of their pods.
     pub tokens: Option<PathBuf>,
-    /// The Kubernetes cluster that it is in, if it is in one.
+    /// Configuration for Kubernetes; `None` outside Kubernetes.
     pub kubernetes: Option<Kubernetes>,
-    /// What was left to this process to connect to, where it runs offline.
+    /// The allowed connections if the aggregator is offline.
     pub offline: Option<Offline>,
-    /// Where nodes are listened to.
+    /// Address of the gRPC endpoint for agents.
     pub listen: SocketAddr,
-    /// Certificate chain and key for nodes, PEM; without them nodes are spoken to in the clear.
+    /// Certificate chain and key of the endpoint for agents, PEM; `None` for no TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
-    /// Names of the certificate that it makes itself, for nodes and for the API, where it is brought none.
+    /// Host names of the self-issued certificate for agents and the API; used if no certificate is configured.
     pub tls_names: Vec<String>,
-    /// The authority of that certificate, PEM, where it is to be published and is not our own.
+    /// CA certificate to publish, PEM, if it is not that of the self-issued certificate.
     pub tls_ca: Option<PathBuf>,
-    /// Where questions are answered.
+    /// Address of the API.
     pub api: SocketAddr,
-    /// Names by which the API is asked for.
+    /// Allowed host names of the API.
     pub api_hosts: Vec<String>,
-    /// The file of those who may ask; without it everybody may, on loopback.
+    /// Path of the token file of API users; `None` allows every request on loopback.
     pub api_tokens: Option<PathBuf>,
     /// Certificate chain and key for the API, PEM.
     pub api_tls: Option<(PathBuf, PathBuf)>,
-    /// Share of the layers on several nodes that another node reads as well, of 1.
+    /// Share, from 0 to 1, of the layers on several nodes that a second node reads.
     pub verify_share: f64,
-    /// Layers below more containers than this are read by another node in any case.
+    /// A second node always reads layers of more containers than this.
     pub verify_containers: u32,
-    /// Within what time after the first reading.
+    /// Maximum time from the first to the second read.
     pub verify_within: Duration,
-    /// A node that is silent for longer is forgotten.
+    /// Time after which a silent node is removed.
     pub forget_after: Duration,
-    /// How long packages and inventories are kept that nobody runs.
+    /// Retention of unused packages and inventories.
     pub keep_unused: Duration,
-    /// How long it is kept who ran what.
+    /// Retention of workload history.
     pub keep_history: Duration,
 }
 
-/// What the operator chose for Kubernetes.
+/// Configuration for Kubernetes.
 #[derive(Clone, Debug, Default)]
 pub struct Kubernetes {
-    /// The file that says where the API server is; without it `KUBECONFIG`, the home directory's, or the pod's own service account.
+    /// Path of the kubeconfig; `None` for `KUBECONFIG`, `~/.kube/config`, or the service account of the pod.
     pub kubeconfig: Option<PathBuf>,
-    /// Namespaces that are watched; all where none is named.
+    /// Watched namespaces; empty for all.
     pub namespaces: BTreeSet<String>,
-    /// Namespaces that are out of view.
+    /// Excluded namespaces.
     pub excluded_namespaces: BTreeSet<String>,
-    /// Namespaces whose workloads may take themselves out of view.
+    /// Namespaces in which an annotation can exclude workloads.
     pub annotations_in: BTreeSet<String>,
-    /// A policy of what is in view, in Rego.
+    /// Path of the policy that selects workloads, in Rego.
     pub policy: Option<PathBuf>,
-    /// Labels or annotations that name a workload's owner, best first.
+    /// Labels or annotations that contain a workload's owner; the first match counts.
     pub owner_keys: Vec<String>,
-    /// The service account of agents, namespace and name, where these are known by their pods.
+    /// Namespace and name of the agents' service account, if agents authenticate with tokens of their pods.
     pub agent_account: Option<(String, String)>,
-    /// The ConfigMap, namespace and name, in which the authority's certificate is published.
+    /// Namespace and name of the ConfigMap to which the CA certificate is published.
     pub publish_ca: Option<(String, String)>,
 }
 
 /// Why the aggregator could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum AggregatorError {
-    /// A file or directory that the operator named.
+    /// A configured file or directory could not be used.
     #[error("accessing {path}: {source}", path = .path.display())]
     File {
-        /// Which one.
+        /// The path.
         path: PathBuf,
-        /// What is the matter.
+        /// The cause.
         source: std::io::Error,
     },
-    /// An address that cannot be listened at.
+    /// The aggregator cannot listen on an address.
     #[error("listening on {address}: {source}; choose another address with --listen or --api")]
     Listen {
-        /// Which one.
+        /// The address.
         address: SocketAddr,
-        /// What is the matter.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The volume that the store lies on.
+    /// The volume of the data directory cannot be used.
     #[error(transparent)]
     Volume(#[from] crate::store::VolumeError),
-    /// The gRPC server.
+    /// The gRPC server failed.
     #[error("serving agents: {0}")]
     Serve(#[from] tonic::transport::Error),
-    /// A certificate.
+    /// A certificate could not be loaded.
     #[error(transparent)]
     Tls(#[from] listen::TlsError),
-    /// The store.
+    /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The advisory databases.
+    /// The directory of advisory databases cannot be used.
     #[error(transparent)]
     Advisories(#[from] AdvisoriesError),
-    /// The tokens of nodes.
+    /// The token file of nodes could not be read.
     #[error(transparent)]
     Tokens(#[from] TokenError),
-    /// The tokens of the API.
+    /// The token file of the API could not be read.
     #[error(transparent)]
     Access(#[from] web::AccessError),
-    /// Where the API server is, or how it is spoken to.
+    /// The connection to the API server could not be configured.
     #[error(
         "connecting to the Kubernetes API server: {0}; pass --kubeconfig FILE, or run in a pod with a service account"
     )]
     Kubernetes(String),
-    /// The policy of what is in view.
+    /// The policy could not be loaded.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The own authority.
+    /// The self-issued certificate could not be created.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
-    /// Nobody can tell who speaks for a node.
+    /// The authentication of agents is not configured.
     #[error(
         "agent authentication is not configured: pass --tokens FILE, or --kubernetes with --agent-account NAMESPACE/NAME"
     )]

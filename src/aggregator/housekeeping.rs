@@ -14,16 +14,16 @@ use crate::cluster::keep_published;
 use crate::problems::ProblemKind;
 use crate::store::{DayCount, Retention, Run, StoreError};
 
-/// How often problems are looked for.
+/// Interval at which problems are checked.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often runs are stored, where there are any: since when a subject has a finding follows from them.
+/// Interval at which changed runs are stored. The first-seen dates of findings follow from runs.
 const HISTORY: Duration = Duration::from_millis(100);
 
-/// How often old rows are removed.
+/// Interval at which old rows are removed.
 const TIDY: Duration = Duration::from_secs(3600);
 
-/// How often the open findings of the day are counted.
+/// Interval at which the open findings of the day are counted.
 const DAY_COUNT: Duration = Duration::from_secs(600);
 
 /// Days for which daily counts are stored.
@@ -33,9 +33,9 @@ const DAYS_KEPT: i64 = 400;
 const PROBE: Duration = Duration::from_secs(1);
 
 impl Aggregator {
-    /// Stores who ran what, ten times a second where something changed, and at the end.
+    /// Stores runs that have changed, at most ten times per second, and at shutdown.
     pub(super) async fn keep_history(self: Arc<Self>, stop: CancellationToken) {
-        // Runs that the store could not take come before any that follow: what ended in between and began again has not ended.
+        // Runs that could not be stored come before later ones, so that a run which ended and started again has not ended.
         let mut waiting: Option<(Vec<Run>, Vec<Run>)> = None;
         loop {
             let stops = tokio::time::timeout(HISTORY, stop.cancelled()).await.is_ok();
@@ -60,7 +60,7 @@ impl Aggregator {
         }
     }
 
-    /// Raises the store's outages as a problem, probes it until it accepts writes again, and then has everything done that waited.
+    /// Raises outages of the store as a problem, probes the store until it accepts writes again, and then starts the work that has waited.
     pub(super) async fn keep_store(self: Arc<Self>) {
         let mut states = self.store.health().subscribe();
         loop {
@@ -82,7 +82,7 @@ impl Aggregator {
         }
     }
 
-    /// Looks once a second for what is wrong with files and watches that are read again.
+    /// Checks reloaded files and watches for problems once per second.
     pub(super) async fn keep_problems(self: Arc<Self>) {
         loop {
             let tokens = self.identify.problem();
@@ -97,7 +97,7 @@ impl Aggregator {
         }
     }
 
-    /// Renews the aggregator's own certificate, where it made one.
+    /// Renews the self-issued certificate, if there is one.
     pub(super) async fn renew_certificate(self: Arc<Self>) {
         let (dir, names) = (self.config.data.join("tls"), self.config.tls_names.clone());
         let mut pause = authority::RENEWED;
@@ -110,7 +110,7 @@ impl Aggregator {
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(error) => Some(error.to_string()),
             };
-            // The one in use is valid for long after this.
+            // The certificate in use is still valid for a long time.
             pause = if problem.is_some() { TIDY } else { authority::RENEWED };
             info!(renewed = problem.is_none(), "certificate renewal tried");
             let problem = problem.map(|error| format!("renewing the certificate: {error}; the one in use stays"));
@@ -118,7 +118,7 @@ impl Aggregator {
         }
     }
 
-    /// Publishes the authority's certificate where agents find it.
+    /// Publishes the CA certificate in the ConfigMap that agents mount.
     pub(super) async fn keep_authority(
         self: Arc<Self>,
         client: kube::Client,
@@ -144,7 +144,7 @@ impl Aggregator {
     async fn count_day(&self) -> Result<(), StoreError> {
         let day = clock::today();
         let counts: Vec<DayCount> = self.picture().day_counts(day);
-        // Before nodes have reported, there is nothing to count; what an earlier process counted stays.
+        // Before nodes have reported, the counts of an earlier process stay.
         if counts.is_empty() {
             return Ok(());
         }
@@ -155,8 +155,8 @@ impl Aggregator {
     pub(super) async fn keep_tidy(self: Arc<Self>) {
         loop {
             tokio::time::sleep(TIDY).await;
-            // Rows are removed that a merge or a match may be about to name: both have to be at rest. It is tried again, since waiting for
-            // them would have those that come after them wait as well.
+            // A merge or a match may be about to refer to removed rows, so none may be in progress. The lock is tried repeatedly, because waiting for it
+            // would block later merges as well.
             let _at_rest = loop {
                 match self.numbers.try_write() {
                     Ok(at_rest) => break at_rest,
@@ -198,7 +198,7 @@ impl Aggregator {
     }
 }
 
-/// The key and message of a problem that has no key of its own.
+/// Returns the key and message of a problem without a key of its own.
 fn numbered((number, message): (usize, String)) -> (String, String) {
     (number.to_string(), message)
 }

@@ -1,4 +1,4 @@
-//! Addresses that the aggregator listens at, and the threads that answer questions.
+//! The addresses on which the aggregator listens, and the threads that serve the API.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::web;
 use crate::web::listen::{Certificate, Incoming, Limits, Protocol};
 
-/// Listens at an address; at any of IPv4 where it is any of IPv6 and the kernel has none of these.
+/// Listens on an address. If the address is the unspecified one of IPv6 and the kernel has no IPv6, listens on that of IPv4.
 pub(super) fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     let unsupported = |error: &std::io::Error| error.raw_os_error() == Some(libc::EAFNOSUPPORT);
     let listener = match std::net::TcpListener::bind(address) {
@@ -23,8 +23,8 @@ pub(super) fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener
     Ok(listener)
 }
 
-/// Serves the API in threads of its own, until `stop`: where thousands of nodes attach at once, each request would wait for its turn among
-/// theirs. The receiver resolves when the threads have ended, with the reason where that is an error.
+/// Serves the API in separate threads until `stop` is canceled, so that requests do not wait while thousands of nodes attach. The receiver resolves when the
+/// threads have ended, with the reason if that is an error.
 pub(super) fn serve_apart(
     listener: std::net::TcpListener,
     certificate: Option<(Arc<Certificate>, Protocol)>,

@@ -1,4 +1,4 @@
-//! Packages of stacks against the advisory database. A package is judged once, however many stacks have it.
+//! Matches the packages of stacks against the advisory database. Each package is matched once, however many stacks contain it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -16,13 +16,13 @@ use crate::supervise::panic_message;
 /// Why a stack could not be matched.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MatchError {
-    /// The database broke while it was read.
+    /// The database is damaged.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The thread that matched panicked.
+    /// The matching thread panicked.
     #[error("the matcher failed: {0}")]
     Ended(String),
 }
@@ -30,25 +30,25 @@ pub(super) enum MatchError {
 /// A package and the package that owns it, by row id.
 type Pair = (i64, Option<i64>);
 
-/// What a package has, whatever stack it is in.
+/// The verdicts of a package, which are the same in every stack.
 #[derive(Debug)]
 struct Judged {
     verdicts: Vec<(VerdictId, u8)>,
     withheld: u32,
 }
 
-/// What matching a stack came to.
+/// The result of matching a stack.
 #[derive(Debug)]
 pub(super) struct Matched {
-    /// Its open findings, counted.
+    /// Counts of its open findings.
     pub(super) counts: Counts,
-    /// How many findings opened.
+    /// Number of findings that opened.
     pub(super) appeared: u64,
-    /// How many findings closed.
+    /// Number of findings that closed.
     pub(super) went: u64,
 }
 
-/// Matches against one advisory database, and remembers what it found.
+/// Matches packages against one advisory database, and caches the verdicts.
 #[derive(Debug)]
 pub(super) struct Matchmaker {
     /// The database's digest.
@@ -62,12 +62,12 @@ impl Matchmaker {
         Self { digest, database: Mutex::new(database), known: Mutex::default() }
     }
 
-    /// Forgets what it found: the store has given numbers anew.
+    /// Clears the cache, because row ids in the store have changed.
     pub(super) fn forget(&self) {
         lock(&self.known).clear();
     }
 
-    /// Matches a stack and stores its findings, which are complete for this database then.
+    /// Matches a stack and stores its findings, which are then complete for this database.
     pub(super) async fn match_stack(
         self: &Arc<Self>,
         store: &dyn Store,
@@ -81,7 +81,7 @@ impl Matchmaker {
         Ok(Matched { counts: findings.counts, appeared, went })
     }
 
-    /// Judges those of the packages that it does not know yet.
+    /// Matches the packages that are not in the cache yet.
     async fn learn(self: &Arc<Self>, store: &dyn Store, packages: &[PackageRef], at: i64) -> Result<(), MatchError> {
         let missing: Vec<Pair> = {
             let known = lock(&self.known);
@@ -125,10 +125,10 @@ impl Matchmaker {
         for pair in pairs {
             let Some((package, own)) = details.get(&pair.0) else { continue };
             let owner = pair.1.and_then(|owner| details.get(&owner));
-            // An application's package is of the distribution of whoever installed it.
+            // An application package has the distribution of the OS package that owns it.
             let distribution = own.as_ref().or_else(|| owner.and_then(|(_, distribution)| distribution.as_ref()));
             let subject = Subject { package, owner: owner.map(|(owner, _)| owner) };
-            let matched = matcher.judge(distribution, subject)?;
+            let matched = matcher.match_package(distribution, subject)?;
             let verdicts = matched.findings.into_iter().map(|finding| verdict(pair.0, finding)).collect();
             judged.push((*pair, verdicts, u32::try_from(matched.withheld.len()).unwrap_or(u32::MAX)));
         }
@@ -140,7 +140,7 @@ impl Matchmaker {
         let mut counts = Counts { by_layer: vec![0; layers], ..Counts::default() };
         let mut verdicts = BTreeSet::new();
         for package in packages {
-            // Leaving it out would store findings as complete that are not.
+            // Skipping the package would mark incomplete findings as complete.
             let judged = known
                 .get(&(package.package, package.owner))
                 .ok_or_else(|| MatchError::Ended(format!("package row {} was not matched", package.package)))?;
@@ -162,7 +162,7 @@ impl Matchmaker {
     }
 }
 
-/// A severity's place in [`RANKS`].
+/// Returns the index of a severity in [`RANKS`].
 pub(super) fn rank(severity: Severity) -> u8 {
     let rank = RANKS.iter().position(|word| *word == severity.as_str());
     rank.and_then(|rank| u8::try_from(rank).ok()).unwrap_or(u8::MAX)

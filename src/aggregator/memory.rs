@@ -1,21 +1,21 @@
-//! What the aggregator asks of the allocator and of the processor.
+//! Settings of the memory allocator and of thread priorities.
 
 use std::cell::Cell;
 
 use tokio::task::{JoinError, spawn_blocking};
 
-/// Blocks of this many bytes and more are given back to the system as soon as they are free.
+/// Size in bytes from which on freed blocks are returned to the system immediately.
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 64 << 10;
 
-/// Heaps that threads have between them.
+/// Maximum number of heaps (arenas) of all threads.
 #[cfg(target_env = "gnu")]
 const HEAPS: libc::c_int = 2;
 
-/// How much less than answering a question its own work is worth, as nice(2) counts it.
+/// Nice value of background work, so that it does not delay responses.
 const LESS: i32 = 10;
 
-/// Has large blocks given back when they are free.
+/// Configures glibc to return large freed blocks to the system.
 ///
 /// glibc learns from the first inventory that passes through it to keep blocks of megabytes (`M_MMAP_THRESHOLD` is dynamic, mallopt(3)), and
 /// afterwards thousands of streams pin what is between their small ones. A fixed threshold ends that: measured, 234 KB a stream became 58.
@@ -29,7 +29,7 @@ pub(super) fn return_large_blocks() {
     }
 }
 
-/// Gives what is free back to the system, after something large is done.
+/// Returns free memory to the system, after a large piece of work.
 #[allow(unsafe_code)]
 pub(super) async fn give_back() {
     // SAFETY: malloc_trim takes nothing that is in use, and may be called from any thread.
@@ -37,7 +37,7 @@ pub(super) async fn give_back() {
     let _ = in_background(|| unsafe { libc::malloc_trim(0) }).await;
 }
 
-/// Does the aggregator's own work, such as merging and matching, in a thread that makes way for those that answer nodes and people.
+/// Runs background work, such as merging and matching, in a thread with lower priority than those that answer requests.
 ///
 /// # Errors
 /// When it panicked.
@@ -46,7 +46,7 @@ pub(super) async fn in_background<T: Send + 'static>(
 ) -> Result<T, JoinError> {
     thread_local!(static IS_NICE: Cell<bool> = const { Cell::new(false) });
     spawn_blocking(move || {
-        // Of this thread alone, as Linux has it; once, since it adds up.
+        // On Linux, nice applies to this thread only. It is set once, because each call adds to the value.
         if !IS_NICE.replace(true) {
             let _ = rustix::process::nice(LESS);
         }

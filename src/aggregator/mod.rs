@@ -1,16 +1,16 @@
 //! The aggregator: a few services that each own their state.
 //!
 //! ```text
-//! agents ─ service ─┬─ streams    who is attached, tokens, orders on their way
-//!                   ├─ fleet      containers, layers, stacks; publishes a picture that lists and status read without a lock
+//! agents ─ service ─┬─ streams    attached nodes, their tokens and orders
+//!                   ├─ fleet      containers, layers, stacks; publishes snapshots, which lists and status read without a lock
 //!                   ├─ leasing    which node reads which layer
 //!                   ├─ merges     inventories → packages in the store
 //!                   ├─ rematch    packages → findings in the store
 //!                   └─ housekeeping: history, the store's health, retention, problems, certificates
 //! ```
 //!
-//! Every service is a [supervised](crate::supervise) task: one that ends unexpectedly ends the process. Decisions about nodes, layers and
-//! stacks are the fleet's, which is plain data; the other services do what it says. [`run`] wires them.
+//! Every service is a [supervised](crate::supervise) task: if one ends unexpectedly, the process ends. The fleet, which is plain data, decides about
+//! nodes, layers and stacks; the other services execute its decisions. [`run`] starts them.
 
 pub mod advisories;
 mod answers;
@@ -72,23 +72,23 @@ use rematch::Matching;
 use streams::Streams;
 use tokens::{Identify, TokenFile};
 
-/// How often everything is looked at, at least.
+/// Maximum time between two passes of the leasing service.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Bytes that a node may send before they are taken: HTTP/2's own first window.
+/// HTTP/2 window for agents, in bytes: the default of the protocol.
 const WINDOW: u32 = 65_535;
 
-/// Inventories that are decoded, and stacks that are merged, at a time: each may take a hundred megabytes.
+/// Maximum number of inventories that are decoded, and of stacks that are merged, at the same time. Each may need a hundred megabytes.
 const DECODED_AT_ONCE: usize = 2;
 
-/// What the services share.
+/// The state that the services share.
 #[derive(Debug)]
 pub(crate) struct Aggregator {
     cluster: String,
     started: Instant,
     identify: Arc<dyn Identify>,
     store: Arc<dyn Store>,
-    /// What the API server knows, in a cluster.
+    /// The state of the API server; `None` outside Kubernetes.
     watch: Option<Arc<Watch>>,
     fleet: Handle<Fleet>,
     streams: Handle<Streams>,
@@ -98,31 +98,31 @@ pub(crate) struct Aggregator {
     problems: Problems,
     metrics: Arc<Metrics>,
     liveness: Liveness,
-    /// The packages and the findings of a stack are written together: by the first byte of its identity, one at a time.
+    /// Locks by the first byte of a stack's identity: one task at a time writes the packages and findings of a stack.
     stripes: [tokio::sync::Mutex<()>; 16],
-    /// Read by who names rows of the store; written by who removes rows.
+    /// Held for reading while a task refers to rows of the store, and for writing while rows are removed.
     numbers: RwLock<()>,
-    /// Has leases looked at.
+    /// Wakes the leasing service.
     changed: Notify,
     counters: Counters,
-    /// Memory of inventories that are on their way, in [permits](service::PERMIT).
+    /// Memory for inventories in transfer, in [permits](service::PERMIT).
     memory: Arc<Semaphore>,
     decoding: Semaphore,
-    /// Certificates that nodes and API clients are shown.
+    /// Certificates that agents and API clients receive.
     certificates: Vec<Arc<Certificate>>,
     config: Config,
 }
 
-/// What was taken from nodes and what was not, since the start.
+/// Counts of accepted and refused reports since the start.
 #[derive(Debug, Default)]
 struct Counters {
-    /// Inventories that are in the store.
+    /// Stored inventories.
     inventories: AtomicU64,
-    /// Cross-reads that came to the same.
+    /// Cross-reads with an equal inventory.
     verified: AtomicU64,
-    /// Cross-reads that came to something else.
+    /// Cross-reads with a different inventory.
     contradicted: AtomicU64,
-    /// Inventories and answers that nobody had asked for.
+    /// Inventories and answers that were not requested.
     unasked: AtomicU64,
     /// Refused calls and streams, in the order of [`wire::Refusal::ALL`].
     refused: [AtomicU64; wire::Refusal::ALL.len()],
@@ -140,7 +140,7 @@ impl Counters {
     }
 }
 
-/// Discards in the store what a node read that is not believed any more.
+/// Discards the inventories of a distrusted node in the store.
 async fn discard(store: &dyn Store, node: &str, outcome: &Distrusted) -> Result<(), StoreError> {
     for (layer, other) in &outcome.attributed {
         store.attribute(layer, node, other).await?;
@@ -148,7 +148,7 @@ async fn discard(store: &dyn Store, node: &str, outcome: &Distrusted) -> Result<
     store.forget_layers(&outcome.forgotten, node).await
 }
 
-/// The time.
+/// Returns the current time.
 fn now() -> Now {
     Now { instant: Instant::now(), unix: clock::timestamp().as_second() }
 }
@@ -162,15 +162,15 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         let path = path.clone();
         move |source| AggregatorError::File { path, source }
     };
-    // Before anything else, since the first process of a container has no default for signals.
+    // First of all, because the first process of a container has no default action for signals.
     let [mut terminate, mut interrupt] = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
     memory::return_large_blocks();
-    // A stream a node, and some; what cannot be had is not needed by smaller fleets.
+    // One stream per node and some more. A lower limit is sufficient for smaller fleets.
     let _ = listen::allow_files(32_768);
     std::fs::create_dir_all(&config.data).map_err(file(&config.data))?;
     crate::store::check_local(&config.data)?;
     let uploads = config.data.join("uploads");
-    // What was being pushed when an aggregator was killed is of no use to anybody.
+    // Removes incomplete uploads of an aggregator that was killed.
     let _ = std::fs::remove_dir_all(&uploads);
     std::fs::create_dir_all(&uploads).map_err(file(&uploads))?;
     let client = match &config.kubernetes {
@@ -191,7 +191,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let (certificate, api_certificate) = (open(&config.tls)?, open(&config.api_tls)?);
     let certificates = certificate.iter().chain(&api_certificate).cloned().collect();
     let watch = config.kubernetes.as_ref().map(watch).transpose()?;
-    // Reviews of agents and of people are apart: neither waits for the other.
+    // Reviews for agents and for users are separate, so that neither delays the other.
     let [reviews, of_agents] = [client.clone(), client.clone()].map(|client| client.map(Reviews::new));
     let identify = identify(&config, of_agents.zip(watch.clone()))?;
     let mut tasks = Tasks::default();
@@ -216,7 +216,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let api = bind(config.api).map_err(listen(config.api))?;
     let authorizer: Arc<dyn web::Authorizer> = match (&config.api_tokens, reviews, &aggregator.watch) {
         (Some(path), ..) => Arc::new(web::TokenFile::open(path)?),
-        // On loopback whoever is on the machine is trusted, as they are without a cluster.
+        // On loopback, users of this machine are trusted, as outside Kubernetes.
         (None, Some(reviews), Some(watch)) if !config.api.ip().is_loopback() => {
             Arc::new(rbac::Rbac::new(reviews, Arc::clone(watch)))
         }
@@ -257,15 +257,15 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     Ok(ended?)
 }
 
-/// The gRPC server of nodes.
+/// Returns the gRPC server for agents.
 fn collector(aggregator: &Arc<Aggregator>) -> tonic::transport::server::Router {
     let collector = CollectorServer::new(service::Service(Arc::clone(aggregator)))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE)
-        // Orders are small: compressing them would cost each stream more memory than it saves bytes.
+        // Orders are small, so compression would cost memory per stream and save little.
         .accept_compressed(CompressionEncoding::Zstd);
     Server::builder()
-        // What a node may send before it is taken; thousands of them wait for one disk.
+        // Limits unread data per node, because thousands of nodes wait for one disk.
         .initial_stream_window_size(Some(WINDOW))
         .initial_connection_window_size(Some(WINDOW))
         .max_concurrent_streams(Some(8))
@@ -286,7 +286,7 @@ fn watch(kubernetes: &Kubernetes) -> Result<Arc<Watch>, AggregatorError> {
     Ok(Watch::new(selection, &kubernetes.namespaces))
 }
 
-/// Who tells which node somebody speaks for: a file, else the API server.
+/// Returns the authentication of nodes: the token file, or else the API server.
 fn identify(config: &Config, asked: Option<(Reviews, Arc<Watch>)>) -> Result<Arc<dyn Identify>, AggregatorError> {
     if let Some(path) = &config.tokens {
         return Ok(Arc::new(TokenFile::open(path)?));
@@ -373,7 +373,8 @@ impl Aggregator {
         }
     }
 
-    /// Returns the checks of `/livez` and `/readyz`. A store that accepts no writes is no reason to take the API away: it answers, and says why.
+    /// Returns the checks of `/livez` and `/readyz`. A store that accepts no writes does not fail them, because the API still answers and shows the
+    /// reason.
     fn health(&self) -> web::Health {
         let health = web::Health::default();
         let liveness = self.liveness.clone();
@@ -384,7 +385,7 @@ impl Aggregator {
         health
     }
 
-    /// Logs the one line that says what runs where.
+    /// Logs version, addresses and data directory in one line.
     fn log_start(&self) {
         let Config { listen, api, data, .. } = &self.config;
         let database = self.advisories.current();
@@ -401,12 +402,12 @@ impl Aggregator {
         );
     }
 
-    /// Returns the latest picture of the fleet.
+    /// Returns the latest snapshot of the fleet.
     fn picture(&self) -> Arc<Picture> {
         self.fleet.snapshot()
     }
 
-    /// Returns the lock below which the packages and the findings of a stack are written.
+    /// Returns the lock for writing the packages and findings of a stack.
     fn stripe(&self, stack: &Digest) -> &tokio::sync::Mutex<()> {
         let [first, ..] = stack.0;
         let [stripe, rest @ ..] = &self.stripes;
@@ -414,13 +415,13 @@ impl Aggregator {
     }
 }
 
-/// Returns the fleet as the store knows it.
+/// Returns the fleet with the contents of the store.
 async fn restore_fleet(store: &dyn Store, rules: Rules) -> Result<Fleet, StoreError> {
     let stacks = store.stacks().await?;
     let chains: HashMap<i64, Digest> = stacks.iter().map(|summary| (summary.id, summary.chain)).collect();
     let distrusted = store.distrusted().await?;
     let mut fleet = Fleet::new(rules, store.layers().await?, stacks, distrusted.clone());
-    // A crash may have come between distrusting a node and discarding what it read.
+    // After a crash between the two steps of distrusting a node, its inventories are still stored.
     for node in &distrusted {
         let outcome = fleet.distrust(node);
         discard(store, node, &outcome).await?;

@@ -1,8 +1,7 @@
 //! A task that owns a state: messages in, snapshots out.
 //!
-//! Every change of the state is a closure that the owning task runs, one after another, so that no change is ever seen half done and a panic
-//! in one ends the process by way of [supervision](crate::supervise) and not a silent half of it. Readers take the latest published
-//! snapshot without a lock.
+//! Every change of the state is a closure, and the owning task runs them one after the other. No reader sees a partial change, and a panic in a change
+//! ends the process through [supervision](crate::supervise). Readers load the latest published snapshot without a lock.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,24 +10,24 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
-/// Most messages that wait for the owner; who sends one more waits.
+/// Maximum number of messages that wait for the owner. Further senders wait.
 const QUEUE: usize = 1024;
 
-/// The shortest time between two snapshots, so that a storm of small changes does not spend its time on them.
+/// Minimum time between two snapshots, so that many small changes do not cost a snapshot each.
 pub(super) const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A state that is owned by one task.
+/// A state that one task owns.
 pub(super) trait State: Send + 'static {
-    /// What readers see of it.
+    /// The snapshot for readers.
     type Snapshot: Send + Sync + 'static;
 
-    /// Returns what readers see from now on.
+    /// Returns a snapshot of the current state.
     fn snapshot(&self) -> Self::Snapshot;
 }
 
 type Change<S> = Box<dyn FnOnce(&mut S) + Send>;
 
-/// The way to a state and its snapshots. Clones lead to the same state.
+/// A handle to a state and its snapshots. Clones refer to the same state.
 pub(super) struct Handle<S: State> {
     changes: mpsc::Sender<Change<S>>,
     snapshot: Arc<ArcSwap<S::Snapshot>>,
@@ -68,7 +67,7 @@ impl<S: State> Owner<S> {
         while let Some(change) = self.changes.recv().await {
             change(&mut self.state);
             let published = Instant::now();
-            // What waits already is seen with it.
+            // Changes that wait already become part of the same snapshot.
             while let Ok(change) = self.changes.try_recv() {
                 change(&mut self.state);
                 if published.elapsed() >= SNAPSHOT_INTERVAL {
@@ -97,7 +96,7 @@ impl<S: State> Owner<S> {
 }
 
 impl<S: State> Handle<S> {
-    /// Has the owner run `change`, and returns what it returns. Where the owner has ended, the process is about to end: this waits for that.
+    /// Sends `change` to the owner, and returns its result. If the owner has ended, the process is about to end, and this call never returns.
     pub(super) async fn call<R: Send + 'static>(&self, change: impl FnOnce(&mut S) -> R + Send + 'static) -> R {
         let (answer, answered) = oneshot::channel();
         let change = Box::new(move |state: &mut S| {

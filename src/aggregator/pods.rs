@@ -1,7 +1,8 @@
-//! Identifies nodes by their agents' pods: a token is bound to a pod, the API server confirms to which one, and the token speaks for that pod's node.
+//! Authenticates nodes by their agents' pods: a token is bound to a pod, the API server confirms to which one, and the token authenticates the node of that
+//! pod.
 //!
-//! The name of the node comes from the API server, through the watch of pods; nothing that an agent says about itself counts. Whoever may create
-//! pods with the agents' service account may speak for the nodes on which these pods run, and nobody else may.
+//! The name of the node comes from the API server, through the watch of pods, and never from the agent. Only a user who may create pods with the agents'
+//! service account can report for a node, namely the node on which the pod runs.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,10 +23,10 @@ const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 
-/// Seconds before its expiry from which on a token is refused: by then the kubelet has replaced it.
+/// Time before its expiry from which on a token is refused, in seconds. The kubelet has replaced it by then.
 const MARGIN: i64 = 60;
 
-/// How long the result of a review is used before the API server is asked again.
+/// Time for which a review by the API server is cached.
 const REVIEW_TTL: Duration = Duration::from_secs(300);
 
 /// Largest number of tokens in each cache: several for each node.
@@ -92,7 +93,7 @@ impl Pods {
         }
     }
 
-    /// Asks the API server about `token`, unless another call is doing so already.
+    /// Requests a review of `token` from the API server, unless another call waits for it already.
     async fn reviewed(&self, digest: Digest, token: &str) -> Result<Arc<Binding>, Denied> {
         if let Some(binding) = self.reviewed.get(&digest).await {
             if self.is_current(&binding) {
@@ -118,7 +119,7 @@ impl Pods {
         self.reviewed.try_get_with(digest, review).await.map_err(|denied| (*denied).clone())
     }
 
-    /// Returns the one binding of a token: the one that a stream or a cache holds already, otherwise `binding`.
+    /// Returns the binding that a stream or a cache has for the token, otherwise `binding`.
     fn issue(&self, digest: Digest, binding: Binding) -> Arc<Binding> {
         let mut issued = lock(&self.issued);
         if let Some(held) = issued.get(&digest).and_then(Weak::upgrade) {
@@ -148,7 +149,7 @@ impl Pods {
         Ok(Binding { node, pod, expires: who.expires, revoked: AtomicBool::new(false) })
     }
 
-    /// Returns the node and the UID of the pod that an identity stands for.
+    /// Returns the node and the UID of the pod of an identity.
     fn node_of(&self, who: &Identity) -> Result<(String, String), Denied> {
         let refuse = |reason: String| Err(Denied::Refused(reason));
         if who.name != self.account {
@@ -177,7 +178,7 @@ impl Pods {
         Ok((node.to_owned(), uid.to_owned()))
     }
 
-    /// Returns whether a binding still holds, as far as the watch shows.
+    /// Returns whether a binding is still valid according to the watch of pods.
     fn is_current(&self, binding: &Binding) -> bool {
         let cluster = self.watch.cluster();
         let pod = cluster.pod(&binding.pod).filter(|pod| !pod.over && pod.node.as_deref() == Some(&binding.node));

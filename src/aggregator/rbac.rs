@@ -1,4 +1,4 @@
-//! Authorizes callers by Kubernetes RBAC: the API server says who shows a token, and in which namespaces they have a permission.
+//! Authorizes callers by Kubernetes RBAC: the API server reviews their tokens and determines the namespaces in which they have a permission.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use crate::cluster::{Access, GROUP, Identity, ReviewError, Reviews, Watch};
 use crate::web::{Admission, Authorizer, Caller, Denied, Permission, Right, Scope};
 
-/// How long an answer of the API server is used before it is asked again.
+/// Time for which a review by the API server is cached.
 const TTL: Duration = Duration::from_secs(60);
 
 /// Largest number of concurrent reviews for one caller.
@@ -22,7 +22,7 @@ const CONCURRENT_REVIEWS: usize = 16;
 /// Largest number of callers whose namespaces are reviewed at the same time. Others wait.
 const CONCURRENT_CALLERS: usize = 8;
 
-/// Time after which the reviews of one caller are given up.
+/// Maximum time of the reviews of one caller.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Largest number of cached identities.
@@ -40,7 +40,7 @@ pub(super) struct Rbac {
     reviews: Reviews,
     watch: Arc<Watch>,
     identities: Cache<Digest, Arc<Identity>>,
-    /// Where a caller has a permission; `None` is nowhere.
+    /// The namespaces in which a caller has a permission; `None` for none.
     scopes: Cache<(Digest, Permission), Option<Scope>>,
     turns: Semaphore,
 }
@@ -53,7 +53,7 @@ fn key(who: &Identity) -> Digest {
 
 impl Rbac {
     pub(super) fn new(reviews: Reviews, watch: Arc<Watch>) -> Self {
-        // The newest entry is kept: the default policy would let a caller who is new wait outside of a full cache.
+        // The newest entry is always cached: with the default policy, a full cache would not admit new callers.
         let identities = Cache::builder().max_capacity(MAX_IDENTITIES).eviction_policy(EvictionPolicy::lru());
         let scopes = Cache::builder().max_capacity(MAX_SCOPES).eviction_policy(EvictionPolicy::lru());
         Self {
@@ -80,7 +80,7 @@ impl Rbac {
         self.identities.try_get_with(digest, review).await.map_err(|denied| (*denied).clone())
     }
 
-    /// Returns where a caller has a permission, from the cache or from the API server.
+    /// Returns the namespaces in which a caller has a permission, from the cache or from the API server.
     async fn scope_of(&self, who: &Identity, permission: Permission) -> Result<Option<Scope>, Denied> {
         let review = async {
             let _turn = self.turns.acquire().await;
@@ -89,7 +89,7 @@ impl Rbac {
         self.scopes.try_get_with((key(who), permission), review).await.map_err(|denied| (*denied).clone())
     }
 
-    /// Asks the API server where a caller has a permission; `None` is nowhere.
+    /// Requests from the API server the namespaces in which a caller has a permission; `None` for none.
     async fn scope(&self, who: &Identity, permission: Permission) -> Result<Option<Scope>, ReviewError> {
         let access = Access { verb: permission.verb, resource: permission.resource };
         if self.reviews.may(who, access, None).await? {

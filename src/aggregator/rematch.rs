@@ -1,8 +1,7 @@
-//! The matching service: stacks against the advisory database in use.
+//! The matching service: matches stacks against the advisory database in use.
 //!
-//! The store says for which database the findings of a stack are complete, in the transaction that wrote them. Matching everything is
-//! therefore nothing but matching the stacks for which that is another database than the one in use; a failure, a panic or a loss of power in
-//! the middle leaves the rest to be done, and it is retried until nothing is left.
+//! The transaction that stores the findings of a stack also stores the database for which they are complete. A rematch therefore matches all stacks
+//! whose stored database differs from the one in use. After a failure, a panic or a power loss it continues with the remaining stacks.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,16 +25,16 @@ use crate::problems::ProblemKind;
 use crate::store::{RematchRow, Summary};
 use crate::supervise::panic_message;
 
-/// How often the advisory database's file is looked at.
+/// Interval at which the watched advisory database is checked for changes.
 const WATCH: Duration = Duration::from_secs(1);
 
-/// Stacks that are matched at a time when all are.
+/// Number of stacks that a rematch matches concurrently.
 const MATCHED_AT_ONCE: usize = 4;
 
-/// Pauses before matching that failed is tried again.
+/// Pauses before failed matching is retried.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// What came of the last attempt to match everything against a database.
+/// The result of the last rematch.
 #[derive(Clone, Debug)]
 struct Attempt {
     database: Digest,
@@ -45,9 +44,9 @@ struct Attempt {
 /// The state of the matching service.
 #[derive(Debug)]
 pub(super) struct Matching {
-    /// What stacks are matched with; `None` while there is no database.
+    /// The matcher; `None` if there is no database.
     matchmaker: ArcSwapOption<Matchmaker>,
-    /// The last time that everything was matched, and against which database.
+    /// The last complete rematch, with its database.
     last: ArcSwapOption<(Digest, RematchRow)>,
     /// Wakes the service.
     wanted: Notify,
@@ -65,35 +64,35 @@ impl Matching {
         }
     }
 
-    /// Returns what came of the last complete rematch.
+    /// Returns the result of the last complete rematch.
     pub(super) fn last(&self) -> Option<RematchRow> {
         self.last.load().as_ref().map(|last| last.1.clone())
     }
 
-    /// Returns what stacks are matched with.
+    /// Returns the current matcher.
     pub(super) fn matchmaker(&self) -> Option<Arc<Matchmaker>> {
         self.matchmaker.load_full()
     }
 
-    /// Has stacks without complete findings matched.
+    /// Requests that stacks without complete findings are matched.
     pub(super) fn request(&self) {
         self.wanted.notify_one();
     }
 }
 
-/// What came of a database that somebody brought.
+/// The result of a pushed database.
 #[derive(Debug)]
 pub(super) enum Taken {
     /// It is the one in use.
     Same(Digest),
-    /// It is in use, and everything was matched against it; `None` where a newer one came meanwhile.
+    /// It is in use, and all stacks were matched against it; `None` if a newer database has replaced it meanwhile.
     Matched(Digest, Option<RematchRow>),
     /// It is in use, and matching failed; it is retried.
     Failed(Digest, String),
 }
 
 impl Aggregator {
-    /// Matches a stack that was merged. Where that fails, its findings are not complete: it stays pending until matching succeeds.
+    /// Matches a merged stack. If that fails, the stack stays pending until matching succeeds.
     pub(super) async fn match_merged(&self, mut summary: Summary) -> Summary {
         loop {
             let Some(matchmaker) = self.matching.matchmaker() else { return summary };
@@ -119,7 +118,7 @@ impl Aggregator {
         self.problems.raise(ProblemKind::Matching, "", message);
     }
 
-    /// Loads the database that was in use, or else the watched one, before any question about findings is answered.
+    /// Loads the database that was in use, or else the watched one, before the first request for findings is answered.
     pub(super) async fn load_advisories(&self) {
         let Some(current) = self.advisories.current() else { return self.watch_advisories().await };
         if self.use_database(&current).await {
@@ -127,7 +126,7 @@ impl Aggregator {
         }
     }
 
-    /// Loads every good database that replaces the watched file.
+    /// Loads each valid database that replaces the watched file.
     pub(super) async fn keep_advisories(self: Arc<Self>) {
         loop {
             self.watch_advisories().await;
@@ -147,7 +146,7 @@ impl Aggregator {
         self.problems.set(ProblemKind::Database, "refused", self.advisories.refused());
     }
 
-    /// Loads a database that somebody brought, and waits until everything was matched against it.
+    /// Loads a pushed database, and waits until all stacks were matched against it.
     pub(super) async fn take_database(&self, file: PathBuf, by: String, allow_shrink: bool) -> Result<Taken, Refusal> {
         let advisories = Arc::clone(&self.advisories);
         let offered = tokio::task::spawn_blocking(move || {
@@ -185,7 +184,7 @@ impl Aggregator {
         }
     }
 
-    /// Uses a database for matching from now on. Returns `false` where it is not the newest any more, or cannot be opened.
+    /// Starts to use a database for matching. Returns `false` if it is not the newest one any more, or cannot be opened.
     async fn use_database(&self, current: &Current) -> bool {
         let database = match Database::open(&current.path) {
             Ok(database) => database,
@@ -194,7 +193,7 @@ impl Aggregator {
                 return false;
             }
         };
-        // Another one may have been brought since.
+        // Another database may have been pushed since.
         if self.advisories.current().is_none_or(|newest| newest.digest != current.digest) {
             return false;
         }
@@ -205,7 +204,7 @@ impl Aggregator {
         true
     }
 
-    /// Matches whatever is not matched against the database in use, whenever that is requested, and until it has succeeded.
+    /// Matches stacks that are not matched against the database in use, at each request, and retries until that has succeeded.
     pub(super) async fn keep_matching(self: Arc<Self>) {
         let pauses =
             || ExponentialBuilder::new().with_min_delay(RETRY.0).with_max_delay(RETRY.1).without_max_times().build();
@@ -224,7 +223,7 @@ impl Aggregator {
                 Ok(None) => self.rematch(matchmaker).instrument(info_span!("rematch", %database)).await,
                 Err(error) => Err(error),
             };
-            // Whoever reads that it has ended must read its counts: the fleet publishes them within this time.
+            // A client that reads the end of the rematch must also read its counts, which the fleet publishes within this time.
             tokio::time::sleep(2 * SNAPSHOT_INTERVAL).await;
             pause = match &outcome {
                 Ok(row) => {
@@ -244,8 +243,8 @@ impl Aggregator {
         }
     }
 
-    /// Returns the result of the last rematch if it was against `database` and the store has no stack left to match: a crash may have come
-    /// between a merge and its match, and an earlier database may be back.
+    /// Returns the result of the last rematch if it was against `database` and the store has no stack left to match. A crash between a merge and its
+    /// match, or the return of an earlier database, leaves such stacks.
     async fn completed(&self, database: &Digest) -> Result<Option<RematchRow>, MatchError> {
         let last = self.matching.last.load_full();
         let Some(last) = last.filter(|last| last.0 == *database) else { return Ok(None) };
@@ -277,7 +276,7 @@ impl Aggregator {
                     row.appeared += appeared;
                     row.went += went;
                 }
-                // Those that run already are waited for.
+                // Waits for running matches.
                 Some(Ok(Err(error))) => failed = failed.or(Some(error)),
                 Some(Err(error)) => failed = failed.or(Some(MatchError::Ended(panic_message(error)))),
             }

@@ -1,7 +1,6 @@
-//! The nodes service: who is attached, and the orders on their way.
+//! The streams of attached nodes, and the orders that are sent through them.
 //!
-//! It ends a stream whose token has expired or was withdrawn, and waits for nobody else to do so: neither a slow store nor a busy fleet
-//! keeps a revoked token alive.
+//! A stream whose token has expired or was revoked is ended, independently of the store and the fleet, so that neither can delay it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,13 +16,13 @@ use super::owner::State;
 use super::tokens::{Credential, Identify, Speaker};
 use super::{Aggregator, now};
 
-/// How often tokens are looked at.
+/// Interval at which tokens are checked.
 const EXPEL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A node's stream.
 #[derive(Debug)]
 struct Stream {
-    /// Tells it from other streams of the node: grows with each.
+    /// Number of the stream, which increases with each stream of the node.
     number: u64,
     /// The token that the node attached with.
     credential: Credential,
@@ -40,7 +39,7 @@ pub(super) struct Streams {
 }
 
 impl State for Streams {
-    /// How many there are.
+    /// Number of streams.
     type Snapshot = usize;
 
     fn snapshot(&self) -> usize {
@@ -56,21 +55,21 @@ impl Streams {
         self.last
     }
 
-    /// Removes a stream, unless another one took its place.
+    /// Removes a stream, unless another one has replaced it.
     fn remove(&mut self, node: &str, number: u64) {
         if self.streams.get(node).is_some_and(|stream| stream.number == number) {
             self.streams.remove(node);
         }
     }
 
-    /// Sends an order. Where the node does not take its orders, the stream is removed, and its number returned.
+    /// Sends an order. If too many orders of the node wait, its stream is removed, and the number of the stream is returned.
     fn send(&mut self, node: &str, order: v1::Order) -> Option<u64> {
         let stream = self.streams.get(node)?;
         stream.orders.try_send(Ok(order)).err()?;
         self.streams.remove(node).map(|stream| stream.number)
     }
 
-    /// Ends the streams whose token is not valid any more. Returns their nodes and numbers.
+    /// Ends the streams whose token is no longer valid. Returns their nodes and numbers.
     fn expel(&mut self, identify: &dyn Identify) -> Vec<(String, u64)> {
         let is_invalid = |node: &String, stream: &mut Stream| !identify.still_valid(node, &stream.credential);
         let expelled = self.streams.extract_if(is_invalid).map(|(node, stream)| {
@@ -80,7 +79,7 @@ impl Streams {
         expelled.collect()
     }
 
-    /// Ends all streams, since the aggregator stops: agents attach again when it is back.
+    /// Ends all streams when the aggregator stops. Agents attach again after its restart.
     fn end_all(&mut self) {
         for (_, stream) in self.streams.drain() {
             let _ = stream.orders.try_send(Err(Status::unavailable("the aggregator stops; attach again")));
@@ -88,11 +87,11 @@ impl Streams {
     }
 }
 
-/// The way of orders to a node.
+/// The sender of a node's orders.
 type Orders = mpsc::Sender<Result<v1::Order, Status>>;
 
 impl Aggregator {
-    /// Attaches a node, and ends an earlier stream of it. Returns the stream's number, and what resolves when the stream has to end.
+    /// Attaches a node, and ends an earlier stream of it. Returns the number of the stream, and a receiver that resolves when the stream has to end.
     pub(super) async fn attach(
         &self,
         speaker: &Speaker,
@@ -109,14 +108,14 @@ impl Aggregator {
         (number, ended)
     }
 
-    /// Detaches a node whose stream of this number has ended.
+    /// Detaches a node whose stream has ended.
     pub(super) async fn detach(&self, node: String, number: u64) {
         let name = node.clone();
         self.streams.call(move |streams| streams.remove(&name, number)).await;
         self.release(node, number, "its stream ended").await;
     }
 
-    /// Sends an order to a node. A node that does not take its orders loses its stream, and with it its leases.
+    /// Sends an order to a node. If too many orders of the node wait, its stream and its leases end.
     pub(super) async fn send(&self, node: &str, order: v1::order::Order) {
         let (name, order) = (node.to_owned(), self.order(order));
         if let Some(number) = self.streams.call(move |streams| streams.send(&name, order)).await {
@@ -124,7 +123,7 @@ impl Aggregator {
         }
     }
 
-    /// Gives to others what a node was to read.
+    /// Leases the layers that a node had to read to other nodes.
     async fn release(&self, node: String, number: u64, reason: &str) {
         let name = node.clone();
         if self.fleet.call(move |fleet| fleet.detach(&name, number)).await {
@@ -133,7 +132,7 @@ impl Aggregator {
         self.changed.notify_one();
     }
 
-    /// Ends streams of tokens that are not valid any more, once a second; all streams when the aggregator stops.
+    /// Ends streams whose tokens are no longer valid once per second, and all streams when the aggregator stops.
     pub(super) async fn keep_streams(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
         while tokio::time::timeout(EXPEL_INTERVAL, stop.cancelled()).await.is_err() {
             self.identify.refresh();

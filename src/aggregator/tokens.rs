@@ -17,45 +17,45 @@ use crate::token::{self, Watched};
 /// Why tokens could not be read or created.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The file.
+    /// The file could not be read or written.
     #[error("opening token file {path}: {source}", path = .path.display())]
     File {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is the matter.
+        /// The cause.
         source: io::Error,
     },
-    /// A line that is not `NODE sha256:HASH`.
+    /// A line is malformed.
     #[error("reading tokens from {path}: line {line}: expected \"NODE sha256:HASH\"; create lines with outcrop token new NODE --tokens FILE", path = .path.display())]
     Line {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// Which line, from 1.
+        /// The number of the line, from 1.
         line: usize,
     },
-    /// One token for two nodes.
+    /// Two nodes have the same token.
     #[error("reading tokens from {path}: line {line}: another node has the same token; create one token per node with outcrop token new NODE --tokens FILE", path = .path.display())]
     Shared {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// Which line, from 1.
+        /// The number of the line, from 1.
         line: usize,
     },
-    /// A name that would not be one word of a line.
+    /// The name of the node is invalid.
     #[error("invalid node name {0:?}: expected at most 253 letters, digits, '-', '.' and '_'")]
     Name(String),
 }
 
-/// The node that showed a valid token.
+/// An authenticated node.
 #[derive(Clone, Debug)]
 pub struct Speaker {
-    /// The node that the token speaks for.
+    /// Name of the node that the token belongs to.
     pub node: String,
     /// The token, for [`Identify::still_valid`].
     pub credential: Credential,
 }
 
-/// Everything that is needed to check again whether a token is still valid. A stream holds it for as long as it lives. The token itself is not kept.
+/// The data to check later whether a token is still valid. A stream keeps it until its end. It does not contain the token.
 #[derive(Clone, Debug)]
 pub struct Credential {
     digest: Digest,
@@ -90,13 +90,13 @@ impl Eq for Credential {}
 /// Why a node is not authenticated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// The token is nobody's.
+    /// The token is unknown.
     #[error("unknown token; create one with outcrop token new NODE --tokens FILE")]
     Unknown,
-    /// The token is known and must not speak for a node.
+    /// The token is valid, and does not belong to a node's agent.
     #[error("{0}")]
     Refused(String),
-    /// The token could not be reviewed. Try again.
+    /// The token could not be verified at the moment.
     #[error("the token cannot be verified at the moment: {0}")]
     Unavailable(String),
 }
@@ -104,15 +104,15 @@ pub enum Denied {
 /// The result of an authentication.
 pub type Identified<'a> = Pin<Box<dyn Future<Output = Result<Speaker, Denied>> + Send + 'a>>;
 
-/// Determines which node a token speaks for. A node speaks for itself only: the caller rejects what it reports about another node.
+/// Authenticates nodes by their tokens. A node may report for itself only: the caller rejects reports about other nodes.
 pub trait Identify: fmt::Debug + Send + Sync {
-    /// Returns the node that `token` speaks for.
+    /// Returns the node that `token` belongs to.
     fn node<'a>(&'a self, token: &'a str) -> Identified<'a>;
 
     /// Returns whether a stream that was opened with this token may continue. It is called for every stream every second, so it must answer from memory.
     fn still_valid(&self, node: &str, credential: &Credential) -> bool;
 
-    /// Refreshes what is known. It is called before [`Self::still_valid`], and may read a file.
+    /// Reloads the known tokens. It is called before [`Self::still_valid`], and may read a file.
     fn refresh(&self) {}
 
     /// Returns the current problem of the token file, if there is one. The tokens of its last valid version stay in use.
@@ -121,7 +121,7 @@ pub trait Identify: fmt::Debug + Send + Sync {
     }
 }
 
-/// The hashes of tokens, each with the node that it speaks for.
+/// The hashes of tokens, each with its node.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
     nodes: HashMap<Digest, String>,
@@ -151,7 +151,7 @@ impl Tokens {
         Ok(Self { nodes })
     }
 
-    /// Returns the node that `token` speaks for. It is looked up by its hash, so that the duration reveals nothing about other tokens.
+    /// Returns the node that `token` belongs to. It is looked up by its hash, so that the duration reveals nothing about other tokens.
     pub fn node(&self, token: &str) -> Option<String> {
         self.nodes.get(&Digest::of(token.as_bytes())).cloned()
     }

@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::advisory::version::compare;
 
-/// The packages that a user asks for.
+/// A query for packages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Query {
     /// Only packages of this type.
@@ -17,7 +17,7 @@ pub(super) struct Query {
     pub(super) bound: Option<(Bound, String)>,
 }
 
-/// How a version compares to the one that is given.
+/// Comparison of a version with the given one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bound {
     Less,

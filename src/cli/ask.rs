@@ -1,11 +1,10 @@
 //! `outcrop status` and `outcrop who-has`.
 
-use clap::ValueEnum;
 use outcrop_proto::CoverageState;
 
 use super::client::Server;
 use super::listing::Listing;
-use super::output::{self, Cell as _, Column, Format, column, wide};
+use super::output::{self, Cell as _, Column, Format, ObjectFormat, column, wide};
 use super::table::table;
 use super::text::escape;
 use super::{Exit, Fatal, print};
@@ -15,22 +14,11 @@ use crate::web::{HasItem, Rematch, SourceStatus, Status};
 /// Path of the status.
 const STATUS: &str = "/api/v1/status";
 
-/// Output format of the status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum StatusFormat {
-    /// Table
-    Table,
-    /// JSON, as the API responds
-    Json,
-    /// The same document as YAML
-    Yaml,
-}
-
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArguments {
     /// Output format
     #[arg(long, short, value_enum, default_value = "table")]
-    output: StatusFormat,
+    output: ObjectFormat,
 
     #[command(flatten)]
     server: Server,
@@ -55,9 +43,9 @@ pub(super) struct WhoHasArguments {
 pub(super) fn status(arguments: &StatusArguments) -> Result<Exit, Fatal> {
     let client = arguments.server.connect()?;
     match arguments.output {
-        StatusFormat::Table => print(&describe(&client.get(STATUS, &[])?))?,
-        StatusFormat::Json => print(&output::json_document(&client.get(STATUS, &[])?))?,
-        StatusFormat::Yaml => print(&output::yaml_document(&client.get(STATUS, &[])?)?)?,
+        ObjectFormat::Table => print(&describe(&client.get(STATUS, &[])?))?,
+        ObjectFormat::Json => print(&output::json_document(&client.get(STATUS, &[])?))?,
+        ObjectFormat::Yaml => print(&output::yaml_document(&client.get(STATUS, &[])?)?)?,
     }
     Ok(Exit::Done)
 }

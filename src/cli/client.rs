@@ -53,7 +53,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Whether an aggregator is selected, by a flag or a kubeconfig.
+    /// Returns whether an aggregator is selected, by a flag or a kubeconfig.
     pub(super) fn is_named(&self) -> bool {
         self.server.is_some() || self.cluster.is_named()
     }
@@ -64,7 +64,7 @@ impl Server {
         Some(&self.cluster).filter(|cluster| self.server.is_none() && (cluster.is_named() || in_pod()))
     }
 
-    /// Whether a token file is given; otherwise the API server issues a token.
+    /// Returns whether a token file is given; otherwise the API server issues a token.
     pub(super) fn has_token(&self) -> bool {
         self.token_file.is_some()
     }

@@ -6,9 +6,9 @@ use super::client::{Client, Server, segment};
 use super::output::{self, Cell as _, Column, column};
 use super::table::table;
 use super::text::escape;
-use super::{Exit, Fatal, print};
+use super::{Exit, Fatal, columns, print};
 use crate::web::list::MAX_LIMIT;
-use crate::web::{FindingItem, IssueItem, Page, WorkloadContainer, WorkloadDetail, WorkloadItem};
+use crate::web::{FindingItem, Page, WorkloadContainer, WorkloadDetail, WorkloadItem};
 
 /// Number of findings that are listed.
 const MAX_FINDINGS: usize = 20;
@@ -25,9 +25,9 @@ pub(super) struct Arguments {
     #[arg(long, short, value_name = "NAMESPACE")]
     namespace: Option<String>,
 
-    /// Output format: table, json or yaml
+    /// Output format
     #[arg(long, short, value_enum, default_value = "table")]
-    output: output::Format,
+    output: output::ObjectFormat,
 
     #[command(flatten)]
     server: Server,
@@ -42,12 +42,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     let [namespace, kind, name] = find(&client, &named, arguments.namespace.as_deref())?;
     let path = format!("/api/v1/workloads/{}/{}/{}", segment(&namespace), segment(&kind), segment(&name));
     match arguments.output {
-        output::Format::Json => print(&output::json_document(&client.get(&path, &[])?))?,
-        output::Format::Yaml => print(&output::yaml_document(&client.get(&path, &[])?)?)?,
-        output::Format::Csv => {
-            return Err(Fatal::usage("-o csv is not available for one workload: use table, json or yaml"));
-        }
-        output::Format::Table | output::Format::Wide => {
+        output::ObjectFormat::Json => print(&output::json_document(&client.get(&path, &[])?))?,
+        output::ObjectFormat::Yaml => print(&output::yaml_document(&client.get(&path, &[])?)?)?,
+        output::ObjectFormat::Table => {
             let query = [("namespace", namespace), ("workload", format!("{kind}/{name}"))];
             let mut query = query.map(|(key, value)| (key.to_owned(), value)).to_vec();
             query.push(("limit".to_owned(), MAX_LIMIT.to_string()));
@@ -105,15 +102,16 @@ fn describe(detail: &WorkloadDetail, findings: Page<FindingItem>) -> String {
         out.push('\n');
     }
     let (worst, more) = worst(findings);
-    out.push_str(&section(CONTAINERS, containers));
-    out.push_str(&section(FINDINGS, &worst));
-    out.push_str(&section(CONFIGURATION, configuration));
+    out.push_str(&section(CONTAINERS, &CONTAINERS.iter().map(|column| column.head).collect::<Vec<_>>(), containers));
+    out.push_str(&section(columns::FINDINGS, &FINDINGS, &worst));
+    out.push_str(&section(columns::ISSUES, &CONFIGURATION, configuration));
     if more {
         out.push_str("\nMore findings: outcrop get findings --workload WORKLOAD\n");
     }
     out
 }
 
+/// Columns of containers.
 const CONTAINERS: &[Column<WorkloadContainer>] = &[
     column("CONTAINER", |container| container.name.cell()),
     column("KIND", |container| container.kind.cell()),
@@ -125,29 +123,19 @@ const CONTAINERS: &[Column<WorkloadContainer>] = &[
     column("FINDINGS", |container| container.findings.cell()),
 ];
 
-const FINDINGS: &[Column<FindingItem>] = &[
-    column("SEVERITY", |finding| finding.severity.cell()),
-    column("ID", |finding| finding.id.cell()),
-    column("PACKAGE", |finding| finding.package.cell()),
-    column("INSTALLED", |finding| finding.installed.cell()),
-    column("FIXED IN", |finding| finding.fixed.cell()),
-    column("CONTAINER", |finding| finding.container.name.cell()),
-    column("FIRST SEEN", |finding| finding.first_seen.cell()),
-];
+/// Headings of the columns of findings.
+const FINDINGS: [&str; 7] = ["SEVERITY", "ID", "PACKAGE", "INSTALLED", "FIXED IN", "CONTAINER", "FIRST SEEN"];
 
-const CONFIGURATION: &[Column<IssueItem>] = &[
-    column("LEVEL", |issue| issue.level.cell()),
-    column("RULE", |issue| issue.rule.cell()),
-    column("PATH", |issue| issue.path.cell()),
-    column("FOUND", |issue| issue.found.cell()),
-    column("FIX", |issue| issue.fix.cell()),
-];
+/// Headings of the columns of configuration issues.
+const CONFIGURATION: [&str; 5] = ["LEVEL", "RULE", "PATH", "FOUND", "FIX"];
 
-/// Returns a table below an empty line; nothing without items.
-fn section<T>(columns: &[Column<T>], items: &[T]) -> String {
+/// Returns an empty line and a table of the columns with these headings; an empty text without items.
+fn section<T>(columns: &[Column<T>], headings: &[&str], items: &[T]) -> String {
     if items.is_empty() {
         return String::new();
     }
+    let columns: Vec<&Column<T>> =
+        headings.iter().filter_map(|heading| columns.iter().find(|column| column.head == *heading)).collect();
     let heads: Vec<&'static str> = columns.iter().map(|column| column.head).collect();
     let row = |item: &T| columns.iter().map(|column| (column.cell)(item)).collect();
     let rows: Vec<Vec<String>> = items.iter().map(row).collect();

@@ -4,6 +4,7 @@ mod aggregator;
 mod ask;
 mod bom;
 mod client;
+mod columns;
 mod db;
 mod describe;
 mod doctor;

@@ -32,6 +32,17 @@ pub(super) enum Format {
     Csv,
 }
 
+/// Output format of a single object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ObjectFormat {
+    /// Table
+    Table,
+    /// JSON, as the API responds
+    Json,
+    /// The same document as YAML
+    Yaml,
+}
+
 /// A column of a table of `T`.
 #[derive(Debug)]
 pub(super) struct Column<T> {

@@ -64,7 +64,7 @@ pub(super) struct Tunnel {
 }
 
 impl Cluster {
-    /// Whether a cluster is selected, by a flag or by a kubeconfig in a default location.
+    /// Returns whether a cluster is selected, by a flag or by a kubeconfig in a default location.
     pub(super) fn is_named(&self) -> bool {
         self.kubeconfig.is_some() || self.context.is_some() || has_kubeconfig()
     }

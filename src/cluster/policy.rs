@@ -48,7 +48,7 @@ pub enum PolicyError {
     Syntax {
         /// Which file.
         path: String,
-        /// What is the matter, as the evaluator says it.
+        /// The message of the evaluator.
         reason: String,
     },
     /// The policy lacks the rule.

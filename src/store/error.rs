@@ -40,7 +40,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Whether the same call succeeds later, when the store accepts writes again.
+    /// Returns whether the same call succeeds later, when the store accepts writes again.
     pub const fn is_transient(self) -> bool {
         matches!(self, Self::Full | Self::Failing | Self::Paused | Self::Rejected)
     }

@@ -8,7 +8,7 @@
 //! `tests/store` checks:
 //! - A method that returned `Ok` has stored its rows: they survive a kill and a power loss. One that failed has stored nothing.
 //! - Dropping the future of a write does not stop the write half way.
-//! - Row ids come from the database, are never assigned twice, and are known to nobody before their transaction is committed.
+//! - Row ids come from the database, are never assigned twice, and are not visible before their transaction is committed.
 //! - What has to be merged or matched again follows from the store alone: [`Summary::inputs`] and [`Summary::matched`].
 //! - The store belongs to one cluster.
 
@@ -43,7 +43,7 @@ pub struct ClusterIdentity {
     pub name: String,
 }
 
-/// How a store is opened.
+/// Options for opening a store.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The cluster. Opening a store of another one fails.
@@ -101,7 +101,7 @@ pub trait Stacks {
 /// Results of matching.
 #[async_trait]
 pub trait Findings {
-    /// Stores verdicts and returns their row ids in the same order. A row that says the same already is not touched.
+    /// Stores verdicts and returns their row ids in the same order. Equal rows are not changed.
     async fn put_verdicts(&self, verdicts: &[Verdict], at: i64) -> Result<Vec<VerdictId>, StoreError>;
     /// Stores all open findings of a package set, which are complete for `database`: others close at `at`, new ones open. Returns the
     /// number of findings that opened and that closed.
@@ -128,7 +128,7 @@ pub trait History {
     async fn open_runs(&self) -> Result<Vec<Run>, StoreError>;
     /// Returns all runs of these subjects, oldest first, with the findings of these vulnerabilities, or all, in the package sets.
     async fn seen(&self, subjects: &[SubjectKey], vulnerabilities: Option<&[String]>) -> Result<Vec<Seen>, StoreError>;
-    /// Removes what is older than `retention` and what nothing refers to. `present` are stacks that somebody has now.
+    /// Removes what is older than `retention` and what nothing refers to. `present` are stacks that a node has now.
     async fn tidy(&self, retention: &Retention, present: &[StackId]) -> Result<(), StoreError>;
     /// Stores the counts of one day, and replaces those that were stored before.
     async fn record_day(&self, day: Date, counts: &[DayCount]) -> Result<(), StoreError>;

@@ -1,4 +1,4 @@
-//! Events that a user could want to hear of, kept until every target has them.
+//! Events for targets outside, stored until every target has received them.
 //!
 //! An event that follows from a store write is stored in the transaction of that write; all others by
 //! [`append`](super::Outbox::append). Without a configured target no event is stored.
@@ -100,11 +100,11 @@ pub enum OutboxEvent {
         /// Key of the problem.
         problem: String,
     },
-    /// Somebody changed something.
+    /// A user changed something.
     Audit {
-        /// Who.
+        /// Name of the user.
         actor: String,
-        /// What was done.
+        /// The change.
         action: String,
         /// To what.
         target: String,

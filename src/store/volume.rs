@@ -17,19 +17,19 @@ pub enum VolumeError {
         path = .path.display(), mounted = in_brackets(.mounted.as_deref())
     )]
     Network {
-        /// Where the database was to lie.
+        /// The data directory.
         path: PathBuf,
-        /// What the filesystem is.
+        /// The type of the file system.
         kind: &'static str,
-        /// Its type as the mount table has it, where that can be told: `fuse.sshfs`.
+        /// Its type in the mount table, if known, for example `fuse.sshfs`.
         mounted: Option<String>,
     },
-    /// The system does not tell.
+    /// The file system could not be checked.
     #[error("checking the file system of {path}: {source}", path = .path.display())]
     Ask {
-        /// Where the database was to lie.
+        /// The data directory.
         path: PathBuf,
-        /// What is the matter.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -65,7 +65,7 @@ const NETWORK: [(u32, &str); 22] = [
     (0x6573_5546, "FUSE"),
 ];
 
-/// What a filesystem of this type is, where it is none of a local disk.
+/// Returns the name of a file system type that is not a local disk.
 fn network(kind: u32) -> Option<&'static str> {
     NETWORK.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name)
 }
@@ -73,7 +73,7 @@ fn network(kind: u32) -> Option<&'static str> {
 /// Refuses a place for a database that is not on a filesystem of this machine's own. What does not exist yet is where its folder is.
 ///
 /// # Errors
-/// When it is one of a network or of a program, or the system does not tell.
+/// When it is a network or FUSE file system, or cannot be checked.
 pub fn check_local(path: &Path) -> Result<(), VolumeError> {
     let (existing, stat) = nearest(path, |path| rustix::fs::statfs(path))?;
     // The type's width differs between architectures; all of its values have 32 bits.
@@ -84,26 +84,26 @@ pub fn check_local(path: &Path) -> Result<(), VolumeError> {
     }
 }
 
-/// How much room a volume has.
+/// The size of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
     /// All of it, bytes.
     pub total: u64,
-    /// What this process may still take, bytes.
+    /// Space available to this process, in bytes.
     pub free: u64,
 }
 
-/// How much room there is where `path` lies, or will lie.
+/// Returns the size of the volume of `path`, which need not exist.
 ///
 /// # Errors
-/// When the system does not tell.
+/// When the volume cannot be checked.
 pub fn free(path: &Path) -> Result<Space, VolumeError> {
     let (_, stat) = nearest(path, |path| rustix::fs::statvfs(path))?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
     Ok(Space { total: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
 }
 
-/// Asks of `path`, or of the nearest folder above it that is there.
+/// Checks `path`, or the nearest existing directory above it.
 fn nearest<T>(path: &Path, ask: impl Fn(&Path) -> rustix::io::Result<T>) -> Result<(PathBuf, T), VolumeError> {
     let mut answer = Err(rustix::io::Errno::NOENT);
     for place in path.ancestors() {

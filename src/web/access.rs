@@ -25,7 +25,7 @@ impl Right {
     /// Every right.
     pub const ALL: [Self; 3] = [Self::Read, Self::PushDatabase, Self::ManageNodes];
 
-    /// The word as users see it.
+    /// Returns the name of the right in token files and flags.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -48,13 +48,13 @@ impl FromStr for Right {
 pub struct Caller {
     /// Name.
     pub name: String,
-    /// What the caller may read.
+    /// The containers that the caller may read.
     pub scope: Scope,
     /// Rights.
     pub rights: BTreeSet<Right>,
 }
 
-/// What a request needs, in the terms of Kubernetes RBAC.
+/// The permission that a request needs, in the terms of Kubernetes RBAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Permission {
     /// `get`, `list`, `create` or `update`.
@@ -115,7 +115,7 @@ pub trait Authorizer: Send + Sync {
     }
 }
 
-/// Permits everything to everybody: for an API that is bound to loopback and has no token file.
+/// Permits every request, for an API that listens on loopback and has no token file.
 #[derive(Clone, Copy, Debug)]
 pub struct Loopback;
 
@@ -129,38 +129,38 @@ impl Authorizer for Loopback {
 /// Why tokens of the API could not be read or created.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    /// The file.
+    /// The file could not be read or written.
     #[error("opening API token file {path}: {source}", path = .path.display())]
     File {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is the matter.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A line that is none.
+    /// A line is malformed.
     #[error(
         "reading API tokens from {path}: line {line}: expected \"NAME RIGHT[,RIGHT] sha256:HASH [NAMESPACE,...]\"; create lines with outcrop token new --api NAME --tokens FILE",
         path = .path.display()
     )]
     Line {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// Which line, from 1.
+        /// The number of the line, from 1.
         line: usize,
     },
-    /// A name that would not be one word of a line.
+    /// The name of a user or namespace is invalid.
     #[error("invalid name {0:?}: expected at most 253 letters, digits, '-', '.' and '_'")]
     Name(String),
-    /// A right that there is not.
+    /// The right does not exist.
     #[error("invalid right {0:?}: expected read, push-database or manage-nodes")]
     Right(String),
-    /// A token that may do nothing.
+    /// The token has no rights.
     #[error("the token has no rights; pass --rights with read, push-database or manage-nodes")]
     Nothing,
 }
 
-/// A file of names, rights and hashes of tokens, one a line: `NAME RIGHT[,RIGHT] sha256:HASH [NAMESPACE,...]`. Without namespaces the
-/// caller sees everything. It is read again when it changes; one that cannot be read leaves what was read before in force.
+/// A token file with one user per line: `NAME RIGHT[,RIGHT] sha256:HASH [NAMESPACE,...]`. A user without namespaces may read all of them. The
+/// file is reloaded when it changes; if it cannot be read, the previous tokens stay valid.
 #[derive(Debug)]
 pub struct TokenFile(Watched<HashMap<Digest, Caller>, AccessError>);
 
@@ -168,12 +168,12 @@ impl TokenFile {
     /// Reads the file.
     ///
     /// # Errors
-    /// When it cannot be read, or has a line that is none.
+    /// When it cannot be read, or a line is malformed.
     pub fn open(path: &Path) -> Result<Self, AccessError> {
         Watched::open(path, read).map(Self)
     }
 
-    /// Looked up by its hash, so that the time it takes tells nothing of the tokens there are.
+    /// Returns the caller with this token. The lookup is by hash, so its duration reveals nothing about stored tokens.
     fn caller(&self, token: &str) -> Option<Caller> {
         self.0.fresh().tokens.get(&Digest::of(token.as_bytes())).cloned()
     }
@@ -211,10 +211,10 @@ fn parse(line: &str) -> Option<(Digest, Caller)> {
     words.next().is_none().then_some((hash, Caller { name, scope, rights }))
 }
 
-/// Makes a token of the API, puts its hash into the file, and returns it. It is nowhere else.
+/// Creates a token for a user of the API, appends the user with the token's hash to the file, and returns the token, which is not stored.
 ///
 /// # Errors
-/// When a name is none, there is no right, or the file cannot be written.
+/// When a name is invalid, `rights` is empty, or the file cannot be written.
 pub fn make_api_token(path: &Path, name: &str, rights: &[Right], namespaces: &[String]) -> Result<String, AccessError> {
     for name in namespaces.iter().map(String::as_str).chain([name]) {
         if !is_name(name) {
@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_opens_what_its_line_says_and_no_other_text_anything() {
+    fn a_token_has_the_rights_of_its_line_and_other_text_has_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api");
         let names = ["shop".to_owned(), "bank".to_owned()];
@@ -243,7 +243,7 @@ mod tests {
         let ann = file.caller(&reader).unwrap();
         assert_eq!((ann.name.as_str(), ann.rights), ("ann", [Right::Read].into()));
         assert!(ann.scope.sees(Some("shop")) && !ann.scope.sees(Some("other")) && !ann.scope.sees(None));
-        // A line that comes later counts without a start, and so does one that goes.
+        // Added and removed lines take effect without a restart.
         let admin = make_api_token(&path, "bob", &Right::ALL, &[]).unwrap();
         let bob = file.caller(&admin).unwrap();
         assert_eq!((bob.scope, bob.rights), (Scope::All, Right::ALL.into()));
@@ -254,7 +254,7 @@ mod tests {
         }
         std::fs::write(&path, "# nobody\n").unwrap();
         assert_eq!(file.caller(&admin), None);
-        // A file that is none leaves what was in force, which is nobody.
+        // A malformed file leaves the previous tokens valid; there are none.
         std::fs::write(&path, text.replace("sha256", "sha1")).unwrap();
         assert_eq!(file.caller(&admin), None);
     }
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_none_is_said_with_its_number() {
+    fn a_malformed_line_is_an_error_with_its_number() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api");
         let hash = Digest::of(b"x");

@@ -28,22 +28,22 @@ use super::query::{self, Parameters};
 use super::routes::Endpoint;
 use super::source::Failure;
 
-/// How long the next bytes of a file that is pushed may take to come.
+/// Maximum time between two chunks of a pushed file.
 const PUSH_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long the whole file may take to come.
+/// Maximum time to receive a whole pushed file.
 const PUSH_WITHIN: Duration = Duration::from_secs(1800);
 
-/// The header that carries the signature of a database that is pushed.
+/// Request header with the signature of a pushed database.
 pub(super) const SIGNATURE: &str = "outcrop-signature";
 
-/// Most bytes of a signature.
+/// Maximum size of a signature, in bytes.
 const MAX_SIGNATURE: usize = 4 << 10;
 
-/// What an answer to a question is, or why there is none.
+/// The result of a handler.
 type Answer = Result<Response, Problem>;
 
-/// An endpoint that lists a resource, by the method of the source of that name.
+/// Declares the endpoint that lists a resource. The [`Source`](super::source::Source) method of the same name returns the items.
 macro_rules! list {
     ($resource:ident, $method:ident, $item:ty) => {
         Endpoint::get(
@@ -140,7 +140,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             "/api/v1/nodes/{name}/distrust",
             Permission::update("nodes"),
             openapi::post::<Requeued>(
-                "Discard what a node read, and have other nodes read it again; requires the right manage-nodes",
+                "Discard a node's inventories and let other nodes read its layers again; requires the right manage-nodes",
                 node(),
                 no_body(),
                 &node_errors,
@@ -161,14 +161,14 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     ]
 }
 
-/// What a value is in JSON.
+/// Serializes a value as JSON.
 fn json(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
     serde_json::to_vec(value)
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("writing the response: {error}")))
 }
 
-/// What changes something is done whole, also when who asked for it goes away.
-async fn whole<T: Send + 'static>(
+/// Runs a change to its end, even if the client disconnects meanwhile.
+async fn run_to_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, Failure>> + Send + 'static,
 ) -> Result<T, Problem> {
     match tokio::spawn(work).await {
@@ -177,12 +177,12 @@ async fn whole<T: Send + 'static>(
     }
 }
 
-/// What came of what was done.
-fn done(value: &impl Serialize) -> Answer {
+/// Returns the response to a change. It has no `ETag`.
+fn changed(value: &impl Serialize) -> Answer {
     Ok(([(header::CONTENT_TYPE, "application/json")], json(value)?).into_response())
 }
 
-/// An answer in JSON. Its tag is of its bytes and of whom it is for; who has that already is told so.
+/// Returns a JSON response. Its `ETag` is a digest of the body and of the caller's scope; if `If-None-Match` names it, the response is 304.
 fn answer(caller: &Caller, headers: &HeaderMap, value: &impl Serialize) -> Answer {
     let body = json(value)?;
     let mut tagged = format!("{:?}\n", caller.scope).into_bytes();
@@ -217,11 +217,11 @@ async fn status(State(api): State<Api>, Extension(caller): Extension<Caller>, he
     answer(&caller, &headers, &api.source.status(&caller.scope).await?)
 }
 
-/// A word of the path.
-type Word = Result<extract::Path<String>, extract::rejection::PathRejection>;
+/// One segment of the path.
+type Segment = Result<extract::Path<String>, extract::rejection::PathRejection>;
 
-fn word(word: Word) -> Result<String, Problem> {
-    word.map(|extract::Path(word)| word).map_err(|error| Problem::question(error.body_text()))
+fn text(segment: Segment) -> Result<String, Problem> {
+    segment.map(|extract::Path(text)| text).map_err(|error| Problem::bad_request(error.body_text()))
 }
 
 async fn workload(
@@ -232,26 +232,26 @@ async fn workload(
     uri: Uri,
 ) -> Answer {
     Parameters::of(&uri, &[])?;
-    let extract::Path(named) = named.map_err(|error| Problem::question(error.body_text()))?;
+    let extract::Path(named) = named.map_err(|error| Problem::bad_request(error.body_text()))?;
     answer(&caller, &headers, &api.source.workload(&caller.scope, named.each_ref().map(String::as_str)).await?)
 }
 
 async fn advisory(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    id: Word,
+    id: Segment,
     headers: HeaderMap,
     uri: Uri,
 ) -> Answer {
     Parameters::of(&uri, &[])?;
-    answer(&caller, &headers, &api.source.advisory(&caller.scope, &word(id)?).await?)
+    answer(&caller, &headers, &api.source.advisory(&caller.scope, &text(id)?).await?)
 }
 
 async fn who_has(State(api): State<Api>, Extension(caller): Extension<Caller>, headers: HeaderMap, uri: Uri) -> Answer {
     let (list, mut parameters) = query::list(&WHO_HAS, &uri, &["q"])?;
     let question = parameters.take("q").filter(|question| !question.trim().is_empty());
     let question = question.ok_or_else(|| {
-        Problem::question(
+        Problem::bad_request(
             "the parameter q is missing: expected a package (log4j-core), a package URL (pkg:npm/lodash@<4.17.21) or a vulnerability (CVE-2021-44228)",
         )
     })?;
@@ -265,55 +265,58 @@ async fn push_database(
     uri: Uri,
     body: Body,
 ) -> Answer {
-    caller.may(Right::PushDatabase)?;
+    caller.require(Right::PushDatabase)?;
     let allow_shrink = match Parameters::of(&uri, &["allow-shrink"])?.take("allow-shrink").as_deref() {
         None | Some("false") => false,
         Some("true") => true,
         Some(other) => {
-            return Err(Problem::question(format!("invalid value {other:?} for allow-shrink: expected true or false")));
+            return Err(Problem::bad_request(format!(
+                "invalid value {other:?} for allow-shrink: expected true or false"
+            )));
         }
     };
-    let Ok(one) = Arc::clone(&api.push).try_acquire_owned() else {
+    let Ok(permit) = Arc::clone(&api.push).try_acquire_owned() else {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "another database is being pushed; retry later"));
     };
     let signature = signature(&headers)?;
-    let place = tempfile::TempDir::new_in(&api.config.uploads).map_err(|error| unkept(&api, &error))?;
+    let place = tempfile::TempDir::new_in(&api.config.uploads).map_err(|error| not_stored(&api, &error))?;
     let file = place.path().join("advisories.db");
     let received = tokio::time::timeout(PUSH_WITHIN, receive(&api, body, &file)).await;
     received.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "timed out receiving the file"))??;
     if let Some(signature) = signature {
         let path = place.path().join("advisories.db.minisig");
-        tokio::fs::write(path, signature).await.map_err(|error| unkept(&api, &error))?;
+        tokio::fs::write(path, signature).await.map_err(|error| not_stored(&api, &error))?;
     }
-    let pushed = whole(async move {
-        let _held = (one, place);
+    let pushed = run_to_end(async move {
+        // Both live until the push has ended: no second push starts, and the directory is not removed.
+        let _held = (permit, place);
         api.source.push_database(&caller.name, file, allow_shrink).await
     });
-    done(&pushed.await?)
+    changed(&pushed.await?)
 }
 
-/// The signature that is pushed with a database: what its `.minisig` holds, in base64.
+/// Returns the signature in the request header: the content of the `.minisig` file, decoded from base64.
 fn signature(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Problem> {
     let Some(value) = headers.get(SIGNATURE) else { return Ok(None) };
     let signature = STANDARD.decode(value.as_bytes()).ok().filter(|signature| signature.len() <= MAX_SIGNATURE);
     let wrong = || {
-        Problem::question(format!(
+        Problem::bad_request(format!(
             "invalid header {SIGNATURE}: expected a base64-encoded signature of at most {MAX_SIGNATURE} bytes"
         ))
     };
     signature.map(Some).ok_or_else(wrong)
 }
 
-/// What is pushed could not be kept.
-fn unkept(api: &Api, error: &std::io::Error) -> Problem {
+/// Returns the error for a pushed file that could not be written.
+fn not_stored(api: &Api, error: &std::io::Error) -> Problem {
     let detail = format!("storing the file in {}: {error}", api.config.uploads.display());
     Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
 }
 
-/// Writes a body into a file, as it comes.
+/// Writes the request body into a file, chunk by chunk.
 async fn receive(api: &Api, body: Body, path: &Path) -> Result<(), Problem> {
     let limit = api.config.max_upload;
-    let fail = |error: std::io::Error| unkept(api, &error);
+    let fail = |error: std::io::Error| not_stored(api, &error);
     let too_large =
         || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the file is larger than the limit of {limit} bytes"));
     if body.size_hint().lower() > limit {
@@ -327,7 +330,7 @@ async fn receive(api: &Api, body: Body, path: &Path) -> Result<(), Problem> {
         let piece =
             piece.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "timed out waiting for more of the file"))?;
         let Some(piece) = piece else { break };
-        let bytes = piece.map_err(|error| Problem::question(format!("receiving the file: {error}")))?;
+        let bytes = piece.map_err(|error| Problem::bad_request(format!("receiving the file: {error}")))?;
         size += bytes.len() as u64;
         if size > limit {
             return Err(too_large());
@@ -336,29 +339,29 @@ async fn receive(api: &Api, body: Body, path: &Path) -> Result<(), Problem> {
     }
     file.flush().await.map_err(fail)?;
     if size == 0 {
-        return Err(Problem::question("the request body is empty: expected an advisory database"));
+        return Err(Problem::bad_request("the request body is empty: expected an advisory database"));
     }
     Ok(())
 }
 
-async fn distrust(state: State<Api>, caller: Extension<Caller>, name: Word, uri: Uri) -> Answer {
-    believe(state, caller, name, uri, true).await
+async fn distrust(state: State<Api>, caller: Extension<Caller>, name: Segment, uri: Uri) -> Answer {
+    set_trust(state, caller, name, uri, true).await
 }
 
-async fn trust(state: State<Api>, caller: Extension<Caller>, name: Word, uri: Uri) -> Answer {
-    believe(state, caller, name, uri, false).await
+async fn trust(state: State<Api>, caller: Extension<Caller>, name: Segment, uri: Uri) -> Answer {
+    set_trust(state, caller, name, uri, false).await
 }
 
-async fn believe(
+async fn set_trust(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    name: Word,
+    name: Segment,
     uri: Uri,
     distrusted: bool,
 ) -> Answer {
-    caller.may(Right::ManageNodes)?;
+    caller.require(Right::ManageNodes)?;
     Parameters::of(&uri, &[])?;
-    let name = word(name)?;
-    let layers = whole(async move { api.source.distrust(&name, distrusted).await }).await?;
-    done(&Requeued { layers })
+    let name = text(name)?;
+    let layers = run_to_end(async move { api.source.distrust(&name, distrusted).await }).await?;
+    changed(&Requeued { layers })
 }

@@ -1,25 +1,25 @@
-//! Strings from images, made harmless for whoever looks at them.
+//! Escaping of untrusted text.
 
-/// Whether a terminal, a browser or the eye could be misled by this character: control characters, and those that change the
-/// direction of text or cannot be seen.
+/// Returns whether a character could mislead a terminal, a browser or a reader: control characters, invisible ones, and those that change
+/// the direction of text.
 pub fn is_treacherous(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A page of HTML. Markup comes from the program's own text alone, by its type; everything else is escaped.
+/// A page of HTML. Markup is always a constant of the program, which its type ensures; all other text is escaped.
 #[derive(Debug, Default)]
 pub(super) struct Html(String);
 
 impl Html {
-    /// Markup.
+    /// Appends markup.
     pub(super) fn raw(&mut self, markup: &'static str) -> &mut Self {
         self.0.push_str(markup);
         self
     }
 
-    /// Text, between tags or within a quoted attribute.
+    /// Appends text between tags or within a quoted attribute, escaped.
     pub(super) fn text(&mut self, text: impl std::fmt::Display) -> &mut Self {
         for character in text.to_string().chars() {
             match character {
@@ -35,11 +35,15 @@ impl Html {
         self
     }
 
-    /// A table: heads, and rows of text.
-    pub(super) fn table(&mut self, heads: &[&'static str], rows: impl IntoIterator<Item = Vec<String>>) -> &mut Self {
+    /// Appends a table.
+    pub(super) fn table(
+        &mut self,
+        headings: &[&'static str],
+        rows: impl IntoIterator<Item = Vec<String>>,
+    ) -> &mut Self {
         self.raw("<table><thead><tr>");
-        for head in heads {
-            self.raw("<th scope=\"col\">").text(head).raw("</th>");
+        for heading in headings {
+            self.raw("<th scope=\"col\">").text(heading).raw("</th>");
         }
         self.raw("</tr></thead><tbody>\n");
         for row in rows {

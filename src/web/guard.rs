@@ -1,4 +1,4 @@
-//! What every request passes before it is answered, and what every answer carries.
+//! Middleware of all endpoints: rejects forged requests, authorizes callers, limits concurrency, and adds security headers.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -17,28 +17,28 @@ use super::problem::Problem;
 use super::routes::Route;
 use super::{Api, page};
 
-/// How long a question may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum time of a read request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a question waits for its turn.
-const QUEUE: Duration = Duration::from_secs(5);
+/// Maximum time that a read request waits for a permit of [`Api::read_permits`].
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Types of content that a page of somebody else's cannot send here without asking first, which nobody answers
-/// ([Fetch, CORS-safelisted request-header](https://fetch.spec.whatwg.org/#cors-safelisted-request-header)).
+/// Content types that are allowed for `POST`. A web page of another origin cannot send them without a CORS preflight request, which no
+/// endpoint answers ([Fetch, CORS-safelisted request-header](https://fetch.spec.whatwg.org/#cors-safelisted-request-header)).
 pub(super) const BODY_TYPES: [&str; 3] = ["application/octet-stream", "application/vnd.sqlite3", "application/json"];
 
 /// Paths of the probes.
 pub(super) const PROBES: [&str; 3] = ["/livez", "/readyz", "/healthz"];
 
-/// Longest reason of a rejection that is logged, in bytes.
+/// Maximum size of a logged reason, in bytes.
 const MAX_REASON: usize = 300;
 
-/// Whether a request's path is asked for by who keeps the process alive, and shows nothing.
+/// Returns whether the path is a probe's. Probes need neither a token nor an allowed host name.
 fn is_probe(path: &str) -> bool {
     PROBES.contains(&path)
 }
 
-/// Answers carry what a browser has to know: run nothing, frame nothing, guess nothing.
+/// Adds headers to every response that forbid a browser to run scripts, to show the response in a frame, and to guess its type.
 pub(super) async fn headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
@@ -55,7 +55,8 @@ pub(super) async fn headers(request: Request, next: Next) -> Response {
     response
 }
 
-/// Rejects what a browser can be tricked into: a host name that somebody resolves to loopback, and a request that a page of another origin sends.
+/// Rejects requests that a malicious web page can make a browser send: to a host name that its owner resolves to a loopback address (DNS
+/// rebinding), or from another origin.
 pub(super) async fn reject_forged(State(api): State<Api>, request: Request, next: Next) -> Response {
     match forged(&api, &request) {
         Some(problem) => {
@@ -69,7 +70,7 @@ pub(super) async fn reject_forged(State(api): State<Api>, request: Request, next
 
 fn forged(api: &Api, request: &Request) -> Option<Problem> {
     let headers = request.headers();
-    if !is_probe(request.uri().path()) && !is_for_us(api, request) {
+    if !is_probe(request.uri().path()) && !is_allowed_host(api, request) {
         let detail = "the host of this request is not allowed; add it with --api-host";
         return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
     }
@@ -91,8 +92,8 @@ fn forged(api: &Api, request: &Request) -> Option<Problem> {
     None
 }
 
-/// Whether the host that is asked for is this one. Only loopback needs it: elsewhere nobody comes in without a token.
-fn is_for_us(api: &Api, request: &Request) -> bool {
+/// Returns whether the requested host is this one. The check matters on loopback only: on other addresses every request needs a token.
+fn is_allowed_host(api: &Api, request: &Request) -> bool {
     let config = &api.config;
     if !config.loopback {
         return true;
@@ -112,7 +113,7 @@ pub(super) async fn authorize(State(route): State<Route>, mut request: Request, 
     let (status, reason, response) = match api.authorizer.authorize(token.as_deref(), permission).await {
         Ok(caller) => {
             if permission.is_read()
-                && let Err(problem) = caller.may(Right::Read)
+                && let Err(problem) = caller.require(Right::Read)
             {
                 return problem.into_response();
             }
@@ -142,7 +143,7 @@ pub(super) async fn authorize(State(route): State<Route>, mut request: Request, 
     response
 }
 
-/// Logs a request that was rejected. Anybody can cause these events, so that most of a flood are left out and counted.
+/// Logs a rejected request. Anyone can cause these events, so they are rate-limited, and the event counts those left out.
 fn rejected(api: &Api, route: &'static str, status: StatusCode, reason: &str) {
     if let Some(left_out) = api.rejections.admit(Instant::now()) {
         let reason = reason.get(..reason.floor_char_boundary(MAX_REASON)).unwrap_or_default();
@@ -150,7 +151,7 @@ fn rejected(api: &Api, route: &'static str, status: StatusCode, reason: &str) {
     }
 }
 
-/// The token that a request shows. A browser shows it as a password, and that counts for reading only.
+/// Returns the request's token: a bearer token or, for requests that only read, the password of basic authentication, which browsers use.
 fn bearer(headers: &HeaderMap, method: &Method) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, rest) = value.split_once(' ')?;
@@ -165,8 +166,8 @@ fn bearer(headers: &HeaderMap, method: &Method) -> Option<String> {
 }
 
 impl Caller {
-    /// Whether the caller has a right.
-    pub(super) fn may(&self, right: Right) -> Result<(), Problem> {
+    /// Returns an error if the caller does not have the right.
+    pub(super) fn require(&self, right: Right) -> Result<(), Problem> {
         if self.rights.contains(&right) {
             return Ok(());
         }
@@ -175,17 +176,17 @@ impl Caller {
     }
 }
 
-/// Answers so many questions at a time, and none for ever. What changes something is bounded by its own rules.
+/// Limits the number of concurrent read requests and their time. Requests that change something have limits of their own.
 pub(super) async fn limit(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let late = |detail: &str| Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();
+    let unavailable = |detail: &str| Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
-    let Ok(Ok(_turn)) = tokio::time::timeout(QUEUE, api.turns.acquire()).await else {
-        return late("too many concurrent requests; retry later");
+    let Ok(Ok(_permit)) = tokio::time::timeout(QUEUE_TIMEOUT, api.read_permits.acquire()).await else {
+        return unavailable("too many concurrent requests; retry later");
     };
-    match tokio::time::timeout(PATIENCE, next.run(request)).await {
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => late("the request timed out; use filters or a smaller limit"),
+        Err(_) => unavailable("the request timed out; use filters or a smaller limit"),
     }
 }

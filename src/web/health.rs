@@ -46,7 +46,7 @@ pub(super) struct Outcome {
 }
 
 impl Health {
-    /// Adds a check. It must answer from memory, at once: anybody may request a probe at any rate.
+    /// Adds a check. It must return immediately, from memory: probes need no token and can be requested at any rate.
     pub fn register(
         &self,
         name: &'static str,

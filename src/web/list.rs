@@ -1,7 +1,7 @@
-//! Lists: what each can be asked for, and pages that stay right while data changes.
+//! Lists: the filters and sort orders of each resource, and pages that stay correct while data changes.
 //!
-//! A page ends at a key and the next begins behind it (keyset pagination): there are no offsets, so what comes and goes between two
-//! pages makes no item appear twice and hides none that was there all the time.
+//! A page ends at a key, and the next page starts after that key (keyset pagination). Items that appear or disappear between two requests
+//! therefore neither repeat nor hide an item that exists all the time.
 
 use std::collections::BTreeMap;
 
@@ -13,41 +13,41 @@ use serde::{Deserialize, Serialize};
 use super::model::Page;
 use super::source::{Failure, List};
 
-/// Most items of a page.
+/// Maximum value of `limit`.
 pub const MAX_LIMIT: usize = 1000;
 
-/// Items of a page where nothing else is said.
+/// Number of items of a page if the request has no `limit`.
 pub const DEFAULT_LIMIT: usize = 100;
 
-/// Most bytes of a cursor. Keys are identities, not words of images, so that this is plenty.
+/// Maximum size of a cursor, in bytes. A key contains identities and names; longer ones are an error.
 const MAX_CURSOR: usize = 8 << 10;
 
-/// Grows when the form of cursors changes; older ones are refused then.
+/// Version of the cursor's format. Cursors of other versions are refused.
 const VERSION: u8 = 1;
 
-/// What a list can be asked for. The API, its OpenAPI document and the command line all go by it.
+/// A resource that the API lists. The API, its OpenAPI document and the command line use the same table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// Its name in the path: `containers`.
+    /// Name in the path, for example `containers`.
     pub name: &'static str,
-    /// What it is, for the OpenAPI document.
+    /// Description for the OpenAPI document.
     pub about: &'static str,
-    /// Filters: name, and what it keeps.
+    /// Filters, as pairs of name and description.
     pub filters: &'static [(&'static str, &'static str)],
-    /// Fields that it can be sorted by.
+    /// Fields by which the list can be sorted.
     pub sorts: &'static [&'static str],
 }
 
-/// Filters by workload, besides a resource's own.
+/// Appends the filters by workload to the resource's own filters.
 macro_rules! by_workload {
     ($($own:expr),* $(,)?) => {
         &[
             $($own,)*
-            ("workload", "those of this workload: `NAME` or `KIND/NAME`, as in `deploy/web`"),
-            ("kind", "those of workloads of this kind: `deployment`, `sts`, `runner.actions.example`"),
-            ("labels", "those of workloads that this label selector selects: `app=web,tier!=test`"),
-            ("owner", "those of workloads of this owner"),
-            ("older-than", "those of workloads that were made so long ago: `30d`"),
+            ("workload", "workload: `NAME` or `KIND/NAME`, as in `deploy/web`"),
+            ("kind", "kind of the workload: `deployment`, `sts`, `runner.actions.example`"),
+            ("labels", "label selector for the workload: `app=web,tier!=test`"),
+            ("owner", "owner of the workload"),
+            ("older-than", "minimum age of the workload: `30d`"),
         ]
     };
 }
@@ -55,13 +55,13 @@ macro_rules! by_workload {
 /// Workloads.
 pub const WORKLOADS: Resource = Resource {
     name: "workloads",
-    about: "Workloads: what people deploy, with what runs of it",
+    about: "Workloads, with their pods and containers",
     filters: by_workload![
-        ("namespace", "workloads in this namespace"),
-        ("name", "workloads of this name"),
-        ("image", "workloads that run the image of this name"),
-        ("coverage", "workloads with a container in this state of coverage"),
-        ("node", "workloads with a pod on this node"),
+        ("namespace", "namespace of the workload"),
+        ("name", "name of the workload"),
+        ("image", "name of an image of the workload"),
+        ("coverage", "coverage of a container of the workload"),
+        ("node", "node of a pod of the workload"),
     ],
     sorts: &["name", "findings"],
 };
@@ -71,8 +71,8 @@ pub const ISSUES: Resource = Resource {
     name: "issues",
     about: "Configuration issues of workloads: the Pod Security Standards, and recommendations beyond them",
     filters: by_workload![
-        ("namespace", "issues of workloads in this namespace"),
-        ("rule", "issues of this rule"),
+        ("namespace", "namespace of the workload"),
+        ("rule", "name of the rule"),
         ("level", "`baseline`, `restricted` or `recommended`"),
     ],
     sorts: &["workload"],
@@ -83,9 +83,9 @@ pub const NODES: Resource = Resource {
     name: "nodes",
     about: "Nodes",
     filters: &[
-        ("name", "the node of this name"),
-        ("attached", "`true`: those whose stream lives; `false`: the others"),
-        ("distrusted", "`true`: those that are not believed; `false`: the others"),
+        ("name", "name of the node"),
+        ("attached", "`true`: nodes whose agent is connected; `false`: all others"),
+        ("distrusted", "`true`: distrusted nodes; `false`: all others"),
     ],
     sorts: &["name"],
 };
@@ -95,13 +95,13 @@ pub const CONTAINERS: Resource = Resource {
     name: "containers",
     about: "Containers",
     filters: by_workload![
-        ("node", "containers on this node"),
-        ("namespace", "containers of pods in this namespace"),
-        ("pod", "containers of pods of this name"),
-        ("name", "containers of this name"),
-        ("image", "containers of the image of this name"),
-        ("stack", "containers on this stack"),
-        ("coverage", "containers in this state of coverage"),
+        ("node", "node of the container"),
+        ("namespace", "namespace of the pod"),
+        ("pod", "name of the pod"),
+        ("name", "name of the container"),
+        ("image", "name of the image"),
+        ("stack", "identity of the container's stack"),
+        ("coverage", "coverage of the container"),
     ],
     sorts: &["node"],
 };
@@ -109,14 +109,14 @@ pub const CONTAINERS: Resource = Resource {
 /// Images.
 pub const IMAGES: Resource = Resource {
     name: "images",
-    about: "Images that run: stacks of layers, by whatever names",
+    about: "Images of running containers: one item per stack of layers, with all names of the image",
     filters: &[
-        ("name", "images that a container calls by this name"),
-        ("stack", "the image with this stack"),
-        ("layer", "images that stand on this layer"),
-        ("coverage", "images in this state of coverage"),
-        ("namespace", "images that run in pods of this namespace"),
-        ("node", "images that run on this node"),
+        ("name", "a name of the image"),
+        ("stack", "identity of the image's stack"),
+        ("layer", "identity of a layer of the image"),
+        ("coverage", "coverage of the image"),
+        ("namespace", "namespace of a pod with the image"),
+        ("node", "node with a container of the image"),
     ],
     sorts: &["stack"],
 };
@@ -126,11 +126,11 @@ pub const LAYERS: Resource = Resource {
     name: "layers",
     about: "Layers",
     filters: &[
-        ("id", "the layer of this identity"),
+        ("id", "identity of the layer"),
         ("state", "`known`, `leased`, `waiting` or `failed`"),
-        ("disputed", "`true`: those that nodes disagree on; `false`: the others"),
-        ("node", "layers that lie on this node"),
-        ("stack", "layers of this stack"),
+        ("disputed", "`true`: layers of which nodes report different contents; `false`: all others"),
+        ("node", "node that stores the layer"),
+        ("stack", "identity of a stack with the layer"),
     ],
     sorts: &["id", "findings", "containers"],
 };
@@ -138,14 +138,14 @@ pub const LAYERS: Resource = Resource {
 /// Packages.
 pub const PACKAGES: Resource = Resource {
     name: "packages",
-    about: "Packages that run",
+    about: "Packages in running containers",
     filters: by_workload![
-        ("type", "packages of this type, as purl names it"),
-        ("name", "packages of this name"),
-        ("version", "packages of this version"),
-        ("stack", "packages in this stack"),
-        ("namespace", "packages that run in pods of this namespace"),
-        ("node", "packages that run on this node"),
+        ("type", "type of the package, as in its package URL: `deb`, `npm`"),
+        ("name", "name of the package"),
+        ("version", "version of the package"),
+        ("stack", "identity of a stack with the package"),
+        ("namespace", "namespace of a pod with the package"),
+        ("node", "node with a container that contains the package"),
     ],
     sorts: &["purl", "containers"],
 };
@@ -153,66 +153,64 @@ pub const PACKAGES: Resource = Resource {
 /// Findings.
 pub const FINDINGS: Resource = Resource {
     name: "findings",
-    about: "Findings of containers",
+    about: "Findings in containers",
     filters: by_workload![
         (
             "state",
-            "`open`, the default; or `fixed`: what a container's subject had and has not any more, with the time",
+            "`open` (the default), or `fixed`: findings that the container's subject had before and does not have any more",
         ),
-        ("id", "findings of this problem, by any of its names"),
-        ("package", "findings in packages of this name"),
-        ("severity", "findings that are at least this bad"),
+        ("id", "any ID of the vulnerability"),
+        ("package", "name of the package"),
+        ("severity", "minimum severity"),
         ("status", "`fixed`, `affected`, `deferred`, `will-not-fix`, `under-investigation` or `end-of-life`",),
-        ("node", "findings on this node"),
-        ("namespace", "findings in pods of this namespace"),
-        ("container", "findings in containers of this name"),
-        ("image", "findings in the image of this name"),
-        ("stack", "findings in this stack"),
+        ("node", "node of the container"),
+        ("namespace", "namespace of the pod"),
+        ("container", "name of the container"),
+        ("image", "name of the image"),
+        ("stack", "identity of the container's stack"),
     ],
     sorts: &["severity", "id"],
 };
 
-/// Who has it.
+/// Containers with a package, a version of a package, or a vulnerability.
 pub const WHO_HAS: Resource = Resource {
     name: "who-has",
-    about: "Containers that have a package, a version of it, or a problem",
+    about: "Containers with a package, a version of a package, or a vulnerability",
     filters: &[],
     sorts: &[],
 };
 
-/// Every resource that is listed by its name alone.
+/// Every resource whose path is its name and that needs no parameter.
 pub const RESOURCES: [Resource; 8] = [WORKLOADS, NODES, CONTAINERS, IMAGES, LAYERS, PACKAGES, FINDINGS, ISSUES];
 
 impl List {
-    /// What the filter `name` asks for; the first, where it is given twice.
+    /// Returns the value of the filter `name`, if the request has it.
     pub fn filter(&self, name: &str) -> Option<&str> {
         self.filters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// What the filter `name`, which is `true` or `false`, asks for.
+    /// Returns the value of the filter `name`, which must be `true` or `false`.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When the value is neither.
     pub fn flag(&self, name: &str) -> Result<Option<bool>, Failure> {
         match self.filter(name) {
             None => Ok(None),
             Some("true") => Ok(Some(true)),
             Some("false") => Ok(Some(false)),
-            Some(other) => {
-                Err(Failure::Question(format!("invalid value {other:?} for {name}: expected true or false")))
-            }
+            Some(other) => Err(Failure::Invalid(format!("invalid value {other:?} for {name}: expected true or false"))),
         }
     }
 }
 
 impl<T> Page<T> {
-    /// The page with every item made into something else.
+    /// Converts every item of the page.
     pub fn map<U>(self, make: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(make).collect(), next: self.next }
     }
 }
 
-/// Where a page ended. Opaque to the caller: JSON in base64url. It holds nothing but what the caller was shown or could have been.
+/// The end of a page. Opaque to the caller: JSON in base64url. It contains nothing that the caller may not read.
 #[derive(Debug, Serialize, Deserialize)]
 struct Cursor<K> {
     version: u8,
@@ -238,15 +236,14 @@ fn encode<K: Serialize>(resource: &Resource, list: &List, key: &K) -> Result<Str
     Ok(text)
 }
 
-/// The key behind which the page begins that `list` asks for; `None` for the first page. In descending order the page holds what is
-/// less than it.
+/// Returns the key after which the requested page starts, or `None` for the first page. In descending order the page contains lesser keys.
 ///
 /// # Errors
-/// When the cursor is none, or one of another list or order.
+/// When the cursor is malformed, or belongs to another list or order.
 pub fn after<K: DeserializeOwned>(resource: &Resource, list: &List) -> Result<Option<K>, Failure> {
     let Some(text) = &list.cursor else { return Ok(None) };
     let wrong = || {
-        Failure::Question(
+        Failure::Invalid(
             "invalid value for continue: the cursor does not belong to this list and sort order; request the first page without it".to_owned(),
         )
     };
@@ -262,13 +259,13 @@ pub fn after<K: DeserializeOwned>(resource: &Resource, list: &List) -> Result<Op
     if same { Ok(Some(cursor.key)) } else { Err(wrong()) }
 }
 
-/// The page of `items` that `list` asks for. They may come in any order; at most `limit + 1` of them are kept at a time.
+/// Selects the requested page from `items`, which may be in any order. At most `limit + 1` items are in memory at a time.
 ///
-/// A key has what is sorted by and then what tells the item from every other: of two items with the same key one is lost. A key may
-/// borrow, as `Cow<'_, str>`.
+/// A key contains the sort field and then a unique identity of the item: of two items with the same key, one is lost. A key may borrow, as
+/// `Cow<'_, str>`.
 ///
 /// # Errors
-/// When the cursor is none, or one of another list or order.
+/// When the cursor is malformed, or belongs to another list or order.
 pub fn page<K, T>(resource: &Resource, list: &List, items: impl IntoIterator<Item = (K, T)>) -> Result<Page<T>, Failure>
 where
     K: Ord + Serialize + DeserializeOwned,
@@ -298,8 +295,8 @@ where
     if list.descending { cut(resource, list, kept.into_iter().rev()) } else { cut(resource, list, kept) }
 }
 
-/// The page that begins with `rows`: in the order that `list` asks for, beginning behind [`after`], and one more than its limit where
-/// there are more.
+/// Returns the page that starts with `rows`. The rows must be in the requested order and start after [`after`]; a row beyond the limit means
+/// that there is a next page.
 ///
 /// # Errors
 /// When a key is too long for a cursor.
@@ -329,14 +326,14 @@ mod tests {
 
     use super::*;
 
-    /// A list as the API makes it.
+    /// Returns a list request as the API creates it.
     fn list(limit: usize, descending: bool) -> List {
         List { limit, descending, sort: descending.then(|| "findings".to_owned()), ..List::default() }
     }
 
     proptest! {
         #[test]
-        fn what_is_there_all_the_time_is_listed_once_and_in_order_whatever_comes_and_goes(
+        fn items_that_exist_all_the_time_are_listed_once_and_in_order_while_others_change(
             stable in prop::collection::btree_set(0u16..500, 0..60),
             start in prop::collection::btree_set(0u16..500, 0..60),
             changes in prop::collection::vec(prop::collection::vec((any::<bool>(), 0u16..500), 0..12), 0..80),
@@ -348,7 +345,7 @@ mod tests {
             let mut changes = changes.into_iter();
             let mut seen = Vec::new();
             loop {
-                // Hostile words are part of a key as well.
+                // A key may contain hostile text.
                 let items = there.iter().map(|number| ((*number, Cow::Borrowed("\"\n\u{202e}")), *number));
                 let page = page(&LAYERS, &list, items).unwrap();
                 prop_assert!(page.items.len() <= limit);
@@ -360,20 +357,20 @@ mod tests {
                 }
             }
             let in_order = |pair: &[u16]| if descending { pair[0] > pair[1] } else { pair[0] < pair[1] };
-            prop_assert!(seen.windows(2).all(in_order), "out of order or twice: {seen:?}");
+            prop_assert!(seen.windows(2).all(in_order), "out of order or repeated: {seen:?}");
             let seen: BTreeSet<u16> = seen.into_iter().collect();
-            prop_assert!(stable.is_subset(&seen), "left out: {:?}", stable.difference(&seen));
+            prop_assert!(stable.is_subset(&seen), "missing: {:?}", stable.difference(&seen));
         }
 
         #[test]
-        fn no_text_is_taken_for_a_cursor_that_is_none(text in ".{0,200}") {
+        fn arbitrary_text_is_not_a_cursor(text in ".{0,200}") {
             let list = List { cursor: Some(text), ..list(1, false) };
             prop_assert!(after::<(u16, String)>(&LAYERS, &list).is_err());
         }
     }
 
     #[test]
-    fn the_last_page_says_that_it_is_the_last() {
+    fn the_last_page_has_no_cursor() {
         for (count, pages) in [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2)] {
             let mut list = list(2, false);
             let mut walked = 0;
@@ -390,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_is_of_one_list_in_one_order() {
+    fn a_cursor_of_another_list_or_order_is_refused() {
         let items = || (0u16..9).map(|number| (number, number));
         let first = page(&LAYERS, &list(2, false), items()).unwrap();
         let next = List { cursor: first.next.clone(), ..list(2, false) };
@@ -402,12 +399,12 @@ mod tests {
             (&LAYERS, List { cursor: first.next.map(|next| format!("{next}A")), ..next.clone() }),
             (&LAYERS, List { cursor: Some("A".repeat(MAX_CURSOR + 1)), ..next }),
         ] {
-            assert!(matches!(page(resource, &list, items()), Err(Failure::Question(_))), "{resource:?} {list:?}");
+            assert!(matches!(page(resource, &list, items()), Err(Failure::Invalid(_))), "{resource:?} {list:?}");
         }
     }
 
     #[test]
-    fn a_key_that_is_no_identity_but_a_novel_is_said_and_not_walked_over() {
+    fn a_key_that_does_not_fit_a_cursor_is_an_error() {
         let long = "x".repeat(MAX_CURSOR);
         let items = [(long.clone(), 0), (format!("{long}y"), 1)];
         assert!(page(&LAYERS, &list(1, false), items).is_err());

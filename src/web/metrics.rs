@@ -23,15 +23,15 @@ use crate::problems::ProblemKind;
 /// The content type of the answer.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Most ecosystems of a database that have series of their own.
+/// Maximum number of ecosystems with series of their own.
 const MAX_ECOSYSTEMS: usize = 64;
 
 /// The label value for everything that has no series of its own.
 const OTHER: &str = "other";
 
-/// What keeps results from being complete or trustworthy. Each kind has exactly one series, also while it is zero.
+/// A reason why results are incomplete or not trustworthy. Each kind has exactly one series, also while its value is zero.
 ///
-/// The words begin with what is counted. They are stable: dashboards and alerts name them.
+/// Each name starts with the counted objects. Names are stable, because dashboards and alerts use them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gap {
     ContainersPartial,
@@ -59,7 +59,7 @@ enum Gap {
 }
 
 impl Gap {
-    /// Every kind, with its word.
+    /// Every kind, with its name.
     const ALL: [(Self, &'static str); 22] = [
         (Self::ContainersPartial, "containers-partial"),
         (Self::ContainersPending, "containers-pending"),
@@ -85,7 +85,7 @@ impl Gap {
         (Self::WatchNotSynced, "watch-not-synced"),
     ];
 
-    /// Returns how large the gap is.
+    /// Returns the number of objects with this gap.
     fn size(self, status: &Status) -> u64 {
         let coverage = |state: CoverageState| {
             status.coverage.iter().filter(|count| count.state == state).map(|count| count.containers).sum()
@@ -202,7 +202,7 @@ impl Collector for Exposition {
     }
 }
 
-/// Counts are far below what a double holds exactly.
+/// Converts a count. Counts are far below 2^53, up to which a double is exact.
 #[expect(clippy::cast_precision_loss, reason = "every value of a metric is a double")]
 fn number(count: u64) -> f64 {
     count as f64
@@ -244,8 +244,11 @@ fn status_metrics(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
         Metric::gauge("uptime", "Time since the aggregator started.")
             .unit(Unit::Seconds)
             .value(number(status.uptime_seconds)),
-        Metric::gauge("gaps", "What keeps results from being complete; a kind begins with what is counted.")
-            .by("kind", Gap::ALL.into_iter().map(|(gap, word)| (word, gap.size(status)))),
+        Metric::gauge(
+            "gaps",
+            "Objects whose results are incomplete, by reason; a kind starts with the counted objects.",
+        )
+        .by("kind", Gap::ALL.into_iter().map(|(gap, word)| (word, gap.size(status)))),
         Metric::gauge("problems", "Current problems by kind; their messages are in the status.").by(
             "kind",
             ProblemKind::ALL.into_iter().map(|kind| {
@@ -279,8 +282,7 @@ fn status_metrics(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
             .by("coverage", lifetimes.ended.iter().map(|(state, count)| (state.as_str(), *count))),
         Metric::counter("containers_gone_before_reading", "Containers that ended before anything of them was read.")
             .value(number(lifetimes.gone_before_reading)),
-        Metric::counter("inventories", "Inventories that were requested and stored.")
-            .value(number(reports.inventories)),
+        Metric::counter("inventories", "Requested inventories that were stored.").value(number(reports.inventories)),
         Metric::counter("cross_reads", "Second reads of layers by another node, by outcome.")
             .by("outcome", [("verified", reports.verified), ("contradicted", reports.contradicted)]),
         Metric::counter("refusals", "Calls and streams of agents that were refused, by reason.")
@@ -372,7 +374,7 @@ impl NodeMetrics {
             Metric::gauge("node_same_version", "Whether the agent of a node has the version of the aggregator."),
             Metric::gauge("node_marks", "Whether the agent of a node can read the marks of overlay file systems."),
             Metric::gauge("node_catalogers", "Version of the catalogers of a node's agent."),
-            Metric::gauge("node_silent", "Time since a node was last heard from.").unit(Unit::Seconds),
+            Metric::gauge("node_silent", "Time since the last message of a node.").unit(Unit::Seconds),
             Metric::gauge("node_containers", "Containers of a node."),
             Metric::gauge("node_layers_read", "Layers in the store that a node has read."),
             Metric::gauge("agent_resident", "Resident memory of an agent's processes by role.").unit(Unit::Bytes),

@@ -1,8 +1,8 @@
-//! The API, metrics and the page for people: plain answers to plain questions, of whoever can answer them.
+//! The HTTP API, the metrics, the probes and the web page.
 //!
-//! [`routes`] is everything that can be asked, [`serve`] the connections that it is asked over. Who may ask what is [`Authorizer`]'s, what is
-//! answered [`Source`]'s. Below `/api/v1` everything is JSON, described by `/api/v1/openapi.json`; errors are `application/problem+json`. Strings
-//! from images and feeds are plain data there, and escaped in HTML and in metrics.
+//! [`routes()`] builds the router and [`serve()`] serves it. An [`Authorizer`] authenticates and authorizes callers, a [`Source`] provides the
+//! data. Responses below `/api/v1` are JSON, described by `/api/v1/openapi.json`; errors are `application/problem+json`. Text from images and
+//! feeds is not trusted: it is escaped in HTML and in metrics.
 
 mod access;
 mod api;
@@ -55,33 +55,35 @@ use health::Outcome;
 use routes::{Document, Endpoint, router};
 use throttle::Throttle;
 
-/// Questions that are answered at a time.
-const TURNS: usize = 64;
+/// Maximum number of concurrent read requests.
+const MAX_CONCURRENT: usize = 64;
 
-/// What the operator chose.
+/// Configuration of the API.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Whether it is bound to loopback: requests for loopback names and addresses, and for `hosts`, are answered then, and no others.
+    /// Whether the API listens on a loopback address. Then only requests for loopback names and addresses and for `hosts` are allowed.
     pub loopback: bool,
-    /// Names that it is asked for by there, through a tunnel or a proxy.
+    /// Additional allowed host names on loopback, for example of a tunnel or a proxy.
     pub hosts: Vec<String>,
-    /// The directory in which a pushed file lies until it is taken.
+    /// The directory for pushed files.
     pub uploads: PathBuf,
-    /// Most bytes of a pushed file.
+    /// Maximum size of a pushed file, in bytes.
     pub max_upload: u64,
-    /// Metrics that are exposed besides those of the status, and into which requests are counted.
+    /// Metrics that are exposed in addition to those of the status, and that count requests.
     pub metrics: Arc<Metrics>,
     /// Checks behind `/livez` and `/readyz`.
     pub health: Health,
 }
 
-/// What every handler stands on.
+/// The state that handlers share.
 #[derive(Clone)]
 struct Api {
     source: Arc<dyn Source>,
     authorizer: Arc<dyn Authorizer>,
     config: Arc<Config>,
-    turns: Arc<Semaphore>,
+    /// Limits concurrent read requests.
+    read_permits: Arc<Semaphore>,
+    /// Allows one push at a time.
     push: Arc<Semaphore>,
     /// When the source last answered a readiness probe.
     answered: Arc<tokio::sync::Mutex<Option<Instant>>>,
@@ -89,13 +91,13 @@ struct Api {
     rejections: Arc<Throttle>,
 }
 
-/// Returns everything that can be requested of `source`, by callers whom `authorizer` admits.
+/// Returns the router for `source`, for callers that `authorizer` authorizes.
 pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: Config) -> Router {
     let api = Api {
         source,
         authorizer,
         config: Arc::new(config),
-        turns: Arc::new(Semaphore::new(TURNS)),
+        read_permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
         push: Arc::new(Semaphore::new(1)),
         answered: Arc::default(),
         document: Document::default(),
@@ -104,7 +106,7 @@ pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: 
     let mut endpoints = api::endpoints();
     // A page and an exposition show counts of everything: the status.
     endpoints.push(Endpoint::page("/", Permission::get("status"), front));
-    endpoints.push(Endpoint::page("/metrics", Permission::get("status"), measures));
+    endpoints.push(Endpoint::page("/metrics", Permission::get("status"), exposition));
     endpoints.push(Endpoint::probe("/livez", live));
     endpoints.push(Endpoint::probe("/healthz", live));
     endpoints.push(Endpoint::probe("/readyz", ready));
@@ -115,12 +117,13 @@ pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: 
         .with_state(api)
 }
 
-/// Answers whether the process works, and need not be restarted.
+/// Handles `/livez`: a failed check means that the process has to be restarted.
 async fn live(State(api): State<Api>, uri: Uri) -> Response {
     probe(uri.path().trim_start_matches('/'), &uri, &api.config.health.run(Probe::Live))
 }
 
-/// Answers whether requests can be answered. Anybody may ask, so the source is asked at most once a second.
+/// Handles `/readyz`: a failed check means that requests cannot be answered now. The probe needs no token, so it queries the source at most
+/// once per second.
 async fn ready(State(api): State<Api>, uri: Uri) -> Response {
     let mut outcomes = api.config.health.run(Probe::Ready);
     let request = async {
@@ -132,8 +135,8 @@ async fn ready(State(api): State<Api>, uri: Uri) -> Response {
         }
         Ok(())
     };
-    let late = |_| Err("no answer within five seconds".to_owned());
-    let result = tokio::time::timeout(Duration::from_secs(5), request).await.unwrap_or_else(late);
+    let timed_out = |_| Err("no response within 5 s".to_owned());
+    let result = tokio::time::timeout(Duration::from_secs(5), request).await.unwrap_or_else(timed_out);
     outcomes.push(api.config.health.note("api", result));
     probe("readyz", &uri, &outcomes)
 }
@@ -150,7 +153,7 @@ async fn front(State(api): State<Api>, Extension(caller): Extension<Caller>) -> 
     Ok(Html(page::front(api.source.as_ref(), &caller).await?))
 }
 
-async fn measures(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Response, Problem> {
+async fn exposition(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Response, Problem> {
     let text = metrics::text(api.source.as_ref(), &caller.scope, &api.config.metrics).await?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

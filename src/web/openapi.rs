@@ -28,7 +28,7 @@ pub(super) fn empty() -> OpenApi {
         .title("Outcrop")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(
-            "Known vulnerabilities that run in a cluster. Every list and count is computed over what the caller may read.",
+            "Known vulnerabilities in the running containers of a cluster. Every list and count covers only what the caller may read.",
         ))
         .build();
     OpenApiBuilder::new().info(info).build()
@@ -49,7 +49,7 @@ pub(super) fn finish(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// Describes `GET`: the answer has an `ETag`, so that a caller who has it is not sent it again.
+/// Describes a `GET` endpoint. Its response has an `ETag`, and the request may have `If-None-Match`.
 pub(super) fn get<T: ToSchema>(summary: &str, parameters: Vec<Parameter>, errors: &[StatusCode]) -> Documented {
     let mut schemas = Schemas::default();
     let answer = schemas.refer::<T>(&T::name());
@@ -81,13 +81,13 @@ where
     let about = "the value of the field `continue` of the previous page, requested with the same sort";
     parameters.push(parameter("continue", ParameterIn::Query, false, about, text()));
     let mut schemas = Schemas::default();
-    // The name of a generic type does not say what it is generic over.
+    // The name of a generic type does not contain its parameter.
     schemas.refer::<T>(&T::name());
     let answer = schemas.refer::<Page<T>>(&format!("{}Page", T::name()));
     schemas.question(answer, resource.about, parameters, &[])
 }
 
-/// Describes `POST`, which changes something.
+/// Describes a `POST` endpoint.
 pub(super) fn post<T: ToSchema>(
     summary: &str,
     parameters: Vec<Parameter>,
@@ -137,14 +137,14 @@ impl Schemas {
     }
 
     fn question(mut self, answer: Ref, summary: &str, parameters: Vec<Parameter>, errors: &[StatusCode]) -> Documented {
-        let known = "ETag of an answer that the caller has";
+        let known = "ETag of a response that the caller already has";
         let known = parameter("If-None-Match", ParameterIn::Header, false, known, text());
         let parameters = parameters.into_iter().chain([known]);
         let mut operation = self.operation(answer, summary, errors).parameters(Some(parameters)).build();
         let etag = || {
             HeaderBuilder::new()
                 .schema(Some(RefOr::T(text())))
-                .description(Some("digest of the answer and of what the caller may read"))
+                .description(Some("digest of the response and of the caller's scope"))
         };
         if let Some(RefOr::T(answer)) = operation.responses.responses.get_mut("200") {
             answer.headers.insert("ETag".to_owned(), etag().build().into());

@@ -1,4 +1,4 @@
-//! The page for a person: the status, the worst of what it counts, and where to ask on. No script, no request to anywhere.
+//! The web page: the status, the most important items of lists, and links to the API. It has no script and loads nothing.
 
 use std::sync::LazyLock;
 
@@ -14,10 +14,10 @@ use super::model::{LayerItem, NodeItem, Page, Status};
 use super::source::{Failure, List, Source};
 use crate::problems::{ActiveProblem, ProblemKind};
 
-/// How many of the worst are shown.
-const WORST: usize = 10;
+/// Maximum number of rows of a table of items.
+const MAX_ROWS: usize = 10;
 
-/// Reasons that are shown one by one.
+/// Maximum number of reasons; the others are added up.
 const MAX_REASONS: usize = 30;
 
 const STYLE: &str = "
@@ -30,7 +30,7 @@ th { border-bottom: 1px solid; } td { border-bottom: 1px solid #8884; }
 code { font-family: ui-monospace, monospace; }
 ";
 
-/// What a browser may do with any answer: show the one style of this page, and nothing else.
+/// Returns the Content-Security-Policy of every response. It allows the style sheet of this page, by its hash, and nothing else.
 pub(super) fn policy() -> HeaderValue {
     static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
         let hash = STANDARD.encode(Digest::of(STYLE.as_bytes()).0);
@@ -42,39 +42,42 @@ pub(super) fn policy() -> HeaderValue {
     POLICY.clone()
 }
 
-/// The page, of what `caller` may see.
+/// Returns the page for a caller.
 pub(super) async fn front(source: &dyn Source, caller: &Caller) -> Result<String, Failure> {
     let status = source.status(&caller.scope).await?;
-    let worst = |filter: Option<(&str, &str)>, sort: Option<&str>| List {
+    let top = |filter: Option<(&str, &str)>, sort: Option<&str>| List {
         filters: filter.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         sort: sort.map(ToOwned::to_owned),
         descending: sort.is_some(),
-        limit: WORST,
+        limit: MAX_ROWS,
         cursor: None,
     };
-    let silent = source.nodes(&caller.scope, &worst(Some(("attached", "false")), None)).await?;
-    let distrusted = source.nodes(&caller.scope, &worst(Some(("distrusted", "true")), None)).await?;
-    let layers = source.layers(&caller.scope, &worst(None, Some("findings"))).await?;
+    let silent = source.nodes(&caller.scope, &top(Some(("attached", "false")), None)).await?;
+    let distrusted = source.nodes(&caller.scope, &top(Some(("distrusted", "true")), None)).await?;
+    let layers = source.layers(&caller.scope, &top(None, Some("findings"))).await?;
     let mut html = Html::default();
     html.raw("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">");
     html.raw("<title>Outcrop</title><style>").raw(STYLE).raw("</style></head><body>\n<header><h1>Outcrop: cluster ");
     html.text(&status.cluster).raw("</h1><p>Version ").text(&status.version).raw(", up ");
-    html.text(duration(status.uptime_seconds)).raw("; seen as ").text(&caller.name).raw(".</p></header>\n<main>\n");
+    html.text(duration(status.uptime_seconds))
+        .raw("; signed in as ")
+        .text(&caller.name)
+        .raw(".</p></header>\n<main>\n");
     alarms(&mut html, &status);
     findings(&mut html, &status);
     coverage(&mut html, &status);
     impact(&mut html, &layers);
     nodes(&mut html, &status, &silent, &distrusted);
     database(&mut html, &status);
-    html.raw("</main>\n<footer><h2>Ask on</h2><p><a href=\"/api/v1/status\">status</a>");
+    html.raw("</main>\n<footer><h2>API and metrics</h2><p><a href=\"/api/v1/status\">status</a>");
     for resource in RESOURCES {
         html.raw(", <a href=\"/api/v1/").text(resource.name).raw("\">").text(resource.name).raw("</a>");
     }
-    html.raw(", <a href=\"/api/v1/openapi.json\">the API</a>, <a href=\"/metrics\">metrics</a>; or <code>outcrop get</code>, <code>outcrop who-has</code>.</p></footer>\n</body></html>\n");
+    html.raw(", <a href=\"/api/v1/openapi.json\">OpenAPI document</a>, <a href=\"/metrics\">metrics</a>; on the command line <code>outcrop get</code> and <code>outcrop who-has</code>.</p></footer>\n</body></html>\n");
     Ok(html.finish())
 }
 
-/// A time as a person says it.
+/// Formats a duration with one unit.
 fn duration(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -86,14 +89,11 @@ fn duration(seconds: u64) -> String {
 
 fn alarms(html: &mut Html, status: &Status) {
     let disputed = (status.layers.disputed > 0)
-        .then(|| format!("{} layers are disputed: nodes disagree on what they hold.", status.layers.disputed));
-    let store = status.store_error.as_ref().map(|error| format!("Nothing is taken from nodes: {error}"));
-    let database = status
-        .database_error
-        .as_ref()
-        .map(|error| format!("The advisory database that was offered is refused: {error}"));
-    let none = status.database.is_none().then(|| "There is no advisory database: nothing is matched.".to_owned());
-    // Those of the store and of the database have sentences of their own.
+        .then(|| format!("Disputed layers: {}. Nodes report different contents of them.", status.layers.disputed));
+    let store = status.store_error.as_ref().map(|error| format!("Reports of nodes are not accepted: {error}"));
+    let database = status.database_error.as_ref().map(|error| format!("An advisory database was refused: {error}"));
+    let none = status.database.is_none().then(|| "There is no advisory database, so no package is matched.".to_owned());
+    // Problems of the store and of the database are covered by the sentences above.
     let is_other = |of: &&ActiveProblem| !matches!(of.kind, ProblemKind::Store | ProblemKind::Database);
     let problems = status.problems.iter().filter(is_other).map(|problem| problem.message.clone());
     for alarm in [store, database, none, disputed].into_iter().flatten().chain(problems) {
@@ -102,7 +102,7 @@ fn alarms(html: &mut Html, status: &Status) {
 }
 
 fn findings(html: &mut Html, status: &Status) {
-    html.raw("<section><h2>Findings of containers</h2>\n");
+    html.raw("<section><h2>Findings in containers</h2>\n");
     html.table(
         &["Severity", "Findings"],
         // Most severe first, as in every list.
@@ -110,8 +110,8 @@ fn findings(html: &mut Html, status: &Status) {
     );
     html.raw("<p>")
         .text(status.withheld)
-        .raw(" more are left to the distribution, which judges its own packages.</p>\n");
-    html.raw("<h2>Assessed</h2>\n");
+        .raw(" more are withheld: an OS package owns these application packages, so the distribution's advisories apply.</p>\n");
+    html.raw("<h2>Assessed ecosystems</h2>\n");
     let assessed = status.assessed.iter();
     let rows = assessed
         .map(|of| vec![of.ecosystem.clone(), of.state.to_string(), of.containers.to_string(), of.reason.clone()]);
@@ -119,9 +119,9 @@ fn findings(html: &mut Html, status: &Status) {
 }
 
 fn coverage(html: &mut Html, status: &Status) {
-    html.raw("<section><h2>Coverage</h2>\n<p>").text(status.containers).raw(" containers, each in exactly one state");
+    html.raw("<section><h2>Coverage</h2>\n<p>").text(status.containers).raw(" containers, each with exactly one state");
     if let Some(seconds) = status.oldest_unscanned_seconds {
-        html.raw("; the one that waits longest has waited ").text(duration(seconds));
+        html.raw("; the oldest container that is not scanned yet has waited ").text(duration(seconds));
     }
     html.raw(".</p>\n");
     html.table(
@@ -140,7 +140,7 @@ fn coverage(html: &mut Html, status: &Status) {
         rows.push(vec![more.to_string(), String::new(), format!("{} other reasons", reasons.len() - MAX_REASONS)]);
     }
     if !rows.is_empty() {
-        html.raw("<h2>Why</h2>\n").table(&["Containers", "Coverage", "Reason"], rows);
+        html.raw("<h2>Reasons</h2>\n").table(&["Containers", "Coverage", "Reason"], rows);
     }
     let layers = &status.layers;
     html.raw("<p>Layers: ").text(format_args!(
@@ -148,12 +148,12 @@ fn coverage(html: &mut Html, status: &Status) {
         layers.known, layers.leased, layers.waiting, layers.failed, layers.disputed, layers.outdated
     ));
     let lives = &status.lifetimes;
-    html.raw(". Since the start ").text(lives.seen).raw(" containers were seen, and ").text(lives.gone_before_reading);
-    html.raw(" were gone before anything could be read of them.</p></section>\n");
+    html.raw(". Containers since the start: ").text(lives.seen).raw(" reported, of which ");
+    html.text(lives.gone_before_reading).raw(" ended before they could be read.</p></section>\n");
 }
 
 fn impact(html: &mut Html, layers: &Page<LayerItem>) {
-    html.raw("<section><h2>Layers by impact</h2>\n<p>How many findings would go if one layer were replaced.</p>\n");
+    html.raw("<section><h2>Layers by impact</h2>\n<p>Number of findings that replacing one layer would resolve.</p>\n");
     let rows = layers.items.iter().map(|layer| {
         let step = layer.step.as_ref().map(|step| format!("{} {}", step.number, step.keyword)).unwrap_or_default();
         vec![
@@ -165,14 +165,14 @@ fn impact(html: &mut Html, layers: &Page<LayerItem>) {
             layer.id.clone(),
         ]
     });
-    html.table(&["Findings", "In containers", "Images", "One of them", "Step", "Layer"], rows);
+    html.table(&["Findings", "Containers", "Images", "Example image", "Build step", "Layer"], rows);
     html.raw("<p><a href=\"/api/v1/layers?sort=-findings\">All layers by impact</a></p></section>\n");
 }
 
 fn nodes(html: &mut Html, status: &Status, silent: &Page<NodeItem>, distrusted: &Page<NodeItem>) {
     let counts = &status.nodes;
     html.raw("<section><h2>Nodes</h2>\n<p>").text(format_args!(
-        "{} known: {} attached, {} silent; {} with a weaker cage, {} not believed",
+        "{} known: {} attached, {} silent; {} with a weaker sandbox, {} distrusted",
         counts.known, counts.attached, counts.silent, counts.weak_cage, counts.distrusted
     ));
     html.raw(".</p>\n");
@@ -182,9 +182,9 @@ fn nodes(html: &mut Html, status: &Status, silent: &Page<NodeItem>, distrusted: 
     if !rows.is_empty() {
         let rows = rows.into_iter().map(|node| {
             let state = match (node.attached, node.distrusted) {
-                (true, true) => "not believed",
+                (true, true) => "distrusted",
                 (true, false) => "attached",
-                (false, true) => "silent, not believed",
+                (false, true) => "silent, distrusted",
                 (false, false) => "silent",
             };
             let silent = duration(node.silent_seconds);
@@ -197,10 +197,10 @@ fn nodes(html: &mut Html, status: &Status, silent: &Page<NodeItem>, distrusted: 
                 node.cage.clone(),
             ]
         });
-        html.table(&["Node", "State", "Last heard", "Containers", "Agent", "Cage"], rows);
+        html.table(&["Node", "State", "Silent for", "Containers", "Agent", "Sandbox"], rows);
     }
     if silent.next.is_some() || distrusted.next.is_some() {
-        html.raw("<p><a href=\"/api/v1/nodes?attached=false\">All that are silent</a>, <a href=\"/api/v1/nodes?distrusted=true\">all that are not believed</a></p>\n");
+        html.raw("<p><a href=\"/api/v1/nodes?attached=false\">All silent nodes</a>, <a href=\"/api/v1/nodes?distrusted=true\">all distrusted nodes</a></p>\n");
     }
     html.raw("</section>\n");
 }
@@ -210,7 +210,7 @@ fn database(html: &mut Html, status: &Status) {
     if let Some(database) = &status.database {
         let signed =
             database.signed_by.as_ref().map_or_else(|| "not signed".to_owned(), |key| format!("signed by {key}"));
-        html.raw("<p><code>").text(&database.digest).raw("</code>, brought by ").text(&database.brought_by);
+        html.raw("<p><code>").text(&database.digest).raw("</code>, loaded from ").text(&database.brought_by);
         html.raw(" at ").text(&database.brought_at).raw(", ").text(signed).raw(".</p>\n");
         let rows = database.sources.iter().map(|source| {
             let age = source.age_days.map(|days| format!("{days} days")).unwrap_or_default();
@@ -219,8 +219,8 @@ fn database(html: &mut Html, status: &Status) {
         html.table(&["Source", "Records", "Newest", "Age"], rows);
     }
     if let Some(rematch) = &status.rematch {
-        html.raw("<p>Everything was matched again at ").text(&rematch.at).raw(": ").text(format_args!(
-            "+{} −{} findings of {} stacks in {:.1} s, {} nodes rescanned",
+        html.raw("<p>Last rematch at ").text(&rematch.at).raw(": ").text(format_args!(
+            "+{} −{} findings in {} stacks, {:.1} s, {} nodes rescanned",
             rematch.appeared, rematch.went, rematch.stacks, rematch.seconds, rematch.nodes_rescanned
         ));
         html.raw(".</p>\n");

@@ -9,25 +9,25 @@ use utoipa::ToSchema;
 
 use super::source::Failure;
 
-/// The type of content of every error.
+/// Content type of every error.
 pub(super) const CONTENT_TYPE: &str = "application/problem+json";
 
-/// An error: what kind it is, and what it is this time.
+/// An error, as RFC 9457 defines it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Problem {
-    /// A URI that names the kind of error. `about:blank`: the status says it.
+    /// A URI that names the kind of error; always `about:blank`, which means that the status is the kind.
     #[serde(rename = "type")]
     kind: &'static str,
-    /// The kind of error in words.
+    /// The name of the status.
     title: &'static str,
-    /// The status of the answer.
+    /// The HTTP status of the response.
     status: u16,
-    /// What is the matter, and what to do about it.
+    /// The cause, and a hint.
     detail: String,
 }
 
 impl Problem {
-    /// An error of this status. Its detail may hold any text.
+    /// Creates an error. `detail` may contain any text; it is sent as JSON.
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             kind: "about:blank",
@@ -37,22 +37,22 @@ impl Problem {
         }
     }
 
-    /// Returns what is wrong and what to do about it.
+    /// Returns the cause and the hint.
     pub(super) fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// What cannot be understood of a question.
-    pub(super) fn question(detail: impl Into<String>) -> Self {
+    /// Creates the error for a request that is malformed.
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// What is answered where a handler panicked. The panic's words go to whoever watches the process, and to nobody else.
+    /// Creates the error for a handler that panicked. The panic's message is in the log and not in the response.
     pub(super) fn defect() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error; see the log of the aggregator")
     }
 
-    /// The same, as the layer that catches panics asks for it.
+    /// Returns [`Self::defect`] as a response, with the signature that `CatchPanicLayer` requires.
     pub(super) fn panicked(_: Box<dyn Any + Send>) -> Response {
         Self::defect().into_response()
     }
@@ -75,7 +75,7 @@ impl IntoResponse for Problem {
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Question(detail) => Self::question(detail),
+            Failure::Invalid(detail) => Self::bad_request(detail),
             Failure::Missing(detail) => Self::new(StatusCode::NOT_FOUND, detail),
             Failure::Refused(detail) => Self::new(StatusCode::CONFLICT, detail),
             Failure::Store(detail) | Failure::Unavailable(detail) => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail),

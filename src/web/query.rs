@@ -1,4 +1,4 @@
-//! Query parameters: what is not known is refused, and the refusal says what is.
+//! Query parameters. An unknown parameter is refused with the list of known ones.
 
 use axum::extract::Query;
 use axum::http::Uri;
@@ -7,35 +7,35 @@ use super::list::{DEFAULT_LIMIT, MAX_LIMIT, Resource};
 use super::problem::Problem;
 use super::source::List;
 
-/// The parameters of a question, each at most once.
+/// The parameters of a request, each at most once.
 #[derive(Debug)]
 pub(super) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    /// The parameters of `uri`, all of them among `known`.
+    /// Parses the parameters of `uri`. A parameter that is not in `known`, or that occurs twice, is an error.
     pub(super) fn of(uri: &Uri, known: &[&str]) -> Result<Self, Problem> {
         let Query(pairs): Query<Vec<(String, String)>> =
-            Query::try_from_uri(uri).map_err(|error| Problem::question(error.body_text()))?;
+            Query::try_from_uri(uri).map_err(|error| Problem::bad_request(error.body_text()))?;
         for (number, (name, _)) in pairs.iter().enumerate() {
             if !known.contains(&name.as_str()) {
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                return Err(Problem::question(format!("unknown parameter {name:?}: expected one of {known}")));
+                return Err(Problem::bad_request(format!("unknown parameter {name:?}: expected one of {known}")));
             }
             if pairs.iter().take(number).any(|(earlier, _)| earlier == name) {
-                return Err(Problem::question(format!("duplicate parameter {name:?}")));
+                return Err(Problem::bad_request(format!("duplicate parameter {name:?}")));
             }
         }
         Ok(Self(pairs))
     }
 
-    /// A parameter's value, taken out.
+    /// Removes a parameter and returns its value.
     pub(super) fn take(&mut self, name: &str) -> Option<String> {
         let place = self.0.iter().position(|(key, _)| key == name)?;
         Some(self.0.swap_remove(place).1)
     }
 }
 
-/// What a list of `resource` is asked for. `more` are parameters besides a list's own; they are returned beside it.
+/// Parses the parameters of a request for a list of `resource`. The parameters named in `more` are allowed as well and returned separately.
 pub(super) fn list(resource: &Resource, uri: &Uri, more: &[&str]) -> Result<(List, Parameters), Problem> {
     let mut known: Vec<&str> = resource.filters.iter().map(|(name, _)| *name).chain(more.iter().copied()).collect();
     if !resource.sorts.is_empty() {
@@ -46,7 +46,7 @@ pub(super) fn list(resource: &Resource, uri: &Uri, more: &[&str]) -> Result<(Lis
     let limit = match parameters.take("limit") {
         None => DEFAULT_LIMIT,
         Some(limit) => limit.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
-            Problem::question(format!("invalid value {limit:?} for limit: expected a number from 1 to {MAX_LIMIT}"))
+            Problem::bad_request(format!("invalid value {limit:?} for limit: expected a number from 1 to {MAX_LIMIT}"))
         })?,
     };
     let mut list = List { limit, cursor: parameters.take("continue"), ..List::default() };
@@ -54,7 +54,7 @@ pub(super) fn list(resource: &Resource, uri: &Uri, more: &[&str]) -> Result<(Lis
         let field = sort.strip_prefix('-').unwrap_or(&sort);
         if !resource.sorts.contains(&field) {
             let known = resource.sorts.join(", ");
-            return Err(Problem::question(format!(
+            return Err(Problem::bad_request(format!(
                 "invalid value {sort:?} for sort: expected one of {known}, with the prefix - for descending order"
             )));
         }
@@ -75,24 +75,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_is_understood_whole_or_refused_with_what_is_known() {
-        let ask = |query: &str| list(&LAYERS, &format!("/x?{query}").parse().unwrap(), &[]).map(|(list, _)| list);
-        let all = ask("state=known&sort=-findings&limit=7&continue=abc&node=a%20b").unwrap();
+    fn list_parameters_are_parsed_and_invalid_ones_are_refused_with_the_valid_ones() {
+        let parse = |query: &str| list(&LAYERS, &format!("/x?{query}").parse().unwrap(), &[]).map(|(list, _)| list);
+        let all = parse("state=known&sort=-findings&limit=7&continue=abc&node=a%20b").unwrap();
         assert_eq!(all.filters, [("state", "known"), ("node", "a b")].map(|(key, value)| (key.into(), value.into())));
         assert_eq!((all.sort.as_deref(), all.descending, all.limit), (Some("findings"), true, 7));
         assert_eq!(all.cursor.as_deref(), Some("abc"));
-        assert_eq!(ask("").unwrap(), List { limit: DEFAULT_LIMIT, ..List::default() });
-        for (query, says) in [
-            ("colour=red", "expected one of id, state, disputed, node, stack, sort, limit, continue"),
-            ("sort=colour", "expected one of id, findings, containers"),
+        assert_eq!(parse("").unwrap(), List { limit: DEFAULT_LIMIT, ..List::default() });
+        for (query, expected) in [
+            ("color=red", "expected one of id, state, disputed, node, stack, sort, limit, continue"),
+            ("sort=color", "expected one of id, findings, containers"),
             ("sort=--id", "expected one of id"),
             ("limit=0", "from 1 to 1000"),
             ("limit=1001", "from 1 to 1000"),
             ("limit=all", "from 1 to 1000"),
             ("node=a&node=b", "duplicate parameter"),
         ] {
-            let problem = format!("{:?}", ask(query).unwrap_err());
-            assert!(problem.contains(says), "{query}: {problem}");
+            let problem = format!("{:?}", parse(query).unwrap_err());
+            assert!(problem.contains(expected), "{query}: {problem}");
         }
         let uri = "/x?q=bash&limit=2".parse().unwrap();
         let (list, mut more) = list(&WHO_HAS, &uri, &["q"]).unwrap();

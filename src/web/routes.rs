@@ -1,7 +1,7 @@
 //! Endpoints: path, permission, document and handler are one declaration.
 //!
 //! An [`Endpoint`] cannot be constructed without saying who may request it, so no route inherits the permission of another one. A path without an
-//! endpoint is answered with 404, and nobody is asked about a permission for it.
+//! endpoint is answered with 404 without authorization.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,10 +25,10 @@ use super::{Api, guard};
 /// The name under which requests to unknown paths are counted.
 const UNKNOWN: &str = "unknown";
 
-/// Who may request an endpoint.
+/// The callers that may request an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
-    /// Anybody, without a token: probes, which show nothing.
+    /// Anyone, without a token: probes, which reveal no data.
     Anybody,
     /// Callers with this permission.
     Permission(Permission),
@@ -74,7 +74,7 @@ impl Endpoint {
         Self { path, method: HttpMethod::Get, access, documented: None, handler: get(handler) }
     }
 
-    /// Declares `GET path` as a probe: anybody may request it, and it waits for nobody.
+    /// Declares `GET path` as a probe, which needs no token and is not limited by [`guard::limit`].
     pub(super) fn probe<T: 'static>(path: &'static str, handler: impl Handler<T, Api>) -> Self {
         Self { path, method: HttpMethod::Get, access: Access::Anybody, documented: None, handler: get(handler) }
     }
@@ -89,7 +89,7 @@ pub(super) struct Route {
     pub(super) permission: Permission,
 }
 
-/// Serves endpoints, and nothing else.
+/// Returns the router of the endpoints.
 pub(super) fn router(api: &Api, endpoints: Vec<Endpoint>) -> Router<Api> {
     let mut router = OpenApiRouter::with_openapi(openapi::empty());
     for Endpoint { path, method, access, documented, handler } in endpoints {
@@ -114,7 +114,7 @@ pub(super) fn router(api: &Api, endpoints: Vec<Endpoint>) -> Router<Api> {
         };
     }
     let (router, document) = router.split_for_parts();
-    // It is set here and nowhere else.
+    // Setting it fails only if it is set already, and this is the only place that sets it.
     let _ = api.document.set(openapi::finish(document));
     router.fallback(unknown).method_not_allowed_fallback(not_allowed)
 }
@@ -143,5 +143,5 @@ async fn observe(State((api, path)): State<(Api, &'static str)>, request: Reques
     answer.instrument(span).await
 }
 
-/// The document of a router, which is complete once the router is.
+/// The OpenAPI document, which is set when the router is complete.
 pub(super) type Document = Arc<std::sync::OnceLock<utoipa::openapi::OpenApi>>;

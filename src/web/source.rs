@@ -1,4 +1,4 @@
-//! Who can answer, what may be asked, and for whom.
+//! The trait by which the web module reads the aggregator's state, and its parameters.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,20 +10,20 @@ use super::model::{
 };
 use crate::store::StoreError;
 
-/// An answer that takes time.
+/// The result of a [`Source`] method.
 pub type Future<'a, T> = Pin<Box<dyn std::future::Future<Output = Result<T, Failure>> + Send + 'a>>;
 
-/// What a caller may see. Every list, count, aggregate and cursor is computed over it.
+/// The containers that a caller may read. Every list, count, aggregate and cursor is computed over the scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Everything.
+    /// All containers.
     All,
     /// Containers of pods in these Kubernetes namespaces.
     Namespaces(BTreeSet<String>),
 }
 
 impl Scope {
-    /// Whether a container of a pod in `namespace` may be seen; `None` is a container without a pod.
+    /// Returns whether the scope contains the pods of `namespace`; `None` means containers without a pod.
     pub fn sees(&self, namespace: Option<&str>) -> bool {
         match self {
             Self::All => true,
@@ -32,67 +32,68 @@ impl Scope {
     }
 }
 
-/// What a list is asked for. A resource that does not know one of the filters says so, and answers nothing.
+/// The parameters of a list request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List {
-    /// Filters: name of the field, what it has to be.
+    /// Filters, as pairs of field and value.
     pub filters: Vec<(String, String)>,
-    /// The field to sort by; the resource's own order without it.
+    /// The field to sort by; `None` for the resource's default order.
     pub sort: Option<String>,
-    /// From the greatest to the least.
+    /// Whether the order is descending.
     pub descending: bool,
-    /// Most items of a page.
+    /// Maximum number of items of the page.
     pub limit: usize,
-    /// Where to go on: a [`Page`]'s `next`.
+    /// [`Page::next`] of the previous page.
     pub cursor: Option<String>,
 }
 
-/// Who can answer: the aggregator.
+/// The state that the web module serves; the aggregator implements it.
+///
+/// Every method returns only what is in the scope. [`list`](super::list) documents the filters and sort orders of lists.
 pub trait Source: Send + Sync {
-    /// The state of everything.
+    /// Returns the status.
     fn status<'a>(&'a self, scope: &'a Scope) -> Future<'a, Status>;
-    /// Workloads. Sorts: `name`, `findings`.
+    /// Lists workloads.
     fn workloads<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<WorkloadItem>>;
-    /// The workload of a namespace, by its kind, as people write it, and its name.
+    /// Returns the workload with this namespace, kind (in any form that kubectl accepts) and name.
     fn workload<'a>(&'a self, scope: &'a Scope, named: [&'a str; 3]) -> Future<'a, WorkloadDetail>;
-    /// Configuration issues of workloads.
+    /// Lists configuration issues.
     fn issues<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<IssueItem>>;
-    /// Nodes. Filters: `name`, `attached`, `distrusted`.
+    /// Lists nodes.
     fn nodes<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<NodeItem>>;
-    /// Containers. Filters: `node`, `namespace`, `pod`, `name`, `image`, `stack`, `coverage`.
+    /// Lists containers.
     fn containers<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<ContainerItem>>;
-    /// Images. Filters: `name`, `stack`, `layer`, `coverage`, `namespace`, `node`.
+    /// Lists images.
     fn images<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<ImageItem>>;
-    /// Layers. Filters: `id`, `state`, `disputed`, `node`, `stack`. Sorts: `id`, `findings` (impact), `containers`.
+    /// Lists layers.
     fn layers<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<LayerItem>>;
-    /// Packages. Filters: `type`, `name`, `version`, `stack`, `namespace`, `node`. Sorts: `purl`, `containers`.
+    /// Lists packages.
     fn packages<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<PackageItem>>;
-    /// Findings. Filters: `id`, `package`, `severity` (at least), `status`, `node`, `namespace`, `container`, `image`, `stack`.
-    /// Sorts: `severity`, `id`.
+    /// Lists findings.
     fn findings<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<FindingItem>>;
-    /// What a problem touches, by any of its names.
+    /// Returns the vulnerability with this ID or alias, and the packages and containers that it affects.
     fn advisory<'a>(&'a self, scope: &'a Scope, id: &'a str) -> Future<'a, AdvisoryItem>;
-    /// Who has a package or a problem. `limit` and `cursor` as in a list.
+    /// Lists the containers with a package or a vulnerability. Only `limit` and `cursor` of `list` are used.
     fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, Page<HasItem>>;
-    /// Takes the advisory database in `file`, which `who` has pushed, and matches everything against it. A signature that came with it lies
-    /// beside it, as `FILE.minisig`. What is still there afterwards is removed.
-    fn push_database<'a>(&'a self, who: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed>;
-    /// Believes a node no more, or again. Returns how many layers have to be read again.
+    /// Stores the advisory database in `file`, which `caller` has pushed, and matches all packages against it. If the request had a
+    /// signature, it is in `FILE.minisig`. The web module removes both files afterwards.
+    fn push_database<'a>(&'a self, caller: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed>;
+    /// Distrusts a node, or trusts it again. Returns the number of layers that other nodes have to read again.
     fn distrust<'a>(&'a self, node: &'a str, distrusted: bool) -> Future<'a, u64>;
 }
 
-/// A question could not be answered.
+/// Why a [`Source`] could not answer a request. Each variant contains the message for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// It is none, and why.
-    Question(String),
-    /// There is no such thing, as far as the caller may see.
+    /// The request is invalid.
+    Invalid(String),
+    /// The object does not exist, or the caller may not read it.
     Missing(String),
-    /// What was offered was refused.
+    /// The change was refused.
     Refused(String),
     /// The store could not be read.
     Store(String),
-    /// It was begun, and is not complete yet.
+    /// The change was started and is not complete yet.
     Unavailable(String),
 }
 

@@ -1,4 +1,4 @@
-//! Log events that somebody outside can cause at any rate: one event per interval, with the number of those left out.
+//! Rate limit for log events that clients can cause: one event per interval, with the number of events left out.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Throttle(Mutex<(Option<Instant>, u64)>);
 
 impl Throttle {
-    /// Returns how many events were left out since the last one that was logged, or `None` where this one is left out, too.
+    /// Returns the number of events left out since the last logged one, or `None` if this event is to be left out as well.
     pub(super) fn admit(&self, now: Instant) -> Option<u64> {
         let mut state = lock(&self.0);
         let (last, left_out) = *state;
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_one_event_per_interval_and_none_is_left_uncounted() {
+    fn one_event_per_interval_is_logged_and_all_others_are_counted() {
         let throttle = Throttle::default();
         let start = Instant::now();
         assert_eq!(throttle.admit(start), Some(0));

@@ -116,7 +116,7 @@ enum End {
     Stopped,
 }
 
-/// How long the agent finishes what it delivers after a signal.
+/// Maximum time after a signal in which deliveries in progress are completed.
 pub(super) const DRAIN: Duration = Duration::from_secs(4);
 
 pub(super) struct Node {

@@ -273,7 +273,7 @@ async fn deliver(
     }
 }
 
-/// What ended a stream.
+/// The reason for the end of a stream.
 enum Ended {
     /// The aggregator.
     Stream,

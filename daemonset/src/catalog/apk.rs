@@ -17,7 +17,7 @@ impl Cataloger for Apk {
     }
 
     fn wants(&self, path: &[u8]) -> Want {
-        // Under usr/ where the distribution has merged /lib into it.
+        // Below usr/ if the distribution has merged /lib into /usr/lib.
         if matches!(path, b"lib/apk/db/installed" | b"usr/lib/apk/db/installed") { Want::Yes } else { Want::No }
     }
 
@@ -51,7 +51,7 @@ impl Cataloger for Apk {
     }
 }
 
-/// The package that is being read, and the file that its last lines name.
+/// The package that is being read, and the file that its last lines describe.
 #[derive(Default)]
 struct Record {
     name: Option<String>,
@@ -59,10 +59,10 @@ struct Record {
     arch: Option<String>,
     origin: Option<String>,
     license: Option<String>,
-    /// Folder of the files that follow, and where in `path` their names begin.
+    /// Directory of the following files, and the offset in `path` at which their names start.
     path: Vec<u8>,
     folder: usize,
-    /// `path` is a file that waits for its digest.
+    /// Whether `path` is a file whose digest was not read yet.
     waiting: bool,
     digest: Option<FileDigest>,
 }
@@ -103,7 +103,7 @@ impl Record {
         }
     }
 
-    /// Records the claim on the file whose lines have ended.
+    /// Claims the current file, after its last line.
     fn claim(&mut self, collector: &mut Collector) {
         let digest = self.digest.take();
         if std::mem::take(&mut self.waiting)
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_interest_are_claimed_with_their_own_digest() {
+    fn possible_evidence_is_claimed_with_its_digest() {
         let fact = read(
             b"P:alpine-release\nV:1\nF:\nR:os-release.txt\nF:etc\nM:0:0:755\nR:none.txt\nZ:Q11Q7hNe8QpDS531guqCdrXBzoA/o=\n\
               R:os-release\na:0:0:644\nZ:Q11Q7hNe8QpDS531guqCdrXBzoA/o=\nF:usr/lib\nR:os-release\n\nR:os-release\n",
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_of_both_apks_are_known_and_others_are_none() {
+    fn digests_of_apk_2_and_3_are_parsed_and_others_are_ignored() {
         let zeros = |count| "0".repeat(count);
         for (text, expected) in [
             (format!("Q1{}=", "A".repeat(27)), Some(FileDigest::Sha1([0; 20]))),
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_costs_a_warning_and_garbage_alone_the_file() {
+    fn malformed_lines_are_a_warning_and_a_file_without_packages_is_an_error() {
         let fact = read(b"this is a corrupt db\n\nP:a\xff\nV:1\n\nP:lost\n\n\0\0\0").unwrap();
         assert_eq!(fact.packages.iter().map(|package| package.name.as_str()).collect::<Vec<_>>(), ["a\u{fffd}"]);
         assert_eq!(fact.warnings, ["2 lines are not fields", "package \"lost\" has no version"]);

@@ -7,29 +7,29 @@ use outcrop_proto::{Claim, Fact, FileDigest, Package};
 
 use super::{CatalogError, could_be_evidence};
 
-/// Longest name, version or other identifying field, bytes. Debian's longest version has 50.
+/// Maximum size of a name, version or other identifying field, in bytes. Debian's longest version has 50.
 const MAX_FIELD: usize = 1024;
 
-/// Longest declared license, bytes; longer ones are left out. RPM's `texlive` declares 2 KB.
+/// Maximum size of a declared license, in bytes; longer ones are omitted. RPM's `texlive` declares 2 KB.
 const MAX_LICENSE: usize = 8 << 10;
 
-/// What the packages of one evidence may take in memory, bytes: about 100,000 packages, more than any distribution has.
+/// Maximum memory for the packages of one piece of evidence, in bytes: about 100,000 packages, more than any distribution has.
 const MAX_PACKAGE_BYTES: usize = 32 << 20;
 
-/// What the claims of one evidence may take in memory, bytes: about 100,000 claims.
+/// Maximum memory for the claims of one piece of evidence, in bytes: about 100,000 claims.
 const MAX_CLAIM_BYTES: usize = 16 << 20;
 
-/// How many bytes of file names are looked at for claims, each counted as [`PATH_COST`] more than it has: so that
-/// neither long names nor many take long. 300,000 files, more than a desktop installs, come to 45 MB.
+/// Maximum size of all file names that are examined for claims, in bytes, with [`PATH_COST`] for each name. It limits the time for long names
+/// and for many names. The 300,000 files of a desktop have 45 MB.
 const MAX_PATH_BYTES: usize = 256 << 20;
 
-/// What it costs to look at a name, whatever its length, in bytes.
+/// Cost of examining a file name of any length, in bytes.
 const PATH_COST: usize = 64;
 
-/// Longest path that is claimed: Linux's PATH_MAX.
+/// Maximum size of a claimed path: Linux's PATH_MAX.
 const MAX_PATH: usize = 4096;
 
-/// How many warnings of one evidence are kept.
+/// Maximum number of warnings of one piece of evidence.
 const MAX_WARNINGS: usize = 32;
 
 /// Gathers packages, claims and warnings.
@@ -43,13 +43,13 @@ pub(super) struct Collector {
     path_bytes: usize,
 }
 
-/// A field as text: trimmed, invalid UTF-8 replaced.
+/// Returns a field as text, trimmed, with invalid UTF-8 replaced.
 pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.trim_ascii()).into_owned()
 }
 
 impl Collector {
-    /// Adds a package, or a warning where a field is longer than any real one.
+    /// Adds a package, or a warning if a field is too long.
     pub(super) fn package(&mut self, mut package: Package) -> Result<(), CatalogError> {
         package.licenses.retain(|license| license.len() <= MAX_LICENSE);
         let source = package.source.iter().flat_map(|source| [&source.name, &source.version]);

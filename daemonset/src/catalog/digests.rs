@@ -34,7 +34,7 @@ pub(super) fn base64<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
         } as u32)
     }
     let digits = text.iter().position(|byte| *byte == b'=').map_or(text, |end| &text[..end]);
-    // One, two or three bytes take two, three or four digits.
+    // One, two or three bytes have two, three or four digits.
     if digits.len() != (N * 8).div_ceil(6) || text.len() - digits.len() > 2 {
         return None;
     }

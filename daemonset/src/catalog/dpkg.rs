@@ -58,7 +58,7 @@ fn kind(path: &[u8]) -> Option<Kind<'_>> {
         let package = package.split(|byte| *byte == b':').next()?;
         return (!package.is_empty()).then_some(Kind::Md5sums(package));
     }
-    // Package names contain dots (`libssl1.1`), so only the extensions that dpkg uses are told apart.
+    // Package names contain dots (`libssl1.1`), so only extensions that dpkg uses are recognized.
     let extension = name.iter().rposition(|byte| *byte == b'.').map(|dot| &name[dot + 1..]);
     (folder == b"status.d" && !extension.is_some_and(|extension| CONTROL_FILES.contains(&extension)))
         .then_some(Kind::StatusD)
@@ -88,19 +88,19 @@ impl Cataloger for Dpkg {
     }
 }
 
-/// The third word of `Status`; the first is only the desired state.
+/// The state of a package: the third word of `Status`. The first word is only the desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    /// There is no third word.
+    /// The third word is missing.
     Missing,
     Installed,
     /// `not-installed` or `config-files`: the files are gone.
     Gone,
-    /// Unpacked but not configured, or half of either.
+    /// Unpacked but not configured, or only partly unpacked or configured.
     Halfway(String),
 }
 
-/// The needed fields of one stanza. Of a repeated field, which dpkg refuses, the first counts.
+/// The used fields of one stanza. The first value of a repeated field counts; dpkg refuses such stanzas.
 #[derive(Default)]
 struct Stanza {
     package: Option<String>,
@@ -117,7 +117,7 @@ impl Stanza {
                 *slot = Some(text(value)).filter(|value| !value.is_empty());
             }
         }
-        // By length first: nearly every line of a status file is another field.
+        // The length is compared first, because nearly every line of a status file is an unused field.
         match name.len() {
             7 if name.eq_ignore_ascii_case(b"Package") => first(&mut self.package, value),
             7 if name.eq_ignore_ascii_case(b"Version") => first(&mut self.version, value),
@@ -184,7 +184,7 @@ fn read_stanzas(mut lines: Lines<'_>, without_state: State) -> Result<Fact, Cata
     let (mut fields, mut strange) = (0_u64, 0_u64);
     while let Some(line) = lines.next_line()? {
         match line {
-            // The policy manual lets parsers take lines of blanks for separators too.
+            // The policy manual allows parsers to treat lines of blanks as separators.
             _ if line.iter().all(u8::is_ascii_whitespace) => stanza.finish(&without_state, &mut collector)?,
             [b' ' | b'\t' | b'#', ..] => {}
             _ => match split_field(line) {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_installed_is_listed_whatever_is_wanted_of_it() {
+    fn only_installed_packages_are_listed_in_any_desired_state() {
         let text = b"Package: a\nStatus: install ok installed\nVersion: 1\n\n\
             Package: b\nStatus: deinstall ok installed\nVersion: 1\n\n\
             Package: c\nStatus: purge ok installed\nVersion: 1\n\n\
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_have_their_own_version_where_one_is_named() {
+    fn a_source_with_a_version_of_its_own_keeps_it() {
         for (source, expected) in [
             ("", "a 1 - a 1"),
             ("Source: s\n", "a 1 - s 1"),
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_costs_a_warning_and_garbage_alone_the_file() {
+    fn malformed_lines_are_a_warning_and_a_file_without_packages_is_an_error() {
         let mut text = b"\xff\xfe\0\x01\n".repeat(3);
         text.extend_from_slice(b"Package: a\xff\nVersion: 1\n\nVersion: 2\n\nPackage: lost\n");
         let fact = read("var/lib/dpkg/status.d/x", &text).unwrap();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_without_end_costs_that_package_only() {
+    fn a_field_that_is_too_long_skips_only_its_package() {
         let text = format!("Package: {}\nVersion: 1\n\nPackage: b\nVersion: 1\n", "a".repeat(1 << 20));
         let fact = read("var/lib/dpkg/status.d/x", text.as_bytes()).unwrap();
         assert_eq!(listed(&fact), ["b 1 - b 1"]);

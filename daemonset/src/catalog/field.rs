@@ -2,18 +2,18 @@
 
 use std::borrow::Cow;
 
-/// Longest name, version or license that is kept, bytes. npm allows names of 214, Maven coordinates and Go module paths
-/// are shorter than 300 in practice.
+/// Maximum size of a name, version or license, in bytes. npm allows names of 214 bytes; Maven coordinates and Go module paths are shorter than
+/// 300 in practice.
 pub(super) const MAX_FIELD: usize = 1024;
 
-/// `bytes` as text without surrounding white space, or `None` when nothing is left or it is longer than [`MAX_FIELD`].
+/// Returns `bytes` as text without surrounding white space, or `None` if the text is empty or longer than [`MAX_FIELD`].
 /// Invalid UTF-8 is replaced.
 pub(super) fn field(bytes: &[u8]) -> Option<String> {
     let bytes = bytes.trim_ascii();
     if bytes.is_empty() || bytes.len() > MAX_FIELD {
         return None;
     }
-    // A replacement character takes three bytes for one, so the bound is checked on what came in.
+    // A replacement character has three bytes, so the limit applies to the input.
     Some(String::from_utf8_lossy(bytes).into_owned())
 }
 

@@ -52,7 +52,7 @@ pub(super) fn inflate(deflated: impl Read, limit: usize, budget: &Budget) -> Res
 pub(super) fn read_at_most(reader: impl Read, limit: usize, budget: &Budget) -> Result<Vec<u8>, CatalogError> {
     budget.spend(limit as u64)?;
     let mut bytes = Vec::new();
-    // Reserved at once, since growing by doubling would hold the bytes twice; pages that are never written cost nothing.
+    // Reserved at once, because a growing vector copies its bytes; pages that are never written use no memory.
     bytes.try_reserve_exact(limit).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
     let result = reader.take(limit as u64).read_to_end(&mut bytes);
     budget.left.set(budget.left.get().saturating_add((limit - bytes.len().min(limit)) as u64));
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn hands_out_no_more_than_the_limit() {
+    fn at_most_the_limit_is_returned() {
         let bomb = deflate(&vec![0; 4 << 20]);
         assert!(bomb.len() < 8192);
         let budget = Budget::new(1 << 20);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spent_budget_refuses() {
+    fn an_exhausted_budget_is_an_error() {
         let budget = Budget::new(1500);
         let data = deflate(&[7; 1000]);
         assert_eq!(inflate(&data[..], 1000, &budget).unwrap().len(), 1000);
@@ -98,14 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_used_of_the_limit_is_given_back() {
+    fn the_unused_part_of_a_reservation_is_returned() {
         let budget = Budget::new(1000);
         assert_eq!(inflate(&deflate(b"abc")[..], 900, &budget).unwrap(), b"abc");
         assert_eq!(budget.left.get(), 997);
     }
 
     #[test]
-    fn garbage_and_truncation_are_errors() {
+    fn malformed_and_truncated_streams_are_errors() {
         let data = deflate(&(0..=255).cycle().take(5000).collect::<Vec<u8>>());
         for length in 0..data.len() {
             assert!(inflate(&data[..length], 5001, &Budget::new(1 << 20)).is_err(), "{length}");

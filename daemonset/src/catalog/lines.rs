@@ -4,7 +4,7 @@ use memchr::memchr;
 
 use super::{CatalogError, MAX_TEXT, Source};
 
-/// Longest line that is returned whole, bytes. The longest of a Debian archive's package index has 20 KB.
+/// Maximum size of a line, in bytes. The longest line of a Debian archive's package index has 20 KB.
 const MAX_LINE: usize = 64 << 10;
 
 /// Reads a source line by line.
@@ -12,15 +12,15 @@ const MAX_LINE: usize = 64 << 10;
 /// Lines are bytes: the caller checks for UTF-8. A line longer than [`MAX_LINE`] is cut.
 pub(super) struct Lines<'a> {
     source: &'a dyn Source,
-    /// Where in the source the next read begins.
+    /// Offset of the next read.
     offset: u64,
     buffer: Vec<u8>,
-    /// The bytes of `buffer` that are read but not handed out.
+    /// Range of the bytes in `buffer` that were not returned yet.
     start: usize,
     end: usize,
-    /// The source has said all it has.
+    /// Whether the end of the source was reached.
     ended: bool,
-    /// The front of the current line was handed out already; the rest is dropped.
+    /// Whether the start of the current line was returned already; the rest is dropped.
     cut: bool,
 }
 
@@ -31,7 +31,7 @@ impl<'a> Lines<'a> {
         if size > MAX_TEXT {
             return Err(CatalogError::TooLarge { size, limit: MAX_TEXT });
         }
-        // One byte more than there is, so that the first read of a small file already sees its end.
+        // One byte more than the size, so that the first read of a small file already reaches its end.
         let room = usize::try_from(size).unwrap_or(MAX_LINE).saturating_add(1).clamp(512, MAX_LINE);
         Ok(Self { source, offset: 0, buffer: vec![0; room], start: 0, end: 0, ended: false, cut: false })
     }
@@ -79,7 +79,7 @@ impl<'a> Lines<'a> {
         self.end += read;
         self.offset += read as u64;
         if self.offset > MAX_TEXT {
-            // It has grown since it was opened.
+            // The file has grown since it was opened.
             return Err(CatalogError::TooLarge { size: self.offset, limit: MAX_TEXT });
         }
         Ok(())
@@ -140,7 +140,7 @@ mod tests {
         }
     }
 
-    /// Says that it is small and never ends.
+    /// A source that reports a small size and never ends.
     struct Endless;
 
     impl Source for Endless {
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_never_ends_is_given_up() {
+    fn a_source_that_never_ends_is_an_error() {
         let mut lines = Lines::new(&Endless).unwrap();
         let error = loop {
             match lines.next_line() {

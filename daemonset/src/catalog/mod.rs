@@ -146,12 +146,12 @@ pub trait Cataloger: Sync {
 /// Reason why evidence could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
-    /// More bytes than this format has in any real image.
+    /// The file is larger than the limit of its format.
     #[error("{size} bytes, more than the limit of {limit}")]
     TooLarge {
-        /// Bytes that there are.
+        /// Size of the file, in bytes.
         size: u64,
-        /// Bytes that would be read.
+        /// Maximum, in bytes.
         limit: u64,
     },
     /// A limit other than the size: entries, depth, inflated bytes.
@@ -165,7 +165,7 @@ pub enum CatalogError {
     /// The bytes contradict their format.
     #[error("not a valid {format}: {reason}")]
     Malformed {
-        /// The format that the path promised.
+        /// Format that the path implies.
         format: &'static str,
         /// Defect, with its position.
         reason: String,

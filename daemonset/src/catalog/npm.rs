@@ -54,13 +54,13 @@ impl Cataloger for Npm {
     }
 }
 
-/// The needed fields of a manifest. Everything else is skipped without being stored, however deep it is nested.
+/// The used fields of a manifest. All other fields are skipped at any depth of nesting.
 #[derive(Default)]
 struct Manifest {
     name: Option<String>,
     version: Option<String>,
     license: Vec<String>,
-    /// The older spelling, heeded where `license` is missing.
+    /// The older name of the field, used if `license` is missing.
     licenses: Vec<String>,
 }
 
@@ -73,7 +73,7 @@ impl<'de> Visitor<'de> for &mut Manifest {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key_seed(Key)? {
-            // Of a repeated key the last one counts, as in JavaScript.
+            // The last value of a repeated key counts, as in JavaScript.
             match key {
                 Field::Name => self.name = map.next_value_seed(Text)?,
                 Field::Version => self.version = map.next_value_seed(Text)?,
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn wants_manifests_anywhere_and_nothing_that_only_ends_so() {
+    fn manifests_are_wanted_in_any_directory() {
         for path in ["package.json", "app/package.json", "usr/share/nodejs/a/package.json"] {
             assert_eq!(Npm.wants(path.as_bytes()), Want::Yes, "{path}");
         }
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn licenses_in_every_form_that_manifests_have_had() {
+    fn licenses_of_every_form_are_read() {
         for (json, expected) in [
             (r#""license": "MIT""#, vec!["MIT"]),
             (r#""license": {"type": "ISC", "url": "https://x"}"#, vec!["ISC"]),
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_versions_must_be_strings_with_content() {
+    fn names_and_versions_must_be_nonempty_strings() {
         for json in [
             r#"{"name": "a"}"#,
             r#"{"version": "1"}"#,
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn tolerates_what_node_tolerates() {
+    fn deviations_that_node_accepts_are_accepted() {
         assert_eq!(one("\u{feff}{\"version\":\"1\",\"name\":\"@a/b\"}").0, "@a/b");
         assert_eq!(one(r#"{"name":"a","name":"b","version":"1","na\u006de":"c"}"#).0, "c");
         let invalid = b"{\"name\":\"a\",\"version\":\"1\",\"description\":\"\xff\"}";
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_ends_in_a_verdict() {
+    fn deep_nesting_is_read_or_refused() {
         for key in ["x", "name", "license"] {
             let deep = format!(r#"{{"{key}": {}{}, "n": 1}}"#, "[".repeat(100_000), "]".repeat(100_000));
             let _ = read(deep.as_bytes());

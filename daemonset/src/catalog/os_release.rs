@@ -8,7 +8,7 @@ use super::{CatalogError, Cataloger, Evidence, Want};
 /// Maximum size of an `os-release`, bytes. Real ones have less than 1 KB.
 const MAX_SIZE: u64 = 64 << 10;
 
-/// Reads the distribution. Where both files exist, the merge prefers `etc` over `usr/lib`.
+/// Reads the distribution. If both files exist, the merge prefers `etc` over `usr/lib`.
 pub(super) struct OsRelease;
 
 impl Cataloger for OsRelease {
@@ -26,14 +26,14 @@ impl Cataloger for OsRelease {
     }
 }
 
-/// Returns the distribution, or `None` where no line names it.
+/// Returns the distribution, or `None` if no line describes it.
 fn distribution(text: &str) -> Option<Distribution> {
     let (mut id, mut name, mut pretty) = (None, None, None);
     let mut distribution = Distribution::default();
     let mut said = false;
     for line in text.lines() {
         let Some((key, value)) = line.trim_start().split_once('=') else { continue };
-        // As in a shell the last assignment counts.
+        // The last assignment counts, as in a shell.
         match key {
             "ID" => id = Some(unquoted(value).to_ascii_lowercase()),
             "VERSION_ID" => distribution.version_id = unquoted(value),
@@ -68,7 +68,7 @@ fn unquoted(value: &str) -> String {
             ('\\', None) => plain.extend(chars.next()),
             ('\\', Some('"')) => match chars.next() {
                 Some(escaped @ ('$' | '"' | '\\' | '`')) => plain.push(escaped),
-                // In double quotes the backslash is itself before anything else.
+                // Within double quotes, a backslash before any other character is literal.
                 other => plain.extend(std::iter::once('\\').chain(other)),
             },
             (char, _) => plain.push(char),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn debian_and_alma_are_read_whole() {
+    fn all_fields_of_debian_and_alma_are_read() {
         let debian = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\n\
                       VERSION_CODENAME=bookworm\nID=debian\nHOME_URL=\"https://www.debian.org/\"\n";
         let expected = Distribution {
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_id_it_is_linux_and_without_a_word_it_is_nothing() {
+    fn a_file_without_an_id_is_linux_and_an_empty_one_is_no_distribution() {
         assert_eq!(
             distribution("NAME=Mine\n").map(|found| (found.id, found.name)),
             Some(("linux".into(), "Mine".into()))

@@ -11,7 +11,7 @@ use super::field::field;
 use super::zip::{Archive, Work};
 use super::{CatalogError, Cataloger, Evidence, Source, Want};
 
-/// Maximum size of headers, bytes. The longest of real wheels have 100 KB: they contain the texts of many licenses.
+/// Maximum size of headers, bytes. The longest headers of real wheels have 100 KB: they contain the texts of many licenses.
 const MAX_HEADERS: usize = 1 << 20;
 
 /// Size of a read of metadata, bytes. Nearly all headers end in the first one.
@@ -60,7 +60,7 @@ fn is_egg_metadata(path: &[u8]) -> bool {
     path.strip_suffix(b"/PKG-INFO").is_some_and(|dir| dir.ends_with(b"egg-info") || dir.ends_with(b"EGG-INFO"))
 }
 
-/// Returns the bytes up to the first blank line, without reading the readme behind it.
+/// Returns the bytes up to the first blank line, without reading the readme that follows.
 fn headers(source: &dyn Source) -> Result<Vec<u8>, CatalogError> {
     let mut bytes = Vec::new();
     loop {
@@ -68,7 +68,7 @@ fn headers(source: &dyn Source) -> Result<Vec<u8>, CatalogError> {
         bytes.resize(start + CHUNK, 0);
         let read = source.read_at(start as u64, &mut bytes[start..])?;
         bytes.truncate(start + read);
-        // The end of the headers may lie across the seam: CR LF CR LF has four bytes.
+        // The blank line (CR LF CR LF) may span two reads.
         if read == 0 || bytes[start.saturating_sub(3)..].windows(2).any(|pair| pair == b"\n\n" || pair == b"\n\r") {
             return Ok(bytes);
         }
@@ -91,7 +91,7 @@ fn egg_headers(source: &dyn Source) -> Result<Option<Vec<u8>>, CatalogError> {
     }
 }
 
-/// Parses the distribution that metadata headers describe.
+/// Parses the distribution that the headers describe.
 fn distribution(headers: &[u8]) -> Result<Option<Package>, CatalogError> {
     let mut name = None;
     let mut version = None;
@@ -116,14 +116,14 @@ fn distribution(headers: &[u8]) -> Result<Option<Package>, CatalogError> {
 
     let missing = |what: &str| CatalogError::malformed("Python metadata", format!("no {what}"));
     let name = name.ok_or_else(|| missing("name"))?;
-    // Distributions write an egg-info for the interpreter itself. It is no package of the index, and they list it.
+    // Linux distributions write an egg-info for the interpreter itself. It is not a package of the index, and their own databases list it.
     if name == "Python" {
         return Ok(None);
     }
     let version = version.ok_or_else(|| missing("version"))?;
 
     let mut package = Package::new(PackageType::Pypi, name, version);
-    // Before there were expressions, `License` held a name, a text of many lines, or nothing of use.
+    // Before license expressions existed, `License` contained a name, a text of many lines, or nothing useful.
     let named = license.filter(|text| !text.contains(&b'\n') && *text != b"UNKNOWN").and_then(field);
     package.licenses = match expression.or(named) {
         Some(license) => vec![license],
@@ -132,7 +132,7 @@ fn distribution(headers: &[u8]) -> Result<Option<Package>, CatalogError> {
     Ok(Some(package))
 }
 
-/// `MIT License` of `License :: OSI Approved :: MIT License`.
+/// Returns `MIT License` for `License :: OSI Approved :: MIT License`.
 fn license_classifier(value: &[u8]) -> Option<String> {
     let parts = value.strip_prefix(b"License :: ")?;
     let last = parts.windows(4).rposition(|sep| sep == b" :: ").map_or(parts, |at| &parts[at + 4..]);
@@ -161,13 +161,13 @@ impl<'b> Iterator for Headers<'b> {
             if self.rest[..end].trim_ascii_end().is_empty() {
                 return None;
             }
-            // A line that starts with white space belongs to the header before it.
+            // A line that starts with white space continues the previous header.
             while matches!(self.rest.get(end), Some(b' ' | b'\t')) {
                 end += line_end(&self.rest[end..]);
             }
             let (header, rest) = self.rest.split_at(end);
             self.rest = rest;
-            // A line without a colon is no header; pip passes over it too.
+            // A line without a colon is skipped, as in pip.
             if let Some(colon) = header.iter().position(|&byte| byte == b':') {
                 return Some((header[..colon].trim_ascii(), header[colon + 1..].trim_ascii()));
             }
@@ -216,14 +216,14 @@ mod tests {
     fn headers_end_at_the_blank_line() {
         let package = one("Metadata-Version: 2.1\r\nName: a_B\r\nVersion: 1.0\r\n\r\nName: other\r\n");
         assert_eq!((package.name.as_str(), package.version.as_str()), ("a_B", "1.0"));
-        // A readme of any size is not read.
+        // The readme is not read.
         let mut long = b"Name: a\nVersion: 1\n\n".to_vec();
         long.resize(5 << 20, b'x');
         assert_eq!(read(b"a.egg-info", &long).unwrap().packages.len(), 1);
     }
 
     #[test]
-    fn continued_lines_and_odd_lines_are_survived() {
+    fn continuation_lines_are_joined_and_malformed_lines_are_skipped() {
         let package =
             one("\n\nno header\nName:a\nLicense: text\n  more\n\tand more\nDescription: x\n \n y\nVersion: 9\n");
         assert_eq!(package.version, "9", "a blank line inside a folded header is white space");
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn without_name_or_version_it_is_malformed_and_the_interpreter_is_left_out() {
+    fn metadata_without_name_or_version_is_malformed_and_the_interpreter_is_skipped() {
         for metadata in ["", "\n", "Name: a\n", "Version: 1\n", "Name:\nVersion: 1\n", "\u{0}\u{1}"] {
             let result = read(b"a.dist-info/METADATA", metadata.as_bytes());
             assert!(matches!(result, Err(CatalogError::Malformed { .. })), "{metadata:?}");
@@ -256,13 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn headers_without_end_are_refused() {
+    fn headers_that_are_too_long_are_refused() {
         let endless = b"Keywords: x\n".repeat(MAX_HEADERS / 8);
         assert!(matches!(read(b"a.egg-info", &endless), Err(CatalogError::Limit { .. })));
     }
 
     #[test]
-    fn the_seam_between_two_reads_hides_no_blank_line() {
+    fn a_blank_line_across_two_reads_is_found() {
         for size in CHUNK - 8..CHUNK + 8 {
             for end in ["\n\n", "\r\n\r\n"] {
                 let head = format!("Name: a{nl}Version: 1{nl}X: ", nl = &end[..end.len() / 2]);

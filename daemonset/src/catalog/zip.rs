@@ -10,23 +10,23 @@ use rawzip::{CompressionMethod, ErrorKind, MAX_CENTRAL_DIRECTORY_RECORD_SIZE, Re
 use super::inflate::{Budget, inflate, read_at_most};
 use super::{CatalogError, Source};
 
-/// Bytes that are inflated or digested for one evidence, over all its archives. The largest war files of Jenkins and
-/// its plugins have 400 MB.
+/// Maximum number of bytes that are inflated or digested for one piece of evidence, over all its archives. The largest war files of Jenkins
+/// and its plugins have 400 MB.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// Entries that are looked at for one evidence, over all its archives. Fat jars have 100,000.
+/// Maximum number of entries that are examined for one piece of evidence, over all its archives. Fat jars have 100,000.
 const MAX_ENTRIES: u64 = 2_000_000;
 
-/// Entries that are kept for one evidence: nested archives and files that say what an archive is.
+/// Maximum number of selected entries for one piece of evidence: nested archives, and files that describe an archive.
 const MAX_WANTED: u64 = 20_000;
 
-/// How far from its end the end of an archive's directory is searched: its own 22 bytes and the longest comment.
+/// Maximum distance of the end-of-directory record from the end of the archive: its own 22 bytes and the longest comment.
 const MAX_COMMENT: u64 = 22 + 65_535;
 
-/// Longest path inside an archive, bytes.
+/// Maximum size of a path inside an archive, in bytes.
 const MAX_NAME: usize = 1024;
 
-/// What one evidence may still cost, and the buffer that its archives take turns in.
+/// The remaining budget for one piece of evidence, and the buffer that its archives share.
 pub(super) struct Work {
     /// Bytes to inflate or digest.
     pub(super) budget: Budget,
@@ -41,7 +41,7 @@ impl Work {
             budget: Budget::new(MAX_BYTES),
             entries: Cell::new(0),
             wanted: Cell::new(0),
-            // Directories are read through this buffer; with less a record could be too long for it.
+            // Directories are read through this buffer, and a smaller one could not hold every record.
             buffer: vec![0; MAX_CENTRAL_DIRECTORY_RECORD_SIZE],
         }
     }
@@ -52,7 +52,7 @@ fn count(counter: &Cell<u64>, what: &'static str, limit: u64) -> Result<(), Cata
     if counter.get() > limit { Err(CatalogError::Limit { what, limit }) } else { Ok(()) }
 }
 
-/// A [`Source`] as rawzip wants it.
+/// Adapts a [`Source`] to rawzip.
 struct At<'s>(&'s dyn Source);
 
 impl ReaderAt for At<'_> {
@@ -61,7 +61,7 @@ impl ReaderAt for At<'_> {
     }
 }
 
-/// A range of a source, as a source of its own.
+/// A range of a source, as a source.
 pub(super) struct Part<'s> {
     source: &'s dyn Source,
     start: u64,
@@ -89,11 +89,11 @@ pub(super) struct Archive<'s> {
     inner: rawzip::ZipArchive<At<'s>>,
 }
 
-/// An entry that was wanted.
+/// A selected entry.
 pub(super) struct Entry {
     /// Path in the archive, invalid UTF-8 replaced.
     pub(super) name: String,
-    /// Declared size when inflated, bytes. Nothing beyond it is ever inflated.
+    /// Declared size after inflating, in bytes. Nothing beyond it is inflated.
     pub(super) size: u64,
     method: CompressionMethod,
     encrypted: bool,
@@ -102,14 +102,14 @@ pub(super) struct Entry {
 
 /// The bytes of an entry.
 pub(super) enum Content<'s> {
-    /// They lie in the archive as they are.
+    /// The entry is stored without compression.
     Stored(Part<'s>),
-    /// They have to be inflated.
+    /// The entry is deflated.
     Deflated,
 }
 
 impl<'s> Archive<'s> {
-    /// Finds the directory of the archive `source`, or says that there is none.
+    /// Opens the archive `source`, or returns `None` if it has no directory.
     pub(super) fn open(source: &'s dyn Source, work: &mut Work) -> Result<Option<Self>, CatalogError> {
         let located = ZipLocator::new().max_search_space(MAX_COMMENT).locate_in_reader(
             At(source),
@@ -123,10 +123,9 @@ impl<'s> Archive<'s> {
         }
     }
 
-    /// Calls `wanted` with the path of every file (directories are left out), and returns the entries that it wants
-    /// with what it answered.
+    /// Calls `wanted` with the path of every file, without directories, and returns the entries that it selects, with its results.
     ///
-    /// A directory that breaks off yields the entries before, and the error; a path that is too long, all others.
+    /// If the archive's directory is truncated, the entries before are returned with the error. Entries with a path that is too long are skipped.
     pub(super) fn entries<T>(
         &self,
         work: &mut Work,
@@ -163,7 +162,7 @@ impl<'s> Archive<'s> {
         (found, error.or(too_long))
     }
 
-    /// Where the bytes of `entry` are.
+    /// Returns the content of `entry`.
     pub(super) fn content(&self, entry: &Entry) -> Result<Content<'s>, CatalogError> {
         if entry.encrypted {
             return Err(CatalogError::Unsupported("an encrypted entry"));
@@ -181,7 +180,7 @@ impl<'s> Archive<'s> {
         }
     }
 
-    /// The first bytes of `entry`: no more than `limit`, and no more than it declares.
+    /// Returns the first bytes of `entry`: at most `limit`, and at most its declared size.
     pub(super) fn head(&self, entry: &Entry, limit: usize, work: &Work) -> Result<Vec<u8>, CatalogError> {
         let limit = usize::try_from(entry.size).unwrap_or(usize::MAX).min(limit);
         let content = self.content(entry)?;
@@ -192,7 +191,7 @@ impl<'s> Archive<'s> {
         }
     }
 
-    /// All bytes of `entry`, which are as many as it declares.
+    /// Returns all bytes of `entry`; their number must equal the declared size.
     pub(super) fn whole(&self, entry: &Entry, work: &Work) -> Result<Vec<u8>, CatalogError> {
         let size = usize::try_from(entry.size).unwrap_or(usize::MAX);
         let bytes = self.head(entry, size, work)?;

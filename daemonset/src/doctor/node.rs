@@ -1,4 +1,4 @@
-//! What a node offers: its kernel, containerd, storage, rights.
+//! Checks of a node: kernel, containerd, storage, rights.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::runtime;
 use crate::runtime::containerd::{Client, PLACES};
 use crate::worker::{Landlock, Program, Started, WorkerError};
 
-/// Where containerd keeps its storage: its own default, k3s, RKE2, k0s, `MicroK8s`.
+/// Root directories of containerd: its own default, and those of k3s, RKE2, k0s, `MicroK8s`.
 const ROOTS: &[&str] = &[
     "/var/lib/containerd",
     "/var/lib/rancher/k3s/agent/containerd",
@@ -229,7 +229,7 @@ fn judge_capabilities(standing: Standing, held: CapabilitySet) -> Check {
     }
 }
 
-/// What a worker can be kept from, and whether it can see overlay's marks: a worker is started to try.
+/// Starts a worker to check its sandbox, and whether it can see overlay's marks.
 pub(super) fn cage(standing: Standing) -> Vec<Check> {
     judge_cage(standing, &Program::this().started())
 }
@@ -270,7 +270,7 @@ fn judge_cage(standing: Standing, started: &Result<Started, WorkerError>) -> Vec
     vec![cage, marks]
 }
 
-/// Whether an agent lives here.
+/// Returns whether an agent lives here.
 pub(super) fn processes(standing: Standing) -> Check {
     match (heartbeat::probe(None), standing) {
         (Ok(line), _) => Check::ok("agent", line),

@@ -16,7 +16,7 @@ use tonic::{Code, Request, Status};
 use super::Check;
 use crate::agent::Aggregator;
 
-/// How long a connection may take.
+/// Maximum time to connect.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Clocks that are further apart make certificates and tokens seem to have ended, or not to have begun.
@@ -177,7 +177,7 @@ pub fn skew(date: &str, here: Timestamp) -> Option<i64> {
     Some(here.as_second() - there.as_second())
 }
 
-/// How far this clock and another may be apart.
+/// Maximum difference between this clock and another one.
 pub fn judge_clock(name: &str, ahead: i64, whose: &str) -> Check {
     let apart = ahead.abs();
     let found = match ahead {
@@ -195,7 +195,7 @@ pub fn judge_clock(name: &str, ahead: i64, whose: &str) -> Check {
     }
 }
 
-/// What a token says of itself. It is not verified: the aggregator does that.
+/// The claims of a token. They are not verified here; the aggregator verifies them.
 #[derive(Deserialize)]
 struct Claims {
     exp: Option<i64>,

@@ -25,7 +25,7 @@ pub struct Start {
     pub image: String,
 }
 
-/// What must be the same after a scan as before it, or the scan's result is discarded.
+/// The identity of a container's storage. If it differs after a scan, the result of the scan is discarded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
     pub(super) key: ContainerKey,

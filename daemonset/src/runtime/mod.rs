@@ -1,4 +1,4 @@
-//! Which containers run on this node?
+//! The container runtimes of a node: which containers exist, and where their files are stored.
 //!
 //! [`RuntimeClient`] is the interface of one container runtime; [`containerd`] is its only implementation so far. A client returns
 //! plain [`outcrop_proto::Container`] records: it parses no image bytes and touches no storage.

@@ -14,7 +14,7 @@ use super::{LayerPlace, StackPlace, mounted_root};
 use crate::snapshot::{self, Located};
 use crate::worker::Program;
 
-/// Where a container can be read.
+/// The directories from which a container can be read.
 #[derive(Clone, Debug)]
 pub enum Place {
     /// It is not read, for this reason.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use outcrop_proto::{Container, Coverage, CoverageState, Mount};
 
-/// Where a container's root filesystem can be read.
+/// The directories from which a container's root file system can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Located {
     /// One directory per layer: results belong to the layer and can be shared.

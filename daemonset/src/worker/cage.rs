@@ -31,7 +31,7 @@ const MAX_CPU: u64 = 120;
 /// Maximum number of open files of a worker: the largest stack that overlayfs accepts, and some more.
 pub(super) const MAX_FILES: u64 = 640;
 
-/// How much of Landlock is enforced.
+/// The enforced part of Landlock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Landlock {
     /// This kernel has no Landlock, or it is disabled: only seccomp and limits hold.
@@ -45,7 +45,7 @@ pub enum Landlock {
 /// The cage of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cage {
-    /// How much of Landlock is enforced.
+    /// The enforced part of Landlock.
     pub landlock: Landlock,
 }
 
@@ -170,7 +170,7 @@ fn read_only(no_net: BitFlags<AccessNet>, more: Vec<Entry>) -> Result<Cage, Cage
     if let Ok(root) = PathFd::new("/") {
         rules = rules.add_rule(PathBeneath::new(root, AccessFs::from_read(ABI_WANTED)))?;
     }
-    // The null device is where a child's unwanted output goes.
+    // The null device discards unwanted output of children.
     if let Ok(null) = PathFd::new("/dev/null") {
         rules = rules.add_rule(PathBeneath::new(null, AccessFs::ReadFile | AccessFs::WriteFile))?;
     }
@@ -213,7 +213,7 @@ pub fn enter_runtime_cage() -> Result<Cage, CageError> {
     let own = [
         (libc::SYS_ioctl, vec![rule(vec![equals(1, libc::FIONBIO)?])?]),
         (libc::SYS_socket, vec![rule(vec![equals(0, libc::AF_UNIX as u64)?])?]),
-        // Two ends that lead nowhere else: the asynchronous runtime makes itself a pair where it was built with signals.
+        // A socket pair connects to nothing else; tokio creates one if it was built with signals.
         (libc::SYS_socketpair, vec![rule(vec![equals(0, libc::AF_UNIX as u64)?])?]),
         (libc::SYS_prctl, vec![rule(vec![equals(0, libc::PR_SET_NAME as u64)?])?]),
     ];
@@ -316,7 +316,7 @@ mod older {
         libc::SYS_mknod,
     ];
 
-    /// Where the kernel has the x32 ABI, each call has a second number: the same with this bit, and for a few calls another one
+    /// If the kernel has the x32 ABI, each call has a second number: the same with this bit, and for a few calls another one
     /// (arch/x86/entry/syscalls/syscall_64.tbl). A deny-list must contain them.
     pub(super) fn under_other_numbers(table: &mut super::Rules) {
         const X32: i64 = 0x4000_0000;
@@ -372,7 +372,7 @@ fn shared_rules() -> impl Iterator<Item = Result<Entry, CageError>> {
 
 fn worker_rules() -> Result<Vec<Entry>, CageError> {
     let to_pipe = |call| Ok((call, vec![rule(vec![equals(0, libc::STDOUT_FILENO as u64)?])?]));
-    // Reading only: no access mode but O_RDONLY, nothing created or truncated.
+    // Only O_RDONLY is allowed, without flags that create or truncate a file.
     let forbidden = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_TMPFILE & !libc::O_DIRECTORY;
     let read_only = |call| Ok((call, vec![rule(vec![condition(2, Op::MaskedEq(forbidden as u64), 0)?])?]));
     // Advice about one's own reading; advice to drop pages would reach those of who runs here.
@@ -396,7 +396,7 @@ fn deny_changes(more: Vec<Entry>) -> Result<BpfProgram, CageError> {
     let ioctl = harmless.map(|request| condition(1, Op::Ne, request)).into_iter().collect::<Result<_, _>>()?;
     let mut table: Rules = CHANGING_CALLS.iter().chain(older::CHANGING).map(|call| (*call, Vec::new())).collect();
     table.insert(libc::SYS_ioctl, vec![rule(ioctl)?]);
-    // Pages that a running container shares are not ours to drop.
+    // Dropping pages would slow down containers that share them.
     table.insert(libc::SYS_fadvise64, vec![rule(vec![equals(3, libc::POSIX_FADV_DONTNEED as u64)?])?]);
     table.extend(more);
     older::under_other_numbers(&mut table);

@@ -130,10 +130,10 @@ fn end_with_the_pipe() {
             std::process::exit(1);
         }
         let mut byte = [0];
-        // Nothing more is ever sent: this returns at the end of the stream.
+        // The parent sends nothing more, so this returns at the end of the stream.
         let _ = rustix::io::read(std::io::stdin(), &mut byte);
         std::process::exit(1);
     });
-    // The thread holds no capability before the first byte is looked at.
+    // This thread drops its capabilities before the first byte is read.
     let _ = is_ready.recv();
 }

@@ -82,7 +82,7 @@ fn step(number: u32, entry: History, texts: bool) -> Step {
     let mut text = entry.created_by.unwrap_or_default();
     let keyword = keyword(&text).to_owned();
     let created = entry.created.and_then(|time| time.parse::<jiff::Timestamp>().ok());
-    // The year 1 is how Go writes that a time is not known.
+    // Go writes an unknown time as the year 1.
     let created = created.map_or(0, |time| time.as_second().max(0));
     text.truncate(if texts { text.floor_char_boundary(MAX_TEXT) } else { 0 });
     Step { number, keyword, created, text }
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_is_known_by_its_instruction_and_nothing_else_of_it_is_told() {
+    fn only_the_instruction_of_a_step_is_reported() {
         let cases = [
             ("RUN /bin/sh -c echo hunter2 # buildkit", "RUN"),
             ("COPY . /app # buildkit", "COPY"),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_that_does_not_fit_costs_the_steps_only() {
+    fn a_history_that_does_not_match_the_layers_loses_the_steps_only() {
         for history in ["null", "7", "[]", "[{}, {}]", r#"[{"created": 7}]"#, r#"{"a": []}"#] {
             let text = format!(r#"{{"rootfs": {{"diff_ids": ["sha256:1"]}}, "history": {history}}}"#);
             let parsed = parse_image_config(text.as_bytes(), true).unwrap();

@@ -261,7 +261,7 @@ impl Program {
         };
         let mut answer = S::default();
         let outcome = worker.hear(&mut answer, limit, &self.counters);
-        // Whatever it still does, it is done.
+        // The job is over, so the worker is not needed any more.
         let _ = worker.child.kill();
         let status = worker.child.wait().map_err(WorkerError::Start)?;
         Ok(match outcome.map_err(|error| WorkerError::Answer(error.to_string()))? {
@@ -301,7 +301,7 @@ impl Program {
             .map_err(io::Error::from)
             .and_then(|_| io::Write::write_all(&mut Socket(ours.as_fd()), &bytes));
         match sent {
-            // A worker that died at once is heard as such below.
+            // A worker that died immediately is detected when its pipe is read.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 child.kill()?;
                 child.wait()?;
@@ -346,14 +346,14 @@ impl io::Write for Socket<'_> {
     }
 }
 
-/// What a worker reported beside its answer.
+/// Reports of a worker in addition to its answer.
 #[derive(Debug)]
 struct Finished {
     started: Started,
     work: Work,
 }
 
-/// How a job ended.
+/// The result of a job.
 enum Outcome<S> {
     Done(Finished, S),
     Failed(WorkerError),
@@ -390,7 +390,7 @@ fn in_words(paths: &[Vec<u8>]) -> String {
     quoted.join(" or ")
 }
 
-/// What a worker said.
+/// The messages of a worker.
 #[derive(Default)]
 struct Heard {
     started: Option<Started>,
@@ -400,7 +400,7 @@ struct Heard {
     late: bool,
 }
 
-/// The last thing that it said.
+/// The last message of a worker.
 enum End {
     Answer,
     Refused(WorkerError),
@@ -437,7 +437,7 @@ impl Worker {
                     heard.late = true;
                     return Ok(heard);
                 }
-                // It died in the middle of a frame.
+                // The worker died in the middle of a frame.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(heard),
                 Err(error) => return Err(error),
             };
@@ -447,7 +447,7 @@ impl Worker {
     }
 }
 
-/// A worker has most memory when it begins to answer: looks at it then.
+/// A writer that records the worker's memory when the answer starts, because it is highest then.
 struct Looking<W, F> {
     answer: W,
     look: F,
@@ -467,7 +467,7 @@ impl<W: io::Write, F: Fn()> io::Write for Looking<W, F> {
     }
 }
 
-/// The worker's pipe, with a deadline for the whole of it.
+/// The worker's pipe, with one deadline for all reads.
 struct Timed<'a> {
     stdout: &'a mut ChildStdout,
     deadline: Instant,
@@ -492,8 +492,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
-    /// A program that stands for a worker that its image kills, which no image is known to do: the n-th time it is started
-    /// it keeps its job, says what is in the file of that number, and dies if there is a next one.
+    /// Creates a program that replaces a worker which an image kills; no such image is known. At its n-th start it stores its job, sends the
+    /// frames of the file with that number, and dies if there is a file with the next number.
     fn mortal(dir: &std::path::Path, lives: &[Vec<Frame>]) -> Program {
         for (number, frames) in lives.iter().enumerate() {
             let mut bytes = Vec::new();
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_kills_the_worker_is_found_and_left_out() {
+    fn a_path_that_kills_the_worker_is_found_and_skipped() {
         let dir = tempfile::tempdir().unwrap();
         let paths = |names: &[&str]| Frame::Paths(names.iter().map(|name| name.as_bytes().to_vec()).collect());
         let caged = || Frame::Caged(Started { cage: Cage { landlock: Landlock::Full }, marks: true });
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn eight_deaths_are_survived_and_no_more() {
+    fn a_job_is_repeated_after_at_most_eight_deaths() {
         for deaths in [MAX_DEATHS, MAX_DEATHS + 1] {
             let dir = tempfile::tempdir().unwrap();
             let caged = || Frame::Caged(Started { cage: Cage { landlock: Landlock::Full }, marks: true });

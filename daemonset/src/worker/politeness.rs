@@ -60,7 +60,7 @@ impl<E: std::fmt::Display> From<E> for Refusal {
 
 /// Gives this process the lowest priority.
 pub(super) fn stand_last() {
-    // Where the kernel does not grant it, the work is done all the same.
+    // If the kernel refuses, the worker continues with its current priority.
     let _ = rustix::process::setpriority_process(None, 19);
     idle_io();
 }
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_stands_last_is_the_last_for_processor_and_disk() {
+    fn the_lowest_priority_applies_to_processor_and_disk() {
         // Both are a thread's own, and what it starts has them, too.
         std::thread::spawn(|| {
             stand_last();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn who_used_its_share_waits() {
+    fn a_process_above_its_share_waits() {
         let throttle = Throttle::new(0.25);
         let mut busy = 0_u64;
         while usage::cpu().saturating_sub(throttle.used) < Duration::from_millis(40) {

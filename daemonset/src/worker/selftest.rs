@@ -19,7 +19,7 @@ use super::pipe::Pipe;
 pub struct Attempt {
     /// Description of the action.
     pub act: String,
-    /// What stopped the action, with the kernel's error; `None` if nothing did.
+    /// The mechanism that stopped the action, with the kernel's error; `None` if the action was possible.
     pub stopped_by: Option<String>,
 }
 

@@ -18,8 +18,8 @@ pub(super) struct FileSource {
 impl FileSource {
     pub(super) fn new(file: File) -> io::Result<Self> {
         let opened = rustix::fs::fstat(&file)?;
-        // No reading ahead: pages that come in unasked would stay behind, marked to be dropped by whoever reads them next.
-        // Where the advice is not taken, reading works all the same.
+        // Disables readahead: pages that were not requested would stay in the cache, marked to be dropped by their next reader. The advice may be
+        // ignored.
         let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
         Ok(Self { file, opened })
     }
@@ -67,7 +67,7 @@ pub(super) fn bytes_read() -> u64 {
 const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 fn read_some(file: &File, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-    // Kernels and filesystems that do not know the flag say so once.
+    // An error shows that the kernel or the file system does not support the flag; then it is not used again.
     static REFUSED: AtomicBool = AtomicBool::new(false);
     if !REFUSED.load(Ordering::Relaxed) {
         match rustix::io::preadv2(file, &mut [io::IoSliceMut::new(buf)], offset, DONTCACHE) {
@@ -84,7 +84,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn a_file_that_is_written_is_told_from_one_that_is_replaced() {
+    fn a_written_file_is_detected_and_a_replaced_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("status"), dir.path().join("status-new"));
         fs::write(&path, "one").unwrap();

@@ -1,8 +1,7 @@
-//! The first law: what the reader shows is what the kernel's overlayfs shows.
+//! The reader shows the same merged tree as the kernel's overlayfs.
 //!
-//! Random stacks of layers are made on disk, mounted, and compared entry by entry. `STACKS` says how many (2,000), `SEED`
-//! where to start: a difference is reported with the seed that makes it again. Needs root and overlayfs; says so and passes
-//! without them.
+//! Random stacks of layers are created on disk, mounted, and compared entry by entry. `STACKS` is their number (2,000), `SEED` the first seed. A
+//! difference is reported with its seed. The test needs root and overlayfs, and is skipped without them.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
@@ -22,14 +21,14 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
-/// What is at a path, as far as both sides can tell.
+/// The properties of a path that both sides can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     kind: Kind,
     mode: u32,
     uid: u32,
     gid: u32,
-    /// Of files and links: a directory's size is its filesystem's own business.
+    /// Size of files and links; sizes of directories differ between file systems.
     size: u64,
     rdev: u64,
     content: Vec<u8>,
@@ -41,7 +40,7 @@ fn kernel_tree(root: &Path) -> io::Result<BTreeMap<Vec<u8>, Seen>> {
     while let Some(dir) = pending.pop() {
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
-            // Where a directory merges with nothing the kernel lists the whiteouts in it too; only lookup says that they are not.
+            // If a directory is not merged, the kernel also lists its whiteouts; only a lookup shows that they do not exist.
             let metadata = match path.symlink_metadata() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 metadata => metadata?,
@@ -94,12 +93,12 @@ fn reader_tree(stack: &Stack) -> Result<BTreeMap<Vec<u8>, Seen>, overlayfs_reade
     Ok(tree)
 }
 
-/// The identity of what `path` leads to in the mounted tree, as a path below its root; `None` when it leads nowhere.
+/// Returns device and inode of the target of `path`, resolved below the root of the mounted tree; `None` if there is no target.
 fn kernel_resolve(mounted: &OwnedFd, path: &[u8]) -> Option<(u64, u64)> {
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let found = loop {
         match rustix::fs::openat2(mounted, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how) {
-            // A rename or mount anywhere on the machine during a lookup with `..`: other tests do both.
+            // A rename or mount elsewhere on the machine disturbs a lookup with `..`; other tests cause both.
             Err(Errno::AGAIN) => {}
             found => break found.ok()?,
         }
@@ -114,10 +113,10 @@ fn compare(seed: u64, base: &Path, features: Features) -> Result<usize, String> 
     let with_upper = random.one_in(3) && count > 1;
     let mut roots = Vec::new();
     for number in 0..count {
-        // The kernel takes marked regular files for whiteouts in lower layers only.
+        // The kernel treats marked regular files as whiteouts in lower layers only.
         let upper = with_upper && number == 0;
         let features = Features { xwhiteouts: features.xwhiteouts && !upper, ..features };
-        // Newest first: the last one made is the bottom.
+        // Layers are created newest first, so the last one is the bottom.
         let root = base.join(format!("l{number}"));
         fs::create_dir(&root).map_err(|error| error.to_string())?;
         if !random.one_in(8) {
@@ -129,7 +128,7 @@ fn compare(seed: u64, base: &Path, features: Features) -> Result<usize, String> 
     let work = base.join("w");
     fs::create_dir(&mounted).and_then(|()| fs::create_dir(&work)).map_err(|error| error.to_string())?;
     let (upper, lowers) = if with_upper { (Some(&roots[0]), &roots[1..]) } else { (None, &roots[..]) };
-    // Overlayfs wants two directories where there is no upper one: an empty one below changes nothing.
+    // Without an upper directory, overlayfs requires two lower ones: an empty one at the bottom changes nothing.
     let empty = base.join("e");
     fs::create_dir(&empty).map_err(|error| error.to_string())?;
     let mut lower: Vec<String> = lowers.iter().map(|root| root.display().to_string()).collect();
@@ -200,7 +199,7 @@ fn compare_mounted(
     Ok(expected.len())
 }
 
-/// Whether this kernel takes whiteouts that are marked regular files.
+/// Returns whether this kernel supports marked regular files as whiteouts.
 fn knows_xwhiteouts(base: &Path) -> bool {
     let probe = || -> io::Result<bool> {
         for name in ["new/d", "old/d", "m"] {
@@ -226,11 +225,11 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// A mount namespace of our own and a filesystem in memory; `None`, said aloud, where that is not possible.
+/// Creates a mount namespace with a file system in memory; `None`, with a message, if that is not possible.
 #[allow(unsafe_code)]
 fn private_mounts() -> Option<tempfile::TempDir> {
     let dir = tempfile::tempdir().ok()?;
-    // SAFETY: only mounts are unshared, which no memory of this process depends on.
+    // SAFETY: only mounts are unshared; no memory of this process depends on them.
     let unshared = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) };
     let private = unshared.and_then(|()| {
         rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
@@ -258,7 +257,7 @@ fn the_reader_shows_what_the_kernel_shows() {
     for seed in seed..seed + stacks {
         let base = dir.path().join(format!("s{seed}"));
         fs::create_dir(&base).expect("base");
-        // User attributes on tmpfs came late (6.6); the walk over other filesystems has them always.
+        // tmpfs supports user attributes since Linux 6.6; other file systems always do.
         let namespace = if seed % 4 == 0 { MarkNamespace::User } else { MarkNamespace::Trusted };
         let features = Features { namespace, xwhiteouts: knows };
         match compare(seed, &base, features) {

@@ -1,4 +1,4 @@
-//! What a hostile layer can make its reader do is bounded, and each bound names itself and the path.
+//! Limits on hostile layers. The error of each limit contains its name and the path.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -14,7 +14,7 @@ fn reader(root: &Path, limits: Limits) -> LayerReader {
     LayerReader::new(Layer::open(root).unwrap(), Options { limits, ..Options::detect(MarkNamespace::User) })
 }
 
-/// Walks to the end, counting.
+/// Walks the whole layer. Returns the number of entries and the result.
 fn walk(reader: &LayerReader) -> (u64, Result<WalkEnd, overlayfs_reader::Error>) {
     let mut met = 0;
     let end = reader.walk(&mut |_| {
@@ -51,7 +51,7 @@ fn a_directory_of_a_hundred_thousand_entries_is_read_in_order() {
     assert_eq!(stack.read_dir(b"").unwrap_err().kind(), ErrorKind::Limit("entries of a directory", 99_999));
 }
 
-/// A chain of directories, deeper than any path can name.
+/// Creates nested directories whose path exceeds PATH_MAX.
 fn deep(root: &Path, name: &str, depth: usize) {
     let mut dir: OwnedFd = rustix::fs::openat(CWD, root, OFlags::DIRECTORY, Mode::empty()).unwrap();
     for _ in 0..depth {
@@ -75,19 +75,19 @@ fn a_path_beyond_path_max_costs_its_subtree_only() {
             ControlFlow::Continue(())
         })
         .unwrap();
-    assert_eq!(met.last().unwrap(), b"zzz", "what comes after is read");
+    assert_eq!(met.last().unwrap(), b"zzz", "entries after the failed subtree are missing");
     let errors: Vec<ErrorKind> = end.errors.iter().map(overlayfs_reader::Error::kind).collect();
     assert_eq!(
         errors,
         [ErrorKind::Limit("directories above an entry", 400), ErrorKind::Limit("bytes of a path", 4095)]
     );
-    assert!(end.errors.iter().all(|error| error.to_string().len() < 20_000), "a message has a bound too");
-    // tempfile cannot remove what no path can name; rm goes down by handles.
+    assert!(end.errors.iter().all(|error| error.to_string().len() < 20_000), "an error message is too long");
+    // tempfile cannot remove paths beyond PATH_MAX; rm uses directory handles.
     assert!(std::process::Command::new("rm").arg("-r").arg(dir.keep()).status().unwrap().success());
 }
 
 #[test]
-fn every_limit_names_itself_and_the_path() {
+fn the_error_of_every_limit_contains_its_name_and_the_path() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
     fs::write(dir.path().join("a/b/c/file"), "x").unwrap();
@@ -138,7 +138,7 @@ fn nothing_but_regular_files_is_ever_opened() {
     let layer = reader(dir.path(), Limits::default());
     for (name, kind) in expected {
         assert_eq!(layer.metadata(name.as_bytes()).unwrap().kind, kind);
-        // A FIFO without a writer would block for ever.
+        // Opening a FIFO without a writer would block forever.
         assert_eq!(layer.open(name.as_bytes()).unwrap_err().kind(), ErrorKind::WrongKind("a regular file"), "{name}");
     }
     assert!(layer.open(b"file").is_ok());

@@ -1,4 +1,4 @@
-//! The third law: whatever another thread renames and swaps while the reader walks, no byte from outside the layer roots is read.
+//! Renames and exchanges by other threads during a walk never make the reader read outside of the layer roots.
 
 use std::fs;
 use std::io::Read as _;
@@ -13,7 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, RenameFlags};
 const INSIDE: &[u8] = b"inside";
 const OUTSIDE: &[u8] = b"OUTSIDE";
 
-/// How often the reader walks and looks up.
+/// Number of walks and lookups.
 const ROUNDS: usize = 3000;
 
 fn exchange(a: &Path, b: &Path) {
@@ -28,7 +28,7 @@ fn tree(root: &Path, dir: &str, content: &[u8]) {
     symlink(std::str::from_utf8(content).unwrap(), dir.join("link")).unwrap();
 }
 
-/// What was read, and how often something was in the way.
+/// Counts of reads and of refused reads.
 #[derive(Debug, Default)]
 struct Met {
     read: u64,
@@ -69,7 +69,7 @@ fn nothing_outside_of_the_layers_is_ever_read() {
     tree(&at("outside"), "bait", OUTSIDE);
     fs::write(at("layer/file"), INSIDE).unwrap();
     fs::write(at("layer/kind"), INSIDE).unwrap();
-    // Each is exchanged with what it must not be taken for.
+    // Each path is exchanged with a different kind of entry.
     symlink(at("outside/swapped"), at("layer/to-dir")).unwrap();
     symlink(at("outside/swapped/f"), at("layer/to-file")).unwrap();
     symlink("../../outside/swapped", at("layer/kept/to-dir")).unwrap();
@@ -96,7 +96,7 @@ fn nothing_outside_of_the_layers_is_ever_read() {
         });
         scope.spawn(|| {
             swap(&|| {
-                // A directory that the reader may be in leaves the layer, gets other content there, and comes back.
+                // A directory that the reader may be walking is moved out of the layer, gets other content, and is moved back.
                 fs::rename(at("layer/moved"), at("outside/moved")).unwrap();
                 let swap = || {
                     for name in ["f", "deep", "link"] {
@@ -108,7 +108,7 @@ fn nothing_outside_of_the_layers_is_ever_read() {
                 fs::rename(at("outside/moved"), at("layer/moved")).unwrap();
             });
         });
-        // The scope would wait for the threads for ever if an assertion ended the reader alone.
+        // If an assertion ended only the reader, the scope would wait for the other threads forever.
         let outcome = std::panic::catch_unwind(|| {
             let mut met = Met::default();
             let open = |name: &str| Layer::open(&at(name)).unwrap();
@@ -136,7 +136,7 @@ fn nothing_outside_of_the_layers_is_ever_read() {
                 ] {
                     met.content(path, layer.open(path).map(read));
                     met.content(path, stack.open(path).map(read));
-                    // Absolute targets start at the merged tree's own root, where there is nothing by that name.
+                    // Absolute targets start at the root of the merged tree, which has no such entry.
                     met.content(path, stack.resolve(path).and_then(|path| stack.open(&path)).map(read));
                 }
                 met.content(b"moved/link", stack.read_link(b"moved/link"));

@@ -1,4 +1,4 @@
-//! Random layers on disk, for the laws.
+//! Random layers on disk for the other tests.
 
 #![allow(unreachable_pub, missing_docs, reason = "shared by tests, which have no public")]
 
@@ -11,7 +11,7 @@ use std::{fs, io};
 use overlayfs_reader::MarkNamespace;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
-/// A small generator (SplitMix64), so that a seed means the same stack for ever.
+/// A small random number generator (SplitMix64), so that a seed always creates the same stack.
 pub struct Random(pub u64);
 
 impl Random {
@@ -36,7 +36,7 @@ impl Random {
     }
 }
 
-/// Few names, so that layers collide; some of them odd, one of them evidence of a package.
+/// A few names, so that layers overlap; some are unusual, one is evidence of a package.
 pub const NAMES: &[&[u8]] =
     &[b"a", b"b", b"c", b"d", b"\xff\xfe", b"with space", b"new\nline", b".wh.a", b"back\\slash", b"package.json"];
 
@@ -59,7 +59,7 @@ pub fn set_mark(path: &Path, namespace: MarkNamespace, mark: &str, value: &[u8])
     Ok(rustix::fs::setxattr(path, name(namespace, mark), value, XattrFlags::empty())?)
 }
 
-/// Fills a directory of a layer. `bottom` layers have nothing to remove, as images' have not.
+/// Fills a directory of a layer. `bottom` layers have no whiteouts, like those of images.
 pub fn fill(random: &mut Random, dir: &Path, depth: usize, features: Features, bottom: bool) -> io::Result<()> {
     let entries = random.below(if depth == 0 { 7 } else { 5 });
     let xwhiteouts = features.xwhiteouts && !bottom && random.one_in(6);
@@ -106,7 +106,7 @@ pub fn fill(random: &mut Random, dir: &Path, depth: usize, features: Features, b
     Ok(())
 }
 
-/// Any bytes; or, under the name of evidence, mostly a package.
+/// Returns random bytes or, if the path is evidence, usually a package.
 fn content(random: &mut Random, path: &Path) -> Vec<u8> {
     if path.ends_with("package.json") && !random.one_in(4) {
         return format!(r#"{{"name":"p{}","version":"1.0.{}"}}"#, random.below(3), random.below(3)).into_bytes();

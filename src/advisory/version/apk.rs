@@ -1,7 +1,7 @@
 //! Alpine's order (apk-tools 3, `src/version.c`).
 //!
-//! A version is a sequence of parts that are compared one by one; the kinds of [`Part`] are listed in the order that decides
-//! where two versions differ in kind. What apk would refuse is one last part, [`Part::Invalid`], before everything else.
+//! A version is a sequence of parts, which are compared one by one. If two parts have different kinds, the order of the variants of [`Part`]
+//! decides. Text that apk refuses becomes a last part, [`Part::Invalid`], which sorts before all others.
 
 use super::digits::{Digits, split_digits};
 
@@ -23,7 +23,7 @@ enum Part {
     /// `_p` and the like.
     After(u8),
     Letter(u8),
-    /// With a leading zero it is compared as text, as the digits after a decimal point are; all of these come before the others.
+    /// Number with a leading zero: compared as text, like decimal places, and sorted before numbers without one.
     Fraction(Box<str>),
     Number(Digits),
 }
@@ -40,7 +40,7 @@ impl Version {
     }
 }
 
-/// Takes parts in the order that apk allows, and returns what is left.
+/// Parses parts in the order that apk allows, and returns the remaining text.
 fn parse<'a>(text: &'a str, parts: &mut Vec<Part>) -> &'a str {
     let (first, mut rest) = split_digits(text);
     if first.is_empty() {
@@ -49,7 +49,7 @@ fn parse<'a>(text: &'a str, parts: &mut Vec<Part>) -> &'a str {
     }
     parts.push(Part::Number(Digits::new(first)));
     rest = fractions(rest, parts);
-    // Numbers may go on after a letter: OpenSSH is 6.6.2p1.
+    // Numbers may follow a letter: OpenSSH has the version 6.6.2p1.
     while let Some(letter) = rest.bytes().next().filter(u8::is_ascii_lowercase) {
         parts.push(Part::Letter(letter));
         let (digits, after) = split_digits(rest.get(1..).unwrap_or_default());
@@ -86,7 +86,7 @@ fn parse<'a>(text: &'a str, parts: &mut Vec<Part>) -> &'a str {
     rest
 }
 
-/// Takes `.1` as often as it comes.
+/// Parses any number of parts like `.1`.
 fn fractions<'a>(mut rest: &'a str, parts: &mut Vec<Part>) -> &'a str {
     while let Some((digits, after)) = rest.strip_prefix('.').map(split_digits).filter(|(digits, _)| !digits.is_empty())
     {

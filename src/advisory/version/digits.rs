@@ -2,12 +2,12 @@
 
 use std::cmp::Ordering;
 
-/// A number as it is written, without leading zeros: versions hold dates, hashes and timestamps that no machine word does.
+/// A number as text without leading zeros, because dates, hashes and timestamps in versions can exceed 64 bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Digits(Box<str>);
 
 impl Digits {
-    /// The number that `text`, ASCII digits only, is; empty is zero.
+    /// Creates the number from ASCII digits; an empty text is zero.
     pub(super) fn new(text: &str) -> Self {
         Self(text.trim_start_matches('0').into())
     }

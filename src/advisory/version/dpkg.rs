@@ -1,5 +1,5 @@
 //! Debian's order ([Debian Policy 5.6.12](https://www.debian.org/doc/debian-policy/ch-controlfields.html#version), and
-//! dpkg's `lib/dpkg/version.c`). dpkg compares whatever it is given; what it would refuse is compared the same way.
+//! dpkg's `lib/dpkg/version.c`). Invalid versions are compared in the same way, as dpkg does.
 
 use std::cmp::Ordering;
 
@@ -43,7 +43,7 @@ fn compare(mut a: &str, mut b: &str) -> Ordering {
     }
 }
 
-/// Takes everything before the next digit.
+/// Removes and returns the text before the next digit.
 fn plain<'a>(text: &mut &'a str) -> &'a str {
     let (plain, rest) = text.split_at(text.find(|character: char| character.is_ascii_digit()).unwrap_or(text.len()));
     *text = rest;

@@ -1,20 +1,20 @@
 //! Maven's order ([version order specification](https://maven.apache.org/pom.html#version-order-specification), and
 //! `ComparableVersion` of Maven 3.9 where the specification is silent).
 //!
-//! The specification pads the shorter of two versions while it compares, which makes no order of it in corner cases. Here a
-//! version ends in [`Token::End`], whose place among the tokens is where the padding would come to lie.
+//! The specification pads the shorter of two versions during the comparison, which is not transitive in corner cases. Here every version ends
+//! with [`Token::End`], which sorts where the padding would.
 
 use super::digits::Digits;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Version(Vec<Token>);
 
-/// A token with its prefix; qualifiers are the same after either.
+/// A token with its prefix. Qualifiers are equal after both prefixes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Token {
     /// Before a release: alpha, beta, milestone, rc, snapshot.
     Before(u8),
-    /// `ga`, `final`, `release`, where trimming left one.
+    /// `ga`, `final` or `release` that was not trimmed.
     Release,
     End,
     ServicePack,
@@ -43,7 +43,7 @@ impl Version {
     pub(super) fn parse(text: &str) -> Self {
         let text = text.to_lowercase();
         let mut tokens = Vec::new();
-        // Trailing nulls go at the end, before every hyphen, and before every qualifier.
+        // Null tokens are trimmed at the end, before each hyphen, and before each qualifier.
         let trim = |tokens: &mut Vec<Token>| {
             while tokens.last().is_some_and(Token::is_null) {
                 tokens.pop();
@@ -61,7 +61,8 @@ impl Version {
     }
 }
 
-/// Splits at `.`, `-` and between digits and others (`_` is an ordinary character up to Maven 3.9); tells of each token whether a hyphen, or what counts as one, is before it.
+/// Splits a version at `.`, at `-` and between digits and other characters (`_` is an ordinary character up to Maven 3.9). Returns each token
+/// with whether a hyphen, or a transition that counts as one, precedes it.
 fn split(text: &str) -> impl Iterator<Item = (bool, Token)> {
     let mut rest = Some(text);
     let mut dashed = false;

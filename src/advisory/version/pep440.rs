@@ -1,5 +1,5 @@
-//! Python's order ([PEP 440](https://peps.python.org/pep-0440/)), from the `pep440_rs` crate. What PEP 440 refuses is older
-//! than everything else, as pip had it while it still took such versions, and in the order of its text.
+//! Python's order ([PEP 440](https://peps.python.org/pep-0440/)), from the `pep440_rs` crate. Versions that PEP 440 refuses sort before all
+//! others, as they did in pip while it accepted them, and among each other as text.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,7 @@ impl Version {
     }
 }
 
-/// Numbers beyond 64 bits, which `pep440_rs` refuses, become the largest that it takes.
+/// Replaces numbers beyond 64 bits, which `pep440_rs` refuses, by the largest that it accepts.
 fn clamp(text: &str) -> Cow<'_, str> {
     const LONGEST: usize = 19;
     let mut out = String::new();

@@ -1,6 +1,6 @@
-//! The order of npm and Go ([Semantic Versioning 2.0.0](https://semver.org)), with what both let through besides: a leading
-//! `v`, fewer or more than three numbers, leading zeros. Build metadata does not count. What does not begin with a number is older
-//! than everything else, in the order of its text.
+//! The order of npm and Go ([Semantic Versioning 2.0.0](https://semver.org)), with the extensions that both accept: a leading `v`, fewer or
+//! more than three numbers, leading zeros. Build metadata is ignored. Versions that do not start with a number sort before all others, and among
+//! each other as text.
 
 use super::digits::{Digits, split_digits};
 
@@ -10,7 +10,7 @@ pub(super) enum Version {
     Valid {
         /// Without trailing zeros: `1.2` is `1.2.0`.
         numbers: Vec<Digits>,
-        /// What follows the numbers where it should not (`1.2.3beta`): before the version itself, as npm reads it.
+        /// Text that follows the numbers without a hyphen (`1.2.3beta`). It counts as a prerelease, as in npm.
         prerelease: Prerelease,
     },
 }

@@ -16,10 +16,10 @@ use crate::web::{
     StatusWord,
 };
 
-/// Most containers whose history is looked through for one answer.
+/// Maximum number of containers whose history one response examines.
 const MAX_SUBJECTS: usize = 1000;
 
-/// What a finding of a container is sorted by, and what tells it from every other: rank, problem, verdict, stack; node and key.
+/// Sort key of a finding, which is unique: rank, vulnerability, verdict, stack, node and key of the container.
 type Place = (u8, String, VerdictId, StackId, String, String, String);
 
 /// A container that has a finding.
@@ -36,13 +36,13 @@ impl Aggregator {
     pub(super) async fn list_findings(&self, scope: &Scope, list: &List) -> Result<Page<FindingItem>, Failure> {
         if list.sort.as_deref().is_some_and(|sort| sort != "severity") || list.descending {
             let known = "findings are sorted by severity only: sort=severity is the default";
-            return Err(Failure::Question(known.to_owned()));
+            return Err(Failure::Invalid(known.to_owned()));
         }
         match list.filter("state") {
             None | Some("open") => {}
             Some("fixed") => return self.list_fixed(scope, list).await,
             Some(other) => {
-                return Err(Failure::Question(format!("invalid value {other:?} for state: expected open or fixed")));
+                return Err(Failure::Invalid(format!("invalid value {other:?} for state: expected open or fixed")));
             }
         }
         let at_least = word::<Severity>(list, "severity")?.unwrap_or(Severity::Unknown);
@@ -73,7 +73,7 @@ impl Aggregator {
         Ok(page.map(|held| {
             let row = held.row;
             let had = (of(&held), row.vulnerability.clone(), (row.r#type.clone(), row.package.clone()));
-            // A run that the store has not been told of yet began moments ago.
+            // A run that is not stored yet has just started.
             let first_seen = first_seen.get(&had, held.container.since.min(unix));
             FindingItem { first_seen, ..words(row, container_ref(&held.node, &held.key, &held.container), held.layer) }
         }))
@@ -125,7 +125,7 @@ impl Aggregator {
             name == "state" || super::OF_CONTAINERS.contains(&name) || super::workloads::OF_WORKLOADS.contains(&name)
         };
         if let Some((other, _)) = list.filters.iter().find(|(name, _)| !known(name)) {
-            return Err(Failure::Question(format!(
+            return Err(Failure::Invalid(format!(
                 "the filter {other} is not available with state=fixed: use filters on containers"
             )));
         }
@@ -141,7 +141,7 @@ impl Aggregator {
             let narrow = format!(
                 "state=fixed is limited to {MAX_SUBJECTS} containers; add a filter on node, namespace, container or image"
             );
-            return Err(Failure::Question(narrow));
+            return Err(Failure::Invalid(narrow));
         }
         let subjects: Vec<SubjectKey> = containers.keys().cloned().collect();
         let fixed = fixed(&self.store.seen(&subjects, None).await?, now().unix);
@@ -256,7 +256,7 @@ fn status(word: &str) -> StatusWord {
 fn word<W: Word>(list: &List, name: &str) -> Result<Option<W>, Failure> {
     let parse = |text: &str| {
         let UnknownWord { text, expected } = UnknownWord::new::<W>(text);
-        let wrong = || Failure::Question(format!("invalid value {text:?} for {name}: expected one of {expected}"));
+        let wrong = || Failure::Invalid(format!("invalid value {text:?} for {name}: expected one of {expected}"));
         W::from_word(&text).ok_or_else(wrong)
     };
     list.filter(name).map(parse).transpose()

@@ -42,7 +42,7 @@ impl FirstSeen {
                     *first = (*first).min(finding.opened.max(began));
                 }
             }
-            // What this run does not have begins anew later, unless another container of the subject has it all the while.
+            // A vulnerability that this run does not have starts anew later, unless another container of the subject has it meanwhile.
             known.retain(|had, (_, until)| {
                 had.0 != subject || found.contains_key(had) || until.is_none_or(|until| until > began)
             });
@@ -79,7 +79,7 @@ impl Aggregator {
 /// A finding that a subject had and has not any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fixed {
-    /// Who, and what.
+    /// The subject and the vulnerability.
     pub(super) had: Had,
     /// The last verdict that said so.
     pub(super) verdict: VerdictId,
@@ -99,7 +99,7 @@ pub(super) fn fixed(rows: &[Seen], now: i64) -> Vec<Fixed> {
         if ended < began {
             continue;
         }
-        // What runs, and is said of it, is not over.
+        // A vulnerability of a current run is not fixed.
         let ended = if row.until.is_none() && finding.closed.is_none() { i64::MAX } else { ended };
         let had = (row.subject.clone(), finding.vulnerability.clone(), finding.package.clone());
         let fixed =

@@ -1,4 +1,5 @@
-//! What the aggregator knows, put into words for the web. Every answer is computed over what the caller may see.
+//! Implements [`Source`](crate::web::Source): builds the responses of the API from snapshots of the fleet and from the store. Every response covers
+//! only what the caller may read.
 
 mod findings;
 mod history;
@@ -26,7 +27,7 @@ use crate::web::{
     List, NodeItem, PackageItem, Page, Pushed, Rematch, Scope, Source, Status, WorkloadDetail, WorkloadItem,
 };
 
-/// The aggregator, as the web asks it.
+/// The aggregator as the source of the web module.
 #[derive(Debug)]
 pub(super) struct Answers(pub(super) Arc<Aggregator>);
 
@@ -112,7 +113,7 @@ impl Source for Answers {
                 aggregator.changed.notify_one();
                 return Ok(0);
             }
-            // First it is kept that the node is not believed: a crash between the two leaves nothing of it believed again.
+            // The store records the distrust first: after a crash in between, the node is still distrusted.
             aggregator.store.distrust(node, Some(now().unix)).await?;
             let name = node.to_owned();
             let outcome = aggregator.fleet.call(move |fleet| fleet.distrust(&name)).await;
@@ -124,7 +125,7 @@ impl Source for Answers {
     }
 }
 
-/// A time as people and programs read it (RFC 3339).
+/// Formats a time as RFC 3339.
 fn time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map(|time| time.to_string()).unwrap_or_default()
 }
@@ -139,7 +140,7 @@ fn by_severity(counts: [u32; RANKS.len()]) -> SeverityCounts {
     SeverityCounts::from_worst_first(counts.map(u64::from))
 }
 
-/// A container, in words.
+/// Returns the identification of a container.
 fn container_ref(node: &str, key: &Key, container: &Container) -> ContainerRef {
     let pod = container.pod.as_ref();
     ContainerRef {
@@ -156,26 +157,26 @@ fn container_ref(node: &str, key: &Key, container: &Container) -> ContainerRef {
     }
 }
 
-/// The identity of a stack or a layer in a filter.
+/// Parses the identity of a stack or a layer in a filter.
 fn identity<T: FromStr<Err: Display>>(list: &List, name: &str) -> Result<Option<T>, Failure> {
     let Some(text) = list.filter(name) else { return Ok(None) };
-    text.parse().map(Some).map_err(|error| Failure::Question(format!("{name}={text}: {error}")))
+    text.parse().map(Some).map_err(|error| Failure::Invalid(format!("{name}={text}: {error}")))
 }
 
-/// Whether a filter that names something, if it is there, names this.
+/// Returns whether a filter is missing or has this value.
 fn is(list: &List, name: &str, value: &str) -> bool {
     list.filter(name).is_none_or(|wanted| wanted == value)
 }
 
-/// Identities of the stacks that somebody has, by their numbers.
+/// Returns the identities of the stacks that a node has, by row id.
 fn chains(fleet: &Picture) -> HashMap<StackId, Digest> {
     fleet.present().filter_map(|(digest, stack)| Some((stack.summary()?.id, *digest))).collect()
 }
 
-/// Filters that choose containers, in lists of something else.
+/// Filters by container that lists of other objects have.
 const OF_CONTAINERS: [&str; 5] = ["node", "namespace", "container", "image", "stack"];
 
-/// Which containers a question is about: those that `scope` sees and the filters of `list` describe.
+/// The containers of a request: those in `scope` that the filters of `list` select.
 struct Chosen<'a> {
     scope: &'a Scope,
     list: &'a List,
@@ -205,7 +206,7 @@ impl<'a> Chosen<'a> {
                     }))
     }
 
-    /// Whether it is about a container that no node has told of.
+    /// Returns whether it selects a container that no node has reported.
     fn is_missing(&self, missing: &Missing<'_>) -> bool {
         let Missing { node, pod, container, .. } = missing;
         self.scope.sees(Some(&pod.name.namespace))
@@ -217,7 +218,7 @@ impl<'a> Chosen<'a> {
             && self.workloads.as_ref().is_none_or(|wanted| wanted.contains(&pod.workload.uid))
     }
 
-    /// The containers, by node and key.
+    /// Returns the containers, sorted by node and key.
     fn containers<'f>(&'f self, fleet: &'f Picture) -> impl Iterator<Item = (&'f str, &'f Key, &'f Container)> {
         let nodes = fleet.nodes().filter(|(name, _)| is(self.list, "node", name));
         let all =
@@ -225,7 +226,7 @@ impl<'a> Chosen<'a> {
         all.filter(|(name, _, container)| self.is(name, container))
     }
 
-    /// Stacks in the store that they have, each with how many of them have it.
+    /// Returns the stored stacks of the containers, each with the number of containers.
     fn stacks(&self, fleet: &Picture) -> BTreeMap<StackId, u64> {
         let number = |digest: &Digest| Some(fleet.stack(digest)?.summary()?.id);
         let mut stacks = BTreeMap::new();
@@ -236,7 +237,7 @@ impl<'a> Chosen<'a> {
                 }
             }
         } else {
-            // The whole of what is seen is counted already.
+            // Without a filter, the counts of the whole scope are used.
             for visible in fleet.visible(self.scope) {
                 if let Some(id) = number(visible.digest) {
                     stacks.insert(id, u64::from(visible.containers));

@@ -11,7 +11,7 @@ use crate::store::{HasRow, PackagesFilter, StackId};
 use crate::web::list::{PACKAGES, WHO_HAS, after, cut};
 use crate::web::{Failure, HasItem, List, PackageItem, Page, Scope};
 
-/// Where an answer stands among the others: node and key of the container, package, layer, and which of its paths.
+/// Sort key of an item: node and key of the container, package, layer, and index of the path.
 type Place = (String, String, String, i64, u32, usize);
 
 impl Aggregator {
@@ -21,7 +21,7 @@ impl Aggregator {
             (Some("containers"), true) => true,
             _ => {
                 let known = "packages are sorted by name (the default) or with sort=-containers";
-                return Err(Failure::Question(known.to_owned()));
+                return Err(Failure::Invalid(known.to_owned()));
             }
         };
         let stacks: Vec<(StackId, u64)> = Chosen::new(self, scope, list)?.stacks(&self.picture()).into_iter().collect();
@@ -117,7 +117,7 @@ impl Aggregator {
 
     /// The packages that a question is about, in these stacks.
     async fn has(&self, question: &str, stacks: &[StackId]) -> Result<Vec<HasRow>, Failure> {
-        let query = Query::parse(question).map_err(|error| Failure::Question(error.to_string()))?;
+        let query = Query::parse(question).map_err(|error| Failure::Invalid(error.to_string()))?;
         // The store knows which names are those of advisories; sources name them as they like.
         if query.may_be_advisory() {
             let affected = self.store.packages_with(&query.name, stacks).await?;

@@ -17,16 +17,16 @@ use crate::web::{
     ReasonCount, ReportCounts, Scope, SourceStatus, Status,
 };
 
-/// What a cage is called that lacks nothing.
+/// Name of the complete sandbox.
 const FULL_CAGE: &str = "landlock+seccomp";
 
-/// Most reasons that are told one by one.
+/// Maximum number of reasons that are listed.
 const MAX_REASONS: usize = 100;
 
 impl Aggregator {
     pub(super) async fn status_now(&self, scope: &Scope) -> Result<Status, Failure> {
         let at = now();
-        // What is counted over all nodes and stacks is told to who sees all of them.
+        // Counts over all nodes and stacks are only for callers who may read everything.
         let is_all = *scope == Scope::All;
         let (nodes, overview, kubernetes, layers, lifetimes) = {
             let fleet = self.picture();
@@ -65,7 +65,7 @@ impl Aggregator {
                 overview,
                 kubernetes,
                 fleet.layer_counts(scope),
-                // Those that ended are nobody's any more.
+                // Ended containers belong to no namespace.
                 if is_all { fleet.lifetimes() } else { Default::default() },
             )
         };
@@ -183,7 +183,7 @@ fn commonest(mut reasons: Vec<ReasonCount>) -> Vec<ReasonCount> {
     reasons
 }
 
-/// Whether somebody may know of a node: whoever sees a container on it.
+/// Returns whether the caller may read a node: a container on it is in the scope.
 pub(super) fn sees_node(scope: &Scope, node: &crate::aggregator::fleet::Node) -> bool {
     *scope == Scope::All || node.containers.values().any(|container| scope.sees(container.namespace()))
 }

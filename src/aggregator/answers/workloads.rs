@@ -24,7 +24,7 @@ pub(super) fn named(workload: &Workload) -> String {
     format!("{}/{}", workload.kind, workload.name)
 }
 
-/// Which workloads a question is about.
+/// The workloads of a request.
 struct Wanted<'a> {
     workload: Option<&'a str>,
     kind: Option<&'a str>,
@@ -39,12 +39,12 @@ impl<'a> Wanted<'a> {
     fn new(list: &'a List, owner_keys: &'a [String]) -> Result<Self, Failure> {
         let labels = list.filter("labels").map(Labels::parse).transpose();
         let older = list.filter("older-than").map(parse_duration).transpose();
-        let older = older.map_err(|error| Failure::Question(format!("older-than: {error}")))?;
+        let older = older.map_err(|error| Failure::Invalid(format!("older-than: {error}")))?;
         let before = older.map(|older| now().unix.saturating_sub_unsigned(older.as_secs()));
         Ok(Self {
             workload: list.filter("workload"),
             kind: list.filter("kind"),
-            labels: labels.map_err(|error| Failure::Question(format!("labels: {error}")))?,
+            labels: labels.map_err(|error| Failure::Invalid(format!("labels: {error}")))?,
             owner: list.filter("owner"),
             before,
             owner_keys,
@@ -82,7 +82,7 @@ struct Member<'a> {
     summary: Option<&'a Arc<Summary>>,
 }
 
-/// The containers of a pod that run, or that a node tells of.
+/// Returns the containers of a pod that are running or that a node has reported.
 fn members<'a>(cluster: &'a Cluster, fleet: &'a Picture, pod: &'a Pod) -> impl Iterator<Item = Member<'a>> {
     pod.containers.iter().filter_map(move |container| {
         let node = pod.node.as_deref()?;
@@ -115,10 +115,10 @@ fn newest<'a>(cluster: &'a Cluster, of: &'a Pods) -> Option<&'a Pod> {
 }
 
 impl Aggregator {
-    /// What the API server knows.
+    /// The state of the API server.
     fn cluster_now(&self) -> Result<RwLockReadGuard<'_, Cluster>, Failure> {
         let none = "this aggregator has no workloads because it is not connected to a Kubernetes API server; start it with --kubernetes";
-        Ok(self.watch.as_ref().ok_or_else(|| Failure::Question(none.to_owned()))?.cluster())
+        Ok(self.watch.as_ref().ok_or_else(|| Failure::Invalid(none.to_owned()))?.cluster())
     }
 
     fn owner_keys(&self) -> &[String] {
@@ -177,7 +177,7 @@ impl Aggregator {
                 && is_kind(kind, workload)
                 && scope.sees(Some(namespace))
         });
-        // What is not there and what may not be seen are told alike.
+        // The response is the same for a missing workload and for one that the caller may not read.
         let missing = || Failure::Missing(format!("{kind} {name:?} with pods not found in namespace {namespace:?}"));
         let of = found.ok_or_else(missing)?;
         let (item, _) = item(&cluster, &fleet, of, self.owner_keys());

@@ -264,7 +264,7 @@ async fn rights(client: &Client, namespace: &str, needs_token: bool) -> Check {
     judge_rights(&denied, namespace)
 }
 
-/// Whether `who` (by default, the current user) has a permission in a namespace or, without one, in the whole cluster.
+/// Returns whether `who` (by default, the current user) has a permission in a namespace or, without one, in the whole cluster.
 async fn may(client: &Client, right: &Right, namespace: Option<&str>, who: Option<&str>) -> Result<bool, String> {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let attributes = Some(ResourceAttributes {

@@ -36,7 +36,7 @@ const HARMLESS: &[&str] =
 const KEYS: &[&str] =
     &["AKIA", "ASIA", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "sk-", "npm_", "dckr_pat_"];
 
-/// Whether the value of a field with this name is a secret.
+/// Returns whether the value of a field with this name is a secret.
 fn is_secret(name: &str) -> bool {
     let name = name.trim_start_matches('-').to_ascii_lowercase().replace(['-', '.'], "_");
     SECRET.iter().any(|part| name.contains(part)) && !HARMLESS.iter().any(|end| name.ends_with(end))
@@ -136,7 +136,7 @@ fn private_keys(text: &str) -> String {
     out
 }
 
-/// Whether a character separates words. A colon separates only next to another separator, so `sha256:…` and `https://…` stay words.
+/// Returns whether a character separates words. A colon separates only next to another separator, so `sha256:…` and `https://…` stay words.
 fn is_between(character: char) -> bool {
     character.is_whitespace() || "\"'`,;()[]{}<>=|&?\\".contains(character)
 }
@@ -159,7 +159,7 @@ fn without_users(line: &str) -> String {
     out + rest
 }
 
-/// How to treat the text after a word.
+/// Treatment of the text after a word.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum After {
     /// Keep it.
@@ -270,7 +270,7 @@ fn word(text: &str) -> usize {
     text.len()
 }
 
-/// Whether a value is never a secret: small numbers and booleans.
+/// Returns whether a value is never a secret: small numbers and booleans.
 fn is_plain(word: &str) -> bool {
     let word = word.trim_end_matches([',', ';', '.', ')', ']', '}']);
     (word.len() < 6 && word.bytes().all(|byte| byte.is_ascii_digit()))

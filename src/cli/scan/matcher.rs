@@ -31,7 +31,7 @@ impl FindingFilter {
         !self.only_fixed || finding.status == FindingStatus::Fixed
     }
 
-    /// Whether the finding makes the command fail. Findings that `--severity` hides still count.
+    /// Returns whether the finding makes the command fail. Findings that `--severity` hides still count.
     fn fails(&self, finding: &Finding) -> bool {
         self.counts(finding) && self.fail_on.is_some_and(|severity| advisory::is_at_least(finding, severity))
     }

@@ -1,4 +1,4 @@
-//! What each rule looks at.
+//! The checks of the rules.
 
 use super::Findings;
 use super::pod::{Container, Profile, SeLinux};

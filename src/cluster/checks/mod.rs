@@ -1,5 +1,5 @@
 //! Configuration issues of a pod or of a pod template: the Pod Security Standards as Kubernetes 1.34 enforces them, and four
-//! recommendations beyond them. Pure: nothing is asked, nothing is opened.
+//! recommendations beyond them. Pure functions.
 
 mod controls;
 pub mod pod;
@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use pod::PodSpec;
 pub use rules::RULES;
 
-/// Most issues that one pod is told of; a pod is written by anyone.
+/// Maximum number of issues per pod, because any user can write a pod.
 pub const MAX_ISSUES: usize = 256;
-/// Most characters of a string quoted from a pod.
+/// Maximum number of characters of a string quoted from a pod.
 pub const MAX_QUOTED: usize = 128;
 
-/// Where a rule comes from.
+/// The origin of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Pod Security Standards, "Baseline".
@@ -39,20 +39,20 @@ pub enum PodSecurity {
     Restricted,
 }
 
-/// One check, and what people are told of it.
+/// A check, with its texts.
 #[derive(Debug)]
 pub struct Rule {
     /// Stable name.
     pub id: &'static str,
-    /// What is wrong, in a few words.
+    /// The defect, in a few words.
     pub title: &'static str,
     /// Why it matters.
     pub why: &'static str,
-    /// What to do.
+    /// The fix.
     pub fix: &'static str,
-    /// Where it comes from.
+    /// Its origin.
     pub level: Level,
-    /// How Pod Security admission (`ForbiddenReason`) begins its reason; none where it has no such check.
+    /// Start of the reason of Pod Security admission (`ForbiddenReason`); `None` if it has no such check.
     pub admission: Option<&'static str>,
     /// Rule of the baseline that admission leaves out where it runs this one.
     pub overrides: Option<&'static str>,
@@ -69,18 +69,18 @@ impl PartialEq for Rule {
 
 impl Eq for Rule {}
 
-/// What a rule found in a pod.
+/// A violation of a rule in a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issue {
     /// The rule that is broken.
     pub rule: &'static Rule,
-    /// Where in the pod, from `spec` or `metadata`, with the container's name.
+    /// Path of the field, from `spec` or `metadata`, with the name of the container.
     pub path: String,
-    /// What stands there, at most [`MAX_QUOTED`] characters.
+    /// Value of the field, at most [`MAX_QUOTED`] characters.
     pub found: String,
 }
 
-/// What was found in a pod.
+/// The configuration issues of a pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Issues {
     /// Issues in the order of [`RULES`].

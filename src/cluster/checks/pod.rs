@@ -40,7 +40,7 @@ part! {
         #[serde(rename = "hostIPC")] host_ipc: bool,
         /// The operating system that the pod names.
         os: Os,
-        /// What holds for all containers.
+        /// Settings for all containers.
         security_context: PodSecurityContext,
     }
 }
@@ -81,7 +81,7 @@ part! {
         capabilities: Capabilities,
         /// Has all of the node's powers.
         privileged: bool,
-        /// How `/proc` is masked.
+        /// The masking of `/proc`.
         proc_mount: Option<String>,
         /// The root filesystem is read-only.
         read_only_root_filesystem: bool,
@@ -194,7 +194,7 @@ part! {
     }
 }
 part! {
-    /// Where a handler connects to.
+    /// The host of a handler.
     Target {
         /// Host; empty is the pod.
         host: String,

@@ -1,4 +1,4 @@
-//! What the rules promise.
+//! Tests of the table of rules.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a failed test, in helpers too")]
 

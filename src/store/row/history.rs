@@ -45,12 +45,12 @@ pub struct SeenFinding {
     pub closed: Option<i64>,
 }
 
-/// What [`tidy`](crate::store::History::tidy) keeps.
+/// Retention of [`tidy`](crate::store::History::tidy).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Runs that ended before this are removed, seconds since 1970.
     pub runs_since: i64,
-    /// Packages and inventories of stacks that nobody has run since this are removed, seconds since 1970.
+    /// Packages and inventories of stacks that no container has used since this time are removed; seconds since 1970.
     pub unused_since: i64,
     /// Daily counts before this day are removed.
     pub days_since: Date,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use outcrop_proto::{Digest, LayerId};
 
-/// What one node read of a layer.
+/// The inventory of a layer, and the node that read it.
 #[derive(Clone, Debug)]
 pub struct LayerRow {
     /// Everything but the inventory.

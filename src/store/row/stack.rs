@@ -52,7 +52,7 @@ pub struct Summary {
     /// Its layers, newest first.
     pub layers: Vec<LayerId>,
     /// Digest of what it was merged from, see [`inputs`]; `None` where it has to be merged again: after a migration, and where its
-    /// packages were removed because nobody ran it.
+    /// packages were removed because no container used it.
     pub inputs: Option<Digest>,
     /// The advisory database for which its findings are complete; `None` until it is matched.
     pub matched: Option<Digest>,
@@ -62,7 +62,7 @@ pub struct Summary {
     pub distribution: Option<Distribution>,
     /// Types of its packages.
     pub types: Vec<PackageType>,
-    /// The oldest version of the catalogers that read one of its layers; 0 where its packages were removed because nobody ran it.
+    /// The oldest version of the catalogers that read one of its layers; 0 where its packages were removed because no container used it.
     pub catalogers: u32,
     /// Number of packages.
     pub packages: u64,

@@ -1,4 +1,4 @@
-//! Subjects: who has a package set.
+//! Subjects: the owners of package sets.
 
 use std::sync::Arc;
 

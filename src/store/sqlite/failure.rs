@@ -79,7 +79,7 @@ impl Failure {
     }
 }
 
-/// Awaits `work` and says what was being done if it fails.
+/// Awaits `work`, and adds the operation to its error.
 pub(super) async fn doing<T>(
     doing: &'static str,
     work: impl Future<Output = Result<T, Failure>>,

@@ -1,4 +1,4 @@
-//! Subjects, and which package sets they have and had.
+//! Subjects, and their current and former package sets.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -59,7 +59,7 @@ impl History for Sqlite {
 
     async fn tidy(&self, retention: &Retention, present: &[StackId]) -> Result<(), StoreError> {
         let (retention, present) = (*retention, present.to_vec());
-        self.write("removing what nobody needs", move |connection| {
+        self.write("removing unused rows", move |connection| {
             Box::pin(async move { tidy(connection, &retention, &present).await })
         })
         .await
@@ -188,7 +188,7 @@ async fn write_runs(
     .bind(&begun_rows)
     .execute(&mut *connection)
     .await?;
-    // What begins again soon after it ended went on: a container that crashes every minute has not a run for each.
+    // A run that starts again soon after its end continues, so that a container which crashes every minute has one run.
     let sql = format!(
         "UPDATE run SET until = NULL FROM (SELECT subject.id, value ->> 7 AS package_set, value ->> 8 AS at
              FROM json_each(?1) CROSS JOIN {SUBJECT}) AS begun
@@ -249,14 +249,14 @@ async fn tell(
 
 async fn tidy(connection: &mut SqliteConnection, retention: &Retention, present: &[StackId]) -> Result<(), Failure> {
     let present = json(&present)?;
-    // The findings of a stack that nobody has any more stay as long as somebody's history needs them.
+    // The findings of an unused stack stay as long as the history of a subject needs them.
     let unused = "SELECT id FROM stack WHERE id NOT IN (SELECT value FROM json_each(?1))
         AND NOT EXISTS (SELECT 1 FROM run WHERE run.package_set = stack.id AND (until IS NULL OR until >= ?2))";
     let statements = [
         "DELETE FROM run WHERE until < ?3 AND ?1 IS NOT NULL AND ?2 IS NOT NULL".to_owned(),
         format!("DELETE FROM package_set_package WHERE package_set IN ({unused}) AND ?3 IS NOT NULL"),
         format!("UPDATE package_set SET matched = NULL WHERE id IN ({unused}) AND ?3 IS NOT NULL"),
-        // A stack that somebody has again is read and merged again.
+        // A stack that is used again is read and merged again.
         format!(
             "UPDATE stack SET catalogers = 0, inputs = NULL WHERE catalogers > 0 AND id IN ({unused}) AND ?3 IS NOT NULL"
         ),

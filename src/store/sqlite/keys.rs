@@ -1,6 +1,6 @@
 //! Keys of rows that many others refer to and that are stored once: distributions, packages, and the paths that list them.
 //!
-//! Images choose these texts, so a key has to be a digest that nobody can find a collision of.
+//! Images choose these texts, so a key must be a collision-resistant digest.
 
 use std::fmt::Write as _;
 

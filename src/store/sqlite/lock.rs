@@ -10,10 +10,10 @@ use rustix::fs::{FlockOperation, flock};
 use super::StoreError;
 use crate::store::ErrorKind;
 
-/// How long a new process waits for the one that it replaces.
+/// Maximum time for which a new process waits for the one that it replaces.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often it tries meanwhile.
+/// Interval between two attempts.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// Locks the store at `path` for as long as the returned file is open. The kernel releases the lock of a process that is killed.

@@ -4,7 +4,7 @@
 //! crash at any point leaves a store of version 1, and the migration begins anew. The old file stays as `store.v1.bak`.
 //!
 //! Version 1 had no foreign keys and remembered ids in memory, so rows may refer to rows that do not exist: these are dropped and counted.
-//! An id may also have been given to another vulnerability, which nobody can see in the file. Every stack is therefore merged and
+//! An id may also have been assigned to another vulnerability, which the file does not show. Every stack is therefore merged and
 //! matched again: `inputs` and `matched` stay NULL. When a finding opened is kept, because equal packages and verdicts keep their rows.
 
 use std::io;
@@ -31,7 +31,7 @@ pub(super) fn is_version_1(path: &Path) -> Result<bool, StoreError> {
     let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('stack_package', 'problem', 'run')";
     match connection.query_row(sql, [], |row| row.get::<_, i64>(0)) {
         Ok(tables) => Ok(tables == 3),
-        // Opening it says what it is.
+        // The error of opening the file is more specific.
         Err(_) => Ok(false),
     }
 }
@@ -54,7 +54,7 @@ pub(super) fn migrate(path: &Path, new: &Path) -> Result<(), StoreError> {
     settle(path)?;
     let connection = Connection::open_with_flags(new, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
     let old = path.to_str().ok_or_else(|| StoreError::new(DOING, ErrorKind::Rejected, "the path is not UTF-8"))?;
-    // A crash leaves a file that nobody uses: it need not be on the disk before it is complete.
+    // A crash leaves an unused file, so it need not be durable before it is complete.
     connection
         .execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF;")
         .map_err(failed)?;

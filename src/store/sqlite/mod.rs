@@ -112,7 +112,7 @@ async fn migrate_from_v1(path: &Path, cluster: &ClusterIdentity) -> Result<(), S
     migrated.map_err(|error| StoreError::new(MIGRATING, ErrorKind::Failing, error.to_string()))?
 }
 
-/// How the file is opened.
+/// Returns the options for opening the file.
 fn connect_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)

@@ -1,4 +1,4 @@
-//! What an operator does to the file of a store: back it up, and give it to another cluster.
+//! Operations on the file of a store: a backup, and the assignment to another cluster.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,7 +16,7 @@ use crate::store::{ClusterIdentity, ErrorKind};
 /// `application_id` of a store.
 const APPLICATION: i64 = 0x4f55_5443;
 
-/// How long a statement waits for the aggregator's current transaction.
+/// Maximum time for which a statement waits for the aggregator's current transaction.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Writes a copy of the store at `store` to the new file `to`, also while an aggregator writes to the store. Returns the size of the copy,
@@ -42,7 +42,7 @@ pub fn back_up(store: &Path, to: &Path) -> Result<u64, StoreError> {
 
 fn copy(doing: &'static str, source: &Connection, partial: &Path, to: &Path) -> Result<u64, StoreError> {
     let failed = |error: io::Error| file_failed(doing, partial, &error);
-    // Nobody else may read what runs in the cluster. SQLite fills an empty file.
+    // The backup must not be readable by other users. SQLite fills an existing empty file.
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial).map_err(failed)?;
     let name = partial.to_str().ok_or_else(|| StoreError::new(doing, ErrorKind::Rejected, "the path is not UTF-8"))?;
     source.execute("VACUUM INTO ?", [name]).map_err(|error| database_failed(doing, &error))?;
@@ -57,7 +57,7 @@ fn copy(doing: &'static str, source: &Connection, partial: &Path, to: &Path) -> 
     to.metadata().map(|file| file.len()).map_err(|error| file_failed(doing, to, &error))
 }
 
-/// Gives the store at `store` to another cluster: everything in it belongs to that one from now on. Returns the cluster that it belonged to.
+/// Assigns the store at `store`, with everything in it, to another cluster. Returns the cluster that it belonged to.
 ///
 /// # Errors
 /// When there is no store, or an aggregator has it open.
@@ -96,7 +96,7 @@ fn open(doing: &'static str, path: &Path, access: OpenFlags) -> Result<Connectio
     Ok(connection)
 }
 
-/// How a store is checked.
+/// Statement that checks a store.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Check {
     /// Every page and row.

@@ -1,7 +1,7 @@
-//! Connections that come in, over TLS or in the clear, with bounds for whoever floods.
+//! Incoming connections, over TLS or plain TCP, with limits against floods.
 //!
-//! Nobody holds up anybody else: a connection is taken, and its handshake goes on beside the next one. Until it has said who it is, it costs little
-//! and not for long.
+//! Handshakes run concurrently, so a slow client does not delay others. An unauthenticated connection uses little memory, and is closed after
+//! [`Limits::identify_within`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,30 +26,30 @@ use tonic::transport::server::Connected;
 use super::tls::{Certificate, Protocol};
 use crate::lock::lock;
 
-/// How often the certificate's files are looked at.
-const LOOK: Duration = Duration::from_secs(3);
+/// Interval at which the certificate's files are checked for changes.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How long nothing is taken after the system had no handle for a connection.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Pause after a connection could not be accepted, for example because the process has too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections that wait to be served.
-const WAITING: usize = 64;
+/// Maximum number of connections that wait for the server to accept them.
+const QUEUE: usize = 64;
 
-/// How much is taken at a time.
+/// Limits for connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections in all.
+    /// Maximum number of connections.
     pub connections: usize,
-    /// Connections from one address: all nodes behind one translated address together, so half of all.
+    /// Maximum number of connections from one address. It is high, because many nodes can share one address behind NAT.
     pub per_address: usize,
-    /// Handshakes at a time; the others wait.
+    /// Maximum number of concurrent handshakes; further ones wait.
     pub handshakes: usize,
-    /// Handshakes of one address at a time.
+    /// Maximum number of concurrent handshakes from one address.
     pub handshakes_per_address: usize,
-    /// How long a handshake may take.
+    /// Maximum duration of a handshake.
     pub handshake_within: Duration,
-    /// How long a connection may wait, shake hands and say who it is, in all: until [`Peer::identified`] is called. Without it a connection
-    /// needs to say nothing.
+    /// Maximum time from accepting a connection until [`Peer::identified`] is called, with the handshake. `None` if connections need not be
+    /// authenticated.
     pub identify_within: Option<Duration>,
 }
 
@@ -66,36 +66,36 @@ impl Default for Limits {
     }
 }
 
-/// How many connections there are, and what became of those that are none.
+/// Numbers of connections.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Those that are open now, handshakes included.
+    /// Open connections, including those in a handshake.
     pub open: AtomicU64,
-    /// Those that were closed at once, since there were too many.
+    /// Connections that were closed immediately because a limit was reached.
     pub turned_away: AtomicU64,
-    /// Handshakes that came to nothing, or took too long.
+    /// Handshakes that failed or timed out.
     pub failed: AtomicU64,
-    /// Those that were closed since they did not say who they were.
+    /// Connections that were closed because they did not authenticate in time.
     pub unidentified: AtomicU64,
-    addresses: Mutex<HashMap<IpAddr, Address>>,
+    addresses: Mutex<HashMap<IpAddr, AddressState>>,
 }
 
-/// What comes from one address.
+/// The connections of one address.
 #[derive(Debug)]
-struct Address {
+struct AddressState {
     open: usize,
     handshakes: Arc<Semaphore>,
 }
 
-/// Whom an address counts for: of IPv6 whoever has a network of 64 bits.
-fn counted_as(address: IpAddr) -> IpAddr {
+/// Returns the key under which an address is counted. One IPv6 client usually owns a whole /64 network, which therefore counts as one.
+fn counting_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
         address @ IpAddr::V4(_) => address,
     }
 }
 
-/// The right to be connected; it is given back when it is dropped.
+/// A place among the allowed connections; dropping it frees the place.
 struct Slot {
     counts: Arc<Counts>,
     address: IpAddr,
@@ -103,11 +103,11 @@ struct Slot {
 }
 
 impl Slot {
-    /// `None` where there are too many.
-    fn take(counts: &Arc<Counts>, limits: &Limits, address: IpAddr) -> Option<Self> {
-        let address = counted_as(address);
+    /// Returns a slot for a connection from `address`, or `None` if a limit is reached.
+    fn acquire(counts: &Arc<Counts>, limits: &Limits, address: IpAddr) -> Option<Self> {
+        let address = counting_key(address);
         let mut addresses = lock(&counts.addresses);
-        let entry = addresses.entry(address).or_insert_with(|| Address {
+        let entry = addresses.entry(address).or_insert_with(|| AddressState {
             open: 0,
             handshakes: Arc::new(Semaphore::new(limits.handshakes_per_address.max(1))),
         });
@@ -138,7 +138,7 @@ impl Drop for Slot {
     }
 }
 
-/// Who is at the other end. tonic puts it into a request's extensions.
+/// The client of a connection. tonic adds it to the extensions of each request.
 #[derive(Clone, Debug)]
 pub struct Peer {
     address: SocketAddr,
@@ -146,12 +146,12 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Its address.
+    /// Returns the address of the client.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// It has said who it is, and is believed: its connection may stay.
+    /// Marks the client as authenticated: its connection has no deadline any more.
     pub fn identified(&self) {
         self.identified.store(true, Ordering::Relaxed);
     }
@@ -162,11 +162,11 @@ enum Channel {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// A connection, in the clear or over TLS.
+/// A connection over TLS or plain TCP.
 pub struct Connection {
     channel: Channel,
     peer: Peer,
-    /// When it has to have said who it is.
+    /// The time by which the client has to authenticate.
     deadline: Option<Pin<Box<Sleep>>>,
     slot: Slot,
 }
@@ -242,7 +242,7 @@ impl Connected for Connection {
     }
 }
 
-/// Connections as they come in, ready to be served: a stream for tonic, a listener for axum. It never ends and never fails.
+/// A source of accepted connections with a complete handshake: a stream for tonic, a listener for axum. It never ends and never fails.
 #[derive(Debug)]
 pub struct Incoming {
     connections: mpsc::Receiver<Connection>,
@@ -252,10 +252,10 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Takes connections from `listener`: over TLS with `certificate`, without one in the clear. To be called in a tokio runtime.
+    /// Accepts connections of `listener`, over TLS if there is a certificate. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// When the listener has no address, or TLS cannot be spoken.
+    /// When the listener has no address, or the TLS configuration is invalid.
     pub fn new(
         listener: TcpListener,
         certificate: Option<(Arc<Certificate>, Protocol)>,
@@ -263,7 +263,7 @@ impl Incoming {
     ) -> io::Result<Self> {
         let local = listener.local_addr()?;
         let counts = Arc::new(Counts::default());
-        let (sender, connections) = mpsc::channel(WAITING);
+        let (sender, connections) = mpsc::channel(QUEUE);
         let tls = match certificate {
             Some((certificate, protocol)) => {
                 let config = certificate.config(protocol).map_err(io::Error::other)?;
@@ -271,12 +271,12 @@ impl Incoming {
             }
             None => None,
         };
-        let door = Door { counts: Arc::clone(&counts), limits, sender };
-        let task = tokio::spawn(door.stand(listener, tls));
+        let acceptor = Acceptor { counts: Arc::clone(&counts), limits, sender };
+        let task = tokio::spawn(acceptor.run(listener, tls));
         Ok(Self { connections, counts, local, task })
     }
 
-    /// How many there are.
+    /// Returns the numbers of connections.
     pub fn counts(&self) -> Arc<Counts> {
         Arc::clone(&self.counts)
     }
@@ -306,7 +306,7 @@ impl axum::serve::Listener for Incoming {
                 let address = connection.peer.address;
                 (connection, address)
             }
-            // Only while the runtime ends.
+            // The task ends only when the runtime shuts down.
             None => std::future::pending().await,
         }
     }
@@ -316,27 +316,27 @@ impl axum::serve::Listener for Incoming {
     }
 }
 
-/// Who takes connections.
-struct Door {
+/// The task that accepts connections.
+struct Acceptor {
     counts: Arc<Counts>,
     limits: Limits,
     sender: mpsc::Sender<Connection>,
 }
 
-impl Door {
-    async fn stand(self, listener: TcpListener, tls: Option<(TlsAcceptor, Arc<Certificate>)>) {
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let shaking = Arc::new(Semaphore::new(self.limits.handshakes.max(1)));
-        let (acceptor, certificate) = tls.unzip();
+impl Acceptor {
+    async fn run(self, listener: TcpListener, tls: Option<(TlsAcceptor, Arc<Certificate>)>) {
+        let mut refresh = tokio::time::interval(REFRESH_INTERVAL);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let handshakes = Arc::new(Semaphore::new(self.limits.handshakes.max(1)));
+        let (tls_acceptor, certificate) = tls.unzip();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, address)) => self.admit(stream, address, acceptor.clone(), &shaking),
-                    // No handle is left, or the other end has gone already: the next one may have more luck.
-                    Err(_) => sleep(PAUSE).await,
+                    Ok((stream, address)) => self.admit(stream, address, tls_acceptor.clone(), &handshakes),
+                    // The process has too many open files, or the client has disconnected already: the next connection may succeed.
+                    Err(_) => sleep(ACCEPT_PAUSE).await,
                 },
-                _ = look.tick() => {
+                _ = refresh.tick() => {
                     if let Some(certificate) = certificate.clone() {
                         tokio::task::spawn_blocking(move || certificate.refresh());
                     }
@@ -347,7 +347,7 @@ impl Door {
     }
 
     fn admit(&self, stream: TcpStream, address: SocketAddr, acceptor: Option<TlsAcceptor>, all: &Arc<Semaphore>) {
-        let Some(slot) = Slot::take(&self.counts, &self.limits, address.ip()) else {
+        let Some(slot) = Slot::acquire(&self.counts, &self.limits, address.ip()) else {
             self.counts.turned_away.fetch_add(1, Ordering::Relaxed);
             return;
         };
@@ -358,17 +358,17 @@ impl Door {
             let channel = match acceptor {
                 None => Some(Channel::Plain(stream)),
                 Some(acceptor) => {
-                    let shake = async {
-                        // First in the own address's line, then in everybody's: no address fills the second.
+                    let handshake = async {
+                        // The permit of the address comes first, so that one address cannot hold all permits of the second kind.
                         let _of_address = slot.handshakes.acquire().await.ok()?;
                         let _of_all = all.acquire().await.ok()?;
                         timeout(limits.handshake_within, acceptor.accept(stream)).await.ok()?.ok()
                     };
-                    let shaken = match identify_until {
-                        Some(until) => timeout_at(until, shake).await.ok().flatten(),
-                        None => shake.await,
+                    let stream = match identify_until {
+                        Some(until) => timeout_at(until, handshake).await.ok().flatten(),
+                        None => handshake.await,
                     };
-                    shaken.map(|stream| Channel::Tls(Box::new(stream)))
+                    stream.map(|stream| Channel::Tls(Box::new(stream)))
                 }
             };
             let Some(channel) = channel else {
@@ -382,7 +382,7 @@ impl Door {
     }
 }
 
-/// Allows this process the handles that so many connections need, as far as the system lets it, and tells how many it has.
+/// Raises this process's limit of open files to `wanted`, or to the hard limit if that is lower. Returns the new limit.
 ///
 /// # Errors
 /// When the limit cannot be changed.

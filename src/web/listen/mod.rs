@@ -1,4 +1,4 @@
-//! Listeners for nodes and for the API: so many connections and no more, TLS whose certificate is read again when it changes.
+//! Listeners for agents and for the API: a limited number of connections, and TLS with a certificate that is reloaded when it changes.
 
 mod incoming;
 mod tls;

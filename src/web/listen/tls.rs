@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_a_problem_before_it_expires_and_no_more_once_it_was_replaced() {
+    fn a_certificate_is_a_problem_two_weeks_before_it_expires_until_it_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let [certificate, key] = ["tls.crt", "tls.key"].map(|name| dir.path().join(name));
         let put = |hours| {
@@ -225,14 +225,14 @@ mod tests {
         put(15 * 24);
         let served = Certificate::open(&certificate, &key).unwrap();
         assert_eq!(served.problem(), None);
-        for (hours, says) in [(13 * 24, Some("expires soon, at ")), (-1, Some("expired at ")), (100 * 24, None)] {
+        for (hours, expected) in [(13 * 24, Some("expires soon, at ")), (-1, Some("expired at ")), (100 * 24, None)] {
             put(hours);
             served.refresh();
             let problem = served.problem();
-            assert_eq!(problem.is_some(), says.is_some(), "{hours}: {problem:?}");
-            assert!(problem.unwrap_or_default().contains(says.unwrap_or_default()), "{hours}");
+            assert_eq!(problem.is_some(), expected.is_some(), "{hours}: {problem:?}");
+            assert!(problem.unwrap_or_default().contains(expected.unwrap_or_default()), "{hours}");
         }
-        // What is invalid is reported, and what was served before is served on.
+        // An invalid key is reported, and the previous certificate stays in use.
         fs::write(&key, "no key").unwrap();
         served.refresh();
         let problem = served.problem().unwrap();

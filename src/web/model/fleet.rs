@@ -125,7 +125,7 @@ pub struct LayerCounts {
 pub struct LayerItem {
     /// Identity.
     pub id: String,
-    /// How far its reading has come.
+    /// Its state.
     pub state: LayerWord,
     /// Reason for which it could not be read, or that nodes disagree about it.
     pub reason: String,

@@ -71,7 +71,7 @@ pub struct Status {
     /// Findings of containers by severity: a finding of an image counts once for each container that runs it.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub findings: SeverityCounts,
-    /// Findings that are withheld because the distribution judges the package, counted in the same way.
+    /// Findings that are withheld because the distribution's advisories apply to the package, counted in the same way.
     pub withheld: u64,
     /// Latest rematch of everything; `null` before the first one.
     pub rematch: Option<Rematch>,
@@ -170,7 +170,7 @@ pub struct ReportCounts {
 pub struct DatabaseStatus {
     /// SHA-256 of the file.
     pub digest: String,
-    /// Where it came from: the watched file, or the caller who pushed it.
+    /// Its origin: the watched file, or the caller who pushed it.
     pub brought_by: String,
     /// When it was loaded.
     pub brought_at: String,
@@ -198,7 +198,7 @@ pub struct SourceStatus {
 pub struct Rematch {
     /// When it started.
     pub at: String,
-    /// How long it took.
+    /// Its duration.
     pub seconds: f64,
     /// Stacks that were matched.
     pub stacks: u64,
@@ -210,7 +210,7 @@ pub struct Rematch {
     pub nodes_rescanned: u64,
 }
 
-/// How completely a container was read.
+/// Coverage of a container.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub struct Coverage {
     /// The state.
@@ -250,7 +250,7 @@ pub struct ContainerItem {
     pub stack: Option<String>,
     /// How the runtime stores its files; `null` if the agent could not tell.
     pub storage: Option<StorageWord>,
-    /// How completely it was read.
+    /// Its coverage.
     pub coverage: Coverage,
     /// Name of the distribution.
     pub distribution: Option<String>,
@@ -270,7 +270,7 @@ pub struct ImageItem {
     pub stack: String,
     /// Names by which containers refer to it.
     pub names: Vec<String>,
-    /// How completely it was read.
+    /// Its coverage.
     pub coverage: Coverage,
     /// Name of the distribution.
     pub distribution: Option<String>,
@@ -283,7 +283,7 @@ pub struct ImageItem {
     /// Findings by severity.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub findings: SeverityCounts,
-    /// Findings that are withheld because the distribution judges the package.
+    /// Findings that are withheld because the distribution's advisories apply to the package.
     pub withheld: u64,
     /// Number of containers that run it.
     pub containers: u64,
@@ -328,7 +328,7 @@ pub struct FindingItem {
     pub installed: String,
     /// Path that lists the package; the path inside an archive follows `!/`.
     pub evidence: String,
-    /// What the vendor says about a fix.
+    /// The vendor's statement about a fix.
     pub status: StatusWord,
     /// First version with the fix.
     pub fixed: Option<String>,
@@ -401,7 +401,7 @@ pub struct AdvisoryPackage {
     pub name: String,
     /// Version.
     pub version: String,
-    /// What the vendor says about a fix.
+    /// The vendor's statement about a fix.
     pub status: StatusWord,
     /// First version with the fix.
     pub fixed: Option<String>,
@@ -433,7 +433,7 @@ pub struct Pushed {
     pub digest: String,
     /// Whether the file was in use already.
     pub unchanged: bool,
-    /// What matching against it changed; `null` if it was in use already.
+    /// The changes of the rematch; `null` if it was in use already.
     pub rematch: Option<Rematch>,
 }
 

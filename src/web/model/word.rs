@@ -1,4 +1,4 @@
-//! Words in answers.
+//! Words of closed sets in responses.
 
 use std::borrow::Cow;
 use std::fmt;

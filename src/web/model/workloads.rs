@@ -1,4 +1,4 @@
-//! Workloads: what runs of each, what is found in it, and how it is configured.
+//! Workloads, with their containers, findings and configuration issues.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ pub struct WorkloadItem {
     /// Findings by severity; replicas of one container count once.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub findings: SeverityCounts,
-    /// Findings that are withheld because the distribution judges the package, counted in the same way.
+    /// Findings that are withheld because the distribution's advisories apply to the package, counted in the same way.
     pub withheld: u64,
     /// The strictest level of the Pod Security Standards that it satisfies: `privileged`, `baseline` or `restricted`.
     pub pod_security: String,
@@ -73,7 +73,7 @@ pub struct WorkloadContainer {
     pub image: String,
     /// Identity of its stack.
     pub stack: Option<String>,
-    /// How completely it was read.
+    /// Its coverage.
     pub coverage: Coverage,
     /// Number of equal replicas.
     pub replicas: u64,
@@ -97,7 +97,7 @@ pub struct IssueItem {
     pub rule: String,
     /// `baseline` or `restricted` of the Pod Security Standards; `recommended` for rules beyond them.
     pub level: String,
-    /// What is wrong.
+    /// The defect.
     pub title: String,
     /// Path of the field.
     pub path: String,
@@ -105,6 +105,6 @@ pub struct IssueItem {
     pub found: String,
     /// Why it matters.
     pub why: String,
-    /// How to fix it.
+    /// The fix.
     pub fix: String,
 }

@@ -1,4 +1,4 @@
-//! What `outcrop get`, `status` and `who-has` print.
+//! The output of `outcrop get`, `status` and `who-has`.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::fake::Fake;
 use super::server::Server;
 
-/// Holds `text` against the file of this name; `UPDATE_GOLDEN=1` writes it anew.
+/// Compares `text` with the file of this name; with `UPDATE_GOLDEN=1` the file is written.
 pub(super) fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/cli").join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -16,11 +16,14 @@ pub(super) fn golden(name: &str, text: &str) {
         fs::write(&path, text).unwrap();
     }
     let known = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(text, known, "{name} is not what it was; if it is better, UPDATE_GOLDEN=1 cargo test --test it api::");
+    assert_eq!(
+        text, known,
+        "{name} differs; to accept the new output, run UPDATE_GOLDEN=1 cargo test --workspace --test it api::"
+    );
 }
 
 #[test]
-fn tables_look_as_they_did() {
+fn tables_equal_the_expected_output() {
     let server = Server::open(Fake::new(3, 4));
     let commands: [(&str, &[&str]); 16] = [
         ("workloads.txt", &["get", "workloads", "-A"]),
@@ -46,7 +49,7 @@ fn tables_look_as_they_did() {
 }
 
 #[test]
-fn a_list_of_many_pages_is_whole_in_every_form() {
+fn a_list_of_many_pages_is_complete_in_every_format() {
     let server = Server::open(Fake::new(2, 2_345));
     assert_eq!(server.told(&["get", "containers", "--no-headers"]).lines().count(), 2_345);
     assert_eq!(server.told(&["get", "containers", "-o", "csv"]).split("\r\n").count(), 2_345 + 2);
@@ -66,7 +69,7 @@ fn a_list_of_many_pages_is_whole_in_every_form() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_closed_pipe_is_not_an_error() {
     let server = Server::open(Fake::new(2, 3_000));
     let script = format!(
         "{} get findings -o json --server http://{} | head -c 10; exit ${{PIPESTATUS[0]}}",
@@ -78,7 +81,7 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
-fn nobody_is_said_with_what_has_not_been_read() {
+fn an_empty_result_mentions_containers_that_were_not_scanned() {
     let server = Server::open(Fake::new(3, 4));
     assert_eq!(
         server.told(&["who-has", "nobody"]),
@@ -95,11 +98,11 @@ fn nobody_is_said_with_what_has_not_been_read() {
 }
 
 #[test]
-fn what_goes_wrong_ends_with_its_code_and_a_line_that_helps() {
+fn errors_have_an_exit_code_and_a_hint() {
     let server = Server::open(Fake::new(3, 4));
-    for (arguments, code, says) in [
+    for (arguments, code, expected) in [
         (&["get", "layers", "-n", "shop"][..], 64, "layers have no filter \"namespace\": expected one of id, state"),
-        (&["get", "layers", "--sort-by", "colour"], 64, "expected one of id, findings, containers"),
+        (&["get", "layers", "--sort-by", "color"], 64, "expected one of id, findings, containers"),
         (&["get", "nodes", "--by-impact"], 64, "applies to layers only"),
         (&["get", "nodes", "--limit", "0"], 64, "invalid value 0 for --limit"),
         (&["get", "nodes", "--field-selector", "attached"], 64, "expected FIELD=VALUE"),
@@ -108,7 +111,7 @@ fn what_goes_wrong_ends_with_its_code_and_a_line_that_helps() {
         (&["get", "workloads", "-A", "-n", "shop"], 64, "cannot be used with"),
         (&["describe", "deploy/none"], 1, "no workload \"deploy/none\" with pods found"),
         (&["describe", "web"], 64, "matches several workloads"),
-        (&["describe", "deploy/web-2", "-o", "csv"], 64, "-o csv is not available"),
+        (&["describe", "deploy/web-2", "-o", "csv"], 64, "possible values: table, json, yaml"),
         (&["get", "advisory"], 64, "the name of the advisory is missing"),
         (&["get", "advisory", "CVE-1"], 1, "no advisory is known as CVE-1"),
         (&["get", "advisory", "CVE-2021-44228", "-o", "csv"], 64, "-o csv is not available"),
@@ -124,6 +127,6 @@ fn what_goes_wrong_ends_with_its_code_and_a_line_that_helps() {
     ] {
         let output = server.outcrop(arguments);
         let told = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.code() == Some(code) && told.contains(says), "{arguments:?} {code}: {told}");
+        assert!(output.status.code() == Some(code) && told.contains(expected), "{arguments:?} {code}: {told}");
     }
 }

@@ -537,7 +537,7 @@ impl Source for Fake {
 
     fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, Page<HasItem>> {
         if question.starts_with('!') {
-            return ready(Err(Failure::Question(format!("invalid question {question:?}: expected a package"))));
+            return ready(Err(Failure::Invalid(format!("invalid question {question:?}: expected a package"))));
         }
         let item = |number: usize| HasItem {
             container: self.place(number),

@@ -40,11 +40,11 @@ fn the_page_runs_nothing_and_shows_what_is_there() {
     assert!(!page.body.contains(misleads), "{:?}", page.body.chars().find(|character| misleads(*character)));
     for shown in [
         "&lt;script&gt;alert(1)&lt;/script&gt;",
-        "30 containers, each in exactly one state",
-        "12 known: 10 attached, 2 silent; 1 with a weaker cage, 1 not believed",
-        "+12 −5 findings of 3 stacks in 1.2 s, 0 nodes rescanned",
-        "Nothing is taken from nodes",
-        "1 layers are disputed",
+        "30 containers, each with exactly one state",
+        "12 known: 10 attached, 2 silent; 1 with a weaker sandbox, 1 distrusted",
+        "+12 −5 findings in 3 stacks, 1.2 s, 0 nodes rescanned",
+        "Reports of nodes are not accepted",
+        "Disputed layers: 1.",
         "href=\"/api/v1/layers?sort=-findings\"",
         "href=\"/api/v1/findings\"",
     ] {

@@ -1,7 +1,7 @@
-//! What Go's linker writes into a program: the toolchain's version, and the modules it was built of.
+//! The build information that Go's linker writes into a program: the version of the toolchain, and the modules.
 //!
-//! Format: [`debug/buildinfo`](https://cs.opensource.google/go/go/+/master:src/debug/buildinfo/buildinfo.go), both ways of
-//! storing the two strings: behind the header (since Go 1.18), and through pointers (before).
+//! Format: [`debug/buildinfo`](https://cs.opensource.google/go/go/+/master:src/debug/buildinfo/buildinfo.go), with both ways of storing the two
+//! strings: after the header (since Go 1.18), and by pointers (before).
 
 use std::io;
 
@@ -10,25 +10,25 @@ use super::elf::{Elf, number};
 
 const MAGIC: &[u8] = b"\xff Go buildinf:";
 
-/// The header is 32 bytes and aligned to 16.
+/// Size of the header, which is aligned to 16 bytes.
 const HEADER: usize = 32;
 const ALIGN: usize = 16;
 
-/// How much of a program's data is searched for the header. Go's linker puts it first.
+/// Number of bytes of a program's data that are searched for the header. Go's linker puts it first.
 const MAX_SEARCH: usize = 1 << 20;
 
-/// Longest list of modules, bytes. Those of the largest programs have 60 KB.
+/// Maximum size of the list of modules, in bytes. The largest programs have 60 KB.
 const MAX_MODULES: u64 = 4 << 20;
 
-/// Longest version of a toolchain, bytes.
+/// Maximum size of a toolchain's version, in bytes.
 const MAX_VERSION: u64 = 1024;
 
 /// The two strings that the linker wrote.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BuildInfo {
-    /// The toolchain: `go1.22.3`.
+    /// Version of the toolchain: `go1.22.3`.
     pub(super) toolchain: Vec<u8>,
-    /// Lines about modules and settings; empty when it was built without modules.
+    /// Lines about modules and settings; empty if the program was built without modules.
     pub(super) modules: Vec<u8>,
 }
 
@@ -36,7 +36,7 @@ fn malformed(reason: &'static str) -> CatalogError {
     CatalogError::malformed("Go build information", reason)
 }
 
-/// Reads the build information of a program, or `None` when it has none.
+/// Reads the build information of a program, or returns `None` if it has none.
 pub(super) fn read(elf: &Elf<'_>) -> Result<Option<BuildInfo>, CatalogError> {
     let Some((offset, header)) = find(elf)? else { return Ok(None) };
     // Bit 0: the pointers' byte order. Bit 1: the strings are in place.
@@ -59,14 +59,14 @@ pub(super) fn read(elf: &Elf<'_>) -> Result<Option<BuildInfo>, CatalogError> {
     Ok(Some(BuildInfo { toolchain, modules: unwrap(modules) }))
 }
 
-/// Finds the header: where it is, and its bytes.
+/// Finds the header. Returns its offset and its bytes.
 fn find(elf: &Elf<'_>) -> io::Result<Option<(u64, [u8; HEADER])>> {
     let range = elf.candidate;
     let size = usize::try_from(range.size).unwrap_or(usize::MAX).min(MAX_SEARCH);
-    // Nearly always it is the first thing there.
+    // The header is nearly always at the start.
     for size in [size.min(HEADER), size] {
         let bytes = elf.read(range.offset, size)?;
-        // Alignment counts from the start of the range, which the linker aligned.
+        // Alignment is relative to the start of the range, which the linker has aligned.
         let found = (0..bytes.len()).step_by(ALIGN).find(|&at| bytes[at..].starts_with(MAGIC));
         let header = found.and_then(|at| Some((at, bytes.get(at..at + HEADER)?.try_into().ok()?)));
         if let Some((at, header)) = header {
@@ -76,7 +76,7 @@ fn find(elf: &Elf<'_>) -> io::Result<Option<(u64, [u8; HEADER])>> {
     Ok(None)
 }
 
-/// A string behind its length as a varint, and the offset behind it.
+/// Reads a string that follows its length (a varint). Returns the string and the offset after it.
 fn inline(elf: &Elf<'_>, offset: u64, limit: u64) -> Result<(Vec<u8>, u64), CatalogError> {
     let prefix = elf.read(offset, 10)?;
     let mut size = 0_u64;
@@ -103,7 +103,7 @@ fn exactly(elf: &Elf<'_>, offset: u64, size: u64, limit: u64) -> Result<Vec<u8>,
     if bytes.len() == size { Ok(bytes) } else { Err(malformed("a string lies beyond the end")) }
 }
 
-/// Strings as Go before 1.18 stored them: a pointer to a pair of pointer and length.
+/// Strings as stored before Go 1.18: a pointer to a pair of pointer and length.
 struct Pointers<'e> {
     elf: &'e Elf<'e>,
     size: usize,
@@ -125,7 +125,7 @@ impl Pointers<'_> {
     }
 }
 
-/// The list of modules without the 16 bytes that mark its start and its end in memory.
+/// Returns the list of modules without the 16-byte markers at its start and end.
 fn unwrap(modules: Vec<u8>) -> Vec<u8> {
     match modules.len().checked_sub(17) {
         Some(last) if last >= ALIGN && modules[last] == b'\n' => modules[16..=last].to_vec(),

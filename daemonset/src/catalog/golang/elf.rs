@@ -1,21 +1,21 @@
-//! As much of an [ELF](https://gabi.xinuos.com) program as it takes to find Go's build information: headers and ranges,
-//! read at their offsets. A program may have 200 MB, and is never read whole.
+//! Reads the parts of an [ELF](https://gabi.xinuos.com) program that locate Go's build information. Only headers and ranges are read, because
+//! programs can have 200 MB.
 
 use std::io;
 
 use super::super::Source;
 
-/// Most bytes of a table (sections, segments, section names) that is read. Programs have a few kilobytes of each.
+/// Maximum size of a table (sections, segments, section names), in bytes. Real tables have a few kilobytes.
 const MAX_TABLE: u64 = 1 << 20;
 
 const PT_LOAD: u64 = 1;
 const PF_W: u64 = 2;
 
-/// An ELF program's loadable segments, and where Go's build information may be.
+/// The loadable segments of an ELF program, and the range that may contain Go's build information.
 pub(super) struct Elf<'s> {
     source: &'s dyn Source,
     segments: Vec<Segment>,
-    /// Range of the file that holds the build information, or begins with it.
+    /// Range of the file that contains the build information.
     pub(super) candidate: Range,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Elf<'s> {
 pub(super) struct Range {
     pub(super) offset: u64,
     pub(super) size: u64,
-    /// Whether a section of that name says so; else it is the program's data, and has it only if it is a Go program.
+    /// Whether the range is the section of this name. Otherwise it is the program's data, which has build information only in a Go program.
     pub(super) named: bool,
 }
 
@@ -35,7 +35,7 @@ struct Segment {
 }
 
 impl Segment {
-    /// Its bytes in the file from the first address on that is a multiple of 16, as what is searched for in it is.
+    /// Returns the part of the range from the first address that is a multiple of 16, as the header's address is.
     fn aligned(&self) -> Range {
         let skipped = self.address.wrapping_neg() % 16;
         let Range { offset, size, named } = self.file;
@@ -43,7 +43,7 @@ impl Segment {
     }
 }
 
-/// How wide and in which order a program stores its numbers.
+/// Width and byte order of a program's numbers.
 #[derive(Clone, Copy)]
 struct Layout {
     wide: bool,
@@ -51,27 +51,27 @@ struct Layout {
 }
 
 impl Layout {
-    /// The number of `size` bytes at `offset`, or 0 beyond the end: callers check their tables' sizes first.
+    /// Returns the number of `size` bytes at `offset`, or 0 beyond the end: callers check the sizes of tables first.
     fn number(self, bytes: &[u8], offset: usize, size: usize) -> u64 {
         number(bytes.get(offset..offset + size).unwrap_or_default(), self.big_endian)
     }
 
-    /// The address-sized number at `narrow` (32-bit) or `wide` (64-bit).
+    /// Returns the address-sized number at `narrow` (32-bit) or `wide` (64-bit).
     fn word(self, bytes: &[u8], narrow: usize, wide: usize) -> u64 {
         if self.wide { self.number(bytes, wide, 8) } else { self.number(bytes, narrow, 4) }
     }
 }
 
-/// An unsigned number of up to 8 bytes.
+/// Returns an unsigned number of up to 8 bytes.
 pub(super) fn number(bytes: &[u8], big_endian: bool) -> u64 {
     let join = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
     if big_endian { bytes.iter().fold(0, join) } else { bytes.iter().rev().fold(0, join) }
 }
 
 impl<'s> Elf<'s> {
-    /// Opens a program, or `None` if it is no ELF program that could be Go's.
+    /// Opens a program, or returns `None` if the file cannot be a Go program in ELF.
     ///
-    /// Any executable is handed in, so what is broken or odd is not an error: it is no Go program that could be loaded.
+    /// The function is called for any executable, so a malformed file is not an error: the kernel could not load it.
     pub(super) fn open(source: &'s dyn Source) -> io::Result<Option<Self>> {
         let mut header = [0; 64];
         let read = source.read_at(0, &mut header)?;
@@ -84,7 +84,7 @@ impl<'s> Elf<'s> {
         };
         let named = match named_section(source, layout, &header)? {
             Lookup::Found(range) => Some(range),
-            // Go's linker names the section, so a program with names and without this one is not Go's.
+            // Go's linker always writes the section, so a program with section names and without this section is not a Go program.
             Lookup::Absent => return Ok(None),
             Lookup::NoNames => None,
         };
@@ -94,12 +94,12 @@ impl<'s> Elf<'s> {
         Ok(Some(Self { source, segments, candidate }))
     }
 
-    /// `size` bytes at `offset` of the file, or fewer at its end.
+    /// Reads `size` bytes at `offset` of the file, or fewer at its end.
     pub(super) fn read(&self, offset: u64, size: usize) -> io::Result<Vec<u8>> {
         read_range(self.source, offset, size)
     }
 
-    /// Where in the file the byte is that gets loaded at `address`, and how many follow it in its segment.
+    /// Returns the range of the file from the byte that is loaded at `address` to the end of its segment.
     pub(super) fn locate(&self, address: u64) -> Option<Range> {
         self.segments.iter().find_map(|segment| {
             let into = address.checked_sub(segment.address).filter(|&into| into < segment.file.size)?;
@@ -120,11 +120,11 @@ fn read_range(source: &dyn Source, offset: u64, size: usize) -> io::Result<Vec<u
 enum Lookup {
     Found(Range),
     Absent,
-    /// The program has no section table: it was stripped of it.
+    /// The program has no section table, because it was stripped.
     NoNames,
 }
 
-/// Looks for the section `.go.buildinfo`.
+/// Finds the section `.go.buildinfo`.
 fn named_section(source: &dyn Source, layout: Layout, header: &[u8]) -> io::Result<Lookup> {
     let table = layout.word(header, 32, 40);
     let (size_at, count_at, names_at) = if layout.wide { (58, 60, 62) } else { (46, 48, 50) };
@@ -132,7 +132,7 @@ fn named_section(source: &dyn Source, layout: Layout, header: &[u8]) -> io::Resu
     let count = layout.number(header, count_at, 2);
     let names = layout.number(header, names_at, 2);
     let least = if layout.wide { 64 } else { 40 };
-    // Programs with 65,280 sections and more keep the true count elsewhere; no linker of Go makes them.
+    // Programs with 65,280 sections or more store the count elsewhere; Go's linker never writes that many.
     if table == 0 || count == 0 || size < least || size * count > MAX_TABLE {
         return Ok(Lookup::NoNames);
     }
@@ -154,7 +154,7 @@ fn named_section(source: &dyn Source, layout: Layout, header: &[u8]) -> io::Resu
     Ok(found.map_or(Lookup::Absent, |section| Lookup::Found(range(section))))
 }
 
-/// The segments that get loaded from the file.
+/// Returns the segments that are loaded from the file.
 fn segments(source: &dyn Source, layout: Layout, header: &[u8]) -> io::Result<Vec<Segment>> {
     let table = layout.word(header, 28, 32);
     let (size_at, count_at) = if layout.wide { (54, 56) } else { (42, 44) };

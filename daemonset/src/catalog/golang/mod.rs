@@ -23,15 +23,15 @@ impl Cataloger for Golang {
         "golang"
     }
 
-    /// Every executable whose name does not rule it out, and shared libraries, which seldom have an execute bit.
+    /// Wants every executable whose name does not exclude it, and shared libraries, which rarely have an execute bit.
     fn wants(&self, path: &[u8]) -> Want {
-        // Hundreds of files without extension and without anything else to tell them by.
+        // Hundreds of files without an extension, which only their directory excludes.
         if path.starts_with(b"usr/share/zoneinfo/") || path.starts_with(b"usr/share/doc/") {
             return Want::No;
         }
         let name = base_name(path);
         let Some(dot) = name.iter().rposition(|&byte| byte == b'.') else {
-            // What accompanies every installed distribution of Python, and everything else.
+            // Metadata files of installed Python distributions.
             let known =
                 matches!(name, b"" | b"RECORD" | b"INSTALLER" | b"WHEEL" | b"REQUESTED" | b"LICENSE" | b"COPYING");
             return if known { Want::No } else { Want::IfExecutable };
@@ -47,7 +47,7 @@ impl Cataloger for Golang {
         if is_no_program(extension) { Want::No } else { Want::IfExecutable }
     }
 
-    /// A file that is no Go program yields an empty fact.
+    /// Returns an empty fact for a file that is not a Go program.
     fn read(&self, evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
         let mut fact = Fact::default();
         let Some(elf) = Elf::open(evidence.source)? else { return Ok(fact) };
@@ -65,9 +65,9 @@ impl Cataloger for Golang {
     }
 }
 
-/// Whether files with this extension are no programs. Anything else with an execute bit is looked at.
+/// Returns whether files with this extension are never programs. All other files with an execute bit are examined.
 fn is_no_program(extension: &[u8]) -> bool {
-    // A match, not a table: the compiler decides by length and first bytes, and this is asked of every path of an image.
+    // A match and not a table, because it is called for every path of an image and the compiler optimizes a match by length and bytes.
     matches!(
         extension,
         b"a" | b"c"
@@ -167,7 +167,7 @@ fn is_no_program(extension: &[u8]) -> bool {
     )
 }
 
-/// `1.22.3` of `go1.22.3 X:nocoverageredesign`, and of `devel go1.23-abcdef Mon Jan 1`.
+/// Returns the version of the toolchain: `1.22.3` for `go1.22.3 X:nocoverageredesign`, `1.23` for `devel go1.23-abcdef Mon Jan 1`.
 fn toolchain(version: &[u8]) -> Option<String> {
     let mut words = version.split(|byte| byte.is_ascii_whitespace());
     words
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wants_what_could_be_a_program() {
+    fn possible_programs_are_wanted() {
         for (path, expected) in [
             ("usr/bin/kubectl", Want::IfExecutable),
             ("usr/bin/kubectl-1.2", Want::IfExecutable),

@@ -3,31 +3,31 @@
 
 use super::super::field::field;
 
-/// The version of what was built from a source tree, and not from a released module.
+/// Version of a module that was built from a source tree instead of a release.
 pub(super) const DEVEL: &str = "(devel)";
 
-/// What Go names a package that was built from a list of files. It is the name of nothing.
+/// Name that Go gives to a package that was built from a list of files; it identifies nothing.
 const FROM_FILES: &str = "command-line-arguments";
 
-/// Most modules of one program. The largest have 1,500.
+/// Maximum number of modules of one program. The largest have 1,500.
 const MAX_MODULES: usize = 20_000;
 
-/// A module, or nothing where the line was odd.
+/// A module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Module {
     pub(super) path: String,
-    /// Empty where the line has none.
+    /// Version; empty if the line has none.
     pub(super) version: String,
 }
 
-/// What a program was built of.
+/// The modules of a program.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Modules {
     /// Path of the main package.
     pub(super) package: Option<String>,
     /// The module of the main package.
     pub(super) main: Option<Module>,
-    /// The other modules, each replaced by what was built in its stead.
+    /// The other modules; a replaced module is the one that was built instead.
     pub(super) dependencies: Vec<Module>,
     ldflags: Option<String>,
     revision: Option<String>,
@@ -35,17 +35,17 @@ pub(super) struct Modules {
 }
 
 impl Modules {
-    /// Reads the lines. One that is odd is passed over.
+    /// Parses the lines. Malformed lines are skipped.
     pub(super) fn parse(bytes: &[u8]) -> Self {
         let mut modules = Self::default();
-        /// What a `=>` line replaces.
+        /// The module that a `=>` line replaces.
         enum Last {
             Main,
             Dependency,
             Nothing,
         }
         let mut last = Last::Nothing;
-        // Dependencies that were built from a source tree, though nothing replaced them.
+        // Dependencies that were built from a source tree without a replacement.
         let mut unreleased = Vec::new();
         for line in bytes.split(|&byte| byte == b'\n') {
             let mut fields = line.split(|&byte| byte == b'\t');
@@ -80,7 +80,7 @@ impl Modules {
                 _ => {}
             }
         }
-        // Built from files: the module that these lie in is among the dependencies, and it is the one without a release.
+        // The program was built from a list of files. Their module is the dependency without a release.
         if modules.main.as_ref().is_none_or(|main| main.path == FROM_FILES)
             && let [main] = unreleased[..]
         {
@@ -93,7 +93,7 @@ impl Modules {
         let Some(equals) = setting.iter().position(|&byte| byte == b'=') else { return };
         let (key, value) = (&setting[..equals], &setting[equals + 1..]);
         match key {
-            // Longer than a field: flags may list dozens of variables. Quotes are dealt with where it is read.
+            // Not limited like a field, because flags may list dozens of variables. The reader of the flags handles quotes.
             b"-ldflags" if value.len() <= 64 << 10 => {
                 self.ldflags = Some(String::from_utf8_lossy(value).into_owned());
             }
@@ -103,14 +103,14 @@ impl Modules {
         }
     }
 
-    /// The main module with the best version that is known of it.
+    /// Returns the main module with the best known version.
     ///
-    /// Built from a checkout, its version reads `(devel)`. Then the one that the build set by `-ldflags -X` counts, else a
-    /// pseudo-version made of the revision, as Go since 1.24 and syft do; else it stays `(devel)`.
+    /// A module that was built from a checkout has the version `(devel)`. It is replaced by the version that the build set with `-ldflags -X`, or
+    /// else by a pseudo-version of the revision, as Go since 1.24 and syft do.
     pub(super) fn main_module(&self) -> Option<Module> {
         let main = match &self.main {
             Some(main) if main.path != FROM_FILES => main.clone(),
-            // Built without a module of its own: only the package has a name.
+            // Built without a main module: only the package has a name.
             _ => Module { path: self.package.clone()?, version: String::new() },
         };
         if main.path == FROM_FILES {
@@ -129,7 +129,7 @@ impl Modules {
     fn pseudo_version(&self) -> Option<String> {
         let revision = self.revision.as_deref()?;
         let revision = revision.get(..12).unwrap_or(revision);
-        // RFC 3339 in UTC, as Go writes it: the digits in order are what is asked for.
+        // Go writes RFC 3339 in UTC, whose digits are those of the pseudo-version, in the same order.
         let time: String = self.time.as_deref()?.chars().filter(char::is_ascii_digit).take(14).collect();
         (time.len() == 14).then(|| format!("v0.0.0-{time}-{revision}"))
     }
@@ -140,8 +140,8 @@ fn module<'b>(mut fields: impl Iterator<Item = &'b [u8]>) -> Option<Module> {
     Some(Module { path, version: fields.next().and_then(field).unwrap_or_default() })
 }
 
-/// Puts in place of a module what was built instead. A folder has no path of its own, and keeps that of the module; its
-/// version is not known.
+/// Replaces a module by the one that was built instead. A directory has no module path, so the path of the module is kept; its version is
+/// unknown.
 fn replace(module: &mut Module, by: Module) {
     if !by.path.starts_with(['.', '/']) {
         module.path = by.path;
@@ -149,7 +149,7 @@ fn replace(module: &mut Module, by: Module) {
     module.version = if by.version.is_empty() { DEVEL.to_owned() } else { by.version };
 }
 
-/// The version that `-X main.version=1.2.3` and its many spellings set, with a `v` before it.
+/// Returns the version that `-X main.version=1.2.3` or a variant of it sets, with a leading `v`.
 fn flagged_version(flags: &str, main: &str) -> Option<String> {
     let assignments = flags.split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\'));
     let assignments = assignments.map(|word| word.trim_start_matches('-').strip_prefix("X=").unwrap_or(word));
@@ -158,7 +158,7 @@ fn flagged_version(flags: &str, main: &str) -> Option<String> {
         let (package, name) = variable.rsplit_once('.')?;
         let own = package == "main" || package.strip_prefix(main).is_some_and(|rest| rest.starts_with('/'));
         let name = name.to_ascii_lowercase();
-        // The toolchain's version is no version of the program.
+        // The version of the toolchain is not a version of the program.
         let rank = match name.as_str() {
             name if name.starts_with("go") => None,
             name if name.ends_with("version") || name.ends_with("ver") => Some(0),
@@ -170,7 +170,7 @@ fn flagged_version(flags: &str, main: &str) -> Option<String> {
     versions.min_by_key(|(rank, _)| *rank).map(|(_, version)| format!("v{version}"))
 }
 
-/// `1.2.3-rc.1` of `v1.2.3-rc.1+meta`: three numbers, and what goes on from there.
+/// Returns `1.2.3-rc.1` for `v1.2.3-rc.1+meta`: three numbers and a prerelease.
 fn semver(value: &str) -> Option<&str> {
     let value = value.strip_prefix('v').unwrap_or(value);
     let end = value.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))).unwrap_or(value.len());
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_main_module_from_a_checkout_gets_the_best_version_there_is() {
+    fn a_main_module_from_a_checkout_gets_the_best_available_version() {
         let main = "path\tm.org/x/cmd\nmod\tm.org/x\t(devel)\t\n";
         let vcs = "build\tvcs.revision=0123456789abcdef\nbuild\tvcs.time=2024-01-31T12:00:01Z\n";
         for (lines, expected) in [

@@ -1,12 +1,12 @@
-//! What an archive's file name says of its name and version: `spring-core-5.3.1.jar`.
+//! Splits the file name of an archive into name and version: `spring-core-5.3.1.jar`.
 
-/// Extensions of archives that hold Java classes or other such archives, lower case.
+/// Extensions of archives that contain Java classes or further such archives, in lower case.
 const EXTENSIONS: [&[u8]; 13] =
     [b"jar", b"war", b"ear", b"par", b"sar", b"nar", b"jpi", b"hpi", b"kar", b"far", b"lpkg", b"rar", b"zap"];
 
-/// Whether a path names an archive of Java classes, by its extension.
+/// Returns whether a path has the extension of a Java archive.
 pub(super) fn is_archive(path: &[u8]) -> bool {
-    // Called for every path of a tree: look at the bytes where the dot must be before anything else.
+    // Called for every path of a layer, so the position of the dot is checked first.
     let extension = match path {
         [.., b'.', _, _, _] => &path[path.len() - 3..],
         [.., b'.', _, _, _, _] => &path[path.len() - 4..],
@@ -15,8 +15,8 @@ pub(super) fn is_archive(path: &[u8]) -> bool {
     EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
-/// Whether every file with this extension is an archive, so that one that is not is worth a warning: `.rar` and `.par`
-/// have other uses too.
+/// Returns whether every file with this extension is an archive, so that another file causes a warning. `.rar` and `.par` have other uses,
+/// too.
 pub(super) fn must_be_archive(path: &[u8]) -> bool {
     let extension = path.rsplit(|&byte| byte == b'.').next().unwrap_or_default();
     [&b"jar"[..], b"war", b"ear", b"jpi", b"hpi", b"lpkg"].iter().any(|known| extension.eq_ignore_ascii_case(known))
@@ -25,17 +25,17 @@ pub(super) fn must_be_archive(path: &[u8]) -> bool {
 /// The two parts of a file name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FileName<'n> {
-    /// Up to the version; empty when the name is none that a build tool writes.
+    /// The part before the version; empty if no build tool writes such a name.
     pub(super) name: &'n str,
-    /// Empty when the name has none.
+    /// The version; empty if the name has none.
     pub(super) version: &'n str,
-    /// Whether the version stands behind a dash, as build tools write it.
+    /// Whether a dash precedes the version, as build tools write it.
     pub(super) dashed: bool,
 }
 
 impl<'n> FileName<'n> {
-    /// Splits `base`, a file name with its extension, as syft does: the version begins at the first part behind a dash
-    /// that starts with a digit, is `build` with a number, or is `r` or `rc` with only a number.
+    /// Splits `base`, a file name with its extension, as syft does: the version starts at the first part after a dash that starts with a digit,
+    /// is `build` with a number, or is `r` or `rc` with a number only.
     pub(super) fn split(base: &'n str) -> Self {
         let stem = base.rsplit_once('.').map_or(base, |(stem, _)| stem);
         for (dash, _) in stem.match_indices('-') {
@@ -58,8 +58,7 @@ impl<'n> FileName<'n> {
         }
     }
 
-    /// The artifact that the name speaks of: the last element of a name that looks like `group.artifact`. Eclipse's
-    /// artifacts have dots in them.
+    /// Returns the name of the artifact: the last element of a name like `group.artifact`. Names of Eclipse's artifacts contain dots.
     pub(super) fn artifact(&self) -> &'n str {
         let identifier = |part: &str| part.starts_with(|c: char| c.is_alphabetic() || matches!(c, '_' | '$'));
         match self.name.rsplit_once('.') {

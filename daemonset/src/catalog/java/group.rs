@@ -1,18 +1,18 @@
-//! The Maven group of an archive that carries no coordinates.
+//! The Maven group of an archive without coordinates.
 //!
-//! Advisories name `group:artifact`, so a wrong group hides a finding. In this order: a table of well-known artifacts
-//! whose builds write no `pom.properties` (Gradle, Ant: Spring, Kafka, Tomcat, Bouncy Castle); a symbolic name that ends in
-//! the artifact; a field of the manifest that looks like a domain; the artifact's own name, as for `commons-io:commons-io`.
+//! Advisories contain `group:artifact`, so a wrong group hides a finding. The group comes from the first of these that applies: a table of
+//! well-known artifacts whose builds write no `pom.properties` (Gradle, Ant: Spring, Kafka, Tomcat, Bouncy Castle); a symbolic name that ends
+//! with the artifact; a field of the manifest that looks like a domain; the name of the artifact, as for `commons-io:commons-io`.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use super::manifest::Manifest;
 
-/// `group artifact artifact …`, one group a line.
+/// One group per line: `group artifact artifact …`.
 const KNOWN: &str = include_str!("groups.txt");
 
-/// The group of `artifact` at `version`, by the best evidence there is.
+/// Returns the group of `artifact` at `version` from the best available source.
 pub(super) fn guess(artifact: &str, version: &str, manifest: Option<&Manifest>) -> String {
     if let Some(group) = known(artifact, version) {
         return group.to_owned();
@@ -21,10 +21,10 @@ pub(super) fn guess(artifact: &str, version: &str, manifest: Option<&Manifest>) 
     declared.map_or_else(|| artifact.to_owned(), clean)
 }
 
-/// A group as written in metadata, without what OSGi and Ivy append.
+/// Returns a group from metadata without the suffixes of OSGi and Ivy.
 pub(super) fn clean(group: &str) -> String {
     let group = group.split([';', '#']).next().unwrap_or_default().trim();
-    // LZ4's module name is not its group.
+    // The module name of LZ4 differs from its group.
     if group == "org.lz4.java" { "org.lz4" } else { group }.to_owned()
 }
 
@@ -54,15 +54,15 @@ fn known(artifact: &str, version: &str) -> Option<&'static str> {
     since.filter(|(first, _)| major >= *first).map(|(_, group)| group).or(*group)
 }
 
-/// `com.google.guava` of `Bundle-SymbolicName: com.google.guava.failureaccess`, where `failureaccess` is the artifact: what
-/// Maven's and Gradle's bundle plugins write unless told otherwise.
+/// Returns `com.google.guava` for `Bundle-SymbolicName: com.google.guava.failureaccess` and the artifact `failureaccess`: the default of the
+/// bundle plugins of Maven and Gradle.
 fn bundle<'m>(artifact: &str, manifest: &'m Manifest) -> Option<&'m str> {
     let symbolic = manifest.main("Bundle-SymbolicName")?.split(';').next()?.trim();
     symbolic.strip_suffix(artifact)?.strip_suffix('.').filter(|group| is_domain(group))
 }
 
-/// The field that most likely holds the group. Which fields, and that the first in the alphabet wins, is as in syft, so that
-/// both write the same package URL.
+/// Returns the value of the field that most likely contains the group. The fields and their alphabetical order are those of syft, so that both
+/// write the same package URL.
 fn declared(manifest: &Manifest) -> Option<&str> {
     let best = |keys: &'static [&'static str]| {
         keys.iter().flat_map(|key| manifest.all(key)).map(|(_, value)| value).filter(|value| is_domain(value)).min()

@@ -6,14 +6,14 @@ use std::borrow::Cow;
 
 use super::super::field::{MAX_FIELD, field};
 
-/// A manifest: of each of its sections, the fields that we ask for.
+/// A manifest, reduced to the used fields of each section.
 #[derive(Default)]
 pub(super) struct Manifest {
     /// Section number (the main one is 0), key, value.
     fields: Vec<(usize, &'static str, String)>,
 }
 
-/// Fields that tell what an archive is. Everything else (`Export-Package`, digests of signed entries) is passed over.
+/// Fields that identify an archive. All others (`Export-Package`, digests of signed entries) are skipped.
 const KEPT: [&str; 22] = [
     "Automatic-Module-Name",
     "Bundle-Activator",
@@ -39,11 +39,11 @@ const KEPT: [&str; 22] = [
     "Weave-Classes",
 ];
 
-/// Most fields that are kept. Those of the main section come first.
+/// Maximum number of fields. Those of the main section come first.
 const MAX_FIELDS: usize = 256;
 
 impl Manifest {
-    /// Reads a manifest, or as much of it as there is. A line that is not `Name: value` is passed over.
+    /// Parses a manifest, which may be truncated. A line that is not `Name: value` is skipped.
     pub(super) fn parse(bytes: &[u8]) -> Self {
         let mut manifest = Self::default();
         let mut section = 0;
@@ -52,7 +52,7 @@ impl Manifest {
         let mut any = false;
         while let Some(line) = lines.next() {
             if line.is_empty() {
-                // Blank lines before the first field begin no section.
+                // Blank lines before the first field do not start a section.
                 section += usize::from(any);
                 any = false;
                 continue;
@@ -63,7 +63,7 @@ impl Manifest {
             let mut value = Cow::Borrowed(line[colon + 1..].trim_ascii());
             let kept = KEPT.iter().find(|kept| key.eq_ignore_ascii_case(kept.as_bytes()));
             while let Some(more) = lines.next_if(|line| line.starts_with(b" ")) {
-                // A value without end is passed over, not gathered.
+                // The rest of a value that is too long is skipped.
                 if kept.is_some() && value.len() <= MAX_FIELD {
                     value.to_mut().extend_from_slice(more.trim_ascii());
                 }
@@ -75,18 +75,18 @@ impl Manifest {
         manifest
     }
 
-    /// The value of `key` in the main section.
+    /// Returns the value of `key` in the main section.
     pub(super) fn main(&self, key: &str) -> Option<&str> {
         self.all(key).next().filter(|(section, _)| *section == 0).map(|(_, value)| value)
     }
 
-    /// The value of `key` in the main section, else in the first that has it: old archives describe themselves in the
+    /// Returns the value of `key` in the main section, otherwise in the first section that has it: old archives describe themselves in the
     /// section of their only package.
     pub(super) fn anywhere(&self, key: &str) -> Option<&str> {
         self.all(key).next().map(|(_, value)| value)
     }
 
-    /// Every value of `key` with the number of its section.
+    /// Returns every value of `key` with the number of its section.
     pub(super) fn all<'m, 'k>(&'m self, key: &'k str) -> impl Iterator<Item = (usize, &'m str)> + use<'m, 'k> {
         self.fields
             .iter()
@@ -94,21 +94,21 @@ impl Manifest {
             .map(|(section, _, value)| (*section, value.as_str()))
     }
 
-    /// The artifact's name, where the field is one that names artifacts.
+    /// Returns the name of the artifact, if one of the fields contains it.
     pub(super) fn title(&self) -> Option<&str> {
         ["Name", "Bundle-Name", "Short-Name", "Extension-Name", "Implementation-Title"]
             .into_iter()
             .find_map(|key| self.main(key))
     }
 
-    /// The version, from the best field that has one.
+    /// Returns the version from the best field that has one.
     pub(super) fn version(&self) -> Option<&str> {
         ["Implementation-Version", "Specification-Version", "Plugin-Version", "Bundle-Version"]
             .into_iter()
             .find_map(|key| self.anywhere(key))
     }
 
-    /// Licenses as declared.
+    /// Returns the declared licenses.
     pub(super) fn licenses(&self) -> Vec<String> {
         ["Bundle-License", "Plugin-License-Name"]
             .into_iter()
@@ -117,13 +117,13 @@ impl Manifest {
             .collect()
     }
 
-    /// The artifact's name, where the Maven bundle plugin wrote `group.artifact` as the symbolic name.
+    /// Returns the name of the artifact, if the symbolic name is `group.artifact`, as the Maven bundle plugin writes it.
     pub(super) fn bundle_artifact(&self) -> Option<&str> {
         if !self.main("Created-By")?.contains("Apache Maven Bundle Plugin") {
             return None;
         }
         let symbolic = self.main("Bundle-SymbolicName")?;
-        // Some set the bare group as their symbolic name, and it says nothing of the artifact then.
+        // Some projects use the group as their symbolic name.
         if self.main("Implementation-Vendor-Id") == Some(symbolic) {
             return None;
         }
@@ -150,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_passed_over() {
+    fn malformed_lines_are_skipped() {
         for bytes in [&b""[..], b"\n\n\n", b" x\n y", b"\xff\xfe:\xff", b":\n:\n", b"Name"] {
             assert_eq!(Manifest::parse(bytes).version(), None);
         }
     }
 
     #[test]
-    fn values_and_fields_without_end_are_not_gathered() {
+    fn values_and_numbers_of_fields_are_limited() {
         let long = format!("Bundle-Name: x\n{}Bundle-Version: 1\n", " yyyyyyyyyy\n".repeat(100_000));
         let manifest = Manifest::parse(long.as_bytes());
         assert_eq!((manifest.main("Bundle-Name"), manifest.main("Bundle-Version")), (None, Some("1")));

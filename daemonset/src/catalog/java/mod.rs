@@ -19,28 +19,28 @@ use super::field::{base_name, base_text};
 use super::zip::{Archive, Content, Entry, Work};
 use super::{CatalogError, Cataloger, Evidence, Source, Want};
 
-/// How deep archives may lie in archives; the evidence itself is level 1.
+/// Maximum depth of nested archives; the evidence itself is level 1.
 const MAX_DEPTH: usize = 16;
 
-/// How many bytes of inflated archives are in memory at once. Archives that are stored are read where they lie.
+/// Maximum size of inflated archives in memory, in bytes. Stored archives are read in place.
 const MAX_LIVE: u64 = 32 << 20;
 
-/// Bytes read of a manifest. Those of signed archives have megabytes, of digests.
+/// Maximum number of bytes read of a manifest. Manifests of signed archives contain megabytes of digests.
 const MAX_MANIFEST: usize = 256 << 10;
 
-/// Bytes read of a `pom.properties`.
+/// Maximum number of bytes read of a `pom.properties`.
 const MAX_POM: usize = 16 << 10;
 
-/// Longest path of an archive in archives, bytes.
+/// Maximum size of the path of a nested archive, in bytes.
 const MAX_INNER: usize = 2048;
 
-/// Most text of all packages of one evidence, bytes.
+/// Maximum size of the text of all packages of one piece of evidence, in bytes.
 const MAX_TEXT: usize = 16 << 20;
 
-/// Most warnings of one evidence.
+/// Maximum number of warnings of one piece of evidence.
 const MAX_WARNINGS: usize = 50;
 
-/// How much is digested at a time, bytes.
+/// Size of a read for a digest, in bytes.
 const CHUNK: usize = 64 << 10;
 
 /// Reads Java archives.
@@ -65,7 +65,7 @@ impl Cataloger for Java {
     }
 }
 
-/// What an entry is to us.
+/// The kind of a selected entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Pom,
@@ -73,20 +73,20 @@ enum Kind {
     Archive,
 }
 
-/// One evidence being read.
+/// The state of reading one piece of evidence.
 struct Walk {
     work: Work,
-    /// Bytes of inflated archives that are held at this moment.
+    /// Current size of inflated archives in memory, in bytes.
     live: u64,
-    /// Bytes of text in the fact.
+    /// Size of the text in the fact, in bytes.
     text: usize,
-    /// Warnings beyond those that are kept.
+    /// Number of warnings beyond the limit.
     dropped: usize,
     fact: Fact,
 }
 
 impl Walk {
-    /// Reads the archive `source` that lies at `inner` (empty for the evidence itself) and has the file name `base`.
+    /// Reads the archive `source` with the path `inner` (empty for the evidence itself) and the file name `base`.
     fn archive(&mut self, source: &dyn Source, base: &str, inner: &str, depth: usize) -> Result<(), CatalogError> {
         let Some(archive) = Archive::open(source, &mut self.work)? else {
             if file_name::must_be_archive(base.as_bytes()) {
@@ -131,7 +131,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Lists what an archive says that it is; whether it said anything.
+    /// Adds the packages that an archive describes. Returns whether there is one.
     fn identify(&mut self, base: &str, inner: &str, poms: Vec<Coordinates>, manifest: Option<&Manifest>) -> bool {
         let file = FileName::split(base);
         let licenses = manifest.map(Manifest::licenses).unwrap_or_default();
@@ -153,7 +153,7 @@ impl Walk {
         identified
     }
 
-    /// Reads an archive in an archive. Whatever is wrong with it costs only what it holds.
+    /// Reads a nested archive. If it is malformed, only its own contents are lost.
     fn nested(&mut self, archive: &Archive<'_>, entry: &Entry, inner: &str, depth: usize) {
         let path = join(inner, &entry.name);
         let base = base_text(entry.name.as_bytes());
@@ -169,7 +169,7 @@ impl Walk {
         };
         if let Err(error) = result {
             self.warn(inner, &entry.name, &error);
-            // What could not be opened may still say what it is by its name.
+            // The name of an archive that cannot be opened may still identify it.
             if path.len() <= MAX_INNER {
                 self.identify(&base, &path, Vec::new(), None);
             }
@@ -195,7 +195,7 @@ impl Walk {
         result
     }
 
-    /// Lists the archive at `inner` as unidentified, unless digesting it would cost too much.
+    /// Adds the archive at `inner` as unidentified, unless its digest would exceed the budget.
     fn unidentified(&mut self, source: &dyn Source, inner: &str) {
         match self.digest(source) {
             Ok(sha256) => self.fact.unidentified.push(Unidentified { inner: inner.to_owned(), sha256 }),
@@ -260,20 +260,20 @@ fn kind(path: &[u8]) -> Option<Kind> {
     }
 }
 
-/// What the archive itself is, as opposed to what it swallowed.
+/// Identity of the archive itself, as opposed to the jars that it contains.
 #[derive(Debug, PartialEq, Eq)]
 enum Main {
-    /// One of its `pom.properties` describes it: that of this artifact.
+    /// One of its `pom.properties` describes it: the one of this artifact.
     Pom(String),
-    /// None does, and its manifest or file name gives this artifact.
+    /// Its manifest or file name describes it as this artifact.
     Artifact(String),
-    /// It says nothing of itself.
+    /// Nothing describes it.
     Unknown,
 }
 
 fn main_artifact(file: &FileName<'_>, poms: &[Coordinates], manifest: Option<&Manifest>) -> Main {
     let pom = |matches: &dyn Fn(&str) -> bool| poms.iter().find(|pom| matches(&pom.artifact));
-    // The name of the file before any other; then `log4j-core` for `log4j-core-patched.jar`, as syft takes it.
+    // An artifact equal to the file name comes first, then a prefix: `log4j-core` for `log4j-core-patched.jar`, as in syft.
     let by_file = pom(&|artifact| artifact == file.name).or_else(|| {
         pom(&|artifact| !file.name.is_empty() && (artifact.starts_with(file.name) || file.name.ends_with(artifact)))
     });
@@ -281,11 +281,10 @@ fn main_artifact(file: &FileName<'_>, poms: &[Coordinates], manifest: Option<&Ma
         return Main::Pom(pom.artifact.clone());
     }
     let Some(manifest) = manifest else {
-        // Without a manifest the file name is a guess that nothing supports; it only counts when there is nothing
-        // else, and when it looks like what a build tool writes.
+        // Without a manifest, the file name is used only if no other description exists and a build tool could have written it.
         return if poms.is_empty() && file.dashed { Main::Artifact(file.artifact().to_owned()) } else { Main::Unknown };
     };
-    // New Relic's instrumentation modules carry the names of what they instrument.
+    // New Relic's instrumentation modules have the names of the instrumented artifacts.
     if manifest.main("Weave-Classes").is_some() {
         return Main::Unknown;
     }

@@ -1,5 +1,4 @@
-//! Maven's own words about an archive: `pom.properties`, which the archiver of Maven writes into every jar, and which
-//! shaded jars keep of all that they swallowed.
+//! `pom.properties`, which Maven's archiver writes into every jar. Shaded jars contain the files of all jars that they include.
 
 use super::super::field::field;
 use super::group::clean;
@@ -12,9 +11,9 @@ pub(super) struct Coordinates {
     pub(super) version: String,
 }
 
-/// Reads `pom.properties`: lines of `key=value`
-/// ([format](https://docs.oracle.com/en/java/javase/21/docs/api/java.base/java/util/Properties.html)). Nothing, when it lacks
-/// artifact or version, or a value is a placeholder that nobody filled in.
+/// Parses `pom.properties`, which has lines of `key=value`
+/// ([format](https://docs.oracle.com/en/java/javase/21/docs/api/java.base/java/util/Properties.html)). Returns `None` if artifact
+/// or version is missing, or a value is an unresolved placeholder.
 pub(super) fn properties(bytes: &[u8]) -> Option<Coordinates> {
     let mut group = None;
     let mut artifact = None;
@@ -56,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_incomplete_names_nothing() {
+    fn incomplete_properties_are_ignored() {
         for text in ["", "groupId=a\nartifactId=b", "groupId=a\nversion=1", "artifactId=b\nversion=${v}", "\u{0}="] {
             assert_eq!(properties(text.as_bytes()), None, "{text}");
         }

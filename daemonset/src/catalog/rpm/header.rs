@@ -1,15 +1,15 @@
 //! A package's header as RPM's database holds it
 //! ([the format](https://rpm-software-management.github.io/rpm/manual/format_header.html), without its magic number).
 //!
-//! Two counts, an index of 16-byte entries (tag, type, offset, count), and a store that the offsets point into, all
-//! numbers big-endian. Nothing is copied; what an offset or a count lies about reads as absent.
+//! A header has two counts, an index of 16-byte entries (tag, type, offset, count), and a store that the offsets point into; all numbers are
+//! big-endian. Nothing is copied. An entry with an invalid offset or count counts as absent.
 
 use memchr::memchr;
 
-/// Bytes of an index entry.
+/// Size of an index entry, in bytes.
 const ENTRY: usize = 16;
 
-/// How many directories of a package are read. Linux's sources have 6,000.
+/// Maximum number of directories of a package. The sources of Linux have 6,000.
 const MAX_DIRECTORIES: usize = 1 << 18;
 
 const INT32: u32 = 4;
@@ -28,7 +28,7 @@ pub(super) enum Tag {
     Vendor = 1011,
     License = 1014,
     Arch = 1022,
-    /// `FILEMD5S` of old; today of any algorithm.
+    /// Formerly `FILEMD5S`; now digests of any algorithm.
     FileDigests = 1035,
     SourceRpm = 1044,
     DirIndexes = 1116,
@@ -50,7 +50,7 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 impl<'a> Header<'a> {
-    /// A header whose counts fit its bytes.
+    /// Parses a header; `None` if its counts do not match its size.
     pub(super) fn parse(blob: &'a [u8]) -> Option<Self> {
         let entries = usize::try_from(number(blob, 0)?).ok()?;
         let size = usize::try_from(number(blob, 4)?).ok()?;
@@ -58,7 +58,7 @@ impl<'a> Header<'a> {
         Some(Self { index: index.as_chunks().0, store: store.get(..size)? })
     }
 
-    /// Type, count, and the store from the entry's offset on, of the first entry with a tag.
+    /// Returns type, count, and the store from the entry's offset on, of the first entry with this tag.
     fn entry(&self, tag: Tag) -> Option<(u32, usize, &'a [u8])> {
         let wanted = (tag as u32).to_be_bytes();
         let entry = self.index.iter().find(|entry| entry.starts_with(&wanted))?;
@@ -66,7 +66,7 @@ impl<'a> Header<'a> {
         Some((number(entry, 4)?, usize::try_from(number(entry, 12)?).ok()?, store))
     }
 
-    /// A string, without its terminating zero; of several (translations) the first.
+    /// Returns a string without its terminating zero; the first one of several translations.
     pub(super) fn string(&self, tag: Tag) -> Option<&'a [u8]> {
         match self.entry(tag)? {
             (STRING | I18N_STRING | STRING_ARRAY, 1.., store) => Some(&store[..memchr(0, store)?]),
@@ -74,10 +74,10 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// The strings of a list, none where the tag is absent. They end where the store does.
+    /// Returns the strings of a list; none if the tag is absent. They end at the end of the store.
     pub(super) fn strings(&self, tag: Tag) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let (count, mut rest) = match self.entry(tag) {
-            // RPM writes a list of one as a list; other writers wrote a string.
+            // RPM writes a list with one string as a list; other tools have written a plain string.
             Some((STRING_ARRAY | I18N_STRING | STRING, count, store)) => (count, store),
             _ => (0, &[][..]),
         };
@@ -88,13 +88,13 @@ impl<'a> Header<'a> {
         })
     }
 
-    /// The strings of a list, by number; `None` where there are more than anyone has.
+    /// Returns the strings of a list; `None` if there are more than the limit.
     pub(super) fn strings_at(&self, tag: Tag) -> Option<Vec<&'a [u8]>> {
         let strings: Vec<_> = self.strings(tag).take(MAX_DIRECTORIES + 1).collect();
         (strings.len() <= MAX_DIRECTORIES).then_some(strings)
     }
 
-    /// The numbers of a list, none where the tag is absent. They end where the store does.
+    /// Returns the numbers of a list; none if the tag is absent. They end at the end of the store.
     pub(super) fn int32s(&self, tag: Tag) -> impl Iterator<Item = u32> + use<'a> {
         let (count, store) = match self.entry(tag) {
             Some((INT32, count, store)) => (count, store),
@@ -103,7 +103,7 @@ impl<'a> Header<'a> {
         store.as_chunks().0.iter().take(count).map(|bytes| u32::from_be_bytes(*bytes))
     }
 
-    /// A number.
+    /// Returns a number.
     pub(super) fn int32(&self, tag: Tag) -> Option<u32> {
         self.int32s(tag).next()
     }
@@ -113,7 +113,7 @@ impl<'a> Header<'a> {
 mod tests {
     use super::*;
 
-    /// A header of the given entries: tag, type, count, bytes.
+    /// Creates a header with these entries: tag, type, count, bytes.
     fn blob(entries: &[(u32, u32, u32, &[u8])]) -> Vec<u8> {
         let (mut index, mut store) = (Vec::new(), Vec::new());
         for (tag, kind, count, bytes) in entries {
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_and_offsets_that_lie_read_as_absent() {
+    fn entries_with_invalid_counts_or_offsets_are_absent() {
         let all = u32::MAX;
         let bytes = blob(&[
             (Tag::Name as u32, STRING, 1, b"unterminated"),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn more_directories_than_anyone_has_are_refused() {
+    fn more_directories_than_the_limit_are_refused() {
         let bytes = vec![0; MAX_DIRECTORIES + 1];
         for (count, some) in [(MAX_DIRECTORIES, true), (MAX_DIRECTORIES + 1, false)] {
             let bytes = blob(&[(Tag::DirNames as u32, STRING_ARRAY, count as u32, &bytes)]);

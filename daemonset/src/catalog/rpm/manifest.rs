@@ -1,6 +1,6 @@
-//! `container-manifest-2`, the list that distroless images of Azure Linux carry in place of a database.
+//! `container-manifest-2`, the list of packages that distroless images of Azure Linux have instead of a database.
 //!
-//! The lines are made by `rpm --query --queryformat` with these columns, joined by tabs: NAME, VERSION-RELEASE,
+//! `rpm --query --queryformat` writes the lines, with these columns, separated by tabs: NAME, VERSION-RELEASE,
 //! INSTALLTIME, BUILDTIME, VENDOR, EPOCH, SIZE, ARCH, EPOCHNUM, SOURCERPM.
 
 use outcrop_proto::{Fact, Package, PackageType};

@@ -1,5 +1,5 @@
 //! RPM's database: SQLite ([`sqlite`]) with one header ([`header`]) per package, and the text manifest that distroless images have
-//! instead. NDB and Berkeley DB, the older forms, are recognized and refused.
+//! instead. The other formats, NDB and Berkeley DB, are recognized and refused.
 
 mod header;
 mod manifest;
@@ -13,22 +13,22 @@ use super::collect::{Collector, text};
 use super::digests::hex;
 use super::{CatalogError, Cataloger, Evidence, Want};
 
-/// Where RPM keeps its database: everywhere until RPM 4.16; Fedora, SUSE and what follows them; rpm-ostree.
+/// Directories of RPM's database: before RPM 4.16; on Fedora, SUSE and their derivatives; with rpm-ostree.
 const HOMES: [&[u8]; 3] = [b"var/lib/rpm/", b"usr/lib/sysimage/rpm/", b"usr/share/rpm/"];
 
-/// Largest header that is read, bytes. Real ones reach 5 MB (kernel sources of 60,000 files).
+/// Maximum size of a header, in bytes. Real headers have up to 5 MB (kernel sources with 60,000 files).
 const MAX_HEADER: usize = 32 << 20;
 
 /// Reads RPM's database.
 pub(super) struct Rpm;
 
-/// What a path is.
+/// The format of a database, determined by its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Sqlite,
-    /// SUSE's own format, in one file.
+    /// NDB, a format in one file that SUSE uses.
     Ndb,
-    /// Berkeley DB, a hash or a tree.
+    /// Berkeley DB, as a hash table or a tree.
     Bdb,
     Manifest,
 }
@@ -80,7 +80,7 @@ fn wal_of(path: &[u8]) -> Vec<u8> {
     [path, b"-wal"].concat()
 }
 
-/// The first bytes of an evidence.
+/// Returns the first bytes of the evidence.
 fn magic<const N: usize>(evidence: &Evidence<'_>) -> Result<[u8; N], CatalogError> {
     let mut magic = [0; N];
     evidence.source.read_at(0, &mut magic)?;
@@ -96,7 +96,7 @@ fn refuse_ndb(evidence: &Evidence<'_>) -> Result<CatalogError, CatalogError> {
 
 fn refuse_bdb(evidence: &Evidence<'_>) -> Result<CatalogError, CatalogError> {
     let [.., a, b, c, d] = magic::<16>(evidence)?;
-    // Hash or tree, in the byte order of the machine that wrote it.
+    // Hash table or tree, in the byte order of the machine that wrote the file.
     let known = [0x0006_1561, 0x0005_3162];
     let number = [a, b, c, d];
     Ok(if known.contains(&u32::from_le_bytes(number)) || known.contains(&u32::from_be_bytes(number)) {
@@ -113,7 +113,7 @@ fn read_sqlite(evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
     let Some(mut database) = sqlite::Database::open(evidence.source, wal)? else {
         return Ok(Fact::default());
     };
-    // RPM makes the table when it first opens the database: without it nothing was ever installed.
+    // RPM creates the table when it first opens the database: without it, no package was ever installed.
     let Some(root) = database.table("Packages")? else {
         return Ok(Fact::default());
     };
@@ -137,7 +137,7 @@ fn read_sqlite(evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
     Ok(collector.finish())
 }
 
-/// Adds the package that a header describes, and what it claims.
+/// Adds the package that a header describes, and its claims.
 fn add(header: &Header<'_>, collector: &mut Collector) -> Result<(), CatalogError> {
     let string = |tag| header.string(tag).map(text).filter(|text| !text.is_empty() && text != "(none)");
     let (Some(name), Some(version), Some(release)) = (string(Tag::Name), string(Tag::Version), string(Tag::Release))
@@ -156,7 +156,7 @@ fn add(header: &Header<'_>, collector: &mut Collector) -> Result<(), CatalogErro
     collector.package(package)
 }
 
-/// `[epoch:]version-release`. An epoch of 0 is the same as none to RPM, and left out.
+/// Returns `[epoch:]version-release`. RPM treats an epoch of 0 like none, so it is omitted.
 fn with_epoch(epoch: Option<u32>, version: &str) -> String {
     match epoch {
         None | Some(0) => version.to_owned(),
@@ -164,10 +164,10 @@ fn with_epoch(epoch: Option<u32>, version: &str) -> String {
     }
 }
 
-/// The source package in the name of its file, `name-version-release.src.rpm`.
+/// Returns the source package from the name of its file, `name-version-release.src.rpm`.
 ///
-/// That name has no epoch. The one of the binary package is taken: RPM gives a subpackage its source's unless its
-/// specification says otherwise.
+/// The file name has no epoch, so that of the binary package is used: RPM gives a subpackage the epoch of its source unless the spec file sets
+/// another one.
 fn source(file: &str, epoch: Option<u32>) -> Option<SourcePackage> {
     let stem = file.strip_suffix(".src.rpm").or_else(|| file.strip_suffix(".nosrc.rpm"))?;
     let release = stem.rfind('-')?;
@@ -176,7 +176,7 @@ fn source(file: &str, epoch: Option<u32>) -> Option<SourcePackage> {
     (!name.is_empty()).then(|| SourcePackage { name: name.to_owned(), version: with_epoch(epoch, version) })
 }
 
-/// Claims a header's files: a base name each, with the number of its directory and a digest.
+/// Claims the files of a header, each of which has a base name, the index of its directory, and a digest.
 fn add_files(header: &Header<'_>, package: &str, collector: &mut Collector) {
     let Some(directories) = header.strings_at(Tag::DirNames) else {
         return collector.warn("a package has more directories than are read");
@@ -199,7 +199,7 @@ fn add_files(header: &Header<'_>, package: &str, collector: &mut Collector) {
     }
 }
 
-/// A digest by its OpenPGP algorithm number; MD5 where the header names none, as before RPM 4.6.
+/// Parses a digest by its OpenPGP algorithm number; without a number it is MD5, as before RPM 4.6.
 fn file_digest(algorithm: Option<u32>, digits: &[u8]) -> Option<FileDigest> {
     match algorithm.unwrap_or(1) {
         1 => hex(digits).map(FileDigest::Md5),

@@ -1,24 +1,24 @@
-//! As much of SQLite's [file format](https://www.sqlite.org/fileformat2.html) as it takes to read every row of one
-//! table: pages, the tree of a table, overflow chains, the record format, and the write-ahead log ([`super::wal`]).
+//! Reads all rows of one table in SQLite's [file format](https://www.sqlite.org/fileformat2.html): pages, the tree of a table, overflow chains,
+//! the record format, and the write-ahead log ([`super::wal`]).
 //!
-//! A page belongs to one place of one tree, so none is read twice: that bounds the time by the size of the file, and
-//! cuts every cycle. Memory is two pages, one row, one bit a page, and the pages still to visit.
+//! A page belongs to one place of one tree, so no page is read twice: the size of the file limits the time, and cycles end. The memory is two
+//! pages, one row, one bit per page, and the list of pages to visit.
 
 use super::wal::Wal;
 use crate::catalog::{CatalogError, Source};
 
-/// Largest database file that is read, bytes. 114 packages take 7 MB, a desktop's 5,000 take 300 to 500.
+/// Maximum size of a database file, in bytes. 114 packages need 7 MB, the 5,000 packages of a desktop 300 to 500 MB.
 const MAX_FILE: u64 = 1 << 30;
 
-/// Most rows of one table. No distribution has as many packages.
+/// Maximum number of rows of one table. No distribution has as many packages.
 const MAX_ROWS: u64 = 1 << 18;
 
-/// Longest row of the schema table that is read, bytes.
+/// Maximum size of a row of the schema table, in bytes.
 const MAX_SCHEMA_ROW: usize = 1 << 20;
 
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
-/// Bytes of the file's header, before the tree header of page 1.
+/// Size of the file's header, which precedes the tree header of page 1, in bytes.
 const FILE_HEADER: usize = 100;
 
 /// Kinds of pages in the tree of a table with row numbers.
@@ -30,14 +30,14 @@ pub(super) struct Database<'a> {
     main: &'a dyn Source,
     wal: Option<Wal<'a>>,
     page_size: usize,
-    /// Bytes of a page before the space that is reserved for extensions.
+    /// Size of a page without the space reserved for extensions, in bytes.
     usable: usize,
     pages: u32,
-    /// Bit `n` of word `w`: page `64 w + n` was read.
+    /// Pages that were read: bit `n` of word `w` stands for page `64 w + n`.
     visited: Vec<u64>,
 }
 
-/// A value of a row, of the kinds that are asked for.
+/// A value of a row, of the used types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value<'a> {
     Null,
@@ -48,7 +48,7 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The bytes of a blob.
+    /// Returns the bytes of a blob.
     pub(super) const fn into_blob(self) -> Option<&'a [u8]> {
         match self {
             Self::Blob(bytes) => Some(bytes),
@@ -61,7 +61,7 @@ pub(super) fn malformed(reason: impl Into<String>) -> CatalogError {
     CatalogError::malformed("SQLite database", reason)
 }
 
-/// The page size that two bytes of a header mean: a power of two, where 1 stands for 65,536.
+/// Returns the page size for the number in a header: a power of two, where 1 means 65,536.
 pub(super) fn page_size(size: u32) -> Option<usize> {
     let size = if size == 1 { 1 << 16 } else { size };
     (size.is_power_of_two() && (512..=1 << 16).contains(&size)).then_some(size as usize)
@@ -75,7 +75,7 @@ pub(super) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
-/// A number of one to nine bytes, high bits first, and how many bytes it has.
+/// Parses a number of one to nine bytes, high bits first. Returns the number and its length in bytes.
 fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
     let mut value = 0;
     for (at, byte) in bytes.iter().take(8).enumerate() {
@@ -84,11 +84,11 @@ fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
             return Some((value, at + 1));
         }
     }
-    // The ninth byte counts whole.
+    // The ninth byte contributes all eight bits.
     bytes.get(8).map(|byte| (value << 8 | u64::from(*byte), 9))
 }
 
-/// Column `wanted`, from 0, of a record.
+/// Returns column `wanted` of a record, counted from 0.
 pub(super) fn column(record: &[u8], wanted: usize) -> Option<Value<'_>> {
     let (header, mut at) = varint(record)?;
     let (types, mut values) = record.split_at_checked(usize::try_from(header).ok()?)?;
@@ -125,7 +125,7 @@ pub(super) fn column(record: &[u8], wanted: usize) -> Option<Value<'_>> {
 }
 
 impl<'a> Database<'a> {
-    /// Opens a database, or `None` for an empty file, which to SQLite is a database without tables.
+    /// Opens a database; `None` for an empty file, which is a database without tables.
     pub(super) fn open(main: &'a dyn Source, wal: Option<&'a dyn Source>) -> Result<Option<Self>, CatalogError> {
         let size = main.size();
         if size > MAX_FILE {
@@ -156,14 +156,14 @@ impl<'a> Database<'a> {
             return Err(CatalogError::Unsupported("a SQLite database in UTF-16"));
         }
         let on_disk = size / page_size as u64;
-        // What the log says is believed as far as there can be so many pages.
+        // The log's number of pages is used only up to the number that its frames can contain.
         let pages = wal.as_ref().map_or(on_disk, |wal| u64::from(wal.pages()).min(on_disk + wal.frames()));
         let pages = u32::try_from(pages).map_err(|_| malformed("there are too many pages"))?;
         let visited = vec![0; pages as usize / 64 + 1];
         Ok(Some(Self { main, wal, page_size, usable, pages, visited }))
     }
 
-    /// The root page of a table, if there is such a table.
+    /// Returns the root page of a table, if the table exists.
     pub(super) fn table(&mut self, name: &str) -> Result<Option<u32>, CatalogError> {
         let mut root = None;
         self.rows(1, MAX_SCHEMA_ROW, |row| {
@@ -180,7 +180,7 @@ impl<'a> Database<'a> {
         root.map(|page| u32::try_from(page).map_err(|_| malformed("the table's root is no page"))).transpose()
     }
 
-    /// Hands every row of the tree below `root` to `each`: its record, or its size where that is above `limit`.
+    /// Passes every row of the tree below `root` to `each`: its record, or its size if it exceeds `limit`.
     pub(super) fn rows(
         &mut self,
         root: u32,
@@ -209,11 +209,11 @@ impl<'a> Database<'a> {
                     let last = be32(&page, start + 8).ok_or_else(broken)?;
                     self.visit(last)?;
                     todo.push(last);
-                    // In the order of the rows, which is mostly that of the file.
+                    // Pages are visited in the order of rows, which is mostly that of the file.
                     todo[first..].reverse();
                 }
                 LEAF => {
-                    // Cells do not overlap: together they have at most the bytes of the page.
+                    // Cells must not overlap, so their total size is at most that of the page.
                     let mut room = self.usable;
                     for pointer in pointers(&page, start + 8, cells).ok_or_else(broken)? {
                         let cell = page.get(pointer..self.usable).ok_or_else(broken)?;
@@ -240,7 +240,7 @@ impl<'a> Database<'a> {
         Ok(())
     }
 
-    /// Reads the rest of a record of `size` bytes from the chain that begins at page `next`.
+    /// Reads the rest of a record of `size` bytes from the chain that starts at page `next`.
     fn read_chain(
         &mut self,
         mut next: u32,
@@ -259,7 +259,7 @@ impl<'a> Database<'a> {
         Ok(())
     }
 
-    /// Notes that page `number` is about to be read, which happens to no page twice.
+    /// Marks page `number` as read; an error if it was read before.
     fn visit(&mut self, number: u32) -> Result<(), CatalogError> {
         if number == 0 || number > self.pages {
             return Err(malformed(format!("page {number} of {} is referred to", self.pages)));
@@ -281,7 +281,7 @@ impl<'a> Database<'a> {
     }
 }
 
-/// The offsets of a page's cells.
+/// Returns the offsets of a page's cells.
 fn pointers(page: &[u8], start: usize, cells: usize) -> Option<impl Iterator<Item = usize>> {
     let array = page.get(start..start + cells * 2)?;
     Some(array.as_chunks().0.iter().map(|bytes| usize::from(u16::from_be_bytes(*bytes))))
@@ -289,13 +289,13 @@ fn pointers(page: &[u8], start: usize, cells: usize) -> Option<impl Iterator<Ite
 
 /// A cell of a leaf: one row.
 struct Cell<'a> {
-    /// Bytes of the record, on this page and beyond.
+    /// Size of the record, with its part on overflow pages, in bytes.
     size: u64,
     /// The part on this page.
     local: &'a [u8],
-    /// The page where the rest begins, 0 where there is none.
+    /// The first overflow page; 0 if there is none.
     overflow: u32,
-    /// Bytes of the cell on this page.
+    /// Size of the cell on this page, in bytes.
     bytes: usize,
 }
 
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_found_behind_others_of_every_kind() {
+    fn columns_are_found_after_columns_of_every_type() {
         let record = [
             &[13_u8, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 15][..],
             &[0xff, 1, 0, 0x80, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe],

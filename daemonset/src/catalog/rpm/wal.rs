@@ -1,34 +1,34 @@
 //! SQLite's write-ahead log ([format](https://www.sqlite.org/fileformat2.html#the_write_ahead_log)): pages of a database
 //! that were committed but not yet written back.
 //!
-//! A frame counts where its salts are those of the log's header, the running checksum is right up to it, and a commit
-//! follows. What comes after the first frame that fails is what an earlier round of the log left behind.
+//! A frame is valid if its salts equal those of the log's header, the running checksum matches, and a commit follows. Frames after the first
+//! invalid one are leftovers of an earlier use of the log.
 
 use std::collections::HashMap;
 
 use super::sqlite::{be32, malformed, page_size};
 use crate::catalog::{CatalogError, Source};
 
-/// Largest log that is read, bytes. RPM has it written back every 1,000 pages, 4 MB.
+/// Maximum size of a log, in bytes. RPM writes it back every 1,000 pages, which are 4 MB.
 const MAX_LOG: u64 = 256 << 20;
 
-/// Bytes of the log's header.
+/// Size of the log's header, in bytes.
 const HEADER: usize = 32;
 
-/// Bytes before the page in a frame.
+/// Size of a frame's header, in bytes.
 const FRAME_HEADER: usize = 24;
 
-/// The magic number but for its last bit, which tells the byte order of the checksums.
+/// The magic number without its last bit, which is the byte order of the checksums.
 const MAGIC: u32 = 0x377f_0682;
 
-/// The only version there has been.
+/// The only existing version of the format.
 const VERSION: u32 = 3_007_000;
 
 /// A log with at least one committed transaction.
 pub(super) struct Wal<'a> {
     source: &'a dyn Source,
     page_size: usize,
-    /// Where each page's newest committed image begins.
+    /// Offset of the newest committed image of each page.
     newest: HashMap<u32, u64>,
     frames: u64,
     pages: u32,
@@ -58,14 +58,14 @@ impl Checksum {
         self.sums = [first, second];
     }
 
-    /// Whether the sums are the two numbers at `at`.
+    /// Returns whether the sums equal the two numbers at offset `at`.
     fn is_at(&self, bytes: &[u8], at: usize) -> bool {
         self.sums.map(Some) == [be32(bytes, at), be32(bytes, at + 4)]
     }
 }
 
 impl<'a> Wal<'a> {
-    /// Reads which pages the log holds; `None` where SQLite would take nothing from it.
+    /// Reads the index of the log; `None` if SQLite would ignore the log.
     pub(super) fn open(source: &'a dyn Source) -> Result<Option<Self>, CatalogError> {
         let size = source.size();
         if size > MAX_LOG {
@@ -110,22 +110,22 @@ impl<'a> Wal<'a> {
         Ok(())
     }
 
-    /// Bytes of a page.
+    /// Returns the size of a page, in bytes.
     pub(super) const fn page_size(&self) -> usize {
         self.page_size
     }
 
-    /// How many pages the database has after the last commit, by the log's word.
+    /// Returns the number of pages of the database after the last commit, according to the log.
     pub(super) const fn pages(&self) -> u32 {
         self.pages
     }
 
-    /// How many frames were committed.
+    /// Returns the number of committed frames.
     pub(super) const fn frames(&self) -> u64 {
         self.frames
     }
 
-    /// Where the newest image of a page lies, if the log has one.
+    /// Returns the source and offset of the newest image of a page, if the log has one.
     pub(super) fn page(&self, number: u32) -> Option<(&'a dyn Source, u64)> {
         self.newest.get(&number).map(|offset| (self.source, *offset))
     }

@@ -1,4 +1,4 @@
-//! containerd: asked over gRPC, by [`Client`], with a closed list of methods that only read ([`METHODS`]).
+//! containerd: [`Client`] calls a closed list of read-only gRPC methods ([`METHODS`]).
 //!
 //! The terms of containerd's API (snapshotter, snapshot key, containerd namespace) do not leave this module.
 

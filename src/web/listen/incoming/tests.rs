@@ -1,4 +1,4 @@
-//! Real sockets, and clients that misbehave.
+//! Tests with real sockets and misbehaving clients.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
 
-/// A certificate on the disk.
+/// Files of a certificate and its key.
 struct Files(tempfile::TempDir);
 
 impl Files {
@@ -33,7 +33,7 @@ impl Files {
         self.0.path().join(name)
     }
 
-    /// Puts another certificate into the files, and returns what it is trusted by.
+    /// Writes a new certificate to the files and returns the CA certificate that verifies it.
     fn renew(&self) -> String {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         fs::write(self.at("cert"), made.cert.pem()).unwrap();
@@ -52,14 +52,14 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// Connects from an address of the loopback.
+/// Connects from a loopback address.
 async fn connect(from: &str, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
     socket.connect(to).await.unwrap()
 }
 
-async fn shake(stream: TcpStream, authority: &str) -> io::Result<ClientStream<TcpStream>> {
+async fn handshake(stream: TcpStream, authority: &str) -> io::Result<ClientStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
     let config = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -70,7 +70,7 @@ async fn shake(stream: TcpStream, authority: &str) -> io::Result<ClientStream<Tc
     TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream).await
 }
 
-/// Sends back what comes, on every connection.
+/// Echoes the data of every connection.
 fn echo(mut incoming: Incoming, identify: bool) -> Arc<Counts> {
     let counts = incoming.counts();
     tokio::spawn(async move {
@@ -99,28 +99,28 @@ async fn a_new_certificate_is_served_when_its_files_change_and_a_bad_one_never()
     let certificate = files.open();
     let tls = Some((Arc::clone(&certificate), Protocol::Http2));
     echo(Incoming::new(listener, tls, Limits::default()).unwrap(), true);
-    let mut before = shake(connect("127.0.0.1", address).await, &old).await.unwrap();
+    let mut before = handshake(connect("127.0.0.1", address).await, &old).await.unwrap();
 
     let new = files.renew();
     certificate.refresh();
     assert_eq!(certificate.problem(), None);
-    assert!(is_echoed(&mut shake(connect("127.0.0.1", address).await, &new).await.unwrap()).await);
-    assert!(shake(connect("127.0.0.1", address).await, &old).await.is_err());
-    assert!(is_echoed(&mut before).await, "who was connected stays so");
+    assert!(is_echoed(&mut handshake(connect("127.0.0.1", address).await, &new).await.unwrap()).await);
+    assert!(handshake(connect("127.0.0.1", address).await, &old).await.is_err());
+    assert!(is_echoed(&mut before).await, "a new certificate closed an existing connection");
 
     let key = fs::read(files.at("key")).unwrap();
     for (bad, reason) in [(&b"nothing"[..], "PEM"), (b"", "PEM")] {
         fs::write(files.at("key"), bad).unwrap();
         certificate.refresh();
         assert!(certificate.problem().unwrap().contains(reason), "{:?}", certificate.problem());
-        assert!(shake(connect("127.0.0.1", address).await, &new).await.is_ok());
+        assert!(handshake(connect("127.0.0.1", address).await, &new).await.is_ok());
     }
     // Half replaced: the key belongs to another certificate.
     let (other, _) = Files::new();
     fs::copy(other.at("key"), files.at("key")).unwrap();
     certificate.refresh();
     assert!(certificate.problem().unwrap().contains("the last valid certificate stays in use"));
-    assert!(shake(connect("127.0.0.1", address).await, &new).await.is_ok());
+    assert!(handshake(connect("127.0.0.1", address).await, &new).await.is_ok());
     fs::write(files.at("key"), key).unwrap();
     certificate.refresh();
     assert_eq!(certificate.problem(), None);
@@ -128,10 +128,10 @@ async fn a_new_certificate_is_served_when_its_files_change_and_a_bad_one_never()
 }
 
 #[tokio::test]
-async fn who_does_not_finish_a_handshake_holds_up_nobody_else() {
+async fn unfinished_handshakes_do_not_delay_other_clients() {
     let (files, authority) = Files::new();
     let (listener, address) = listen().await;
-    // Never given up: only the bounds help.
+    // No handshake times out during the test, so only the limits per address protect other clients.
     let limits = Limits {
         handshakes: 3,
         handshakes_per_address: 2,
@@ -145,24 +145,24 @@ async fn who_does_not_finish_a_handshake_holds_up_nobody_else() {
         silent.push(connect("127.0.0.2", address).await);
     }
     for _ in 0..5 {
-        let mut stream = shake(connect("127.0.0.1", address).await, &authority).await.unwrap();
+        let mut stream = handshake(connect("127.0.0.1", address).await, &authority).await.unwrap();
         assert!(is_echoed(&mut stream).await);
     }
     assert_eq!(counts.turned_away.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
-async fn connections_are_bounded_in_all_and_by_address_and_given_back() {
+async fn connections_are_limited_in_total_and_by_address_and_closing_one_frees_its_place() {
     let (listener, address) = listen().await;
     let limits = Limits { connections: 3, per_address: 2, ..Limits::default() };
     let counts = echo(Incoming::new(listener, None, limits).unwrap(), true);
     let mut one = connect("127.0.0.1", address).await;
     let mut two = connect("127.0.0.1", address).await;
     assert!(is_echoed(&mut one).await && is_echoed(&mut two).await);
-    assert!(!is_echoed(&mut connect("127.0.0.1", address).await).await, "a third of one address");
+    assert!(!is_echoed(&mut connect("127.0.0.1", address).await).await, "a third connection of one address");
     let mut other = connect("127.0.0.2", address).await;
     assert!(is_echoed(&mut other).await);
-    assert!(!is_echoed(&mut connect("127.0.0.3", address).await).await, "a fourth in all");
+    assert!(!is_echoed(&mut connect("127.0.0.3", address).await).await, "a fourth connection in total");
     assert_eq!((counts.open.load(Ordering::Relaxed), counts.turned_away.load(Ordering::Relaxed)), (3, 2));
     drop((one, other));
     while counts.open.load(Ordering::Relaxed) > 1 {
@@ -173,11 +173,11 @@ async fn connections_are_bounded_in_all_and_by_address_and_given_back() {
     while counts.open.load(Ordering::Relaxed) > 0 {
         tokio::task::yield_now().await;
     }
-    assert!(lock(&counts.addresses).is_empty(), "no address is remembered");
+    assert!(lock(&counts.addresses).is_empty(), "an address without connections uses memory");
 }
 
 #[tokio::test]
-async fn who_does_not_say_who_it_is_has_to_go_and_who_did_stays() {
+async fn a_connection_that_does_not_authenticate_in_time_is_closed() {
     let short = Limits { identify_within: Some(Duration::from_millis(100)), ..Limits::default() };
     let (listener, address) = listen().await;
     let counts = echo(Incoming::new(listener, None, short).unwrap(), false);
@@ -194,15 +194,15 @@ async fn who_does_not_say_who_it_is_has_to_go_and_who_did_stays() {
 }
 
 #[test]
-fn addresses_of_one_network_of_ipv6_count_as_one() {
-    let same = |one: &str, two: &str| counted_as(one.parse().unwrap()) == counted_as(two.parse().unwrap());
+fn addresses_of_one_ipv6_network_count_as_one() {
+    let same = |one: &str, two: &str| counting_key(one.parse().unwrap()) == counting_key(two.parse().unwrap());
     assert!(same("2001:db8::1", "2001:db8::ffff:1"));
     assert!(!same("2001:db8::1", "2001:db8:0:1::1"));
     assert!(same("::ffff:10.0.0.1", "10.0.0.1"));
     assert!(!same("10.0.0.1", "10.0.0.2"));
 }
 
-/// A service that tells who calls.
+/// A service that returns the client's address.
 struct Mirror;
 
 #[tonic::async_trait]
@@ -210,18 +210,18 @@ impl Collector for Mirror {
     type AttachStream = ReceiverStream<Result<v1::Order, Status>>;
 
     async fn attach(&self, request: Request<Streaming<v1::Report>>) -> Result<Response<Self::AttachStream>, Status> {
-        let peer = request.extensions().get::<Peer>().ok_or_else(|| Status::internal("nobody"))?;
+        let peer = request.extensions().get::<Peer>().ok_or_else(|| Status::internal("no peer"))?;
         peer.identified();
         Err(Status::aborted(peer.address().ip().to_string()))
     }
 
     async fn deliver(&self, _: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
-        Err(Status::unimplemented("a mirror keeps nothing"))
+        Err(Status::unimplemented("deliver"))
     }
 }
 
 #[tokio::test]
-async fn grpc_and_the_api_are_served_over_it() {
+async fn grpc_and_http_are_served_over_tls() {
     let (files, authority) = Files::new();
     let (listener, address) = listen().await;
     let incoming = Incoming::new(listener, Some((files.open(), Protocol::Http2)), Limits::default()).unwrap();
@@ -240,7 +240,7 @@ async fn grpc_and_the_api_are_served_over_it() {
     let incoming = Incoming::new(listener, Some((files.open(), Protocol::Http1)), Limits::default()).unwrap();
     let routes = axum::Router::new().route("/", axum::routing::get(|| async { "here" }));
     tokio::spawn(async move { axum::serve(incoming, routes).await });
-    let mut stream = shake(connect("127.0.0.1", address).await, &authority).await.unwrap();
+    let mut stream = handshake(connect("127.0.0.1", address).await, &authority).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer).await;

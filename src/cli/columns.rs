@@ -1,0 +1,153 @@
+//! Columns of the tables of `outcrop get`. Other commands select some of them.
+
+use super::output::{Cell as _, Column, column, wide};
+use crate::web::{ContainerItem, FindingItem, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, WorkloadItem};
+
+/// Columns of workloads.
+pub(super) const WORKLOADS: &[Column<WorkloadItem>] = &[
+    column("NAMESPACE", |workload| workload.namespace.cell()),
+    column("KIND", |workload| workload.kind.cell()),
+    column("NAME", |workload| workload.name.cell()),
+    column("PODS", |workload| workload.pods.cell()),
+    column("COVERAGE", |workload| workload.coverage.cell()),
+    column("FINDINGS", |workload| workload.findings.cell()),
+    column("POD SECURITY", |workload| workload.pod_security.cell()),
+    wide("ISSUES", |workload| workload.issues.cell()),
+    wide("OWNER", |workload| workload.owner.cell()),
+    wide("IMAGES", |workload| workload.images.cell()),
+    wide("WITHHELD", |workload| workload.withheld.cell()),
+    wide("CREATED", |workload| workload.created.cell()),
+    wide("EXCLUDED", |workload| workload.excluded.cell()),
+    wide("GROUP", |workload| workload.group.cell()),
+    wide("UID", |workload| workload.uid.cell()),
+];
+
+/// Columns of issues.
+pub(super) const ISSUES: &[Column<IssueItem>] = &[
+    column("NAMESPACE", |issue| issue.namespace.cell()),
+    column("WORKLOAD", |issue| issue.workload.cell()),
+    column("LEVEL", |issue| issue.level.cell()),
+    column("RULE", |issue| issue.rule.cell()),
+    column("PATH", |issue| issue.path.cell()),
+    column("FOUND", |issue| issue.found.cell()),
+    wide("TITLE", |issue| issue.title.cell()),
+    wide("WHY", |issue| issue.why.cell()),
+    wide("FIX", |issue| issue.fix.cell()),
+];
+
+/// Columns of nodes.
+pub(super) const NODES: &[Column<NodeItem>] = &[
+    column("NAME", |node| node.name.cell()),
+    column("ATTACHED", |node| node.attached.cell()),
+    column("SILENT S", |node| node.silent_seconds.cell()),
+    column("CONTAINERS", |node| node.containers.cell()),
+    column("LAYERS READ", |node| node.layers_read.cell()),
+    column("DISTRUSTED", |node| node.distrusted.cell()),
+    column("SANDBOX", |node| node.cage.cell()),
+    column("AGENT", |node| node.agent_version.cell()),
+    wide("KUBELET", |node| node.kubernetes.as_ref().map(|node| node.kubelet.cell()).unwrap_or_default()),
+    wide("RUNTIME", |node| node.kubernetes.as_ref().map(|node| node.runtime.cell()).unwrap_or_default()),
+    wide("ARCHITECTURE", |node| node.kubernetes.as_ref().map(|node| node.architecture.cell()).unwrap_or_default()),
+    wide("OS", |node| node.kubernetes.as_ref().map(|node| node.image.cell()).unwrap_or_default()),
+    wide("KERNEL", |node| node.kubernetes.as_ref().map(|node| node.kernel.cell()).unwrap_or_default()),
+    wide("WHY NO AGENT", |node| node.blind.cell()),
+    wide("CATALOGERS", |node| node.catalogers.cell()),
+    wide("MARKS", |node| node.marks.cell()),
+    wide("QUEUE", |node| node.agent.as_ref().map(|agent| agent.queue.cell()).unwrap_or_default()),
+    wide("LAYERS FAILED", |node| node.agent.as_ref().map(|agent| agent.layers_failed.cell()).unwrap_or_default()),
+    wide("WORKER DEATHS", |node| node.agent.as_ref().map(|agent| agent.worker_deaths.cell()).unwrap_or_default()),
+    wide("GONE BEFORE READING", |node| {
+        node.agent.as_ref().map(|agent| agent.gone_before_reading.cell()).unwrap_or_default()
+    }),
+];
+
+/// Columns of containers.
+pub(super) const CONTAINERS: &[Column<ContainerItem>] = &[
+    column("NODE", |container| container.node.cell()),
+    column("NAMESPACE", |container| container.namespace.cell()),
+    column("POD", |container| container.pod.cell()),
+    column("NAME", |container| container.name.cell()),
+    column("IMAGE", |container| container.image.cell()),
+    column("COVERAGE", |container| container.coverage.state.cell()),
+    column("PACKAGES", |container| container.packages.cell()),
+    column("FINDINGS", |container| container.findings.cell()),
+    wide("REASON", |container| container.coverage.reason.cell()),
+    wide("WORKLOAD", |container| container.workload.cell()),
+    wide("DISTRIBUTION", |container| container.distribution.cell()),
+    wide("SINCE", |container| container.since.cell()),
+    wide("RUNTIME", |container| container.runtime.cell()),
+    wide("RUNTIME NAMESPACE", |container| container.runtime_namespace.cell()),
+    wide("ID", |container| container.id.cell()),
+    wide("STACK", |container| container.stack.cell()),
+];
+
+/// Columns of images.
+pub(super) const IMAGES: &[Column<ImageItem>] = &[
+    column("NAMES", |image| image.names.cell()),
+    column("COVERAGE", |image| image.coverage.state.cell()),
+    column("LAYERS", |image| image.layers.cell()),
+    column("PACKAGES", |image| image.packages.cell()),
+    column("CONTAINERS", |image| image.containers.cell()),
+    column("NODES", |image| image.nodes.cell()),
+    column("FINDINGS", |image| image.findings.cell()),
+    wide("WITHHELD", |image| image.withheld.cell()),
+    wide("UNIDENTIFIED", |image| image.unidentified.cell()),
+    wide("DISTRIBUTION", |image| image.distribution.cell()),
+    wide("REASON", |image| image.coverage.reason.cell()),
+    wide("STACK", |image| image.stack.cell()),
+];
+
+/// Columns of layers.
+pub(super) const LAYERS: &[Column<LayerItem>] = &[
+    column("FINDINGS", |layer| layer.findings.cell()),
+    column("AFFECTED", |layer| layer.affected_containers.cell()),
+    column("CONTAINERS", |layer| layer.containers.cell()),
+    column("IMAGES", |layer| layer.images.cell()),
+    column("STATE", |layer| layer.state.cell()),
+    column("EXAMPLE IMAGE", |layer| layer.image.cell()),
+    column("STEP", |layer| layer.step.as_ref().map(|step| step.keyword.cell()).unwrap_or_default()),
+    column("ID", |layer| layer.id.cell()),
+    wide("STEP NUMBER", |layer| layer.step.as_ref().map(|step| step.number.cell()).unwrap_or_default()),
+    wide("DISPUTED", |layer| layer.disputed.cell()),
+    wide("READ BY", |layer| layer.read_by.cell()),
+    wide("READ AT", |layer| layer.read_at.cell()),
+    wide("SANDBOX", |layer| layer.cage.cell()),
+    wide("CATALOGERS", |layer| layer.catalogers.cell()),
+    wide("VERIFIED BY", |layer| layer.verified_by.cell()),
+    wide("REASON", |layer| layer.reason.cell()),
+];
+
+/// Columns of packages.
+pub(super) const PACKAGES: &[Column<PackageItem>] = &[
+    column("TYPE", |package| package.r#type.cell()),
+    column("NAME", |package| package.name.cell()),
+    column("VERSION", |package| package.version.cell()),
+    column("IMAGES", |package| package.images.cell()),
+    column("CONTAINERS", |package| package.containers.cell()),
+    column("FINDINGS", |package| package.findings.cell()),
+    wide("PURL", |package| package.purl.cell()),
+];
+
+/// Columns of findings.
+pub(super) const FINDINGS: &[Column<FindingItem>] = &[
+    column("SEVERITY", |finding| finding.severity.cell()),
+    column("ID", |finding| finding.id.cell()),
+    column("PACKAGE", |finding| finding.package.cell()),
+    column("INSTALLED", |finding| finding.installed.cell()),
+    column("FIXED IN", |finding| finding.fixed.cell()),
+    column("NAMESPACE", |finding| finding.container.namespace.cell()),
+    column("CONTAINER", |finding| finding.container.name.cell()),
+    column("NODE", |finding| finding.container.node.cell()),
+    wide("STATUS", |finding| finding.status.cell()),
+    wide("SCORE", |finding| finding.score.cell()),
+    wide("WORKLOAD", |finding| finding.container.workload.cell()),
+    wide("POD", |finding| finding.container.pod.cell()),
+    wide("IMAGE", |finding| finding.container.image.cell()),
+    wide("EVIDENCE", |finding| finding.evidence.cell()),
+    wide("LAYER", |finding| finding.layer.cell()),
+    wide("FIRST SEEN", |finding| finding.first_seen.cell()),
+    wide("FIXED ON", |finding| finding.fixed_on.cell()),
+    wide("PURL", |finding| finding.purl.cell()),
+    wide("ALIASES", |finding| finding.aliases.cell()),
+    wide("SUMMARY", |finding| finding.summary.cell()),
+];
