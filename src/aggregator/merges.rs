@@ -62,13 +62,26 @@ impl Aggregator {
         let mut running: JoinSet<Result<u64, NotMerged>> = JoinSet::new();
         let mut stacks: HashMap<Id, Digest> = HashMap::new();
         let mut retry_at: Option<Instant> = None;
+        let spawn = |running: &mut JoinSet<Result<u64, NotMerged>>, job: MergeJob| {
+            let (aggregator, stack) = (Arc::clone(&self), job.stack);
+            let span = info_span!("merge", %stack, layers = job.layers.len());
+            (running.spawn(async move { aggregator.merge_now(job).await }.instrument(span)).id(), stack)
+        };
         loop {
+            // One at a time, so that a stack that somebody runs waits for at most one merge.
+            if running.is_empty()
+                && jobs.is_empty()
+                && self.store.health().is_accepting()
+                && let Some(ready) = self.fleet.call(|fleet| fleet.next_unmerged(now())).await
+            {
+                stacks.extend([spawn(
+                    &mut running,
+                    MergeJob { stack: ready.stack, layers: ready.layers, answers: None },
+                )]);
+            }
             tokio::select! {
                 Some(job) = jobs.recv(), if running.len() < DECODED_AT_ONCE => {
-                    let (aggregator, stack) = (Arc::clone(&self), job.stack);
-                    let span = info_span!("merge", %stack, layers = job.layers.len());
-                    let handle = running.spawn(async move { aggregator.merge_now(job).await }.instrument(span));
-                    stacks.insert(handle.id(), stack);
+                    stacks.extend([spawn(&mut running, job)]);
                 }
                 Some(ended) = running.join_next_with_id() => {
                     let (id, merged) = match ended {

@@ -29,6 +29,7 @@ mod pods;
 mod rbac;
 mod rematch;
 mod service;
+mod starting;
 mod streams;
 pub mod tokens;
 mod who_has;
@@ -45,7 +46,6 @@ use outcrop_proto::wire::MAX_MESSAGE;
 use outcrop_proto::wire::v1::collector_server::CollectorServer;
 use outcrop_proto::{Digest, clock};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, RwLock, Semaphore, mpsc};
 use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
@@ -59,7 +59,7 @@ use crate::authority;
 use crate::cluster::{PolicyFile, Reviews, Selection, Watch};
 use crate::metrics::Metrics;
 use crate::problems::Problems;
-use crate::store::{ClusterIdentity, Options, Sqlite, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::supervise::{Liveness, Tasks};
 use crate::web;
 use crate::web::listen::{self, Certificate, Incoming, Limits, Protocol};
@@ -69,6 +69,7 @@ use listening::{bind, serve_apart};
 use merges::MergeJob;
 use owner::{Handle, Owner};
 use rematch::Matching;
+use starting::{Signals, open_store};
 use streams::Streams;
 use tokens::{Identify, TokenFile};
 
@@ -163,7 +164,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         move |source| AggregatorError::File { path, source }
     };
     // First of all, because the first process of a container has no default action for signals.
-    let [mut terminate, mut interrupt] = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    let mut signals = Signals::listen();
     memory::return_large_blocks();
     // One stream per node and some more. A lower limit is sufficient for smaller fleets.
     let _ = listen::allow_files(32_768);
@@ -191,6 +192,11 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let (certificate, api_certificate) = (open(&config.tls)?, open(&config.api_tls)?);
     let certificates = certificate.iter().chain(&api_certificate).cloned().collect();
     let watch = config.kubernetes.as_ref().map(watch).transpose()?;
+    // Killed in the middle of it, a migration begins anew at the next start.
+    let store = tokio::select! {
+        store = open_store(&config, api_certificate.clone()) => Arc::new(store?),
+        () = signals.received() => return Ok(()),
+    };
     // Reviews for agents and for users are separate, so that neither delays the other.
     let [reviews, of_agents] = [client.clone(), client.clone()].map(|client| client.map(Reviews::new));
     let identify = identify(&config, of_agents.zip(watch.clone()))?;
@@ -199,7 +205,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     for task in watch.iter().zip(&client).flat_map(|(watch, client)| watch.tasks(client)) {
         tasks.spawn_loop("watch", task);
     }
-    let aggregator = Aggregator::open(config, identify, certificates, watch, &mut tasks).await?;
+    let aggregator = Aggregator::open(config, store, identify, certificates, watch, &mut tasks).await?;
     // First, since agents wait for it.
     let authority = own.map(|own| own.authority).or(aggregator.config.tls_ca.clone());
     let publish = aggregator.config.kubernetes.as_ref().and_then(|kubernetes| kubernetes.publish_ca.clone());
@@ -242,17 +248,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     tasks.spawn("api", async move { served.await.unwrap_or_else(|_| Err(IoError::other("its threads panicked"))) });
     aggregator.log_start();
 
-    let stop = async {
-        let received = async |signal: &mut std::io::Result<tokio::signal::unix::Signal>| match signal {
-            Ok(signal) => signal.recv().await,
-            Err(_) => std::future::pending().await,
-        };
-        tokio::select! {
-            _ = received(&mut terminate) => info!(signal = "SIGTERM", "aggregator stopping"),
-            _ = received(&mut interrupt) => info!(signal = "SIGINT", "aggregator stopping"),
-        }
-    };
-    let ended = tasks.run(stop).await;
+    let ended = tasks.run(signals.received()).await;
     info!(version = env!("CARGO_PKG_VERSION"), "aggregator stopped");
     Ok(ended?)
 }
@@ -299,17 +295,15 @@ fn identify(config: &Config, asked: Option<(Reviews, Arc<Watch>)>) -> Result<Arc
 }
 
 impl Aggregator {
-    /// Opens the store and starts the owners of states.
+    /// Restores the state from the store and starts the owners of states.
     async fn open(
         config: Config,
+        store: Arc<dyn Store>,
         identify: Arc<dyn Identify>,
         certificates: Vec<Arc<Certificate>>,
         watch: Option<Arc<Watch>>,
         tasks: &mut Tasks,
     ) -> Result<Arc<Self>, AggregatorError> {
-        let cluster = ClusterIdentity { key: config.cluster.clone(), name: config.cluster.clone() };
-        let store = Sqlite::open(&config.data.join("outcrop.db"), Options { cluster, outbox: false }).await?;
-        let store: Arc<dyn Store> = Arc::new(store);
         let advisories = Advisories::open(&config.data.join("advisories"), config.policy.clone())?;
         let rules = Rules {
             verify_share: config.verify_share,

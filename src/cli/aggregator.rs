@@ -301,6 +301,9 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     logging::log_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Fatal::failed(format!("starting the async runtime: {error}")))?;
-    runtime.block_on(aggregator::run(config)).map_err(|error| Fatal::failed(error.to_string()))?;
+    let ended = runtime.block_on(aggregator::run(config));
+    // A migration that SIGTERM interrupts is not waited for: it begins anew at the next start.
+    runtime.shutdown_background();
+    ended.map_err(|error| Fatal::failed(error.to_string()))?;
     Ok(Exit::Done)
 }

@@ -31,7 +31,7 @@ pub use row::{
     PackageRef, PackageRow, PackageSetFindings, PackageSetId, PackagesFilter, RANKS, RematchRow, Retention, Run, Seen,
     SeenFinding, StackId, SubjectKey, Summary, Verdict, VerdictId, VulnerabilityRow, WorkloadKey, inputs,
 };
-pub use sqlite::{Sqlite, adopt, back_up};
+pub use sqlite::{Sqlite, adopt, back_up, needs_migration};
 pub use volume::{Space, VolumeError, check_local, free};
 
 /// The cluster that a store belongs to.

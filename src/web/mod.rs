@@ -20,6 +20,7 @@ mod query;
 mod routes;
 mod serve;
 mod source;
+mod startup;
 mod throttle;
 
 use std::path::PathBuf;
@@ -49,6 +50,7 @@ pub use model::{
 pub use problem::Problem;
 pub use serve::serve;
 pub use source::{Failure, Future, List, Scope, Source};
+pub use startup::startup_routes;
 
 use crate::metrics::Metrics;
 use health::Outcome;

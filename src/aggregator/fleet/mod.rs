@@ -170,6 +170,8 @@ pub(super) struct Fleet {
     picture: Picture,
     /// Stacks that may have become ready to be merged.
     touched: HashSet<Digest>,
+    /// Stacks of the store that were not merged since its migration. Nobody may run them anymore.
+    unmerged: Vec<Summary>,
     runs: Runs,
     /// When silent nodes were first looked for.
     started: Option<Instant>,
@@ -205,15 +207,14 @@ impl Fleet {
     ) -> Self {
         let layers: SharedMap<LayerId, Layer> =
             layers.into_iter().map(|known| (known.id, Layer::known(known))).collect();
+        let (current, stale): (Vec<Summary>, Vec<Summary>) =
+            stacks.into_iter().partition(|summary| is_current(&layers, summary));
+        let unmerged = stale.into_iter().filter(|summary| summary.inputs.is_none() && summary.catalogers > 0).collect();
         let picture = Picture {
             nodes: SharedMap::default(),
             // A stack whose packages were removed, or that was not merged from its layers' inventories as they are now, is merged again
             // when a node reports it.
-            stacks: stacks
-                .into_iter()
-                .filter(|summary| is_current(&layers, summary))
-                .map(|summary| (summary.chain, Stack::stored(summary)))
-                .collect(),
+            stacks: current.into_iter().map(|summary| (summary.chain, Stack::stored(summary))).collect(),
             layers,
             distrusted: distrusted.into_iter().collect(),
             refused: BTreeMap::new(),
@@ -225,6 +226,7 @@ impl Fleet {
             rules,
             picture,
             touched: HashSet::new(),
+            unmerged,
             runs: Runs::default(),
             started: None,
             names: HashSet::new(),

@@ -250,6 +250,22 @@ impl Fleet {
         ready
     }
 
+    /// Takes a stack that was not merged since the store's migration, that nobody runs at the moment, and whose layers are all known: from now
+    /// on it is being merged. Its history would otherwise stay as version 1 left it, since [`Self::ready`] leaves out what nobody runs.
+    pub(in crate::aggregator) fn next_unmerged(&mut self, now: Now) -> Option<Ready> {
+        while let Some(Summary { chain, layers, .. }) = self.unmerged.pop() {
+            let is_read = |id: &LayerId| self.picture.layers.get(id).is_some_and(|layer| layer.read().is_some());
+            if self.picture.stacks.get(&chain).is_some() || !layers.iter().all(is_read) {
+                continue;
+            }
+            let new = || Stack::new(layers.as_slice().into(), Vec::new(), None, now.instant);
+            let stack = self.picture.stacks.entry(chain, new);
+            stack.progress = Progress::Merging;
+            return Some(Ready { stack: chain, layers: Arc::clone(&stack.layers) });
+        }
+        None
+    }
+
     /// Questions that nobody answered in time, and those whose answer left something open, are asked again.
     pub(in crate::aggregator) fn wake(&mut self, now: Now) {
         for (_, stack) in self.picture.stacks.select_mut(|_, stack| stack.again.is_none() && stack.is_open()) {

@@ -214,6 +214,30 @@ fn a_stack_is_ready_once_when_all_its_layers_are_known() {
 }
 
 #[test]
+fn stacks_of_a_migrated_store_that_nobody_runs_are_merged_once_if_their_layers_are_known() {
+    let stack = |layers: &[&str], inputs, catalogers| {
+        let layers: Vec<LayerId> = layers.iter().map(|name| id(name)).collect();
+        Summary { inputs, catalogers, ..summary(Digest::of(layers[0].to_string().as_bytes()), &layers) }
+    };
+    let known = ["one", "two", "three", "base"].map(|name| inventory("a", name, "x", 1));
+    let stacks = [
+        stack(&["one", "base"], None, 1),
+        // Merged before from something else, removed because nobody ran it, and without an inventory.
+        stack(&["two", "base"], Some(Digest::of(b"other")), 1),
+        stack(&["three", "base"], None, 0),
+        stack(&["gone", "base"], None, 1),
+    ];
+    let wanted = stacks[0].clone();
+    let mut fleet = Fleet::new(rules(), known, stacks, []);
+    let ready = fleet.next_unmerged(at(0)).unwrap();
+    assert_eq!((ready.stack, &*ready.layers), (wanted.chain, wanted.layers.as_slice()));
+    assert_eq!(fleet.next_unmerged(at(0)), None);
+    assert_eq!(fleet.ready(at(0)), []);
+    fleet.merged(ready.stack, Ok(wanted.clone()));
+    assert_eq!(fleet.stack(&wanted.chain).unwrap().summary().map(|summary| summary.chain), Some(wanted.chain));
+}
+
+#[test]
 fn a_layer_that_is_read_again_while_its_stack_is_merged_is_merged_again() {
     let mut fleet = two_nodes();
     read(&mut fleet, "a", "shop", "x");

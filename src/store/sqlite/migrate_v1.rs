@@ -21,8 +21,12 @@ use crate::store::ErrorKind;
 
 const DOING: &str = "migrating the store from version 1";
 
-/// Returns whether the file at `path` is a store of version 1.
-pub(super) fn is_version_1(path: &Path) -> Result<bool, StoreError> {
+/// Returns whether the file at `path` is a store of version 1, which [`Sqlite::open`](super::Sqlite::open) migrates: with millions of rows that
+/// takes more than half a minute.
+///
+/// # Errors
+/// When the file cannot be opened.
+pub fn needs_migration(path: &Path) -> Result<bool, StoreError> {
     if !path.metadata().is_ok_and(|file| file.len() > 0) {
         return Ok(false);
     }

@@ -27,6 +27,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
 use super::{ClusterIdentity, ErrorKind, Options, StoreError, StoreHealth};
 use failure::{Failure, doing};
+pub use migrate_v1::needs_migration;
 pub use offline::{adopt, back_up};
 use writer::Writer;
 
@@ -95,7 +96,7 @@ impl Sqlite {
 /// Migrates the file at `path` if it is a store of version 1.
 async fn migrate_from_v1(path: &Path, cluster: &ClusterIdentity) -> Result<(), StoreError> {
     const MIGRATING: &str = "migrating the store from version 1";
-    if !migrate_v1::is_version_1(path)? {
+    if !needs_migration(path)? {
         return Ok(());
     }
     tracing::info!("store of version 1 found; migrating it");

@@ -198,6 +198,17 @@ impl Place {
     }
 }
 
+/// Returns the status code and the body of `GET path`; `None` where nobody answers.
+pub(crate) fn request(api: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&api, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
 pub(crate) fn until(what: &str, done: impl FnMut() -> bool) {
     within(Duration::from_secs(60), what, done);
 }

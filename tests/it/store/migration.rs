@@ -1,16 +1,21 @@
 //! Stores of version 1 become stores of this version, whole ones and damaged ones.
 
 use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use outcrop::store::{
     Findings as _, FindingsFilter, History as _, Layers as _, PackagesFilter, Questions as _, Sqlite, Stacks as _,
     SubjectKey, WorkloadKey,
 };
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{FlockOperation, flock};
 
 use super::conformance::options;
 use super::sqlite::{block_on, check};
+use crate::ports::free;
+use crate::service_parts::{OUTCROP, Running, request, until};
 use crate::skip::skip;
 
 /// A store of version 1 in a directory of its own, with two subjects, a distrusted node and a verification besides what the demo has.
@@ -246,21 +251,65 @@ fn a_migration_that_was_interrupted_begins_anew() {
     assert_eq!(left, ["outcrop.db", "outcrop.db.lock", "store.v1.bak"].map(ToOwned::to_owned).into());
 }
 
-#[test]
-fn the_store_of_a_whole_demo_of_version_1_answers_the_same() {
+/// The store of a whole demo of version 1; skips where it is not there.
+fn demo_of_version_1() -> Option<(tempfile::TempDir, PathBuf)> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
     let shared = std::env::var_os("OUTCROP_SHARED").map_or_else(beside, PathBuf::from);
     let archive = shared.join("data/stores/good-1258caa.tar.zst");
-    let Ok(file) = std::fs::File::open(&archive) else {
+    let Ok(file) = File::open(&archive) else {
         skip("shared", archive.display());
-        return;
+        return None;
     };
     let dir = tempfile::tempdir().unwrap();
     tar::Archive::new(zstd::Decoder::new(file).unwrap()).unpack(dir.path()).unwrap();
     let path = dir.path().join("data/outcrop.db");
+    Some((dir, path))
+}
+
+#[test]
+fn the_store_of_a_whole_demo_of_version_1_answers_the_same() {
+    let Some((_dir, path)) = demo_of_version_1() else { return };
     let before = answers(&path, OLD_ANSWERS);
     drop(block_on(Sqlite::open(&path, options())).unwrap());
     assert_eq!(answers(&path, NEW_ANSWERS), before);
     assert_eq!(before.map(|rows| rows.len()), [275, 2713, 6]);
     check(&path);
+}
+
+/// Stores whose stacks nobody runs: the program migrates them and merges every stack again.
+#[test]
+fn probes_are_answered_during_a_migration_and_stacks_that_nobody_runs_are_merged_again_after_it() {
+    let stores =
+        [Some(version_1("")), Some(version_1("DELETE FROM stack_package WHERE package % 3 = 0")), demo_of_version_1()];
+    let whole = answers(&version_1("").1, OLD_ANSWERS);
+    for (number, (dir, path)) in stores.into_iter().flatten().enumerate() {
+        let wanted = if number < 2 { whole.clone() } else { answers(&path, OLD_ANSWERS) };
+        // Without a database, findings stay as they were.
+        let _ = std::fs::remove_dir_all(path.with_file_name("advisories"));
+        // The migration waits for the lock.
+        let lock = OpenOptions::new().create(true).append(true).open(path.with_file_name("outcrop.db.lock")).unwrap();
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        std::fs::write(dir.path().join("no-tokens"), "").unwrap();
+        let api = free();
+        let mut command = Command::new(OUTCROP);
+        command.args(["aggregator", "--insecure", "--listen", &free().to_string(), "--api", &api.to_string()]);
+        command.arg("--data").arg(path.parent().unwrap()).arg("--tokens").arg(dir.path().join("no-tokens"));
+        command.stdin(Stdio::null()).stderr(File::create(dir.path().join("aggregator.log")).unwrap());
+        let aggregator = Running(command.spawn().unwrap());
+        until("/livez", || request(api, "/livez").is_some_and(|(status, _)| status == 200));
+        let (status, text) = request(api, "/readyz").unwrap();
+        assert!(status == 503 && text.contains("[-]migration failed"), "{status}: {text}");
+        assert_eq!(request(api, "/api/v1/status").unwrap().0, 503);
+        drop(lock);
+        until("readiness", || request(api, "/readyz").is_some_and(|(status, _)| status == 200));
+
+        let unmerged = || {
+            let database = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+            let sql = "SELECT count(*) FROM stack WHERE inputs IS NULL";
+            database.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        until("every stack to be merged", || unmerged() == 0);
+        drop(aggregator);
+        assert_eq!(answers(&path, NEW_ANSWERS), wanted, "store {number}");
+    }
 }
