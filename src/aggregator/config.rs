@@ -128,6 +128,11 @@ pub enum AggregatorError {
         "connecting to the Kubernetes API server: {0}; pass --kubeconfig FILE, or run in a pod with a service account"
     )]
     Kubernetes(String),
+    /// The API server refuses to say which cluster it is.
+    #[error(
+        "identifying the cluster by the UID of the namespace kube-system: {0}; allow the aggregator's service account to get this namespace (see docs/rbac.md)"
+    )]
+    Cluster(String),
     /// The policy could not be loaded.
     #[error(transparent)]
     Policy(#[from] PolicyError),

@@ -194,8 +194,11 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let watch = config.kubernetes.as_ref().map(watch).transpose()?;
     // Killed in the middle of it, a migration begins anew at the next start.
     let store = tokio::select! {
-        store = open_store(&config, api_certificate.clone()) => Arc::new(store?),
-        () = signals.received() => return Ok(()),
+        store = open_store(&config, client.as_ref(), api_certificate.clone()) => Arc::new(store?),
+        () = signals.received() => {
+            info!(version = env!("CARGO_PKG_VERSION"), "aggregator stopped");
+            return Ok(());
+        }
     };
     // Reviews for agents and for users are separate, so that neither delays the other.
     let [reviews, of_agents] = [client.clone(), client.clone()].map(|client| client.map(Reviews::new));
@@ -387,6 +390,7 @@ impl Aggregator {
         info!(
             version = env!("CARGO_PKG_VERSION"),
             cluster = self.cluster,
+            cluster_uid = self.config.kubernetes.is_some().then(|| &*self.store.cluster().key),
             %listen,
             %api,
             data = %data.display(),

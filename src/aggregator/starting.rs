@@ -1,8 +1,11 @@
-//! The start: opens the store. Probes are answered while it is migrated, and signals end the process.
+//! The start: identifies the cluster and opens the store. Probes are answered while either takes long, and signals end the process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use kube::Client;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -10,9 +13,13 @@ use tracing::{info, warn};
 
 use super::config::{AggregatorError, Config};
 use super::listening::{bind, serve_apart};
+use crate::cluster::{IdentityError, cluster_uid};
 use crate::store::{ClusterIdentity, Options, Sqlite, needs_migration};
 use crate::web::listen::{Certificate, Protocol};
 use crate::web::{self, Health, Probe};
+
+/// Longest time between two attempts to identify the cluster.
+const IDENTIFY: Duration = Duration::from_secs(10);
 
 /// The signals that end the process.
 pub(super) struct Signals([std::io::Result<Signal>; 2]);
@@ -37,16 +44,21 @@ impl Signals {
     }
 }
 
-/// Opens the store. `certificate` is the API's.
+/// Opens the store of the cluster that the aggregator is for. `client` is the API server's, in a cluster; `certificate` the API's.
 ///
 /// # Errors
-/// When the address of the API is in use, or the store cannot be opened.
+/// When the cluster cannot be identified, the address of the API is in use, or the store cannot be opened.
 pub(super) async fn open_store(
     config: &Config,
+    client: Option<&Client>,
     certificate: Option<Arc<Certificate>>,
 ) -> Result<Sqlite, AggregatorError> {
     let probes = Probes { address: config.api, certificate };
-    let cluster = ClusterIdentity { key: config.cluster.clone(), name: config.cluster.clone() };
+    let key = match client {
+        Some(client) => identify(client, &probes).await?,
+        None => config.cluster.clone(),
+    };
+    let cluster = ClusterIdentity { key, name: config.cluster.clone() };
     let path = config.data.join("outcrop.db");
     let options = Options { cluster, outbox: false };
     if !needs_migration(&path)? {
@@ -56,6 +68,27 @@ pub(super) async fn open_store(
     let store = Sqlite::open(&path, options).await;
     server.stop().await;
     Ok(store?)
+}
+
+/// Returns the UID of the cluster. Waits for as long as the API server does not answer: without it nobody can authenticate.
+async fn identify(client: &Client, probes: &Probes) -> Result<String, AggregatorError> {
+    let mut pauses = ExponentialBuilder::new().with_max_delay(IDENTIFY).without_max_times().with_jitter().build();
+    let mut server = None;
+    let outcome = loop {
+        match cluster_uid(client).await {
+            Ok(uid) => break Ok(uid),
+            Err(IdentityError::Refused(reason)) => break Err(AggregatorError::Cluster(reason)),
+            Err(IdentityError::Unavailable(reason)) => warn!(reason, "cluster not identified; retried"),
+        }
+        if server.is_none() {
+            server = Some(probes.serve("cluster", "the API server has not returned the namespace kube-system yet")?);
+        }
+        tokio::time::sleep(pauses.next().unwrap_or(IDENTIFY)).await;
+    };
+    if let Some(server) = server {
+        server.stop().await;
+    }
+    outcome
 }
 
 /// Where probes are answered.

@@ -22,7 +22,7 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, value_name = "FORMAT", env = "OUTCROP_LOG_FORMAT", default_value_t)]
     log_format: LogFormat,
 
-    /// Name of the cluster; agents of other clusters are refused
+    /// Name of the cluster; agents with another name are refused; with --kubernetes the UID of the namespace kube-system identifies the cluster, and the name is only displayed
     #[arg(long, value_name = "NAME", env = "OUTCROP_CLUSTER", default_value = "default")]
     cluster: String,
 

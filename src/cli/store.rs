@@ -28,6 +28,10 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         cluster: String,
 
+        /// UID of the namespace kube-system of that cluster, for an aggregator with --kubernetes; default: none
+        #[arg(long, value_name = "UID")]
+        cluster_uid: Option<String>,
+
         #[command(flatten)]
         store: Store,
     },
@@ -52,13 +56,13 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
             let size = back_up(&store.path(), &file).map_err(|error| Fatal::failed(error.to_string()))?;
             print(&format!("{}: {size} bytes, checked\n", escape(&file.display().to_string())))?;
         }
-        Command::Adopt { cluster, store } => {
-            let cluster = ClusterIdentity { key: cluster.clone(), name: cluster };
+        Command::Adopt { cluster, cluster_uid, store } => {
+            let cluster = ClusterIdentity { key: cluster_uid.unwrap_or_else(|| cluster.clone()), name: cluster };
             let before = adopt(&store.path(), &cluster).map_err(|error| Fatal::failed(error.to_string()))?;
             print(&format!(
                 "the store belongs to {} now, before to {}\n",
-                escape(&cluster.name),
-                escape(&before.name)
+                escape(&cluster.to_string()),
+                escape(&before.to_string())
             ))?;
         }
     }

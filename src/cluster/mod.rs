@@ -15,6 +15,8 @@ pub use owners::{ObjectMeta, OwnerReference, Workload, workload};
 #[cfg(not(fuzzing))]
 mod connect;
 #[cfg(not(fuzzing))]
+mod identity;
+#[cfg(not(fuzzing))]
 mod policy;
 #[cfg(not(fuzzing))]
 mod policy_file;
@@ -32,6 +34,7 @@ mod watch;
 #[cfg(not(fuzzing))]
 pub use self::{
     connect::{api_server_port, connect, error_message, has_kubeconfig},
+    identity::{IdentityError, cluster_uid},
     policy::PolicyError,
     policy_file::PolicyFile,
     publish::keep_published,

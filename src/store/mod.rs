@@ -43,6 +43,14 @@ pub struct ClusterIdentity {
     pub name: String,
 }
 
+impl std::fmt::Display for ClusterIdentity {
+    /// Writes the name, and the UID where there is one.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.name)?;
+        if self.key == self.name { Ok(()) } else { write!(f, " with UID {:?}", self.key) }
+    }
+}
+
 /// Options for opening a store.
 #[derive(Clone, Debug)]
 pub struct Options {

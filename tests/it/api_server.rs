@@ -33,6 +33,10 @@ pub(crate) struct ApiServer {
 
 impl ApiServer {
     pub(crate) fn start(objects: Objects) -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), objects)
+    }
+
+    pub(crate) fn start_at(address: SocketAddr, objects: Objects) -> Self {
         let objects = Arc::new(Mutex::new(objects));
         let shared = Arc::clone(&objects);
         let routes = axum::Router::new().fallback(move |request: Request| {
@@ -40,23 +44,27 @@ impl ApiServer {
             async move { answer }
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).unwrap();
         let address = listener.local_addr().unwrap();
         let server = Server::builder().accept_http1(true).add_routes(Routes::from(routes));
         runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Self { address, objects, _runtime: runtime }
     }
 
-    /// Writes a kubeconfig that names the server.
-    pub(crate) fn write_kubeconfig(&self, path: &Path) {
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{ "name": "test", "cluster": { "server": format!("http://{}", self.address) } }],
-            "users": [{ "name": "test", "user": {} }],
-            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-        });
-        fs::write(path, config.to_string()).unwrap();
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
+}
+
+/// Writes a kubeconfig that names a server.
+pub(crate) fn write_kubeconfig(server: SocketAddr, path: &Path) {
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{ "name": "test", "cluster": { "server": format!("http://{server}") } }],
+        "users": [{ "name": "test", "user": {} }],
+        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+    });
+    fs::write(path, config.to_string()).unwrap();
 }
 
 fn answer(objects: &Objects, request: &Request) -> Response<Body> {

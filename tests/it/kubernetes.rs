@@ -1,12 +1,15 @@
 //! The aggregator beside an API server that has what a test gives it.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::api_server::{ApiServer, Objects};
-use crate::service_parts::{Place, until};
+use crate::api_server::{ApiServer, Objects, write_kubeconfig};
+use crate::ports::free;
+use crate::service_parts::{OUTCROP, Place, Running, request, until};
 
 /// A running pod with one container.
 fn pod(name: &str) -> Value {
@@ -22,7 +25,7 @@ fn pod(name: &str) -> Value {
 /// An aggregator that watches the API server, with these flags besides.
 fn aggregator(server: &ApiServer, dir: &Path, flags: &[&'static str]) -> Place {
     let kubeconfig = dir.join("kubeconfig");
-    server.write_kubeconfig(&kubeconfig);
+    write_kubeconfig(server.address(), &kubeconfig);
     let kubeconfig: &'static str = String::leak(kubeconfig.to_str().unwrap().to_owned());
     Place::start_with(false, &[&["--kubernetes", "--kubeconfig", kubeconfig], flags].concat())
 }
@@ -67,4 +70,78 @@ fn a_changed_policy_applies_without_a_restart_and_a_broken_one_is_a_problem_unti
     assert_eq!(excluded(), ["web"]);
     write_policy(dir.path(), "4", "workload_events { input.metadata.name == \"web\" }");
     until("the corrected policy", || excluded() == ["job"] && problems().is_empty());
+}
+
+/// The command of an aggregator whose API server is at `server`.
+fn command(dir: &Path, server: SocketAddr, api: SocketAddr) -> Command {
+    let kubeconfig = dir.join("kubeconfig");
+    write_kubeconfig(server, &kubeconfig);
+    fs::write(dir.join("tokens"), "").unwrap();
+    let mut command = Command::new(OUTCROP);
+    command.args(["aggregator", "--cluster", "test", "--insecure", "--listen", &free().to_string()]);
+    command.args(["--api", &api.to_string(), "--kubernetes", "--kubeconfig"]).arg(kubeconfig);
+    command.arg("--data").arg(dir.join("data")).arg("--tokens").arg(dir.join("tokens"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(dir.join("log")).unwrap());
+    command
+}
+
+/// Runs an aggregator until it is ready, and ends it.
+fn becomes_ready(dir: &Path, server: SocketAddr) {
+    let api = free();
+    let _aggregator = Running(command(dir, server, api).spawn().unwrap());
+    until("readiness", || request(api, "/readyz").is_some_and(|(status, _)| status == 200));
+}
+
+/// Runs an aggregator that does not start, and returns its log.
+fn refuses(dir: &Path, server: SocketAddr) -> String {
+    let status = command(dir, server, free()).status().unwrap();
+    let log = fs::read_to_string(dir.join("log")).unwrap();
+    assert_eq!(status.code(), Some(1), "{log}");
+    log
+}
+
+#[test]
+fn a_store_belongs_to_the_cluster_with_the_uid_of_its_kube_system() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ApiServer::start(Objects { pods: Vec::new(), cluster: Some("uid-1".to_owned()) });
+    let set_uid = |uid: Option<&str>| server.objects.lock().unwrap().cluster = uid.map(ToOwned::to_owned);
+    for _ in 0..2 {
+        becomes_ready(dir.path(), server.address());
+    }
+    set_uid(Some("uid-2"));
+    let log = refuses(dir.path(), server.address());
+    assert!(log.contains("outcrop store adopt --cluster test --cluster-uid uid-2"), "{log}");
+    let mut adopt = Command::new(OUTCROP);
+    adopt
+        .args(["store", "adopt", "--cluster", "test", "--cluster-uid", "uid-2", "--data"])
+        .arg(dir.path().join("data"));
+    let adopted = adopt.output().unwrap();
+    let text = String::from_utf8_lossy(&adopted.stdout);
+    assert!(adopted.status.success() && text.contains("uid-1") && text.contains("uid-2"), "{adopted:?}");
+    becomes_ready(dir.path(), server.address());
+    set_uid(None);
+    let log = refuses(dir.path(), server.address());
+    assert!(log.contains("forbidden") && log.contains("allow the aggregator's service account to get"), "{log}");
+}
+
+#[test]
+fn an_aggregator_without_an_api_server_lives_and_becomes_ready_once_that_answers() {
+    let (dir, api, address) = (tempfile::tempdir().unwrap(), free(), free());
+    let mut aggregator = Running(command(dir.path(), address, api).spawn().unwrap());
+    let waits = || {
+        until("the probes", || request(api, "/livez").is_some_and(|(status, _)| status == 200));
+        let (status, text) = request(api, "/readyz").unwrap();
+        assert!(status == 503 && text.contains("[-]cluster failed"), "{status}: {text}");
+        assert_eq!(request(api, "/api/v1/status").unwrap().0, 503);
+    };
+    waits();
+    // A signal ends the process also while it waits.
+    let pid = rustix::process::Pid::from_child(&aggregator.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(aggregator.0.wait().unwrap().code(), Some(0));
+
+    let _aggregator = Running(command(dir.path(), address, api).spawn().unwrap());
+    waits();
+    let _server = ApiServer::start_at(address, Objects { pods: Vec::new(), cluster: Some("uid-1".to_owned()) });
+    until("readiness", || request(api, "/readyz").is_some_and(|(status, _)| status == 200));
 }

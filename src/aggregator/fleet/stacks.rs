@@ -255,7 +255,7 @@ impl Fleet {
     pub(in crate::aggregator) fn next_unmerged(&mut self, now: Now) -> Option<Ready> {
         while let Some(Summary { chain, layers, .. }) = self.unmerged.pop() {
             let is_read = |id: &LayerId| self.picture.layers.get(id).is_some_and(|layer| layer.read().is_some());
-            if self.picture.stacks.get(&chain).is_some() || !layers.iter().all(is_read) {
+            if self.picture.stacks.contains_key(&chain) || !layers.iter().all(is_read) {
                 continue;
             }
             let new = || Stack::new(layers.as_slice().into(), Vec::new(), None, now.instant);

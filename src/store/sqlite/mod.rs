@@ -65,12 +65,12 @@ impl Sqlite {
         };
         let (connection, known) = doing(OPENING, prepared).await?;
         if known.key != options.cluster.key {
-            let cause = format!("it belongs to cluster {:?}, not {:?}", known.key, options.cluster.key);
+            let cause = format!("it belongs to cluster {known}, not {}", options.cluster);
             let error = StoreError::new(OPENING, ErrorKind::OtherCluster, cause);
-            return Err(error.with_hint(format!(
-                "if the cluster was replaced, run: outcrop store adopt --cluster {}",
-                options.cluster.key
-            )));
+            let ClusterIdentity { key, name } = &options.cluster;
+            let uid = if key == name { String::new() } else { format!(" --cluster-uid {key}") };
+            let hint = format!("if the cluster was replaced, run: outcrop store adopt --cluster {name}{uid}");
+            return Err(error.with_hint(hint));
         }
         let reader = SqlitePoolOptions::new().max_connections(READERS).connect_with(connect.clone().read_only(true));
         let reader = doing(OPENING, async { Ok(reader.await?) }).await?;

@@ -831,6 +831,12 @@ pub(super) async fn a_store_of_another_cluster_is_refused(harness: &dyn Harness)
     // A new display name of the same cluster is no other cluster.
     let mut renamed = options_of("one");
     renamed.cluster.name = "shown".to_owned();
-    let store = harness.open(renamed).await.unwrap();
+    let store = harness.open(renamed.clone()).await.unwrap();
     assert_eq!(store.layers().await.unwrap().len(), 1);
+    drop(store);
+    // The same display name with another key is one.
+    renamed.cluster.key = "uid-2".to_owned();
+    let text = harness.open(renamed).await.err().unwrap().to_string();
+    assert!(text.contains("\"shown\" with UID \"one\", not \"shown\" with UID \"uid-2\""), "{text}");
+    assert!(text.ends_with("outcrop store adopt --cluster shown --cluster-uid uid-2"), "{text}");
 }
