@@ -5,6 +5,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use outcrop_proto::wire::v1::ReadCost;
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -20,6 +21,10 @@ const WRITES: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1
 /// Buckets of one read of a layer, in seconds.
 const READS: [f64; 11] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0];
 
+/// Longest read of a layer that is observed, milliseconds, and most bytes. Agents report these numbers: one that reports nonsense must not
+/// make the sums useless.
+const MAX_READ: (u64, u64) = (3_600_000, 1 << 40);
+
 /// A label set with one label.
 type OneLabel = [(&'static str, &'static str); 1];
 
@@ -30,10 +35,8 @@ type TwoLabels = [(&'static str, &'static str); 2];
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Duration of reading one layer, as its agent reported it, in seconds.
-    pub layer_read: Histogram,
-    /// Size of the files of one layer, as its agent reported it, in bytes.
-    pub layer_size: Histogram,
+    layer_read: Histogram,
+    layer_size: Histogram,
     /// Duration of merging the inventories of one stack, in seconds.
     pub merge: Histogram,
     /// Duration of matching the packages of one stack against the advisory database, in seconds.
@@ -59,7 +62,7 @@ impl Default for Metrics {
         ] {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         }
-        let help = "Size of the files of one layer, as its agent reported it";
+        let help = "Size of the evidence that was read from one layer, as its agent reported it";
         registry.register_with_unit("layer_read_size", help, Unit::Bytes, layer_size.clone());
         let requests = Family::<TwoLabels, Counter<u64, AtomicU64>>::default();
         registry.register("http_requests", "Requests to the HTTP API by route and class of status", requests.clone());
@@ -72,6 +75,14 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Observes an accepted read of a layer, as its agent reported it.
+    #[expect(clippy::cast_precision_loss, reason = "bounded far below what a double holds exactly")]
+    pub fn layer_read(&self, cost: &ReadCost) {
+        let (milliseconds, bytes) = MAX_READ;
+        self.layer_read.observe(cost.milliseconds.min(milliseconds) as f64 / 1000.0);
+        self.layer_size.observe(cost.evidence_bytes.min(bytes) as f64);
+    }
+
     /// Counts one answered request. `route` is the template of a route, never the path of a request; `status` is the HTTP status.
     pub fn request(&self, route: &'static str, status: u16, seconds: f64) {
         let class = match status / 100 {
@@ -101,7 +112,8 @@ mod tests {
     fn what_is_observed_is_exposed_with_its_unit() {
         let metrics = Metrics::default();
         metrics.merge.observe(0.02);
-        metrics.layer_size.observe(70_000.0);
+        let cost = ReadCost { milliseconds: 250, evidence_bytes: 70_000, ..ReadCost::default() };
+        metrics.layer_read(&cost);
         metrics.request("/api/v1/status", 200, 0.002);
         let mut text = String::new();
         metrics.encode(&mut text).unwrap();
@@ -109,10 +121,23 @@ mod tests {
             "# TYPE outcrop_stack_merge_duration_seconds histogram",
             "# UNIT outcrop_layer_read_size_bytes bytes",
             "outcrop_stack_merge_duration_seconds_bucket{le=\"0.025\"} 1",
-            "outcrop_layer_read_size_bytes_count 1",
+            "outcrop_layer_read_duration_seconds_sum 0.25",
+            "outcrop_layer_read_size_bytes_sum 70000.0",
             "outcrop_http_requests_total{route=\"/api/v1/status\",code=\"2xx\"} 1",
             "outcrop_http_request_duration_seconds_bucket{le=\"0.005\",route=\"/api/v1/status\"} 1",
         ] {
+            assert!(text.lines().any(|of| of == line), "{line} is missing in:\n{text}");
+        }
+    }
+    #[test]
+    fn a_read_that_cannot_be_is_observed_with_a_bound() {
+        let metrics = Metrics::default();
+        metrics.layer_read(&ReadCost { milliseconds: u64::MAX, evidence_bytes: u64::MAX, ..ReadCost::default() });
+        let mut text = String::new();
+        metrics.encode(&mut text).unwrap();
+        for line in
+            ["outcrop_layer_read_duration_seconds_sum 3600.0", "outcrop_layer_read_size_bytes_sum 1099511627776.0"]
+        {
             assert!(text.lines().any(|of| of == line), "{line} is missing in:\n{text}");
         }
     }

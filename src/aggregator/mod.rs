@@ -192,9 +192,10 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let (certificate, api_certificate) = (open(&config.tls)?, open(&config.api_tls)?);
     let certificates = certificate.iter().chain(&api_certificate).cloned().collect();
     let watch = config.kubernetes.as_ref().map(watch).transpose()?;
+    let metrics = Arc::<Metrics>::default();
     // Killed in the middle of it, a migration begins anew at the next start.
     let store = tokio::select! {
-        store = open_store(&config, client.as_ref(), api_certificate.clone()) => Arc::new(store?),
+        store = open_store(&config, client.as_ref(), api_certificate.clone(), &metrics) => Arc::new(store?),
         () = signals.received() => {
             info!(version = env!("CARGO_PKG_VERSION"), "aggregator stopped");
             return Ok(());
@@ -208,7 +209,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     for task in watch.iter().zip(&client).flat_map(|(watch, client)| watch.tasks(client)) {
         tasks.spawn_loop("watch", task);
     }
-    let aggregator = Aggregator::open(config, store, identify, certificates, watch, &mut tasks).await?;
+    let aggregator = Aggregator::open(config, store, identify, certificates, watch, metrics, &mut tasks).await?;
     // First, since agents wait for it.
     let authority = own.map(|own| own.authority).or(aggregator.config.tls_ca.clone());
     let publish = aggregator.config.kubernetes.as_ref().and_then(|kubernetes| kubernetes.publish_ca.clone());
@@ -305,6 +306,7 @@ impl Aggregator {
         identify: Arc<dyn Identify>,
         certificates: Vec<Arc<Certificate>>,
         watch: Option<Arc<Watch>>,
+        metrics: Arc<Metrics>,
         tasks: &mut Tasks,
     ) -> Result<Arc<Self>, AggregatorError> {
         let advisories = Advisories::open(&config.data.join("advisories"), config.policy.clone())?;
@@ -334,7 +336,7 @@ impl Aggregator {
             matching: Matching::new(last_rematch),
             advisories: Arc::new(advisories),
             problems: Problems::default(),
-            metrics: Arc::default(),
+            metrics,
             liveness: tasks.liveness(),
             stripes: Default::default(),
             numbers: RwLock::default(),

@@ -137,7 +137,7 @@ impl Service {
             self.0.counters.unasked.fetch_add(1, Relaxed);
             return Err(unleased(&layer));
         };
-        let (mut cage, marks) = (first.cage, first.marks);
+        let (mut cage, marks, cost) = (first.cage, first.marks, first.cost);
         cage.truncate(cage.floor_char_boundary(MAX_CAGE));
         let mut held: Vec<OwnedSemaphorePermit> = Vec::new();
         let mut compressed = Vec::new();
@@ -161,6 +161,9 @@ impl Service {
         let told = Told { layer, catalogers, cage, marks, compressed };
         self.0.store_inventory(&node, told).await?;
         drop(held);
+        if let Some(cost) = cost {
+            self.0.metrics.layer_read(&cost);
+        }
         self.0.advance(&node).await;
         Ok(Response::new(v1::Stored { cluster: self.0.cluster.clone(), layer: Some(layer.into()) }))
     }
@@ -446,6 +449,9 @@ impl Aggregator {
         let digest = digest(&report.digest, "an inventory's digest").map_err(malformed)?;
         let (name, catalogers, marks) = (node.to_owned(), report.catalogers, report.marks);
         let outcome = self.fleet.call(move |fleet| fleet.verified(&name, &id, digest, catalogers, marks)).await;
+        if let Some(cost) = report.cost.filter(|_| outcome != Verified::Unasked) {
+            self.metrics.layer_read(&cost);
+        }
         let stored: Result<(), StoreError> = match outcome {
             Verified::Unasked => {
                 self.counters.unasked.fetch_add(1, Relaxed);

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::config::{AggregatorError, Config};
 use super::listening::{bind, serve_apart};
 use crate::cluster::{IdentityError, cluster_uid};
+use crate::metrics::Metrics;
 use crate::store::{ClusterIdentity, Options, Sqlite, needs_migration};
 use crate::web::listen::{Certificate, Protocol};
 use crate::web::{self, Health, Probe};
@@ -52,6 +53,7 @@ pub(super) async fn open_store(
     config: &Config,
     client: Option<&Client>,
     certificate: Option<Arc<Certificate>>,
+    metrics: &Metrics,
 ) -> Result<Sqlite, AggregatorError> {
     let probes = Probes { address: config.api, certificate };
     let key = match client {
@@ -60,7 +62,7 @@ pub(super) async fn open_store(
     };
     let cluster = ClusterIdentity { key, name: config.cluster.clone() };
     let path = config.data.join("outcrop.db");
-    let options = Options { cluster, outbox: false };
+    let options = Options { cluster, outbox: false, write_duration: Some(metrics.store_write.clone()) };
     if !needs_migration(&path)? {
         return Ok(Sqlite::open(&path, options).await?);
     }

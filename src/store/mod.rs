@@ -22,6 +22,7 @@ mod volume;
 use async_trait::async_trait;
 use jiff::civil::Date;
 use outcrop_proto::{Digest, Distribution, LayerId, Package};
+use prometheus_client::metrics::histogram::Histogram;
 
 pub use error::{ErrorKind, StoreError};
 pub use health::{HealthState, Outage, StoreHealth};
@@ -58,6 +59,8 @@ pub struct Options {
     pub cluster: ClusterIdentity,
     /// Whether events are written to the outbox, because a target is configured.
     pub outbox: bool,
+    /// Where the duration of each write transaction is observed, in seconds.
+    pub write_duration: Option<Histogram>,
 }
 
 /// Room that the store has.

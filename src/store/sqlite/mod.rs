@@ -78,7 +78,7 @@ impl Sqlite {
             path: path.to_owned(),
             cluster: options.cluster,
             outbox: options.outbox,
-            writer: Writer::new(connect, connection, lock),
+            writer: Writer::new(connect, connection, lock, options.write_duration),
             reader,
         })
     }

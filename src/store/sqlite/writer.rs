@@ -1,8 +1,10 @@
 //! The one connection that writes.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use outcrop_proto::clock;
+use prometheus_client::metrics::histogram::Histogram;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::Mutex;
@@ -27,6 +29,8 @@ struct Inner {
     /// `None` after a failure, and while a transaction runs.
     idle: Mutex<Option<SqliteConnection>>,
     health: StoreHealth,
+    /// Observes the duration of each transaction that was tried, without the time that it waited for its turn.
+    duration: Option<Histogram>,
     /// Held until the last transaction has ended.
     _lock: std::fs::File,
 }
@@ -39,9 +43,14 @@ enum Mode {
 }
 
 impl Writer {
-    pub(super) fn new(options: SqliteConnectOptions, connection: SqliteConnection, lock: std::fs::File) -> Self {
+    pub(super) fn new(
+        options: SqliteConnectOptions,
+        connection: SqliteConnection,
+        lock: std::fs::File,
+        duration: Option<Histogram>,
+    ) -> Self {
         let (idle, health) = (Mutex::new(Some(connection)), StoreHealth::default());
-        Self(Arc::new(Inner { options, idle, health, _lock: lock }))
+        Self(Arc::new(Inner { options, idle, health, duration, _lock: lock }))
     }
 
     pub(super) fn health(&self) -> &StoreHealth {
@@ -94,7 +103,11 @@ impl Inner {
             return Err(StoreError::new(doing, ErrorKind::Paused, cause));
         }
         // Taken out: if this task panics, the connection is dropped with its transaction.
+        let started = Instant::now();
         let outcome = self.commit(idle.take(), job).await;
+        if let Some(duration) = &self.duration {
+            duration.observe(started.elapsed().as_secs_f64());
+        }
         match outcome {
             Ok((connection, value)) => {
                 *idle = Some(connection);

@@ -19,7 +19,7 @@ mod table;
 mod world;
 
 use load::{rematch, sample, settle, who_has, with_packages};
-use node::{Counts, Fleet, node_name};
+use node::{Counts, Fleet, READ_BYTES, READ_MILLISECONDS, node_name};
 use service::Service;
 use world::{Shape, World};
 
@@ -42,6 +42,18 @@ fn a_fleet_is_known_in_full_with_each_layer_read_once() {
     assert_eq!(Counts::get(&fleet.counts.foreign), 0);
     let (_, wrong) = sample(&service, &fleet, shape.containers / 10);
     assert!(wrong.is_empty(), "{wrong:#?}");
+    let (_, metrics) = service.ask("/metrics").unwrap();
+    let value = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse::<f64>().ok()).unwrap_or_else(|| panic!("{name} is missing in:\n{metrics}"))
+    };
+    let (layers, images) = (shape.layers as f64, shape.images as f64);
+    assert_eq!(value("outcrop_layer_read_duration_seconds_count"), layers);
+    assert_eq!(value("outcrop_layer_read_duration_seconds_sum"), layers * READ_MILLISECONDS as f64 / 1000.0);
+    assert_eq!(value("outcrop_layer_read_size_bytes_sum"), layers * READ_BYTES as f64);
+    assert!(value("outcrop_stack_merge_duration_seconds_count") >= images);
+    assert!(value("outcrop_stack_match_duration_seconds_count") >= images);
+    assert!(value("outcrop_store_write_duration_seconds_count") >= layers + images);
 
     let (rematch, _) = rematch(&service);
     assert_eq!((&rematch["nodes_rescanned"], &rematch["stacks"]), (&0.into(), &shape.images.into()), "{rematch}");

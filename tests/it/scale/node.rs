@@ -22,6 +22,10 @@ use super::world::{World, mix};
 /// Nodes that connect at a time: as with real ones, whose starts are spread.
 const CONNECTING: usize = 128;
 
+/// What each node says that a layer cost: milliseconds, and bytes of evidence.
+pub(crate) const READ_MILLISECONDS: u64 = 250;
+pub(crate) const READ_BYTES: u64 = 2 << 20;
+
 /// What all nodes share, and what came of it.
 #[derive(Debug)]
 pub(crate) struct Fleet {
@@ -159,7 +163,12 @@ pub(crate) fn pieces(layer: LayerId, compressed: &[u8]) -> impl Iterator<Item = 
         bytes: Vec::new(),
         cage: "landlock+seccomp".to_owned(),
         marks: true,
-        cost: Some(v1::ReadCost { milliseconds: 250, paths: 3_000, evidence_files: 40, evidence_bytes: 2 << 20 }),
+        cost: Some(v1::ReadCost {
+            milliseconds: READ_MILLISECONDS,
+            paths: 3_000,
+            evidence_files: 40,
+            evidence_bytes: READ_BYTES,
+        }),
     };
     let more = compressed.chunks(PIECE).map(|bytes| v1::Piece { bytes: bytes.to_vec(), ..v1::Piece::default() });
     std::iter::once(first).chain(more)

@@ -31,7 +31,8 @@ pub(super) trait Harness {
 const DATABASE: Digest = Digest([1; 32]);
 
 pub(super) fn options_of(cluster: &str) -> Options {
-    Options { cluster: ClusterIdentity { key: cluster.to_owned(), name: cluster.to_owned() }, outbox: false }
+    let cluster = ClusterIdentity { key: cluster.to_owned(), name: cluster.to_owned() };
+    Options { cluster, outbox: false, write_duration: None }
 }
 
 pub(super) fn options() -> Options {
