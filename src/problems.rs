@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use outcrop_proto::clock;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 use utoipa::ToSchema;
 
@@ -83,10 +84,21 @@ pub struct ActiveProblem {
     pub since: i64,
 }
 
+impl ActiveProblem {
+    /// Returns what tells the problem from every other: the kind, and the subject where it has one.
+    pub fn key(&self) -> String {
+        match self.subject.as_str() {
+            "" => self.kind.as_str().to_owned(),
+            subject => format!("{} {subject}", self.kind.as_str()),
+        }
+    }
+}
+
 /// The registry of active problems. Clones share one list.
 #[derive(Clone, Debug, Default)]
 pub struct Problems {
     active: Arc<Mutex<BTreeMap<(ProblemKind, String), ActiveProblem>>>,
+    changed: Arc<Notify>,
 }
 
 impl Problems {
@@ -106,6 +118,7 @@ impl Problems {
                 warn!(kind = kind.as_str(), subject, reason = message, "problem raised");
                 let problem = ActiveProblem { kind, subject: subject.to_owned(), message, since };
                 active.insert((kind, subject.to_owned()), problem);
+                self.changed.notify_one();
             }
         }
     }
@@ -115,6 +128,7 @@ impl Problems {
         let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         if active.remove(&(kind, subject.to_owned())).is_some() {
             info!(kind = kind.as_str(), subject, "problem cleared");
+            self.changed.notify_one();
         }
     }
 
@@ -133,6 +147,11 @@ impl Problems {
             self.list().into_iter().filter(|problem| problem.kind == kind).map(|problem| problem.subject).collect();
         active.iter().filter(|subject| !wanted.contains_key(*subject)).for_each(|subject| self.clear(kind, subject));
         wanted.into_iter().for_each(|(subject, message)| self.raise(kind, &subject, message));
+    }
+
+    /// Waits until a problem was raised or cleared since the last call returned. There is one caller.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Returns the active problems, ordered by kind and subject.

@@ -60,6 +60,8 @@ pub struct Config {
     pub keep_unused: Duration,
     /// Retention of workload history.
     pub keep_history: Duration,
+    /// Whether events are written to the outbox.
+    pub outbox: bool,
 }
 
 /// Configuration for Kubernetes.

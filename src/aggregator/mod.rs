@@ -6,7 +6,8 @@
 //!                   ├─ leasing    which node reads which layer
 //!                   ├─ merges     inventories → packages in the store
 //!                   ├─ rematch    packages → findings in the store
-//!                   └─ housekeeping: history, the store's health, retention, problems, certificates
+//!                   ├─ housekeeping: history, the store's health, retention, problems, certificates
+//!                   └─ conditions  problems and configuration issues → events in the outbox
 //! ```
 //!
 //! Every service is a [supervised](crate::supervise) task: if one ends unexpectedly, the process ends. The fleet, which is plain data, decides about
@@ -14,6 +15,7 @@
 
 pub mod advisories;
 mod answers;
+mod conditions;
 mod config;
 mod fleet;
 mod housekeeping;
@@ -363,6 +365,9 @@ impl Aggregator {
         tasks.spawn_loop("tidy", Arc::clone(self).keep_tidy());
         tasks.spawn_loop("days", Arc::clone(self).keep_days());
         tasks.spawn_loop("problems", Arc::clone(self).keep_problems());
+        if self.config.outbox {
+            tasks.spawn_loop("conditions", Arc::clone(self).keep_conditions());
+        }
         if !self.config.tls_names.is_empty() {
             tasks.spawn_loop("certificate", Arc::clone(self).renew_certificate());
         }

@@ -129,9 +129,9 @@ impl Authorizer for Rbac {
                     }
                     false => "grant it with a ClusterRoleBinding to the chart's ClusterRole outcrop-operate",
                 };
-                let reason =
+                let detail =
                     format!("{} is not allowed to {verb} {resource}.{GROUP} in any namespace; {help}", who.name);
-                return Err(Denied::Forbidden(reason));
+                return Err(Denied::Forbidden { name: who.name.clone(), detail });
             };
             let right = match permission.resource {
                 "databases" => Right::PushDatabase,

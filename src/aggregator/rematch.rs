@@ -22,7 +22,7 @@ use super::{Aggregator, now};
 use crate::advisory::Database;
 use crate::advisory::trust::signature_beside;
 use crate::problems::ProblemKind;
-use crate::store::{RematchRow, Summary};
+use crate::store::{AuditOutcome, RematchRow, Summary};
 use crate::supervise::panic_message;
 
 /// Interval at which the watched advisory database is checked for changes.
@@ -152,18 +152,22 @@ impl Aggregator {
         let offered = tokio::task::spawn_blocking(move || {
             let signature =
                 signature_beside(&file).map_err(|reason| Refusal::Signature { file: file.clone(), reason })?;
-            advisories.offer(&file, signature.as_deref(), &by, allow_shrink)
+            let offer = advisories.offer(&file, signature.as_deref(), &by, allow_shrink)?;
+            Ok::<_, Refusal>((offer, by))
         });
         let ended = |error: tokio::task::JoinError| Refusal::Keep {
             path: self.config.data.clone(),
             source: std::io::Error::other(error),
         };
-        let current = match offered.await.map_err(ended)?? {
-            Offer::New(current) => current,
-            Offer::Same => {
-                return Ok(Taken::Same(self.advisories.current().map_or(Digest([0; 32]), |current| current.digest)));
-            }
+        let (offer, by) = offered.await.map_err(ended)??;
+        let is_new = matches!(offer, Offer::New(_));
+        let current = match offer {
+            Offer::New(current) => Some(current),
+            Offer::Same => self.advisories.current(),
         };
+        let digest = current.as_ref().map_or(Digest([0; 32]), |current| current.digest);
+        self.audit(&by, "push-database", &digest.to_string(), AuditOutcome::Done).await;
+        let Some(current) = current.filter(|_| is_new) else { return Ok(Taken::Same(digest)) };
         let mut attempts = self.matching.attempts.subscribe();
         if !self.use_database(&current).await {
             return Ok(Taken::Matched(current.digest, None));

@@ -128,6 +128,10 @@ pub(super) struct Arguments {
     /// Retention of workload history
     #[arg(long, value_name = "TIME", env = "OUTCROP_KEEP_HISTORY", default_value = "400d", value_parser = parse_duration)]
     keep_history: Duration,
+
+    /// Write events to the outbox; for tests, until targets can be configured that take them out of it
+    #[arg(long, hide = true)]
+    outbox: bool,
 }
 
 /// Flags that need a Kubernetes API server.
@@ -297,6 +301,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         forget_after: arguments.forget_after,
         keep_unused: arguments.keep_unused,
         keep_history: arguments.keep_history,
+        outbox: arguments.outbox,
     };
     logging::log_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

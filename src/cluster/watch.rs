@@ -5,6 +5,7 @@
 //! requested.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,8 @@ pub struct Watch {
     policy: Option<Arc<PolicyFile>>,
     touched: Mutex<Touched>,
     changed: Notify,
+    /// Grows with every change of the cluster.
+    revision: AtomicU64,
     /// The policy has to be evaluated.
     undecided: Notify,
 }
@@ -98,6 +101,7 @@ impl Watch {
             sources: Mutex::default(),
             touched: Mutex::default(),
             changed: Notify::new(),
+            revision: AtomicU64::new(0),
             undecided: Notify::new(),
         })
     }
@@ -192,6 +196,11 @@ impl Watch {
         self.cluster.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns a number that has grown whenever [the cluster](Self::cluster) has changed since.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Relaxed)
+    }
+
     /// Returns whether a namespace is watched.
     pub fn covers(&self, namespace: &str) -> bool {
         self.namespaces.is_empty() || self.namespaces.contains(namespace)
@@ -280,7 +289,10 @@ impl Watch {
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Cluster> {
-        self.cluster.write().unwrap_or_else(PoisonError::into_inner)
+        let cluster = self.cluster.write().unwrap_or_else(PoisonError::into_inner);
+        // Below the lock: who reads the number first and then the cluster misses no change.
+        self.revision.fetch_add(1, Ordering::Relaxed);
+        cluster
     }
 
     fn tell(&self, touched: Touched) {

@@ -19,6 +19,8 @@ mod row;
 mod sqlite;
 mod volume;
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use jiff::civil::Date;
 use outcrop_proto::{Digest, Distribution, LayerId, Package};
@@ -26,7 +28,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 pub use error::{ErrorKind, StoreError};
 pub use health::{HealthState, Outage, StoreHealth};
-pub use outbox::{FindingEvent, IssueEvent, OUTBOX_VERSION, OutboxEvent, OutboxId, OutboxRow};
+pub use outbox::{AuditOutcome, Condition, FindingEvent, IssueEvent, OUTBOX_VERSION, OutboxEvent, OutboxId, OutboxRow};
 pub use row::{
     Counts, DayCount, FindingRow, FindingsFilter, HasRow, InventoryRow, Layer, LayerRow, MergedPackage, MergedStack,
     PackageRef, PackageRow, PackageSetFindings, PackageSetId, PackagesFilter, RANKS, RematchRow, Retention, Run, Seen,
@@ -87,8 +89,8 @@ pub trait Layers {
     async fn attribute(&self, layer: &LayerId, from: &str, to: &str) -> Result<(), StoreError>;
     /// Removes what `node` read of these layers. Layers that another node has read since then stay.
     async fn forget_layers(&self, ids: &[LayerId], node: &str) -> Result<(), StoreError>;
-    /// Distrusts a node since `at`, or trusts it again.
-    async fn distrust(&self, node: &str, at: Option<i64>) -> Result<(), StoreError>;
+    /// Records that `by` distrusted a node at `at`, or trusts it again.
+    async fn distrust(&self, node: &str, distrusted: bool, by: &str, at: i64) -> Result<(), StoreError>;
     /// Returns the distrusted nodes.
     async fn distrusted(&self) -> Result<Vec<String>, StoreError>;
 }
@@ -173,10 +175,12 @@ pub trait Questions {
 /// Events for targets outside. See [`OutboxEvent`].
 #[async_trait]
 pub trait Outbox {
-    /// Stores events that follow from no other write.
+    /// Stores events that follow from no other write. The store remembers which [conditions](Condition) they began and did not end.
     async fn append(&self, events: &[OutboxEvent], at: i64) -> Result<(), StoreError>;
     /// Returns at most `limit` events with a row id above `after`, oldest first.
     async fn outbox(&self, after: OutboxId, limit: usize) -> Result<Vec<OutboxRow>, StoreError>;
+    /// Returns the conditions of which an event told that they began, and none that they ended.
+    async fn open_conditions(&self) -> Result<BTreeSet<Condition>, StoreError>;
     /// Removes events up to and including this row id.
     async fn acknowledge(&self, up_to: OutboxId) -> Result<(), StoreError>;
 }

@@ -90,7 +90,7 @@ pub enum OutboxEvent {
     },
     /// Something is wrong with Outcrop itself.
     ProblemRaised {
-        /// Key of the problem.
+        /// Key of the problem: its kind, and what of that kind has it: `store`, `certificate renewal`.
         problem: String,
         /// The message that people read.
         message: String,
@@ -104,11 +104,50 @@ pub enum OutboxEvent {
     Audit {
         /// Name of the user.
         actor: String,
-        /// The change.
+        /// `distrust-node`, `trust-node` or `push-database`.
         action: String,
-        /// To what.
+        /// Name of the node, or digest of the database; empty where it is not known.
         target: String,
+        /// What came of it.
+        #[serde(default)]
+        outcome: AuditOutcome,
     },
+}
+
+/// What came of an attempt to change something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuditOutcome {
+    /// It was changed.
+    #[default]
+    Done,
+    /// The caller has no right to change it.
+    Denied,
+    /// The request was refused for another reason, or failed.
+    Failed,
+}
+
+/// Something that begins and ends, and is told of at both times.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Condition {
+    /// A configuration issue.
+    Issue(IssueEvent),
+    /// A problem of Outcrop itself.
+    Problem {
+        /// Its key.
+        problem: String,
+    },
+}
+
+impl Condition {
+    /// Returns the event that tells that the condition has ended.
+    pub fn ended(self) -> OutboxEvent {
+        match self {
+            Self::Issue(issue) => OutboxEvent::IssueClosed(issue),
+            Self::Problem { problem } => OutboxEvent::ProblemCleared { problem },
+        }
+    }
 }
 
 /// A finding of a package set.
@@ -140,7 +179,7 @@ pub struct FindingEvent {
 }
 
 /// A configuration issue of a workload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct IssueEvent {
     /// The workload.
     pub workload: WorkloadKey,
@@ -168,6 +207,18 @@ impl OutboxEvent {
             Self::ProblemRaised { .. } => "problem-raised",
             Self::ProblemCleared { .. } => "problem-cleared",
             Self::Audit { .. } => "audit",
+        }
+    }
+
+    /// Returns the condition that the event begins (`true`) or ends (`false`), if it does either.
+    pub fn condition(&self) -> Option<(Condition, bool)> {
+        let problem = |problem: &String| Condition::Problem { problem: problem.clone() };
+        match self {
+            Self::IssueOpened(issue) => Some((Condition::Issue(issue.clone()), true)),
+            Self::IssueClosed(issue) => Some((Condition::Issue(issue.clone()), false)),
+            Self::ProblemRaised { problem: key, .. } => Some((problem(key), true)),
+            Self::ProblemCleared { problem: key } => Some((problem(key), false)),
+            _ => None,
         }
     }
 

@@ -95,8 +95,13 @@ impl Permission {
 pub enum Denied {
     /// The token is missing or unknown.
     Unknown,
-    /// The caller lacks the permission in every namespace; the text says how to grant it.
-    Forbidden(String),
+    /// The caller lacks the permission in every namespace.
+    Forbidden {
+        /// Name of the caller.
+        name: String,
+        /// What is missing, and how to grant it.
+        detail: String,
+    },
     /// The caller could not be authorized at the moment; the text says why.
     Unavailable(String),
 }

@@ -119,6 +119,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::post(
             "/api/v1/database",
             Permission::create("databases"),
+            "push-database",
             openapi::post::<Pushed>(
                 "Replace the advisory database; requires the right push-database",
                 vec![
@@ -139,6 +140,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::post(
             "/api/v1/nodes/{name}/distrust",
             Permission::update("nodes"),
+            "distrust-node",
             openapi::post::<Requeued>(
                 "Discard a node's inventories and let other nodes read its layers again; requires the right manage-nodes",
                 node(),
@@ -150,6 +152,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::post(
             "/api/v1/nodes/{name}/trust",
             Permission::update("nodes"),
+            "trust-node",
             openapi::post::<Requeued>(
                 "Trust a node again; requires the right manage-nodes",
                 node(),
@@ -362,6 +365,6 @@ async fn set_trust(
     caller.require(Right::ManageNodes)?;
     Parameters::of(&uri, &[])?;
     let name = text(name)?;
-    let layers = run_to_end(async move { api.source.distrust(&name, distrusted).await }).await?;
+    let layers = run_to_end(async move { api.source.distrust(&caller.name, &name, distrusted).await }).await?;
     changed(&Requeued { layers })
 }

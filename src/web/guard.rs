@@ -3,14 +3,15 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
+use axum::RequestExt as _;
+use axum::extract::{RawPathParams, Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::access::{Caller, Denied, Right};
 use super::problem::Problem;
@@ -108,7 +109,11 @@ fn is_allowed_host(api: &Api, request: &Request) -> bool {
 
 /// Authorizes the caller of an endpoint. Endpoints that change something check the right to do so as well.
 pub(super) async fn authorize(State(route): State<Route>, mut request: Request, next: Next) -> Response {
-    let Route { api, path, permission } = route;
+    let Route { api, path, permission, action } = route;
+    let target = match action {
+        Some(_) => target(&mut request).await,
+        None => String::new(),
+    };
     let token = bearer(request.headers(), request.method());
     let (status, reason, response) = match api.authorizer.authorize(token.as_deref(), permission).await {
         Ok(caller) => {
@@ -117,8 +122,11 @@ pub(super) async fn authorize(State(route): State<Route>, mut request: Request, 
             {
                 return problem.into_response();
             }
+            let who = caller.name.clone();
             request.extensions_mut().insert(caller);
-            return next.run(request).await;
+            let response = next.run(request).await;
+            audit_refused(&api, &who, action, &target, response.status()).await;
+            return response;
         }
         Err(Denied::Unknown) => {
             let reason = if token.is_some() { "unknown token" } else { "no token" };
@@ -130,7 +138,8 @@ pub(super) async fn authorize(State(route): State<Route>, mut request: Request, 
             }
             (StatusCode::UNAUTHORIZED, reason.to_owned(), response)
         }
-        Err(Denied::Forbidden(detail)) => {
+        Err(Denied::Forbidden { name, detail }) => {
+            audit_refused(&api, &name, action, &target, StatusCode::FORBIDDEN).await;
             let problem = Problem::new(StatusCode::FORBIDDEN, detail.clone());
             (StatusCode::FORBIDDEN, detail, problem.into_response())
         }
@@ -141,6 +150,24 @@ pub(super) async fn authorize(State(route): State<Route>, mut request: Request, 
     };
     rejected(&api, path, status, &reason);
     response
+}
+
+/// Returns the parameters of a request's path: the name of the object to change.
+async fn target(request: &mut Request) -> String {
+    let Ok(parameters) = request.extract_parts::<RawPathParams>().await else { return String::new() };
+    let values: Vec<&str> = parameters.iter().map(|(_, value)| value).collect();
+    values.join("/")
+}
+
+/// Records that an authenticated caller tried to change something and failed. Successful changes are recorded where they are made.
+async fn audit_refused(api: &Api, who: &str, action: Option<&'static str>, target: &str, status: StatusCode) {
+    let Some(action) = action.filter(|_| !status.is_success() && api.audits.admit(Instant::now()).is_some()) else {
+        return;
+    };
+    let target = target.get(..target.floor_char_boundary(MAX_REASON)).unwrap_or_default();
+    if let Err(failure) = api.source.audit_refused(who, action, target, status == StatusCode::FORBIDDEN).await {
+        warn!(who, action, ?failure, "refused request not audited");
+    }
 }
 
 /// Logs a rejected request. Anyone can cause these events, so they are rate-limited, and the event counts those left out.

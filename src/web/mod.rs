@@ -60,6 +60,9 @@ use throttle::Throttle;
 /// Maximum number of concurrent read requests.
 const MAX_CONCURRENT: usize = 64;
 
+/// Maximum number of refused requests that are audited within ten seconds: anyone with a token can cause them.
+const AUDITS: u64 = 100;
+
 /// Configuration of the API.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -91,6 +94,8 @@ struct Api {
     answered: Arc<tokio::sync::Mutex<Option<Instant>>>,
     document: Document,
     rejections: Arc<Throttle>,
+    /// Bounds the audit of requests that changed nothing.
+    audits: Arc<Throttle>,
 }
 
 /// Returns the router for `source`, for callers that `authorizer` authorizes.
@@ -103,7 +108,8 @@ pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: 
         push: Arc::new(Semaphore::new(1)),
         answered: Arc::default(),
         document: Document::default(),
-        rejections: Arc::default(),
+        rejections: Arc::new(Throttle::new(1)),
+        audits: Arc::new(Throttle::new(AUDITS)),
     };
     let mut endpoints = api::endpoints();
     // A page and an exposition show counts of everything: the status.

@@ -40,6 +40,8 @@ pub(super) struct Endpoint {
     path: &'static str,
     method: HttpMethod,
     access: Access,
+    /// The word for what it changes; none where it changes nothing.
+    action: Option<&'static str>,
     /// The description in the OpenAPI document. Pages, metrics and probes have none.
     documented: Option<Documented>,
     handler: MethodRouter<Api>,
@@ -54,29 +56,33 @@ impl Endpoint {
         handler: impl Handler<T, Api>,
     ) -> Self {
         let access = Access::Permission(permission);
-        Self { path, method: HttpMethod::Get, access, documented: Some(documented), handler: get(handler) }
+        let documented = Some(documented);
+        Self { path, method: HttpMethod::Get, access, action: None, documented, handler: get(handler) }
     }
 
-    /// Declares `POST path` as an endpoint of the API.
+    /// Declares `POST path` as an endpoint of the API. `action` is the word for what it changes, as the audit has it.
     pub(super) fn post<T: 'static>(
         path: &'static str,
         permission: Permission,
+        action: &'static str,
         documented: Documented,
         handler: impl Handler<T, Api>,
     ) -> Self {
         let access = Access::Permission(permission);
-        Self { path, method: HttpMethod::Post, access, documented: Some(documented), handler: post(handler) }
+        let (documented, action) = (Some(documented), Some(action));
+        Self { path, method: HttpMethod::Post, access, action, documented, handler: post(handler) }
     }
 
     /// Declares `GET path` as a page or an exposition, which the OpenAPI document does not describe.
     pub(super) fn page<T: 'static>(path: &'static str, permission: Permission, handler: impl Handler<T, Api>) -> Self {
         let access = Access::Permission(permission);
-        Self { path, method: HttpMethod::Get, access, documented: None, handler: get(handler) }
+        Self { path, method: HttpMethod::Get, access, action: None, documented: None, handler: get(handler) }
     }
 
     /// Declares `GET path` as a probe, which needs no token and is not limited by [`guard::limit`].
     pub(super) fn probe<T: 'static>(path: &'static str, handler: impl Handler<T, Api>) -> Self {
-        Self { path, method: HttpMethod::Get, access: Access::Anybody, documented: None, handler: get(handler) }
+        let access = Access::Anybody;
+        Self { path, method: HttpMethod::Get, access, action: None, documented: None, handler: get(handler) }
     }
 }
 
@@ -87,17 +93,19 @@ pub(super) struct Route {
     /// The template of the path.
     pub(super) path: &'static str,
     pub(super) permission: Permission,
+    /// The word for what it changes; none where it changes nothing.
+    pub(super) action: Option<&'static str>,
 }
 
 /// Returns the router of the endpoints.
 pub(super) fn router(api: &Api, endpoints: Vec<Endpoint>) -> Router<Api> {
     let mut router = OpenApiRouter::with_openapi(openapi::empty());
-    for Endpoint { path, method, access, documented, handler } in endpoints {
+    for Endpoint { path, method, access, action, documented, handler } in endpoints {
         // Only the endpoint's own method is authorized: any other one is answered with 405.
         let handler = match access {
             Access::Anybody => handler,
             Access::Permission(permission) => {
-                let route = Route { api: api.clone(), path, permission };
+                let route = Route { api: api.clone(), path, permission, action };
                 handler
                     .route_layer(from_fn_with_state(api.clone(), guard::limit))
                     .route_layer(from_fn_with_state(route, guard::authorize))

@@ -78,8 +78,10 @@ pub trait Source: Send + Sync {
     /// Stores the advisory database in `file`, which `caller` has pushed, and matches all packages against it. If the request had a
     /// signature, it is in `FILE.minisig`. The web module removes both files afterwards.
     fn push_database<'a>(&'a self, caller: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed>;
-    /// Distrusts a node, or trusts it again. Returns the number of layers that other nodes have to read again.
-    fn distrust<'a>(&'a self, node: &'a str, distrusted: bool) -> Future<'a, u64>;
+    /// Distrusts a node, or trusts it again, on behalf of `caller`. Returns the number of layers that other nodes have to read again.
+    fn distrust<'a>(&'a self, caller: &'a str, node: &'a str, distrusted: bool) -> Future<'a, u64>;
+    /// Records that `caller` tried to change something and failed: for lack of a right (`denied`), or for another reason.
+    fn audit_refused<'a>(&'a self, caller: &'a str, action: &'a str, target: &'a str, denied: bool) -> Future<'a, ()>;
 }
 
 /// Why a [`Source`] could not answer a request. Each variant contains the message for the caller.

@@ -17,11 +17,13 @@ use std::sync::Arc;
 use outcrop_proto::{Digest, SeverityCounts};
 use tracing::{info, warn};
 
+pub(super) use workloads::newest;
+
 use super::fleet::{Container, Key, Picture};
 use super::joining::Missing;
 use super::rematch::Taken;
 use super::{Aggregator, discard, now};
-use crate::store::{RANKS, RematchRow, StackId};
+use crate::store::{AuditOutcome, RANKS, RematchRow, StackId};
 use crate::web::{
     AdvisoryItem, ContainerItem, ContainerRef, Failure, FindingItem, Future, HasItem, ImageItem, IssueItem, LayerItem,
     List, NodeItem, PackageItem, Page, Pushed, Rematch, Scope, Source, Status, WorkloadDetail, WorkloadItem,
@@ -95,7 +97,15 @@ impl Source for Answers {
         })
     }
 
-    fn distrust<'a>(&'a self, node: &'a str, distrusted: bool) -> Future<'a, u64> {
+    fn audit_refused<'a>(&'a self, who: &'a str, action: &'a str, target: &'a str, denied: bool) -> Future<'a, ()> {
+        Box::pin(async move {
+            let outcome = if denied { AuditOutcome::Denied } else { AuditOutcome::Failed };
+            self.0.audit(who, action, target, outcome).await;
+            Ok(())
+        })
+    }
+
+    fn distrust<'a>(&'a self, who: &'a str, node: &'a str, distrusted: bool) -> Future<'a, u64> {
         let aggregator = &self.0;
         Box::pin(async move {
             let name = node.to_owned();
@@ -106,7 +116,7 @@ impl Source for Answers {
                 return Err(Failure::Missing(format!("node {node:?} not found")));
             }
             if !distrusted {
-                aggregator.store.distrust(node, None).await?;
+                aggregator.store.distrust(node, false, who, now().unix).await?;
                 let name = node.to_owned();
                 aggregator.fleet.call(move |fleet| fleet.trust(&name)).await;
                 info!(node, "node trusted");
@@ -114,7 +124,7 @@ impl Source for Answers {
                 return Ok(0);
             }
             // The store records the distrust first: after a crash in between, the node is still distrusted.
-            aggregator.store.distrust(node, Some(now().unix)).await?;
+            aggregator.store.distrust(node, true, who, now().unix).await?;
             let name = node.to_owned();
             let outcome = aggregator.fleet.call(move |fleet| fleet.distrust(&name)).await;
             warn!(node, forgotten = outcome.forgotten.len(), "node distrusted");

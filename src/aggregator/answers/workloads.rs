@@ -109,7 +109,7 @@ fn living<'a>(cluster: &'a Cluster, of: &'a Pods) -> impl Iterator<Item = &'a Po
 }
 
 /// The pod that shows how a workload is configured now: the newest.
-fn newest<'a>(cluster: &'a Cluster, of: &'a Pods) -> Option<&'a Pod> {
+pub(in crate::aggregator) fn newest<'a>(cluster: &'a Cluster, of: &'a Pods) -> Option<&'a Pod> {
     let all = of.pods.iter().filter_map(|uid| cluster.pod(uid));
     all.max_by_key(|pod| (!pod.over, pod.marks.created, &pod.name.name))
 }

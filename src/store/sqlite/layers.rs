@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use outcrop_proto::{Digest, LayerId};
 use sqlx::Row as _;
 
+use super::outbox::append;
 use super::{Sqlite, StoreError, count, digest, doing, integer, json, layer_id};
-use crate::store::{InventoryRow, Layer, LayerRow, Layers};
+use crate::store::{AuditOutcome, InventoryRow, Layer, LayerRow, Layers, OutboxEvent};
 
 #[async_trait]
 impl Layers for Sqlite {
@@ -131,18 +132,23 @@ impl Layers for Sqlite {
         .await
     }
 
-    async fn distrust(&self, node: &str, at: Option<i64>) -> Result<(), StoreError> {
-        let node = node.to_owned();
+    async fn distrust(&self, node: &str, distrusted: bool, by: &str, at: i64) -> Result<(), StoreError> {
+        let (node, by, outbox) = (node.to_owned(), by.to_owned(), self.outbox);
         self.write("storing whether a node is trusted", move |connection| {
             Box::pin(async move {
-                let query = match at {
-                    Some(at) => sqlx::query("INSERT OR REPLACE INTO distrusted SELECT cluster, ?, ? FROM meta")
-                        .bind(node)
+                let query = match distrusted {
+                    true => sqlx::query("INSERT OR REPLACE INTO distrusted SELECT cluster, ?, ? FROM meta")
+                        .bind(&node)
                         .bind(at),
-                    None => sqlx::query("DELETE FROM distrusted WHERE node = ?").bind(node),
+                    false => sqlx::query("DELETE FROM distrusted WHERE node = ?").bind(&node),
                 };
-                query.execute(connection).await?;
-                Ok(())
+                query.execute(&mut *connection).await?;
+                if !outbox {
+                    return Ok(());
+                }
+                let action = if distrusted { "distrust-node" } else { "trust-node" };
+                let (action, outcome) = (action.to_owned(), AuditOutcome::Done);
+                append(connection, &[OutboxEvent::Audit { actor: by, action, target: node, outcome }], at).await
             })
         })
         .await

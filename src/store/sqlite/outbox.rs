@@ -1,10 +1,12 @@
 //! The outbox.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use async_trait::async_trait;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{Failure, Sqlite, StoreError, doing, integer, json};
-use crate::store::{OUTBOX_VERSION, Outbox, OutboxEvent, OutboxId, OutboxRow, RANKS};
+use crate::store::{Condition, OUTBOX_VERSION, Outbox, OutboxEvent, OutboxId, OutboxRow, RANKS};
 
 #[async_trait]
 impl Outbox for Sqlite {
@@ -37,6 +39,17 @@ impl Outbox for Sqlite {
         doing("reading events", work).await
     }
 
+    async fn open_conditions(&self) -> Result<BTreeSet<Condition>, StoreError> {
+        let work = async {
+            let sql = "SELECT condition FROM open_condition WHERE cluster = (SELECT cluster FROM meta)";
+            let rows = sqlx::query(sql).fetch_all(&self.reader).await?;
+            rows.iter()
+                .map(|row| serde_json::from_str(row.try_get(0)?).map_err(|_| Failure::Damaged("a condition")))
+                .collect()
+        };
+        doing("reading open conditions", work).await
+    }
+
     async fn acknowledge(&self, up_to: OutboxId) -> Result<(), StoreError> {
         self.write("removing delivered events", move |connection| {
             Box::pin(async move {
@@ -63,8 +76,24 @@ pub(super) async fn append(connection: &mut SqliteConnection, events: &[OutboxEv
     .bind(at)
     .bind(OUTBOX_VERSION)
     .bind(json(&rows)?)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    // Of several events of one condition the last one counts.
+    let conditions: BTreeMap<Condition, bool> = events.iter().filter_map(OutboxEvent::condition).collect();
+    for (begins, sql) in [
+        (true, "INSERT OR IGNORE INTO open_condition SELECT meta.cluster, value FROM json_each(?) CROSS JOIN meta"),
+        (
+            false,
+            "DELETE FROM open_condition WHERE cluster = (SELECT cluster FROM meta)
+             AND condition IN (SELECT value FROM json_each(?))",
+        ),
+    ] {
+        let keys = conditions.iter().filter(|(_, begun)| **begun == begins).map(|(condition, _)| json(condition));
+        let keys: Vec<String> = keys.collect::<Result<_, Failure>>()?;
+        if !keys.is_empty() {
+            sqlx::query(sql).bind(json(&keys)?).execute(&mut *connection).await?;
+        }
+    }
     Ok(())
 }
 

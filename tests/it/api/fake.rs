@@ -34,6 +34,8 @@ pub(super) struct Fake {
     pub(super) words: Option<(String, u64)>,
     /// Databases that were pushed.
     pub(super) pushed: Arc<Mutex<Vec<Push>>>,
+    /// Requests that changed nothing: caller, action, target, and whether for want of a right.
+    pub(super) audited: Arc<Mutex<Vec<String>>>,
     /// What the advisory `wait` and a database that begins with `slow` wait for.
     pub(super) gate: Arc<Gate>,
 }
@@ -66,7 +68,7 @@ pub(super) struct Push {
 impl Fake {
     pub(super) fn new(nodes: usize, containers: usize) -> Self {
         let gate = Arc::new(Gate { waiting: AtomicUsize::new(0), open: Semaphore::new(0) });
-        Self { nodes, containers, words: None, pushed: Arc::default(), gate }
+        Self { nodes, containers, words: None, pushed: Arc::default(), audited: Arc::default(), gate }
     }
 
     fn node(&self, number: usize) -> NodeItem {
@@ -575,7 +577,12 @@ impl Source for Fake {
         ready(Ok(Pushed { digest: "sha256:11".to_owned(), unchanged, rematch: (!unchanged).then(rematch) }))
     }
 
-    fn distrust<'a>(&'a self, node: &'a str, distrusted: bool) -> Future<'a, u64> {
+    fn audit_refused<'a>(&'a self, who: &'a str, action: &'a str, target: &'a str, denied: bool) -> Future<'a, ()> {
+        self.audited.lock().unwrap().push(format!("{who} {action} {target:?} {denied}"));
+        ready(Ok(()))
+    }
+
+    fn distrust<'a>(&'a self, _: &'a str, node: &'a str, distrusted: bool) -> Future<'a, u64> {
         let known = (0..self.nodes).any(|number| name("node", number) == node);
         ready(if known {
             Ok(if distrusted { 3 } else { 0 })

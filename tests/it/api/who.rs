@@ -92,6 +92,33 @@ fn a_caller_does_what_its_rights_say_and_sees_its_namespaces() {
 }
 
 #[test]
+fn a_caller_who_tries_to_change_something_and_cannot_is_audited() {
+    let fake = Fake::new(2, 2);
+    let audited = Arc::clone(&fake.audited);
+    let server = Server::with_tokens(fake);
+    let [ann, bob] = [("ann", "read"), ("bob", "manage-nodes")].map(|(name, right)| token(&server, name, right, ""));
+    for (token, method, target, status, audit) in [
+        (&ann, "POST", "/api/v1/nodes/node-1/distrust", 403, Some("ann distrust-node \"node-1\" true")),
+        (&ann, "POST", "/api/v1/nodes/node-1/trust", 403, Some("ann trust-node \"node-1\" true")),
+        (&ann, "POST", "/api/v1/database", 403, Some("ann push-database \"\" true")),
+        (&bob, "POST", "/api/v1/nodes/nobody/distrust", 404, Some("bob distrust-node \"nobody\" false")),
+        // What is done is recorded by who does it; nobody knows who shows a wrong token; and reading changes nothing.
+        (&bob, "POST", "/api/v1/nodes/node-1/distrust", 200, None),
+        (&"guess".to_owned(), "POST", "/api/v1/nodes/node-1/distrust", 401, None),
+        (&bob, "GET", "/api/v1/status", 403, None),
+    ] {
+        let bearer = format!("Bearer {token}");
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        assert_eq!(server.ask(method, target, &headers, b"").status, status, "{method} {target}");
+        assert_eq!(
+            audited.lock().unwrap().drain(..).collect::<Vec<_>>().join(";"),
+            audit.unwrap_or_default(),
+            "{target}"
+        );
+    }
+}
+
+#[test]
 fn the_command_line_shows_its_token() {
     let server = Server::with_tokens(Fake::new(2, 10));
     for (name, rights) in [("reader", "read"), ("all", "read,push-database,manage-nodes")] {
@@ -183,7 +210,9 @@ struct Deny(Mutex<Vec<(&'static str, &'static str)>>);
 impl Authorizer for Deny {
     fn authorize<'a>(&'a self, _: Option<&'a str>, permission: Permission) -> Admission<'a> {
         self.0.lock().unwrap().push((permission.verb, permission.resource));
-        Box::pin(async { Err(Denied::Forbidden("nothing is permitted".to_owned())) })
+        Box::pin(async {
+            Err(Denied::Forbidden { name: "nobody".to_owned(), detail: "nothing is permitted".to_owned() })
+        })
     }
 }
 

@@ -8,6 +8,7 @@ mod laws;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod load;
 mod node;
+mod outbox;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod rematch;
 mod secrets;

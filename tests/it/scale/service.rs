@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::ports::free;
 
-const OUTCROP: &str = env!("CARGO_BIN_EXE_outcrop");
+pub(crate) const OUTCROP: &str = env!("CARGO_BIN_EXE_outcrop");
 
 /// A child that is killed when it is dropped.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ use std::task::Poll;
 use async_trait::async_trait;
 use jiff::civil::date;
 use outcrop::store::{
-    ClusterIdentity, Counts, DayCount, ErrorKind, FindingsFilter, InventoryRow, IssueEvent, Layer, LayerRow,
-    MergedPackage, MergedStack, Options, OutboxEvent, PackageSetFindings, PackageSetId, PackagesFilter, RANKS,
-    RematchRow, Retention, Run, Store, StoreError, SubjectKey, Summary, Verdict, WorkloadKey,
+    AuditOutcome, ClusterIdentity, Condition, Counts, DayCount, ErrorKind, FindingsFilter, InventoryRow, IssueEvent,
+    Layer, LayerRow, MergedPackage, MergedStack, Options, OutboxEvent, PackageSetFindings, PackageSetId,
+    PackagesFilter, RANKS, RematchRow, Retention, Run, Store, StoreError, SubjectKey, Summary, Verdict, WorkloadKey,
 };
 use outcrop_proto::{
     Coverage, CoverageState, Digest, Distribution, LayerId, Owner, Package, PackageType, StackPackage,
@@ -198,9 +198,9 @@ pub(super) async fn stored_rows_are_there_after_a_restart(harness: &dyn Harness)
     store.verified(&layer("app"), &digest, "node-2", 6).await.unwrap();
     store.verified(&layer("app"), &Digest::of(b"an earlier inventory"), "node-3", 6).await.unwrap();
     store.verified(&layer("unknown"), &digest, "node-2", 6).await.unwrap();
-    store.distrust("node-9", Some(7)).await.unwrap();
-    store.distrust("node-8", Some(7)).await.unwrap();
-    store.distrust("node-8", None).await.unwrap();
+    store.distrust("node-9", true, "ann", 7).await.unwrap();
+    store.distrust("node-8", true, "ann", 7).await.unwrap();
+    store.distrust("node-8", false, "ann", 8).await.unwrap();
     let summary = put(&*store, &stack("app", &[("a", "1"), ("b", "1")]), "CVE-1", 10).await;
     let rematch = store.begin_rematch(&DATABASE, 11).await.unwrap();
     assert_eq!(store.last_rematch().await.unwrap(), Some((DATABASE, None)));
@@ -681,6 +681,16 @@ pub(super) async fn events_are_stored_with_the_write_that_they_follow_from(harne
         WorkloadKey { namespace: "shop".into(), group: "apps".into(), kind: "Deployment".into(), name: "web".into() };
     let issue = IssueEvent { workload, rule: "privileged".to_owned(), path: "spec".to_owned() };
     let text = |text: &str| text.to_owned();
+    let audit = |action: &str, target: &str, outcome| OutboxEvent::Audit {
+        actor: text("ann"),
+        action: text(action),
+        target: text(target),
+        outcome,
+    };
+    store.distrust("node-1", true, "ann", 35).await.unwrap();
+    store.distrust("node-1", false, "ann", 36).await.unwrap();
+    let done = AuditOutcome::Done;
+    assert_eq!(new().await, [audit("distrust-node", "node-1", done), audit("trust-node", "node-1", done)]);
     let events = [
         OutboxEvent::IssueOpened(issue.clone()),
         OutboxEvent::IssueClosed(issue),
@@ -694,7 +704,7 @@ pub(super) async fn events_are_stored_with_the_write_that_they_follow_from(harne
         },
         OutboxEvent::ProblemRaised { problem: text("database"), message: text("m") },
         OutboxEvent::ProblemCleared { problem: text("database") },
-        OutboxEvent::Audit { actor: text("a"), action: text("distrust"), target: text("node-1") },
+        audit("push-database", "sha256:1", AuditOutcome::Denied),
     ];
     store.append(&events, 40).await.unwrap();
     assert_eq!(new().await, events);
@@ -705,8 +715,38 @@ pub(super) async fn without_a_target_no_event_is_stored(harness: &dyn Harness) {
     let summary = put(store, &stack("app", &[("a", "1")]), "CVE-1", 10).await;
     store.record_runs(&[run(plain("web"), summary.id, 10)], &[]).await.unwrap();
     store.begin_rematch(&DATABASE, 20).await.unwrap();
-    store.append(&[OutboxEvent::ProblemCleared { problem: "x".to_owned() }], 20).await.unwrap();
+    store.distrust("node-1", true, "ann", 20).await.unwrap();
+    let raised = OutboxEvent::ProblemRaised { problem: "x".to_owned(), message: "m".to_owned() };
+    store.append(&[raised], 20).await.unwrap();
     assert_eq!(store.outbox(0, 10).await.unwrap(), []);
+    assert_eq!(store.open_conditions().await.unwrap(), BTreeSet::new());
+}
+
+pub(super) async fn conditions_are_open_from_the_event_that_begins_them_until_the_one_that_ends_them(
+    harness: &dyn Harness,
+) {
+    let workload =
+        WorkloadKey { namespace: "shop".into(), group: "apps".into(), kind: "Deployment".into(), name: "web".into() };
+    let issue = IssueEvent { workload, rule: "privileged".to_owned(), path: "spec \"quoted\"".to_owned() };
+    let problem = |key: &str| Condition::Problem { problem: key.to_owned() };
+    let raised = |key: &str| OutboxEvent::ProblemRaised { problem: key.to_owned(), message: "m".to_owned() };
+    {
+        let store = open_with_outbox(harness).await;
+        let events = [OutboxEvent::IssueOpened(issue.clone()), raised("a"), raised("b"), raised("a")];
+        store.append(&events, 1).await.unwrap();
+        store.append(&[problem("a").ended()], 2).await.unwrap();
+        // What begins and ends at once is not open; what ends and begins at once is.
+        store.append(&[raised("c"), problem("c").ended(), problem("b").ended(), raised("b")], 3).await.unwrap();
+        // Whether the events were delivered does not matter.
+        store.acknowledge(store.outbox(0, 100).await.unwrap().last().unwrap().id).await.unwrap();
+    }
+    let store = open_with_outbox(harness).await;
+    let open = BTreeSet::from([Condition::Issue(issue.clone()), problem("b")]);
+    assert_eq!(store.open_conditions().await.unwrap(), open);
+    store.append(&open.into_iter().map(Condition::ended).collect::<Vec<_>>(), 4).await.unwrap();
+    assert_eq!(store.open_conditions().await.unwrap(), BTreeSet::new());
+    let told: Vec<OutboxEvent> = store.outbox(0, 100).await.unwrap().into_iter().map(|row| row.event).collect();
+    assert_eq!(told, [OutboxEvent::IssueClosed(issue), problem("b").ended()]);
 }
 
 pub(super) async fn events_are_acknowledged_and_their_ids_grow(harness: &dyn Harness) {
@@ -782,7 +822,7 @@ pub(super) async fn a_write_that_is_dropped_at_any_point_is_stored_whole_or_not_
         }
         if round % 3 == 2 {
             // A restart while a write is under way.
-            drop(poll_at_most(1, store.distrust("node-1", Some(1))).await);
+            drop(poll_at_most(1, store.distrust("node-1", true, "ann", 1)).await);
         }
         drop(store);
         let store = open(harness).await;
@@ -808,7 +848,7 @@ pub(super) async fn a_failing_commit_stores_nothing_and_the_next_write_is_stored
         assert!(refused.kind.is_transient(), "{refused:?}");
         assert_eq!(store.layers().await.unwrap().len(), 1);
         // Writes that do not fail are not hidden in a transaction that was left open.
-        store.distrust("node-2", Some(1)).await.unwrap();
+        store.distrust("node-2", true, "ann", 1).await.unwrap();
         assert_eq!(store.distrusted().await.unwrap(), ["node-2"]);
     }
     harness.fail_commits(false);

@@ -98,6 +98,7 @@ conformance! {
     days_are_replaced_kept_and_removed
     events_are_stored_with_the_write_that_they_follow_from
     without_a_target_no_event_is_stored
+    conditions_are_open_from_the_event_that_begins_them_until_the_one_that_ends_them
     events_are_acknowledged_and_their_ids_grow
     a_write_that_is_dropped_at_any_point_is_stored_whole_or_not_at_all
     a_failing_commit_stores_nothing_and_the_next_write_is_stored
@@ -132,7 +133,7 @@ fn an_adopted_store_opens_for_its_new_cluster_only() {
     block_on(async {
         let store = Sqlite::open(&file.path(), options_of("old")).await.unwrap();
         put(&store, &stack("app", &[("a", "1")]), "CVE-1", 10).await;
-        store.distrust("node", Some(1)).await.unwrap();
+        store.distrust("node", true, "ann", 1).await.unwrap();
         drop(store);
         let cluster = ClusterIdentity { key: "new".to_owned(), name: "shown".to_owned() };
         assert_eq!(adopt(&file.path(), &cluster).unwrap().key, "old");
