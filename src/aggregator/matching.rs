@@ -8,9 +8,7 @@ use outcrop_proto::{Digest, Distribution, Package, Severity};
 use super::memory::in_background;
 use crate::advisory::{Database, DatabaseError, Finding, Matcher, Subject};
 use crate::lock::lock;
-use crate::store::{
-    Counts, PackageRef, PackageSetFindings, RANKS, StackId, Store, StoreError, Summary, Verdict, VerdictId,
-};
+use crate::store::{Counts, PackageRef, PackageSetFindings, StackId, Store, StoreError, Summary, Verdict, VerdictId};
 use crate::supervise::panic_message;
 
 /// Why a stack could not be matched.
@@ -33,7 +31,7 @@ type Pair = (i64, Option<i64>);
 /// The verdicts of a package, which are the same in every stack.
 #[derive(Debug)]
 struct Judged {
-    verdicts: Vec<(VerdictId, u8)>,
+    verdicts: Vec<(VerdictId, Severity)>,
     withheld: u32,
 }
 
@@ -107,8 +105,8 @@ impl Matchmaker {
         let mut numbers = numbers.into_iter();
         let mut known = lock(&self.known);
         for (pair, verdicts, withheld) in judged {
-            let ranks = verdicts.iter().map(|verdict| verdict.rank);
-            let verdicts = numbers.by_ref().take(verdicts.len()).zip(ranks).collect();
+            let severities = verdicts.iter().map(|verdict| verdict.severity);
+            let verdicts = numbers.by_ref().take(verdicts.len()).zip(severities).collect();
             known.insert(pair, Arc::new(Judged { verdicts, withheld }));
         }
         Ok(())
@@ -145,13 +143,11 @@ impl Matchmaker {
                 .get(&(package.package, package.owner))
                 .ok_or_else(|| MatchError::Ended(format!("package row {} was not matched", package.package)))?;
             counts.withheld += judged.withheld;
-            for (verdict, rank) in &judged.verdicts {
+            for (verdict, severity) in &judged.verdicts {
                 if !verdicts.insert(*verdict) {
                     continue;
                 }
-                if let Some(count) = counts.severities.get_mut(usize::from(*rank)) {
-                    *count += 1;
-                }
+                counts.severities.add(*severity, 1);
                 let layer = usize::try_from(package.layer).ok().and_then(|layer| counts.by_layer.get_mut(layer));
                 if let Some(count) = layer {
                     *count += 1;
@@ -162,20 +158,14 @@ impl Matchmaker {
     }
 }
 
-/// Returns the index of a severity in [`RANKS`].
-pub(super) fn rank(severity: Severity) -> u8 {
-    let rank = RANKS.iter().position(|word| *word == severity.as_str());
-    rank.and_then(|rank| u8::try_from(rank).ok()).unwrap_or(u8::MAX)
-}
-
 fn verdict(package: i64, finding: Finding) -> Verdict {
     Verdict {
         package,
         vulnerability: finding.id,
         unassessed: finding.not_assessed_by_distribution,
-        rank: rank(finding.rating.severity),
+        severity: finding.rating.severity,
         score: finding.rating.score,
-        status: finding.status.as_str(),
+        status: finding.status,
         fixed: finding.fixed,
         summary: finding.summary,
         aliases: finding.aliases,

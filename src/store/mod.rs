@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use jiff::civil::Date;
-use outcrop_proto::{Digest, Distribution, LayerId, Package};
+use outcrop_proto::{Digest, Distribution, LayerId, Package, SeverityCounts};
 use prometheus_client::metrics::histogram::Histogram;
 
 pub use error::{ErrorKind, StoreError};
@@ -31,7 +31,7 @@ pub use health::{HealthState, Outage, StoreHealth};
 pub use outbox::{AuditOutcome, Condition, FindingEvent, IssueEvent, OUTBOX_VERSION, OutboxEvent, OutboxId, OutboxRow};
 pub use row::{
     Counts, DayCount, FindingRow, FindingsFilter, HasRow, InventoryRow, Layer, LayerRow, MergedPackage, MergedStack,
-    PackageRef, PackageRow, PackageSetFindings, PackageSetId, PackagesFilter, RANKS, RematchRow, Retention, Run, Seen,
+    PackageRef, PackageRow, PackageSetFindings, PackageSetId, PackagesFilter, RematchRow, Retention, Run, Seen,
     SeenFinding, StackId, SubjectKey, Summary, Verdict, VerdictId, VulnerabilityRow, WorkloadKey, inputs,
 };
 pub use sqlite::{Sqlite, adopt, back_up, needs_migration};
@@ -154,8 +154,8 @@ pub trait History {
 pub trait Questions {
     /// Returns open findings by severity (worst first), vulnerability, verdict and package set.
     async fn findings(&self, filter: &FindingsFilter<'_>) -> Result<Vec<FindingRow>, StoreError>;
-    /// Counts the open findings of package sets by [rank](RANKS), each package set as often as it is given containers.
-    async fn count_findings(&self, package_sets: &[(PackageSetId, u64)]) -> Result<[u64; RANKS.len()], StoreError>;
+    /// Counts the open findings of package sets by severity, each package set as often as it is given containers.
+    async fn count_findings(&self, package_sets: &[(PackageSetId, u64)]) -> Result<SeverityCounts, StoreError>;
     /// Returns verdicts, open or not.
     async fn verdicts(&self, ids: &[VerdictId]) -> Result<Vec<FindingRow>, StoreError>;
     /// Returns packages by name, version and row id.

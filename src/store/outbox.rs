@@ -3,6 +3,7 @@
 //! An event that follows from a store write is stored in the transaction of that write; all others by
 //! [`append`](super::Outbox::append). Without a configured target no event is stored.
 
+use outcrop_proto::{FindingStatus, Severity};
 use serde::{Deserialize, Serialize};
 
 use super::{PackageSetId, SubjectKey, WorkloadKey};
@@ -159,12 +160,12 @@ pub struct FindingEvent {
     pub vulnerability: String,
     /// Its other names.
     pub aliases: Vec<String>,
-    /// Severity, one of [`RANKS`](super::RANKS).
-    pub severity: String,
+    /// The severity.
+    pub severity: Severity,
     /// The score.
     pub score: Option<f64>,
     /// The status.
-    pub status: String,
+    pub status: FindingStatus,
     /// The version that fixes it.
     pub fixed: Option<String>,
     /// The package's purl type.

@@ -1,5 +1,6 @@
 //! Findings of containers, and what a problem touches.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -11,16 +12,13 @@ use crate::aggregator::fleet::{Container, Key, subject};
 use crate::aggregator::{Aggregator, now};
 use crate::store::{FindingRow, FindingsFilter, StackId, SubjectKey, VerdictId};
 use crate::web::list::{FINDINGS, after, cut, page};
-use crate::web::{
-    AdvisoryItem, AdvisoryPackage, ContainerRef, Failure, FindingItem, List, Open, Page, Scope, SeverityWord,
-    StatusWord,
-};
+use crate::web::{AdvisoryItem, AdvisoryPackage, ContainerRef, Failure, FindingItem, List, Page, Scope};
 
 /// Maximum number of containers whose history one response examines.
 const MAX_SUBJECTS: usize = 1000;
 
-/// Sort key of a finding, which is unique: rank, vulnerability, verdict, stack, node and key of the container.
-type Place = (u8, String, VerdictId, StackId, String, String, String);
+/// Sort key of a finding, which is unique: severity, vulnerability, verdict, stack, node and key of the container.
+type Place = (Reverse<Severity>, String, VerdictId, StackId, String, String, String);
 
 /// A container that has a finding.
 struct Held<'r> {
@@ -52,11 +50,11 @@ impl Aggregator {
         let place: Option<Place> = after(&FINDINGS, list)?;
         let filter = FindingsFilter {
             package_sets: &stacks,
-            worst_to: at_least.rank(),
+            at_least,
             vulnerability: list.filter("id"),
             package: list.filter("package"),
-            status: status.map(FindingStatus::as_str),
-            after: place.as_ref().map(|place| (place.0, place.1.clone(), place.2, place.3)),
+            status,
+            after: place.as_ref().map(|place| (place.0.0, place.1.clone(), place.2, place.3)),
             inclusive: true,
             // Each row has at least one container, so that these are enough for a page and one more.
             limit: list.limit + 2,
@@ -190,14 +188,14 @@ impl Aggregator {
                 purl: row.purl.clone(),
                 name: row.package.clone(),
                 version: row.version.clone(),
-                status: status(&row.status),
+                status: row.status.into(),
                 fixed: row.fixed.clone(),
                 containers: seen.iter().filter_map(|id| containers_of.get(id)).sum(),
             });
             touched.extend(seen);
         }
         let seen = rows.iter().filter(|row| row.package_sets.iter().any(|id| containers_of.contains_key(id)));
-        let Some(worst) = seen.clone().min_by_key(|row| row.rank) else {
+        let Some(worst) = seen.clone().min_by_key(|row| Reverse(row.severity)) else {
             let missing = format!("{id:?} affects no scanned container; outcrop status shows what is not scanned");
             return Err(Failure::Missing(missing));
         };
@@ -207,7 +205,7 @@ impl Aggregator {
             id: worst.vulnerability.clone(),
             aliases: aliases.into_iter().filter(|alias| *alias != worst.vulnerability).collect(),
             summary: worst.summary.clone(),
-            severity: severity(worst.rank),
+            severity: worst.severity.into(),
             packages,
             containers: touched.iter().filter_map(|id| containers_of.get(id)).sum(),
             images: touched.len() as u64,
@@ -226,9 +224,9 @@ fn words(row: &FindingRow, container: ContainerRef, layer: Option<String>) -> Fi
         purl: row.purl.clone(),
         installed: row.version.clone(),
         evidence: first_line(&row.evidence),
-        status: status(&row.status),
+        status: row.status.into(),
         fixed: row.fixed.clone(),
-        severity: severity(row.rank),
+        severity: row.severity.into(),
         score: row.score,
         layer,
         summary: row.summary.clone(),
@@ -239,17 +237,15 @@ fn words(row: &FindingRow, container: ContainerRef, layer: Option<String>) -> Fi
 
 fn key(row: &FindingRow, held: &Held<'_>) -> Place {
     let (namespace, id) = (held.key.qualified_namespace(), held.key.id.to_string());
-    (row.rank, row.vulnerability.clone(), row.verdict, row.package_set, held.node.to_string(), namespace, id)
-}
-
-/// Returns the severity of a rank of the store.
-fn severity(rank: u8) -> SeverityWord {
-    Severity::from_rank(rank).unwrap_or_default().into()
-}
-
-/// Returns the status that the store holds as a word.
-fn status(word: &str) -> StatusWord {
-    FindingStatus::from_word(word).map_or_else(|| Open::Other(word.to_owned()), Open::Known)
+    (
+        Reverse(row.severity),
+        row.vulnerability.clone(),
+        row.verdict,
+        row.package_set,
+        held.node.to_string(),
+        namespace,
+        id,
+    )
 }
 
 /// Returns the word that the filter `name` selects.

@@ -7,7 +7,7 @@ use outcrop_proto::{Coverage, Digest, LayerId, LayerState, SeverityCounts, Step}
 
 use super::status::sees_node;
 use super::workloads::named;
-use super::{Chosen, by_severity, container_ref, identity, is, time};
+use super::{Chosen, container_ref, identity, is, time};
 use crate::aggregator::fleet::{Container, Key, Node, Picture, Visible};
 use crate::aggregator::joining::{Missing, missing};
 use crate::aggregator::{Aggregator, now};
@@ -288,7 +288,7 @@ fn distribution(summary: &Summary) -> Option<String> {
 
 /// Findings of a stack by severity; none before it is merged.
 fn findings(summary: Option<&Arc<Summary>>) -> SeverityCounts {
-    summary.map(|summary| by_severity(summary.counts.severities)).unwrap_or_default()
+    summary.map(|summary| summary.counts.severities).unwrap_or_default()
 }
 
 /// By which names, and where, containers of an image are seen.

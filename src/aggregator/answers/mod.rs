@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use outcrop_proto::{Digest, SeverityCounts};
+use outcrop_proto::Digest;
 use tracing::{info, warn};
 
 pub(super) use workloads::newest;
@@ -23,7 +23,7 @@ use super::fleet::{Container, Key, Picture};
 use super::joining::Missing;
 use super::rematch::Taken;
 use super::{Aggregator, discard, now};
-use crate::store::{AuditOutcome, RANKS, RematchRow, StackId};
+use crate::store::{AuditOutcome, RematchRow, StackId};
 use crate::web::{
     AdvisoryItem, ContainerItem, ContainerRef, Failure, FindingItem, Future, HasItem, ImageItem, IssueItem, LayerItem,
     List, NodeItem, PackageItem, Page, Pushed, Rematch, Scope, Source, Status, WorkloadDetail, WorkloadItem,
@@ -143,11 +143,6 @@ fn time(seconds: i64) -> String {
 fn words(row: RematchRow) -> Rematch {
     let RematchRow { at, seconds, stacks, appeared, went } = row;
     Rematch { at: time(at), seconds, stacks, appeared, went, nodes_rescanned: 0 }
-}
-
-/// Returns the store's counts by rank as counts by severity.
-fn by_severity(counts: [u32; RANKS.len()]) -> SeverityCounts {
-    SeverityCounts::from_worst_first(counts.map(u64::from))
 }
 
 /// Returns the identification of a container.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use outcrop_proto::{Digest, PackageType};
 
-use super::{Chosen, by_severity, container_ref};
+use super::{Chosen, container_ref};
 use crate::aggregator::Aggregator;
 use crate::aggregator::who_has::{Query, is_within};
 use crate::store::{HasRow, PackagesFilter, StackId};
@@ -46,7 +46,7 @@ impl Aggregator {
             version: row.version,
             images: row.stacks,
             containers: row.containers,
-            findings: by_severity(row.severities),
+            findings: row.severities,
         }))
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use outcrop_proto::wire::Refusal;
 use outcrop_proto::{AssessedState, CoverageState, Distribution, PackageType, SeverityCounts, clock};
 
-use super::{by_severity, words};
+use super::words;
 use crate::advisory;
 use crate::aggregator::fleet::Overview;
 use crate::aggregator::joining::missing;
@@ -85,7 +85,7 @@ impl Aggregator {
         let mut systems: BTreeMap<(Option<&Distribution>, &[PackageType]), u64> = BTreeMap::new();
         for (summary, containers) in &summaries {
             let containers = u64::from(*containers);
-            findings.add_all(&by_severity(summary.counts.severities), containers);
+            findings.add_all(&summary.counts.severities, containers);
             withheld += u64::from(summary.counts.withheld) * containers;
             *systems.entry((summary.distribution.as_ref(), &summary.types)).or_default() += containers;
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, RwLockReadGuard};
 
 use outcrop_proto::{Coverage, CoverageState, Digest, SeverityCounts};
 
-use super::{by_severity, is, time};
+use super::{is, time};
 use crate::aggregator::fleet::Picture;
 use crate::aggregator::joining::missing_of;
 use crate::aggregator::{Aggregator, now};
@@ -195,7 +195,7 @@ impl Aggregator {
                     replicas: 0,
                     distribution: summary.and_then(|of| of.distribution.as_ref()).map(|of| of.name.clone()),
                     packages: summary.map_or(0, |summary| summary.packages),
-                    findings: summary.map(|summary| by_severity(summary.counts.severities)).unwrap_or_default(),
+                    findings: summary.map(|summary| summary.counts.severities).unwrap_or_default(),
                 });
                 group.replicas += 1;
             }
@@ -251,7 +251,7 @@ fn item<'c>(
             nodes.insert(member.node);
             let Some(summary) = member.summary else { continue };
             if counted.insert((&member.container.name, member.stack)) {
-                findings.add_all(&by_severity(summary.counts.severities), 1);
+                findings.add_all(&summary.counts.severities, 1);
                 withheld += u64::from(summary.counts.withheld);
             }
         }

@@ -1,10 +1,11 @@
 //! What is counted over the fleet, for whoever may see it.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use jiff::civil::Date;
-use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, LayerState};
+use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, LayerState, Severity};
 
 use super::layers::Layer;
 use super::stacks::Stack;
@@ -99,18 +100,18 @@ impl Picture {
 
     /// Returns the open findings of all containers, by the namespace of their pods and by severity.
     pub(in crate::aggregator) fn day_counts(&self, day: Date) -> Vec<DayCount> {
-        let mut counts: BTreeMap<(Option<String>, u8), u64> = BTreeMap::new();
+        let mut counts: BTreeMap<(Option<String>, Reverse<Severity>), u64> = BTreeMap::new();
         for (_, stack) in self.present() {
             let Some(summary) = stack.summary() else { continue };
             for (namespace, containers) in stack.by_namespace() {
-                for (rank, findings) in (0..).zip(summary.counts.severities) {
-                    let count = counts.entry((namespace.map(ToOwned::to_owned), rank)).or_default();
-                    *count += u64::from(findings) * u64::from(containers);
+                for severity in Severity::WORST_FIRST {
+                    let count = counts.entry((namespace.map(ToOwned::to_owned), Reverse(severity))).or_default();
+                    *count += summary.counts.severities.get(severity) * u64::from(containers);
                 }
             }
         }
         let rows = counts.into_iter();
-        rows.map(|((namespace, rank), findings)| DayCount { day, namespace, rank, findings }).collect()
+        rows.map(|((namespace, Reverse(severity)), findings)| DayCount { day, namespace, severity, findings }).collect()
     }
 
     /// Returns the row ids of the stacks that somebody has.

@@ -1,28 +1,17 @@
 //! Rows of verdicts and findings.
 
-use outcrop_proto::Severity;
+use outcrop_proto::{FindingStatus, Severity, SeverityCounts};
 
 use super::PackageSetId;
 
 /// Row id of a verdict. The database assigns it and never assigns it again.
 pub type VerdictId = i64;
 
-/// Severities, worst first. The rank of a severity is its index.
-pub const RANKS: [&str; Severity::WORST_FIRST.len()] = {
-    let mut words = [""; Severity::WORST_FIRST.len()];
-    let mut rank = 0;
-    while rank < words.len() {
-        words[rank] = Severity::WORST_FIRST[rank].as_str();
-        rank += 1;
-    }
-    words
-};
-
 /// Counts of the open findings of a package set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// By [rank](RANKS).
-    pub severities: [u32; RANKS.len()],
+    /// By severity.
+    pub severities: SeverityCounts,
     /// By the layer that introduced the package, newest first; empty where the package set is not a stack.
     pub by_layer: Vec<u32>,
     /// Findings left to the distribution; not among the others.
@@ -38,12 +27,12 @@ pub struct Verdict {
     pub vulnerability: String,
     /// Whether the package's distribution, which owns it, does not assess the vulnerability.
     pub unassessed: bool,
-    /// Severity, as an index into [`RANKS`].
-    pub rank: u8,
+    /// The severity.
+    pub severity: Severity,
     /// The score that the severity comes from.
     pub score: Option<f64>,
     /// The status.
-    pub status: &'static str,
+    pub status: FindingStatus,
     /// The version that fixes it.
     pub fixed: Option<String>,
     /// One line about the vulnerability.

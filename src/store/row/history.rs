@@ -1,6 +1,7 @@
 //! Rows of runs, and counts by day.
 
 use jiff::civil::Date;
+use outcrop_proto::Severity;
 
 use super::{PackageSetId, SubjectKey, VerdictId};
 
@@ -63,8 +64,8 @@ pub struct DayCount {
     pub day: Date,
     /// Kubernetes namespace; `None` for containers without a pod.
     pub namespace: Option<String>,
-    /// Severity, as an index into [`RANKS`](crate::store::RANKS).
-    pub rank: u8,
+    /// The severity.
+    pub severity: Severity,
     /// Open findings, each counted once for each container that has it.
     pub findings: u64,
 }

@@ -7,7 +7,7 @@ mod query;
 mod stack;
 mod subject;
 
-pub use finding::{Counts, PackageSetFindings, RANKS, RematchRow, Verdict, VerdictId};
+pub use finding::{Counts, PackageSetFindings, RematchRow, Verdict, VerdictId};
 pub use history::{DayCount, Retention, Run, Seen, SeenFinding};
 pub use layer::{InventoryRow, Layer, LayerRow};
 pub use query::{FindingRow, FindingsFilter, HasRow, PackageRow, PackagesFilter, VulnerabilityRow};

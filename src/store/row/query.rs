@@ -1,22 +1,24 @@
 //! Filters and rows of questions over all package sets.
 
-use super::{PackageSetId, RANKS, VerdictId};
+use outcrop_proto::{FindingStatus, Severity, SeverityCounts};
+
+use super::{PackageSetId, VerdictId};
 
 /// Selects findings.
 #[derive(Clone, Debug)]
 pub struct FindingsFilter<'a> {
     /// Package sets to look at.
     pub package_sets: &'a [PackageSetId],
-    /// The mildest rank to return.
-    pub worst_to: u8,
+    /// The mildest severity to return.
+    pub at_least: Severity,
     /// A name of the vulnerability.
     pub vulnerability: Option<&'a str>,
     /// Name of the package, whole or short.
     pub package: Option<&'a str>,
     /// Status.
-    pub status: Option<&'a str>,
-    /// Continue behind this place: rank, vulnerability, verdict, package set.
-    pub after: Option<(u8, String, VerdictId, PackageSetId)>,
+    pub status: Option<FindingStatus>,
+    /// Continue behind this place: severity, vulnerability, verdict, package set.
+    pub after: Option<(Severity, String, VerdictId, PackageSetId)>,
     /// Whether the place itself is returned too.
     pub inclusive: bool,
     /// Maximum number of rows.
@@ -30,8 +32,8 @@ pub struct FindingRow {
     pub package_set: PackageSetId,
     /// The verdict.
     pub verdict: VerdictId,
-    /// Severity, as an index into [`RANKS`].
-    pub rank: u8,
+    /// The severity.
+    pub severity: Severity,
     /// The vulnerability.
     pub vulnerability: String,
     /// Its other names.
@@ -49,7 +51,7 @@ pub struct FindingRow {
     /// Index into the stack's layers, newest first.
     pub layer: u32,
     /// The status.
-    pub status: String,
+    pub status: FindingStatus,
     /// The version that fixes it.
     pub fixed: Option<String>,
     /// The score.
@@ -94,8 +96,8 @@ pub struct PackageRow {
     pub stacks: u64,
     /// Number of containers that have one of these.
     pub containers: u64,
-    /// Its open vulnerabilities, by [rank](RANKS).
-    pub severities: [u32; RANKS.len()],
+    /// Its open vulnerabilities, by severity.
+    pub severities: SeverityCounts,
 }
 
 /// A package set contains a package.
@@ -126,8 +128,8 @@ pub struct VulnerabilityRow {
     pub vulnerability: String,
     /// Its other names.
     pub aliases: Vec<String>,
-    /// Severity, as an index into [`RANKS`].
-    pub rank: u8,
+    /// The severity.
+    pub severity: Severity,
     /// One line about the vulnerability.
     pub summary: String,
     /// The package's name.
@@ -137,7 +139,7 @@ pub struct VulnerabilityRow {
     /// The package URL.
     pub purl: String,
     /// The status.
-    pub status: String,
+    pub status: FindingStatus,
     /// The version that fixes it.
     pub fixed: Option<String>,
     /// Package sets in which it is open.

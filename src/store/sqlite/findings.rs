@@ -108,8 +108,8 @@ impl Findings for Sqlite {
 /// Returns verdicts as a parameter.
 fn verdict_rows(verdicts: &[Verdict]) -> Result<String, Failure> {
     let row = |of: &Verdict| {
-        let head = (of.package, of.vulnerability.clone(), i64::from(of.unassessed), of.rank, of.score, of.status);
-        (head, of.fixed.clone(), of.summary.clone(), of.aliases.join("\n"))
+        let head = (of.package, of.vulnerability.clone(), i64::from(of.unassessed), of.severity.rank());
+        (head, of.score, of.status, of.fixed.clone(), of.summary.clone(), of.aliases.join("\n"))
     };
     json(&verdicts.iter().map(row).collect::<Vec<_>>())
 }
@@ -119,7 +119,7 @@ async fn write_verdicts(connection: &mut SqliteConnection, rows: &str) -> Result
     let touched = sqlx::query(
         "INSERT INTO verdict (package, vulnerability, unassessed, rank, score, status, fixed, summary, aliases)
          SELECT value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]', value ->> '$[0][3]',
-             CAST(value ->> '$[0][4]' AS REAL), value ->> '$[0][5]', value ->> 1, value ->> 2, value ->> 3
+             CAST(value ->> 1 AS REAL), value ->> 2, value ->> 3, value ->> 4, value ->> 5
          FROM json_each(?) WHERE true
          ON CONFLICT (package, vulnerability, unassessed) DO UPDATE SET rank = excluded.rank, score = excluded.score,
              status = excluded.status, fixed = excluded.fixed, summary = excluded.summary, aliases = excluded.aliases
@@ -208,7 +208,7 @@ async fn write_findings(
         .await?;
     }
     let used = database_id(connection, database).await?;
-    let (severities, by_layer) = (json(&counts.severities)?, json(&counts.by_layer)?);
+    let (severities, by_layer) = (json(&counts.severities.worst_first())?, json(&counts.by_layer)?);
     let updated = sqlx::query(
         "UPDATE package_set SET matched = ?1, withheld = ?2, severities = ?3, by_layer = ?4 WHERE id = ?5
          RETURNING (SELECT 1)",

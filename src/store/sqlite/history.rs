@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::outbox::append;
-use super::{Failure, Sqlite, StoreError, count, doing, integer, json};
+use super::{Failure, Sqlite, StoreError, count, doing, integer, json, severity};
 use crate::store::{
     DayCount, History, OutboxEvent, PackageSetId, Retention, Run, Seen, SeenFinding, StackId, SubjectKey, WorkloadKey,
 };
@@ -66,7 +66,7 @@ impl History for Sqlite {
     }
 
     async fn record_day(&self, day: Date, counts: &[DayCount]) -> Result<(), StoreError> {
-        let row = |of: &DayCount| (of.namespace.clone().unwrap_or_default(), of.rank, integer(of.findings));
+        let row = |of: &DayCount| (of.namespace.clone().unwrap_or_default(), of.severity.rank(), integer(of.findings));
         let rows: Vec<_> = counts.iter().map(row).collect();
         self.write("storing the counts of a day", move |connection| {
             Box::pin(async move {
@@ -98,7 +98,7 @@ impl History for Sqlite {
                     Ok(DayCount {
                         day: day.parse().map_err(|_| Failure::Damaged("a day"))?,
                         namespace: (!namespace.is_empty()).then_some(namespace),
-                        rank: count(row, "rank")?,
+                        severity: severity(row)?,
                         findings: count(row, "findings")?,
                     })
                 })

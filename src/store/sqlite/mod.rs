@@ -19,7 +19,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
-use outcrop_proto::{Digest, LayerId};
+use outcrop_proto::{Digest, FindingStatus, LayerId, Severity, Word as _};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
@@ -156,6 +156,17 @@ fn digest(row: &SqliteRow, column: &str) -> Result<Digest, Failure> {
 fn optional_digest(row: &SqliteRow, column: &str) -> Result<Option<Digest>, Failure> {
     let Some(bytes) = row.try_get::<Option<&[u8]>, _>(column)? else { return Ok(None) };
     bytes.try_into().map(|bytes| Some(Digest(bytes))).map_err(|_| Failure::Damaged("a digest"))
+}
+
+/// Returns the severity in the column `rank`: its place among all, the worst first.
+fn severity(row: &SqliteRow) -> Result<Severity, Failure> {
+    let rank = u8::try_from(row.try_get::<i64, _>("rank")?).ok();
+    rank.and_then(Severity::from_rank).ok_or(Failure::Damaged("a severity"))
+}
+
+/// Returns the status of a finding.
+fn status(row: &SqliteRow) -> Result<FindingStatus, Failure> {
+    FindingStatus::from_word(row.try_get("status")?).ok_or(Failure::Damaged("the status of a finding"))
 }
 
 /// Returns the lines of a column.

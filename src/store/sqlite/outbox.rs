@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use outcrop_proto::Severity;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{Failure, Sqlite, StoreError, doing, integer, json};
-use crate::store::{Condition, OUTBOX_VERSION, Outbox, OutboxEvent, OutboxId, OutboxRow, RANKS};
+use crate::store::{Condition, OUTBOX_VERSION, Outbox, OutboxEvent, OutboxId, OutboxRow};
 
 #[async_trait]
 impl Outbox for Sqlite {
@@ -130,7 +131,7 @@ pub(super) async fn append_findings(
         .bind(package_set)
         .bind(kind)
         .bind(OUTBOX_VERSION)
-        .bind(json(&RANKS)?)
+        .bind(json(&Severity::WORST_FIRST)?)
         .bind(json(&verdicts)?)
         .execute(connection)
         .await?;

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
+use outcrop_proto::{FindingStatus, Severity, SeverityCounts};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Failure, Sqlite, StoreError, count, doing, integer, json, lines};
+use super::{Failure, Sqlite, StoreError, count, doing, integer, json, lines, severity, status};
 use crate::store::{
-    FindingRow, FindingsFilter, HasRow, PackageRow, PackageSetId, PackagesFilter, Questions, RANKS, VerdictId,
+    FindingRow, FindingsFilter, HasRow, PackageRow, PackageSetId, PackagesFilter, Questions, VerdictId,
     VulnerabilityRow,
 };
 
@@ -25,16 +26,14 @@ impl Questions for Sqlite {
         doing("reading findings", self.read_findings(filter)).await
     }
 
-    async fn count_findings(&self, package_sets: &[(PackageSetId, u64)]) -> Result<[u64; RANKS.len()], StoreError> {
+    async fn count_findings(&self, package_sets: &[(PackageSetId, u64)]) -> Result<SeverityCounts, StoreError> {
         let work = async {
             let sql = "SELECT rank, sum(wanted.value ->> 1) AS findings FROM json_each(?) AS wanted
                 CROSS JOIN finding ON finding.package_set = wanted.value ->> 0 AND closed IS NULL
                 CROSS JOIN verdict ON verdict.id = finding.verdict GROUP BY rank";
-            let mut counts = [0; RANKS.len()];
+            let mut counts = SeverityCounts::default();
             for row in sqlx::query(sql).bind(json(&package_sets)?).fetch_all(&self.reader).await? {
-                if let Some(of_rank) = counts.get_mut(count::<usize>(&row, "rank")?) {
-                    *of_rank = count(&row, "findings")?;
-                }
+                counts.add(severity(&row)?, count(&row, "findings")?);
             }
             Ok(counts)
         };
@@ -129,18 +128,19 @@ impl Sqlite {
                  AND (?9 IS NULL OR status = ?9)
              ORDER BY rank, vulnerability, verdict.id, finding.package_set LIMIT ?10"
         );
-        let (rank, vulnerability, verdict, set) = filter.after.clone().unwrap_or((0, String::new(), 0, i64::MIN));
+        let first = (Severity::Critical, String::new(), 0, i64::MIN);
+        let (severity, vulnerability, verdict, set) = filter.after.clone().unwrap_or(first);
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(json(&filter.package_sets)?)
-            .bind(filter.worst_to)
-            .bind(rank)
+            .bind(filter.at_least.rank())
+            .bind(severity.rank())
             .bind(vulnerability)
             .bind(verdict)
             // The place itself is what lies behind the package set before it.
             .bind(if filter.inclusive { set.saturating_sub(1) } else { set })
             .bind(filter.vulnerability)
             .bind(filter.package)
-            .bind(filter.status)
+            .bind(filter.status.map(FindingStatus::as_str))
             .bind(integer(filter.limit))
             .fetch_all(&self.reader)
             .await?;
@@ -204,7 +204,7 @@ impl Sqlite {
                 purl: row.try_get("purl")?,
                 stacks: 0,
                 containers: 0,
-                severities: [0; RANKS.len()],
+                severities: SeverityCounts::default(),
             })
         };
         let mut packages: Vec<PackageRow> = rows.iter().map(package).collect::<Result<_, Failure>>()?;
@@ -230,7 +230,7 @@ impl Sqlite {
                 *counts = (counts.0 + 1, counts.1 + more);
             }
         }
-        let mut severities: HashMap<i64, [u32; RANKS.len()]> = HashMap::new();
+        let mut severities: HashMap<i64, SeverityCounts> = HashMap::new();
         let sql = "SELECT package, rank, count(DISTINCT vulnerability) AS vulnerabilities FROM verdict
             WHERE package IN (SELECT value FROM json_each(?1)) AND EXISTS (SELECT 1 FROM finding
                 WHERE finding.verdict = verdict.id AND closed IS NULL
@@ -238,9 +238,7 @@ impl Sqlite {
             GROUP BY package, rank";
         for row in sqlx::query(sql).bind(&ids).bind(json(&package_sets)?).fetch_all(&self.reader).await? {
             let counts = severities.entry(row.try_get("package")?).or_default();
-            if let Some(of_rank) = counts.get_mut(count::<usize>(&row, "rank")?) {
-                *of_rank = count(&row, "vulnerabilities")?;
-            }
+            counts.add(severity(&row)?, count(&row, "vulnerabilities")?);
         }
         for package in packages {
             (package.stacks, package.containers) = counted.get(&package.id).copied().unwrap_or_default();
@@ -269,12 +267,12 @@ impl Sqlite {
             let vulnerability = VulnerabilityRow {
                 vulnerability: row.try_get("vulnerability")?,
                 aliases: lines(&row, "aliases")?,
-                rank: count(&row, "rank")?,
+                severity: severity(&row)?,
                 summary: row.try_get("summary")?,
                 package: row.try_get("name")?,
                 version: row.try_get("version")?,
                 purl: row.try_get("purl")?,
-                status: row.try_get("status")?,
+                status: status(&row)?,
                 fixed: row.try_get("fixed")?,
                 package_sets: vec![package_set],
             };
@@ -288,7 +286,7 @@ fn finding(row: &SqliteRow) -> Result<FindingRow, Failure> {
     Ok(FindingRow {
         package_set: row.try_get("package_set")?,
         verdict: row.try_get("id")?,
-        rank: count(row, "rank")?,
+        severity: severity(row)?,
         vulnerability: row.try_get("vulnerability")?,
         aliases: lines(row, "aliases")?,
         r#type: row.try_get("type")?,
@@ -297,7 +295,7 @@ fn finding(row: &SqliteRow) -> Result<FindingRow, Failure> {
         purl: row.try_get("purl")?,
         evidence: row.try_get::<Option<String>, _>("paths")?.unwrap_or_default(),
         layer: count(row, "layer")?,
-        status: row.try_get("status")?,
+        status: status(row)?,
         fixed: row.try_get("fixed")?,
         score: row.try_get("score")?,
         summary: row.try_get("summary")?,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
-use outcrop_proto::{Coverage, CoverageState, Digest, Distribution, Package, PackageType, StackPackage};
+use outcrop_proto::{Coverage, CoverageState, Digest, Distribution, Package, PackageType, Severity, StackPackage};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
@@ -281,8 +281,7 @@ fn summary(row: &SqliteRow) -> Result<Summary, Failure> {
     let numbers = |column: &str| -> Result<Vec<u32>, Failure> {
         serde_json::from_str(row.try_get(column)?).map_err(|_| Failure::Damaged("a list of counts"))
     };
-    let mut severities = [0; crate::store::RANKS.len()];
-    severities.iter_mut().zip(numbers("severities")?).for_each(|(to, from)| *to = from);
+    let severities = Severity::WORST_FIRST.into_iter().zip(numbers("severities")?.into_iter().map(u64::from)).collect();
     Ok(Summary {
         id: row.try_get("id")?,
         chain: digest(row, "chain")?,

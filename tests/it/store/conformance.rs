@@ -8,12 +8,13 @@ use std::task::Poll;
 use async_trait::async_trait;
 use jiff::civil::date;
 use outcrop::store::{
-    AuditOutcome, ClusterIdentity, Condition, Counts, DayCount, ErrorKind, FindingsFilter, InventoryRow, IssueEvent,
-    Layer, LayerRow, MergedPackage, MergedStack, Options, OutboxEvent, PackageSetFindings, PackageSetId,
-    PackagesFilter, RANKS, RematchRow, Retention, Run, Store, StoreError, SubjectKey, Summary, Verdict, WorkloadKey,
+    AuditOutcome, ClusterIdentity, Condition, Counts, DayCount, ErrorKind, FindingRow, FindingsFilter, InventoryRow,
+    IssueEvent, Layer, LayerRow, MergedPackage, MergedStack, Options, OutboxEvent, PackageSetFindings, PackageSetId,
+    PackagesFilter, RematchRow, Retention, Run, Store, StoreError, SubjectKey, Summary, Verdict, WorkloadKey,
 };
 use outcrop_proto::{
-    Coverage, CoverageState, Digest, Distribution, LayerId, Owner, Package, PackageType, StackPackage,
+    Coverage, CoverageState, Digest, Distribution, FindingStatus, LayerId, Owner, Package, PackageType, Severity,
+    StackPackage,
 };
 
 /// A store under test.
@@ -102,9 +103,9 @@ fn verdict(package: i64, vulnerability: &str) -> Verdict {
         package,
         vulnerability: vulnerability.to_owned(),
         unassessed: false,
-        rank: 1,
+        severity: Severity::High,
         score: Some(7.5),
-        status: "fixed",
+        status: FindingStatus::Fixed,
         fixed: Some("2".to_owned()),
         summary: "a problem".to_owned(),
         aliases: vec![format!("GHSA-{vulnerability}")],
@@ -137,14 +138,15 @@ async fn find(store: &dyn Store, summary: &Summary, verdicts: &[Verdict], at: i6
 fn findings(package_set: PackageSetId, mut verdicts: Vec<i64>) -> PackageSetFindings {
     verdicts.sort_unstable();
     let count = u32::try_from(verdicts.len()).unwrap();
-    let counts = Counts { severities: [0, count, 0, 0, 0, 0], by_layer: vec![count, 0], withheld: 0 };
+    let severities = [(Severity::High, u64::from(count))].into_iter().collect();
+    let counts = Counts { severities, by_layer: vec![count, 0], withheld: 0 };
     PackageSetFindings { package_set, verdicts, counts }
 }
 
 fn all(package_sets: &[PackageSetId]) -> FindingsFilter<'_> {
     FindingsFilter {
         package_sets,
-        worst_to: 5,
+        at_least: Severity::Unknown,
         vulnerability: None,
         package: None,
         status: None,
@@ -220,7 +222,7 @@ pub(super) async fn stored_rows_are_there_after_a_restart(harness: &dyn Harness)
     let [of] = store.stacks().await.unwrap().try_into().unwrap();
     assert_eq!((of.id, of.chain, of.packages, of.unidentified), (summary.id, summary.chain, 2, 1));
     assert_eq!((of.types, of.distribution.unwrap().id.as_str()), (vec![PackageType::Npm], "debian"));
-    assert_eq!((of.counts.severities[1], of.counts.by_layer), (2, vec![2, 0]));
+    assert_eq!((of.counts.severities.get(Severity::High), of.counts.by_layer), (2, vec![2, 0]));
     assert_eq!((of.inputs, of.matched), (Some(Digest::of(b"app")), Some(DATABASE)));
     assert_eq!(store.last_rematch().await.unwrap(), Some((DATABASE, Some(outcome))));
     // A package that is there already is found and not stored twice.
@@ -309,17 +311,18 @@ pub(super) async fn a_verdict_that_says_something_else_says_it_everywhere(harnes
     let store = &*open(harness).await;
     let summary = put(store, &stack("app", &[("a", "1")]), "CVE-1", 10).await;
     let package = store.packages_of(summary.id).await.unwrap()[0].package;
-    let worse = Verdict { rank: 0, aliases: vec!["DSA-1".to_owned()], ..verdict(package, "CVE-1") };
+    let worse =
+        Verdict { severity: Severity::Critical, aliases: vec!["DSA-1".to_owned()], ..verdict(package, "CVE-1") };
     assert_eq!(find(store, &summary, &[worse], 20).await, Ok((0, 0)), "it is the same finding");
     let found = store.findings(&all(&[summary.id])).await.unwrap();
-    assert_eq!((found[0].rank, found[0].aliases.as_slice()), (0, &["DSA-1".to_owned()][..]));
+    assert_eq!((found[0].severity, found[0].aliases.as_slice()), (Severity::Critical, &["DSA-1".to_owned()][..]));
     let sets = [summary.id];
     for (name, rows) in [("DSA-1", 1), ("cve-1", 1), ("GHSA-CVE-1", 0)] {
         let filter = FindingsFilter { vulnerability: Some(name), ..all(&sets) };
         assert_eq!(store.findings(&filter).await.unwrap().len(), rows, "{name}");
         assert_eq!(store.vulnerability(name).await.unwrap().len(), rows, "{name}");
     }
-    assert_eq!(store.verdicts(&[found[0].verdict]).await.unwrap()[0].rank, 0);
+    assert_eq!(store.verdicts(&[found[0].verdict]).await.unwrap()[0].severity, Severity::Critical);
     // Ids come in the order of the verdicts, also where some are there already and one is given twice.
     let [one, two] = ["CVE-1", "CVE-2"].map(|of| verdict(package, of));
     let ids = store.put_verdicts(&[two.clone(), one.clone(), two], 30).await.unwrap();
@@ -334,18 +337,22 @@ pub(super) async fn findings_are_paged_in_one_order_and_only_of_the_requested_pa
         let packages = [("shared", "1"), (name.as_str(), "1")];
         stacks.push(put(store, &stack(&name, &packages), "CVE-1", 10).await.id);
     }
+    let place = |row: FindingRow| (row.severity, row.vulnerability, row.verdict, row.package_set);
     // Many package sets and few are read in other ways, and come in the same order.
     for (sets, count) in [(stacks.clone(), 140), (stacks[..10].to_vec(), 20), (Vec::new(), 0)] {
         let whole = store.findings(&all(&sets)).await.unwrap().into_iter();
-        let whole: Vec<_> = whole.map(|row| (row.rank, row.vulnerability, row.verdict, row.package_set)).collect();
+        let whole: Vec<_> = whole.map(place).collect();
         assert_eq!(whole.len(), count);
-        assert!(whole.is_sorted() && whole.iter().all(|(.., set)| sets.contains(set)));
-        let mut paged: Vec<(u8, String, i64, i64)> = Vec::new();
+        assert!(
+            whole.is_sorted_by_key(|place| (place.0.rank(), &place.1, place.2, place.3))
+                && whole.iter().all(|(.., set)| sets.contains(set))
+        );
+        let mut paged: Vec<(Severity, String, i64, i64)> = Vec::new();
         loop {
             let filter = FindingsFilter { after: paged.last().cloned(), limit: 7, ..all(&sets) };
             let rows = store.findings(&filter).await.unwrap();
             let last = rows.len() < 7;
-            paged.extend(rows.into_iter().map(|row| (row.rank, row.vulnerability, row.verdict, row.package_set)));
+            paged.extend(rows.into_iter().map(place));
             if last {
                 break;
             }
@@ -359,7 +366,7 @@ pub(super) async fn findings_are_counted_over_a_scope(harness: &dyn Harness) {
     let one = put(store, &stack("one", &[("a", "1"), ("b", "1")]), "CVE-1", 10).await;
     let two = put(store, &stack("two", &[("a", "1")]), "CVE-1", 10).await;
     let package = store.packages_of(two.id).await.unwrap()[0].package;
-    let worse = Verdict { rank: 0, ..verdict(package, "CVE-2") };
+    let worse = Verdict { severity: Severity::Critical, ..verdict(package, "CVE-2") };
     find(store, &two, &[verdict(package, "CVE-1"), worse], 20).await.unwrap();
     let cases = [
         (vec![], [0, 0]),
@@ -368,10 +375,14 @@ pub(super) async fn findings_are_counted_over_a_scope(harness: &dyn Harness) {
         (vec![(two.id, 150_000), (9_999, 7)], [150_000, 150_000]),
     ];
     for (scope, [critical, high]) in cases {
-        assert_eq!(store.count_findings(&scope).await.unwrap(), [critical, high, 0, 0, 0, 0], "{scope:?}");
+        assert_eq!(
+            store.count_findings(&scope).await.unwrap().worst_first(),
+            [critical, high, 0, 0, 0, 0],
+            "{scope:?}"
+        );
     }
     find(store, &two, &[], 30).await.unwrap();
-    assert_eq!(store.count_findings(&[(two.id, 5)]).await.unwrap(), [0; 6], "closed findings are not counted");
+    assert!(store.count_findings(&[(two.id, 5)]).await.unwrap().is_empty(), "closed findings are not counted");
 }
 
 pub(super) async fn packages_are_counted_over_the_requested_package_sets(harness: &dyn Harness) {
@@ -382,7 +393,7 @@ pub(super) async fn packages_are_counted_over_the_requested_package_sets(harness
         let filter =
             PackagesFilter { package_sets, r#type: None, name, version: None, by_containers, after: None, limit: 10 };
         let rows = store.list_packages(&filter).await.unwrap().into_iter();
-        rows.map(|row| (row.name, row.stacks, row.containers, row.severities[1])).collect::<Vec<_>>()
+        rows.map(|row| (row.name, row.stacks, row.containers, row.severities.get(Severity::High))).collect::<Vec<_>>()
     };
     let row = |name: &str, stacks, containers, high| (name.to_owned(), stacks, containers, high);
     let both = [(one, 3), (two, 40)];
@@ -399,7 +410,7 @@ pub(super) async fn packages_are_counted_over_the_requested_package_sets(harness
     let rows = store.vulnerability("CVE-1").await.unwrap();
     let found: Vec<_> = rows.iter().map(|row| (row.package.as_str(), row.package_sets.clone())).collect();
     assert_eq!(found, [("left-pad", vec![one]), ("lodash", vec![one])]);
-    assert_eq!(RANKS[usize::from(rows[0].rank)], "high");
+    assert_eq!((rows[0].severity, rows[0].status), (Severity::High, FindingStatus::Fixed));
 }
 
 pub(super) async fn a_package_with_several_owners_is_listed_once(harness: &dyn Harness) {
@@ -604,7 +615,7 @@ pub(super) async fn days_are_replaced_kept_and_removed(harness: &dyn Harness) {
     let count = |day, namespace: Option<&str>, rank, findings| DayCount {
         day,
         namespace: namespace.map(ToOwned::to_owned),
-        rank,
+        severity: Severity::from_rank(rank).unwrap(),
         findings,
     };
     let (old, first, second) = (date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 2));
@@ -646,15 +657,15 @@ pub(super) async fn events_are_stored_with_the_write_that_they_follow_from(harne
     find(store, &summary, std::slice::from_ref(&told), 10).await.unwrap();
     let OutboxEvent::FindingOpened(finding) = only(new().await) else { panic!("another event") };
     assert_eq!((finding.package_set, finding.vulnerability.as_str()), (summary.id, "CVE-1"));
-    assert_eq!((finding.aliases, finding.severity.as_str(), finding.score), (aliases, "high", Some(7.5)));
-    assert_eq!((finding.status.as_str(), finding.fixed.as_deref()), ("fixed", Some("2")));
+    assert_eq!((finding.aliases, finding.severity, finding.score), (aliases, Severity::High, Some(7.5)));
+    assert_eq!((finding.status, finding.fixed.as_deref()), (FindingStatus::Fixed, Some("2")));
     assert_eq!((finding.package_type.as_str(), finding.purl.as_str()), ("npm", "pkg:npm/a@1"));
     find(store, &summary, std::slice::from_ref(&told), 11).await.unwrap();
     assert_eq!(new().await, [], "nothing changed");
-    let worse = Verdict { rank: 0, fixed: None, aliases: Vec::new(), ..told };
+    let worse = Verdict { severity: Severity::Critical, fixed: None, aliases: Vec::new(), ..told };
     find(store, &summary, std::slice::from_ref(&worse), 12).await.unwrap();
     let OutboxEvent::FindingChanged(finding) = only(new().await) else { panic!("another event") };
-    assert_eq!((finding.severity.as_str(), finding.fixed, finding.aliases), ("critical", None, Vec::new()));
+    assert_eq!((finding.severity, finding.fixed, finding.aliases), (Severity::Critical, None, Vec::new()));
     find(store, &summary, &[], 13).await.unwrap();
     assert_eq!(kinds(&new().await), ["finding-closed"]);
     find(store, &summary, &[worse], 14).await.unwrap();

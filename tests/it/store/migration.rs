@@ -99,7 +99,7 @@ fn a_store_of_version_1_keeps_every_row_and_answers_the_same() {
             stacks.iter().all(|of| of.inputs.is_none() && of.matched.is_none()),
             "all are merged and matched again"
         );
-        assert_eq!(stacks.iter().map(|of| of.counts.severities.iter().sum::<u32>()).collect::<Vec<_>>(), [7, 40]);
+        assert_eq!(stacks.iter().map(|of| of.counts.severities.total()).collect::<Vec<_>>(), [7, 40]);
         let layers = store.layers().await.unwrap();
         assert!(!layers.is_empty() && layers.iter().all(|layer| layer.read_at == 7), "what the log had is there");
         let verified: Vec<&str> = layers.iter().flat_map(|layer| &layer.verified_by).map(String::as_str).collect();
@@ -135,7 +135,7 @@ fn when_a_finding_opened_survives_that_its_stack_is_stored_and_matched_again() {
         let store = Sqlite::open(&path, options()).await.unwrap();
         let filter = FindingsFilter {
             package_sets: &[4],
-            worst_to: 5,
+            at_least: outcrop_proto::Severity::Unknown,
             vulnerability: None,
             package: None,
             status: None,
@@ -189,9 +189,9 @@ fn when_a_finding_opened_survives_that_its_stack_is_stored_and_matched_again() {
                 package: *purls.iter().find(|(_, purl)| **purl == row.purl).unwrap().0,
                 vulnerability: row.vulnerability.clone(),
                 unassessed: false,
-                rank: row.rank,
+                severity: row.severity,
                 score: row.score,
-                status: ["fixed", "affected"].into_iter().find(|status| *status == row.status).unwrap(),
+                status: row.status,
                 fixed: row.fixed.clone(),
                 summary: row.summary.clone(),
                 aliases: row.aliases.clone(),

@@ -273,7 +273,7 @@ async fn assert_acknowledged(store: &Sqlite, layers: &[LayerId], matched: usize)
     let complete: Vec<i64> = stacks.iter().filter(|of| of.matched.is_some()).map(|of| of.id).collect();
     assert!(complete.len() >= matched, "{} of {matched}", complete.len());
     let counts: Vec<(i64, u64)> = complete.iter().map(|id| (*id, 1)).collect();
-    let findings: u64 = store.count_findings(&counts).await.unwrap().iter().sum();
+    let findings: u64 = store.count_findings(&counts).await.unwrap().total();
     assert_eq!(findings, 2 * complete.len() as u64, "whoever is matched has its findings");
 }
 
