@@ -6,20 +6,18 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use outcrop_proto::clock;
-use serde::{Deserialize, Serialize};
+use outcrop_proto::{Word, clock};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
-use utoipa::ToSchema;
 
 /// Maximum size of a message, in bytes: a cause may quote text from outside.
 const MAX_MESSAGE: usize = 2048;
 
 /// The part of Outcrop that has a problem.
 ///
-/// The words are stable: they are the value of the label `kind` in metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
+/// The words are stable: they are in the status, and the value of the label `kind` in metrics. A client reads them leniently, since a newer
+/// aggregator may have more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProblemKind {
     /// The store accepts no writes, or a write failed.
     Store,
@@ -71,8 +69,17 @@ impl ProblemKind {
     }
 }
 
+impl Word for ProblemKind {
+    const NAME: &'static str = "ProblemKind";
+    const WORDS: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.as_str()
+    }
+}
+
 /// A problem that has been raised and not cleared.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveProblem {
     /// The part of Outcrop that has the problem.
     pub kind: ProblemKind,
@@ -206,9 +213,9 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_has_the_same_word_in_json_and_in_metrics() {
+    fn every_kind_is_found_by_its_word() {
         for kind in ProblemKind::ALL {
-            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+            assert_eq!(ProblemKind::from_word(kind.word()), Some(kind));
         }
     }
 }

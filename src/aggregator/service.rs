@@ -83,7 +83,7 @@ impl Service {
         let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
         let speaker = self.0.identify.node(token).await.map_err(|denied| match denied {
-            Denied::Unknown | Denied::Refused(_) => Status::unauthenticated(denied.to_string()),
+            Denied::Unknown | Denied::Refused(_) => Refusal::Token.status(denied.to_string()),
             Denied::Unavailable(_) => Status::unavailable(denied.to_string()),
         })?;
         if let Some(peer) = request.extensions().get::<Peer>() {
@@ -100,8 +100,8 @@ impl Service {
         let speaker = self.identify(&request).await?;
         let mut reports = request.into_inner();
         let first = tokio::time::timeout(Duration::from_secs(20), reports.message()).await;
-        let first = first.map_err(|_| Status::deadline_exceeded("timed out waiting for the first message"))??;
-        let first = first.ok_or_else(|| Status::invalid_argument("timed out waiting for the first message"))?;
+        let first = first.map_err(|_| Refusal::TimedOut.status("timed out waiting for the first message"))??;
+        let first = first.ok_or_else(|| Refusal::Malformed.status("the stream ended before the first message"))?;
         let hello = aggregator.hello(&speaker.node, first)?;
         let (orders, receiver) = mpsc::channel(WAITING_ORDERS);
         let welcome = v1::Welcome { aggregator_version: env!("CARGO_PKG_VERSION").to_owned() };
@@ -127,9 +127,9 @@ impl Service {
         let mut pieces = request.into_inner();
         let next = async |pieces: &mut Streaming<v1::Piece>| {
             let next = tokio::time::timeout(STALLED, pieces.message()).await;
-            next.map_err(|_| Status::deadline_exceeded("timed out waiting for the next part of the inventory"))?
+            next.map_err(|_| Refusal::TimedOut.status("timed out waiting for the next part of the inventory"))?
         };
-        let first = next(&mut pieces).await?.ok_or_else(|| Status::invalid_argument("the inventory has no parts"))?;
+        let first = next(&mut pieces).await?.ok_or_else(|| Refusal::Malformed.status("the inventory has no parts"))?;
         self.0.same_cluster(&first.cluster)?;
         let layer = layer(first.layer.as_ref())?;
         // Only what this node was asked for, and only the first of two answers, takes memory.
@@ -145,9 +145,8 @@ impl Service {
         let whole = async {
             while let Some(bytes) = piece {
                 if compressed.len() + bytes.len() > MAX_COMPRESSED {
-                    return Err(Status::resource_exhausted(format!(
-                        "the inventory is larger than the limit of {MAX_COMPRESSED} bytes"
-                    )));
+                    return Err(Refusal::TooLarge
+                        .status(format!("the inventory is larger than the limit of {MAX_COMPRESSED} bytes")));
                 }
                 held.push(self.0.allow(bytes.len()).await?);
                 compressed.extend_from_slice(&bytes);
@@ -157,7 +156,7 @@ impl Service {
         };
         // Who sends a byte now and then holds memory that others wait for.
         let whole = tokio::time::timeout(LEASE, whole).await;
-        whole.map_err(|_| Status::deadline_exceeded("the lease expired before the inventory was complete"))??;
+        whole.map_err(|_| Refusal::TimedOut.status("the lease expired before the inventory was complete"))??;
         let told = Told { layer, catalogers, cage, marks, compressed };
         self.0.store_inventory(&node, told).await?;
         drop(held);
@@ -201,15 +200,15 @@ impl Allowance {
 }
 
 fn unleased(layer: &LayerId) -> Status {
-    Status::failed_precondition(format!("{layer} is not leased to this node"))
+    Refusal::Unasked.status(format!("{layer} is not leased to this node"))
 }
 
 fn malformed(error: WireError) -> Status {
-    Status::invalid_argument(error.to_string())
+    Refusal::Malformed.status(error.to_string())
 }
 
 fn layer(id: Option<&v1::LayerId>) -> Result<LayerId, Status> {
-    id.ok_or_else(|| Status::invalid_argument("a layer's identity is missing"))?.try_into().map_err(malformed)
+    id.ok_or_else(|| Refusal::Malformed.status("a layer's identity is missing"))?.try_into().map_err(malformed)
 }
 
 impl Aggregator {
@@ -248,9 +247,9 @@ impl Aggregator {
                 Ok(hello)
             }
             Some(v1::report::Report::Hello(hello)) => {
-                Err(Status::permission_denied(format!("the token is for node {node:?}, not {:?}", hello.node)))
+                Err(Refusal::Node.status(format!("the token is for node {node:?}, not {:?}", hello.node)))
             }
-            _ => Err(Status::invalid_argument("the first report must be a Hello")),
+            _ => Err(Refusal::Malformed.status("the first report must be a Hello")),
         }
     }
 
@@ -369,7 +368,7 @@ impl Aggregator {
                 Ok(())
             }
             Err(NotTaken::TooMany) => {
-                Err(Status::resource_exhausted("the report exceeds the maximum number of containers per node"))
+                Err(Refusal::TooLarge.status("the report exceeds the maximum number of containers per node"))
             }
         }
     }
@@ -388,15 +387,14 @@ impl Aggregator {
             Ok(Ok(checked)) => checked,
             Ok(Err(error)) => {
                 let reason = format!("the inventory of {layer}: {error}");
-                return Err(self.worthless(node, layer, Status::invalid_argument(reason)).await);
+                return Err(self.worthless(node, layer, Refusal::Malformed.status(reason)).await);
             }
             Err(error) => return Err(Status::internal(error.to_string())),
         };
         drop(turn);
         if read_by != catalogers {
-            let status = Status::invalid_argument(
-                "the inventory was read with another version of the catalogers than the agent reported",
-            );
+            let status = Refusal::Malformed
+                .status("the inventory was read with another version of the catalogers than the agent reported");
             return Err(self.worthless(node, layer, status).await);
         }
         let read = Layer {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outcrop_agent::logging::safe;
-use outcrop_proto::wire::v1;
+use outcrop_proto::wire::{Refusal, v1};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 use tracing::{debug, info, warn};
@@ -73,7 +73,7 @@ impl Streams {
     fn expel(&mut self, identify: &dyn Identify) -> Vec<(String, u64)> {
         let is_invalid = |node: &String, stream: &mut Stream| !identify.still_valid(node, &stream.credential);
         let expelled = self.streams.extract_if(is_invalid).map(|(node, stream)| {
-            let _ = stream.orders.try_send(Err(Status::unauthenticated("the token is no longer valid")));
+            let _ = stream.orders.try_send(Err(Refusal::Token.status("the token is no longer valid")));
             (node, stream.number)
         });
         expelled.collect()

@@ -171,8 +171,8 @@ fn describe_database(status: &Status) -> String {
         out.push_str("no advisory database: outcrop db push FILE, or start the aggregator with --db FILE\n");
     }
     // Those of the store and of the database have lines of their own.
-    let is_other = |kind| !matches!(kind, ProblemKind::Store | ProblemKind::Database);
-    for problem in status.problems.iter().filter(|problem| is_other(problem.kind)) {
+    let is_other = |kind| !matches!(kind, Some(ProblemKind::Store | ProblemKind::Database));
+    for problem in status.problems.iter().filter(|problem| is_other(problem.kind.known())) {
         out.push_str(&format!("problem: {}\n", escape(&problem.message)));
     }
     if let Some(error) = &status.database_error {

@@ -44,8 +44,9 @@ pub use model::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, AssessedWord, ContainerItem, ContainerRef, Coverage,
     CoverageCount, CoverageWord, DatabaseStatus, FindingItem, HasItem, ImageItem, IssueItem, KubernetesNode,
     KubernetesStatus, LayerCounts, LayerItem, LayerWord, Lifetimes, NodeCounts, NodeItem, OfflineStatus, Open,
-    PackageItem, Page, Pushed, ReasonCount, Rematch, ReportCounts, Requeued, RoleItem, RuntimeWord, SeverityWord,
-    SourceStatus, Status, StatusWord, StepItem, StorageWord, WorkloadContainer, WorkloadDetail, WorkloadItem,
+    PackageItem, Page, ProblemItem, ProblemWord, Pushed, ReasonCount, Rematch, ReportCounts, Requeued, RoleItem,
+    RuntimeWord, SeverityWord, SourceStatus, Status, StatusWord, StepItem, StorageWord, WorkloadContainer,
+    WorkloadDetail, WorkloadItem,
 };
 pub use problem::Problem;
 pub use serve::serve;

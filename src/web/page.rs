@@ -10,9 +10,9 @@ use outcrop_proto::Digest;
 use super::access::Caller;
 use super::escape::Html;
 use super::list::RESOURCES;
-use super::model::{LayerItem, NodeItem, Page, Status};
+use super::model::{LayerItem, NodeItem, Page, ProblemItem, Status};
 use super::source::{Failure, List, Source};
-use crate::problems::{ActiveProblem, ProblemKind};
+use crate::problems::ProblemKind;
 
 /// Maximum number of rows of a table of items.
 const MAX_ROWS: usize = 10;
@@ -94,7 +94,7 @@ fn alarms(html: &mut Html, status: &Status) {
     let database = status.database_error.as_ref().map(|error| format!("An advisory database was refused: {error}"));
     let none = status.database.is_none().then(|| "There is no advisory database, so no package is matched.".to_owned());
     // Problems of the store and of the database are covered by the sentences above.
-    let is_other = |of: &&ActiveProblem| !matches!(of.kind, ProblemKind::Store | ProblemKind::Database);
+    let is_other = |of: &&ProblemItem| !matches!(of.kind.known(), Some(ProblemKind::Store | ProblemKind::Database));
     let problems = status.problems.iter().filter(is_other).map(|problem| problem.message.clone());
     for alarm in [store, database, none, disputed].into_iter().flatten().chain(problems) {
         html.raw("<p class=\"alarm\" role=\"alert\">").text(alarm).raw("</p>\n");

@@ -145,7 +145,7 @@ impl Aggregator {
                     .collect(),
             }),
             database_error: self.advisories.refused(),
-            problems: if is_all { self.problems.list() } else { Vec::new() },
+            problems: if is_all { self.problems.list().into_iter().map(Into::into).collect() } else { Vec::new() },
             findings,
             withheld,
             rematch: rematch.filter(|_| is_all).map(words),

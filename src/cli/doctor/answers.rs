@@ -70,7 +70,7 @@ fn problems(status: &Status) -> Vec<Check> {
     const NAME: &str = "problem";
     // Those of the store and of the database have checks of their own.
     let all = status.problems.iter();
-    let all = all.filter(|problem| !matches!(problem.kind, ProblemKind::Store | ProblemKind::Database));
+    let all = all.filter(|problem| !matches!(problem.kind.known(), Some(ProblemKind::Store | ProblemKind::Database)));
     let (watches, others): (Vec<_>, Vec<_>) = all.partition(|problem| problem.kind == ProblemKind::Watch);
     let [watches, others] =
         [watches, others].map(|of| of.into_iter().map(|problem| problem.message.as_str()).collect::<Vec<&str>>());
@@ -317,6 +317,13 @@ mod tests {
             (
                 "/problems",
                 json!([{ "kind": "watch", "subject": "0", "message": "pods", "since": 0 }]),
+                "problem",
+                Outcome::Warn,
+            ),
+            // Of a newer aggregator.
+            (
+                "/problems",
+                json!([{ "kind": "quota", "subject": "", "message": "used up", "since": 0 }]),
                 "problem",
                 Outcome::Warn,
             ),

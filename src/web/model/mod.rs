@@ -16,7 +16,9 @@ mod word;
 mod workloads;
 
 pub use fleet::{AgentItem, KubernetesNode, LayerCounts, LayerItem, NodeCounts, NodeItem, RoleItem, StepItem};
-pub use word::{AssessedWord, CoverageWord, LayerWord, Open, RuntimeWord, SeverityWord, StatusWord, StorageWord};
+pub use word::{
+    AssessedWord, CoverageWord, LayerWord, Open, ProblemWord, RuntimeWord, SeverityWord, StatusWord, StorageWord,
+};
 pub use workloads::{IssueItem, WorkloadContainer, WorkloadDetail, WorkloadItem};
 
 /// One page of a list.
@@ -67,7 +69,7 @@ pub struct Status {
     /// Reason for which the latest advisory database was refused; the previous one stays in use.
     pub database_error: Option<String>,
     /// Current problems, ordered by kind; empty for callers who may not read everything.
-    pub problems: Vec<ActiveProblem>,
+    pub problems: Vec<ProblemItem>,
     /// Findings of containers by severity: a finding of an image counts once for each container that runs it.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub findings: SeverityCounts,
@@ -424,6 +426,26 @@ pub struct HasItem {
     pub evidence: String,
     /// Layer that introduced the package.
     pub layer: Option<String>,
+}
+
+/// A current problem of Outcrop itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProblemItem {
+    /// The part of Outcrop that has the problem.
+    pub kind: ProblemWord,
+    /// Which of several of that kind, such as a file's path; empty where there is only one.
+    pub subject: String,
+    /// What is wrong, and what to do about it.
+    pub message: String,
+    /// When the problem was raised, in seconds since 1970.
+    pub since: i64,
+}
+
+impl From<ActiveProblem> for ProblemItem {
+    fn from(problem: ActiveProblem) -> Self {
+        let ActiveProblem { kind, subject, message, since } = problem;
+        Self { kind: kind.into(), subject, message, since }
+    }
 }
 
 /// Result of pushing an advisory database.

@@ -9,6 +9,8 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::problems::ProblemKind;
+
 /// A [`Severity`].
 pub type SeverityWord = Open<Severity>;
 /// A [`FindingStatus`].
@@ -23,6 +25,8 @@ pub type LayerWord = Open<LayerState>;
 pub type RuntimeWord = Open<Runtime>;
 /// A [`Storage`].
 pub type StorageWord = Open<Storage>;
+/// A [`ProblemKind`].
+pub type ProblemWord = Open<ProblemKind>;
 
 /// A word of the set `W`, which a newer server may have extended.
 ///

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use outcrop::problems::{ActiveProblem, ProblemKind};
+use outcrop::problems::ProblemKind;
 use outcrop::web::list::{CONTAINERS, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, WHO_HAS, WORKLOADS, page};
 use outcrop::web::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,
     DatabaseStatus, Failure, FindingItem, Future, HasItem, ImageItem, IssueItem, KubernetesNode, KubernetesStatus,
-    LayerCounts, LayerItem, Lifetimes, List, NodeCounts, NodeItem, OfflineStatus, PackageItem, Page, Pushed,
-    ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source, SourceStatus, Status, StepItem, WorkloadContainer,
-    WorkloadDetail, WorkloadItem,
+    LayerCounts, LayerItem, Lifetimes, List, NodeCounts, NodeItem, OfflineStatus, PackageItem, Page, ProblemItem,
+    Pushed, ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source, SourceStatus, Status, StepItem,
+    WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
 use outcrop_proto::{
     AssessedState, Coverage, CoverageState, FindingStatus, LayerState, Runtime, Severity, SeverityCounts, Storage,
@@ -322,8 +322,8 @@ fn assessed(ecosystem: &str, state: AssessedState, reason: &str, containers: u64
     AssessedCount { ecosystem: ecosystem.to_owned(), state: state.into(), reason: reason.to_owned(), containers }
 }
 
-fn problem(kind: ProblemKind, message: &str) -> ActiveProblem {
-    ActiveProblem { kind, subject: message.to_owned(), message: message.to_owned(), since: 1_790_000_000 }
+fn problem(kind: ProblemKind, message: &str) -> ProblemItem {
+    ProblemItem { kind: kind.into(), subject: message.to_owned(), message: message.to_owned(), since: 1_790_000_000 }
 }
 
 fn severities() -> SeverityCounts {
