@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 use outcrop_proto::Digest;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::lock::lock;
+use crate::problems::{ProblemKind, Problems};
 use crate::stamp::Stamp;
 
 /// Maximum size of a token file, bytes: enough for more than 100,000 nodes.
@@ -79,28 +80,27 @@ fn ends_with_newline(file: &mut File) -> io::Result<bool> {
 pub(crate) struct Known<T> {
     /// Tokens of the last valid version.
     pub(crate) tokens: T,
-    /// Why the current version is invalid, if it is.
-    pub(crate) problem: Option<String>,
     seen: Option<Stamp>,
 }
 
-/// A token file, reloaded when it changes. If the new version is invalid, the tokens stay and [`Known::problem`] is set.
+/// A token file, reloaded when it changes. If the new version is invalid, the tokens stay and a problem is raised.
 #[derive(Debug)]
 pub(crate) struct Watched<T, E> {
     path: PathBuf,
     read: fn(&Path) -> Result<T, E>,
     known: Mutex<Known<T>>,
+    problems: Problems,
 }
 
 impl<T, E: fmt::Display> Watched<T, E> {
-    /// Reads the file with `read`.
+    /// Reads the file with `read`. Later versions that are invalid are raised in `problems`.
     ///
     /// # Errors
     /// Returns the errors of `read`.
-    pub(crate) fn open(path: &Path, read: fn(&Path) -> Result<T, E>) -> Result<Self, E> {
+    pub(crate) fn open(path: &Path, problems: Problems, read: fn(&Path) -> Result<T, E>) -> Result<Self, E> {
         let seen = Stamp::of(path);
-        let known = Known { tokens: read(path)?, problem: None, seen };
-        Ok(Self { path: path.to_owned(), read, known: Mutex::new(known) })
+        let known = Known { tokens: read(path)?, seen };
+        Ok(Self { path: path.to_owned(), read, known: Mutex::new(known), problems })
     }
 
     /// Returns the tokens without checking the file.
@@ -122,11 +122,12 @@ impl<T, E: fmt::Display> Watched<T, E> {
             match read {
                 Ok(tokens) => {
                     info!(path = %self.path.display(), "token file reloaded");
-                    (known.tokens, known.problem) = (tokens, None);
+                    known.tokens = tokens;
+                    self.problems.clear(ProblemKind::Tokens, &self.path.display().to_string());
                 }
                 Err(error) => {
-                    warn!(path = %self.path.display(), %error, "token file not reloaded");
-                    known.problem = Some(format!("{error}; the tokens of the last valid version stay in use"));
+                    let message = format!("{error}; the tokens of the last valid version stay in use");
+                    self.problems.raise(ProblemKind::Tokens, &self.path.display().to_string(), message);
                 }
             }
         }

@@ -11,8 +11,9 @@ use tracing::{debug, info, warn};
 use super::{Aggregator, now};
 use crate::authority;
 use crate::cluster::keep_published;
-use crate::problems::ProblemKind;
+use crate::problems::{ProblemKind, Problems};
 use crate::store::{DayCount, Retention, Run, StoreError};
+use crate::web::listen::Certificate;
 
 /// Interval at which problems are checked.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -82,17 +83,14 @@ impl Aggregator {
         }
     }
 
-    /// Checks reloaded files and watches for problems once per second.
+    /// Checks once per second for problems that come and go with time: a certificate expires, and a resumed watch reports nothing.
     pub(super) async fn keep_problems(self: Arc<Self>) {
         loop {
-            let tokens = self.identify.problem();
-            self.problems.set(ProblemKind::Tokens, "", tokens);
-            let certificates = self.certificates.iter().filter_map(|certificate| certificate.problem());
-            self.problems.replace(ProblemKind::Certificate, certificates.enumerate().map(numbered));
-            let watched = self.watch.iter().flat_map(|watch| watch.problems());
-            self.problems.replace(ProblemKind::Watch, watched.enumerate().map(numbered));
-            let policy = self.watch.iter().flat_map(|watch| watch.policy_problems());
-            self.problems.replace(ProblemKind::Policy, policy);
+            check_certificates(&self.problems, &self.certificates);
+            if let Some(watch) = &self.watch {
+                self.problems.replace(ProblemKind::Watch, watch.problems());
+                self.problems.replace(ProblemKind::Policy, watch.policy_problems());
+            }
             tokio::time::sleep(INTERVAL).await;
         }
     }
@@ -198,7 +196,40 @@ impl Aggregator {
     }
 }
 
-/// Returns the key and message of a problem without a key of its own.
-fn numbered((number, message): (usize, String)) -> (String, String) {
-    (number.to_string(), message)
+/// Raises and clears the problems of served certificates, each by its path. The renewal has a key of its own.
+fn check_certificates(problems: &Problems, certificates: &[Arc<Certificate>]) {
+    for certificate in certificates {
+        problems.set(ProblemKind::Certificate, &certificate.path().display().to_string(), certificate.problem());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_failed_renewal_stays_a_problem_while_the_served_certificate_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let [certificate, key] = ["tls.crt", "tls.key"].map(|name| dir.path().join(name));
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(&certificate, made.cert.pem()).unwrap();
+        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let served = Certificate::open(&certificate, &key).unwrap();
+        let problems = Problems::default();
+        let keys = |problems: &Problems| problems.list().iter().map(|problem| problem.key()).collect::<Vec<_>>();
+        problems.raise(ProblemKind::Certificate, "renewal", "the volume is full");
+        check_certificates(&problems, &[Arc::clone(&served)]);
+        assert_eq!(keys(&problems), ["certificate renewal"]);
+        fs::write(&key, "no key").unwrap();
+        served.refresh();
+        check_certificates(&problems, &[Arc::clone(&served)]);
+        let path = format!("certificate {}", certificate.display());
+        assert_eq!(keys(&problems), [path.as_str(), "certificate renewal"]);
+        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        served.refresh();
+        check_certificates(&problems, &[served]);
+        assert_eq!(keys(&problems), ["certificate renewal"]);
+    }
 }

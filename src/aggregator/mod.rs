@@ -116,6 +116,13 @@ pub(crate) struct Aggregator {
     config: Config,
 }
 
+/// Metrics and problems: what every part of the aggregator reports to.
+#[derive(Debug)]
+struct Telemetry {
+    metrics: Arc<Metrics>,
+    problems: Problems,
+}
+
 /// Counts of accepted and refused reports since the start.
 #[derive(Debug, Default)]
 struct Counters {
@@ -205,13 +212,15 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     };
     // Reviews for agents and for users are separate, so that neither delays the other.
     let [reviews, of_agents] = [client.clone(), client.clone()].map(|client| client.map(Reviews::new));
-    let identify = identify(&config, of_agents.zip(watch.clone()))?;
+    let problems = Problems::default();
+    let identify = identify(&config, of_agents.zip(watch.clone()), &problems)?;
     let mut tasks = Tasks::default();
     let stop = tasks.stop_token();
     for task in watch.iter().zip(&client).flat_map(|(watch, client)| watch.tasks(client)) {
         tasks.spawn_loop("watch", task);
     }
-    let aggregator = Aggregator::open(config, store, identify, certificates, watch, metrics, &mut tasks).await?;
+    let telemetry = Telemetry { metrics, problems };
+    let aggregator = Aggregator::open(config, store, identify, certificates, watch, telemetry, &mut tasks).await?;
     // First, since agents wait for it.
     let authority = own.map(|own| own.authority).or(aggregator.config.tls_ca.clone());
     let publish = aggregator.config.kubernetes.as_ref().and_then(|kubernetes| kubernetes.publish_ca.clone());
@@ -227,7 +236,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let nodes = nodes.map_err(listen(config.listen))?;
     let api = bind(config.api).map_err(listen(config.api))?;
     let authorizer: Arc<dyn web::Authorizer> = match (&config.api_tokens, reviews, &aggregator.watch) {
-        (Some(path), ..) => Arc::new(web::TokenFile::open(path)?),
+        (Some(path), ..) => Arc::new(web::TokenFile::open(path, aggregator.problems.clone())?),
         // On loopback, users of this machine are trusted, as outside Kubernetes.
         (None, Some(reviews), Some(watch)) if !config.api.ip().is_loopback() => {
             Arc::new(rbac::Rbac::new(reviews, Arc::clone(watch)))
@@ -289,9 +298,13 @@ fn watch(kubernetes: &Kubernetes) -> Result<Arc<Watch>, AggregatorError> {
 }
 
 /// Returns the authentication of nodes: the token file, or else the API server.
-fn identify(config: &Config, asked: Option<(Reviews, Arc<Watch>)>) -> Result<Arc<dyn Identify>, AggregatorError> {
+fn identify(
+    config: &Config,
+    asked: Option<(Reviews, Arc<Watch>)>,
+    problems: &Problems,
+) -> Result<Arc<dyn Identify>, AggregatorError> {
     if let Some(path) = &config.tokens {
-        return Ok(Arc::new(TokenFile::open(path)?));
+        return Ok(Arc::new(TokenFile::open(path, problems.clone())?));
     }
     let account = config.kubernetes.as_ref().and_then(|kubernetes| kubernetes.agent_account.as_ref());
     let (Some((namespace, name)), Some((reviews, watch))) = (account, asked) else {
@@ -308,9 +321,10 @@ impl Aggregator {
         identify: Arc<dyn Identify>,
         certificates: Vec<Arc<Certificate>>,
         watch: Option<Arc<Watch>>,
-        metrics: Arc<Metrics>,
+        telemetry: Telemetry,
         tasks: &mut Tasks,
     ) -> Result<Arc<Self>, AggregatorError> {
+        let Telemetry { metrics, problems } = telemetry;
         let advisories = Advisories::open(&config.data.join("advisories"), config.policy.clone())?;
         let rules = Rules {
             verify_share: config.verify_share,
@@ -337,7 +351,7 @@ impl Aggregator {
             merges,
             matching: Matching::new(last_rematch),
             advisories: Arc::new(advisories),
-            problems: Problems::default(),
+            problems,
             metrics,
             liveness: tasks.liveness(),
             stripes: Default::default(),

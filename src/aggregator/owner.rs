@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 const QUEUE: usize = 1024;
 
 /// Minimum time between two snapshots, so that many small changes do not cost a snapshot each.
-pub(super) const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(20);
+const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A state that one task owns.
 pub(super) trait State: Send + 'static {
@@ -25,7 +25,12 @@ pub(super) trait State: Send + 'static {
     fn snapshot(&self) -> Self::Snapshot;
 }
 
-type Change<S> = Box<dyn FnOnce(&mut S) + Send>;
+/// A change of the state.
+struct Change<S> {
+    apply: Box<dyn FnOnce(&mut S) + Send>,
+    /// Told when a snapshot that holds the change is published, if somebody waits for that.
+    published: Option<oneshot::Sender<()>>,
+}
 
 /// A handle to a state and its snapshots. Clones refer to the same state.
 pub(super) struct Handle<S: State> {
@@ -50,6 +55,8 @@ pub(super) struct Owner<S: State> {
     state: S,
     changes: mpsc::Receiver<Change<S>>,
     snapshot: Arc<ArcSwap<S::Snapshot>>,
+    /// Those who wait until the changes since the last snapshot are published.
+    waiting: Vec<oneshot::Sender<()>>,
 }
 
 impl<S: State> Owner<S> {
@@ -58,23 +65,23 @@ impl<S: State> Owner<S> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let snapshot = Arc::new(ArcSwap::from_pointee(state.snapshot()));
         let handle = Handle { changes: sender, snapshot: Arc::clone(&snapshot) };
-        (Self { state, changes: receiver, snapshot }, handle)
+        (Self { state, changes: receiver, snapshot, waiting: Vec::new() }, handle)
     }
 
     /// Applies changes in the order in which they were sent, and publishes a snapshot within [`SNAPSHOT_INTERVAL`] of each. Returns when
     /// there is no handle any more.
     pub(super) async fn run(mut self) {
         while let Some(change) = self.changes.recv().await {
-            change(&mut self.state);
+            self.apply(change);
             let published = Instant::now();
             // Changes that wait already become part of the same snapshot.
             while let Ok(change) = self.changes.try_recv() {
-                change(&mut self.state);
+                self.apply(change);
                 if published.elapsed() >= SNAPSHOT_INTERVAL {
                     break;
                 }
             }
-            self.snapshot.store(Arc::new(self.state.snapshot()));
+            self.publish();
             let pause = tokio::time::sleep(SNAPSHOT_INTERVAL);
             tokio::pin!(pause);
             let mut is_dirty = false;
@@ -83,14 +90,26 @@ impl<S: State> Owner<S> {
                     () = &mut pause => break,
                     change = self.changes.recv() => {
                         let Some(change) = change else { break };
-                        change(&mut self.state);
+                        self.apply(change);
                         is_dirty = true;
                     }
                 }
             }
             if is_dirty {
-                self.snapshot.store(Arc::new(self.state.snapshot()));
+                self.publish();
             }
+        }
+    }
+
+    fn apply(&mut self, change: Change<S>) {
+        (change.apply)(&mut self.state);
+        self.waiting.extend(change.published);
+    }
+
+    fn publish(&mut self) {
+        self.snapshot.store(Arc::new(self.state.snapshot()));
+        for waiting in self.waiting.drain(..) {
+            let _ = waiting.send(());
         }
     }
 }
@@ -98,11 +117,30 @@ impl<S: State> Owner<S> {
 impl<S: State> Handle<S> {
     /// Sends `change` to the owner, and returns its result. If the owner has ended, the process is about to end, and this call never returns.
     pub(super) async fn call<R: Send + 'static>(&self, change: impl FnOnce(&mut S) -> R + Send + 'static) -> R {
+        self.send(change, None).await
+    }
+
+    /// Has the owner run `change`, and returns what it returns when a snapshot that holds the change is published, which is at most
+    /// [`SNAPSHOT_INTERVAL`] later: for who reports something that others then look up in the snapshot.
+    pub(super) async fn publish<R: Send + 'static>(&self, change: impl FnOnce(&mut S) -> R + Send + 'static) -> R {
+        let (publish, published) = oneshot::channel();
+        let answer = self.send(change, Some(publish)).await;
+        match published.await {
+            Ok(()) => answer,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    async fn send<R: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut S) -> R + Send + 'static,
+        published: Option<oneshot::Sender<()>>,
+    ) -> R {
         let (answer, answered) = oneshot::channel();
-        let change = Box::new(move |state: &mut S| {
+        let apply = Box::new(move |state: &mut S| {
             let _ = answer.send(change(state));
         });
-        if self.changes.send(change).await.is_ok()
+        if self.changes.send(Change { apply, published }).await.is_ok()
             && let Ok(answer) = answered.await
         {
             return answer;
@@ -152,6 +190,32 @@ mod tests {
         task.await.unwrap();
     }
 
+    #[tokio::test]
+    async fn a_published_change_is_in_the_snapshot_also_where_others_follow_at_once() {
+        let (owner, handle) = Owner::new(Log::default());
+        tokio::spawn(owner.run());
+        for number in 0..50 {
+            // With others before and behind it, within the interval and after it.
+            let [before, behind] = [handle.clone(), handle.clone()];
+            let others = tokio::spawn(async move {
+                before.call(|log| log.0.push(1_000)).await;
+                behind.call(|log| log.0.push(1_000)).await;
+            });
+            let length = handle
+                .publish(move |log| {
+                    log.0.push(number);
+                    log.0.len()
+                })
+                .await;
+            assert_eq!(handle.snapshot().get(length - 1), Some(&number));
+            others.await.unwrap();
+        }
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), handle.publish(|_| ())).await.is_ok(),
+            "without a change"
+        );
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_snapshot_stays_as_it_was_taken() {
         let (owner, handle) = Owner::new(Log::default());
@@ -167,5 +231,6 @@ mod tests {
         let (owner, handle) = Owner::new(Log::default());
         drop(owner);
         assert!(tokio::time::timeout(Duration::from_secs(60), handle.call(|log| log.0.len())).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_secs(60), handle.publish(|log| log.0.len())).await.is_err());
     }
 }

@@ -17,7 +17,6 @@ use tracing::{Instrument as _, info, info_span};
 use super::advisories::{Current, Offer, Refusal};
 use super::matching::{MatchError, Matchmaker};
 use super::memory::give_back;
-use super::owner::SNAPSHOT_INTERVAL;
 use super::{Aggregator, now};
 use crate::advisory::Database;
 use crate::advisory::trust::signature_beside;
@@ -203,7 +202,8 @@ impl Aggregator {
         }
         self.problems.clear(ProblemKind::Database, "");
         self.matching.matchmaker.store(Some(Arc::new(Matchmaker::new(current.digest, database))));
-        self.fleet.call(|fleet| fleet.use_database()).await;
+        // Before any question is answered, or matching begins.
+        self.fleet.publish(|fleet| fleet.use_database()).await;
         info!(database = %current.digest, sources = current.sources.len(), "advisory database loaded");
         true
     }
@@ -227,8 +227,8 @@ impl Aggregator {
                 Ok(None) => self.rematch(matchmaker).instrument(info_span!("rematch", %database)).await,
                 Err(error) => Err(error),
             };
-            // A client that reads the end of the rematch must also read its counts, which the fleet publishes within this time.
-            tokio::time::sleep(2 * SNAPSHOT_INTERVAL).await;
+            // A client that reads the end of the rematch must also read its counts.
+            self.fleet.publish(|_| ()).await;
             pause = match &outcome {
                 Ok(row) => {
                     self.problems.clear(ProblemKind::Matching, "");

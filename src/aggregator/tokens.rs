@@ -12,6 +12,7 @@ use std::sync::Arc;
 use outcrop_proto::Digest;
 
 use super::pods::Binding;
+use crate::problems::Problems;
 use crate::token::{self, Watched};
 
 /// Why tokens could not be read or created.
@@ -114,11 +115,6 @@ pub trait Identify: fmt::Debug + Send + Sync {
 
     /// Reloads the known tokens. It is called before [`Self::still_valid`], and may read a file.
     fn refresh(&self) {}
-
-    /// Returns the current problem of the token file, if there is one. The tokens of its last valid version stay in use.
-    fn problem(&self) -> Option<String> {
-        None
-    }
 }
 
 /// The hashes of tokens, each with its node.
@@ -158,17 +154,17 @@ impl Tokens {
 }
 
 /// The token file, reloaded when it changes. If the new version is invalid, the tokens of the last valid version stay in use, and
-/// [`Identify::problem`] returns the reason.
+/// a problem is raised.
 #[derive(Debug)]
 pub struct TokenFile(Watched<Tokens, TokenError>);
 
 impl TokenFile {
-    /// Opens a token file.
+    /// Opens a token file. Later versions that are invalid are raised in `problems`.
     ///
     /// # Errors
     /// When the file cannot be read, or a line is invalid.
-    pub fn open(path: &Path) -> Result<Self, TokenError> {
-        Watched::open(path, Tokens::read).map(Self)
+    pub fn open(path: &Path, problems: Problems) -> Result<Self, TokenError> {
+        Watched::open(path, problems, Tokens::read).map(Self)
     }
 }
 
@@ -188,10 +184,6 @@ impl Identify for TokenFile {
 
     fn refresh(&self) {
         drop(self.0.fresh());
-    }
-
-    fn problem(&self) -> Option<String> {
-        self.0.known().problem.clone()
     }
 }
 
@@ -247,7 +239,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
         let old = make_token(&path, "node-1").unwrap();
-        let file = TokenFile::open(&path).unwrap();
+        let file = TokenFile::open(&path, Problems::default()).unwrap();
         assert_eq!(node(&file, &old).as_deref(), Ok("node-1"));
         let first = fs::read_to_string(&path).unwrap();
 
@@ -272,7 +264,9 @@ mod tests {
         let path = dir.path().join("tokens");
         let token = make_token(&path, "node-1").unwrap();
         let good = fs::read_to_string(&path).unwrap();
-        let file = TokenFile::open(&path).unwrap();
+        let problems = Problems::default();
+        let file = TokenFile::open(&path, problems.clone()).unwrap();
+        let problem = || problems.list().into_iter().next().map(|problem| problem.message);
         let twice = format!("{good}node-2 {}", good.split(' ').nth(1).unwrap());
         for (bad, reason) in [
             ("node-1 half", "tokens: line 1: expected"),
@@ -280,15 +274,15 @@ mod tests {
         ] {
             fs::write(&path, bad).unwrap();
             assert_eq!(node(&file, &token).as_deref(), Ok("node-1"));
-            assert!(file.problem().unwrap().contains(reason), "{:?}", file.problem());
+            assert!(problem().unwrap().contains(reason), "{:?}", problem());
         }
         fs::remove_file(&path).unwrap();
         file.refresh();
         assert_eq!(node(&file, &token).as_deref(), Ok("node-1"));
-        assert!(file.problem().unwrap().contains("No such file"));
+        assert!(problem().unwrap().contains("No such file"));
         fs::write(&path, &good).unwrap();
         file.refresh();
-        assert_eq!(file.problem(), None);
+        assert_eq!(problem(), None);
     }
 
     #[test]

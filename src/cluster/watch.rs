@@ -216,15 +216,18 @@ impl Watch {
         lock(&self.sources).values().all(|source| source.listed)
     }
 
-    /// Returns the current problems of the watches; kinds with the same error share one line.
-    pub fn problems(&self) -> Vec<String> {
+    /// Returns the current problems of watches, each with the kind that has it; kinds with the same error share one line, under the first.
+    pub fn problems(&self) -> Vec<(String, String)> {
         let mut problems: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, source) in lock(&self.sources).iter() {
             if let Some((_, problem)) = source.problem.as_ref().filter(|(at, _)| at.elapsed() < TOLD) {
                 problems.entry(problem.clone()).or_default().push(name.clone());
             }
         }
-        problems.into_iter().map(|(problem, of)| format!("watching {}: {problem}", of.join(", "))).collect()
+        let line = |(problem, of): (String, Vec<String>)| {
+            (of.first().cloned().unwrap_or_default(), format!("watching {}: {problem}", of.join(", ")))
+        };
+        problems.into_iter().map(line).collect()
     }
 
     /// Returns the current problems of the selection policy, each with a key.

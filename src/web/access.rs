@@ -8,6 +8,7 @@ use std::str::FromStr;
 use outcrop_proto::Digest;
 
 use super::source::Scope;
+use crate::problems::Problems;
 use crate::token::{self, Watched, is_name};
 
 /// A right of a caller.
@@ -170,12 +171,12 @@ pub enum AccessError {
 pub struct TokenFile(Watched<HashMap<Digest, Caller>, AccessError>);
 
 impl TokenFile {
-    /// Reads the file.
+    /// Reads the file. Later versions that are invalid are raised in `problems`.
     ///
     /// # Errors
     /// When it cannot be read, or a line is malformed.
-    pub fn open(path: &Path) -> Result<Self, AccessError> {
-        Watched::open(path, read).map(Self)
+    pub fn open(path: &Path, problems: Problems) -> Result<Self, AccessError> {
+        Watched::open(path, problems, read).map(Self)
     }
 
     /// Returns the caller with this token. The lookup is by hash, so its duration reveals nothing about stored tokens.
@@ -244,7 +245,8 @@ mod tests {
         let path = dir.path().join("api");
         let names = ["shop".to_owned(), "bank".to_owned()];
         let reader = make_api_token(&path, "ann", &[Right::Read], &names).unwrap();
-        let file = TokenFile::open(&path).unwrap();
+        let problems = Problems::default();
+        let file = TokenFile::open(&path, problems.clone()).unwrap();
         let ann = file.caller(&reader).unwrap();
         assert_eq!((ann.name.as_str(), ann.rights), ("ann", [Right::Read].into()));
         assert!(ann.scope.sees(Some("shop")) && !ann.scope.sees(Some("other")) && !ann.scope.sees(None));
@@ -262,6 +264,9 @@ mod tests {
         // A malformed file leaves the previous tokens valid; there are none.
         std::fs::write(&path, text.replace("sha256", "sha1")).unwrap();
         assert_eq!(file.caller(&admin), None);
+        assert_eq!(problems.list()[0].subject, path.display().to_string());
+        std::fs::write(&path, text).unwrap();
+        assert!(file.caller(&admin).is_some() && problems.list().is_empty());
     }
 
     #[test]
@@ -270,7 +275,10 @@ mod tests {
         let path = dir.path().join("api");
         std::fs::write(&path, "# by hand").unwrap();
         let token = make_api_token(&path, "ann", &[Right::Read], &[]).unwrap();
-        assert_eq!(TokenFile::open(&path).unwrap().caller(&token).map(|caller| caller.name).as_deref(), Some("ann"));
+        assert_eq!(
+            TokenFile::open(&path, Problems::default()).unwrap().caller(&token).map(|caller| caller.name).as_deref(),
+            Some("ann")
+        );
     }
 
     #[test]
@@ -288,7 +296,7 @@ mod tests {
             "ann read secret".to_owned(),
         ] {
             std::fs::write(&path, format!("# who\n\n{line}\n")).unwrap();
-            let error = TokenFile::open(&path).unwrap_err();
+            let error = TokenFile::open(&path, Problems::default()).unwrap_err();
             assert!(error.to_string().contains("api: line 3: expected"), "{line}: {error}");
         }
         for (name, rights, namespaces) in [

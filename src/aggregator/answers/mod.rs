@@ -118,7 +118,7 @@ impl Source for Answers {
             if !distrusted {
                 aggregator.store.distrust(node, false, who, now().unix).await?;
                 let name = node.to_owned();
-                aggregator.fleet.call(move |fleet| fleet.trust(&name)).await;
+                aggregator.fleet.publish(move |fleet| fleet.trust(&name)).await;
                 info!(node, "node trusted");
                 aggregator.changed.notify_one();
                 return Ok(0);
@@ -126,7 +126,7 @@ impl Source for Answers {
             // The store records the distrust first: after a crash in between, the node is still distrusted.
             aggregator.store.distrust(node, true, who, now().unix).await?;
             let name = node.to_owned();
-            let outcome = aggregator.fleet.call(move |fleet| fleet.distrust(&name)).await;
+            let outcome = aggregator.fleet.publish(move |fleet| fleet.distrust(&name)).await;
             warn!(node, forgotten = outcome.forgotten.len(), "node distrusted");
             discard(&*aggregator.store, node, &outcome).await?;
             aggregator.changed.notify_one();

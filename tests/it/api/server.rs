@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
+use outcrop::problems::Problems;
 use outcrop::web::listen::{Certificate, Incoming, Limits, Protocol};
 use outcrop::web::{Authorizer, Config, Health, Loopback, TokenFile, routes, serve};
 use serde_json::Value;
@@ -62,7 +63,7 @@ impl Server {
             |dir| {
                 let path = dir.join("tokens");
                 fs::write(&path, "").unwrap();
-                (Arc::new(TokenFile::open(&path).unwrap()), None)
+                (Arc::new(TokenFile::open(&path, Problems::default()).unwrap()), None)
             },
             |_| (),
         )

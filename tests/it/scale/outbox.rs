@@ -48,12 +48,14 @@ fn changes_of_databases_nodes_and_problems_are_in_the_outbox() {
     assert_eq!(events(&service, &["database-changed"]), [json!({ "kind": "database-changed", "database": database })]);
 
     let problems = ["problem-raised", "problem-cleared"];
+    let [raised, cleared] =
+        ["raised", "cleared"].map(|word| format!("problem-{word} tokens {}", service.at("tokens").display()));
     let good = fs::read_to_string(service.at("tokens")).unwrap();
     fs::write(service.at("tokens"), "no token").unwrap();
-    until_told(&service, &problems, &["kind", "problem"], &["problem-raised tokens"]);
+    until_told(&service, &problems, &["kind", "problem"], &[&raised]);
     assert!(events(&service, &problems)[0]["message"].as_str().unwrap().contains("line 1: expected"));
     fs::write(service.at("tokens"), &good).unwrap();
-    let both = ["problem-raised tokens", "problem-cleared tokens"];
+    let both = [raised.as_str(), cleared.as_str()];
     until_told(&service, &problems, &["kind", "problem"], &both);
     // A problem that is mended while no aggregator runs is cleared by the next one.
     fs::write(service.at("tokens"), "no token").unwrap();
