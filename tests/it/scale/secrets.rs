@@ -13,14 +13,22 @@ use super::world::{Shape, World};
 
 const OUTCROP: &str = env!("CARGO_BIN_EXE_outcrop");
 
-/// An API server that refuses every request.
+/// An API server that tells the identity of the cluster and refuses every other request.
 fn refusing_api_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            let _ = stream.read(&mut [0; 8192]);
+            let mut request = [0; 8192];
+            let length = stream.read(&mut request).unwrap_or(0);
+            if request[..length].starts_with(b"GET /api/v1/namespaces/kube-system") {
+                let body = r#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{"name":"kube-system","uid":"1"}}"#;
+                let length = body.len();
+                let head = "content-type: application/json\r\nconnection: close";
+                let _ = write!(stream, "HTTP/1.1 200 OK\r\n{head}\r\ncontent-length: {length}\r\n\r\n{body}");
+                continue;
+            }
             let body = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}"#;
             let length = body.len();
             let _ = write!(

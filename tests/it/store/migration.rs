@@ -279,11 +279,10 @@ fn the_store_of_a_whole_demo_of_version_1_answers_the_same() {
 /// Stores whose stacks nobody runs: the program migrates them and merges every stack again.
 #[test]
 fn probes_are_answered_during_a_migration_and_stacks_that_nobody_runs_are_merged_again_after_it() {
-    let stores =
-        [Some(version_1("")), Some(version_1("DELETE FROM stack_package WHERE package % 3 = 0")), demo_of_version_1()];
-    let whole = answers(&version_1("").1, OLD_ANSWERS);
-    for (number, (dir, path)) in stores.into_iter().flatten().enumerate() {
-        let wanted = if number < 2 { whole.clone() } else { answers(&path, OLD_ANSWERS) };
+    for damage in ["", "DELETE FROM stack_package WHERE package % 3 = 0"] {
+        let Some((dir, path)) = demo_of_version_1() else { return };
+        let wanted = answers(&path, OLD_ANSWERS);
+        Connection::open(&path).unwrap().execute_batch(damage).unwrap();
         // Without a database, findings stay as they were.
         let _ = std::fs::remove_dir_all(path.with_file_name("advisories"));
         // The migration waits for the lock.
@@ -310,6 +309,6 @@ fn probes_are_answered_during_a_migration_and_stacks_that_nobody_runs_are_merged
         };
         until("every stack to be merged", || unmerged() == 0);
         drop(aggregator);
-        assert_eq!(answers(&path, NEW_ANSWERS), wanted, "store {number}");
+        assert_eq!(answers(&path, NEW_ANSWERS), wanted, "damage: {damage:?}");
     }
 }

@@ -112,6 +112,15 @@ impl Containerd {
         self.ctr(namespace, &["images", "import", image.archive.to_str().unwrap()]);
     }
 
+    /// Prints the tasks, for a failed test.
+    #[allow(clippy::print_stderr, reason = "why a test failed has to be seen")]
+    fn print_tasks(&self) {
+        for namespace in ["default", "k8s.io"] {
+            let output = self.try_ctr(namespace, &["tasks", "ls"]);
+            eprintln!("---- tasks of {namespace}\n{}", String::from_utf8_lossy(&output.stdout));
+        }
+    }
+
     /// Starts a container that sleeps.
     pub(crate) fn run(&self, namespace: &str, image: &Image, id: &str) {
         self.run_program(namespace, image, id, &["/pause"]);
@@ -172,6 +181,7 @@ impl Drop for Containerd {
     fn drop(&mut self) {
         if std::thread::panicking() {
             print_logs(self.dir.path());
+            self.print_tasks();
         }
         // Containers outlive containerd: to remove them, it must run.
         if self.child.try_wait().is_ok_and(|status| status.is_some())
