@@ -53,11 +53,8 @@ fn has_secret(bytes: &[u8]) -> bool {
 fn no_secret_leaves_in_any_message_and_steps_are_told_without_their_texts() {
     let Some(containerd) = Containerd::start() else { return };
     let image = shop(&containerd);
-    let runc = containerd.dir().join("runc").display().to_string();
-    let mut args = vec!["run", "--detach", "--null-io", "--runc-root", &runc];
-    args.extend(["--env", "TOKEN=hunter2", "--label", "key=hunter2", "--annotation", "note=hunter2"]);
-    args.extend([image.name.as_str(), "web", "/pause"]);
-    containerd.ctr("k8s.io", &args);
+    let secrets = ["--env", "TOKEN=hunter2", "--label", "key=hunter2", "--annotation", "note=hunter2"];
+    containerd.run_with(&secrets, "k8s.io", &image, "web", &["/pause"]);
     containerd.ctr("k8s.io", &["snapshots", "label", "web", "containerd.io/snapshot/pullsecret=hunter2"]);
     for (more, told) in [(&[][..], false), (&["--history-text"], true)] {
         let recorder = Recorder::start();
@@ -80,11 +77,8 @@ fn no_secret_leaves_in_any_message_and_steps_are_told_without_their_texts() {
 fn no_secret_is_logged_at_the_finest_level_and_each_step_is_one_event() {
     let Some(containerd) = Containerd::start() else { return };
     let image = shop(&containerd);
-    let runc = containerd.dir().join("runc").display().to_string();
-    let mut args = vec!["run", "--detach", "--null-io", "--runc-root", &runc];
-    args.extend(["--env", "TOKEN=hunter2", "--label", "key=hunter2", "--annotation", "note=hunter2"]);
-    args.extend([image.name.as_str(), "web", "/pause"]);
-    containerd.ctr("k8s.io", &args);
+    let secrets = ["--env", "TOKEN=hunter2", "--label", "key=hunter2", "--annotation", "note=hunter2"];
+    containerd.run_with(&secrets, "k8s.io", &image, "web", &["/pause"]);
     containerd.ctr("k8s.io", &["snapshots", "label", "web", "containerd.io/snapshot/pullsecret=hunter2"]);
     let recorder = Recorder::start();
     fs::write(recorder.at("token"), "hunter2\n").unwrap();

@@ -347,24 +347,7 @@ fn no_secret_of_a_container_or_image_is_kept_or_told() {
     // The image's environment has a password; so have the container's, and its labels.
     let image = build_with(containerd.dir(), "app:shop", &[BASE, SHOP]);
     containerd.import("k8s.io", &image);
-    let runc = containerd.dir().join("runc").display().to_string();
-    containerd.ctr(
-        "k8s.io",
-        &[
-            "run",
-            "--detach",
-            "--null-io",
-            "--runc-root",
-            &runc,
-            "--env",
-            "TOKEN=hunter2",
-            "--label",
-            "key=hunter2",
-            &image.name,
-            "web",
-            "/pause",
-        ],
-    );
+    containerd.run_with(&["--env", "TOKEN=hunter2", "--label", "key=hunter2"], "k8s.io", &image, "web", &["/pause"]);
     let _agent = place.agent("one", &containerd.socket());
     place.until_scanned(1);
     for path in ["/api/v1/status", "/api/v1/containers", "/api/v1/findings", "/metrics"] {

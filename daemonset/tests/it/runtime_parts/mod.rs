@@ -133,9 +133,15 @@ impl Containerd {
 
     /// The same on a snapshotter of choice.
     pub(crate) fn run_on(&self, snapshotter: &str, namespace: &str, image: &Image, id: &str, program: &[&str]) {
+        self.run_with(&["--snapshotter", snapshotter], namespace, image, id, program);
+    }
+
+    /// Starts a container with further flags of `ctr run`.
+    pub(crate) fn run_with(&self, flags: &[&str], namespace: &str, image: &Image, id: &str, program: &[&str]) {
         let runc = self.dir().join("runc").display().to_string();
-        let mut args = vec!["run", "--detach", "--null-io", "--runc-root", &runc, "--snapshotter", snapshotter];
-        // Two checkouts may run containers of one name at the same time.
+        let mut args = vec!["run", "--detach", "--null-io", "--runc-root", &runc];
+        args.extend(flags);
+        // Whoever removes a container kills all processes of its control group, whose default name has the container's name only.
         let group = format!("/outcrop-test/{}-{id}", self.dir().file_name().unwrap().display());
         args.extend(["--cgroup", &group]);
         args.extend([image.name.as_str(), id]);
