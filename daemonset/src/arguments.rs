@@ -17,7 +17,7 @@ use crate::worker::{LayerLimits, Manner};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "outcrop-agent", version, arg_required_else_help = true, disable_help_subcommand = true)]
 pub struct CommandLine {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: AgentCommand,
 }
@@ -34,16 +34,16 @@ pub enum AgentCommand {
     Runtime(RuntimeArguments),
     /// Check that the agent's processes in this PID namespace are alive; exit code 1 if one hangs or none is found
     Probe(ProbeArguments),
-    /// Check everything that the agent needs on this node, with advice; exit code 1 if a check fails
+    /// Check everything that the agent needs on this node, with hints; exit code 1 if a check fails
     Doctor(DoctorArguments),
-    /// Attempt every forbidden action in every role, and print what stopped it; exit code 1 if an action was possible
+    /// Attempt every forbidden action in every role and print what stopped it; exit code 1 if an action was possible
     Selftest(SelftestArguments),
 }
 
 /// Arguments of `outcrop-agent run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArguments {
-    /// Path of containerd's socket; by default the first of the usual paths that exists
+    /// Path of containerd's socket; default: the first existing socket of the common locations
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_CONTAINERD")]
     containerd: Option<PathBuf>,
 
@@ -69,8 +69,8 @@ pub struct RuntimeArguments {
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_LISTEN")]
     pub listen: PathBuf,
 
-    /// Path of containerd's socket; by default the first of the usual paths that exists. Mount the socket's directory: a
-    /// restarted containerd creates another socket
+    /// Path of containerd's socket, in a mounted directory, because a restarted containerd creates another socket; default: the
+    /// first existing socket of the common locations
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_CONTAINERD")]
     pub containerd: Option<PathBuf>,
 
@@ -89,7 +89,7 @@ pub struct ProbeArguments {
 /// Arguments of `outcrop-agent selftest`.
 #[derive(Clone, Debug, Args)]
 pub struct SelftestArguments {
-    /// Directory below which every mount is tried as well; in a pod /host, as the reader sees the node
+    /// Directory below which the actions are also attempted through every mount, for example /host in a pod; default: none
     #[arg(long, value_name = "DIR")]
     pub through: Option<PathBuf>,
 }
@@ -97,15 +97,15 @@ pub struct SelftestArguments {
 /// Arguments of `outcrop-agent doctor`.
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArguments {
-    /// Path of containerd's socket; by default the first of the usual paths that exists
+    /// Path of containerd's socket; default: the first existing socket of the common locations
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_CONTAINERD")]
     containerd: Option<PathBuf>,
 
-    /// Directory at which the host's root is mounted; by default /host in the agent's pod and / elsewhere
+    /// Directory at which the host's root is mounted; default: /host in the agent's pod, / elsewhere
     #[arg(long, value_name = "DIR", env = "OUTCROP_HOST")]
     host: Option<PathBuf>,
 
-    /// Address of the aggregator, as the agent is given it
+    /// Address of the aggregator, as in the agent's own --aggregator
     #[arg(long, value_name = "URL", env = "OUTCROP_AGGREGATOR")]
     aggregator: Option<String>,
 
@@ -152,7 +152,7 @@ struct Reading {
     #[arg(long, value_name = "FILE", env = "OUTCROP_CA")]
     ca: Option<PathBuf>,
 
-    /// Name of the cluster that this node belongs to, as the aggregator has it
+    /// Name of the cluster; must equal --cluster of the aggregator
     #[arg(long, value_name = "NAME", default_value = "default", env = "OUTCROP_CLUSTER")]
     cluster: String,
 
@@ -168,19 +168,19 @@ struct Reading {
     #[arg(long, value_name = "DIR", default_value = "/", env = "OUTCROP_HOST")]
     host: PathBuf,
 
-    /// Maximum time between two full lists of containers, seconds; events cause further lists
+    /// Maximum time between two full lists of containers, in seconds; events cause further lists
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600), env = "OUTCROP_INTERVAL")]
     interval: u64,
 
-    /// Runtime namespaces to scan, separated by commas; containers of others are excluded. By default all are scanned
+    /// Runtime namespaces to scan, comma-separated; containers in others are counted as excluded; default: all
     #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "OUTCROP_NAMESPACES")]
     namespaces: Vec<String>,
 
-    /// Runtime namespaces not to scan, separated by commas; their containers are counted as excluded
+    /// Runtime namespaces not to scan, comma-separated; their containers are counted as excluded
     #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "OUTCROP_EXCLUDE_NAMESPACES")]
     exclude_namespaces: Vec<String>,
 
-    /// Kubernetes namespaces not to scan, separated by commas; their containers are counted as excluded
+    /// Kubernetes namespaces not to scan, comma-separated; their containers are counted as excluded
     #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "OUTCROP_EXCLUDE_KUBERNETES_NAMESPACES")]
     exclude_kubernetes_namespaces: Vec<String>,
 
@@ -188,7 +188,7 @@ struct Reading {
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2), env = "OUTCROP_SCAN_THREADS")]
     scan_threads: u8,
 
-    /// Processors that reading may use, all threads together: 0.5 is half of one
+    /// Processors that all reading threads may use together: 0.5 is half of one
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = share, env = "OUTCROP_SCAN_CPU")]
     scan_cpu: f64,
 
@@ -196,7 +196,7 @@ struct Reading {
     #[arg(long, value_name = "COUNT", default_value_t = LayerLimits::default().files, env = "OUTCROP_MAX_LAYER_FILES")]
     max_layer_files: u64,
 
-    /// Maximum size of a layer's paths, bytes; a larger layer is reported as too large
+    /// Maximum size of a layer's paths, in bytes; a larger layer is reported as too large
     #[arg(long, value_name = "BYTES", default_value_t = LayerLimits::default().path_bytes, env = "OUTCROP_MAX_LAYER_PATH_BYTES")]
     max_layer_path_bytes: u64,
 
@@ -208,11 +208,11 @@ struct Reading {
     #[arg(long, value_name = "BYTES", default_value_t = LayerLimits::default().evidence_bytes, env = "OUTCROP_MAX_EVIDENCE_BYTES")]
     max_evidence_bytes: u64,
 
-    /// Report the texts of images' build steps as well; they may hold secrets
+    /// Also report the texts of images' build steps, which may contain secrets
     #[arg(long, env = "OUTCROP_HISTORY_TEXT")]
     history_text: bool,
 
-    /// Fail at the start if this kernel cannot enforce the whole sandbox (Landlock of Linux 6.12)
+    /// Fail at start if this kernel cannot enforce the complete sandbox (Landlock of Linux 6.12)
     #[arg(long, env = "OUTCROP_REQUIRE_CAGE")]
     require_cage: bool,
 

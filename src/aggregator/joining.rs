@@ -1,4 +1,5 @@
-//! Containers become workloads: what nodes tell is joined with what the API server knows, and what only one of them knows is counted too.
+//! Joins the containers that nodes report with the pods and workloads of the API server. Containers that only one of the two knows are counted
+//! as well.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use crate::cluster::{Cluster, Pod, PodContainer, Watch};
 use crate::store::SubjectKey;
 use crate::web::Scope;
 
-/// How long after the API server was listed it is looked for workloads that went while nobody looked: by then nodes have told what they run.
+/// Time after the first complete list of the API server at which stored runs of missing workloads end. By then nodes have reported their containers.
 const SETTLED: Duration = Duration::from_secs(120);
 
-/// A container that the kubelet says runs, and that no node has told of.
+/// A container that runs according to its kubelet and that no node has reported.
 #[derive(Clone, Debug)]
 pub(super) struct Missing<'c> {
     /// Its node.
@@ -25,11 +26,11 @@ pub(super) struct Missing<'c> {
     pub(super) pod: &'c Pod,
     /// The container.
     pub(super) container: &'c PodContainer,
-    /// Why nothing is known of it.
+    /// Its coverage, with the reason.
     pub(super) coverage: Coverage,
 }
 
-/// Containers that run and that no node has told of, as far as `scope` sees them.
+/// Returns the running containers in `scope` that no node has reported.
 pub(super) fn missing<'c>(
     cluster: &'c Cluster,
     fleet: &'c Picture,
@@ -41,7 +42,7 @@ pub(super) fn missing<'c>(
     })
 }
 
-/// A pod's container, if it runs and no node has told of it.
+/// Returns a pod's container if it is running and no node has reported it.
 pub(super) fn missing_of<'c>(
     cluster: &'c Cluster,
     fleet: &Picture,
@@ -53,11 +54,11 @@ pub(super) fn missing_of<'c>(
     if fleet.container(node, id).is_some() {
         return None;
     }
-    Some(Missing { node, pod, container, coverage: unseen(cluster, fleet, pod, node) })
+    Some(Missing { node, pod, container, coverage: unreported(cluster, fleet, pod, node) })
 }
 
-/// Why nothing is known of a container of a pod.
-fn unseen(cluster: &Cluster, fleet: &Picture, pod: &Pod, node: &str) -> Coverage {
+/// Returns the coverage of a container that no node has reported.
+fn unreported(cluster: &Cluster, fleet: &Picture, pod: &Pod, node: &str) -> Coverage {
     if let Some(reason) = &pod.excluded {
         return Coverage::new(CoverageState::Excluded, &**reason);
     }
@@ -73,7 +74,7 @@ fn unseen(cluster: &Cluster, fleet: &Picture, pod: &Pod, node: &str) -> Coverage
 }
 
 impl Aggregator {
-    /// Follows the API server: what changes there moves containers at once.
+    /// Applies changes of pods and workloads to the fleet's containers.
     pub(super) async fn follow_cluster(self: Arc<Self>, watch: Arc<Watch>) {
         loop {
             let touched = watch.touched().await;
@@ -81,8 +82,8 @@ impl Aggregator {
             let placing = Arc::clone(&watch);
             let again = self.fleet.call(move |fleet| {
                 let place =
-                    |node: &str, id: &str| placing.cluster().place(node, id).map_or(Placed::Nowhere, Placed::In);
-                fleet.place_again(touched, &place, now())
+                    |node: &str, id: &str| placing.cluster().place(node, id).map_or(Placed::Unknown, Placed::In);
+                fleet.relocate(touched, &place, now())
             });
             for node in again.await {
                 self.send(&node, v1::order::Order::Resync(v1::Resync {})).await;
@@ -94,7 +95,7 @@ impl Aggregator {
         }
     }
 
-    /// Ends, once, what the store knows of workloads that are not there any more, or that run something else by now.
+    /// Ends, once after the start, the stored runs of workloads that do not exist any more or run other images now.
     pub(super) async fn end_workloads(self: Arc<Self>, watch: Arc<Watch>) {
         while !watch.is_whole() {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -103,26 +104,26 @@ impl Aggregator {
         let awaiting = Arc::clone(&watch);
         let ended = self.fleet.call(move |fleet| {
             let cluster = awaiting.cluster();
-            let subject = |of: Missing<'_>| SubjectKey::WorkloadContainer {
-                workload: workload_key(&of.pod.workload),
-                container: of.container.name.as_ref().into(),
+            let subject = |missing: Missing<'_>| SubjectKey::WorkloadContainer {
+                workload: workload_key(&missing.pod.workload),
+                container: missing.container.name.as_ref().into(),
             };
-            let awaited: HashSet<SubjectKey> = missing(&cluster, fleet, &Scope::All).map(subject).collect();
-            fleet.end_workloads(|subject| awaited.contains(subject), now());
+            let expected: HashSet<SubjectKey> = missing(&cluster, fleet, &Scope::All).map(subject).collect();
+            fleet.end_workloads(|subject| expected.contains(subject), now());
         });
         ended.await;
         self.changed.notify_one();
-        // It is done once; a supervised task goes on.
+        // The work is done, but a supervised task must not return.
         std::future::pending().await
     }
 }
 
-/// Where a container belongs that a node reports.
+/// Returns the pod and workload of a container that a node reports.
 pub(super) fn place_reported(watch: Option<&Watch>, node: &str, seen: &Seen) -> Placed {
-    let (Some(watch), Some(pod)) = (watch, &seen.pod) else { return Placed::AsTold };
+    let (Some(watch), Some(pod)) = (watch, &seen.pod) else { return Placed::AsReported };
     match place(watch, node, &seen.key) {
-        // Where a node lies, or an image that labels its containers, the API server will say so.
-        Placed::Nowhere if !watch.covers(&pod.namespace) => Placed::Elsewhere,
+        // The namespace is only a claim of the node, but the API server cannot know the container: it is watched in other namespaces only.
+        Placed::Unknown if !watch.covers(&pod.namespace) => Placed::NotWatched,
         placed => placed,
     }
 }
@@ -130,5 +131,5 @@ pub(super) fn place_reported(watch: Option<&Watch>, node: &str, seen: &Seen) -> 
 fn place(watch: &Watch, node: &str, key: &ContainerKey) -> Placed {
     let is_kubernetes = key.runtime.kubernetes_namespace() == Some(key.namespace.as_str());
     let place = is_kubernetes.then(|| watch.cluster().place(node, &key.id)).flatten();
-    place.map_or(Placed::Nowhere, Placed::In)
+    place.map_or(Placed::Unknown, Placed::In)
 }

@@ -11,14 +11,14 @@ use super::fleet::LEASE_SECONDS;
 use super::merges::MergeJob;
 use super::{Aggregator, TICK, now};
 
-/// The shortest time between two looks at everything, however much changes.
+/// Minimum time between two passes of [`Aggregator::keep_leasing`].
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How often nodes that have been silent for too long, and what no node has any more, are looked for in memory.
+/// Interval at which silent nodes and unused stacks and layers are removed from memory.
 const SWEEP: Duration = Duration::from_secs(10);
 
 impl Aggregator {
-    /// Leases to `node` layers that it has and nobody reads, and merges the stacks whose layers are known.
+    /// Leases layers to `node`, and merges the stacks that have become ready.
     pub(super) async fn advance(&self, node: &str) {
         if self.store.health().is_accepting() {
             let name = node.to_owned();
@@ -43,12 +43,12 @@ impl Aggregator {
         }
     }
 
-    /// Looks every second, and when something has changed, at what no report announces: leases that expired, layers that another node
-    /// has to read as well, questions that nobody answered, nodes that are gone.
+    /// Handles what no report announces, every second and after each change: expired leases, cross-reads, checks without an answer, and silent
+    /// nodes.
     pub(super) async fn keep_leasing(self: Arc<Self>) {
         let mut swept = Instant::now();
         loop {
-            // What changes all the time is looked at often enough.
+            // Limits the number of passes if changes arrive continuously.
             tokio::time::sleep(PAUSE).await;
             let _ = tokio::time::timeout(TICK, self.changed.notified()).await;
             if self.store.health().is_accepting() {
@@ -60,7 +60,7 @@ impl Aggregator {
                     self.send(&node, v1::order::Order::CrossRead(cross_read)).await;
                 }
             }
-            self.fleet.call(|fleet| fleet.wake(now())).await;
+            self.fleet.call(|fleet| fleet.retry_checks(now())).await;
             self.merge_ready().await;
             if swept.elapsed() >= SWEEP {
                 self.fleet.call(|fleet| fleet.tidy(now())).await;

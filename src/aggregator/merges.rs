@@ -1,6 +1,6 @@
-//! The merging service: stacks whose layers are known become packages in the store.
+//! The merging service: merges stacks whose layers have been read, and stores their packages.
 //!
-//! A merge is a job of its own. One that panics, since an inventory is hostile in a way that nobody foresaw, fails its stack and nothing else.
+//! Each merge is a task of its own: if an unexpected inventory makes it panic, only this stack fails.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,25 +19,25 @@ use super::{Aggregator, DECODED_AT_ONCE, now};
 use crate::store::StoreError;
 use crate::supervise::panic_message;
 
-/// A stack to merge. There is at most one for each stack at a time: the fleet says which are ready.
+/// A stack to merge. The fleet creates at most one job per stack at a time.
 #[derive(Debug)]
 pub(super) struct MergeJob {
     /// The stack's identity.
     pub(super) stack: Digest,
     /// Its layers, newest first.
     pub(super) layers: Arc<[LayerId]>,
-    /// What a node answered to what the layers leave open, with the memory that the answers take.
+    /// A node's answers to paths that the layers do not decide, with the permit for their memory.
     pub(super) answers: Option<(v1::Answers, OwnedSemaphorePermit)>,
 }
 
 /// Result of a merge that did not store the stack.
 #[derive(Debug)]
 enum NotMerged {
-    /// A node was asked first.
-    Asked,
-    /// The merge failed, and would fail again.
+    /// A node has to check paths first.
+    Checking,
+    /// The merge failed permanently.
     Failed(Coverage),
-    /// The store failed, and may not fail again.
+    /// The store failed temporarily.
     Store(StoreError),
 }
 
@@ -51,13 +51,13 @@ impl From<StoreError> for NotMerged {
 const RETRY: Duration = Duration::from_secs(5);
 
 impl Aggregator {
-    /// Has a stack merged.
+    /// Queues a merge.
     pub(super) fn merge(&self, job: MergeJob) {
-        // Where nobody receives it, the process is about to end.
+        // Sending fails only while the process shuts down.
         let _ = self.merges.send(job);
     }
 
-    /// Merges stacks, a few at a time, until there is no more sender.
+    /// Merges queued stacks, a few at a time, until all senders are dropped.
     pub(super) async fn merge_stacks(self: Arc<Self>, mut jobs: mpsc::UnboundedReceiver<MergeJob>) {
         let mut running: JoinSet<Result<u64, NotMerged>> = JoinSet::new();
         let mut stacks: HashMap<Id, Digest> = HashMap::new();
@@ -94,10 +94,10 @@ impl Aggregator {
                             debug!(%stack, packages, "stack merged");
                             None
                         }
-                        Err(NotMerged::Asked) => continue,
+                        Err(NotMerged::Checking) => continue,
                         Err(NotMerged::Failed(coverage)) => Some(coverage),
                         Err(NotMerged::Store(error)) => {
-                            // The store may have recovered before this failure arrived here: nobody else would retry then.
+                            // The store may have recovered already, and then its recovery does not trigger the retry.
                             retry_at.get_or_insert_with(|| Instant::now() + RETRY);
                             Some(Coverage::failed(error.to_string()))
                         }
@@ -125,7 +125,7 @@ impl Aggregator {
     async fn merge_now(&self, job: MergeJob) -> Result<u64, NotMerged> {
         let MergeJob { stack, layers, answers } = job;
         let (answers, _memory) = answers.unzip();
-        // The store must not give up rows that a merge is about to name.
+        // Prevents the store from deleting rows that this merge refers to.
         let _numbers = self.numbers.read().await;
         let inventories = self.store.inventories(&layers).await?;
         let missing = || NotMerged::Failed(Coverage::failed("one of its layers is not in the store"));
@@ -137,18 +137,18 @@ impl Aggregator {
         match merged {
             Err(error) => Err(NotMerged::Failed(Coverage::failed(panic_message(error)))),
             Ok(Outcome::Failed(coverage)) => Err(NotMerged::Failed(coverage)),
-            Ok(Outcome::Ask(check)) => {
-                if let Some(node) = self.fleet.call(move |fleet| fleet.ask(stack, now())).await {
+            Ok(Outcome::Check(check)) => {
+                if let Some(node) = self.fleet.call(move |fleet| fleet.start_check(stack, now())).await {
                     self.send(&node, v1::order::Order::Check(check)).await;
                 }
-                Err(NotMerged::Asked)
+                Err(NotMerged::Checking)
             }
             Ok(Outcome::Done(merged)) => {
                 let _alone = self.stripe(&stack).lock().await;
                 let summary = self.store.put_stack(&merged, now().unix).await?;
                 let summary = self.match_merged(summary).await;
                 let packages = summary.packages;
-                // Within the stack's lock: a rematch that follows reports newer counts.
+                // The stack's lock is still held, so that a later rematch reports its newer counts after these.
                 self.fleet.call(move |fleet| fleet.merged(stack, Ok(summary))).await;
                 Ok(packages)
             }

@@ -1,4 +1,4 @@
-//! A stack's inventories and answers → what is kept of it: pure.
+//! Merges a stack's inventories and a node's answers into the packages to store. Pure functions.
 
 use outcrop_agent::catalog;
 use outcrop_proto::inventory::{Inventory, decompress};
@@ -8,28 +8,29 @@ use outcrop_proto::{Answers, Coverage, CoverageState, Digest, Fact, LayerId, mer
 use crate::export::purl;
 use crate::store::{InventoryRow, MergedPackage, MergedStack, inputs};
 
-/// Most bytes of a stack's inventories, not compressed, all layers together. A table of a million paths has some ten MiB.
+/// Maximum uncompressed size of all inventories of a stack, in bytes. A table of a million paths has about ten MiB.
 const MAX_STACK: usize = 256 << 20;
 
 /// A stack to merge.
 #[derive(Debug)]
 pub(super) struct Stack {
     pub(super) id: Digest,
-    /// Newest first, as the inventories.
+    /// Its layers, newest first.
     pub(super) layers: Vec<LayerId>,
+    /// The inventories of the layers, in the same order.
     pub(super) inventories: Vec<InventoryRow>,
-    /// What a node answered, if one was asked.
+    /// The answers of a node, after a check.
     pub(super) answers: Option<v1::Answers>,
 }
 
-/// What comes of merging.
+/// The result of a merge.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// A node has to decide something first.
-    Ask(v1::Check),
-    /// What is kept.
+    /// A node has to check paths first.
+    Check(v1::Check),
+    /// The merged stack.
     Done(Box<MergedStack>),
-    /// It cannot be merged.
+    /// The stack cannot be merged.
     Failed(Coverage),
 }
 
@@ -54,19 +55,19 @@ pub(super) fn merge_stack(stack: Stack) -> Outcome {
     let doubtful = if marks || inventories.len() < 2 { Vec::new() } else { std::mem::take(&mut merged.doubtful) };
     let mut undecided = Vec::new();
     if !merged.unread.is_empty() || !doubtful.is_empty() {
-        let Some(said) = &stack.answers else {
-            return Outcome::Ask(v1::Check {
+        let Some(reported) = &stack.answers else {
+            return Outcome::Check(v1::Check {
                 stack: stack.id.0.to_vec(),
                 unread: merged.unread.into_iter().map(|unread| unread.path).collect(),
                 doubtful,
             });
         };
-        // What nobody asked is not taken from an answer, and what was not answered stays open.
-        let hidden = said.hidden.iter().filter(|path| doubtful.contains(path)).cloned().collect();
-        let open = |path: &&Vec<u8>| said.undecided.iter().any(|undecided| undecided.path == **path);
-        undecided = doubtful.iter().filter(open).cloned().collect();
-        let asked = |path: &Vec<u8>| merged.unread.iter().any(|unread| unread.path == *path);
-        let facts = said.answers.iter().filter(|answer| asked(&answer.path)).map(|answer| {
+        // Answers to paths that were not requested are ignored; requested paths without an answer stay undecided.
+        let hidden = reported.hidden.iter().filter(|path| doubtful.contains(path)).cloned().collect();
+        let is_undecided = |path: &&Vec<u8>| reported.undecided.iter().any(|undecided| undecided.path == **path);
+        undecided = doubtful.iter().filter(is_undecided).cloned().collect();
+        let is_requested = |path: &Vec<u8>| merged.unread.iter().any(|unread| unread.path == *path);
+        let facts = reported.answers.iter().filter(|answer| is_requested(&answer.path)).map(|answer| {
             let fact = match &answer.read {
                 Some(v1::answer::Read::Fact(bytes)) => Fact::decode(bytes).map_err(|error| error.to_string()),
                 Some(v1::answer::Read::Error(error)) => Err(error.clone()),

@@ -1,4 +1,4 @@
-//! The gRPC service: what nodes say comes in, what they are to do goes out.
+//! The gRPC service for agents: receives reports and inventories, and sends orders.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, error, info, warn};
 
-use super::fleet::{Fleet, LEASE, NotTaken, Verified};
+use super::fleet::{Fleet, LEASE, RefusedReport, Verified};
 use super::joining::place_reported;
 use super::memory::in_background;
 use super::merges::MergeJob;
@@ -25,32 +25,34 @@ use crate::store::{Layer, LayerRow, StoreError};
 use crate::supervise::panic_message;
 use crate::web::listen::Peer;
 
-/// Orders that wait for a node. One that does not take them is as good as gone.
+/// Maximum number of orders that wait for a node. A node with more is detached.
 const WAITING_ORDERS: usize = 64;
 
-/// Most bytes of a compressed inventory; a table of a million paths has five.
+/// Maximum size of a compressed inventory, in bytes. A table of a million paths has about five MiB.
 const MAX_COMPRESSED: usize = 64 << 20;
 
-/// Bytes of one permit of the memory that inventories on their way may take together.
+/// Size of one memory permit, in bytes.
 pub(super) const PERMIT: usize = 4096;
 
-/// All permits: inventories on their way have at most so many bytes, of all nodes together.
+/// Number of memory permits. They limit the memory for inventories in transfer, of all nodes together.
 pub(super) const PERMITS: usize = (192 << 20) / PERMIT;
 
-/// Reports that a node may send in a burst, and how many a second after that. An honest one sends a few a second while it reads.
+/// Number of reports that a node may send in a burst.
 const BURST: f64 = 500.0;
+
+/// Number of reports per second that a node may send after a burst. An agent sends a few per second while it reads.
 const RATE: f64 = 100.0;
 
-/// Containers that come or go in a report, for which it counts as one more.
+/// Number of containers in a report that count as one more report.
 const OF_A_REPORT: f64 = 20.0;
 
-/// How long an inventory may stand still on its way, or wait for memory.
+/// Maximum time between two parts of an inventory, and maximum time to wait for memory permits.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// Longest name of a cage, bytes.
+/// Maximum size of the name of a sandbox, in bytes.
 const MAX_CAGE: usize = 100;
 
-/// Serves the nodes of an aggregator.
+/// The service of an aggregator.
 #[derive(Debug)]
 pub(super) struct Service(pub(super) Arc<Aggregator>);
 
@@ -59,26 +61,26 @@ impl Collector for Service {
     type AttachStream = ReceiverStream<Result<v1::Order, Status>>;
 
     async fn attach(&self, request: Request<Streaming<v1::Report>>) -> Result<Response<Self::AttachStream>, Status> {
-        let opened = to_the_end(Self(Arc::clone(&self.0)).open(request)).await;
+        let opened = run_to_end(Self(Arc::clone(&self.0)).open(request)).await;
         opened.inspect_err(|status| self.0.counters.refuse(status))
     }
 
     async fn deliver(&self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
-        let delivered = to_the_end(Self(Arc::clone(&self.0)).take(request)).await;
+        let delivered = run_to_end(Self(Arc::clone(&self.0)).receive(request)).await;
         delivered.inspect_err(|status| self.0.counters.refuse(status))
     }
 }
 
-/// Runs a call to its end, even if the node goes away in the meantime: a call that is dropped halfway might have leased layers without
-/// sending the order.
-async fn to_the_end<T: Send + 'static>(
+/// Runs a call to its end, even if the node disconnects: a call that is dropped before its end could have leased layers without sending the
+/// order.
+async fn run_to_end<T: Send + 'static>(
     call: impl Future<Output = Result<T, Status>> + Send + 'static,
 ) -> Result<T, Status> {
     tokio::spawn(call).await.unwrap_or_else(|error| Err(Status::internal(panic_message(error))))
 }
 
 impl Service {
-    /// Who speaks.
+    /// Authenticates the node that sent a request.
     async fn identify<T>(&self, request: &Request<T>) -> Result<Speaker, Status> {
         let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
@@ -112,7 +114,7 @@ impl Service {
         let name = node.clone();
         tokio::spawn(async move {
             let listening = tokio::spawn(async move { listener.listen(&name, stream, reports, &orders, ended).await });
-            // Also after a panic the node is detached, and may attach again.
+            // After a panic, the node is detached as well, and can attach again.
             if let Err(error) = listening.await {
                 error!(node, reason = panic_message(error), "stream failed");
             }
@@ -121,8 +123,8 @@ impl Service {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
-    /// Takes an inventory.
-    async fn take(self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
+    /// Receives an inventory.
+    async fn receive(self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
         let Speaker { node, .. } = self.identify(&request).await?;
         let mut pieces = request.into_inner();
         let next = async |pieces: &mut Streaming<v1::Piece>| {
@@ -132,7 +134,7 @@ impl Service {
         let first = next(&mut pieces).await?.ok_or_else(|| Refusal::Malformed.status("the inventory has no parts"))?;
         self.0.same_cluster(&first.cluster)?;
         let layer = layer(first.layer.as_ref())?;
-        // Only what this node was asked for, and only the first of two answers, takes memory.
+        // Memory is reserved only for layers that are leased to this node.
         let Some(catalogers) = self.0.is_leased(&node, layer).await else {
             self.0.counters.unasked.fetch_add(1, Relaxed);
             return Err(unleased(&layer));
@@ -148,17 +150,17 @@ impl Service {
                     return Err(Refusal::TooLarge
                         .status(format!("the inventory is larger than the limit of {MAX_COMPRESSED} bytes")));
                 }
-                held.push(self.0.allow(bytes.len()).await?);
+                held.push(self.0.reserve_memory(bytes.len()).await?);
                 compressed.extend_from_slice(&bytes);
                 piece = next(&mut pieces).await?.map(|piece| piece.bytes);
             }
             Ok(())
         };
-        // Who sends a byte now and then holds memory that others wait for.
+        // A slow sender must not hold memory that others wait for.
         let whole = tokio::time::timeout(LEASE, whole).await;
         whole.map_err(|_| Refusal::TimedOut.status("the lease expired before the inventory was complete"))??;
-        let told = Told { layer, catalogers, cage, marks, compressed };
-        self.0.store_inventory(&node, told).await?;
+        let delivered = Delivered { layer, catalogers, cage, marks, compressed };
+        self.0.store_inventory(&node, delivered).await?;
         drop(held);
         if let Some(cost) = cost {
             self.0.metrics.layer_read(&cost);
@@ -168,17 +170,17 @@ impl Service {
     }
 }
 
-/// An inventory as a node told of it.
-struct Told {
+/// An inventory as a node has delivered it.
+struct Delivered {
     layer: LayerId,
-    /// The version that its agent said that its catalogers have.
+    /// The version of the catalogers that the agent reported when it attached.
     catalogers: u32,
     cage: String,
     marks: bool,
     compressed: Vec<u8>,
 }
 
-/// How many reports a node may still send at once: one that floods waits, and nobody else.
+/// Rate limit for the reports of one node (a token bucket).
 struct Allowance {
     left: f64,
     at: Instant,
@@ -212,7 +214,7 @@ fn layer(id: Option<&v1::LayerId>) -> Result<LayerId, Status> {
 }
 
 impl Aggregator {
-    /// Returns with which version of the catalogers `node` is to read a layer, if it is.
+    /// Returns the version of the catalogers with which `node` reads the layer, or `None` if the layer is not leased to it.
     async fn is_leased(&self, node: &str, layer: LayerId) -> Option<u32> {
         let node = node.to_owned();
         self.fleet.call(move |fleet| fleet.is_leased(&node, &layer)).await
@@ -225,20 +227,20 @@ impl Aggregator {
         self.fleet.call(move |fleet| fleet.unreadable(&node, &layer, coverage, gone, now())).await;
     }
 
-    /// Waits until `bytes` more of what nodes send may be held, and takes them.
-    async fn allow(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
+    /// Waits for permits for `bytes` more of memory.
+    async fn reserve_memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
         let permits = u32::try_from(bytes.div_ceil(PERMIT)).unwrap_or(u32::MAX);
         let permit = tokio::time::timeout(STALLED, Arc::clone(&self.memory).acquire_many_owned(permits)).await;
         let permit = permit.map_err(|_| Status::unavailable("too many inventories are in flight; retry later"))?;
         permit.map_err(|_| Status::unavailable("the aggregator is shutting down"))
     }
 
-    /// An order, as it is sent.
+    /// Returns the message for an order.
     pub(super) fn order(&self, order: v1::order::Order) -> v1::Order {
         v1::Order { order: Some(order), cluster: self.cluster.clone() }
     }
 
-    /// Checks who is speaking: a node speaks for itself only, and in the cluster that this aggregator is for.
+    /// Checks the first message of a stream: node, cluster and wire version must match.
     fn hello(&self, node: &str, report: v1::Report) -> Result<v1::Hello, Status> {
         self.same_cluster(&report.cluster)?;
         match report.report {
@@ -261,8 +263,7 @@ impl Aggregator {
         Err(Refusal::Cluster.status(message))
     }
 
-    /// Hears a node out until its stream ends by itself, for what was said in it, or since its place was taken (`ended`). A report that
-    /// has arrived is handled to its end.
+    /// Handles the reports of a node until its stream ends, is refused, or is replaced (`ended`). A report that has arrived is handled completely.
     async fn listen(
         self: &Arc<Self>,
         node: &str,
@@ -280,7 +281,7 @@ impl Aggregator {
             let outcome = match message {
                 Ok(Some(report)) => self.report(node, stream, report).await,
                 Ok(None) => return,
-                // Nonsense is the node's doing; the end of a connection is nobody's.
+                // These codes mean that the node sent a malformed message; all others mean that the connection ended.
                 Err(status) => match status.code() {
                     tonic::Code::Internal | tonic::Code::OutOfRange => Err(status),
                     _ => return,
@@ -301,17 +302,17 @@ impl Aggregator {
         }
     }
 
-    /// Takes a report, and says how many of the smallest it counts for.
+    /// Handles a report. Returns its cost for the rate limit.
     async fn report(self: &Arc<Self>, node: &str, stream: u64, report: v1::Report) -> Result<f64, Status> {
         use v1::report::Report;
         let mut cost = 1.0;
         self.same_cluster(&report.cluster)?;
         let name = node.to_owned();
-        self.fleet.call(move |fleet| fleet.heard(&name, now())).await;
+        self.fleet.call(move |fleet| fleet.record_message(&name, now())).await;
         match report.report {
             Some(Report::Containers(containers)) => {
-                let told = u32::try_from(containers.containers.len() + containers.gone.len()).unwrap_or(u32::MAX);
-                cost += f64::from(told) / OF_A_REPORT;
+                let count = u32::try_from(containers.containers.len() + containers.gone.len()).unwrap_or(u32::MAX);
+                cost += f64::from(count) / OF_A_REPORT;
                 self.containers(node, stream, containers).await?;
             }
             Some(Report::Verified(verified)) => self.verified(node, &verified).await?,
@@ -331,11 +332,10 @@ impl Aggregator {
             }
             Some(Report::Answers(answers)) => {
                 let stack: Digest = digest(&answers.stack, "a stack's identity").map_err(malformed)?;
-                // It waits with others for its turn.
-                let held = self.allow(answers.encoded_len()).await?;
-                // An answer that nobody asked for is not listened to.
+                let held = self.reserve_memory(answers.encoded_len()).await?;
+                // Answers that were not requested are counted and ignored.
                 let name = node.to_owned();
-                match self.fleet.call(move |fleet| fleet.answered(&name, &stack)).await {
+                match self.fleet.call(move |fleet| fleet.check_answered(&name, &stack)).await {
                     Some(layers) => self.merge(MergeJob { stack, layers, answers: Some((answers, held)) }),
                     None => {
                         self.counters.unasked.fetch_add(1, Relaxed);
@@ -356,28 +356,29 @@ impl Aggregator {
             report.gone.into_iter().map(ContainerKey::try_from).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
         let report = super::fleet::Report { stream, sequence: report.sequence, full: report.full, containers, gone };
         let (name, watch) = (node.to_owned(), self.watch.clone());
-        // Placed where they are entered, so that no change of the API server's comes between.
-        let taken = self.fleet.call(move |fleet| {
+        // Pods are looked up in the same call that adds the containers, so that no change of the cluster is missed in between.
+        let result = self.fleet.call(move |fleet| {
             fleet.containers(&name, report, &|seen| place_reported(watch.as_deref(), &name, seen), now())
         });
-        match taken.await {
-            Ok(()) | Err(NotTaken::Replaced) => Ok(()),
-            Err(NotTaken::Gap) => {
+        match result.await {
+            Ok(()) | Err(RefusedReport::Replaced) => Ok(()),
+            Err(RefusedReport::Gap) => {
                 debug!(node, "report missed: all containers requested");
                 self.send(node, v1::order::Order::Resync(v1::Resync {})).await;
                 Ok(())
             }
-            Err(NotTaken::TooMany) => {
+            Err(RefusedReport::TooMany) => {
                 Err(Refusal::TooLarge.status("the report exceeds the maximum number of containers per node"))
             }
         }
     }
 
-    /// Checks what a node read of a layer, and keeps it.
-    async fn store_inventory(&self, node: &str, told: Told) -> Result<(), Status> {
-        let Told { layer, catalogers, cage, marks, compressed } = told;
-        // Decoding takes several times what is compressed: few at a time.
-        let turn = self.decoding.acquire().await.map_err(|_| Status::unavailable("the aggregator is shutting down"))?;
+    /// Checks and stores an inventory.
+    async fn store_inventory(&self, node: &str, delivered: Delivered) -> Result<(), Status> {
+        let Delivered { layer, catalogers, cage, marks, compressed } = delivered;
+        // Decoding needs several times the memory of the compressed bytes, so few inventories are decoded at a time.
+        let permit =
+            self.decoding.acquire().await.map_err(|_| Status::unavailable("the aggregator is shutting down"))?;
         let checked = in_background(move || {
             let encoding = decompress(&compressed, MAX_INVENTORY).map_err(|error| error.to_string())?;
             let inventory = Inventory::decode(&encoding).map_err(|error| error.to_string())?;
@@ -387,15 +388,15 @@ impl Aggregator {
             Ok(Ok(checked)) => checked,
             Ok(Err(error)) => {
                 let reason = format!("the inventory of {layer}: {error}");
-                return Err(self.worthless(node, layer, Refusal::Malformed.status(reason)).await);
+                return Err(self.reject_inventory(node, layer, Refusal::Malformed.status(reason)).await);
             }
             Err(error) => return Err(Status::internal(error.to_string())),
         };
-        drop(turn);
+        drop(permit);
         if read_by != catalogers {
             let status = Refusal::Malformed
                 .status("the inventory was read with another version of the catalogers than the agent reported");
-            return Err(self.worthless(node, layer, status).await);
+            return Err(self.reject_inventory(node, layer, status).await);
         }
         let read = Layer {
             id: layer,
@@ -408,7 +409,7 @@ impl Aggregator {
             read_at: now().unix,
             verified_by: std::collections::BTreeSet::new(),
         };
-        // Meanwhile the lease may have expired, or the node be distrusted: another one may have read the layer.
+        // Meanwhile the lease may have expired or the node may have been distrusted, and another node may have read the layer.
         let (name, candidate) = (node.to_owned(), read.clone());
         let checks = move |fleet: &mut Fleet| (fleet.is_leased(&name, &layer).is_some(), fleet.is_settled(&candidate));
         match self.fleet.call(checks).await {
@@ -416,28 +417,28 @@ impl Aggregator {
             (true, false) => {
                 self.counters.contradicted.fetch_add(1, Relaxed);
                 let reason = format!("the inventory of {layer} differs from the accepted one");
-                return Err(self.worthless(node, layer, Status::failed_precondition(reason)).await);
+                return Err(self.reject_inventory(node, layer, Status::failed_precondition(reason)).await);
             }
             (true, true) => {}
         }
         if let Err(error) = self.store.put_layer(LayerRow { layer: read.clone(), inventory }).await {
-            // The node did what it was asked; it is asked again when there is room.
+            // The node is not at fault: the layer is leased again later.
             self.unreadable(node, layer, Coverage::failed(error.to_string()), true).await;
             return Err(Status::unavailable(error.to_string()));
         }
-        if self.fleet.call(move |fleet| fleet.known(read)).await {
+        if self.fleet.call(move |fleet| fleet.layer_stored(read)).await {
             self.counters.inventories.fetch_add(1, Relaxed);
             info!(node, %layer, bytes = size, "layer stored");
             return Ok(());
         }
-        // It was stored in the moment in which its node was distrusted.
+        // The node was distrusted while its inventory was stored.
         let forgotten = self.store.forget_layers(&[layer], node).await;
         forgotten.map_err(|error| Status::unavailable(error.to_string()))?;
         Err(unleased(&layer))
     }
 
-    /// What a node told of a layer is of no use: that counts as a failure to read it.
-    async fn worthless(&self, node: &str, layer: LayerId, status: Status) -> Status {
+    /// Records that a node has delivered an unusable inventory, which counts as a failure to read the layer. Returns `status`.
+    async fn reject_inventory(&self, node: &str, layer: LayerId, status: Status) -> Status {
         self.unreadable(node, layer, Coverage::failed(status.message()), false).await;
         status
     }
@@ -447,11 +448,11 @@ impl Aggregator {
         let digest = digest(&report.digest, "an inventory's digest").map_err(malformed)?;
         let (name, catalogers, marks) = (node.to_owned(), report.catalogers, report.marks);
         let outcome = self.fleet.call(move |fleet| fleet.verified(&name, &id, digest, catalogers, marks)).await;
-        if let Some(cost) = report.cost.filter(|_| outcome != Verified::Unasked) {
+        if let Some(cost) = report.cost.filter(|_| outcome != Verified::NotRequested) {
             self.metrics.layer_read(&cost);
         }
         let stored: Result<(), StoreError> = match outcome {
-            Verified::Unasked => {
+            Verified::NotRequested => {
                 self.counters.unasked.fetch_add(1, Relaxed);
                 Ok(())
             }
@@ -473,7 +474,7 @@ impl Aggregator {
                 self.store.forget_layers(&[id], &reader).await
             }
         };
-        // The store's health is a problem of its own; what could not be recorded is read again.
+        // An error of the store raises a problem elsewhere. A cross-read that was not stored is repeated after a restart.
         if let Err(error) = stored {
             warn!(node, layer = %id, %error, "cross-read not stored");
         }

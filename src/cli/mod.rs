@@ -73,7 +73,7 @@ enum Command {
     Describe(describe::Arguments),
     /// Distrust a node's inventories, or trust them again
     Node(node::Arguments),
-    /// Back up the aggregator's store, or give it to another cluster
+    /// Back up the aggregator's store, or assign it to another cluster
     Store(store::Arguments),
     /// Create tokens for nodes and for users of the API
     Token(token::Arguments),

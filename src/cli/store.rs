@@ -22,7 +22,7 @@ enum Command {
         #[command(flatten)]
         store: Store,
     },
-    /// Give the store to another cluster, for example after the cluster was replaced; the aggregator must be stopped
+    /// Assign the store to another cluster, for example after the cluster was replaced; the aggregator must be stopped
     Adopt {
         /// Name of the cluster that the store belongs to from now on
         #[arg(long, value_name = "NAME")]

@@ -81,6 +81,8 @@ fn agent(path: &[&str], out: &mut String) {
     let title = [&["outcrop-agent"], path].concat().join(" ");
     writeln!(out, "\n## {title}\n\n```text\n{}\n```", help.trim_end()).unwrap();
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // Deeper lines continue the description of a command.
+    let commands = commands.filter(|line| !line.starts_with("   "));
     for name in commands.filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next()) {
         if name != "help" {
             agent(&[path, &[name]].concat(), out);
@@ -128,4 +130,25 @@ fn the_table_of_what_is_read_is_the_table_of_ecosystems() {
         table,
         "README.md is out of step with proto/src/ecosystem.rs: UPDATE=1 cargo test --workspace --test it docs::"
     );
+}
+
+#[test]
+fn help_is_wrapped_at_the_width_of_the_terminal() {
+    let outcrop = env!("CARGO_BIN_EXE_outcrop");
+    let agent = Path::new(outcrop).with_file_name("outcrop-agent");
+    for (program, arguments) in [
+        (Path::new(outcrop), &["--help"][..]),
+        (Path::new(outcrop), &["aggregator", "--help"]),
+        (Path::new(outcrop), &["db", "push", "--help"]),
+        (&agent, &["--help"]),
+        (&agent, &["run", "--help"]),
+    ] {
+        let output = Command::new(program).args(arguments).env("COLUMNS", "80").output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        assert!(help.lines().count() > 10, "{arguments:?}: {help}");
+        // clap does not wrap the line of usage.
+        let long: Vec<&str> =
+            help.lines().filter(|line| line.chars().count() > 80 && !line.starts_with("Usage:")).collect();
+        assert_eq!(long, Vec::<&str>::new(), "{} {arguments:?}", program.display());
+    }
 }

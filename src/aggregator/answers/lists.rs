@@ -1,4 +1,4 @@
-//! Nodes, containers, images and layers: what the fleet knows.
+//! Lists of nodes, containers, images and layers, from the fleet.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl Aggregator {
                 cage: node.map(|node| node.cage.clone()).unwrap_or_default(),
                 marks: node.is_some_and(|node| node.marks),
                 attached: node.is_some_and(|node| node.attached),
-                silent_seconds: node.map_or(0, |node| at.saturating_duration_since(node.heard).as_secs()),
+                silent_seconds: node.map_or(0, |node| at.saturating_duration_since(node.last_message).as_secs()),
                 containers: seen + untold.get(name).copied().unwrap_or(0),
                 agent: node.and_then(agent).filter(|_| *scope == Scope::All),
                 kubernetes: registered.map(|node| KubernetesNode {
@@ -74,7 +74,7 @@ impl Aggregator {
     }
 
     pub(super) fn list_containers(&self, scope: &Scope, list: &List) -> Result<Page<ContainerItem>, Failure> {
-        // A container is called `name` among its own kind, and `container` where others are listed.
+        // The filter by container name is `name` for containers, and `container` in other lists.
         let chosen = Chosen::new(self, scope, list)?;
         let fleet = self.picture();
         let cluster = self.watch.as_ref().map(|watch| watch.cluster());
@@ -156,7 +156,7 @@ impl Aggregator {
         });
         let keyed = wanted.map(|visible| (visible.digest.to_string(), visible));
         let page = page(&IMAGES, list, keyed)?;
-        // Names and nodes are those of the containers that are seen.
+        // Names and nodes cover only containers in the scope.
         let mut seen: HashMap<Digest, SeenAs<'_>> =
             page.items.iter().map(|visible| (*visible.digest, SeenAs::default())).collect();
         for (name, node) in fleet.nodes() {
@@ -224,13 +224,13 @@ impl Aggregator {
 
 /// A container of a list.
 enum Row<'a> {
-    /// That a node tells of.
+    /// Reported by a node.
     Told(&'a str, &'a Key, &'a Container),
-    /// That only the API server knows.
+    /// Known to the API server only.
     Untold(Missing<'a>),
 }
 
-/// What a node's agent told of itself.
+/// Converts the metrics of an agent.
 fn agent(node: &Node) -> Option<AgentItem> {
     let metrics = node.metrics.as_ref()?;
     let roles = metrics.roles.iter().map(|role| RoleItem {
@@ -250,14 +250,14 @@ fn agent(node: &Node) -> Option<AgentItem> {
     })
 }
 
-/// The key that the node's agent would report for a container that only the API server knows.
+/// Returns the key that an agent would report for a container that only the API server knows.
 fn missing_key(missing: &Missing<'_>) -> Key {
     let runtime = missing.container.runtime;
     let namespace = runtime.kubernetes_namespace().unwrap_or_default().into();
     Key { runtime, namespace, id: missing.container.id.clone().unwrap_or_default() }
 }
 
-/// A container that no node has told of, in words.
+/// Returns the item of a container that no node has reported.
 fn untold(missing: &Missing<'_>) -> ContainerItem {
     let Missing { node, pod, container, coverage } = missing;
     let key = missing_key(missing);
@@ -281,17 +281,17 @@ fn untold(missing: &Missing<'_>) -> ContainerItem {
     }
 }
 
-/// The name of a stack's distribution.
+/// Returns the name of a stack's distribution.
 fn distribution(summary: &Summary) -> Option<String> {
     summary.distribution.as_ref().map(|distribution| distribution.name.clone())
 }
 
-/// Findings of a stack by severity; none before it is merged.
+/// Returns the findings of a stack by severity; none before it is merged.
 fn findings(summary: Option<&Arc<Summary>>) -> SeverityCounts {
     summary.map(|summary| summary.counts.severities).unwrap_or_default()
 }
 
-/// By which names, and where, containers of an image are seen.
+/// The names and nodes of an image, from the containers in the scope.
 #[derive(Debug, Default)]
 struct SeenAs<'a> {
     names: BTreeSet<&'a str>,
@@ -310,20 +310,20 @@ fn chosen_stacks(fleet: &Picture, scope: &Scope, list: &List) -> Option<HashSet<
     Some(seen.filter_map(|container| container.stack).collect())
 }
 
-/// What stands on a layer.
+/// Counts of the images and containers with a layer.
 #[derive(Clone, Debug, Default)]
 struct Impact {
     images: u64,
     containers: u64,
     findings: u64,
     affected: u64,
-    /// One of the images.
+    /// Name of one of the images.
     stack: Option<Digest>,
     step: Option<Step>,
 }
 
 impl Impact {
-    /// Counts a stack for each of its layers: a finding is of the layer that brought the package.
+    /// Adds a stack to the counts of its layers. A finding belongs to the layer that introduced the package.
     fn add(impacts: &mut HashMap<LayerId, Self>, visible: &Visible<'_>) {
         let containers = u64::from(visible.containers);
         let counts = visible.stack.summary().map(|summary| summary.counts.by_layer.as_slice()).unwrap_or_default();
@@ -362,7 +362,7 @@ fn item(fleet: &Picture, scope: &Scope, id: LayerId, impact: Impact) -> LayerIte
         reason,
         disputed,
         read_by: read.map(|read| &read.node).filter(|name| sees_all || sees(fleet, scope, name)).cloned(),
-        // When it was read, and by how many, would say that others run it, too, or did.
+        // These fields would reveal that pods outside of the scope have the layer.
         read_at: read.filter(|_| sees_all).map(|read| time(read.read_at)),
         cage: read.filter(|_| sees_all).map(|read| read.cage.clone()),
         catalogers: read.map(|read| read.catalogers),
@@ -376,12 +376,12 @@ fn item(fleet: &Picture, scope: &Scope, id: LayerId, impact: Impact) -> LayerIte
     }
 }
 
-/// Whether somebody may know of the node of this name.
+/// Returns whether the caller may read the node of this name.
 fn sees(fleet: &Picture, scope: &Scope, name: &str) -> bool {
     fleet.node(name).is_some_and(|node| sees_node(scope, node))
 }
 
-/// What a container that is seen calls the image of its stack.
+/// Returns the name of the stack's image that a container in the scope has.
 fn name_of(fleet: &Picture, scope: &Scope, stack: &Digest) -> Option<String> {
     let nodes = fleet.stack(stack)?.nodes().filter_map(|name| fleet.node(name));
     let mut containers = nodes.flat_map(|node| node.containers.values());

@@ -1,4 +1,4 @@
-//! A container, as its node told of it and as the API server knows it.
+//! A container, as its node reports it and as the API server knows it.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, Pod, Runtime,
 use super::Now;
 use crate::cluster::{Place, Workload};
 
-/// What a container and a layer take here besides their texts, at most, bytes.
+/// Maximum memory for a container and for a layer without their texts, in bytes.
 const CONTAINER_WEIGHT: usize = 512;
 const LAYER_WEIGHT: usize = 1024;
 
-/// Longest reason that a node may give, bytes.
+/// Maximum size of a reason that a node reports, in bytes.
 pub(super) const MAX_REASON: usize = 1024;
 
 /// Identity of a container on its node, as [`ContainerKey`] with shared texts.
@@ -37,7 +37,7 @@ impl Key {
 }
 
 impl Key {
-    /// Returns runtime and namespace in one text, which sorts as keys do.
+    /// Returns runtime and namespace as one text with the same order as keys.
     pub(in crate::aggregator) fn qualified_namespace(&self) -> String {
         format!("{}/{}", self.runtime, self.namespace)
     }
@@ -54,31 +54,31 @@ impl From<ContainerKey> for Key {
 pub(in crate::aggregator) struct Container {
     /// Its name in its pod, or its ID.
     pub(in crate::aggregator) name: Arc<str>,
-    /// Its pod, as the API server knows it; where none is asked, as the node told of it.
+    /// Its pod according to the API server; outside Kubernetes, according to its node.
     pub(in crate::aggregator) pod: Option<Arc<Pod>>,
-    /// Whose that is, where the API server knows it.
+    /// Its workload, if the API server knows it.
     pub(in crate::aggregator) workload: Option<Arc<Workload>>,
-    /// Its node says that it is of a pod, and the API server knows of no such container there.
+    /// Whether it belongs to a pod according to its node, where the API server does not know the container.
     pub(in crate::aggregator) is_stray: bool,
-    /// The image's name as it was.
+    /// Name of the image when the container was created.
     pub(in crate::aggregator) image: Arc<str>,
     /// The identity of its stack.
     pub(in crate::aggregator) stack: Option<Digest>,
-    /// How its runtime stores its files, where its node knows that.
+    /// How its runtime stores its files, if its node knows that.
     pub(in crate::aggregator) storage: Option<Storage>,
-    /// Why it is not looked into.
+    /// Why it is not scanned.
     pub(in crate::aggregator) refused: Option<Arc<Coverage>>,
-    /// Whether that is since it is out of view: what its node told of its layers was not kept then.
+    /// Whether it is excluded. Then its layers were not recorded.
     pub(super) is_excluded: bool,
-    /// Since when it has been known, in seconds since 1970.
+    /// When it was first reported, in seconds since 1970.
     pub(in crate::aggregator) since: i64,
-    /// What it takes here, bytes.
+    /// Memory for it, in bytes.
     pub(super) weight: usize,
 }
 
 impl Container {
-    /// What a node tells of, by its name and the image's.
-    pub(super) fn told(
+    /// Creates a container from a node's report; the first argument is its name and the name of its image.
+    pub(super) fn reported(
         (name, image): (Arc<str>, Arc<str>),
         pod: Option<Pod>,
         refused: Option<Arc<Coverage>>,
@@ -91,13 +91,13 @@ impl Container {
         Self { name, pod, workload, is_stray, image, stack, storage, refused, is_excluded, since, weight }
     }
 
-    /// Takes up where it belongs. What its node said of its pod counts only where there is nobody to ask.
-    pub(super) fn belong(&mut self, placed: Placed) {
+    /// Sets pod and workload. The pod that the node reports counts only outside Kubernetes.
+    pub(super) fn set_place(&mut self, placed: Placed) {
         self.is_excluded = false;
         match placed {
-            Placed::AsTold => {}
-            Placed::Nowhere => (self.pod, self.workload, self.is_stray) = (None, None, true),
-            Placed::Elsewhere => {
+            Placed::AsReported => {}
+            Placed::Unknown => (self.pod, self.workload, self.is_stray) = (None, None, true),
+            Placed::NotWatched => {
                 (self.pod, self.workload, self.is_stray) = (None, None, false);
                 self.exclude("not in a watched namespace");
             }
@@ -115,26 +115,26 @@ impl Container {
         (self.stack, self.is_excluded) = (None, true);
     }
 
-    /// The Kubernetes namespace of its pod: who may see it.
+    /// Returns the Kubernetes namespace of its pod, which decides who may read it.
     pub(in crate::aggregator) fn namespace(&self) -> Option<&str> {
         self.pod.as_ref().map(|pod| pod.namespace.as_str())
     }
 }
 
-/// Where a container belongs, as far as somebody knows it.
+/// The pod and workload of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::aggregator) enum Placed {
-    /// There is nobody to ask, or nothing to ask for: what its node says counts.
-    AsTold,
-    /// There.
+    /// There is no API server, or the container belongs to no pod: the node's report counts.
+    AsReported,
+    /// The API server knows the container.
     In(Place),
-    /// The API server knows of no such container on that node.
-    Nowhere,
-    /// The API server knows of none in the namespaces that are watched, and its node says that it is in another.
-    Elsewhere,
+    /// The API server does not know the container on that node.
+    Unknown,
+    /// According to its node, the container is in a namespace that is not watched.
+    NotWatched,
 }
 
-/// What a container takes here, at most: each of its layers may be nobody else's.
+/// Returns the maximum memory for a container, if it shares no layer with other containers.
 pub(super) fn weight_of(seen: &Seen) -> usize {
     let Seen { key, name, pod, image, storage: _, stack, refused, steps } = seen;
     let pod = pod.as_ref().map_or(0, |pod| pod.namespace.len() + pod.name.len() + pod.uid.len());
@@ -145,7 +145,7 @@ pub(super) fn weight_of(seen: &Seen) -> usize {
     CONTAINER_WEIGHT + texts + reason + layers * LAYER_WEIGHT + steps
 }
 
-/// With a reason as long as it may be.
+/// Shortens the reason to the maximum size.
 pub(super) fn shortened(mut coverage: Coverage) -> Coverage {
     coverage.reason.truncate(coverage.reason.floor_char_boundary(MAX_REASON));
     coverage

@@ -1,4 +1,4 @@
-//! What is counted over the fleet, for whoever may see it.
+//! Counts over the containers in a scope.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
@@ -13,30 +13,30 @@ use super::{Now, Picture};
 use crate::store::{DayCount, StackId, Summary};
 use crate::web::{LayerCounts, Lifetimes, Scope};
 
-/// What there is to say of containers.
+/// Counts of containers.
 #[derive(Debug, Default)]
 pub(in crate::aggregator) struct Overview {
-    /// Every coverage with how many containers have it.
+    /// Number of containers by coverage.
     pub(in crate::aggregator) coverage: BTreeMap<Coverage, u64>,
-    /// What is in the store of their stacks, with how many containers have each.
+    /// Summaries of their stacks in the store, each with the number of containers.
     pub(in crate::aggregator) summaries: Vec<(Arc<Summary>, u32)>,
-    /// How long the stack that waits longest has waited, in seconds.
+    /// Age of the oldest pending stack, in seconds.
     pub(in crate::aggregator) oldest_unscanned: Option<u64>,
 }
 
-/// A stack, and how many of its containers somebody may see.
+/// A stack, and the number of its containers in a scope.
 #[derive(Clone, Debug)]
 pub(in crate::aggregator) struct Visible<'a> {
     /// Its identity.
     pub(in crate::aggregator) digest: &'a Digest,
     /// The stack.
     pub(in crate::aggregator) stack: &'a Stack,
-    /// How many.
+    /// Number of its containers in the scope.
     pub(in crate::aggregator) containers: u32,
 }
 
 impl Picture {
-    /// Stacks with containers that `scope` sees.
+    /// Returns the stacks with containers in `scope`.
     pub(in crate::aggregator) fn visible<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = Visible<'a>> {
         self.present().filter_map(|(digest, stack)| {
             let containers = match scope {
@@ -49,10 +49,10 @@ impl Picture {
         })
     }
 
-    /// What there is to say of the containers that `scope` sees, in one pass over stacks.
+    /// Counts the containers in `scope`, in one pass over stacks.
     pub(in crate::aggregator) fn overview(&self, scope: &Scope, now: Now) -> Overview {
         let mut overview = Overview::default();
-        // Hardly ever does a layer have one, and then all of a stack's layers have to be looked at.
+        // Disputes are rare. Only if there is one, all layers of a stack have to be examined.
         let is_disputed = self.layers.values().any(Layer::is_disputed);
         for Visible { digest, stack, containers } in self.visible(scope) {
             let coverage = match stack.summary().filter(|_| !is_disputed) {
@@ -74,7 +74,7 @@ impl Picture {
         overview
     }
 
-    /// Layers below containers that `scope` sees, by how far they are.
+    /// Counts the layers of containers in `scope`, by state.
     pub(in crate::aggregator) fn layer_counts(&self, scope: &Scope) -> LayerCounts {
         let newest = self.nodes.values().filter(|node| node.attached).map(|node| node.catalogers).max();
         let mut counts = LayerCounts::default();
@@ -114,12 +114,12 @@ impl Picture {
         rows.map(|((namespace, Reverse(severity)), findings)| DayCount { day, namespace, severity, findings }).collect()
     }
 
-    /// Returns the row ids of the stacks that somebody has.
+    /// Returns the row ids of the stacks that a node has.
     pub(in crate::aggregator) fn present_ids(&self) -> Vec<StackId> {
         self.present().filter_map(|(_, stack)| stack.summary().map(|summary| summary.id)).collect()
     }
 
-    /// Containers since the start, and how those that ended had been seen.
+    /// Returns the counts of containers since the start.
     pub(in crate::aggregator) fn lifetimes(&self) -> Lifetimes {
         self.lifetimes.clone()
     }

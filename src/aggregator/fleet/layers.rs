@@ -1,4 +1,4 @@
-//! Layers: each is leased to one node that has it, and read once.
+//! Layers: each is leased to one node that has it, and is read once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher as _;
@@ -9,85 +9,86 @@ use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, LayerState};
 
 use super::stacks::Stack;
 use super::verify::{CrossRead, Dispute};
-use super::{Fleet, LEASE, Node, Now, Picture, shortened, unask};
+use super::{Fleet, LEASE, Node, Now, Picture, shortened, unassign};
 use crate::store::Layer as KnownLayer;
 
-/// Most layers that are leased to one node at a time: with few, a node that dies holds up little.
+/// Maximum number of leases of one node. It is low, so that a node that dies delays few layers.
 const LEASES_OF_A_NODE: usize = 4;
 
-/// How long a layer that could not be read is left alone after the first failure; twice as long after each one more.
+/// Pause after a node's first failure to read a layer; it doubles with each further failure.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// How long a node is not asked again for a layer that it said is gone: its next report will say so as well.
+/// Pause after a node reported that a layer is gone. By its end, the node has reported the end of the container, too.
 const GONE_PAUSE: Duration = Duration::from_secs(5);
 
-/// After so many failures a node is not asked for a layer again until its catalogers change.
+/// Number of failures after which a layer is not leased to a node again until the node's catalogers change.
 const MAX_FAILURES: u32 = 6;
 
-/// Most layers that are leased at a time to all nodes together: what they read is decoded and stored in one place, and a lease that waits
-/// there for longer than its time would have its layer read twice.
+/// Maximum number of leases of all nodes together. The aggregator decodes and stores all inventories; with more of them, leases would
+/// expire while their inventories wait for it.
 const LEASES: usize = 1024;
 
-/// So many nodes that could not read a layer are believed that nobody can: fewer may be broken, or lie.
+/// Number of nodes whose failures mean that no node can read a layer. Fewer may be broken, or report false failures.
 const FAILED_BY: usize = 3;
 
-/// How long a node that let a lease end comes after others.
+/// Time during which a node whose lease has expired does not get the same layer again.
 const LATE_PAUSE: Duration = Duration::from_secs(10);
 
-/// Of the nodes that have a layer, so many are looked at in one go: not all of thousands.
+/// Maximum number of nodes with a layer that one search examines.
 const HOLDERS: usize = 64;
 
-/// Most layers at a time that are read again since there are better catalogers.
+/// Maximum number of layers that are being read again because of newer catalogers.
 const RENEWALS: usize = 16;
 
-/// Layers that are looked at in one go for whether they can be read again.
+/// Maximum number of layers that one search for layers to read again examines.
 const RENEWABLE: usize = 256;
 
-/// A node is to read a layer.
+/// A node has to read a layer.
 #[derive(Clone, Debug)]
 struct Lease {
     node: Arc<str>,
     until: Instant,
 }
 
-/// A node could not read a layer.
+/// Failures of one node to read a layer.
 #[derive(Clone, Debug)]
 struct Failure {
     coverage: Coverage,
     count: u32,
-    again: Instant,
-    /// By these catalogers.
+    /// When the node may try again.
+    retry_at: Instant,
+    /// Version of the node's catalogers.
     catalogers: u32,
 }
 
-/// A layer that somebody has or had.
+/// A layer that is on a node or in the store.
 #[derive(Clone, Debug, Default)]
 pub(in crate::aggregator) struct Layer {
     read: Option<KnownLayer>,
     lease: Option<Lease>,
-    /// By node, so that one that fails, or says so, keeps no other from reading it.
+    /// Failures by node, so that the failure of one node does not keep another from reading the layer.
     failures: BTreeMap<Arc<str>, Failure>,
-    /// Who let the last lease end, and until when it comes after others.
+    /// The node whose lease expired last, and the end of its pause.
     late: Option<(Arc<str>, Instant)>,
     pub(super) cross: Option<CrossRead>,
-    /// Nodes that were asked for their word on it and gave none that counts.
-    pub(super) unheard: Vec<Arc<str>>,
-    /// Nobody could be asked for their word: until when that is not tried again.
-    pub(super) alone: Option<Instant>,
+    /// Nodes whose cross-read did not lead to a comparable result.
+    pub(super) inconclusive: Vec<Arc<str>>,
+    /// No node could cross-read the layer: the time until which no other search starts.
+    pub(super) no_witness_until: Option<Instant>,
     pub(super) dispute: Option<Dispute>,
-    /// Stacks with it that somebody has.
+    /// Stacks with this layer that a node has.
     pub(super) stacks: BTreeSet<Digest>,
-    /// How many containers stand on it.
+    /// Number of containers with this layer.
     pub(super) containers: u32,
 }
 
 impl Layer {
-    /// One that is in the store.
-    pub(super) fn known(layer: KnownLayer) -> Self {
+    /// Creates a layer whose inventory is in the store.
+    pub(super) fn stored(layer: KnownLayer) -> Self {
         Self { read: Some(layer), ..Self::default() }
     }
 
-    /// What is in the store.
+    /// Returns the layer's row in the store, if it has been read.
     pub(in crate::aggregator) fn read(&self) -> Option<&KnownLayer> {
         self.read.as_ref()
     }
@@ -96,30 +97,30 @@ impl Layer {
         self.read.as_mut()
     }
 
-    /// What is in the store is not believed any more.
-    pub(super) fn unread(&mut self) {
+    /// Discards the inventory in the store, so that the layer is read again.
+    pub(super) fn discard(&mut self) {
         self.read = None;
         self.cross = None;
     }
 
-    /// Why it could not be read, if so.
+    /// Returns why the layer could not be read, if a node has failed.
     pub(in crate::aggregator) fn failed(&self) -> Option<&Coverage> {
         let failures = self.failures.values().filter(|failure| failure.count > 0);
         failures.max_by_key(|failure| failure.count).map(|failure| &failure.coverage)
     }
 
-    /// Nodes that could not read it, each with the reason.
+    /// Returns the nodes that could not read the layer, each with the reason.
     pub(in crate::aggregator) fn failures(&self) -> impl Iterator<Item = (&str, &Coverage)> {
         let failures = self.failures.iter().filter(|(_, failure)| failure.count > 0);
         failures.map(|(name, failure)| (&**name, &failure.coverage))
     }
 
-    /// Whether nodes disagree on what it holds.
+    /// Returns whether nodes have reported different contents.
     pub(in crate::aggregator) fn is_disputed(&self) -> bool {
         self.dispute.is_some()
     }
 
-    /// How far it is.
+    /// Returns the state of the layer.
     pub(in crate::aggregator) fn state(&self) -> LayerState {
         match (&self.read, &self.lease, self.failed()) {
             (Some(_), ..) => LayerState::Known,
@@ -129,23 +130,23 @@ impl Layer {
         }
     }
 
-    /// Stacks with it that somebody has.
+    /// Returns the stacks with this layer that a node has.
     pub(in crate::aggregator) fn stacks(&self) -> impl Iterator<Item = &Digest> {
         self.stacks.iter()
     }
 
-    /// Whether it is worth to be remembered.
+    /// Returns whether the layer is in the store or on a node.
     pub(super) fn is_kept(&self) -> bool {
         self.read.is_some() || !self.stacks.is_empty()
     }
 
-    /// Returns whether `node` is to read it, for itself or for another's word.
-    pub(super) fn is_asked(&self, node: &str) -> bool {
+    /// Returns whether `node` has to read the layer, by a lease or a cross-read.
+    pub(super) fn is_assigned_to(&self, node: &str) -> bool {
         self.lease.as_ref().is_some_and(|lease| *lease.node == *node)
             || self.cross.as_ref().is_some_and(|cross| *cross.node == *node)
     }
 
-    /// `node` does not read it any more.
+    /// Ends the lease and the cross-read of `node`.
     pub(super) fn release(&mut self, node: &str) {
         if self.lease.as_ref().is_some_and(|lease| *lease.node == *node) {
             self.lease = None;
@@ -155,24 +156,24 @@ impl Layer {
         }
     }
 
-    /// Returns whether `node` could not read it.
+    /// Returns whether `node` could not read the layer.
     pub(super) fn has_failed(&self, node: &str) -> bool {
         self.failures.contains_key(node)
     }
 
-    /// What `node` could not do with it does not matter any more.
-    pub(super) fn forgive(&mut self, node: &str) {
+    /// Removes the failures of `node`.
+    pub(super) fn clear_failures(&mut self, node: &str) {
         self.failures.remove(node);
     }
 
-    /// Whether `node` may be asked for it now, as far as it was asked before.
+    /// Returns whether the layer may be leased to the node now: no other lease is active, and neither this node nor enough others have failed.
     fn is_free(&self, name: &str, node: &Node, now: Now) -> bool {
         let version = node.catalogers;
         let leased = self.lease.as_ref().is_some_and(|lease| lease.until > now.instant);
         let late = self.late.as_ref().is_some_and(|(late, until)| **late == *name && *until > now.instant);
         let failed = match self.failures.get(name) {
             Some(failure) => {
-                failure.again > now.instant || failure.count >= MAX_FAILURES && failure.catalogers >= version
+                failure.retry_at > now.instant || failure.count >= MAX_FAILURES && failure.catalogers >= version
             }
             None => {
                 let others = self.failures.values();
@@ -182,15 +183,16 @@ impl Layer {
         !leased && !late && !failed
     }
 
-    /// Whether `node` may be asked to make it known.
+    /// Returns whether the layer has to be read and may be leased to the node.
     fn is_wanted(&self, name: &str, node: &Node, now: Now) -> bool {
-        // Where a dispute is settled, those that were wrong are not asked.
-        let right = self.dispute.as_ref().is_none_or(|dispute| dispute.is_believed(name));
-        self.read.is_none() && right && self.is_free(name, node, now)
+        // After a dispute, nodes whose claim was wrong may not read the layer.
+        let is_allowed = self.dispute.as_ref().is_none_or(|dispute| dispute.may_read(name));
+        self.read.is_none() && is_allowed && self.is_free(name, node, now)
     }
 
-    /// Whether a node with catalogers of this version knows it better. What is claimed beyond `known`, the version that we know, is no
-    /// better; and what was read by such and nobody vouches for is worth less, since no other node can compare it.
+    /// Returns whether a node with catalogers of this version should read the layer again. A claimed version above `known`, the version of
+    /// the aggregator, counts as `known`. An inventory of such a node that no other node has verified is replaced, too, because no other node
+    /// can verify it.
     fn is_renewed_by(&self, version: u32, known: u32) -> bool {
         self.read.as_ref().is_some_and(|read| {
             let is_alone = read.catalogers > known && read.verified_by.is_empty();
@@ -200,13 +202,13 @@ impl Layer {
 }
 
 impl Fleet {
-    /// Layers that `node` has and nobody has read or is reading: from now on they are leased to it.
+    /// Leases layers to a node that has them, if they have not been read and are not leased. Returns the leased layers.
     pub(in crate::aggregator) fn lease(&mut self, name: &str, now: Now) -> Vec<LayerId> {
         let Some((name, node)) = self.picture.nodes.get_key_value(name) else { return Vec::new() };
         if !node.attached || self.picture.distrusted.contains(&**name) {
             return Vec::new();
         }
-        let room = LEASES_OF_A_NODE.saturating_sub(node.asked.len());
+        let room = LEASES_OF_A_NODE.saturating_sub(node.assigned.len());
         let mut leased: Vec<LayerId> = Vec::new();
         for id in node.stacks.keys().filter_map(|stack| self.picture.stacks.get(stack)).flat_map(Stack::layers) {
             if leased.len() >= room {
@@ -225,10 +227,10 @@ impl Fleet {
         leased
     }
 
-    /// How many more layers nodes may be asked for.
+    /// Returns how many further layers may be assigned to nodes.
     fn room(&self) -> usize {
-        let asked: usize = self.picture.nodes.values().map(|node| node.asked.len()).sum();
-        LEASES.saturating_sub(asked)
+        let assigned: usize = self.picture.nodes.values().map(|node| node.assigned.len()).sum();
+        LEASES.saturating_sub(assigned)
     }
 
     fn grant(&mut self, name: &Arc<str>, leased: &[LayerId], now: Now) {
@@ -239,12 +241,11 @@ impl Fleet {
             }
         }
         if let Some(node) = self.picture.nodes.get_mut(name) {
-            node.asked.extend(leased);
+            node.assigned.extend(leased);
         }
     }
 
-    /// Leases what nobody reads, since a lease ended or a pause is over, to whoever has it and is free; and a little of what better
-    /// catalogers would know better.
+    /// Ends expired leases, leases layers whose lease or pause has ended, and leases a few layers that newer catalogers should read again.
     pub(in crate::aggregator) fn lease_again(&mut self, now: Now) -> Vec<(Arc<str>, Vec<LayerId>)> {
         self.expire(now);
         let mut nodes: BTreeSet<Arc<str>> = BTreeSet::new();
@@ -258,7 +259,7 @@ impl Fleet {
             }
             let holders = self
                 .holders(id, layer, now)
-                .filter(|(name, node)| node.asked.len() < LEASES_OF_A_NODE && layer.is_wanted(name, node, now));
+                .filter(|(name, node)| node.assigned.len() < LEASES_OF_A_NODE && layer.is_wanted(name, node, now));
             nodes.extend(holders.take(2).map(|(name, _)| Arc::clone(name)));
         }
         let leased = nodes.into_iter().map(|name| {
@@ -266,7 +267,7 @@ impl Fleet {
             (name, leased)
         });
         let mut all: Vec<_> = leased.filter(|(_, leased)| !leased.is_empty()).collect();
-        // Better catalogers are no reason for haste: what is not known comes first, and few at a time.
+        // Unread layers come first; newer catalogers read a few layers at a time.
         for (name, id) in self.renewals(now) {
             self.grant(&name, &[id], now);
             all.push((name, vec![id]));
@@ -274,7 +275,7 @@ impl Fleet {
         all
     }
 
-    /// Nodes that are attached and have a layer, from one that nobody can foresee.
+    /// Returns attached nodes with a layer, starting at a random one that no node can predict.
     fn holders<'a>(
         &'a self,
         id: &LayerId,
@@ -292,7 +293,7 @@ impl Fleet {
             .filter(|(name, node)| node.attached && !self.picture.distrusted.contains(&***name))
     }
 
-    /// Layers that are to be read again by better catalogers, each by a node that has nothing else to do.
+    /// Returns layers that newer catalogers should read again, each with a node that has no other layer to read.
     fn renewals(&self, now: Now) -> Vec<(Arc<str>, LayerId)> {
         let known = self.rules.catalogers;
         let newest =
@@ -313,7 +314,7 @@ impl Fleet {
                 break;
             }
             let mut free = self.holders(id, layer, now).filter(|(name, node)| {
-                node.asked.is_empty()
+                node.assigned.is_empty()
                     && layer.is_renewed_by(node.catalogers, known)
                     && layer.is_free(name, node, now)
                     && !renewed.iter().any(|(other, _)| other == *name)
@@ -326,7 +327,7 @@ impl Fleet {
         renewed
     }
 
-    /// Ends leases and cross-reads whose time is over. Who was asked comes after others from now on.
+    /// Ends leases and cross-reads that have expired.
     fn expire(&mut self, now: Now) {
         let ends = |until: Instant| until <= now.instant;
         let is_over = |_: &LayerId, layer: &Layer| {
@@ -339,28 +340,29 @@ impl Fleet {
                 layer.late = Some((Arc::clone(name), now.instant + LATE_PAUSE));
             }
             let cross = layer.cross.take_if(|cross| cross.until <= now.instant).map(|cross| cross.node);
-            layer.unheard.extend(cross.clone());
+            layer.inconclusive.extend(cross.clone());
             for name in lease.into_iter().chain(cross) {
-                unask(&mut self.picture.nodes, &name, id);
+                unassign(&mut self.picture.nodes, &name, id);
             }
         }
     }
 
-    /// Whether `node` is to read the layer, and with which version of the catalogers: what it says of others is not believed.
+    /// Returns the version of the catalogers with which `node` reads the layer, or `None` if the layer is not leased to it. An inventory of
+    /// another version is refused.
     pub(in crate::aggregator) fn is_leased(&self, node: &str, layer: &LayerId) -> Option<u32> {
         let lease = self.picture.layers.get(layer).and_then(|layer| layer.lease.as_ref());
         lease.filter(|lease| *lease.node == *node)?;
         self.picture.nodes.get(node).map(|node| node.catalogers)
     }
 
-    /// Whether an inventory is the one that a settled dispute came to; `true` where there was none, or where this one cannot be compared.
+    /// Returns whether an inventory agrees with the result of a settled dispute; `true` if there was none, or if the two cannot be compared.
     pub(in crate::aggregator) fn is_settled(&self, read: &KnownLayer) -> bool {
         let dispute = self.picture.layers.get(&read.id).and_then(|layer| layer.dispute.as_ref());
         dispute.is_none_or(|dispute| dispute.allows(read))
     }
 
-    /// The layer's inventory is in the store. `false` where it must not stay there: its node is not believed any more.
-    pub(in crate::aggregator) fn known(&mut self, mut read: KnownLayer) -> bool {
+    /// Records that the layer's inventory is in the store. Returns `false` if it must be removed, because its node is now distrusted.
+    pub(in crate::aggregator) fn layer_stored(&mut self, mut read: KnownLayer) -> bool {
         if self.picture.distrusted.contains(&read.node) {
             return false;
         }
@@ -368,22 +370,22 @@ impl Fleet {
         let lease = layer.lease.take().map(|lease| lease.node);
         let cross = layer.cross.take().map(|cross| cross.node);
         for name in lease.into_iter().chain(cross) {
-            unask(&mut self.picture.nodes, &name, &read.id);
+            unassign(&mut self.picture.nodes, &name, &read.id);
         }
         if let Some(dispute) = layer.dispute.take() {
             read.verified_by
                 .extend(dispute.agreeing(&read.digest).filter(|name| *name != read.node).map(ToOwned::to_owned));
         }
         layer.failures.clear();
-        (layer.late, layer.alone) = (None, None);
-        layer.unheard.clear();
+        (layer.late, layer.no_witness_until) = (None, None);
+        layer.inconclusive.clear();
         layer.read = Some(read);
         let stacks = layer_stacks(layer);
         self.invalidate(stacks);
         true
     }
 
-    /// Something is different with a layer of these stacks.
+    /// Records that a layer of these stacks has changed.
     pub(super) fn invalidate(&mut self, stacks: Vec<Digest>) {
         for digest in stacks {
             if let Some(stack) = self.picture.stacks.get_mut(&digest) {
@@ -393,7 +395,7 @@ impl Fleet {
         }
     }
 
-    /// `node` could not read a layer that it was asked for; `gone` says only that it has it no more.
+    /// Records that a node could not read a layer. If `gone` is set, the node does not have the layer any more, which is not a failure.
     pub(in crate::aggregator) fn unreadable(
         &mut self,
         name: &str,
@@ -404,9 +406,9 @@ impl Fleet {
     ) {
         let Some(node) = self.picture.nodes.get_mut(name) else { return };
         let Some(layer) = self.picture.layers.get_mut(id) else { return };
-        node.asked.remove(id);
+        node.assigned.remove(id);
         if let Some(cross) = layer.cross.take_if(|cross| *cross.node == *name) {
-            layer.unheard.push(cross.node);
+            layer.inconclusive.push(cross.node);
             return;
         }
         let Some(lease) = layer.lease.take_if(|lease| *lease.node == *name) else { return };
@@ -415,31 +417,31 @@ impl Fleet {
         let before = before.map_or(0, |failure| failure.count);
         let (count, pause) = match gone {
             true => (before, GONE_PAUSE),
-            // What is too large stays so until the limits or the catalogers change.
+            // A layer stays too large until the limits or the catalogers change.
             false if coverage.state == CoverageState::TooLarge => (MAX_FAILURES, PAUSE),
             false => (before + 1, PAUSE * 2_u32.saturating_pow(before.min(10))),
         };
-        // Who only had it no more is not remembered for longer than it is left alone.
-        layer.failures.retain(|_, failure| failure.count > 0 || failure.again > now.instant);
-        let again = now.instant + pause;
+        // An entry of a node that only does not have the layer any more is removed after its pause.
+        layer.failures.retain(|_, failure| failure.count > 0 || failure.retry_at > now.instant);
+        let retry_at = now.instant + pause;
         let coverage = shortened(coverage);
-        layer.failures.insert(lease.node, Failure { coverage, count, again, catalogers: version });
+        layer.failures.insert(lease.node, Failure { coverage, count, retry_at, catalogers: version });
     }
 }
 
 impl Picture {
-    /// A layer, by its identity.
+    /// Returns the layer with this identity.
     pub(in crate::aggregator) fn layer(&self, id: &LayerId) -> Option<&Layer> {
         self.layers.get(id)
     }
 
-    /// Layers that somebody has.
+    /// Returns the layers that a node has.
     pub(in crate::aggregator) fn present_layers(&self) -> impl Iterator<Item = (&LayerId, &Layer)> {
         self.layers.iter().filter(|(_, layer)| !layer.stacks.is_empty())
     }
 }
 
-/// Stacks with a layer that somebody has.
+/// Returns the stacks with a layer that a node has.
 pub(super) fn layer_stacks(layer: &Layer) -> Vec<Digest> {
     layer.stacks.iter().copied().collect()
 }

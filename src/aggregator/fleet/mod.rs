@@ -1,9 +1,8 @@
-//! Who has what, and who is to read what: the aggregator's picture of its nodes.
+//! The fleet: nodes, their containers, stacks and layers, and the decisions about which node reads which layer.
 //!
-//! Plain data and pure functions over it. It knows no clock, no network and no disk: whoever calls says what time it is, and does what
-//! it answers. What is known of layers and stacks outlives a restart in the store; what nodes have is told again by themselves when they
-//! attach. Whatever is counted is counted as it changes, so that a question about the whole fleet looks at stacks and not at
-//! containers.
+//! Plain data and pure functions: the caller passes the time, and sends and stores what the functions return. After a restart, layers and
+//! stacks come from the store, and containers from the nodes, which report all of them when they attach. Counts are updated with each
+//! change, so that a query over the whole fleet iterates over stacks, of which there are far fewer than containers.
 
 mod container;
 mod counts;
@@ -40,30 +39,30 @@ use runs::Runs;
 use shared::SharedMap;
 use stacks::Stack;
 
-/// How long a node may take to read what was leased to it, until another one is asked.
+/// Time after which a lease expires and another node may read the layer.
 pub(super) const LEASE: Duration = Duration::from_secs(LEASE_SECONDS as u64);
 
-/// The same as nodes are told it, seconds.
+/// [`LEASE`] in seconds, as it is sent to nodes.
 pub(super) const LEASE_SECONDS: u32 = 120;
 
-/// Most containers of a node: a kubelet starts 110 pods by default.
+/// Maximum number of containers of a node. A kubelet starts 110 pods by default.
 const MAX_CONTAINERS: usize = 20_000;
 
-/// Most bytes that what a node tells of its containers may take here. A thousand containers of a hundred images have some five MiB.
+/// Maximum memory for the containers of one node, in bytes. A thousand containers of a hundred images need about five MiB.
 const MAX_WEIGHT: usize = 32 << 20;
 
-/// What the operator chose.
+/// Configuration of leases and verification.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
-    /// Share of the layers on several nodes that another node reads as well, of 1.
+    /// Share, from 0 to 1, of the layers on several nodes that a second node reads.
     pub(super) verify_share: f64,
-    /// Layers below more containers than this are read by another node in any case.
+    /// A second node always reads layers of more containers than this.
     pub(super) verify_containers: u32,
-    /// Within what time after the first reading.
+    /// Maximum time from the first to the second read.
     pub(super) verify_within: Duration,
-    /// A node that is silent for longer is forgotten, with what it alone had.
+    /// Time after which a silent node is removed, with everything that only this node had.
     pub(super) forget_after: Duration,
-    /// The version of the catalogers that the aggregator knows: what a node claims beyond it is taken for no better.
+    /// The version of the catalogers that the aggregator knows. A higher version that a node claims counts as this version.
     pub(super) catalogers: u32,
 }
 
@@ -79,73 +78,73 @@ impl Default for Rules {
     }
 }
 
-/// The time, for pauses and for people.
+/// The time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Now {
-    /// On the clock that never goes back.
+    /// Time of the monotonic clock, for timeouts.
     pub(super) instant: Instant,
     /// Seconds since 1970.
     pub(super) unix: i64,
 }
 
-/// A node, as it told of itself.
+/// A node, as its agent reports it.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     /// The version of its agent.
     pub(super) agent_version: String,
     /// The version of its catalogers.
     pub(super) catalogers: u32,
-    /// The weakest cage of its agent's processes.
+    /// The weakest sandbox of its agent's processes.
     pub(super) cage: String,
     /// Whether it can read overlay's marks.
     pub(super) marks: bool,
-    /// Whether its stream lives.
+    /// Whether its stream is open.
     pub(super) attached: bool,
     /// The number of its latest stream.
     stream: u64,
-    /// When it was last heard.
-    pub(super) heard: Instant,
-    /// What its agent told of itself.
+    /// When its last message arrived.
+    pub(super) last_message: Instant,
+    /// The latest metrics of its agent.
     pub(super) metrics: Option<v1::Metrics>,
-    /// The number of its last report of containers; `None` until it told of all.
+    /// The number of its last report of containers; `None` until it has reported all of them.
     sequence: Option<u64>,
-    /// What runs on it.
+    /// Its containers.
     pub(super) containers: BTreeMap<Key, Container>,
-    /// Its stacks, each with how many of its containers have it.
+    /// Its stacks, each with the number of its containers.
     stacks: BTreeMap<Digest, u32>,
-    /// What all of that takes, bytes.
+    /// Memory for its containers, in bytes.
     weight: usize,
-    /// Layers that it is to read, for itself or for another's word.
-    asked: HashSet<LayerId>,
+    /// Layers that the node has to read, by leases and cross-reads.
+    assigned: HashSet<LayerId>,
 }
 
-/// What a node tells of its containers.
+/// A node's report of its containers.
 #[derive(Debug)]
 pub(super) struct Report {
-    /// The stream that it came over.
+    /// The stream that the report arrived on.
     pub(super) stream: u64,
-    /// Counts its reports.
+    /// Sequence number of the report.
     pub(super) sequence: u64,
-    /// Whether these are all that it has, and not what came since its last report.
+    /// Whether the report lists all containers of the node, and not only changes since the previous report.
     pub(super) full: bool,
-    /// Those that are there, or are not as they were.
+    /// New and changed containers.
     pub(super) containers: Vec<Seen>,
-    /// Keys of those that went.
+    /// Keys of containers that have ended.
     pub(super) gone: Vec<ContainerKey>,
 }
 
-/// Why a report of containers was not taken.
+/// Why a report of containers was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotTaken {
-    /// It does not follow the last one: all containers are wanted again.
+pub(super) enum RefusedReport {
+    /// The previous report is missing, so the node has to report all containers again.
     Gap,
-    /// It tells of more containers than a node can have.
+    /// The node would have more containers than the limit.
     TooMany,
-    /// It came over a stream whose place a later stream of the node has taken: what it tells may be old.
+    /// The report arrived on a stream that a later stream of the node has replaced, so it may be outdated.
     Replaced,
 }
 
-/// What readers see of the fleet: a copy of it is cheap, and stays as it was.
+/// A snapshot of the fleet for readers. Cloning it is cheap, and a clone never changes.
 #[derive(Clone, Debug)]
 pub(super) struct Picture {
     nodes: SharedMap<Arc<str>, Node>,
@@ -155,7 +154,7 @@ pub(super) struct Picture {
     distrusted: BTreeSet<String>,
     /// Containers that are not scanned, by reason and namespace.
     refused: BTreeMap<(Arc<Coverage>, Option<Arc<str>>), u32>,
-    /// How many containers are [strays](Container::is_stray).
+    /// Number of [strays](Container::is_stray).
     strays: u32,
     /// Containers since the start.
     lifetimes: Lifetimes,
@@ -163,7 +162,7 @@ pub(super) struct Picture {
     matches: bool,
 }
 
-/// The picture, and what only the task that changes it needs.
+/// The picture, and the state that only the task that changes it needs.
 #[derive(Debug)]
 pub(super) struct Fleet {
     rules: Rules,
@@ -173,11 +172,11 @@ pub(super) struct Fleet {
     /// Stacks of the store that were not merged since its migration. Nobody may run them anymore.
     unmerged: Vec<Summary>,
     runs: Runs,
-    /// When silent nodes were first looked for.
+    /// When [`Self::tidy`] ran first.
     started: Option<Instant>,
-    /// Names that many containers share.
+    /// Interned names.
     names: HashSet<Arc<str>>,
-    /// Decides which layers are read a second time, and by whom, so that no node can foresee it.
+    /// Selects the layers to verify and the nodes that read them. No node can predict the selection.
     random: RandomState,
 }
 
@@ -198,7 +197,7 @@ impl Deref for Fleet {
 }
 
 impl Fleet {
-    /// A picture of no nodes, with what the store knows.
+    /// Creates a fleet without nodes, with the layers, stacks and distrusted nodes in the store.
     pub(super) fn new(
         rules: Rules,
         layers: impl IntoIterator<Item = KnownLayer>,
@@ -206,14 +205,14 @@ impl Fleet {
         distrusted: impl IntoIterator<Item = String>,
     ) -> Self {
         let layers: SharedMap<LayerId, Layer> =
-            layers.into_iter().map(|known| (known.id, Layer::known(known))).collect();
+            layers.into_iter().map(|known| (known.id, Layer::stored(known))).collect();
         let (current, stale): (Vec<Summary>, Vec<Summary>) =
             stacks.into_iter().partition(|summary| is_current(&layers, summary));
         let unmerged = stale.into_iter().filter(|summary| summary.inputs.is_none() && summary.catalogers > 0).collect();
         let picture = Picture {
             nodes: SharedMap::default(),
-            // A stack whose packages were removed, or that was not merged from its layers' inventories as they are now, is merged again
-            // when a node reports it.
+            // Other stacks are merged again when a node reports them: their packages were removed, or were merged from other inventories
+            // than those that are in the store now.
             stacks: current.into_iter().map(|summary| (summary.chain, Stack::stored(summary))).collect(),
             layers,
             distrusted: distrusted.into_iter().collect(),
@@ -234,8 +233,8 @@ impl Fleet {
         }
     }
 
-    /// One copy of a name that many share.
-    fn shared(&mut self, name: &str) -> Arc<str> {
+    /// Returns the shared copy of a name.
+    fn intern(&mut self, name: &str) -> Arc<str> {
         match self.names.get(name) {
             Some(known) => Arc::clone(known),
             None => {
@@ -246,8 +245,7 @@ impl Fleet {
         }
     }
 
-    /// Attaches a node by its stream of this number. What an earlier stream of it was to read, others may. An older stream than the
-    /// known one changes nothing: it came late.
+    /// Attaches a node with this stream. The leases of an earlier stream of the node end. A stream older than the current one is ignored.
     pub(super) fn attach(&mut self, name: &str, hello: &v1::Hello, stream: u64, now: Now) {
         if let Some(earlier) = self.picture.nodes.get(name).map(|node| node.stream) {
             if earlier > stream {
@@ -255,7 +253,7 @@ impl Fleet {
             }
             self.detach(name, earlier);
         }
-        let name = self.shared(name);
+        let name = self.intern(name);
         let node = self.picture.nodes.entry(name, || Node {
             agent_version: String::new(),
             catalogers: 0,
@@ -263,22 +261,21 @@ impl Fleet {
             marks: false,
             attached: true,
             stream,
-            heard: now.instant,
+            last_message: now.instant,
             metrics: None,
             sequence: None,
             containers: BTreeMap::new(),
             stacks: BTreeMap::new(),
             weight: 0,
-            asked: HashSet::new(),
+            assigned: HashSet::new(),
         });
         let cut = |text: &str| text.chars().take(100).collect();
         (node.agent_version, node.cage) = (cut(&hello.agent_version), cut(&hello.cage));
         (node.catalogers, node.marks) = (hello.catalogers, hello.marks);
-        (node.attached, node.stream, node.heard, node.sequence) = (true, stream, now.instant, None);
+        (node.attached, node.stream, node.last_message, node.sequence) = (true, stream, now.instant, None);
     }
 
-    /// Detaches a node whose stream of this number has ended: what it was to read, others may. Returns `false` where it was not
-    /// attached by that stream.
+    /// Detaches a node whose stream has ended, and ends its leases. Returns `false` if the node was not attached with this stream.
     pub(super) fn detach(&mut self, name: &str, stream: u64) -> bool {
         let node = self.picture.nodes.get(name).filter(|node| node.attached && node.stream == stream);
         if node.is_none() {
@@ -286,31 +283,31 @@ impl Fleet {
         }
         let Some(node) = self.picture.nodes.get_mut(name) else { return false };
         node.attached = false;
-        for id in std::mem::take(&mut node.asked) {
+        for id in std::mem::take(&mut node.assigned) {
             if let Some(layer) = self.picture.layers.get_mut(&id) {
                 layer.release(name);
             }
         }
-        for (digest, stack) in self.picture.stacks.select_mut(|_, stack| stack.is_asked(name)) {
-            stack.unask();
+        for (digest, stack) in self.picture.stacks.select_mut(|_, stack| stack.is_checked_by(name)) {
+            stack.cancel_check();
             self.touched.insert(*digest);
         }
         true
     }
 
-    /// From now on an advisory database is in use: a stack whose findings are not complete is pending.
+    /// Records that an advisory database is in use: from now on, a stack without complete findings is pending.
     pub(super) fn use_database(&mut self) {
         self.picture.matches = true;
     }
 
-    /// A node was heard.
-    pub(super) fn heard(&mut self, node: &str, now: Now) {
+    /// Records the time of a node's message.
+    pub(super) fn record_message(&mut self, node: &str, now: Now) {
         if let Some(node) = self.picture.nodes.get_mut(node) {
-            node.heard = now.instant;
+            node.last_message = now.instant;
         }
     }
 
-    /// A node's agent told of itself.
+    /// Records the metrics of a node's agent.
     pub(super) fn metrics(&mut self, node: &str, mut metrics: v1::Metrics) {
         metrics.roles.truncate(8);
         metrics.roles.iter_mut().for_each(|role| role.name = role.name.chars().take(32).collect());
@@ -319,66 +316,66 @@ impl Fleet {
         }
     }
 
-    /// A node tells of its containers: of all, or of what changed since its last report. `place` says where each belongs.
+    /// Applies a node's report of its containers. `place` returns the pod and workload of each container.
     ///
     /// # Errors
-    /// When a report before this one is missing, or the node would have too many; then nothing changes.
+    /// When the previous report is missing, or the node would have too many containers. In both cases nothing changes.
     pub(super) fn containers(
         &mut self,
         name: &str,
         report: Report,
         place: &dyn Fn(&Seen) -> Placed,
         now: Now,
-    ) -> Result<(), NotTaken> {
+    ) -> Result<(), RefusedReport> {
         let Report { stream, sequence, full, containers, gone } = report;
-        let node = self.picture.nodes.get_mut(name).ok_or(NotTaken::Gap)?;
+        let node = self.picture.nodes.get_mut(name).ok_or(RefusedReport::Gap)?;
         if node.stream != stream {
-            return Err(NotTaken::Replaced);
+            return Err(RefusedReport::Replaced);
         }
         if !full && node.sequence.and_then(|last| last.checked_add(1)) != Some(sequence) {
-            return Err(NotTaken::Gap);
+            return Err(RefusedReport::Gap);
         }
         let (kept, weight) = if full { (0, 0) } else { (node.containers.len(), node.weight) };
-        let told: usize = containers.iter().map(weight_of).sum();
-        if kept + containers.len() > MAX_CONTAINERS || weight + told > MAX_WEIGHT {
-            return Err(NotTaken::TooMany);
+        let added: usize = containers.iter().map(weight_of).sum();
+        if kept + containers.len() > MAX_CONTAINERS || weight + added > MAX_WEIGHT {
+            return Err(RefusedReport::TooMany);
         }
         node.sequence = Some(sequence);
-        let told: HashSet<(Runtime, &str, &str)> =
+        let reported: HashSet<(Runtime, &str, &str)> =
             containers.iter().map(|seen| (seen.key.runtime, &*seen.key.namespace, &*seen.key.id)).collect();
-        let leaves = |key: &&Key| !told.contains(&(key.runtime, &*key.namespace, &*key.id));
-        let mut left: Vec<Key> = match full {
-            true => node.containers.keys().filter(leaves).cloned().collect(),
+        let has_ended = |key: &&Key| !reported.contains(&(key.runtime, &*key.namespace, &*key.id));
+        let mut ended: Vec<Key> = match full {
+            true => node.containers.keys().filter(has_ended).cloned().collect(),
             false => Vec::new(),
         };
-        left.extend(gone.into_iter().map(Key::from));
+        ended.extend(gone.into_iter().map(Key::from));
         for seen in containers {
             let placed = place(&seen);
-            self.enter(name, seen, placed, now);
+            self.upsert_container(name, seen, placed, now);
         }
-        // Whoever leaves, leaves after whoever comes: one that is told of and gone at once was there.
-        for key in left {
-            self.leave(name, &key, now);
+        // Ended containers are removed last: a container that one report lists as new and as ended has existed.
+        for key in ended {
+            self.end_container(name, &key, now);
         }
         if full {
-            self.runs.told_all(name, now.unix);
+            self.runs.report_completed(name, now.unix);
         }
         Ok(())
     }
 
-    /// A container is there, or is not as it was.
-    fn enter(&mut self, name: &str, seen: Seen, placed: Placed, now: Now) {
+    /// Adds a container, or replaces it if it has changed.
+    fn upsert_container(&mut self, name: &str, seen: Seen, placed: Placed, now: Now) {
         let key = Key {
             runtime: seen.key.runtime,
-            namespace: self.shared(&seen.key.namespace),
+            namespace: self.intern(&seen.key.namespace),
             id: Arc::from(seen.key.id.as_str()),
         };
         let weight = weight_of(&seen);
         let refused = self.contradiction(&seen).or(seen.refused).map(|coverage| Arc::new(shortened(coverage)));
-        let names = (self.shared(&seen.name), self.shared(&seen.image));
-        let mut container = Container::told(names, seen.pod, refused, weight, now);
+        let names = (self.intern(&seen.name), self.intern(&seen.image));
+        let mut container = Container::reported(names, seen.pod, refused, weight, now);
         container.storage = seen.storage;
-        container.belong(placed);
+        container.set_place(placed);
         let stack = seen.stack.filter(|_| container.refused.is_none());
         container.stack = stack.as_ref().map(|(stack, _)| *stack);
         let Some(node) = self.picture.nodes.get(name) else { return };
@@ -386,11 +383,11 @@ impl Fleet {
         if before.is_some_and(|before| Container { since: before.since, ..container.clone() } == *before) {
             return;
         }
-        // One that is told of again, and otherwise, has not ended in between.
+        // A container that has changed keeps its start.
         let since = before.map_or(now.unix, |before| before.since);
         let is_new = before.is_none();
         if let Some((digest, layers)) = stack {
-            self.place(digest, layers, seen.steps, now);
+            self.add_stack(digest, layers, seen.steps, now);
         }
         if !is_new {
             self.remove(name, &key, now);
@@ -400,8 +397,8 @@ impl Fleet {
         self.add(name, key, Container { since, ..container }, now);
     }
 
-    /// A container is there no more.
-    fn leave(&mut self, name: &str, key: &Key, now: Now) {
+    /// Removes a container that has ended.
+    fn end_container(&mut self, name: &str, key: &Key, now: Now) {
         let container = self.picture.nodes.get(name).and_then(|node| node.containers.get(key));
         let Some(coverage) = container.map(|container| self.coverage_of(container)) else { return };
         self.remove(name, key, now);
@@ -414,7 +411,7 @@ impl Fleet {
     }
 
     fn add(&mut self, name: &str, key: Key, container: Container, now: Now) {
-        let namespace = container.namespace().map(ToOwned::to_owned).map(|namespace| self.shared(&namespace));
+        let namespace = container.namespace().map(ToOwned::to_owned).map(|namespace| self.intern(&namespace));
         let Some((name, _)) = self.picture.nodes.get_key_value(name) else { return };
         let name = Arc::clone(name);
         self.picture.strays += u32::from(container.is_stray);
@@ -472,9 +469,9 @@ impl Fleet {
         Some(container)
     }
 
-    /// Looks anew where containers of Kubernetes belong: their nodes and IDs. Returns nodes that have to tell all that they have again, since
-    /// something of theirs has come into view.
-    pub(super) fn place_again(
+    /// Updates pod and workload of these containers of Kubernetes, given by node and ID. Returns the nodes that have to report all containers
+    /// again, because a container of theirs is not excluded any more and its layers were not recorded.
+    pub(super) fn relocate(
         &mut self,
         touched: impl IntoIterator<Item = (Arc<str>, Arc<str>)>,
         place: &dyn Fn(&str, &str) -> Placed,
@@ -486,7 +483,7 @@ impl Fleet {
             let mut known = Key::of_kubernetes(&id).filter_map(|key| Some((node.containers.get(&key)?, key)));
             let Some((before, key)) = known.next() else { continue };
             let mut container = before.clone();
-            container.belong(place(&name, &key.id));
+            container.set_place(place(&name, &key.id));
             if before.is_excluded && !container.is_excluded {
                 again.insert(name);
             } else if container != *before {
@@ -497,43 +494,44 @@ impl Fleet {
         again
     }
 
-    /// What the store knows of workloads, and no node has told of, has ended, by now, but for subjects that are awaited.
-    pub(super) fn end_workloads(&mut self, is_awaited: impl Fn(&SubjectKey) -> bool, now: Now) {
-        self.runs.end_workloads(is_awaited, now.unix);
+    /// Ends stored runs of workloads that no node has reported since the restart, except for subjects that are still expected.
+    pub(super) fn end_workloads(&mut self, is_expected: impl Fn(&SubjectKey) -> bool, now: Now) {
+        self.runs.end_workloads(is_expected, now.unix);
     }
 
-    /// Why a container is not believed to have the layers that its node names: its stack's identity does not prove them, and
-    /// somebody else named others.
+    /// Returns the coverage of a container whose layers are not accepted: its stack's identity does not prove them, and another node has
+    /// reported other layers for the same stack.
     fn contradiction(&self, seen: &Seen) -> Option<Coverage> {
         let (digest, layers) = seen.stack.as_ref().filter(|(_, layers)| !is_proved(layers))?;
-        // Whoever has not the image's configuration has the layers that somebody else proved.
+        // A node without the image's configuration cannot prove the layers: then those that another node has proved are used.
         let other =
             self.picture.stacks.get(digest).filter(|stack| stack.layers() != layers.as_slice() && !stack.is_proved());
         other.map(|_| {
             Coverage::failed(
-                "disputed: another node names other layers for its stack, and no image configuration proves either",
+                "disputed: another node reports other layers for the stack, and no image configuration proves either",
             )
         })
     }
 
-    /// Forgets nodes that have been silent for too long, and what nobody has and nobody read.
+    /// Removes nodes that have been silent for too long, and stacks and layers that no node has and that are not in the store.
     pub(super) fn tidy(&mut self, now: Now) {
-        let silent =
-            |node: &Node| !node.attached && now.instant.saturating_duration_since(node.heard) > self.rules.forget_after;
+        let silent = |node: &Node| {
+            !node.attached && now.instant.saturating_duration_since(node.last_message) > self.rules.forget_after
+        };
         let forgotten: Vec<Arc<str>> =
             self.picture.nodes.iter().filter(|(_, node)| silent(node)).map(|(name, _)| Arc::clone(name)).collect();
         for name in forgotten {
             let keys: Vec<Key> =
                 self.picture.nodes.get(&name).map(|node| node.containers.keys().cloned().collect()).unwrap_or_default();
             for key in keys {
-                self.leave(&name, &key, now);
+                self.end_container(&name, &key, now);
             }
-            self.runs.told_all(&name, now.unix);
+            self.runs.report_completed(&name, now.unix);
             self.picture.nodes.remove(&name);
             let failing = self.picture.layers.select_mut(|_, layer| layer.has_failed(&name));
-            failing.for_each(|(_, layer)| layer.forgive(&name));
+            failing.for_each(|(_, layer)| layer.clear_failures(&name));
         }
-        // Nodes that the store knows of and that never came again after the start.
+        // Nodes in the store that have not attached since the start.
         let started = *self.started.get_or_insert(now.instant);
         if now.instant.saturating_duration_since(started) > self.rules.forget_after {
             self.runs.forget_absent(|node| self.picture.nodes.contains_key(node), now.unix);
@@ -543,61 +541,60 @@ impl Fleet {
         self.names.retain(|name| Arc::strong_count(name) > 1);
     }
 
-    /// What the store has, after it removed what nobody needed, and while nothing is merged: whatever it has not is not known any more.
-    /// Layers that were read after `since` are not looked at, since they may have come after the store was asked.
+    /// Discards layers and stacks that are no longer in the store, after it has removed unused ones. Must not run during a merge. `layers` and
+    /// `stacks` are those in the store; layers that were read after `since` are kept, because they may be newer than the two lists.
     pub(super) fn keep_only(&mut self, layers: &HashSet<LayerId>, stacks: &HashSet<Digest>, since: i64) {
         let mut lost = Vec::new();
         let is_gone =
             |id: &LayerId, layer: &Layer| layer.read().is_some_and(|read| read.read_at < since) && !layers.contains(id);
         for (_, layer) in self.picture.layers.select_mut(is_gone) {
-            layer.unread();
+            layer.discard();
             lost.extend(layer.stacks().copied());
         }
         let is_gone = |digest: &Digest, stack: &Stack| stack.summary().is_some() && !stacks.contains(digest);
         for (digest, stack) in self.picture.stacks.select_mut(is_gone) {
             stack.forget();
-            // Somebody may run it again since the store was tidied.
+            // A container may have started with it since the store was tidied.
             lost.push(*digest);
         }
         self.invalidate(lost);
     }
 
-    /// Changes of who runs what, to be kept: begun and ended.
+    /// Returns the runs that have to be stored: those that have started, and those that have ended.
     pub(super) fn take_runs(&mut self) -> (Vec<crate::store::Run>, Vec<crate::store::Run>) {
         self.runs
             .take(|digest| self.picture.stacks.get(digest).and_then(|stack| stack.summary()).map(|summary| summary.id))
     }
 
-    /// Runs that had not ended when the aggregator did, each with its stack's number.
+    /// Restores the stored runs that had not ended when the aggregator stopped, each with the row id of its stack.
     pub(super) fn restore_runs(&mut self, runs: impl IntoIterator<Item = (SubjectKey, Digest, StackId)>) {
         self.runs.restore(runs);
     }
 }
 
 impl Picture {
-    /// The nodes, by name.
+    /// Returns the nodes, sorted by name.
     pub(super) fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
         self.nodes.iter().map(|(name, node)| (&**name, node))
     }
 
-    /// A node, by its name.
+    /// Returns the node with this name.
     pub(super) fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.get(name)
     }
 
-    /// A container of Kubernetes, by its node and ID.
+    /// Returns the Kubernetes container with this ID on a node.
     pub(super) fn container(&self, node: &str, id: &Arc<str>) -> Option<&Container> {
         let containers = &self.nodes.get(node)?.containers;
         Key::of_kubernetes(id).find_map(|key| containers.get(&key))
     }
 
-    /// The nodes from the one of this name on, which need not be there.
+    /// Returns the nodes whose name is `name` or greater, sorted by name.
     pub(super) fn nodes_from(&self, name: &str) -> impl Iterator<Item = (&Arc<str>, &Node)> {
         self.nodes.range::<str>((Bound::Included(name), Bound::Unbounded))
     }
 
-    /// Containers of those of the stacks in the store that `wanted` picks, each with its stack's number: by node and key. Looks at
-    /// nodes that have one of them.
+    /// Returns the containers of the stacks that `wanted` selects by row id, sorted by node and key. Only nodes with such a stack are searched.
     pub(super) fn running(
         &self,
         wanted: impl Fn(StackId) -> bool,
@@ -615,12 +612,12 @@ impl Picture {
         all.filter_map(move |(name, key, of)| Some((*numbers.get(&of.stack?)?, name, key, of)))
     }
 
-    /// Whether what a node reads is not believed.
+    /// Returns whether a node is distrusted.
     pub(super) fn is_distrusted(&self, node: &str) -> bool {
         self.distrusted.contains(node)
     }
 
-    /// How many containers' nodes say that they are of pods that the API server does not know.
+    /// Returns the number of containers that belong to a pod according to their node, where the API server does not know the pod.
     pub(super) fn strays(&self) -> u64 {
         u64::from(self.strays)
     }
@@ -634,14 +631,14 @@ fn is_current(layers: &SharedMap<LayerId, Layer>, summary: &Summary) -> bool {
     summary.catalogers > 0 && known.is_some() && summary.inputs == known
 }
 
-/// `name` is not to read the layer any more.
-fn unask(nodes: &mut SharedMap<Arc<str>, Node>, name: &str, id: &LayerId) {
+/// Removes a layer from those that a node has to read.
+fn unassign(nodes: &mut SharedMap<Arc<str>, Node>, name: &str, id: &LayerId) {
     if let Some(node) = nodes.get_mut(name) {
-        node.asked.remove(id);
+        node.assigned.remove(id);
     }
 }
 
-/// Takes one off a count, and the count away when it is none.
+/// Decrements a count, and removes it when it is zero.
 fn decrement<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count = count.saturating_sub(1);

@@ -1,4 +1,4 @@
-//! Who runs which stack, as far as the store has to be told.
+//! Runs: which subject runs which stack, and the changes that have to be stored.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,30 +9,30 @@ use super::Container;
 use crate::cluster::Workload;
 use crate::store::{Run, StackId, SubjectKey, WorkloadKey};
 
-/// A subject runs a stack, by the stack's identity.
-type Running = (SubjectKey, Digest);
+/// A subject and the identity of a stack that it runs.
+type RunKey = (SubjectKey, Digest);
 
-/// What is known of it.
+/// The state of a run.
 #[derive(Clone, Copy, Debug)]
-struct State {
-    /// How many containers.
+struct RunState {
+    /// Number of its containers.
     containers: u32,
-    /// Since when, in seconds since 1970.
+    /// When the run started, in seconds since 1970.
     since: i64,
-    /// When the last of them ended.
+    /// When its last container ended, in seconds since 1970.
     until: i64,
-    /// The stack's number, where the store knows that it runs.
+    /// The row id of the stack, if the run is in the store.
     recorded: Option<StackId>,
 }
 
-/// Who runs what.
+/// The runs of all subjects.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
-    running: HashMap<Running, State>,
-    /// Those that the store may have to be told of.
-    changed: HashSet<Running>,
-    /// Runs that the store has from before the start, by node, until the node reports; those of workloads under `None`.
-    restored: HashMap<Option<Arc<str>>, Vec<Running>>,
+    running: HashMap<RunKey, RunState>,
+    /// Runs whose start or end may have to be stored.
+    changed: HashSet<RunKey>,
+    /// Runs in the store from before the start, by node, until the node reports; runs of workloads under `None`.
+    restored: HashMap<Option<Arc<str>>, Vec<RunKey>>,
 }
 
 /// Returns the subject of a container.
@@ -52,7 +52,7 @@ pub(in crate::aggregator) fn subject(
     }
 }
 
-/// Returns the part of a workload that its subjects are known by.
+/// Returns the part of a workload that identifies its subjects.
 pub(in crate::aggregator) fn workload_key(workload: &Workload) -> WorkloadKey {
     let Workload { namespace, group, kind, name, uid: _ } = workload;
     WorkloadKey {
@@ -74,7 +74,7 @@ impl Runs {
     ) {
         let key = (subject(node, namespace, container), stack);
         let state =
-            self.running.entry(key.clone()).or_insert(State { containers: 0, since: at, until: at, recorded: None });
+            self.running.entry(key.clone()).or_insert(RunState { containers: 0, since: at, until: at, recorded: None });
         state.containers += 1;
         if state.recorded.is_none() {
             self.changed.insert(key);
@@ -92,18 +92,18 @@ impl Runs {
         }
     }
 
-    /// Takes up what the store knows to be running.
+    /// Restores the runs in the store that have not ended.
     pub(super) fn restore(&mut self, runs: impl IntoIterator<Item = (SubjectKey, Digest, StackId)>) {
         for (subject, stack, number) in runs {
             let key = (subject, stack);
             let node = key.0.node().cloned();
-            self.running.insert(key.clone(), State { containers: 0, since: 0, until: 0, recorded: Some(number) });
+            self.running.insert(key.clone(), RunState { containers: 0, since: 0, until: 0, recorded: Some(number) });
             self.restored.entry(node).or_default().push(key);
         }
     }
 
-    /// A node has told of all that it has: what the store knew and it does not has ended, by now.
-    pub(super) fn told_all(&mut self, node: &str, at: i64) {
+    /// Ends the restored runs of a node that it does not have any more, after it has reported all its containers.
+    pub(super) fn report_completed(&mut self, node: &str, at: i64) {
         let node = Some(Arc::from(node));
         for key in self.restored.remove(&node).unwrap_or_default() {
             if let Some(state) = self.running.get_mut(&key).filter(|state| state.containers == 0) {
@@ -113,10 +113,10 @@ impl Runs {
         }
     }
 
-    /// What the store knows of workloads, and no node has told of: it has ended, by now, but for subjects that are to be told of yet.
-    pub(super) fn end_workloads(&mut self, is_awaited: impl Fn(&SubjectKey) -> bool, at: i64) {
+    /// Ends the restored runs of workloads that no node has reported, except for subjects that are still expected.
+    pub(super) fn end_workloads(&mut self, is_expected: impl Fn(&SubjectKey) -> bool, at: i64) {
         let Some(mut keys) = self.restored.remove(&None) else { return };
-        for key in keys.extract_if(.., |(subject, _)| !is_awaited(subject)) {
+        for key in keys.extract_if(.., |(subject, _)| !is_expected(subject)) {
             if let Some(state) = self.running.get_mut(&key).filter(|state| state.containers == 0) {
                 state.until = at;
             }
@@ -127,21 +127,21 @@ impl Runs {
         }
     }
 
-    /// Of nodes that the store knows of and that never told of anything, everything has ended, by now.
-    pub(super) fn forget_absent(&mut self, is_there: impl Fn(&str) -> bool, at: i64) {
+    /// Ends the restored runs of nodes that have not attached since the start.
+    pub(super) fn forget_absent(&mut self, is_present: impl Fn(&str) -> bool, at: i64) {
         let known = self.restored.keys().flatten();
-        let absent: Vec<Arc<str>> = known.filter(|node| !is_there(node)).cloned().collect();
-        absent.iter().for_each(|node| self.told_all(node, at));
+        let absent: Vec<Arc<str>> = known.filter(|node| !is_present(node)).cloned().collect();
+        absent.iter().for_each(|node| self.report_completed(node, at));
     }
 
-    /// What the store has to be told: begun and ended. What is of a stack that has no number yet waits.
-    pub(super) fn take(&mut self, number: impl Fn(&Digest) -> Option<StackId>) -> (Vec<Run>, Vec<Run>) {
+    /// Returns the runs whose start, and those whose end, has to be stored. Runs of a stack that has no row id yet wait.
+    pub(super) fn take(&mut self, row_id: impl Fn(&Digest) -> Option<StackId>) -> (Vec<Run>, Vec<Run>) {
         let (mut begun, mut ended) = (Vec::new(), Vec::new());
         self.changed.retain(|key| {
             let Some(state) = self.running.get_mut(key) else { return false };
-            // What the store knows to run ends there, whatever is thought of the stack by now.
-            let Some(stack) = state.recorded.or_else(|| number(&key.1)) else {
-                // Nobody runs it, and nobody has to know that somebody did.
+            // A stored run ends in the store, even if its stack was discarded meanwhile.
+            let Some(stack) = state.recorded.or_else(|| row_id(&key.1)) else {
+                // A run that ended before its stack was stored is not recorded.
                 let waits = state.containers > 0;
                 if !waits {
                     self.running.remove(key);
@@ -159,7 +159,7 @@ impl Runs {
                     self.running.remove(key);
                 }
                 (false, false) => {
-                    // It ran, however short: both are told, and the run has an end.
+                    // The run started and ended since the last call: both are stored.
                     begun.push(run(state.since));
                     ended.push(run(state.until));
                     self.running.remove(key);

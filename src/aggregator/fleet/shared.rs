@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
-/// A sorted map that is cheap to copy: a copy costs a pointer for each value, and a value is copied when it is changed while another map
-/// has it too. The owner of the fleet changes one, and publishes copies.
+/// A sorted map with copy-on-write values. A clone costs one pointer per value; a value is copied when it changes while a clone still has it.
+/// The owner of the fleet changes one map and publishes clones.
 #[derive(Debug)]
 pub(in crate::aggregator) struct SharedMap<K, V>(BTreeMap<K, Arc<V>>);
 
@@ -85,12 +85,12 @@ impl<K: Ord, V: Clone> SharedMap<K, V> {
         self.0.get_mut(key).map(Arc::make_mut)
     }
 
-    /// Returns the value of `key`; a new one where it has none.
+    /// Returns the value of `key`, after inserting a new one if there is none.
     pub(super) fn entry(&mut self, key: K, new: impl FnOnce() -> V) -> &mut V {
         Arc::make_mut(self.0.entry(key).or_insert_with(|| Arc::new(new())))
     }
 
-    /// Returns the values to change: those that `is_wanted` picks, so that no other is copied.
+    /// Returns the values that `is_wanted` selects, for a change; no other value is copied.
     pub(super) fn select_mut(
         &mut self,
         mut is_wanted: impl FnMut(&K, &V) -> bool,
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_stays_as_it_was_and_shares_what_did_not_change() {
+    fn a_clone_never_changes_and_shares_unchanged_values() {
         let mut map: SharedMap<u32, String> = [(1, "a".to_owned()), (2, "b".to_owned())].into_iter().collect();
         let copy = map.clone();
         map.get_mut(&1).unwrap().push('!');

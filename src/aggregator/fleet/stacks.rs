@@ -1,4 +1,4 @@
-//! Stacks: from layers that are known to what is in the store.
+//! Stacks: merged when all their layers have been read.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher as _;
@@ -13,48 +13,48 @@ use super::layers::Layer;
 use super::{Container, Fleet, LEASE, Now, Picture, decrement};
 use crate::store::{Counts, Summary};
 
-/// After what time a question is asked again whose answer left something open.
-const AGAIN: Duration = Duration::from_secs(30);
+/// Pause until paths that a node could not decide are checked again.
+const CHECK_PAUSE: Duration = Duration::from_secs(30);
 
-/// How often it is asked at most.
-const MAX_ASKED: u32 = 5;
+/// Maximum number of checks of a stack.
+const MAX_CHECKS: u32 = 5;
 
-/// How far a stack is.
+/// The progress of a stack's merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Progress {
-    /// Nobody does anything about it.
+    /// No work is in progress.
     Idle,
-    /// It is being merged and matched.
+    /// The stack is being merged and matched.
     Merging,
-    /// It is, and one of its layers was read again meanwhile: once more after that.
-    MergingOnce,
-    /// A node was asked what its inventories cannot decide.
-    Asked {
-        /// Which one; `None` where none could be asked.
+    /// The stack is being merged, and one of its layers was read again meanwhile: it has to be merged again.
+    MergingOutdated,
+    /// A node checks paths that the inventories cannot decide.
+    Checking {
+        /// The node; `None` if no node could check them.
         node: Option<Arc<str>>,
-        /// Until when it may answer.
+        /// The deadline for the answer.
         until: Instant,
     },
-    /// It could not be merged.
+    /// The stack could not be merged.
     Failed(Coverage),
 }
 
-/// A stack that somebody has or had.
+/// A stack that is on a node or in the store.
 #[derive(Clone, Debug)]
 pub(in crate::aggregator) struct Stack {
     layers: Arc<[LayerId]>,
-    /// The steps of the build that made them.
+    /// The build steps that created the layers.
     steps: Vec<Step>,
     progress: Progress,
-    /// How often a node was asked what its inventories cannot decide.
-    asked: u32,
-    /// When that is asked again, where the answer left something open: the container that showed it may have been just starting, or ending.
-    again: Option<Instant>,
-    /// What is in the store.
+    /// Number of checks by nodes so far.
+    checks: u32,
+    /// When the next check starts, if the last one left paths undecided: the container that the node examined may have been starting or ending.
+    check_at: Option<Instant>,
+    /// The stack's summary in the store.
     summary: Option<Arc<Summary>>,
-    /// Since when somebody has it, without a break.
+    /// Since when a node has the stack without interruption.
     since: Instant,
-    /// Its containers, by the namespace of their pods.
+    /// Number of its containers by the namespace of their pods.
     by_namespace: BTreeMap<Option<Arc<str>>, u32>,
     by_node: BTreeMap<Arc<str>, u32>,
     total: u32,
@@ -75,8 +75,8 @@ impl Stack {
             layers,
             steps,
             progress: Progress::Idle,
-            asked: 0,
-            again: None,
+            checks: 0,
+            check_at: None,
             summary: summary.map(Arc::new),
             since,
             by_namespace: BTreeMap::new(),
@@ -85,60 +85,60 @@ impl Stack {
         }
     }
 
-    /// One that only the store knows of.
+    /// Creates a stack that is in the store and on no node.
     pub(super) fn stored(summary: Summary) -> Self {
         Self::new(summary.layers.as_slice().into(), Vec::new(), Some(summary), Instant::now())
     }
 
-    /// Its layers, newest first.
+    /// Returns the layers, newest first.
     pub(in crate::aggregator) fn layers(&self) -> &[LayerId] {
         &self.layers
     }
 
-    /// Whether its identity proves them.
+    /// Returns whether the stack's identity proves its layers.
     pub(super) fn is_proved(&self) -> bool {
         is_proved(&self.layers)
     }
 
-    /// The steps of the build that made its layers, one for each; none where that is not known.
+    /// Returns the build steps that created the layers, one per layer; empty if they are not known.
     pub(in crate::aggregator) fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// What is in the store.
+    /// Returns the stack's summary in the store.
     pub(in crate::aggregator) fn summary(&self) -> Option<&Arc<Summary>> {
         self.summary.as_ref()
     }
 
-    /// How many containers have it.
+    /// Returns the number of its containers.
     pub(in crate::aggregator) fn containers(&self) -> u32 {
         self.total
     }
 
-    /// Its containers, by the namespace of their pods.
+    /// Returns the number of its containers by the namespace of their pods.
     pub(in crate::aggregator) fn by_namespace(&self) -> impl Iterator<Item = (Option<&str>, u32)> {
         self.by_namespace.iter().map(|(namespace, count)| (namespace.as_deref(), *count))
     }
 
-    /// The nodes that have it.
+    /// Returns the nodes that have the stack.
     pub(in crate::aggregator) fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
         self.by_node.keys()
     }
 
-    /// Since when somebody has it.
+    /// Returns since when a node has the stack without interruption.
     pub(super) fn since(&self) -> Instant {
         self.since
     }
 
-    /// Whether it is worth to be remembered while nobody has it.
+    /// Returns whether the stack is kept while no node has it.
     pub(super) fn is_kept(&self) -> bool {
         self.summary.is_some() || self.progress != Progress::Idle
     }
 
-    /// Whether what nodes answered left something open, and another answer may not.
-    fn is_open(&self) -> bool {
-        let summary = self.summary.as_ref().filter(|_| self.asked < MAX_ASKED && self.total > 0);
-        self.progress == Progress::Idle && summary.is_some_and(|of| of.coverage.reason.contains(UNREAD_MARKS))
+    /// Returns whether checks left paths undecided, and another check may decide them.
+    fn is_undecided(&self) -> bool {
+        let summary = self.summary.as_ref().filter(|_| self.checks < MAX_CHECKS && self.total > 0);
+        self.progress == Progress::Idle && summary.is_some_and(|summary| summary.coverage.reason.contains(UNREAD_MARKS))
     }
 
     pub(super) fn add(&mut self, node: &Arc<str>, namespace: Option<Arc<str>>) {
@@ -153,25 +153,25 @@ impl Stack {
         decrement(&mut self.by_node, &Arc::from(node));
     }
 
-    /// Returns whether `node` was asked to decide what the inventories cannot.
-    pub(super) fn is_asked(&self, node: &str) -> bool {
-        matches!(&self.progress, Progress::Asked { node: Some(asked), .. } if **asked == *node)
+    /// Returns whether `node` is checking paths that the inventories cannot decide.
+    pub(super) fn is_checked_by(&self, node: &str) -> bool {
+        matches!(&self.progress, Progress::Checking { node: Some(checking), .. } if **checking == *node)
     }
 
-    /// Forgets that a node was asked, since it will not answer.
-    pub(super) fn unask(&mut self) {
+    /// Cancels the check of a node that will not answer.
+    pub(super) fn cancel_check(&mut self) {
         self.progress = Progress::Idle;
     }
 
-    /// What is in the store of it is not believed any more.
+    /// Discards the summary in the store, so that the stack is merged again.
     pub(super) fn forget(&mut self) {
         self.summary = None;
     }
 
-    /// One of its layers is not what it was.
+    /// Records that one of its layers has changed.
     pub(super) fn invalidate(&mut self) {
         match self.progress {
-            Progress::Merging => self.progress = Progress::MergingOnce,
+            Progress::Merging => self.progress = Progress::MergingOutdated,
             Progress::Failed(_) => self.progress = Progress::Idle,
             _ => {}
         }
@@ -179,8 +179,8 @@ impl Stack {
 }
 
 impl Fleet {
-    /// A container has a stack.
-    pub(super) fn place(&mut self, digest: Digest, layers: Vec<LayerId>, steps: Vec<Step>, now: Now) {
+    /// Adds the stack of a container, if it is new.
+    pub(super) fn add_stack(&mut self, digest: Digest, layers: Vec<LayerId>, steps: Vec<Step>, now: Now) {
         self.prove(digest, &layers);
         let new = || Stack::new(layers.into(), Vec::new(), None, now.instant);
         let stack = self.picture.stacks.entry(digest, new);
@@ -192,7 +192,7 @@ impl Fleet {
         }
     }
 
-    /// Takes layers that a stack's identity proves in the place of others, which somebody only named.
+    /// Replaces the layers of a stack that its identity does not prove by layers that it proves.
     fn prove(&mut self, digest: Digest, layers: &[LayerId]) {
         let is_better = |stack: &&Stack| !stack.is_proved() && is_proved(layers);
         if self.picture.stacks.get(&digest).filter(is_better).is_none() {
@@ -218,8 +218,8 @@ impl Fleet {
         self.invalidate(vec![digest]);
     }
 
-    /// Stacks whose layers are all known, and that were never merged or whose layers better catalogers have read since: from now on
-    /// they are being merged. Looks at those that something happened to.
+    /// Returns the changed stacks that have to be merged, and marks them as being merged: all their layers have been read, and the stack was not
+    /// merged yet, or newer catalogers have read its layers since.
     pub(in crate::aggregator) fn ready(&mut self, now: Now) -> Vec<Ready> {
         let touched: Vec<Digest> = self.touched.drain().collect();
         let mut ready = Vec::new();
@@ -227,7 +227,7 @@ impl Fleet {
             let Some(stack) = self.picture.stacks.get(&digest).filter(|stack| stack.containers() > 0) else { continue };
             match &stack.progress {
                 Progress::Idle => {}
-                Progress::Asked { until, .. } if *until <= now.instant => {}
+                Progress::Checking { until, .. } if *until <= now.instant => {}
                 _ => continue,
             }
             let catalogers: Option<Vec<u32>> = stack
@@ -236,7 +236,7 @@ impl Fleet {
                 .map(|id| self.picture.layers.get(id)?.read().map(|known| known.catalogers))
                 .collect();
             let Some(oldest) = catalogers.map(|all| all.into_iter().min().unwrap_or(0)) else { continue };
-            let is_due = stack.again.is_some_and(|again| again <= now.instant);
+            let is_due = stack.check_at.is_some_and(|at| at <= now.instant);
             if stack.summary.as_ref().is_some_and(|summary| summary.catalogers == oldest) && !is_due {
                 continue;
             }
@@ -244,14 +244,14 @@ impl Fleet {
         }
         for Ready { stack, .. } in &ready {
             if let Some(stack) = self.picture.stacks.get_mut(stack) {
-                (stack.progress, stack.again) = (Progress::Merging, None);
+                (stack.progress, stack.check_at) = (Progress::Merging, None);
             }
         }
         ready
     }
 
-    /// Takes a stack that was not merged since the store's migration, that nobody runs at the moment, and whose layers are all known: from now
-    /// on it is being merged. Its history would otherwise stay as version 1 left it, since [`Self::ready`] leaves out what nobody runs.
+    /// Returns a stack that was not merged since the store's migration, that no node runs, and whose layers are all known. It counts as
+    /// being merged from now on. Its history would otherwise stay as version 1 left it, because [`Self::ready`] omits stacks that no node runs.
     pub(in crate::aggregator) fn next_unmerged(&mut self, now: Now) -> Option<Ready> {
         while let Some(Summary { chain, layers, .. }) = self.unmerged.pop() {
             let is_read = |id: &LayerId| self.picture.layers.get(id).is_some_and(|layer| layer.read().is_some());
@@ -266,39 +266,39 @@ impl Fleet {
         None
     }
 
-    /// Questions that nobody answered in time, and those whose answer left something open, are asked again.
-    pub(in crate::aggregator) fn wake(&mut self, now: Now) {
-        for (_, stack) in self.picture.stacks.select_mut(|_, stack| stack.again.is_none() && stack.is_open()) {
-            stack.again = Some(now.instant + AGAIN);
+    /// Schedules another check of stacks whose check timed out or left paths undecided.
+    pub(in crate::aggregator) fn retry_checks(&mut self, now: Now) {
+        for (_, stack) in self.picture.stacks.select_mut(|_, stack| stack.check_at.is_none() && stack.is_undecided()) {
+            stack.check_at = Some(now.instant + CHECK_PAUSE);
         }
         for (digest, stack) in self.picture.stacks.iter() {
-            let is_late = matches!(&stack.progress, Progress::Asked { until, .. } if *until <= now.instant);
-            if is_late || stack.again.is_some_and(|again| again <= now.instant) {
+            let is_late = matches!(&stack.progress, Progress::Checking { until, .. } if *until <= now.instant);
+            if is_late || stack.check_at.is_some_and(|at| at <= now.instant) {
                 self.touched.insert(*digest);
             }
         }
     }
 
-    /// Picks an attached node that has the stack, to be asked what inventories cannot decide: every time another one, as far as there are,
-    /// since the last one may never answer. Where there is none, it is looked for again after a while.
-    pub(in crate::aggregator) fn ask(&mut self, stack: Digest, now: Now) -> Option<Arc<str>> {
+    /// Selects an attached node that has the stack, to check paths that the inventories cannot decide. Each check goes to another node, if there
+    /// is one, because the last node may never answer. If no node is attached, the next check starts after [`LEASE`].
+    pub(in crate::aggregator) fn start_check(&mut self, stack: Digest, now: Now) -> Option<Arc<str>> {
         let entry = self.picture.stacks.get_mut(&stack)?;
-        let can_tell = |name: &&Arc<str>| {
+        let can_check = |name: &&Arc<str>| {
             !self.picture.distrusted.contains(&***name)
                 && self.picture.nodes.get(*name).is_some_and(|node| node.attached)
         };
-        entry.asked = entry.asked.wrapping_add(1);
-        let tries = entry.asked;
+        entry.checks = entry.checks.wrapping_add(1);
+        let tries = entry.checks;
         let node =
-            entry.by_node.keys().filter(can_tell).min_by_key(|name| self.random.hash_one((name, tries))).cloned();
-        entry.progress = Progress::Asked { node: node.clone(), until: now.instant + LEASE };
+            entry.by_node.keys().filter(can_check).min_by_key(|name| self.random.hash_one((name, tries))).cloned();
+        entry.progress = Progress::Checking { node: node.clone(), until: now.instant + LEASE };
         node
     }
 
-    /// Takes up that `node` answers what it was asked about the stack, which is merged now. Returns the stack's layers, newest first;
-    /// `None` if the node was not asked.
-    pub(in crate::aggregator) fn answered(&mut self, node: &str, stack: &Digest) -> Option<Arc<[LayerId]>> {
-        if !self.picture.stacks.get(stack)?.is_asked(node) {
+    /// Records that `node` has answered the check of a stack, which is being merged from now on. Returns the stack's layers, newest first, or
+    /// `None` if the check was not requested from this node.
+    pub(in crate::aggregator) fn check_answered(&mut self, node: &str, stack: &Digest) -> Option<Arc<[LayerId]>> {
+        if !self.picture.stacks.get(stack)?.is_checked_by(node) {
             return None;
         }
         let stack = self.picture.stacks.get_mut(stack)?;
@@ -306,25 +306,25 @@ impl Fleet {
         Some(Arc::clone(&stack.layers))
     }
 
-    /// The stack was merged: it is in the store, or could not be.
+    /// Records the result of a merge.
     pub(in crate::aggregator) fn merged(&mut self, digest: Digest, outcome: Result<Summary, Coverage>) {
         let Some(stack) = self.picture.stacks.get_mut(&digest) else { return };
-        let again = stack.progress == Progress::MergingOnce;
+        let is_outdated = stack.progress == Progress::MergingOutdated;
         stack.progress = Progress::Idle;
         match outcome {
-            // What one of its layers was then is not worth to be believed.
-            Ok(_) if again => {}
+            // The merge used an inventory that was replaced meanwhile.
+            Ok(_) if is_outdated => {}
             Ok(summary) => stack.summary = Some(Arc::new(summary)),
-            // What was known before stands, until it is tried again.
-            Err(coverage) if !again => stack.progress = Progress::Failed(coverage),
+            // An earlier summary stays in use.
+            Err(coverage) if !is_outdated => stack.progress = Progress::Failed(coverage),
             Err(_) => {}
         }
-        if again {
+        if is_outdated {
             self.touched.insert(digest);
         }
     }
 
-    /// Stacks that could not be merged are tried again: what was in the way is gone.
+    /// Schedules failed merges again, after the cause may have been removed.
     pub(in crate::aggregator) fn retry(&mut self) {
         let has_failed = |_: &Digest, stack: &Stack| matches!(stack.progress, Progress::Failed(_));
         for (digest, stack) in self.picture.stacks.select_mut(has_failed) {
@@ -333,7 +333,7 @@ impl Fleet {
         }
     }
 
-    /// The findings of a stack are complete for a database.
+    /// Records that the findings of a stack are complete for a database.
     pub(in crate::aggregator) fn matched(&mut self, digest: &Digest, counts: Counts, database: Digest) {
         if let Some(summary) = self.picture.stacks.get_mut(digest).and_then(|stack| stack.summary.as_mut()) {
             let summary = Arc::make_mut(summary);
@@ -343,17 +343,17 @@ impl Fleet {
 }
 
 impl Picture {
-    /// A stack, by its identity.
+    /// Returns the stack with this identity.
     pub(in crate::aggregator) fn stack(&self, digest: &Digest) -> Option<&Stack> {
         self.stacks.get(digest)
     }
 
-    /// Stacks that somebody has.
+    /// Returns the stacks that a node has.
     pub(in crate::aggregator) fn present(&self) -> impl Iterator<Item = (&Digest, &Stack)> {
         self.stacks.iter().filter(|(_, stack)| stack.containers() > 0)
     }
 
-    /// How far a container was looked into.
+    /// Returns the coverage of a container.
     pub(in crate::aggregator) fn coverage_of(&self, container: &Container) -> Coverage {
         match (&container.refused, &container.stack) {
             (Some(refused), _) => Coverage::clone(refused),
@@ -362,7 +362,7 @@ impl Picture {
         }
     }
 
-    /// Returns the coverage of a stack that is in the store: what its layers allow, once its findings are complete for a database.
+    /// Returns the coverage of a stack in the store: `pending` until its findings are complete, and then the coverage of its merge.
     pub(super) fn coverage_in_store(&self, summary: &Summary) -> Coverage {
         if self.matches && summary.matched.is_none() {
             return Coverage::new(CoverageState::Pending, "the packages have not been matched yet");
@@ -370,7 +370,7 @@ impl Picture {
         summary.coverage.clone()
     }
 
-    /// How far a stack was looked into.
+    /// Returns the coverage of a stack.
     pub(in crate::aggregator) fn coverage(&self, digest: &Digest) -> Coverage {
         let pending = |reason: String| Coverage::new(CoverageState::Pending, reason);
         let Some(stack) = self.stacks.get(digest) else { return pending("the stack is not known yet".to_owned()) };
@@ -387,8 +387,8 @@ impl Picture {
         }
         match &stack.progress {
             Progress::Failed(coverage) => return coverage.clone(),
-            Progress::Merging | Progress::MergingOnce => return pending("the layers are being merged".to_owned()),
-            Progress::Asked { node, .. } => {
+            Progress::Merging | Progress::MergingOutdated => return pending("the layers are being merged".to_owned()),
+            Progress::Checking { node, .. } => {
                 let who = if node.is_some() { "a node is checking" } else { "no attached node has the stack" };
                 return pending(format!("the layers alone do not decide some paths, and {who}"));
             }

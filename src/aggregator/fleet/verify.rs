@@ -1,4 +1,4 @@
-//! A node is not believed alone: what one read, another one reads as well; where two differ, a third settles it.
+//! Verification: a second node reads a sample of the layers (a cross-read). If the two inventories differ, further nodes settle the dispute.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher as _;
@@ -9,55 +9,56 @@ use outcrop_proto::{Digest, LayerId};
 
 use super::layers::{Layer, layer_stacks};
 use super::stacks::Stack;
-use super::{Fleet, KnownLayer, LEASE, Now, unask};
+use super::{Fleet, KnownLayer, LEASE, Now, unassign};
 
-/// Nodes whose word is heard on a layer in dispute. Where so many do not agree, people have to look.
+/// Maximum number of nodes that read a disputed layer. If they do not settle the dispute, an operator has to.
 const MAX_CLAIMS: usize = 7;
 
-/// How long it is not looked again for somebody who could be asked, after there was nobody.
-const ALONE: Duration = Duration::from_secs(10);
+/// Pause after no node could cross-read a layer.
+const WITNESS_PAUSE: Duration = Duration::from_secs(10);
 
-/// Most layers that a node is to read at a time, for its own word or for another's.
-const ASKED_AT_ONCE: usize = 8;
+/// Maximum number of layers that a node with a further cross-read has to read at a time.
+const MAX_ASSIGNED: usize = 8;
 
-/// A node was asked to read a layer for another one's word.
+/// A node has to read a layer that another node has read.
 #[derive(Clone, Debug)]
 pub(in crate::aggregator) struct CrossRead {
     pub(super) node: Arc<str>,
     pub(super) until: Instant,
 }
 
-/// Nodes disagree on what a layer holds.
+/// Nodes have reported different inventories of a layer.
 #[derive(Clone, Debug, Default)]
 pub(in crate::aggregator) struct Dispute {
-    /// What each says.
+    /// The digest of the inventory that each node has reported.
     claims: BTreeMap<String, Digest>,
-    /// What most of them say, where that is not what is in the store: it has to be read again.
+    /// The digest of the majority, if it differs from the inventory in the store: then the layer has to be read again.
     pub(super) settled: Option<Digest>,
-    /// With which catalogers they read it, and whether they saw overlay's marks: with others it says something else.
+    /// Version of the catalogers of all claims. Inventories of different versions cannot be compared.
     catalogers: u32,
+    /// Whether the nodes of all claims could read overlay's marks. Others report different inventories.
     marks: bool,
 }
 
 impl Dispute {
-    /// Whether `node` may read the layer: once it is settled, those that were right, and those that nobody heard: the others may
-    /// be gone.
-    pub(super) fn is_believed(&self, node: &str) -> bool {
+    /// Returns whether `node` may read the layer again after the dispute was settled: nodes of the majority, and nodes without a claim, because
+    /// those of the majority may be gone.
+    pub(super) fn may_read(&self, node: &str) -> bool {
         self.settled.is_some_and(|settled| self.claims.get(node).is_none_or(|claim| *claim == settled))
     }
 
-    /// Whether this is what it came to, as far as that can be compared.
+    /// Returns whether an inventory agrees with the majority, or cannot be compared with it.
     pub(super) fn allows(&self, read: &KnownLayer) -> bool {
         let same_kind = read.catalogers == self.catalogers && read.marks == self.marks;
         self.settled.is_none_or(|settled| settled == read.digest || !same_kind)
     }
 
-    /// Nodes that say so.
+    /// Returns the nodes that have reported this digest.
     pub(super) fn agreeing(&self, digest: &Digest) -> impl Iterator<Item = &str> {
         self.claims.iter().filter(move |(_, claim)| *claim == digest).map(|(name, _)| name.as_str())
     }
 
-    /// What more than one say, and more than say anything else.
+    /// Returns the digest that at least two nodes have reported, and more nodes than any other digest.
     fn majority(&self) -> Option<Digest> {
         let mut counts: BTreeMap<Digest, usize> = BTreeMap::new();
         self.claims.values().for_each(|claim| *counts.entry(*claim).or_default() += 1);
@@ -67,43 +68,43 @@ impl Dispute {
     }
 }
 
-/// What a cross-read came to.
+/// The result of a cross-read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::aggregator) enum Verified {
-    /// Nobody had asked for it.
-    Unasked,
-    /// It cannot be compared: with other rights or other catalogers a layer says something else.
+    /// The cross-read was not requested.
+    NotRequested,
+    /// The inventories cannot be compared, because the nodes have different rights or catalogers.
     Inconclusive,
-    /// The same.
+    /// The inventories are equal.
     Same,
-    /// Something else. Another node is asked.
+    /// The inventories differ. Another node has to read the layer.
     Disputed,
-    /// A dispute is over: what is in the store is right.
+    /// A dispute is settled: the inventory in the store is correct.
     Upheld,
-    /// A dispute is over: what is in the store, which this node read, is wrong, and is read again.
+    /// A dispute is settled: the inventory in the store, which this node reported, is wrong. The layer is read again.
     Overturned(String),
 }
 
-/// What follows from believing a node no more, for the store.
+/// The changes in the store that follow from distrusting a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::aggregator) struct Distrusted {
-    /// Layers that are to be read again.
+    /// Layers that have to be read again.
     pub(in crate::aggregator) forgotten: Vec<LayerId>,
-    /// Layers that another node came to the same of: they are that one's word now.
+    /// Layers that another node has verified, with that node: the inventory counts as that node's now.
     pub(in crate::aggregator) attributed: Vec<(LayerId, String)>,
 }
 
 impl Layer {
-    /// Returns whether `node` has anything to do with it: it reads it, read it, vouches for it, failed at it or has a say in a dispute.
+    /// Returns whether `node` reads, has read or has verified the layer, has failed to read it, or takes part in a dispute about it.
     fn concerns(&self, node: &str) -> bool {
-        self.is_asked(node)
+        self.is_assigned_to(node)
             || self.has_failed(node)
             || self.dispute.as_ref().is_some_and(|dispute| dispute.claims.contains_key(node))
             || self.read().is_some_and(|read| read.node == node || read.verified_by.contains(node))
     }
 
-    /// `node` is not believed any more: a dispute that nobody else keeps up is over.
-    fn unclaim(&mut self, node: &str) {
+    /// Removes the claim of a distrusted node, and ends the dispute if no other claim supports it.
+    fn remove_claim(&mut self, node: &str) {
         let in_store = self.read().map(|read| read.digest);
         let Some(dispute) = self.dispute.as_mut() else { return };
         if dispute.claims.remove(node).is_none() {
@@ -120,18 +121,18 @@ impl Layer {
 }
 
 impl Fleet {
-    /// Layers that another node is to read as well, and who: a sample of those that several nodes have, all that many containers
-    /// stand on, and those in dispute.
+    /// Selects layers that another node has to read, each with the node: a sample of the layers that several nodes have, all layers of many
+    /// containers, and disputed layers.
     pub(in crate::aggregator) fn cross_reads(&mut self, now: Now) -> Vec<(Arc<str>, LayerId)> {
         let due: Vec<LayerId> =
             self.picture.layers.iter().filter(|(id, layer)| self.is_due(id, layer, now)).map(|(id, _)| *id).collect();
-        let mut asked = Vec::new();
+        let mut selected = Vec::new();
         for id in due {
             let Some(name) = self.witness(&id) else {
                 if let Some(layer) = self.picture.layers.get_mut(&id) {
-                    // Those that gave no word may be asked once more after that.
-                    layer.unheard.clear();
-                    layer.alone = Some(now.instant + ALONE);
+                    // After the pause, nodes with an inconclusive result may read the layer again.
+                    layer.inconclusive.clear();
+                    layer.no_witness_until = Some(now.instant + WITNESS_PAUSE);
                 }
                 continue;
             };
@@ -140,18 +141,18 @@ impl Fleet {
                 layer.cross = Some(cross);
             }
             if let Some(node) = self.picture.nodes.get_mut(&name) {
-                node.asked.insert(id);
+                node.assigned.insert(id);
             }
-            asked.push((name, id));
+            selected.push((name, id));
         }
-        asked
+        selected
     }
 
     fn is_due(&self, id: &LayerId, layer: &Layer, now: Now) -> bool {
         let Some(read) = layer.read().filter(|_| layer.cross.is_none() && !layer.stacks.is_empty()) else {
             return false;
         };
-        if layer.alone.is_some_and(|until| until > now.instant) {
+        if layer.no_witness_until.is_some_and(|until| until > now.instant) {
             return false;
         }
         if let Some(dispute) = &layer.dispute {
@@ -160,39 +161,39 @@ impl Fleet {
         if !read.verified_by.is_empty() {
             return false;
         }
-        // Two numbers that no node can foresee: whether this layer is in the sample, and how long after it was read.
-        let parts = |number: u64| f64::from(u32::try_from(number & 0xffff_ffff).unwrap_or(0)) / 4_294_967_296.0;
+        // Two random numbers that no node can predict: the first decides whether the layer is in the sample, the second when it is read again.
+        let fraction = |number: u64| f64::from(u32::try_from(number & 0xffff_ffff).unwrap_or(0)) / 4_294_967_296.0;
         let random = self.random.hash_one(id);
-        let sampled = layer.containers > self.rules.verify_containers || parts(random) < self.rules.verify_share;
-        let after = self.rules.verify_within.as_secs_f64() * parts(random >> 32) * 0.8;
+        let sampled = layer.containers > self.rules.verify_containers || fraction(random) < self.rules.verify_share;
+        let after = self.rules.verify_within.as_secs_f64() * fraction(random >> 32) * 0.8;
         let age = f64::from(i32::try_from(now.unix - read.read_at).unwrap_or(i32::MAX));
         sampled && age >= after
     }
 
-    /// A node that has the layer, can compare it, and has not said anything of it yet.
+    /// Returns a node that has the layer, has the same rights and catalogers as the reader, and has not reported an inventory of it yet.
     fn witness(&self, id: &LayerId) -> Option<Arc<str>> {
         let layer = self.picture.layers.get(id)?;
         let read = layer.read()?;
-        let heard = |name: &str| {
+        let has_reported = |name: &str| {
             name == read.node
-                || layer.unheard.iter().any(|other| **other == *name)
+                || layer.inconclusive.iter().any(|other| **other == *name)
                 || layer.dispute.as_ref().is_some_and(|dispute| dispute.claims.contains_key(name))
         };
-        let can_tell = |name: &&Arc<str>| {
+        let can_verify = |name: &&Arc<str>| {
             let node = self.picture.nodes.get(*name);
-            !heard(name)
+            !has_reported(name)
                 && !self.picture.distrusted.contains(&***name)
                 && node.is_some_and(|node| {
                     let can_compare = node.marks == read.marks && node.catalogers == read.catalogers;
-                    node.attached && can_compare && node.asked.len() < ASKED_AT_ONCE
+                    node.attached && can_compare && node.assigned.len() < MAX_ASSIGNED
                 })
         };
         let holders = layer.stacks.iter().filter_map(|stack| self.picture.stacks.get(stack)).flat_map(Stack::nodes);
-        let candidates = holders.filter(can_tell).take(64);
+        let candidates = holders.filter(can_verify).take(64);
         candidates.min_by_key(|name| self.random.hash_one((id, name))).cloned()
     }
 
-    /// A node read a layer for another one's word.
+    /// Records the result of a cross-read.
     pub(in crate::aggregator) fn verified(
         &mut self,
         name: &str,
@@ -201,12 +202,12 @@ impl Fleet {
         catalogers: u32,
         marks: bool,
     ) -> Verified {
-        let Some(layer) = self.picture.layers.get_mut(id) else { return Verified::Unasked };
-        let Some(cross) = layer.cross.take_if(|cross| *cross.node == *name) else { return Verified::Unasked };
-        unask(&mut self.picture.nodes, name, id);
+        let Some(layer) = self.picture.layers.get_mut(id) else { return Verified::NotRequested };
+        let Some(cross) = layer.cross.take_if(|cross| *cross.node == *name) else { return Verified::NotRequested };
+        unassign(&mut self.picture.nodes, name, id);
         let is_disputed = layer.dispute.is_some();
         let Some(read) = layer.read_mut().filter(|read| read.catalogers == catalogers && read.marks == marks) else {
-            layer.unheard.push(cross.node);
+            layer.inconclusive.push(cross.node);
             return Verified::Inconclusive;
         };
         if !is_disputed && read.digest == digest {
@@ -230,7 +231,7 @@ impl Fleet {
             }
             Some(right) => {
                 dispute.settled = Some(right);
-                layer.unread();
+                layer.discard();
                 let stacks = layer_stacks(layer);
                 self.forget(stacks);
                 Verified::Overturned(reader)
@@ -238,7 +239,7 @@ impl Fleet {
         }
     }
 
-    /// What is in the store of these stacks follows from what is not believed any more.
+    /// Discards the summaries of these stacks, because they follow from a discarded inventory.
     fn forget(&mut self, stacks: Vec<Digest>) {
         for digest in &stacks {
             if let Some(stack) = self.picture.stacks.get_mut(digest) {
@@ -248,18 +249,18 @@ impl Fleet {
         self.invalidate(stacks);
     }
 
-    /// Believes a node no more: what it read and nobody else came to the same of is to be read again.
+    /// Distrusts a node: layers that it has read and no other node has verified have to be read again.
     pub(in crate::aggregator) fn distrust(&mut self, name: &str) -> Distrusted {
         self.picture.distrusted.insert(name.to_owned());
         if let Some(node) = self.picture.nodes.get_mut(name) {
-            node.asked.clear();
+            node.assigned.clear();
         }
         let mut outcome = Distrusted::default();
         let mut stacks = Vec::new();
         for (id, layer) in self.picture.layers.select_mut(|_, layer| layer.concerns(name)) {
             layer.release(name);
-            layer.forgive(name);
-            layer.unclaim(name);
+            layer.clear_failures(name);
+            layer.remove_claim(name);
             let Some(read) = layer.read_mut() else { continue };
             read.verified_by.remove(name);
             if read.node != name {
@@ -272,14 +273,14 @@ impl Fleet {
                     outcome.attributed.push((*id, other));
                 }
                 None => {
-                    layer.unread();
+                    layer.discard();
                     layer.dispute = None;
                     stacks.extend(layer_stacks(layer));
                     outcome.forgotten.push(*id);
                 }
             }
         }
-        // Stacks that nobody has now stand on forgotten layers too.
+        // Stacks that no node has at the moment contain discarded layers, too.
         let forgotten: std::collections::HashSet<&LayerId> = outcome.forgotten.iter().collect();
         let absent = self
             .picture
@@ -291,7 +292,7 @@ impl Fleet {
         outcome
     }
 
-    /// Believes a node again.
+    /// Trusts a node again.
     pub(in crate::aggregator) fn trust(&mut self, name: &str) {
         self.picture.distrusted.remove(name);
     }
