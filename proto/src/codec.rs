@@ -3,6 +3,8 @@
 //! Unsigned integers are LEB128 in their shortest form, strings and byte strings start with their length, lists with their count, options
 //! with one byte. Each value has exactly one encoding; decoders refuse every other form.
 
+use crate::budget::{ALLOCATION, Budget, OverBudget};
+
 /// Reason why bytes are not a canonical encoding.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -26,7 +28,13 @@ pub enum DecodeError {
     /// Compressed bytes that are malformed or decompress to more than the limit.
     #[error("decompression failed: {0}")]
     Compression(String),
+    /// The value needs more memory or work than its decoder may spend.
+    #[error("the value {0}")]
+    OverBudget(#[from] OverBudget),
 }
+
+/// Maximum size of a path, bytes: Linux's PATH_MAX.
+pub const MAX_PATH: usize = 4096;
 
 /// Appends values to a buffer.
 #[derive(Debug, Default)]
@@ -70,16 +78,18 @@ impl Writer {
     }
 }
 
-/// Reads values from a buffer.
+/// Reads values from a buffer, within a budget.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    pub(crate) budget: Budget,
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+    /// Creates a reader; what it spends is missing in its own [`budget`](Self::budget).
+    pub(crate) fn new(bytes: &'a [u8], budget: Budget) -> Self {
+        Self { bytes, at: 0, budget }
     }
 
     pub(crate) fn invalid(&self, what: &'static str) -> DecodeError {
@@ -90,8 +100,24 @@ impl<'a> Reader<'a> {
         self.at == self.bytes.len()
     }
 
-    pub(crate) fn end(self) -> Result<(), DecodeError> {
+    pub(crate) fn end(&self) -> Result<(), DecodeError> {
         if self.is_at_end() { Ok(()) } else { Err(DecodeError::Trailing(self.bytes.len() - self.at)) }
+    }
+
+    /// Skips the parts that a later version appends, up to the end of the bytes. Each has a number of its own above 0, ascending, and its
+    /// bytes. Returns how many there are.
+    pub(crate) fn unknown_parts(&mut self) -> Result<u32, DecodeError> {
+        let (mut count, mut last) = (0, 0);
+        while !self.is_at_end() {
+            let number = self.number()?;
+            if number <= last {
+                return Err(self.invalid("number of a part"));
+            }
+            last = number;
+            self.bytes()?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     pub(crate) fn byte(&mut self) -> Result<u8, DecodeError> {
@@ -117,7 +143,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a length or count, which cannot exceed the number of bytes that are left.
-    fn length(&mut self) -> Result<usize, DecodeError> {
+    pub(crate) fn length(&mut self) -> Result<usize, DecodeError> {
         let length = self.number()?;
         usize::try_from(length)
             .ok()
@@ -138,9 +164,21 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
-    pub(crate) fn string(&mut self) -> Result<String, DecodeError> {
+    /// Reads bytes into memory of their own.
+    pub(crate) fn owned(&mut self) -> Result<Vec<u8>, DecodeError> {
         let bytes = self.bytes()?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| self.invalid("string"))
+        self.budget.reserve(ALLOCATION + bytes.len())?;
+        Ok(bytes.to_vec())
+    }
+
+    pub(crate) fn string(&mut self) -> Result<String, DecodeError> {
+        String::from_utf8(self.owned()?).map_err(|_| self.invalid("string"))
+    }
+
+    /// Reads a path into memory of its own.
+    pub(crate) fn path(&mut self) -> Result<Vec<u8>, DecodeError> {
+        let path = self.owned()?;
+        if path.len() > MAX_PATH { Err(self.invalid("length of a path")) } else { Ok(path) }
     }
 
     pub(crate) fn option<T>(
@@ -166,6 +204,9 @@ impl<'a> Reader<'a> {
         let count = self.length()?;
         let mut list = Vec::new();
         for _ in 0..count {
+            // A list that grows has twice the room that it needs.
+            self.budget.reserve(2 * size_of::<T>())?;
+            self.budget.step(1)?;
             list.push(read(self)?);
         }
         Ok(list)

@@ -1,5 +1,6 @@
 //! Facts: the results of catalogers.
 
+use crate::budget::{ALLOCATION, Budget};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::package::{Package, PackageType, SourcePackage};
 
@@ -67,6 +68,9 @@ pub struct Fact {
     pub unidentified: Vec<Unidentified>,
     /// Parts of the evidence that could not be read, one sentence each. The rest of the fact is valid.
     pub warnings: Vec<String>,
+    /// Number of parts that this version does not know: those of a later version, and packages of a later type. They are skipped. Not
+    /// encoded.
+    pub unknown: u32,
 }
 
 impl Fact {
@@ -80,6 +84,33 @@ impl Fact {
         unique(&mut self.claims);
         unique(&mut self.unidentified);
         unique(&mut self.warnings);
+    }
+
+    /// Returns what [`Self::decode`] reserves for this fact, bytes.
+    pub fn decoded_bytes(&self) -> usize {
+        fn text(text: &str) -> usize {
+            ALLOCATION + text.len()
+        }
+        fn list(texts: &[String]) -> usize {
+            texts.iter().map(|item| 2 * size_of::<String>() + text(item)).sum()
+        }
+        let package = |package: &Package| {
+            let source = package.source.iter().flat_map(|source| [&source.name, &source.version]);
+            let optional = [&package.arch, &package.inner, &package.vendor, &package.module].into_iter().flatten();
+            let texts = [&package.name, &package.version].into_iter().chain(source).chain(optional);
+            2 * size_of::<Package>() + texts.map(|item| text(item)).sum::<usize>() + list(&package.licenses)
+        };
+        let claim = |claim: &Claim| 2 * size_of::<Claim>() + ALLOCATION + claim.path.len() + text(&claim.package);
+        let unidentified = |jar: &Unidentified| 2 * size_of::<Unidentified>() + text(&jar.inner);
+        let distribution = self.distribution.as_ref().map_or(0, |distribution| {
+            let Distribution { id, version_id, codename, name, id_like } = distribution;
+            [id, version_id, codename, name].map(|item| text(item)).iter().sum::<usize>() + list(id_like)
+        });
+        self.packages.iter().map(package).sum::<usize>()
+            + self.claims.iter().map(claim).sum::<usize>()
+            + self.unidentified.iter().map(unidentified).sum::<usize>()
+            + list(&self.warnings)
+            + distribution
     }
 
     /// Returns whether the evidence said nothing at all.
@@ -132,19 +163,29 @@ impl Fact {
         w.0
     }
 
-    /// Decodes what [`Self::encode`] wrote.
+    /// Decodes an encoding by [`Self::encode`], and spends `budget` for it. Packages of a type that this version does not know, and parts
+    /// that a later version appends, are skipped and counted in [`Self::unknown`].
     ///
     /// # Errors
-    /// When the bytes are anything else: cut short, of another version, or not canonical.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut r = Reader::new(bytes.strip_prefix(MAGIC).ok_or(DecodeError::Format("encoded fact"))?);
-        let packages = r.list(|r| {
+    /// When the bytes are truncated, of another version, or not canonical; and when the fact takes more memory or work than the budget has.
+    pub fn decode(bytes: &[u8], budget: &mut Budget) -> Result<Self, DecodeError> {
+        let encoding = bytes.strip_prefix(MAGIC).ok_or(DecodeError::Format("encoded fact"))?;
+        let mut r = Reader::new(encoding, *budget);
+        let decoded = Self::read(&mut r);
+        *budget = r.budget;
+        decoded
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (mut packages, mut unknown) = (Vec::new(), 0_u32);
+        for _ in 0..r.length()? {
+            r.budget.reserve(2 * size_of::<Package>())?;
+            r.budget.step(1)?;
             let kind = r.byte()?;
-            Ok(Package {
-                kind: PackageType::ALL
-                    .into_iter()
-                    .find(|known| *known as u8 == kind)
-                    .ok_or_else(|| r.invalid("package type"))?,
+            let kind = PackageType::ALL.into_iter().find(|known| *known as u8 == kind);
+            // Every type has the same fields.
+            let package = Package {
+                kind: kind.unwrap_or(PackageType::Deb),
                 name: r.string()?,
                 version: r.string()?,
                 arch: r.option(Reader::string)?,
@@ -153,8 +194,12 @@ impl Fact {
                 inner: r.option(Reader::string)?,
                 vendor: r.option(Reader::string)?,
                 module: r.option(Reader::string)?,
-            })
-        })?;
+            };
+            match kind {
+                Some(_) => packages.push(package),
+                None => unknown += 1,
+            }
+        }
         let distribution = r.option(|r| {
             Ok(Distribution {
                 id: r.string()?,
@@ -167,12 +212,14 @@ impl Fact {
         let mut path: Vec<u8> = Vec::new();
         let claims = r.list(|r| {
             r.next_path(&mut path)?;
+            r.budget.reserve(ALLOCATION + path.len())?;
             Ok(Claim { path: path.clone(), package: r.string()?, digest: read_file_digest(r)? })
         })?;
         let unidentified = r.list(|r| Ok(Unidentified { inner: r.string()?, sha256: r.array()? }))?;
         let warnings = r.list(Reader::string)?;
+        let unknown = unknown.saturating_add(r.unknown_parts()?);
         r.end()?;
-        let fact = Self { packages, distribution, claims, unidentified, warnings };
+        let fact = Self { packages, distribution, claims, unidentified, warnings, unknown };
         let sorted = fact.packages.is_sorted_by(|a, b| a < b)
             && fact.claims.is_sorted_by(|a, b| a < b)
             && fact.unidentified.is_sorted_by(|a, b| a < b)

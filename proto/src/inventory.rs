@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::budget::Budget;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::digest::Digest;
 use crate::fact::{Fact, FileDigest, read_file_digest, write_file_digest};
@@ -61,6 +62,9 @@ pub struct Inventory {
     pub tombstones: Vec<Tombstone>,
     /// Directories that could not be walked, each with the reason, sorted by path.
     pub unwalked: Vec<(Vec<u8>, String)>,
+    /// Number of parts that this version does not know: those of a later version, and packages of a later type. They are skipped. Not
+    /// encoded.
+    pub unknown: u32,
 }
 
 impl Inventory {
@@ -81,7 +85,7 @@ impl Inventory {
 
     /// Returns the canonical encoding, not compressed. The inventory must be [normalized](Self::normalize).
     pub fn encode(&self) -> Vec<u8> {
-        let Self { catalogers, paths, evidence, facts, tombstones, unwalked } = self;
+        let Self { catalogers, paths, evidence, facts, tombstones, unwalked, unknown: _ } = self;
         let mut w = Writer(MAGIC.to_vec());
         w.number(u64::from(*catalogers));
         paths.write(&mut w);
@@ -111,43 +115,50 @@ impl Inventory {
         w.0
     }
 
-    /// Decodes an encoding by [`Self::encode`].
+    /// Decodes an encoding by [`Self::encode`], and spends `budget` for it.
     ///
     /// # Errors
-    /// When the bytes are truncated, of another version, not canonical, or refer to a fact that they do not contain.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut r = Reader::new(bytes.strip_prefix(MAGIC).ok_or(DecodeError::Format("encoded inventory"))?);
+    /// When the bytes are truncated, of another version, not canonical, or refer to a fact that they do not contain; and when the inventory
+    /// takes more memory or work than the budget has.
+    pub fn decode(bytes: &[u8], budget: &mut Budget) -> Result<Self, DecodeError> {
+        let encoding = bytes.strip_prefix(MAGIC).ok_or(DecodeError::Format("encoded inventory"))?;
+        let mut r = Reader::new(encoding, *budget);
+        let decoded = Self::read(&mut r);
+        *budget = r.budget;
+        decoded
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let catalogers = u32::try_from(r.number()?).map_err(|_| r.invalid("cataloger version"))?;
-        let paths = PathTable::read(&mut r)?;
+        let paths = PathTable::read(r)?;
         let evidence = r.list(|r| {
             Ok(EvidenceRecord {
-                path: r.bytes()?.to_vec(),
+                path: r.path()?,
                 cataloger: r.string()?,
                 database: r.flag()?,
                 fact: Digest(r.array()?),
                 digest: read_file_digest(r)?,
-                companions: r.list(|r| Ok((r.bytes()?.to_vec(), r.flag()?)))?,
+                companions: r.list(|r| Ok((r.path()?, r.flag()?)))?,
             })
         })?;
         let mut facts = BTreeMap::new();
         let mut last = None;
+        let mut unknown = 0_u32;
         for bytes in r.list(Reader::bytes)? {
             let digest = Digest::of(bytes);
             if last.is_some_and(|last| last >= digest) {
                 return Err(r.invalid("order of facts"));
             }
             last = Some(digest);
-            facts.insert(digest, Fact::decode(bytes)?);
+            r.budget.reserve(2 * size_of::<(Digest, Fact)>())?;
+            let fact = Fact::decode(bytes, &mut r.budget)?;
+            unknown = unknown.saturating_add(fact.unknown);
+            facts.insert(digest, fact);
         }
         let tombstones = r.list(|r| {
-            Ok(Tombstone {
-                path: r.bytes()?.to_vec(),
-                cataloger: r.string()?,
-                database: r.flag()?,
-                reason: r.string()?,
-            })
+            Ok(Tombstone { path: r.path()?, cataloger: r.string()?, database: r.flag()?, reason: r.string()? })
         })?;
-        let unwalked = r.list(|r| Ok((r.bytes()?.to_vec(), r.string()?)))?;
+        let unwalked = r.list(|r| Ok((r.path()?, r.string()?)))?;
         let valid = evidence.is_sorted_by(|a, b| a.path < b.path)
             && evidence.iter().all(|record| is_relative(&record.path) && facts.contains_key(&record.fact))
             && tombstones.is_sorted_by(|a, b| a.path < b.path)
@@ -155,8 +166,9 @@ impl Inventory {
         if !valid {
             return Err(r.invalid("order or reference"));
         }
+        unknown = unknown.saturating_add(r.unknown_parts()?);
         r.end()?;
-        Ok(Self { catalogers, paths, evidence, facts, tombstones, unwalked })
+        Ok(Self { catalogers, paths, evidence, facts, tombstones, unwalked, unknown })
     }
 
     /// Returns the digest of the canonical encoding; two readers of one layer get the same.
@@ -173,18 +185,32 @@ pub fn compress(encoding: &[u8]) -> Result<Vec<u8>, DecodeError> {
     zstd::bulk::compress(encoding, ZSTD_LEVEL).map_err(|error| DecodeError::Compression(error.to_string()))
 }
 
-/// Undoes [`compress`], to at most `limit` bytes.
+/// How many times larger than its compressed form an encoding may be. Path tables, the largest part, reach 10.
+const MAX_RATIO: usize = 256;
+
+/// Size up to which every ratio is accepted, bytes.
+const ANY_RATIO: usize = 1 << 20;
+
+/// Largest window that a decoder keeps, as a power of two. Encoders of inventories use 19; zstd's own limit of 27 takes 128 MiB.
+const WINDOW_LOG: u32 = 23;
+
+/// Undoes [`compress`]. The memory of the encoding is reserved in `budget`; [release](Budget::release) it when the encoding is dropped.
 ///
 /// # Errors
-/// When the bytes are not zstd, or decompress to more than `limit` bytes.
-pub fn decompress(bytes: &[u8], limit: usize) -> Result<Vec<u8>, DecodeError> {
+/// When the bytes are not zstd, need a window larger than 8 MiB, decompress to more than 256 times their size, or exceed the budget.
+pub fn decompress(bytes: &[u8], budget: &mut Budget) -> Result<Vec<u8>, DecodeError> {
     // The size in the frame's header is not used for reservation: a small message could claim the whole limit.
     use std::io::Read as _;
     let fail = |error: std::io::Error| DecodeError::Compression(error.to_string());
+    let by_ratio = bytes.len().saturating_mul(MAX_RATIO).max(ANY_RATIO);
+    let limit = by_ratio.min(budget.bytes_left());
     let mut out = Vec::new();
-    zstd::Decoder::new(bytes).map_err(fail)?.take(limit as u64 + 1).read_to_end(&mut out).map_err(fail)?;
-    if out.len() > limit {
-        return Err(DecodeError::Compression(format!("more than {limit} bytes")));
+    let mut decoder = zstd::Decoder::new(bytes).map_err(fail)?;
+    decoder.window_log_max(WINDOW_LOG).map_err(fail)?;
+    decoder.take(limit as u64 + 1).read_to_end(&mut out).map_err(fail)?;
+    budget.reserve(out.len())?;
+    if out.len() > by_ratio {
+        return Err(DecodeError::Compression(format!("more than {MAX_RATIO} times the size of {} bytes", bytes.len())));
     }
     Ok(out)
 }

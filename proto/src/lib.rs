@@ -3,6 +3,7 @@
 //! This crate does no input or output, has no async code, and depends on neither containerd nor Kubernetes. `docs/architecture.md` defines
 //! the terms.
 
+pub mod budget;
 pub mod clock;
 mod codec;
 pub mod container;
@@ -17,13 +18,16 @@ pub mod merge;
 pub mod package;
 pub mod paths;
 pub mod severity;
+#[cfg(feature = "grpc")]
+mod shape;
 pub mod status;
 pub mod view;
 #[cfg(feature = "grpc")]
 pub mod wire;
 pub mod word;
 
-pub use codec::DecodeError;
+pub use budget::{Budget, OverBudget};
+pub use codec::{DecodeError, MAX_PATH};
 pub use container::{Container, ContainerKey, Mount, Pod, Runtime, Status, Step, Storage};
 pub use digest::Digest;
 pub use ecosystem::{Ecosystem, VersionOrder};

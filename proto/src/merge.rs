@@ -3,14 +3,19 @@
 //! [`merge`] is a pure function: overlay rules on paths decide which evidence is visible, then the visible facts are joined
 //! (distribution, owners, attribution). Evidence that inventories cannot decide is returned as [`Unread`]: the agent reads it on the stack,
 //! and the caller merges again with the [`Answers`].
+//!
+//! An image or a node chose the inventories, so a merge spends a [`Budget`]: each loop counts its steps, and what grows with the input is
+//! reserved. Work that the input could multiply, such as one fact of many packages that many paths refer to, ends there.
 
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use crate::budget::{ALLOCATION, Budget, OverBudget};
 use crate::container::{Coverage, CoverageState};
 use crate::fact::{Claim, Distribution, Fact, FileDigest, Unidentified};
 use crate::inventory::{EvidenceRecord, Inventory};
 use crate::package::Package;
-use crate::view::{DeadEnd, Effect, Entry, View};
+use crate::view::{DeadEnd, Entry, PathId, View};
 
 /// Start of the reason of a `partial` coverage that a check of the container's mounted root can complete.
 pub const UNREAD_MARKS: &str = "opaque marks could not be read";
@@ -81,11 +86,14 @@ pub struct Merged {
     pub unread: Vec<Unread>,
     /// Visible evidence that an opaque directory may hide, where opaque marks could not be read.
     pub doubtful: Vec<Vec<u8>>,
+    /// Parts of the inventories that this version does not know.
+    pub unknown: u64,
 }
 
 /// Visible evidence.
 struct Visible<'a> {
     path: &'a [u8],
+    id: PathId,
     layer: usize,
     fact: &'a Fact,
     record: Option<&'a EvidenceRecord>,
@@ -101,95 +109,163 @@ fn key(package: &Package) -> PackageKey<'_> {
 /// Directories that distributions replaced with links into `/usr`, while their packages still claim files by the old paths.
 const USR_MERGED: [&[u8]; 6] = [b"bin", b"sbin", b"lib", b"lib32", b"lib64", b"libx32"];
 
-/// Merges the inventories of a stack, newest layer first.
-pub fn merge(layers: &[&Inventory], known: &[KnownPath], answers: &Answers) -> Merged {
-    let mut view = View::new(layers);
-    let records: Vec<HashMap<&[u8], &EvidenceRecord>> = layers
-        .iter()
-        .map(|layer| layer.evidence.iter().map(|record| (record.path.as_slice(), record)).collect())
-        .collect();
-    let in_usr = USR_MERGED.map(|dir| [b"usr/", dir].concat());
-    view.learn(
-        layers
-            .iter()
-            .flat_map(|layer| {
-                layer
-                    .evidence
-                    .iter()
-                    .flat_map(|record| {
-                        record.companions.iter().map(|(path, _)| path.as_slice()).chain([record.path.as_slice()])
-                    })
-                    .chain(layer.tombstones.iter().map(|tombstone| tombstone.path.as_slice()))
-                    .chain(layer.unwalked.iter().map(|(path, _)| path.as_slice()))
-            })
-            // Load likely targets as well: a path that is loaded later costs another pass over every table.
-            .chain(USR_MERGED)
-            .chain(in_usr.iter().map(Vec::as_slice))
-            .chain(known.iter().map(|known| known.path.as_bytes())),
-    );
+/// One of these directories, and where it is.
+type Moved = (&'static [u8], Vec<u8>);
 
+/// What a package of a stack takes, beside the bytes of its texts: itself, its place in the result, and a row for the store.
+const PACKAGE: usize = 3 * size_of::<StackPackage>() + 12 * ALLOCATION;
+
+/// Merges the inventories of a stack, newest layer first.
+///
+/// # Errors
+/// When the merge needs more than `budget`.
+pub fn merge(
+    layers: &[&Inventory],
+    known: &[KnownPath],
+    answers: &Answers,
+    budget: &mut Budget,
+) -> Result<Merged, OverBudget> {
+    let mut view = View::new(layers);
+    let evidence = load(&mut view, layers, known, budget)?;
     let mut merged = Merged::default();
     let mut visible = Vec::new();
-    let paths: BTreeSet<&[u8]> = records.iter().flat_map(HashMap::keys).copied().collect();
-    for path in paths {
+    for (path, id) in evidence {
+        budget.step(1 + path.len() as u64 / 16)?;
         if answers.hidden.contains(path) {
             continue;
         }
-        let Some((layer, Entry::File)) = view.visible(path) else { continue };
-        let Some(record) = records[layer].get(path).copied() else { continue };
-        if view.lies_below_newer_directory(layer, path) {
+        let Some((layer, Entry::File)) = view.visible_at(id) else { continue };
+        let Some(record) = record(layers, layer, path) else { continue };
+        if view.is_below_newer_directory(id, layer) {
+            budget.reserve(2 * size_of::<Vec<u8>>() + ALLOCATION + path.len())?;
             merged.doubtful.push(path.to_vec());
         }
+        budget.reserve(2 * size_of::<Visible<'_>>())?;
+        budget.step(record.companions.iter().map(|(path, _)| 1 + path.len() as u64 / 16).sum())?;
         match answers.facts.get(path) {
-            Some(Ok(fact)) => visible.push(Visible { path, layer, fact, record: None }),
-            Some(Err(reason)) => merged.fail(path, record.database, reason.clone()),
-            None if !group_is_whole(&view, layer, record) => merged.unread.push(Unread {
-                path: path.to_vec(),
-                database: record.database,
-                reason: "the write-ahead log or another companion file comes from another layer".to_owned(),
-            }),
+            Some(Ok(fact)) => visible.push(Visible { path, id, layer, fact, record: None }),
+            Some(Err(reason)) => merged.fail(path, record.database, reason, budget)?,
+            None if !group_is_whole(&view, layer, record) => {
+                let reason = "the write-ahead log or another companion file comes from another layer";
+                merged.leave_unread(path, record.database, reason.to_owned(), budget)?;
+            }
             None => {
                 if let Some(fact) = layers[layer].facts.get(&record.fact) {
-                    visible.push(Visible { path, layer, fact, record: Some(record) });
+                    visible.push(Visible { path, id, layer, fact, record: Some(record) });
                 }
             }
         }
     }
-    follow_links(&mut view, &records, known, answers, &mut merged, &mut visible);
+    let moved = follow_links(&mut view, layers, known, answers, &mut merged, &mut visible, budget)?;
     for (number, layer) in layers.iter().enumerate() {
         for tombstone in &layer.tombstones {
+            budget.step(1 + tombstone.path.len() as u64 / 8)?;
             let shown = matches!(view.visible(&tombstone.path), Some((shown, Entry::File)) if shown == number);
             if shown && !tombstone.reason.is_empty() && !answers.facts.contains_key(&tombstone.path) {
-                merged.fail(&tombstone.path, tombstone.database, tombstone.reason.clone());
+                merged.fail(&tombstone.path, tombstone.database, &tombstone.reason, budget)?;
             }
         }
         for (path, reason) in &layer.unwalked {
-            let newer = |newer| view.effect(newer, path);
-            if (0..number)
-                .all(|layer| matches!(newer(layer), Effect::Absent | Effect::Shows(Entry::Dir { opaque: false })))
-            {
-                merged.fail(path, true, format!("directory could not be walked: {reason}"));
+            budget.step(1 + path.len() as u64 / 8)?;
+            if !view.find(path).is_some_and(|path| view.is_replaced(path, number)) {
+                merged.fail(path, true, &format!("directory could not be walked: {reason}"), budget)?;
             }
         }
     }
     for evidence in &visible {
-        let path = evidence.path;
-        merged.warnings.extend(evidence.fact.warnings.iter().map(|warning| (path.to_vec(), warning.clone())));
-        merged.unidentified.extend(evidence.fact.unidentified.iter().map(|jar| (path.to_vec(), jar.clone())));
+        let (path, fact) = (evidence.path, evidence.fact);
+        for warning in &fact.warnings {
+            merged.warn(path, warning, budget)?;
+        }
+        for jar in &fact.unidentified {
+            budget.step(1)?;
+            budget.reserve(2 * size_of::<(Vec<u8>, Unidentified)>() + 2 * ALLOCATION + path.len() + jar.inner.len())?;
+            merged.unidentified.push((path.to_vec(), jar.clone()));
+        }
     }
+    merged.unknown = layers.iter().map(|layer| u64::from(layer.unknown)).sum();
     merged.distribution = distribution(&visible);
-    merged.packages = join(&mut view, &records, layers, &visible);
+    merged.packages = join(&view, layers, &visible, &moved, budget)?;
     merged.warnings.sort();
     merged.warnings.dedup();
-    merged
+    Ok(merged)
+}
+
+/// Loads every path that matters, and returns those of evidence, sorted.
+fn load<'a>(
+    view: &mut View<'a>,
+    layers: &[&'a Inventory],
+    known: &[KnownPath],
+    budget: &mut Budget,
+) -> Result<Vec<(&'a [u8], PathId)>, OverBudget> {
+    let mut evidence: Vec<(&[u8], PathId)> = Vec::new();
+    let mut bytes = 0;
+    for layer in layers {
+        for record in &layer.evidence {
+            budget.reserve(2 * size_of::<(&[u8], PathId)>())?;
+            evidence.push((record.path.as_slice(), view.add(&record.path, budget)?));
+            bytes += 16 + record.path.len() as u64;
+            for (path, _) in &record.companions {
+                view.add(path, budget)?;
+            }
+        }
+        let others = layer.tombstones.iter().map(|tombstone| &tombstone.path);
+        for path in others.chain(layer.unwalked.iter().map(|(path, _)| path)) {
+            view.add(path, budget)?;
+        }
+    }
+    // Load likely targets as well: a path that is loaded later costs another pass over every table.
+    let in_usr = USR_MERGED.map(|dir| [b"usr/", dir].concat());
+    let likely = USR_MERGED.into_iter().chain(in_usr.iter().map(Vec::as_slice));
+    for path in likely.chain(known.iter().map(|known| known.path.as_bytes())) {
+        view.add(path, budget)?;
+    }
+    view.load(budget)?;
+    // Sorting compares each path with some others.
+    budget.step(bytes / 16 * u64::from(evidence.len().max(2).ilog2()))?;
+    evidence.sort_unstable();
+    evidence.dedup();
+    Ok(evidence)
+}
+
+/// Returns what a layer recorded of the evidence at `path`.
+fn record<'a>(layers: &[&'a Inventory], layer: usize, path: &[u8]) -> Option<&'a EvidenceRecord> {
+    let evidence = &layers[layer].evidence;
+    let found = evidence.binary_search_by(|record| record.path.as_slice().cmp(path));
+    found.ok().map(|index| &evidence[index])
 }
 
 impl Merged {
-    fn fail(&mut self, path: &[u8], database: bool, reason: String) {
+    fn fail(&mut self, path: &[u8], database: bool, reason: &str, budget: &mut Budget) -> Result<(), OverBudget> {
         if database {
-            self.failed.push((path.to_vec(), reason.clone()));
+            self.reserve(path, reason, budget)?;
+            self.failed.push((path.to_vec(), reason.to_owned()));
         }
-        self.warnings.push((path.to_vec(), reason));
+        self.warn(path, reason, budget)
+    }
+
+    fn warn(&mut self, path: &[u8], reason: &str, budget: &mut Budget) -> Result<(), OverBudget> {
+        self.reserve(path, reason, budget)?;
+        self.warnings.push((path.to_vec(), reason.to_owned()));
+        Ok(())
+    }
+
+    fn leave_unread(
+        &mut self,
+        path: &[u8],
+        database: bool,
+        reason: String,
+        budget: &mut Budget,
+    ) -> Result<(), OverBudget> {
+        self.reserve(path, &reason, budget)?;
+        self.unread.push(Unread { path: path.to_vec(), database, reason });
+        Ok(())
+    }
+
+    /// Reserves what a path with a reason takes, sorted among others.
+    fn reserve(&self, path: &[u8], reason: &str, budget: &mut Budget) -> Result<(), OverBudget> {
+        budget.step(1 + (path.len() + reason.len()) as u64 / 8)?;
+        budget.reserve(2 * size_of::<Unread>() + 2 * ALLOCATION + path.len() + reason.len())
     }
 
     /// Returns how much of the stack was read; `doubts` are the [doubtful](Self::doubtful) paths that could not be decided.
@@ -206,6 +282,15 @@ impl Merged {
             return Coverage::new(
                 CoverageState::Partial,
                 format!("{} was not read: {}", path(&unread.path), unread.reason),
+            );
+        }
+        if self.unknown > 0 {
+            return Coverage::new(
+                CoverageState::Partial,
+                format!(
+                    "a later version of the agent read {} parts that this version does not know; upgrade the aggregator",
+                    self.unknown
+                ),
             );
         }
         if let Some(first) = doubts.first() {
@@ -226,46 +311,53 @@ fn group_is_whole(view: &View<'_>, layer: usize, record: &EvidenceRecord) -> boo
     })
 }
 
-/// Follows known paths through symbolic links of any layer to files that no cataloger wanted by their own names.
+/// Follows known paths through symbolic links of any layer to files that no cataloger wanted by their own names. Returns where the
+/// [directories that moved](USR_MERGED) are.
 fn follow_links<'a>(
     view: &mut View<'a>,
-    records: &[HashMap<&'a [u8], &'a EvidenceRecord>],
+    layers: &[&'a Inventory],
     known: &[KnownPath],
     answers: &'a Answers,
     merged: &mut Merged,
     visible: &mut Vec<Visible<'a>>,
-) {
-    for KnownPath { path, database } in known {
+    budget: &mut Budget,
+) -> Result<Vec<Moved>, OverBudget> {
+    // All at once, since they share the passes over the tables.
+    let paths: Vec<&[u8]> = known.iter().map(|known| known.path.as_bytes()).chain(USR_MERGED).collect();
+    let mut ends = view.resolve(&paths, budget)?.into_iter();
+    for (KnownPath { path, database }, end) in known.iter().zip(ends.by_ref()) {
         let path = path.as_bytes();
         if answers.hidden.contains(path) {
             continue;
         }
-        let target = match view.resolve(path) {
-            Ok(target) => target,
+        let id = match end {
+            Ok(id) => id,
             Err(DeadEnd::Missing) => continue,
             Err(DeadEnd::Loop) => {
-                merged.fail(path, *database, "the symbolic links form a loop".to_owned());
+                merged.fail(path, *database, "the symbolic links form a loop", budget)?;
                 continue;
             }
         };
-        let Some((layer, entry)) = view.visible(&target) else { continue };
-        if *entry != Entry::File {
-            merged.fail(path, *database, "not a regular file".to_owned());
+        let Some((layer, entry)) = view.visible_at(id) else { continue };
+        if entry != Entry::File {
+            merged.fail(path, *database, "not a regular file", budget)?;
             continue;
         }
-        if target == path || records[layer].contains_key(target.as_slice()) {
+        let target = view.path(id);
+        if target == path || record(layers, layer, &target).is_some() {
             continue;
         }
         match answers.facts.get_key_value(path) {
-            Some((path, Ok(fact))) => visible.push(Visible { path, layer, fact, record: None }),
-            Some((path, Err(reason))) => merged.fail(path, *database, reason.clone()),
-            None => merged.unread.push(Unread {
-                path: path.to_vec(),
-                database: *database,
-                reason: format!("reached through a symbolic link, at {}", target.escape_ascii()),
-            }),
+            Some((path, Ok(fact))) => visible.push(Visible { path, id, layer, fact, record: None }),
+            Some((path, Err(reason))) => merged.fail(path, *database, reason, budget)?,
+            None => {
+                let reason = format!("reached through a symbolic link, at {}", target.escape_ascii());
+                merged.leave_unread(path, *database, reason, budget)?;
+            }
         }
     }
+    let moved = USR_MERGED.into_iter().zip(ends).filter_map(|(dir, end)| Some((dir, view.path(end.ok()?))));
+    Ok(moved.filter(|(dir, target)| *dir != target).collect())
 }
 
 /// Returns the distribution: `/etc/os-release` takes precedence, as os-release(5) says.
@@ -276,77 +368,104 @@ fn distribution(visible: &[Visible<'_>]) -> Option<Distribution> {
 }
 
 /// Joins visible facts into packages with owners and attribution.
-fn join(
-    view: &mut View<'_>,
-    records: &[HashMap<&[u8], &EvidenceRecord>],
-    layers: &[&Inventory],
-    visible: &[Visible<'_>],
-) -> Vec<StackPackage> {
-    let owners = Owners::gather(view, visible);
-    let mut attribution = Attribution { view, records, layers, sets: HashMap::new() };
-    let mut packages: BTreeMap<(PackageKey<'_>, Option<Owner>), StackPackage> = BTreeMap::new();
+fn join<'a>(
+    view: &View<'_>,
+    layers: &[&'a Inventory],
+    visible: &[Visible<'a>],
+    moved: &[Moved],
+    budget: &mut Budget,
+) -> Result<Vec<StackPackage>, OverBudget> {
+    let owners = Owners::gather(view, visible, moved, budget)?;
+    let mut packages: BTreeMap<(PackageKey<'_>, Option<&Package>), StackPackage> = BTreeMap::new();
     for evidence in visible {
+        let attribution = Attribution::new(view, layers, evidence, budget)?;
         for package in &evidence.fact.packages {
+            let inner = package.inner.as_ref().map_or(0, String::len);
+            budget.step(32 + attribution.versions.len() as u64)?;
+            budget.reserve(2 * size_of::<Vec<u8>>() + ALLOCATION + evidence.path.len() + inner)?;
             let owner = if package.kind.is_os() { None } else { owners.of(evidence, package) };
-            let layer = attribution.layer(evidence, package);
+            let layer = attribution.layer(evidence.layer, package);
             let mut path = evidence.path.to_vec();
             if let Some(inner) = &package.inner {
                 path.extend_from_slice(b"!/");
                 path.extend_from_slice(inner.as_bytes());
             }
-            let entry = packages.entry((key(package), owner.clone())).or_insert_with(|| StackPackage {
-                package: Package { inner: None, ..package.clone() },
-                evidence: Vec::new(),
-                layer,
-                owner,
-            });
+            let entry = match packages.entry((key(package), owner)) {
+                Slot::Occupied(entry) => entry.into_mut(),
+                Slot::Vacant(entry) => {
+                    budget.reserve(PACKAGE + weight(package) + owner.map_or(0, weight))?;
+                    entry.insert(StackPackage {
+                        package: Package { inner: None, ..package.clone() },
+                        evidence: Vec::new(),
+                        layer,
+                        owner: owner.map(|owner| Owner { package: owner.clone() }),
+                    })
+                }
+            };
             entry.evidence.push(path);
             entry.layer = entry.layer.max(layer);
         }
     }
-    packages
+    Ok(packages
         .into_values()
         .map(|mut package| {
             package.evidence.sort();
             package.evidence.dedup();
             package
         })
-        .collect()
+        .collect())
+}
+
+/// Returns the bytes of a package's texts.
+fn weight(package: &Package) -> usize {
+    let Package { kind: _, name, version, arch, source, licenses, inner, vendor, module } = package;
+    let source = source.iter().flat_map(|source| [&source.name, &source.version]);
+    let optional = [arch, inner, vendor, module].into_iter().flatten();
+    let texts = [name, version].into_iter().chain(source).chain(optional).chain(licenses);
+    // Twice: in the result, and in its row for the store.
+    2 * texts.map(String::len).sum::<usize>()
 }
 
 /// Claims of the OS packages on files.
 struct Owners<'a> {
-    claims: HashMap<Vec<u8>, &'a Claim>,
+    claims: HashMap<PathId, &'a Claim>,
     installed: HashMap<&'a str, &'a Package>,
 }
 
 impl<'a> Owners<'a> {
-    fn gather(view: &mut View<'_>, visible: &[Visible<'a>]) -> Self {
-        let installed = visible
-            .iter()
-            .flat_map(|evidence| &evidence.fact.packages)
-            .filter(|package| package.kind.is_os())
-            .map(|package| (package.name.as_str(), package))
-            .collect();
-        let moved: Vec<(&[u8], Vec<u8>)> = USR_MERGED
-            .into_iter()
-            .filter_map(|dir| Some((dir, view.resolve(dir).ok().filter(|target| target != dir)?)))
-            .collect();
-        let mut claims = HashMap::new();
-        for claim in visible.iter().flat_map(|evidence| &evidence.fact.claims) {
-            let first = claim.path.split(|byte| *byte == b'/').next().unwrap_or_default();
-            let path = match moved.iter().find(|(dir, _)| *dir == first) {
-                Some((dir, target)) => [target.as_slice(), &claim.path[dir.len()..]].concat(),
-                None => claim.path.clone(),
-            };
-            claims.insert(path, claim);
+    fn gather(
+        view: &View<'_>,
+        visible: &[Visible<'a>],
+        moved: &[Moved],
+        budget: &mut Budget,
+    ) -> Result<Self, OverBudget> {
+        let (mut installed, mut claims) = (HashMap::new(), HashMap::new());
+        for evidence in visible {
+            for package in evidence.fact.packages.iter().filter(|package| package.kind.is_os()) {
+                budget.step(4)?;
+                budget.reserve(2 * size_of::<(&str, &Package)>())?;
+                installed.insert(package.name.as_str(), package);
+            }
+            for claim in &evidence.fact.claims {
+                budget.step(8 + claim.path.len() as u64 / 8)?;
+                let first = claim.path.split(|byte| *byte == b'/').next().unwrap_or_default();
+                let id = match moved.iter().find(|(dir, _)| *dir == first) {
+                    Some((dir, target)) => view.find(&[target.as_slice(), &claim.path[dir.len()..]].concat()),
+                    None => view.find(&claim.path),
+                };
+                // A claim on a path that nobody requested is a claim on no evidence.
+                if let Some(id) = id {
+                    budget.reserve(2 * size_of::<(PathId, &Claim)>())?;
+                    claims.insert(id, claim);
+                }
+            }
         }
-        Self { claims, installed }
+        Ok(Self { claims, installed })
     }
 
     /// Returns the OS package that installed `evidence` in its current form.
-    fn of(&self, evidence: &Visible<'_>, package: &Package) -> Option<Owner> {
-        let claim = self.claims.get(evidence.path)?;
+    fn of(&self, evidence: &Visible<'_>, package: &Package) -> Option<&'a Package> {
+        let claim = self.claims.get(&evidence.id)?;
         let owner = *self.installed.get(claim.package.as_str())?;
         let digest = evidence.record.and_then(|record| record.digest.as_ref());
         let unchanged = match (digest, &claim.digest) {
@@ -355,7 +474,7 @@ impl<'a> Owners<'a> {
             (Some(FileDigest::Sha256(found)), Some(FileDigest::Sha256(claimed))) => found == claimed,
             _ => is_upstream_version(&owner.version, &package.version),
         };
-        unchanged.then(|| Owner { package: owner.clone() })
+        unchanged.then_some(owner)
     }
 }
 
@@ -368,34 +487,40 @@ fn is_upstream_version(distribution: &str, version: &str) -> bool {
 }
 
 /// Computes the layer that introduced a package.
-struct Attribution<'a, 'v> {
-    view: &'v View<'a>,
-    records: &'v [HashMap<&'a [u8], &'a EvidenceRecord>],
-    layers: &'v [&'a Inventory],
-    /// Packages of each version of a piece of evidence.
-    sets: HashMap<(usize, &'a [u8]), HashSet<PackageKey<'a>>>,
+struct Attribution<'a> {
+    /// Older versions of a piece of evidence, newest first: the layer of each, and its packages.
+    versions: Vec<(usize, HashSet<PackageKey<'a>>)>,
 }
 
-impl<'a> Attribution<'a, '_> {
-    /// Returns the lowest layer since which every effective version of the evidence lists the package.
-    fn layer(&mut self, evidence: &Visible<'_>, package: &Package) -> usize {
-        let mut lowest = evidence.layer;
-        for layer in evidence.layer + 1..self.layers.len() {
-            match self.view.effect(layer, evidence.path) {
-                Effect::Absent => {}
-                Effect::Shows(Entry::File) if self.lists(layer, evidence.path, package) => lowest = layer,
-                Effect::Shows(_) | Effect::Hides => break,
-            }
+impl<'a> Attribution<'a> {
+    fn new(
+        view: &View<'_>,
+        layers: &[&'a Inventory],
+        evidence: &Visible<'_>,
+        budget: &mut Budget,
+    ) -> Result<Self, OverBudget> {
+        let mut versions = Vec::new();
+        if evidence.fact.packages.is_empty() {
+            return Ok(Self { versions });
         }
-        lowest
+        for (layer, entry) in view.older(evidence.id, evidence.layer, budget)? {
+            let fact = match (entry, record(layers, layer, evidence.path)) {
+                (Entry::File, Some(record)) => layers[layer].facts.get(&record.fact),
+                _ => None,
+            };
+            let Some(fact) = fact else { break };
+            let count = fact.packages.len();
+            budget.step(2 + 4 * count as u64)?;
+            budget.reserve(2 * size_of::<PackageKey<'_>>() * (1 + count))?;
+            versions.push((layer, fact.packages.iter().map(key).collect()));
+        }
+        Ok(Self { versions })
     }
 
-    fn lists(&mut self, layer: usize, path: &[u8], package: &Package) -> bool {
-        let Some((path, record)) = self.records[layer].get_key_value(path) else { return false };
-        let Some(fact) = self.layers[layer].facts.get(&record.fact) else { return false };
-        self.sets
-            .entry((layer, path))
-            .or_insert_with(|| fact.packages.iter().map(key).collect())
-            .contains(&key(package))
+    /// Returns the lowest layer since which every effective version of the evidence lists the package.
+    fn layer(&self, newest: usize, package: &Package) -> usize {
+        let key = key(package);
+        let listing = self.versions.iter().take_while(|(_, packages)| packages.contains(&key));
+        listing.last().map_or(newest, |(layer, _)| *layer)
     }
 }

@@ -2,7 +2,8 @@
 
 use std::cmp::Ordering;
 
-use crate::codec::{DecodeError, Reader, Writer};
+use crate::budget::{ALLOCATION, Budget};
+use crate::codec::{DecodeError, MAX_PATH, Reader, Writer};
 
 /// Kind of a path in a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,11 @@ impl PathTable {
         self.count
     }
 
+    /// Returns the size of the table in memory, bytes.
+    pub fn size(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Returns whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.count == 0
@@ -49,7 +55,7 @@ impl PathTable {
 
     /// Iterates over the paths. The table was checked when it was built or decoded, so this cannot fail.
     pub fn iter(&self) -> PathIter<'_> {
-        PathIter { reader: Reader::new(&self.entries), path: Vec::new() }
+        PathIter { reader: Reader::new(&self.entries, Budget::new(0, 0)), path: Vec::new(), shared: 0 }
     }
 
     pub(crate) fn write(&self, w: &mut Writer) {
@@ -60,16 +66,23 @@ impl PathTable {
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let count = r.number()?;
         let entries = r.bytes()?;
-        let mut reader = Reader::new(entries);
+        r.budget.reserve(ALLOCATION + entries.len())?;
+        let mut reader = Reader::new(entries, Budget::new(0, 0));
         let mut path: Vec<u8> = Vec::new();
         let mut seen = 0;
         while !reader.is_at_end() {
+            r.budget.step(1)?;
             // The shared part was checked with the path before.
             let (shared, rest) = reader.front_coded(&path)?;
             let ordered = seen == 0 || walk_order(&path[shared..], rest) == Ordering::Less;
+            if shared + rest.len() > MAX_PATH {
+                return Err(r.invalid("length of a path"));
+            }
             path.truncate(shared);
             path.extend_from_slice(rest);
             let name = path[..shared].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+            // The work is that of the part that is new, and of the name that it continues.
+            r.budget.step((path.len() - name) as u64 / 16)?;
             if !ordered || !is_relative(&path[name..]) {
                 return Err(r.invalid("path table"));
             }
@@ -140,7 +153,13 @@ fn read_node<'a>(r: &mut Reader<'a>) -> Result<Node<'a>, DecodeError> {
         0 => Node::File,
         1 => Node::Dir { opaque: false },
         2 => Node::Dir { opaque: true },
-        3 => Node::Symlink(r.bytes()?),
+        3 => {
+            let target = r.bytes()?;
+            if target.len() > MAX_PATH {
+                return Err(r.invalid("length of a target"));
+            }
+            Node::Symlink(target)
+        }
         4 => Node::Whiteout,
         5 => Node::Other,
         _ => return Err(r.invalid("kind")),
@@ -152,6 +171,7 @@ fn read_node<'a>(r: &mut Reader<'a>) -> Result<Node<'a>, DecodeError> {
 pub struct PathIter<'a> {
     reader: Reader<'a>,
     path: Vec<u8>,
+    shared: usize,
 }
 
 impl<'a> PathIter<'a> {
@@ -160,8 +180,21 @@ impl<'a> PathIter<'a> {
         if self.reader.is_at_end() {
             return None;
         }
-        self.reader.next_path(&mut self.path).ok()?;
+        let (shared, rest) = self.reader.front_coded(&self.path).ok()?;
+        self.path.truncate(shared);
+        self.path.extend_from_slice(rest);
+        self.shared = shared;
         let node = read_node(&mut self.reader).ok()?;
         Some((&self.path, node))
+    }
+
+    /// Returns how many bytes the path that was returned last shares with the one before it.
+    pub fn shared(&self) -> usize {
+        self.shared
+    }
+
+    /// Returns the path that was returned last.
+    pub fn path(&self) -> &[u8] {
+        &self.path
     }
 }

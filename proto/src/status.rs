@@ -114,4 +114,14 @@ impl Coverage {
     pub fn failed(reason: impl Into<String>) -> Self {
         Self::new(CoverageState::Failed, reason)
     }
+
+    /// Returns this coverage with a restriction: `scanned` becomes `partial`, and the reason of `partial` is extended.
+    #[must_use]
+    pub fn but(self, restriction: &str) -> Self {
+        match self.state {
+            CoverageState::Scanned => Self::new(CoverageState::Partial, restriction),
+            CoverageState::Partial => Self::new(self.state, format!("{}; {restriction}", self.reason)),
+            _ => self,
+        }
+    }
 }

@@ -132,14 +132,12 @@ pub fn check_version(hello: &v1::Hello) -> Result<(), tonic::Status> {
     )))
 }
 
-/// Maximum size of a message in either direction, bytes.
-pub const MAX_MESSAGE: usize = 16 << 20;
+/// Maximum size of a message in either direction, bytes. Messages are not compressed: inventories are, by themselves, and a message that
+/// unpacks to a thousand times its size would cost its sender nothing.
+pub const MAX_MESSAGE: usize = 4 << 20;
 
 /// Maximum size of the inventory bytes in one [`v1::Piece`] of the agent: a stream keeps the memory of its longest message while it lives.
 pub const PIECE: usize = 64 << 10;
-
-/// Maximum size of an inventory before and after compression, bytes.
-pub const MAX_INVENTORY: usize = 256 << 20;
 
 /// A message contradicts the interface.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -367,6 +365,9 @@ impl TryFrom<v1::Container> for Seen {
 /// Decodes `bytes` as each message that a node may send, and discards the result. For the fuzz target.
 #[doc(hidden)]
 pub fn check_report(bytes: &[u8]) {
+    if crate::shape::check::<v1::Report>(bytes).is_err() {
+        return;
+    }
     let report = <v1::Report as prost::Message>::decode(bytes);
     match report.ok().and_then(|report| report.report) {
         Some(v1::report::Report::Containers(containers)) => {
@@ -380,7 +381,7 @@ pub fn check_report(bytes: &[u8]) {
         Some(v1::report::Report::Answers(answers)) => {
             for answer in answers.answers {
                 if let Some(v1::answer::Read::Fact(bytes)) = answer.read {
-                    let _ = crate::Fact::decode(&bytes);
+                    let _ = crate::Fact::decode(&bytes, &mut crate::Budget::job());
                 }
             }
         }

@@ -7,7 +7,7 @@ use outcrop_proto::inventory::{EvidenceRecord, Inventory, Tombstone, compress, d
 use outcrop_proto::merge::{Answers, KnownPath, merge};
 use outcrop_proto::paths::{Node, PathTableBuilder, walk_order};
 use outcrop_proto::view::{Entry, View};
-use outcrop_proto::{Digest, Package, PackageType, SourcePackage};
+use outcrop_proto::{Budget, Digest, Package, PackageType, SourcePackage};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -49,6 +49,7 @@ prop_compose! {
                 .collect(),
             unidentified: unidentified.into_iter().map(|(inner, sha256)| Unidentified { inner, sha256 }).collect(),
             warnings,
+            unknown: 0,
         };
         fact.normalize();
         fact
@@ -152,13 +153,19 @@ fn applied(layers: &[BTreeMap<Vec<u8>, Item>]) -> BTreeMap<Vec<u8>, (usize, Item
     tree
 }
 
+fn budget() -> Budget {
+    Budget::job()
+}
+
 proptest! {
     #[test]
     fn a_fact_survives_encoding_and_has_one_form(fact in fact()) {
         let bytes = fact.encode();
-        prop_assert_eq!(Fact::decode(&bytes), Ok(fact));
+        let (mut spent, takes) = (budget(), fact.decoded_bytes());
+        prop_assert_eq!(Fact::decode(&bytes, &mut spent), Ok(fact));
+        prop_assert_eq!(spent.bytes_reserved(), takes);
         for end in 0..bytes.len() {
-            prop_assert!(Fact::decode(&bytes[..end]).is_err());
+            prop_assert!(Fact::decode(&bytes[..end], &mut budget()).is_err());
         }
     }
 
@@ -169,7 +176,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = value;
         }
-        if let Ok(decoded) = Inventory::decode(&bytes) {
+        if let Ok(decoded) = Inventory::decode(&bytes, &mut budget()) && decoded.unknown == 0 {
             prop_assert_eq!(decoded.encode(), bytes);
         }
     }
@@ -179,9 +186,9 @@ proptest! {
         let inventory = inventory(&layer);
         let bytes = inventory.encode();
         let packed = compress(&bytes).unwrap();
-        prop_assert_eq!(decompress(&packed, bytes.len()), Ok(bytes.clone()));
-        prop_assert!(decompress(&packed, bytes.len() - 1).is_err());
-        prop_assert_eq!(Inventory::decode(&bytes), Ok(inventory));
+        prop_assert_eq!(decompress(&packed, &mut Budget::new(bytes.len(), 0)), Ok(bytes.clone()));
+        prop_assert!(decompress(&packed, &mut Budget::new(bytes.len() - 1, 0)).is_err());
+        prop_assert_eq!(Inventory::decode(&bytes, &mut budget()), Ok(inventory));
     }
 
     #[test]
@@ -191,7 +198,7 @@ proptest! {
         let inventories: Vec<&Inventory> = inventories.iter().collect();
         let mut view = View::new(&inventories);
         let paths: BTreeSet<&Vec<u8>> = layers.iter().flat_map(BTreeMap::keys).collect();
-        view.learn(paths.iter().map(|path| path.as_slice()));
+        view.learn(paths.iter().map(|path| path.as_slice()), &mut budget()).unwrap();
         for path in paths {
             let found = view.visible(path);
             let same = match (found, expected.get(path)) {
@@ -218,7 +225,7 @@ proptest! {
             .collect();
         let inventories: Vec<Inventory> = layers.iter().map(inventory).collect();
         let inventories: Vec<&Inventory> = inventories.iter().collect();
-        let merged = merge(&inventories, &[], &Answers::default());
+        let merged = merge(&inventories, &[], &Answers::default(), &mut budget()).unwrap();
         let found: BTreeSet<_> = merged
             .packages
             .iter()
@@ -231,10 +238,10 @@ proptest! {
     #[test]
     fn an_empty_layer_changes_nothing_but_the_count(layers in vec(layer(), 1..4), at in any::<prop::sample::Index>()) {
         let mut inventories: Vec<Inventory> = layers.iter().map(inventory).collect();
-        let plain = merge(&inventories.iter().collect::<Vec<_>>(), &[], &Answers::default());
+        let plain = merge(&inventories.iter().collect::<Vec<_>>(), &[], &Answers::default(), &mut budget()).unwrap();
         let at = at.index(inventories.len() + 1);
         inventories.insert(at, Inventory::default());
-        let padded = merge(&inventories.iter().collect::<Vec<_>>(), &[], &Answers::default());
+        let padded = merge(&inventories.iter().collect::<Vec<_>>(), &[], &Answers::default(), &mut budget()).unwrap();
         prop_assert_eq!(plain.packages.len(), padded.packages.len());
         for (a, b) in plain.packages.iter().zip(&padded.packages) {
             prop_assert_eq!(&a.package, &b.package);
@@ -266,7 +273,8 @@ fn database(names: &[&str]) -> Item {
 }
 
 fn layers_by_name(stack: &[Inventory]) -> BTreeMap<String, usize> {
-    let merged = merge(&stack.iter().collect::<Vec<_>>(), &[], &Answers::default());
+    let merged =
+        merge(&stack.iter().collect::<Vec<_>>(), &[], &Answers::default(), &mut budget()).expect("the budget suffices");
     merged.packages.into_iter().map(|package| (package.package.name, package.layer)).collect()
 }
 
@@ -304,7 +312,7 @@ fn a_file_that_yielded_nothing_still_hides_an_older_database() {
         database: true,
         reason: "not a valid status file".to_owned(),
     });
-    let merged = merge(&stack.iter().collect::<Vec<_>>(), &[], &Answers::default());
+    let merged = merge(&stack.iter().collect::<Vec<_>>(), &[], &Answers::default(), &mut budget()).unwrap();
     assert!(merged.packages.is_empty());
     assert_eq!(merged.failed.len(), 1);
 }
@@ -315,12 +323,12 @@ fn evidence_behind_another_layers_symlink_is_unread_until_it_is_answered() {
     let stack =
         stack(&[&[("var/lib/dpkg", Item::Symlink(b"/data/dpkg".to_vec()))], &[("data/dpkg/status", Item::File(None))]]);
     let layers: Vec<&Inventory> = stack.iter().collect();
-    let merged = merge(&layers, &known, &Answers::default());
+    let merged = merge(&layers, &known, &Answers::default(), &mut budget()).unwrap();
     assert_eq!(merged.unread.len(), 1);
     assert_eq!(merged.unread[0].path, STATUS.as_bytes());
     let Item::File(Some(fact)) = database(&["bash"]) else { unreachable!() };
     let answers = Answers { facts: BTreeMap::from([(STATUS.into(), Ok(fact))]), ..Answers::default() };
-    let merged = merge(&layers, &known, &answers);
+    let merged = merge(&layers, &known, &answers, &mut budget()).unwrap();
     assert!(merged.unread.is_empty());
     assert_eq!(merged.packages[0].layer, 1);
 }
@@ -342,7 +350,7 @@ fn a_database_whose_log_lies_in_another_layer_is_unread() {
         }
         let mut stack = stack(&[upper, &base]);
         stack[1].evidence[0].companions = vec![(wal.into(), with_log)];
-        let merged = merge(&stack.iter().collect::<Vec<_>>(), &[], &Answers::default());
+        let merged = merge(&stack.iter().collect::<Vec<_>>(), &[], &Answers::default(), &mut budget()).unwrap();
         assert_eq!(!merged.unread.is_empty(), unread, "{upper:?} {with_log}");
         assert_eq!(merged.packages.is_empty(), unread);
     }
@@ -376,7 +384,7 @@ fn an_application_package_is_owned_only_while_its_evidence_is_what_the_database_
         let mut stack = stack(&[&[(STATUS, claim(claimed)), (metadata, app(version))]]);
         let record = stack[0].evidence.iter_mut().find(|record| record.path == metadata.as_bytes()).unwrap();
         record.digest = found.clone();
-        let merged = merge(&stack.iter().collect::<Vec<_>>(), &[], &Answers::default());
+        let merged = merge(&stack.iter().collect::<Vec<_>>(), &[], &Answers::default(), &mut budget()).unwrap();
         let app = merged.packages.iter().find(|package| package.package.kind == PackageType::Pypi).unwrap();
         assert_eq!(app.owner.is_some(), owned, "{claimed:?} {found:?} {version}");
     }

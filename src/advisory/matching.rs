@@ -4,7 +4,6 @@
 //! Owned application packages are matched against the distribution's advisories: if the distribution's source knows a vulnerability, the
 //! finding is withheld, otherwise it stays and is marked.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use outcrop_proto::ecosystem::{Origin, OwnerRule, by_osv_name};
@@ -13,6 +12,7 @@ use outcrop_proto::{Distribution, FindingStatus, Package, Severity, StackPackage
 use super::database::{Database, DatabaseError, Hit};
 use super::range::{Verdict, evaluate};
 use super::severity::{Rating, rate};
+use super::worst::{MAX_COMPARED, MAX_FINDINGS, Worst};
 
 /// Returns the status of a finding: `fixed` if there is a fixed version, otherwise the status that the record contains.
 fn status(fixed: Option<&String>, word: Option<&str>) -> FindingStatus {
@@ -78,9 +78,13 @@ pub struct Matched {
     pub findings: Vec<Finding>,
     /// Withheld findings.
     pub withheld: Vec<Withheld>,
+    /// Number of findings, withheld ones not among them, that are left out since there are too many.
+    pub dropped: u64,
+    /// Number of packages that were not matched, since the ones before them took all the work that may be spent.
+    pub unmatched: usize,
 }
 
-/// Matches packages of one distribution.
+/// Matches packages of one distribution. Of more than [`MAX_FINDINGS`] findings the worst are returned.
 ///
 /// # Errors
 /// When the database is damaged.
@@ -90,18 +94,29 @@ pub fn match_packages(
     subjects: &[Subject<'_>],
 ) -> Result<Matched, DatabaseError> {
     let mut matcher = Matcher::new(database)?;
-    let mut all = Matched::default();
+    let (mut findings, mut withheld) = (Worst::new(MAX_FINDINGS), Worst::new(MAX_FINDINGS));
+    let mut unmatched = 0;
     for (number, subject) in subjects.iter().enumerate() {
-        let Matched { findings, withheld } = matcher.match_package(distribution, *subject)?;
-        all.findings.extend(findings.into_iter().map(|finding| Finding { package: number, ..finding }));
-        all.withheld.extend(
-            withheld
-                .into_iter()
-                .map(|Withheld { finding, owner }| Withheld { finding: Finding { package: number, ..finding }, owner }),
-        );
+        if matcher.is_exhausted() {
+            unmatched += 1;
+            continue;
+        }
+        let matched = matcher.match_package(distribution, *subject)?;
+        for finding in matched.findings {
+            findings.push(finding.rating.severity, Finding { package: number, ..finding });
+        }
+        for Withheld { finding, owner } in matched.withheld {
+            let severity = finding.rating.severity;
+            withheld.push(severity, Withheld { finding: Finding { package: number, ..finding }, owner });
+        }
     }
-    Ok(all)
+    let total = findings.total();
+    let findings = findings.into_kept();
+    Ok(Matched { dropped: total - findings.len() as u64, findings, withheld: withheld.into_kept(), unmatched })
 }
+
+/// Maximum number of vulnerabilities in the cache. When there are more, the cache is cleared.
+const MAX_CACHED: usize = 20_000;
 
 /// Matches packages, and caches results, because several binary packages have the same source package and version.
 #[derive(Debug)]
@@ -110,6 +125,12 @@ pub struct Matcher<'a> {
     present: BTreeSet<String>,
     /// Vulnerabilities by ecosystem, name and version.
     cache: HashMap<(String, String, String), Vec<Vulnerability>>,
+    /// Number of vulnerabilities in the cache.
+    cached: usize,
+    /// Advisories about the package that was matched last, because many versions of one package have the same.
+    about: Option<(String, String, Vec<Hit>)>,
+    /// Number of advisories that were compared with a package.
+    compared: u64,
 }
 
 impl<'a> Matcher<'a> {
@@ -119,7 +140,12 @@ impl<'a> Matcher<'a> {
     /// When the database is damaged.
     pub fn new(database: &'a Database) -> Result<Self, DatabaseError> {
         let present = database.sources()?.into_iter().map(|source| source.ecosystem).collect();
-        Ok(Self { database, present, cache: HashMap::new() })
+        Ok(Self { database, present, cache: HashMap::new(), cached: 0, about: None, compared: 0 })
+    }
+
+    /// Returns whether the packages so far took all the work that a package set may take.
+    pub fn is_exhausted(&self) -> bool {
+        self.compared >= MAX_COMPARED
     }
 
     /// Matches one package of `distribution`. [`Finding::package`] is 0.
@@ -164,14 +190,25 @@ impl<'a> Matcher<'a> {
     fn vulnerabilities(&mut self, ecosystem: String, package: &Package) -> Result<&[Vulnerability], DatabaseError> {
         let (name, version) = package.advisory_name();
         let name = (package.kind.ecosystem().normalize_name)(name).into_owned();
-        Ok(match self.cache.entry((ecosystem, name, version.to_owned())) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(entry) => {
-                let (ecosystem, name, version) = entry.key();
-                let found = vulnerabilities(self.database, ecosystem, name, version)?;
-                entry.insert(found)
+        let key = (ecosystem, name, version.to_owned());
+        if !self.cache.contains_key(&key) {
+            let (ecosystem, name, version) = &key;
+            let is_known = self.about.as_ref().is_some_and(|(other, about, _)| other == ecosystem && about == name);
+            if !is_known {
+                self.about = Some((ecosystem.clone(), name.clone(), self.database.advisories(ecosystem, name)?));
             }
-        })
+            let hits = self.about.as_ref().map_or(&[][..], |(_, _, hits)| hits.as_slice());
+            // A long version takes longer to compare.
+            self.compared += (hits.len() * (1 + version.len() / 256)) as u64;
+            let found = vulnerabilities(ecosystem, version, hits);
+            self.cached += found.len();
+            if self.cached > MAX_CACHED {
+                self.cache.clear();
+                self.cached = found.len();
+            }
+            self.cache.insert(key.clone(), found);
+        }
+        Ok(self.cache.get(&key).map_or(&[][..], Vec::as_slice))
     }
 }
 
@@ -247,23 +284,18 @@ impl Vulnerability {
 }
 
 /// Returns the vulnerabilities of one version of a package.
-fn vulnerabilities(
-    database: &Database,
-    ecosystem: &str,
-    name: &str,
-    version: &str,
-) -> Result<Vec<Vulnerability>, DatabaseError> {
-    let Some(row) = by_osv_name(ecosystem) else { return Ok(Vec::new()) };
+fn vulnerabilities(ecosystem: &str, version: &str, hits: &[Hit]) -> Vec<Vulnerability> {
+    let Some(row) = by_osv_name(ecosystem) else { return Vec::new() };
     let distribution = row.is_os();
     let mut found: Vec<Vulnerability> = Vec::new();
-    for hit in database.advisories(ecosystem, name)? {
+    for hit in hits {
         let Verdict::Affected(fixed) = evaluate(row.version_order, version, &hit.ranges, &hit.versions) else {
             continue;
         };
-        if distribution && is_of_another_module(version, &hit) {
+        if distribution && is_of_another_module(version, hit) {
             continue;
         }
-        for ids in identities(&hit, distribution) {
+        for ids in identities(hit, distribution) {
             found.push(Vulnerability {
                 ids,
                 records: BTreeSet::from([hit.id.clone()]),
@@ -274,7 +306,7 @@ fn vulnerabilities(
             });
         }
     }
-    Ok(join_by_id(found))
+    join_by_id(found)
 }
 
 /// Returns whether only one of the erratum and the package is built for a module stream. Packages of module streams have versions of their own

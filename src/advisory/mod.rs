@@ -10,6 +10,7 @@ mod range;
 mod severity;
 pub mod trust;
 pub mod version;
+mod worst;
 
 pub use assess::{Assessed, STALE_AFTER_DAYS, assess};
 pub use build::{BuildError, BuildProgress, BuildReport, build, build_with};
@@ -17,3 +18,4 @@ pub use database::{Database, DatabaseError, SourceInfo};
 pub use feed::{Unusable, check_record};
 pub use matching::{Finding, Matched, Matcher, Subject, Withheld, is_at_least, match_packages};
 pub use severity::Rating;
+pub use worst::{MAX_COMPARED, MAX_FINDINGS, Worst, too_many};

@@ -127,6 +127,7 @@ impl Aggregator {
         let (answers, _memory) = answers.unzip();
         // Prevents the store from deleting rows that this merge refers to.
         let _numbers = self.numbers.read().await;
+        let turn = self.intake.decode_turn().await;
         let inventories = self.store.inventories(&layers).await?;
         let missing = || NotMerged::Failed(Coverage::failed("one of its layers is not in the store"));
         let inventories = inventories.ok_or_else(missing)?;
@@ -134,6 +135,7 @@ impl Aggregator {
         let started = Instant::now();
         let merged = in_background(move || merge_stack(job)).await;
         self.metrics.merge.observe(started.elapsed().as_secs_f64());
+        drop(turn);
         match merged {
             Err(error) => Err(NotMerged::Failed(Coverage::failed(panic_message(error)))),
             Ok(Outcome::Failed(coverage)) => Err(NotMerged::Failed(coverage)),

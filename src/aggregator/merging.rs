@@ -1,15 +1,14 @@
 //! Merges a stack's inventories and a node's answers into the packages to store. Pure functions.
 
+use std::collections::{BTreeSet, HashSet};
+
 use outcrop_agent::catalog;
 use outcrop_proto::inventory::{Inventory, decompress};
-use outcrop_proto::wire::{MAX_INVENTORY, v1};
-use outcrop_proto::{Answers, Coverage, CoverageState, Digest, Fact, LayerId, merge};
+use outcrop_proto::wire::v1;
+use outcrop_proto::{Answers, Budget, Coverage, CoverageState, DecodeError, Digest, Fact, LayerId, OverBudget, merge};
 
 use crate::export::purl;
 use crate::store::{InventoryRow, MergedPackage, MergedStack, inputs};
-
-/// Maximum uncompressed size of all inventories of a stack, in bytes. A table of a million paths has about ten MiB.
-const MAX_STACK: usize = 256 << 20;
 
 /// A stack to merge.
 #[derive(Debug)]
@@ -36,21 +35,23 @@ pub(super) enum Outcome {
 
 /// Merges a stack.
 pub(super) fn merge_stack(stack: Stack) -> Outcome {
-    let size: usize = stack.inventories.iter().map(|row| row.size).sum();
-    if size > MAX_STACK {
-        let reason = format!("the inventories of the layers have {size} bytes, more than the limit of {MAX_STACK}");
-        return Outcome::Failed(Coverage::new(CoverageState::TooLarge, reason));
-    }
+    let mut budget = Budget::job();
     let marks = stack.inventories.iter().all(|row| row.marks);
     let inputs = inputs(stack.inventories.iter().map(|row| (&row.digest, row.marks)));
-    let decode = |row: &InventoryRow| Inventory::decode(&decompress(&row.compressed, MAX_INVENTORY)?);
-    let inventories: Vec<Inventory> = match stack.inventories.iter().map(decode).collect() {
+    let decoded = stack.inventories.iter().map(|row| decode(row, &mut budget)).collect();
+    let inventories: Vec<Inventory> = match decoded {
         Ok(inventories) => inventories,
+        Err(DecodeError::OverBudget(error)) => return too_large(&error),
         Err(error) => return Outcome::Failed(Coverage::failed(error.to_string())),
     };
     let inventories: Vec<&Inventory> = inventories.iter().collect();
     let catalogers = inventories.iter().map(|inventory| inventory.catalogers).min().unwrap_or(catalog::VERSION);
-    let mut merged = merge(&inventories, catalog::KNOWN, &Answers::default());
+    // The first merge is over before the second one begins.
+    let mut first = budget;
+    let mut merged = match merge(&inventories, catalog::KNOWN, &Answers::default(), &mut first) {
+        Ok(merged) => merged,
+        Err(error) => return too_large(&error),
+    };
     // A single layer hides nothing below it.
     let doubtful = if marks || inventories.len() < 2 { Vec::new() } else { std::mem::take(&mut merged.doubtful) };
     let mut undecided = Vec::new();
@@ -63,20 +64,27 @@ pub(super) fn merge_stack(stack: Stack) -> Outcome {
             });
         };
         // Answers to paths that were not requested are ignored; requested paths without an answer stay undecided.
-        let hidden = reported.hidden.iter().filter(|path| doubtful.contains(path)).cloned().collect();
-        let is_undecided = |path: &&Vec<u8>| reported.undecided.iter().any(|undecided| undecided.path == **path);
-        undecided = doubtful.iter().filter(is_undecided).cloned().collect();
-        let is_requested = |path: &Vec<u8>| merged.unread.iter().any(|unread| unread.path == *path);
-        let facts = reported.answers.iter().filter(|answer| is_requested(&answer.path)).map(|answer| {
+        let doubts: HashSet<&Vec<u8>> = doubtful.iter().collect();
+        let hidden: BTreeSet<Vec<u8>> = reported.hidden.iter().filter(|path| doubts.contains(path)).cloned().collect();
+        let open: HashSet<&Vec<u8>> = reported.undecided.iter().map(|undecided| &undecided.path).collect();
+        undecided = doubtful.iter().filter(|path| open.contains(path)).cloned().collect();
+        let mut requested: HashSet<&Vec<u8>> = merged.unread.iter().map(|unread| &unread.path).collect();
+        // The first answer about a path counts.
+        let facts = reported.answers.iter().filter(|answer| requested.remove(&answer.path)).map(|answer| {
             let fact = match &answer.read {
-                Some(v1::answer::Read::Fact(bytes)) => Fact::decode(bytes).map_err(|error| error.to_string()),
+                Some(v1::answer::Read::Fact(bytes)) => {
+                    Fact::decode(bytes, &mut budget).map_err(|error| error.to_string())
+                }
                 Some(v1::answer::Read::Error(error)) => Err(error.clone()),
                 None => Err("the node did not report it".to_owned()),
             };
             (answer.path.clone(), fact)
         });
         let answers = Answers { facts: facts.collect(), hidden };
-        merged = merge(&inventories, catalog::KNOWN, &answers);
+        merged = match merge(&inventories, catalog::KNOWN, &answers, &mut budget) {
+            Ok(merged) => merged,
+            Err(error) => return too_large(&error),
+        };
     }
     let coverage = merged.coverage(&undecided);
     let unidentified = merged.unidentified.len();
@@ -96,4 +104,17 @@ pub(super) fn merge_stack(stack: Stack) -> Outcome {
         catalogers,
         unidentified,
     }))
+}
+
+/// Decodes an inventory. Its encoding is dropped before the next one is decompressed.
+fn decode(row: &InventoryRow, budget: &mut Budget) -> Result<Inventory, DecodeError> {
+    let encoding = decompress(&row.compressed, budget)?;
+    let inventory = Inventory::decode(&encoding, budget)?;
+    budget.release(encoding.len());
+    Ok(inventory)
+}
+
+fn too_large(error: &OverBudget) -> Outcome {
+    let reason = format!("merging the inventories of the layers {error}");
+    Outcome::Failed(Coverage::new(CoverageState::TooLarge, reason))
 }

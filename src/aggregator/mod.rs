@@ -19,6 +19,7 @@ mod conditions;
 mod config;
 mod fleet;
 mod housekeeping;
+mod intake;
 mod joining;
 mod leasing;
 mod listening;
@@ -48,8 +49,8 @@ use outcrop_proto::wire::MAX_MESSAGE;
 use outcrop_proto::wire::v1::collector_server::CollectorServer;
 use outcrop_proto::{Digest, clock};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, RwLock, Semaphore, mpsc};
-use tonic::codec::CompressionEncoding;
+use tokio::sync::{Notify, RwLock, mpsc};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tracing::info;
 
@@ -67,6 +68,7 @@ use crate::web;
 use crate::web::listen::{self, Certificate, Incoming, Limits, Protocol};
 use advisories::Advisories;
 use fleet::{Distrusted, Fleet, Now, Picture, Rules};
+use intake::Intake;
 use listening::{bind, serve_apart};
 use merges::MergeJob;
 use owner::{Handle, Owner};
@@ -108,9 +110,7 @@ pub(crate) struct Aggregator {
     /// Wakes the leasing service.
     changed: Notify,
     counters: Counters,
-    /// Memory for inventories in transfer, in [permits](service::PERMIT).
-    memory: Arc<Semaphore>,
-    decoding: Semaphore,
+    intake: Intake,
     /// Certificates that agents and API clients receive.
     certificates: Vec<Arc<Certificate>>,
     config: Config,
@@ -272,9 +272,19 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
 fn collector(aggregator: &Arc<Aggregator>) -> tonic::transport::server::Router {
     let collector = CollectorServer::new(service::Service(Arc::clone(aggregator)))
         .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE)
-        // Orders are small, so compression would cost memory per stream and save little.
-        .accept_compressed(CompressionEncoding::Zstd);
+        .max_encoding_message_size(MAX_MESSAGE);
+    let refusing = Arc::clone(aggregator);
+    let collector = InterceptedService::new(collector, move |request: tonic::Request<()>| {
+        // Otherwise tonic refuses it below the service, where nobody counts it.
+        match request.metadata().get("grpc-encoding") {
+            Some(encoding) if encoding != "identity" => {
+                let status = wire::Refusal::Malformed.status("compressed messages are not accepted");
+                refusing.counters.refuse(&status);
+                Err(status)
+            }
+            _ => Ok(request),
+        }
+    });
     Server::builder()
         // Limits unread data per node, because thousands of nodes wait for one disk.
         .initial_stream_window_size(Some(WINDOW))
@@ -358,8 +368,7 @@ impl Aggregator {
             numbers: RwLock::default(),
             changed: Notify::new(),
             counters: Counters::default(),
-            memory: Arc::new(Semaphore::new(service::PERMITS)),
-            decoding: Semaphore::new(DECODED_AT_ONCE),
+            intake: Intake::default(),
             certificates,
             config,
         });

@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 use outcrop_agent::logging::safe;
 use outcrop_proto::inventory::{Inventory, decompress};
 use outcrop_proto::wire::v1::collector_server::Collector;
-use outcrop_proto::wire::{MAX_INVENTORY, Refusal, Seen, WireError, check_version, digest, v1};
-use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, LayerId};
+use outcrop_proto::wire::{Refusal, Seen, WireError, check_version, digest, v1};
+use outcrop_proto::{Budget, ContainerKey, Coverage, CoverageState, DecodeError, Digest, LayerId};
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, error, info, warn};
 
 use super::fleet::{Fleet, LEASE, RefusedReport, Verified};
+use super::intake::{Call, Room, STALLED};
 use super::joining::place_reported;
-use super::memory::in_background;
+use super::memory::{give_back, in_background};
 use super::merges::MergeJob;
 use super::tokens::{Denied, Speaker};
 use super::{Aggregator, now};
@@ -28,15 +29,6 @@ use crate::web::listen::Peer;
 /// Maximum number of orders that wait for a node. A node with more is detached.
 const WAITING_ORDERS: usize = 64;
 
-/// Maximum size of a compressed inventory, in bytes. A table of a million paths has about five MiB.
-const MAX_COMPRESSED: usize = 64 << 20;
-
-/// Size of one memory permit, in bytes.
-pub(super) const PERMIT: usize = 4096;
-
-/// Number of memory permits. They limit the memory for inventories in transfer, of all nodes together.
-pub(super) const PERMITS: usize = (192 << 20) / PERMIT;
-
 /// Number of reports that a node may send in a burst.
 const BURST: f64 = 500.0;
 
@@ -46,8 +38,8 @@ const RATE: f64 = 100.0;
 /// Number of containers in a report that count as one more report.
 const OF_A_REPORT: f64 = 20.0;
 
-/// Maximum time between two parts of an inventory, and maximum time to wait for memory permits.
-const STALLED: Duration = Duration::from_secs(30);
+/// Number of containers in a report from which on its memory is returned to the system.
+const MANY_CONTAINERS: usize = 2000;
 
 /// Maximum size of the name of a sandbox, in bytes.
 const MAX_CAGE: usize = 100;
@@ -100,6 +92,7 @@ impl Service {
     ) -> Result<Response<ReceiverStream<Result<v1::Order, Status>>>, Status> {
         let aggregator = Arc::clone(&self.0);
         let speaker = self.identify(&request).await?;
+        let opening = aggregator.intake.enter(&speaker.node, Call::Attach).await?;
         let mut reports = request.into_inner();
         let first = tokio::time::timeout(Duration::from_secs(20), reports.message()).await;
         let first = first.map_err(|_| Refusal::TimedOut.status("timed out waiting for the first message"))??;
@@ -110,6 +103,7 @@ impl Service {
         let _ = orders.try_send(Ok(aggregator.order(v1::order::Order::Welcome(welcome))));
         let node = speaker.node.clone();
         let (stream, ended) = aggregator.attach(&speaker, hello, orders.clone()).await;
+        drop(opening);
         let listener = Arc::clone(&aggregator);
         let name = node.clone();
         tokio::spawn(async move {
@@ -126,6 +120,7 @@ impl Service {
     /// Receives an inventory.
     async fn receive(self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
         let Speaker { node, .. } = self.identify(&request).await?;
+        let _turn = self.0.intake.enter(&node, Call::Deliver).await?;
         let mut pieces = request.into_inner();
         let next = async |pieces: &mut Streaming<v1::Piece>| {
             let next = tokio::time::timeout(STALLED, pieces.message()).await;
@@ -141,27 +136,23 @@ impl Service {
         };
         let (mut cage, marks, cost) = (first.cage, first.marks, first.cost);
         cage.truncate(cage.floor_char_boundary(MAX_CAGE));
-        let mut held: Vec<OwnedSemaphorePermit> = Vec::new();
+        let mut room = Room::default();
         let mut compressed = Vec::new();
         let mut piece = Some(first.bytes);
         let whole = async {
             while let Some(bytes) = piece {
-                if compressed.len() + bytes.len() > MAX_COMPRESSED {
-                    return Err(Refusal::TooLarge
-                        .status(format!("the inventory is larger than the limit of {MAX_COMPRESSED} bytes")));
-                }
-                held.push(self.0.reserve_memory(bytes.len()).await?);
+                self.0.intake.make_room(&mut room, compressed.len(), bytes.len()).await?;
                 compressed.extend_from_slice(&bytes);
                 piece = next(&mut pieces).await?.map(|piece| piece.bytes);
             }
-            Ok(())
+            Ok::<(), Status>(())
         };
         // A slow sender must not hold memory that others wait for.
         let whole = tokio::time::timeout(LEASE, whole).await;
         whole.map_err(|_| Refusal::TimedOut.status("the lease expired before the inventory was complete"))??;
         let delivered = Delivered { layer, catalogers, cage, marks, compressed };
         self.0.store_inventory(&node, delivered).await?;
-        drop(held);
+        drop(room);
         if let Some(cost) = cost {
             self.0.metrics.layer_read(&cost);
         }
@@ -227,14 +218,6 @@ impl Aggregator {
         self.fleet.call(move |fleet| fleet.unreadable(&node, &layer, coverage, gone, now())).await;
     }
 
-    /// Waits for permits for `bytes` more of memory.
-    async fn reserve_memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
-        let permits = u32::try_from(bytes.div_ceil(PERMIT)).unwrap_or(u32::MAX);
-        let permit = tokio::time::timeout(STALLED, Arc::clone(&self.memory).acquire_many_owned(permits)).await;
-        let permit = permit.map_err(|_| Status::unavailable("too many inventories are in flight; retry later"))?;
-        permit.map_err(|_| Status::unavailable("the aggregator is shutting down"))
-    }
-
     /// Returns the message for an order.
     pub(super) fn order(&self, order: v1::order::Order) -> v1::Order {
         v1::Order { order: Some(order), cluster: self.cluster.clone() }
@@ -281,11 +264,15 @@ impl Aggregator {
             let outcome = match message {
                 Ok(Some(report)) => self.report(node, stream, report).await,
                 Ok(None) => return,
-                // These codes mean that the node sent a malformed message; all others mean that the connection ended.
-                Err(status) => match status.code() {
-                    tonic::Code::Internal | tonic::Code::OutOfRange => Err(status),
-                    _ => return,
-                },
+                // The message was refused before or while it was decoded, or was not a message at all.
+                Err(status)
+                    if Refusal::of(&status).is_some()
+                        || matches!(status.code(), tonic::Code::Internal | tonic::Code::OutOfRange) =>
+                {
+                    Err(status)
+                }
+                // The connection ended.
+                Err(_) => return,
             };
             match outcome {
                 Ok(cost) => tokio::select! {
@@ -332,15 +319,7 @@ impl Aggregator {
             }
             Some(Report::Answers(answers)) => {
                 let stack: Digest = digest(&answers.stack, "a stack's identity").map_err(malformed)?;
-                let held = self.reserve_memory(answers.encoded_len()).await?;
-                // Answers that were not requested are counted and ignored.
-                let name = node.to_owned();
-                match self.fleet.call(move |fleet| fleet.check_answered(&name, &stack)).await {
-                    Some(layers) => self.merge(MergeJob { stack, layers, answers: Some((answers, held)) }),
-                    None => {
-                        self.counters.unasked.fetch_add(1, Relaxed);
-                    }
-                }
+                self.answers(node, stack, answers).await?;
             }
             // A second Hello, or a report of a newer agent.
             Some(Report::Hello(_)) | None => {}
@@ -349,7 +328,28 @@ impl Aggregator {
         Ok(cost)
     }
 
+    /// Takes up answers about a stack, if this node was asked. Others are dropped before they take anything.
+    async fn answers(&self, node: &str, stack: Digest, answers: v1::Answers) -> Result<(), Status> {
+        let name = node.to_owned();
+        let mut layers = None;
+        if self.fleet.call(move |fleet| fleet.is_checked_by(&name, &stack)).await {
+            // They wait with others for their turn, and may be too late then.
+            let held = self.intake.allow_answers(answers.encoded_len()).await?;
+            let name = node.to_owned();
+            layers =
+                self.fleet.call(move |fleet| fleet.check_answered(&name, &stack)).await.map(|layers| (layers, held));
+        }
+        match layers {
+            Some((layers, held)) => self.merge(MergeJob { stack, layers, answers: Some((answers, held)) }),
+            None => {
+                self.counters.unasked.fetch_add(1, Relaxed);
+            }
+        }
+        Ok(())
+    }
+
     async fn containers(&self, node: &str, stream: u64, report: v1::Containers) -> Result<(), Status> {
+        let is_large = report.containers.len() + report.gone.len() > MANY_CONTAINERS;
         let containers =
             report.containers.into_iter().map(Seen::try_from).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
         let gone =
@@ -360,7 +360,11 @@ impl Aggregator {
         let result = self.fleet.call(move |fleet| {
             fleet.containers(&name, report, &|seen| place_reported(watch.as_deref(), &name, seen), now())
         });
-        match result.await {
+        let result = result.await;
+        if is_large {
+            give_back().await;
+        }
+        match result {
             Ok(()) | Err(RefusedReport::Replaced) => Ok(()),
             Err(RefusedReport::Gap) => {
                 debug!(node, "report missed: all containers requested");
@@ -376,19 +380,22 @@ impl Aggregator {
     /// Checks and stores an inventory.
     async fn store_inventory(&self, node: &str, delivered: Delivered) -> Result<(), Status> {
         let Delivered { layer, catalogers, cage, marks, compressed } = delivered;
-        // Decoding needs several times the memory of the compressed bytes, so few inventories are decoded at a time.
-        let permit =
-            self.decoding.acquire().await.map_err(|_| Status::unavailable("the aggregator is shutting down"))?;
+        let permit = self.intake.decode_turn().await?;
         let checked = in_background(move || {
-            let encoding = decompress(&compressed, MAX_INVENTORY).map_err(|error| error.to_string())?;
-            let inventory = Inventory::decode(&encoding).map_err(|error| error.to_string())?;
-            Ok::<_, String>((compressed, Digest::of(&encoding), encoding.len(), inventory.catalogers))
+            let mut budget = Budget::job();
+            let encoding = decompress(&compressed, &mut budget)?;
+            let inventory = Inventory::decode(&encoding, &mut budget)?;
+            Ok::<_, DecodeError>((compressed, Digest::of(&encoding), encoding.len(), inventory.catalogers))
         });
         let (inventory, digest, size, read_by) = match checked.await {
             Ok(Ok(checked)) => checked,
             Ok(Err(error)) => {
                 let reason = format!("the inventory of {layer}: {error}");
-                return Err(self.reject_inventory(node, layer, Refusal::Malformed.status(reason)).await);
+                let (state, status) = match error {
+                    DecodeError::OverBudget(_) => (CoverageState::TooLarge, Refusal::TooLarge.status(reason)),
+                    _ => (CoverageState::Failed, Refusal::Malformed.status(reason)),
+                };
+                return Err(self.reject_inventory(node, layer, state, status).await);
             }
             Err(error) => return Err(Status::internal(error.to_string())),
         };
@@ -396,7 +403,7 @@ impl Aggregator {
         if read_by != catalogers {
             let status = Refusal::Malformed
                 .status("the inventory was read with another version of the catalogers than the agent reported");
-            return Err(self.reject_inventory(node, layer, status).await);
+            return Err(self.reject_inventory(node, layer, CoverageState::Failed, status).await);
         }
         let read = Layer {
             id: layer,
@@ -417,7 +424,8 @@ impl Aggregator {
             (true, false) => {
                 self.counters.contradicted.fetch_add(1, Relaxed);
                 let reason = format!("the inventory of {layer} differs from the accepted one");
-                return Err(self.reject_inventory(node, layer, Status::failed_precondition(reason)).await);
+                let status = Status::failed_precondition(reason);
+                return Err(self.reject_inventory(node, layer, CoverageState::Failed, status).await);
             }
             (true, true) => {}
         }
@@ -438,8 +446,8 @@ impl Aggregator {
     }
 
     /// Records that a node has delivered an unusable inventory, which counts as a failure to read the layer. Returns `status`.
-    async fn reject_inventory(&self, node: &str, layer: LayerId, status: Status) -> Status {
-        self.unreadable(node, layer, Coverage::failed(status.message()), false).await;
+    async fn reject_inventory(&self, node: &str, layer: LayerId, state: CoverageState, status: Status) -> Status {
+        self.unreadable(node, layer, Coverage::new(state, status.message()), false).await;
         status
     }
 

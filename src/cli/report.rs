@@ -204,7 +204,7 @@ impl Target {
             subject,
             cage: cage.map(|cage| cage.to_string()),
             marks: Some(if marks { "readable" } else { "unreadable" }),
-            coverage,
+            coverage: matched.limit(coverage),
             assessed: matched.assessed,
             withheld: matched.withheld,
             hidden: matched.hidden,

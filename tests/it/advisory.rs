@@ -490,3 +490,29 @@ fn the_bundled_feed_has_no_record_that_cannot_be_used() {
         assert!(sources.iter().any(|source| source.ecosystem == ecosystem), "{ecosystem} is in the feed");
     }
 }
+
+#[test]
+fn of_too_many_findings_the_worst_are_kept_and_the_others_counted() {
+    let workshop = Workshop::new();
+    let scored = |number: usize| {
+        let vector = match number {
+            0 => "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H",
+            _ => "CVSS:3.1/AV:L/AC:H/PR:H/UI:R/S:U/C:L/I:N/A:N",
+        };
+        let severity = json!({ "severity": [{ "type": "CVSS_V3", "score": vector }] });
+        record(&format!("CVE-2026-{number:04}"), "npm", "a", "9.0.0", severity)
+    };
+    let database = workshop.database(&(0..100).map(scored).collect::<Vec<_>>());
+    let version = |number: usize| Package::new(PackageType::Npm, "a", format!("0.0.{number}"));
+    let system = distribution("debian", "12");
+    let found = matched(&database, &system, &(0..300).map(version).collect::<Vec<_>>());
+    assert_eq!((found.findings.len(), found.dropped, found.unmatched), (10_000, 20_000, 0));
+    assert_eq!(found.findings.iter().filter(|finding| finding.rating.severity == Severity::Critical).count(), 300);
+    let found = matched(&database, &system, &(0..100).map(version).collect::<Vec<_>>());
+    assert_eq!((found.findings.len(), found.dropped), (10_000, 0), "what fits is whole");
+
+    // Versions that take long to compare: after a million advisories the rest is not matched, and counted.
+    let long = |number: usize| Package::new(PackageType::Npm, "a", format!("0.0.{}{number}", "1".repeat(256 << 10)));
+    let found = matched(&database, &system, &(0..15).map(long).collect::<Vec<_>>());
+    assert_eq!(found.unmatched, 5);
+}

@@ -15,7 +15,7 @@ use crate::runtime_parts::image::{Image, Layer, build_with};
 use outcrop_proto::inventory::Inventory;
 use outcrop_proto::wire::v1::report::Report;
 use outcrop_proto::wire::{Refusal, v1};
-use outcrop_proto::{Digest, LayerId};
+use outcrop_proto::{Budget, Digest, LayerId};
 use prost::Message as _;
 use rustix::process::Signal;
 
@@ -62,7 +62,7 @@ fn no_secret_leaves_in_any_message_and_steps_are_told_without_their_texts() {
         recorder.until("both layers", || recorder.inventories().len() == 2 && !recorder.metrics().is_empty());
         let inventories = recorder.inventories();
         assert!(inventories.values().all(|encoding| !has_secret(encoding)));
-        let shop = inventories.values().map(|encoding| Inventory::decode(encoding).unwrap());
+        let shop = inventories.values().map(|encoding| Inventory::decode(encoding, &mut Budget::job()).unwrap());
         assert_eq!(shop.map(|inventory| inventory.evidence.len()).sum::<usize>(), 4, "what holds the secrets was read");
         assert!(!recorder.pieces().iter().any(|piece| has_secret(&piece.encode_to_vec())), "{more:?}");
         assert_eq!(recorder.reports().iter().any(|report| has_secret(&report.encode_to_vec())), told, "{more:?}");
@@ -264,7 +264,7 @@ fn a_cross_read_tells_the_digest_and_not_the_inventory_and_what_is_gone_is_said_
         let id = LayerId::try_from(verified.layer.as_ref().unwrap()).unwrap();
         let encoding = &recorder.inventories()[&id];
         assert_eq!(verified.digest, Digest::of(encoding).0);
-        assert_eq!(Inventory::decode(encoding).unwrap().catalogers, verified.catalogers);
+        assert_eq!(Inventory::decode(encoding, &mut Budget::job()).unwrap().catalogers, verified.catalogers);
         assert_eq!((verified.cage.as_str(), verified.marks), ("landlock+seccomp", true));
     }
     let absent = LayerId::Diff(Digest::of(b"absent"));

@@ -19,7 +19,7 @@ use crate::catalog;
 use crate::logging::safe;
 use crate::runtime::Pin;
 use crate::scan::{Doubt, ScanError, StackPlace, StackReader};
-use crate::worker::{ReadStats, StackReading, WorkerError};
+use crate::worker::{ReadStats, StackReading};
 
 /// Compression level of zstd: a third of the default level's time for four percent more bytes.
 const ZSTD_LEVEL: i32 = 1;
@@ -186,9 +186,8 @@ fn send(answer: Answer, verdict: Verdict, outbox: &Outbox) {
             }));
         }
         (Answer::Unreadable(layer, error), Verdict::Counts) => {
-            let too_large = matches!(error, ScanError::Layer { source: WorkerError::TooLarge(_), .. });
-            let state = if too_large { "too-large" } else { "failed" };
-            outbox.wait_and_send(unreadable(layer, error.to_string(), state));
+            let coverage = error.coverage();
+            outbox.wait_and_send(unreadable(layer, coverage.reason, coverage.state.as_str()));
         }
         (Answer::Stack(stack, read, unread, doubt), Verdict::Counts) => {
             outbox.wait_and_send(answers(stack, read, &unread, doubt));

@@ -12,7 +12,6 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::codec::CompressionEncoding;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -226,11 +225,8 @@ impl Uplink {
         let mut bearer = bearer.map_err(|_| Status::invalid_argument("the token file does not contain a token"))?;
         bearer.set_sensitive(true);
         let channel = endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
-        let mut client = CollectorClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE)
-            .accept_compressed(CompressionEncoding::Zstd)
-            .send_compressed(CompressionEncoding::Zstd);
+        let mut client =
+            CollectorClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
         let (reports, receiver) = tokio::sync::mpsc::channel(WAITING_REPORTS);
         let (deliveries, waiting) = tokio::sync::mpsc::channel(1);
         let outbox = Outbox { cluster: self.cluster.as_str().into(), reports, deliveries };

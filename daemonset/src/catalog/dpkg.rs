@@ -181,7 +181,7 @@ fn shown(name: &str) -> String {
 fn read_stanzas(mut lines: Lines<'_>, without_state: State) -> Result<Fact, CatalogError> {
     let mut collector = Collector::default();
     let mut stanza = Stanza::default();
-    let (mut fields, mut strange) = (0_u64, 0_u64);
+    let (mut fields, mut strange, mut named) = (0_u64, 0_u64, false);
     while let Some(line) = lines.next_line()? {
         match line {
             // The policy manual allows parsers to treat lines of blanks as separators.
@@ -191,6 +191,7 @@ fn read_stanzas(mut lines: Lines<'_>, without_state: State) -> Result<Fact, Cata
                 Some((name, value)) => {
                     fields += 1;
                     stanza.field(name, value);
+                    named |= stanza.package.is_some();
                 }
                 None => strange += 1,
             },
@@ -199,6 +200,9 @@ fn read_stanzas(mut lines: Lines<'_>, without_state: State) -> Result<Fact, Cata
     stanza.finish(&without_state, &mut collector)?;
     if fields == 0 && strange > 0 {
         return Err(CatalogError::malformed("dpkg database", "no line is a field"));
+    }
+    if fields > 0 && !named {
+        return Err(CatalogError::malformed("dpkg database", format!("none of {fields} fields names a package")));
     }
     if strange > 0 {
         collector.warn(format!("{strange} lines are neither fields nor continue one"));
@@ -243,6 +247,14 @@ mod tests {
 
     fn read(path: &str, bytes: &[u8]) -> Result<Fact, CatalogError> {
         Dpkg.read(&Evidence { path: path.as_bytes(), source: &bytes, companions: &[] })
+    }
+
+    #[test]
+    fn a_database_without_the_name_of_a_package_is_an_error() {
+        for path in ["var/lib/dpkg/status", "var/lib/dpkg/status.d/x"] {
+            assert!(read(path, b"Version: 1\nStatus: install ok installed\n").is_err());
+            assert!(read(path, b"\n# nothing is installed\n").unwrap().is_empty());
+        }
     }
 
     fn listed(fact: &Fact) -> Vec<String> {

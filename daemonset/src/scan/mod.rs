@@ -11,10 +11,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use outcrop_proto::container::Coverage;
+use outcrop_proto::container::{Coverage, CoverageState};
 use outcrop_proto::identity::LayerId;
 use outcrop_proto::inventory::Inventory;
 use outcrop_proto::merge::{Answers, Merged, merge};
+use outcrop_proto::{Budget, OverBudget};
 use overlayfs_reader::MarkNamespace;
 
 pub(crate) use mounted::mount_points;
@@ -84,6 +85,9 @@ pub enum ScanError {
     /// Undecided evidence could not be read on the stack.
     #[error("reading the merged view: {0}")]
     Stack(#[source] WorkerError),
+    /// Merging the layers needs more memory or work than it may have.
+    #[error("merging the inventories of the layers {0}")]
+    TooLarge(#[source] OverBudget),
 }
 
 /// Scans stacks, and keeps the inventories of the layers that it has read.
@@ -91,6 +95,17 @@ pub enum ScanError {
 pub struct Scanner {
     reader: StackReader,
     known: HashMap<LayerId, Rc<LayerReading>>,
+}
+
+impl ScanError {
+    /// Returns the coverage of a stack that was not scanned for this reason.
+    pub fn coverage(&self) -> Coverage {
+        let state = match self {
+            Self::TooLarge(_) | Self::Layer { source: WorkerError::TooLarge(_), .. } => CoverageState::TooLarge,
+            _ => CoverageState::Failed,
+        };
+        Coverage::new(state, self.to_string())
+    }
 }
 
 impl Scanner {
@@ -123,7 +138,8 @@ impl Scanner {
         // A single layer hides nothing below it.
         let marks = stack.layers.len() < 2 || readings.iter().all(|reading| reading.started.marks);
         let mut answers = Answers::default();
-        let mut merged = merge(&inventories, catalog::KNOWN, &answers);
+        let merge = |answers: &Answers| merge(&inventories, catalog::KNOWN, answers, &mut Budget::job());
+        let mut merged = merge(&answers).map_err(ScanError::TooLarge)?;
         let mut doubts = Vec::new();
         if !merged.unread.is_empty() {
             let paths: Vec<Vec<u8>> = merged.unread.iter().map(|unread| unread.path.clone()).collect();
@@ -135,7 +151,7 @@ impl Scanner {
             doubts = doubt.undecided;
         }
         if !answers.facts.is_empty() || !answers.hidden.is_empty() {
-            merged = merge(&inventories, catalog::KNOWN, &answers);
+            merged = merge(&answers).map_err(ScanError::TooLarge)?;
         }
         Ok(Scanned {
             coverage: merged.coverage(&doubts),

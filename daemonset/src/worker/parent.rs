@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use outcrop_proto::fact::Fact;
 use outcrop_proto::inventory::Inventory;
+use outcrop_proto::{Budget, DecodeError};
 use overlayfs_reader::MarkNamespace;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
@@ -149,7 +150,10 @@ impl Program {
     /// When the layer cannot be read at all. Files that could not be read are tombstones in the inventory.
     pub fn read_layer(&self, root: BorrowedFd<'_>, marks: MarkNamespace) -> Result<LayerReading, WorkerError> {
         let (stats, answer) = self.read_layer_into::<Vec<u8>>(root, marks)?;
-        let inventory = Inventory::decode(&answer).map_err(|error| WorkerError::Answer(error.to_string()))?;
+        let inventory = Inventory::decode(&answer, &mut Budget::job()).map_err(|error| match error {
+            DecodeError::OverBudget(_) => WorkerError::TooLarge(format!("the inventory: {error}")),
+            _ => WorkerError::Answer(error.to_string()),
+        })?;
         Ok(LayerReading { inventory, started: stats.started })
     }
 
@@ -183,9 +187,10 @@ impl Program {
         let job = |caution| Job::Stack { marks: marks.into(), caution, manner: self.manner, paths: paths.to_vec() };
         let (_, answer) = self.persevere::<Vec<u8>>(&job, layers)?;
         let answer: StackAnswer = decode(&answer)?;
+        let mut budget = Budget::job();
         answer
             .into_iter()
-            .map(|(path, read)| match read.map(|bytes| Fact::decode(&bytes)) {
+            .map(|(path, read)| match read.map(|bytes| Fact::decode(&bytes, &mut budget)) {
                 Ok(Ok(fact)) => Ok((path, Ok(fact))),
                 Ok(Err(error)) => Err(WorkerError::Answer(error.to_string())),
                 Err(reason) => Ok((path, Err(reason))),
@@ -323,7 +328,7 @@ pub fn check_frames(mut bytes: &[u8]) {
     let mut answer = Vec::new();
     while let Ok(Some(frame)) = Frame::read(&mut bytes, &mut answer) {
         if let Frame::Answer(_) = frame {
-            let _ = Inventory::decode(&answer);
+            let _ = Inventory::decode(&answer, &mut Budget::job());
             let _ = decode::<StackAnswer>(&answer);
             let _ = decode::<Vec<Survival>>(&answer);
             let _ = decode::<ImageConfig>(&answer);

@@ -9,10 +9,12 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use outcrop_proto::fact::{Fact, FileDigest};
 use outcrop_proto::inventory::{EvidenceRecord, Inventory, Tombstone};
 use outcrop_proto::paths::{Node, PathTableBuilder};
+use outcrop_proto::{Digest, MAX_PATH};
 use overlayfs_reader::{ErrorKind, Kind, Layer, LayerReader, Options, Stack, Stub};
 use rustix::thread::CapabilitySet;
 
@@ -22,9 +24,20 @@ use super::pipe::Pipe;
 use super::politeness::{LayerLimits, Manner, Refusal, Throttle};
 use super::source::{self, FileSource};
 use crate::catalog::{self, Cataloger, Evidence, Source, Want};
+use crate::usage;
 
 /// Maximum number of files that stay open between the check of their marks and their parsing; further files are opened twice.
 const MAX_HELD: usize = 512;
+
+/// Memory that the facts of a layer may take together once they are decoded, bytes: some 50,000 packages. Whoever merges the layer keeps
+/// more for it; see [`outcrop_proto::Budget`].
+const MAX_FACT_BYTES: usize = 32 << 20;
+
+/// Processor time after which a file is slow: it is not read again under another name.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// Processor time after which no further evidence of a layer is read. The kernel kills a worker that uses half as much again.
+const MAX_LAYER_TIME: Duration = Duration::from_secs(80);
 
 /// A path that a cataloger wants.
 struct Candidate {
@@ -71,21 +84,22 @@ pub(super) fn layer(
     }
     cage::keep_capabilities(CapabilitySet::DAC_READ_SEARCH)?;
 
+    let mut costs = Costs::new(&reader, caution);
     let mut claimed: HashMap<Vec<u8>, FileDigest> = HashMap::new();
     let mut candidates = candidates.into_iter().peekable();
     while candidates.peek().is_some() {
         let group: Vec<Candidate> = candidates.by_ref().take(caution.group()).collect();
         name(group.iter().map(|candidate| candidate.path.as_slice()), pipe)?;
         for Candidate { path, cataloger, state } in group {
-            let read = match state {
+            let file = match state {
                 State::Refused(reason) => Err(reason),
-                State::Open(file) => read_one(&path, cataloger, file, &|path| reader.open(path)),
-                State::Closed => reader
-                    .open(&path)
-                    .map_err(|error| error.to_string())
-                    .and_then(|file| read_one(&path, cataloger, file, &|path| reader.open(path))),
+                State::Open(file) => Ok(file),
+                State::Closed => reader.open(&path).map_err(|error| error.to_string()),
             };
-            record(path, cataloger, read, &mut claimed, &mut inventory);
+            let read = file.and_then(|file| {
+                costs.spend(&path, file, |file| read_one(&path, cataloger, file, &|path| reader.open(path)))
+            });
+            record(path, cataloger, read, &mut claimed, &mut costs, &mut inventory);
             if source::bytes_read() > limits.evidence_bytes {
                 return Err(too_large(limits.evidence_bytes, "bytes would have to be read of its evidence"));
             }
@@ -99,6 +113,60 @@ pub(super) fn layer(
 
 fn too_large(limit: u64, what: &str) -> Refusal {
     Refusal::TooLarge(format!("more than {limit} {what}"))
+}
+
+/// What the evidence of a layer has cost so far. One expensive file costs itself, under all of its names, and not the layer.
+struct Costs {
+    /// Files that are not read under another name, by device and inode, each with the name under which it was read.
+    slow: HashMap<(u64, u64), Vec<u8>>,
+    /// Memory of the facts, bytes.
+    facts: usize,
+}
+
+impl Costs {
+    fn new(reader: &LayerReader, caution: &Caution) -> Self {
+        let identity = |path: &Vec<u8>| Some((identity(&reader.open(path).ok()?).ok()?, path.clone()));
+        Self { slow: caution.skip.iter().filter_map(identity).collect(), facts: 0 }
+    }
+
+    /// Reads a file unless that would cost too much, and records what it cost.
+    fn spend(
+        &mut self,
+        path: &[u8],
+        file: File,
+        read: impl FnOnce(File) -> Result<Read, String>,
+    ) -> Result<Read, String> {
+        let identity = identity(&file).map_err(|error| error.to_string())?;
+        if let Some(other) = self.slow.get(&identity) {
+            return Err(format!("the same file as /{}, which takes too long to read", other.escape_ascii()));
+        }
+        let before = usage::cpu();
+        if before > MAX_LAYER_TIME {
+            return Err(format!("the evidence before it took {} s of processor time", before.as_secs()));
+        }
+        let read = read(file);
+        if usage::cpu().saturating_sub(before) > SLOW {
+            self.slow.insert(identity, path.to_vec());
+        }
+        read
+    }
+
+    /// Adds the memory of a fact that no other evidence of the layer yielded.
+    fn add_fact(&mut self, fact: &Fact) -> Result<(), String> {
+        let bytes = fact.decoded_bytes();
+        if self.facts + bytes > MAX_FACT_BYTES {
+            return Err(format!("the evidence of the layer would take more than {MAX_FACT_BYTES} bytes"));
+        }
+        self.facts += bytes;
+        Ok(())
+    }
+}
+
+/// Returns the device and the inode of a file.
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = file.metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Checks a candidate while marks can be read.
@@ -126,12 +194,19 @@ fn record(
     cataloger: &dyn Cataloger,
     read: Result<Read, String>,
     claimed: &mut HashMap<Vec<u8>, FileDigest>,
+    costs: &mut Costs,
     inventory: &mut Inventory,
 ) {
     let database = cataloger.is_database(&path);
     let cataloger = cataloger.name().to_owned();
     match read {
         Ok(Read { fact, companions, source }) if !fact.is_empty() => {
+            let id = Digest::of(&fact.encode());
+            if !inventory.facts.contains_key(&id)
+                && let Err(reason) = costs.add_fact(&fact)
+            {
+                return inventory.tombstones.push(Tombstone { path, cataloger, database, reason });
+            }
             for claim in &fact.claims {
                 if let Some(digest) = &claim.digest {
                     claimed.insert(claim.path.clone(), digest.clone());
@@ -139,8 +214,8 @@ fn record(
             }
             let claim = claimed.get(&path).or_else(|| claimed.get(path.strip_prefix(b"usr/")?));
             let digest = claim.and_then(|claim| digest_like(claim, &source).ok());
-            let fact = inventory.add_fact(fact);
-            inventory.evidence.push(EvidenceRecord { path, cataloger, database, fact, digest, companions });
+            inventory.facts.insert(id, fact);
+            inventory.evidence.push(EvidenceRecord { path, cataloger, database, fact: id, digest, companions });
         }
         Ok(_) => inventory.tombstones.push(Tombstone { path, cataloger, database, reason: String::new() }),
         Err(reason) => inventory.tombstones.push(Tombstone { path, cataloger, database, reason }),
@@ -166,9 +241,18 @@ fn walk(
     let mut candidates = Vec::new();
     let mut failure = None;
     let mut errors: Vec<(Vec<u8>, String)> = Vec::new();
+    let mut has_long = false;
     let end = reader.walk(&mut |entry| {
         let path = entry.path();
         if path.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        if path.len() > MAX_PATH {
+            // One error tells of all of them: a layer may have millions.
+            if !std::mem::replace(&mut has_long, true) {
+                let reason = format!("paths of more than {MAX_PATH} bytes below it are not read");
+                errors.push((cut_path(path), reason));
+            }
             return ControlFlow::Continue(());
         }
         let target;
@@ -215,10 +299,19 @@ fn walk(
         ErrorKind::Limit(..) => Refusal::TooLarge(error.to_string()),
         _ => Refusal::from(error),
     })?;
-    errors.extend(end.errors.into_iter().map(|error| (error.path().to_vec(), error.to_string())));
+    errors.extend(end.errors.into_iter().map(|error| (cut_path(error.path()), error.to_string())));
     inventory.unwalked = errors;
     inventory.paths = table.finish();
     Ok((candidates, met))
+}
+
+/// Returns the path itself, or its deepest ancestor that is not longer than [`MAX_PATH`].
+fn cut_path(path: &[u8]) -> Vec<u8> {
+    let end = match path.get(..=MAX_PATH) {
+        None => path.len(),
+        Some(head) => head.iter().rposition(|byte| *byte == b'/').unwrap_or(0),
+    };
+    path[..end].to_vec()
 }
 
 /// Result of reading a piece of evidence.
@@ -324,4 +417,37 @@ pub(super) fn stack(
         }
     }
     postcard::to_stdvec(&answer).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use overlayfs_reader::MarkNamespace;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_killed_a_worker_is_not_read_under_another_name() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.jar"), "slow").unwrap();
+        fs::hard_link(dir.path().join("a.jar"), dir.path().join("b.jar")).unwrap();
+        fs::write(dir.path().join("c.jar"), "fast").unwrap();
+        let reader = LayerReader::new(Layer::open(dir.path()).unwrap(), Options::detect(MarkNamespace::User));
+        let caution = Caution { skip: vec![b"a.jar".to_vec()], ..Caution::default() };
+        let mut costs = Costs::new(&reader, &caution);
+        let mut read = Vec::new();
+        let mut spend = |name: &[u8]| {
+            let nothing = |file: File| {
+                read.push(name.to_vec());
+                let source = FileSource::new(file).map_err(|error| error.to_string())?;
+                Ok(Read { fact: Fact::default(), companions: Vec::new(), source })
+            };
+            costs.spend(name, reader.open(name).unwrap(), nothing).err()
+        };
+        let refused = spend(b"b.jar").expect("the same file under another name");
+        assert!(refused.contains("/a.jar"), "{refused}");
+        assert_eq!(spend(b"c.jar"), None);
+        assert_eq!(read, [b"c.jar"]);
+    }
 }

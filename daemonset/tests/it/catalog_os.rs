@@ -207,6 +207,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("rpm-bdb/hello-epoch", BDB),
     ("rpm-bdb/libuuid-1pkg", BDB),
     ("rpm-bdb/mariner2-headers-129pkg", BDB),
+    ("dpkg-status.d/syft-corrupt", "not a valid dpkg database: none of 4 fields names a package"),
+    ("dpkg-status.d/syft-empty", "not a valid dpkg database: none of 1 fields names a package"),
     ("rpm-ndb/fedora27-headers-114pkg", "an NDB database of RPM is not read yet"),
 ];
 

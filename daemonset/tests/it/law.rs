@@ -13,6 +13,7 @@ use crate::skip::skip;
 use crate::stacks::{Features, Random, fill};
 use outcrop_agent::catalog::{self, Evidence};
 use outcrop_agent::worker::Program;
+use outcrop_proto::Budget;
 use outcrop_proto::inventory::Inventory;
 use outcrop_proto::merge::{Answers, merge};
 use outcrop_proto::view::{Entry, View};
@@ -79,19 +80,19 @@ fn merged(inventories: &[&Inventory]) -> (Tree, Found) {
         }
     }
     let mut view = View::new(inventories);
-    view.learn(paths.iter().map(Vec::as_slice));
+    view.learn(paths.iter().map(Vec::as_slice), &mut Budget::job()).unwrap();
     let shown = |path: &Vec<u8>| {
         let entry = match view.visible(path)?.1 {
             Entry::File => (Kind::File, Vec::new()),
             Entry::Dir { .. } => (Kind::Dir, Vec::new()),
             Entry::Symlink(target) => (Kind::Symlink, target.to_vec()),
             Entry::Other => (Kind::CharDevice, Vec::new()),
-            Entry::Absent | Entry::Whiteout => return None,
+            Entry::Whiteout => return None,
         };
         Some((path.clone(), entry))
     };
     let tree = paths.iter().filter_map(shown).collect();
-    let merged = merge(inventories, catalog::KNOWN, &Answers::default());
+    let merged = merge(inventories, catalog::KNOWN, &Answers::default(), &mut Budget::job()).unwrap();
     assert!(merged.unread.is_empty() && merged.failed.is_empty(), "{merged:?}");
     let packages = merged.packages.into_iter().flat_map(|package| {
         let (name, version) = (package.package.name, package.package.version);

@@ -319,6 +319,15 @@ fn a_header_too_large_costs_that_package_only() {
     assert_eq!(fact.warnings, ["a package's header has 1073741824 bytes, more than are read"]);
 }
 
+#[test]
+fn a_database_without_one_valid_header_is_an_error() {
+    // Rows of two bytes that are no header.
+    let row = |number: u8| [5, number, 3, 0, 0x10, 0xaa, 0xbb];
+    let leaf = page(13, &[300, 320], 0, &[(300, &row(1)), (320, &row(2))]);
+    let error = read(&crafted(&[leaf]), None).unwrap_err().to_string();
+    assert!(error.contains("none of 2 headers is valid"), "{error}");
+}
+
 /// A file of zeros, but for its first bytes.
 struct Sparse {
     size: u64,

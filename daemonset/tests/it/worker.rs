@@ -124,6 +124,24 @@ fn an_unreadable_database_makes_the_stack_partial_and_keeps_the_rest() {
     assert_eq!(scanned.merged.packages.len(), 1);
 }
 
+#[test]
+fn evidence_of_too_many_packages_costs_itself_and_not_the_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "var/lib/dpkg/status", status(&["bash"]));
+    write(dir.path(), "app/package.json", r#"{"name":"x","version":"1.0.0"}"#);
+    for file in 0..4 {
+        let stanzas = (0..25_000).map(|number| format!("Package: p{file}x{number}\nVersion: 1\n\n"));
+        write(dir.path(), &format!("var/lib/dpkg/status.d/p{file}"), stanzas.collect::<String>());
+    }
+    let scanned = Scanner::new(program()).scan(&stack(&[dir.path()])).unwrap();
+    assert_eq!(scanned.coverage.state, CoverageState::Partial);
+    assert!(scanned.coverage.reason.contains("status.d/p"), "{}", scanned.coverage.reason);
+    let has = |name: &str| scanned.merged.packages.iter().any(|package| package.package.name == name);
+    assert!(has("bash") && has("x"), "what is small is read");
+    let read = (0..4).filter(|file| has(&format!("p{file}x0"))).count();
+    assert_eq!((read, scanned.merged.failed.len()), (2, 2));
+}
+
 /// Pages of a file that are in the page cache.
 fn cached_pages(path: &Path) -> u64 {
     let output = std::process::Command::new("fincore").args(["--noheadings", "--output", "PAGES"]).arg(path).output();

@@ -11,6 +11,7 @@ use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Step};
 
 use super::layers::Layer;
 use super::{Container, Fleet, LEASE, Now, Picture, decrement};
+use crate::advisory::too_many;
 use crate::store::{Counts, Summary};
 
 /// Pause until paths that a node could not decide are checked again.
@@ -295,6 +296,11 @@ impl Fleet {
         node
     }
 
+    /// Returns whether `node` was requested to check the stack and has not answered.
+    pub(in crate::aggregator) fn is_checked_by(&self, node: &str, stack: &Digest) -> bool {
+        self.picture.stacks.get(stack).is_some_and(|stack| stack.is_checked_by(node))
+    }
+
     /// Records that `node` has answered the check of a stack, which is being merged from now on. Returns the stack's layers, newest first, or
     /// `None` if the check was not requested from this node.
     pub(in crate::aggregator) fn check_answered(&mut self, node: &str, stack: &Digest) -> Option<Arc<[LayerId]>> {
@@ -367,7 +373,11 @@ impl Picture {
         if self.matches && summary.matched.is_none() {
             return Coverage::new(CoverageState::Pending, "the packages have not been matched yet");
         }
-        summary.coverage.clone()
+        let coverage = summary.coverage.clone();
+        match u64::from(summary.counts.dropped) {
+            0 => coverage,
+            dropped => coverage.but(&too_many(summary.counts.severities.total() + dropped)),
+        }
     }
 
     /// Returns the coverage of a stack.

@@ -85,7 +85,7 @@ fn scan_one(
             let matched = matcher.match_packages(scanned.merged.distribution.as_ref(), &scanned.merged.packages)?;
             Target::scanned(subject(container), stack.layers.len(), &chain, &diff_ids, scanned, matched)
         }
-        Err(error) => Target::not_scanned(subject(container), Coverage::failed(error.to_string())),
+        Err(error) => Target::not_scanned(subject(container), error.coverage()),
     })
 }
 

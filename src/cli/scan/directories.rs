@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use outcrop_agent::scan::{LayerPlace, Scanner, StackPlace};
-use outcrop_proto::container::Coverage;
 use overlayfs_reader::MarkNamespace;
 
 use super::matcher::Matcher;
@@ -66,7 +65,7 @@ impl Directories {
                 let matched = matcher.match_packages(scanned.merged.distribution.as_ref(), &scanned.merged.packages)?;
                 Target::scanned(subject, stack.layers.len(), &[], &[], scanned, matched)
             }
-            Err(error) => Target::not_scanned(subject, Coverage::failed(error.to_string())),
+            Err(error) => Target::not_scanned(subject, error.coverage()),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use outcrop_proto::{AssessedState, Distribution, FindingStatus, Severity, StackPackage, clock};
+use outcrop_proto::{AssessedState, Coverage, Distribution, FindingStatus, Severity, StackPackage, clock};
 
 use crate::advisory::{self, Database, Finding, Subject};
 use crate::cli::Fatal;
@@ -48,6 +48,18 @@ pub(in crate::cli) struct MatchResult {
     pub(in crate::cli) hidden: usize,
     /// Whether a finding, shown or hidden, reaches `--fail-on`.
     pub(in crate::cli) fails: bool,
+    /// Why not all findings are listed, if so.
+    pub(in crate::cli) cut: Option<String>,
+}
+
+impl MatchResult {
+    /// Returns the coverage of what was matched: where findings were left out, a target is scanned in part only.
+    pub(in crate::cli) fn limit(&self, coverage: Coverage) -> Coverage {
+        match &self.cut {
+            Some(reason) => coverage.but(reason),
+            None => coverage,
+        }
+    }
 }
 
 /// Matches packages against a database; without one the result is empty.
@@ -94,6 +106,12 @@ impl Matcher {
         let assessed = advisory::assess(&sources, distribution, kinds, self.now);
         let subjects: Vec<Subject<'_>> = packages.iter().map(Subject::from).collect();
         let matched = advisory::match_packages(database, distribution, &subjects).map_err(fail)?;
+        let total = matched.findings.len() as u64 + matched.dropped;
+        let cut = match (matched.dropped, matched.unmatched) {
+            (0, 0) => None,
+            (_, 0) => Some(advisory::too_many(total)),
+            (_, unmatched) => Some(format!("{}; {unmatched} packages were not matched", advisory::too_many(total))),
+        };
         let row = |finding: Finding, owner: Option<String>| -> Option<report::Finding> {
             let package = packages.get(finding.package)?;
             Some(report::Finding::new(finding, package, purl(&package.package, distribution), owner))
@@ -113,7 +131,7 @@ impl Matcher {
             };
             key(a).cmp(&key(b))
         });
-        Ok(MatchResult { assessed, findings, withheld, hidden: hidden.len(), fails })
+        Ok(MatchResult { assessed, findings, withheld, hidden: hidden.len(), fails, cut })
     }
 }
 

@@ -165,8 +165,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     };
     let report = Report::new(matcher.database()?, targets);
     match output {
-        Output::Json => print(&json(&report)?)?,
-        Output::Cyclonedx => print(&json(&bom::document(&report))?)?,
+        Output::Json => print_json(&report)?,
+        Output::Cyclonedx => print_json(&bom::document(&report))?,
         Output::Table if packages => print(&table::packages(&report))?,
         Output::Table => print(&table::findings(&report))?,
     }
@@ -182,9 +182,16 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     })
 }
 
-fn json(value: &impl serde::Serialize) -> Result<String, Fatal> {
-    let json = serde_json::to_string_pretty(value).map_err(|error| Fatal::failed(error.to_string()))?;
-    Ok(format!("{json}\n"))
+/// Writes a value to standard output as JSON, while it is formatted: a report may be large.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Fatal> {
+    let mut output = std::io::BufWriter::new(std::io::stdout().lock());
+    let written = serde_json::to_writer_pretty(&mut output, value).map_err(std::io::Error::from);
+    match written.and_then(|()| writeln!(output)).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Fatal::failed(format!("writing to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Maximum size of an SBOM, bytes.
@@ -213,6 +220,7 @@ fn scan_sbom(path: &Path, matcher: &Matcher) -> Result<Target, Fatal> {
             format!("{count} components have no version or belong to an ecosystem that is not matched"),
         ),
     };
+    let coverage = matched.limit(coverage);
     let mut target = Target::not_scanned(Subject::named(path.display().to_string()), coverage);
     target.assessed = matched.assessed;
     target.findings = matched.findings;

@@ -16,6 +16,8 @@ pub struct Counts {
     pub by_layer: Vec<u32>,
     /// Findings left to the distribution; not among the others.
     pub withheld: u32,
+    /// Findings that are not stored, since there are too many; not among the others.
+    pub dropped: u32,
 }
 
 /// A vulnerability of a package, in whatever package set the package is.

@@ -210,10 +210,11 @@ async fn write_findings(
     let used = database_id(connection, database).await?;
     let (severities, by_layer) = (json(&counts.severities.worst_first())?, json(&counts.by_layer)?);
     let updated = sqlx::query(
-        "UPDATE package_set SET matched = ?1, withheld = ?2, severities = ?3, by_layer = ?4 WHERE id = ?5
+        "UPDATE package_set SET matched = ?1, withheld = ?2, severities = ?3, by_layer = ?4, dropped = ?6 WHERE id = ?5
          RETURNING (SELECT 1)",
     );
     let updated = updated.bind(used).bind(counts.withheld).bind(severities).bind(by_layer).bind(package_set);
+    let updated = updated.bind(counts.dropped);
     if updated.fetch_optional(&mut *connection).await?.is_none() {
         // Removed meanwhile: nothing was stored of it.
         let removed = StoreError::new("storing findings", crate::store::ErrorKind::Rejected, "the package set is gone");

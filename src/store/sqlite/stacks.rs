@@ -297,7 +297,12 @@ fn summary(row: &SqliteRow) -> Result<Summary, Failure> {
         catalogers: count(row, "catalogers")?,
         packages: count(row, "packages")?,
         unidentified: count(row, "unidentified")?,
-        counts: Counts { severities, by_layer: numbers("by_layer")?, withheld: count(row, "withheld")? },
+        counts: Counts {
+            severities,
+            by_layer: numbers("by_layer")?,
+            withheld: count(row, "withheld")?,
+            dropped: count(row, "dropped")?,
+        },
     })
 }
 

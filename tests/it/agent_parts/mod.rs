@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use outcrop_proto::Budget;
 use outcrop_proto::LayerId;
 use outcrop_proto::inventory::decompress;
 use outcrop_proto::wire::v1::collector_server::{Collector, CollectorServer};
 use outcrop_proto::wire::v1::report::Report;
-use outcrop_proto::wire::{MAX_INVENTORY, MAX_MESSAGE, Refusal, v1};
+use outcrop_proto::wire::{MAX_MESSAGE, Refusal, v1};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::ports::free;
@@ -136,10 +136,7 @@ impl Recorder {
 
     pub(crate) fn listen(&mut self) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let collector = CollectorServer::new(self.told.clone())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .accept_compressed(CompressionEncoding::Zstd)
-            .send_compressed(CompressionEncoding::Zstd);
+        let collector = CollectorServer::new(self.told.clone()).max_decoding_message_size(MAX_MESSAGE);
         let listen = self.listen;
         runtime.spawn(async move {
             tonic::transport::Server::builder().add_service(collector).serve(listen).await.unwrap();
@@ -227,7 +224,7 @@ impl Recorder {
     /// The encodings of the layers that were read whole.
     pub(crate) fn inventories(&self) -> BTreeMap<LayerId, Vec<u8>> {
         let delivered = self.told.delivered.lock().unwrap();
-        delivered.iter().map(|(id, bytes)| (*id, decompress(bytes, MAX_INVENTORY).unwrap())).collect()
+        delivered.iter().map(|(id, bytes)| (*id, decompress(bytes, &mut Budget::job()).unwrap())).collect()
     }
 
     pub(crate) fn pieces(&self) -> Vec<v1::Piece> {

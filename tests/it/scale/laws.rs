@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use outcrop_agent::catalog;
-use outcrop_proto::{Answers, Inventory, merge};
+use outcrop_proto::{Answers, Budget, Inventory, merge};
 
 use super::world::{Shape, World};
 
@@ -13,7 +13,9 @@ fn a_stack_merges_to_the_packages_that_the_world_says_it_has() {
     for image in 0..world.shape.images {
         let layers = &world.image(image).layers;
         let inventories: Vec<Inventory> = layers.iter().map(|layer| world.inventory(*layer)).collect();
-        let merged = merge(&inventories.iter().collect::<Vec<_>>(), catalog::KNOWN, &Answers::default());
+        let merged =
+            merge(&inventories.iter().collect::<Vec<_>>(), catalog::KNOWN, &Answers::default(), &mut Budget::job())
+                .unwrap();
         let (unread, failed, warnings) = (&merged.unread, &merged.failed, &merged.warnings);
         assert!(unread.is_empty() && failed.is_empty() && warnings.is_empty(), "{unread:?} {failed:?} {warnings:?}");
         assert_eq!(merged.distribution.map(|found| found.id), Some("debian".to_owned()));
@@ -31,6 +33,6 @@ fn an_inventory_is_the_same_each_time_and_decodes() {
     let (one, two) = (World::new(Shape::SMALL), World::new(Shape::SMALL));
     for layer in 0..one.shape.layers {
         let encoding = one.inventory(layer).encode();
-        assert_eq!(Inventory::decode(&encoding).unwrap().digest(), two.digest(layer));
+        assert_eq!(Inventory::decode(&encoding, &mut Budget::job()).unwrap().digest(), two.digest(layer));
     }
 }

@@ -12,7 +12,6 @@ use outcrop_proto::wire::{MAX_MESSAGE, PIECE, Seen, VERSION, v1};
 use outcrop_proto::{ContainerKey, LayerId, Pod, Runtime, Storage};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::codec::CompressionEncoding;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status, Streaming};
 
@@ -109,11 +108,8 @@ impl Stream {
     /// Attaches as `node`.
     pub(crate) async fn attach(endpoint: &Endpoint, node: &str) -> Result<Self, Status> {
         let channel = endpoint.connect().await.map_err(|error| Status::unavailable(format!("{error:?}")))?;
-        let mut client = CollectorClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE)
-            .accept_compressed(CompressionEncoding::Zstd)
-            .send_compressed(CompressionEncoding::Zstd);
+        let mut client =
+            CollectorClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
         let (reports, outbox) = mpsc::channel(4);
         let hello = v1::Hello {
             node: node.to_owned(),

@@ -139,7 +139,7 @@ fn findings(package_set: PackageSetId, mut verdicts: Vec<i64>) -> PackageSetFind
     verdicts.sort_unstable();
     let count = u32::try_from(verdicts.len()).unwrap();
     let severities = [(Severity::High, u64::from(count))].into_iter().collect();
-    let counts = Counts { severities, by_layer: vec![count, 0], withheld: 0 };
+    let counts = Counts { severities, by_layer: vec![count, 0], withheld: 0, dropped: 0 };
     PackageSetFindings { package_set, verdicts, counts }
 }
 

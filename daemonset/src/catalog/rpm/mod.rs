@@ -117,23 +117,34 @@ fn read_sqlite(evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
     let Some(root) = database.table("Packages")? else {
         return Ok(Fact::default());
     };
+    let (mut rows, mut valid) = (0_u64, 0_u64);
     database.rows(root, MAX_HEADER, |row| {
+        rows += 1;
         let row = match row {
             Ok(row) => row,
             Err(size) => {
+                // It is a package, of which only the size is known.
+                valid += 1;
                 collector.warn(format!("a package's header has {size} bytes, more than are read"));
                 return Ok(());
             }
         };
         // `hnum INTEGER PRIMARY KEY, blob BLOB`: the first is the row's number and stored as NULL.
         match sqlite::column(row, 1).and_then(sqlite::Value::into_blob).and_then(Header::parse) {
-            Some(header) => add(&header, &mut collector),
+            Some(header) => {
+                valid += 1;
+                add(&header, &mut collector)
+            }
             None => {
                 collector.warn("a package's header is not valid");
                 Ok(())
             }
         }
     })?;
+    // A database that lists something, and nothing that can be read, says nothing of what is installed.
+    if rows > 0 && valid == 0 {
+        return Err(CatalogError::malformed("RPM database", format!("none of {rows} headers is valid")));
+    }
     Ok(collector.finish())
 }
 
