@@ -6,7 +6,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
 use outcrop_proto::Digest;
@@ -14,7 +14,7 @@ use tracing::info;
 
 use crate::lock::lock;
 use crate::problems::{ProblemKind, Problems};
-use crate::stamp::Stamp;
+use crate::stamp::WatchedFile;
 
 /// Maximum size of a token file, bytes: enough for more than 100,000 nodes.
 const MAX_FILE: u64 = 64 << 20;
@@ -80,13 +80,12 @@ fn ends_with_newline(file: &mut File) -> io::Result<bool> {
 pub(crate) struct Known<T> {
     /// Tokens of the last valid version.
     pub(crate) tokens: T,
-    seen: Option<Stamp>,
+    file: WatchedFile,
 }
 
 /// A token file, reloaded when it changes. If the new version is invalid, the tokens stay and a problem is raised.
 #[derive(Debug)]
 pub(crate) struct Watched<T, E> {
-    path: PathBuf,
     read: fn(&Path) -> Result<T, E>,
     known: Mutex<Known<T>>,
     problems: Problems,
@@ -98,9 +97,8 @@ impl<T, E: fmt::Display> Watched<T, E> {
     /// # Errors
     /// Returns the errors of `read`.
     pub(crate) fn open(path: &Path, problems: Problems, read: fn(&Path) -> Result<T, E>) -> Result<Self, E> {
-        let seen = Stamp::of(path);
-        let known = Known { tokens: read(path)?, seen };
-        Ok(Self { path: path.to_owned(), read, known: Mutex::new(known), problems })
+        let (file, tokens) = WatchedFile::open(path, read)?;
+        Ok(Self { read, known: Mutex::new(Known { tokens, file }), problems })
     }
 
     /// Returns the tokens without checking the file.
@@ -111,23 +109,17 @@ impl<T, E: fmt::Display> Watched<T, E> {
     /// Returns the tokens after reloading the file if it changed; an unchanged file costs one `stat`.
     pub(crate) fn fresh(&self) -> MutexGuard<'_, Known<T>> {
         let mut known = self.known();
-        let now = Stamp::of(&self.path);
-        if known.seen != now {
-            let read = (self.read)(&self.path);
-            // The file changed during the read, so the content may be incomplete: read it again next time.
-            if Stamp::of(&self.path) != now {
-                return known;
-            }
-            known.seen = now;
+        if let Some(read) = known.file.reload(self.read) {
+            let path = known.file.path().display().to_string();
             match read {
                 Ok(tokens) => {
-                    info!(path = %self.path.display(), "token file reloaded");
+                    info!(path, "token file reloaded");
                     known.tokens = tokens;
-                    self.problems.clear(ProblemKind::Tokens, &self.path.display().to_string());
+                    self.problems.clear(ProblemKind::Tokens, &path);
                 }
                 Err(error) => {
                     let message = format!("{error}; the tokens of the last valid version stay in use");
-                    self.problems.raise(ProblemKind::Tokens, &self.path.display().to_string(), message);
+                    self.problems.raise(ProblemKind::Tokens, &path, message);
                 }
             }
         }

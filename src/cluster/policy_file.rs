@@ -1,6 +1,6 @@
 //! The file of the selection policy, reloaded when it changes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -8,12 +8,11 @@ use tracing::{info, warn};
 
 use super::policy::{Policy, PolicyError};
 use crate::lock::lock;
-use crate::stamp::Stamp;
+use crate::stamp::WatchedFile;
 
 /// A policy file. If its new version is invalid, the policy of the last valid version stays in use, and [`PolicyFile::problems`] returns the reason.
 #[derive(Debug)]
 pub struct PolicyFile {
-    path: PathBuf,
     policy: ArcSwap<Policy>,
     state: Mutex<FileState>,
 }
@@ -21,7 +20,7 @@ pub struct PolicyFile {
 /// The state of the file when it was last read.
 #[derive(Debug)]
 struct FileState {
-    seen: Option<Stamp>,
+    file: WatchedFile,
     /// Why this version is not in use, if it is not.
     error: Option<String>,
 }
@@ -32,11 +31,9 @@ impl PolicyFile {
     /// # Errors
     /// When the file cannot be read, is not Rego v0, or lacks the rule.
     pub fn open(path: &Path) -> Result<Self, PolicyError> {
-        let seen = Stamp::of(path);
-        let policy = Policy::read(path)?;
+        let (file, policy) = WatchedFile::open(path, Policy::read)?;
         info!(path = %path.display(), "policy loaded");
-        let state = Mutex::new(FileState { seen, error: None });
-        Ok(Self { path: path.to_owned(), policy: ArcSwap::from_pointee(policy), state })
+        Ok(Self { policy: ArcSwap::from_pointee(policy), state: Mutex::new(FileState { file, error: None }) })
     }
 
     /// Returns the policy of the last valid version.
@@ -44,29 +41,21 @@ impl PolicyFile {
         self.policy.load_full()
     }
 
-    /// Reloads the file if it changed, and returns whether another policy is in use now. An unchanged file costs one `stat`; a changed one is read,
+    /// Reloads the file if it changed, and returns whether another policy is in use now. A changed file is read,
     /// parsed and evaluated once, so the caller must not hold a lock.
     pub(super) fn refresh(&self) -> bool {
         let mut state = lock(&self.state);
-        let now = Stamp::of(&self.path);
-        if state.seen == now {
-            return false;
-        }
-        let read = Policy::read(&self.path);
-        // The file changed during the read, so the content may be incomplete: it is read again the next time.
-        if Stamp::of(&self.path) != now {
-            return false;
-        }
-        state.seen = now;
+        let Some(read) = state.file.reload(Policy::read) else { return false };
+        let path = state.file.path().display().to_string();
         match read {
             Ok(policy) => {
-                info!(path = %self.path.display(), "policy reloaded");
+                info!(path, "policy reloaded");
                 state.error = None;
                 self.policy.store(Arc::new(policy));
                 true
             }
             Err(error) => {
-                warn!(path = %self.path.display(), %error, "policy not reloaded");
+                warn!(path, %error, "policy not reloaded");
                 state.error = Some(format!("{error}; the policy of the last valid version stays in use"));
                 false
             }
