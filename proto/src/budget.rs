@@ -79,7 +79,7 @@ impl Budget {
     }
 }
 
-/// What a heap allocation costs beside its bytes.
+/// Overhead of a heap allocation, in bytes.
 pub const ALLOCATION: usize = 16;
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ pub struct ContainerKey {
 }
 
 words! {
-    /// How a runtime stores a container's files, which determines how they can be read.
+    /// Form in which a runtime stores a container's files. It determines how they can be read.
     pub enum Storage {
         /// One directory per layer (overlayfs): results belong to the layer and are shared.
         LayerDirectories = "layer-directories",

@@ -185,7 +185,7 @@ pub fn compress(encoding: &[u8]) -> Result<Vec<u8>, DecodeError> {
     zstd::bulk::compress(encoding, ZSTD_LEVEL).map_err(|error| DecodeError::Compression(error.to_string()))
 }
 
-/// How many times larger than its compressed form an encoding may be. Path tables, the largest part, reach 10.
+/// Maximum ratio of the size of an encoding to its compressed size. Path tables, the largest part, reach 10.
 const MAX_RATIO: usize = 256;
 
 /// Size up to which every ratio is accepted, bytes.

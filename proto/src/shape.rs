@@ -54,7 +54,7 @@ const MAX_DECODED: usize = 24 << 20;
 /// Memory that any message may take, bytes.
 const ANY_DECODED: usize = 64 << 10;
 
-/// How many times larger than its encoding a message may become. Containers with their layers and steps reach 8.
+/// Maximum ratio of the memory of a decoded message to the size of its encoding. Containers with their layers and steps reach 8.
 const MAX_GROWTH: usize = 16;
 
 /// Checks that decoding `bytes` as a `T` takes no more memory than a message of their length may.

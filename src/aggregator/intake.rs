@@ -1,4 +1,4 @@
-//! How much nodes may have on its way into the aggregator: calls of each node, and memory of all of them together.
+//! Limits on data that nodes send: calls of each node, and memory of all nodes together.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};

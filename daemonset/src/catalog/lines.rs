@@ -18,9 +18,9 @@ pub(super) struct Lines<'a> {
     /// Range of the bytes in `buffer` that were not returned yet.
     start: usize,
     end: usize,
-    /// Whether the end of the source was reached.
+    /// True after the end of the source.
     ended: bool,
-    /// Whether the start of the current line was returned already; the rest is dropped.
+    /// True if the start of the current line was returned already. The rest of the line is dropped.
     cut: bool,
 }
 

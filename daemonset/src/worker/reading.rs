@@ -115,7 +115,7 @@ fn too_large(limit: u64, what: &str) -> Refusal {
     Refusal::TooLarge(format!("more than {limit} {what}"))
 }
 
-/// What the evidence of a layer has cost so far. One expensive file costs itself, under all of its names, and not the layer.
+/// Cost of the evidence of a layer so far. A file that is too expensive is left out under all of its names; the rest of the layer is read.
 struct Costs {
     /// Files that are not read under another name, by device and inode, each with the name under which it was read.
     slow: HashMap<(u64, u64), Vec<u8>>,

@@ -24,7 +24,8 @@ pub(super) struct Elf<'s> {
 pub(super) struct Range {
     pub(super) offset: u64,
     pub(super) size: u64,
-    /// Whether the range is the section of this name. Otherwise it is the program's data, which has build information only in a Go program.
+    /// True if the range is the section with the name of build information. False if it is the program's data, which contains build information
+    /// only in a Go program.
     pub(super) named: bool,
 }
 

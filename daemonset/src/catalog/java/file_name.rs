@@ -29,7 +29,7 @@ pub(super) struct FileName<'n> {
     pub(super) name: &'n str,
     /// The version; empty if the name has none.
     pub(super) version: &'n str,
-    /// Whether a dash precedes the version, as build tools write it.
+    /// True if a dash precedes the version, as in file names that build tools write.
     pub(super) dashed: bool,
 }
 
