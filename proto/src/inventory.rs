@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, OverBudget};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::digest::Digest;
 use crate::fact::{Fact, FileDigest, read_file_digest, write_file_digest};
@@ -169,6 +169,21 @@ impl Inventory {
         unknown = unknown.saturating_add(r.unknown_parts()?);
         r.end()?;
         Ok(Self { catalogers, paths, evidence, facts, tombstones, unwalked, unknown })
+    }
+
+    /// Returns the digest of the canonical encoding without overlay's opaque marks, which a node gets that cannot read the marks. `digest` is
+    /// the digest with them.
+    ///
+    /// Files that are only by their marks known to be stubs (`metacopy`) or whiteouts are not considered: unpacked images do not have them.
+    ///
+    /// # Errors
+    /// When a second path table exceeds the budget.
+    pub fn digest_without_marks(mut self, digest: Digest, budget: &mut Budget) -> Result<Digest, OverBudget> {
+        budget.step(self.paths.len())?;
+        budget.reserve(self.paths.size())?;
+        let Some(paths) = self.paths.without_marks() else { return Ok(digest) };
+        self.paths = paths;
+        Ok(self.digest())
     }
 
     /// Returns the digest of the canonical encoding; two readers of one layer get the same.

@@ -58,6 +58,22 @@ impl PathTable {
         PathIter { reader: Reader::new(&self.entries, Budget::new(0, 0)), path: Vec::new(), shared: 0 }
     }
 
+    /// Returns the table as a node builds it that cannot read overlay's opaque marks, or `None` if it has no opaque directory.
+    pub(crate) fn without_marks(&self) -> Option<Self> {
+        let mut builder = PathTableBuilder::default();
+        let (mut paths, mut found) = (self.iter(), false);
+        while let Some((path, node)) = paths.next_entry() {
+            match node {
+                Node::Dir { opaque: true } => {
+                    found = true;
+                    builder.push(path, &Node::Dir { opaque: false });
+                }
+                node => builder.push(path, &node),
+            }
+        }
+        found.then(|| builder.finish())
+    }
+
     pub(crate) fn write(&self, w: &mut Writer) {
         w.number(self.count);
         w.bytes(&self.entries);

@@ -7,7 +7,7 @@ use outcrop_proto::LayerId;
 use outcrop_proto::wire::v1;
 use tracing::debug;
 
-use super::fleet::LEASE_SECONDS;
+use super::fleet::{LEASE_SECONDS, Witness};
 use super::merges::MergeJob;
 use super::{Aggregator, TICK, now};
 
@@ -55,8 +55,9 @@ impl Aggregator {
                 for (node, layers) in self.fleet.call(|fleet| fleet.lease_again(now())).await {
                     self.order_lease(&node, layers).await;
                 }
-                for (node, layer) in self.fleet.call(|fleet| fleet.cross_reads(now())).await {
-                    let cross_read = v1::CrossRead { layers: vec![layer.into()], seconds: LEASE_SECONDS };
+                for Witness { node, layer, marks } in self.fleet.call(|fleet| fleet.cross_reads(now())).await {
+                    let layers = vec![layer.into()];
+                    let cross_read = v1::CrossRead { layers, seconds: LEASE_SECONDS, without_marks: !marks };
                     self.send(&node, v1::order::Order::CrossRead(cross_read)).await;
                 }
             }

@@ -258,6 +258,7 @@ mod tests {
             chain: digest,
             layers: vec![LayerId::Chain(digest)],
             inputs: digest,
+            checked_by: Vec::new(),
             coverage: Coverage::new(CoverageState::Scanned, ""),
             packages: versions.map(package).collect(),
             distribution: None,

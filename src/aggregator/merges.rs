@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, debug, info_span, warn};
 
 use super::memory::in_background;
-use super::merging::{Outcome, Stack, merge_stack};
+use super::merging::{Checked, Outcome, Stack, merge_stack};
 use super::{Aggregator, DECODED_AT_ONCE, now};
 use crate::store::StoreError;
 use crate::supervise::panic_message;
@@ -27,7 +27,7 @@ pub(super) struct MergeJob {
     /// Its layers, newest first.
     pub(super) layers: Arc<[LayerId]>,
     /// A node's answers to paths that the layers do not decide, with the permit for their memory.
-    pub(super) answers: Option<(v1::Answers, OwnedSemaphorePermit)>,
+    pub(super) answers: Option<(Checked, OwnedSemaphorePermit)>,
 }
 
 /// Result of a merge that did not store the stack.

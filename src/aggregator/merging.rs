@@ -19,7 +19,51 @@ pub(super) struct Stack {
     /// The inventories of the layers, in the same order.
     pub(super) inventories: Vec<InventoryRow>,
     /// The answers of a node, after a check.
-    pub(super) answers: Option<v1::Answers>,
+    pub(super) answers: Option<Checked>,
+}
+
+/// The answers of a node to a check.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// The answers.
+    pub(super) answers: v1::Answers,
+    /// Nodes that gave the same.
+    pub(super) nodes: Vec<String>,
+    /// Whether they may take packages away. Others have to be confirmed by another node first.
+    pub(super) is_confirmed: bool,
+}
+
+impl Checked {
+    /// Returns a digest that equal answers have in common, or `None` if they leave paths undecided. Reasons of errors do not count.
+    pub(super) fn claim(answers: &v1::Answers) -> Option<Digest> {
+        if !answers.undecided.is_empty() {
+            return None;
+        }
+        let mut facts: Vec<(&[u8], Option<&[u8]>)> = answers
+            .answers
+            .iter()
+            .map(|answer| match &answer.read {
+                Some(v1::answer::Read::Fact(fact)) => (answer.path.as_slice(), Some(fact.as_slice())),
+                Some(v1::answer::Read::Error(_)) | None => (answer.path.as_slice(), None),
+            })
+            .collect();
+        let mut hidden: Vec<&[u8]> = answers.hidden.iter().map(Vec::as_slice).collect();
+        facts.sort_unstable();
+        hidden.sort_unstable();
+        let mut encoding = Vec::new();
+        let mut add = |bytes: &[u8]| {
+            encoding.extend((bytes.len() as u64).to_le_bytes());
+            encoding.extend(bytes);
+        };
+        add(&(facts.len() as u64).to_le_bytes());
+        for (path, fact) in facts {
+            add(path);
+            add(&[u8::from(fact.is_some())]);
+            add(fact.unwrap_or_default());
+        }
+        hidden.into_iter().for_each(add);
+        Some(Digest::of(&encoding))
+    }
 }
 
 /// The result of a merge.
@@ -55,8 +99,9 @@ pub(super) fn merge_stack(stack: Stack) -> Outcome {
     // A single layer hides nothing below it.
     let doubtful = if marks || inventories.len() < 2 { Vec::new() } else { std::mem::take(&mut merged.doubtful) };
     let mut undecided = Vec::new();
+    let mut unconfirmed = None;
     if !merged.unread.is_empty() || !doubtful.is_empty() {
-        let Some(reported) = &stack.answers else {
+        let Some(checked) = &stack.answers else {
             return Outcome::Check(v1::Check {
                 stack: stack.id.0.to_vec(),
                 unread: merged.unread.into_iter().map(|unread| unread.path).collect(),
@@ -64,10 +109,17 @@ pub(super) fn merge_stack(stack: Stack) -> Outcome {
             });
         };
         // Answers to paths that were not requested are ignored; requested paths without an answer stay undecided.
+        let reported = &checked.answers;
         let doubts: HashSet<&Vec<u8>> = doubtful.iter().collect();
-        let hidden: BTreeSet<Vec<u8>> = reported.hidden.iter().filter(|path| doubts.contains(path)).cloned().collect();
-        let open: HashSet<&Vec<u8>> = reported.undecided.iter().map(|undecided| &undecided.path).collect();
+        let mut hidden: BTreeSet<Vec<u8>> =
+            reported.hidden.iter().filter(|path| doubts.contains(path)).cloned().collect();
+        let mut open: HashSet<&Vec<u8>> = reported.undecided.iter().map(|undecided| &undecided.path).collect();
+        if !checked.is_confirmed {
+            open.extend(&reported.hidden);
+            hidden.clear();
+        }
         undecided = doubtful.iter().filter(|path| open.contains(path)).cloned().collect();
+        unconfirmed = merged.unread.first().map(|unread| unread.path.clone()).filter(|_| !checked.is_confirmed);
         let mut requested: HashSet<&Vec<u8>> = merged.unread.iter().map(|unread| &unread.path).collect();
         // The first answer about a path counts.
         let facts = reported.answers.iter().filter(|answer| requested.remove(&answer.path)).map(|answer| {
@@ -86,7 +138,11 @@ pub(super) fn merge_stack(stack: Stack) -> Outcome {
             Err(error) => return too_large(&error),
         };
     }
-    let coverage = merged.coverage(&undecided);
+    let mut coverage = merged.coverage(&undecided);
+    if let Some(path) = unconfirmed {
+        let path = path.escape_ascii();
+        coverage = coverage.but(&format!("only one node has read /{path}, and no other node has confirmed it yet"));
+    }
     let unidentified = merged.unidentified.len();
     let distribution = merged.distribution;
     let packages = merged.packages.into_iter().map(|package| MergedPackage {
@@ -103,6 +159,7 @@ pub(super) fn merge_stack(stack: Stack) -> Outcome {
         distribution,
         catalogers,
         unidentified,
+        checked_by: stack.answers.map(|checked| checked.nodes).unwrap_or_default(),
     }))
 }
 

@@ -15,11 +15,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, error, info, warn};
 
-use super::fleet::{Fleet, LEASE, RefusedReport, Verified};
+use super::fleet::{Answered, Fleet, LEASE, RefusedReport, Verified};
 use super::intake::{Call, Room, STALLED};
 use super::joining::place_reported;
 use super::memory::{give_back, in_background};
 use super::merges::MergeJob;
+use super::merging::Checked;
 use super::tokens::{Denied, Speaker};
 use super::{Aggregator, now};
 use crate::store::{Layer, LayerRow, StoreError};
@@ -331,16 +332,21 @@ impl Aggregator {
     /// Takes up answers about a stack, if this node was asked. Others are dropped before they take anything.
     async fn answers(&self, node: &str, stack: Digest, answers: v1::Answers) -> Result<(), Status> {
         let name = node.to_owned();
-        let mut layers = None;
+        let mut answered = None;
         if self.fleet.call(move |fleet| fleet.is_checked_by(&name, &stack)).await {
             // They wait with others for their turn, and may be too late then.
             let held = self.intake.allow_answers(answers.encoded_len()).await?;
-            let name = node.to_owned();
-            layers =
-                self.fleet.call(move |fleet| fleet.check_answered(&name, &stack)).await.map(|layers| (layers, held));
+            let (name, claim) = (node.to_owned(), Checked::claim(&answers));
+            let checked = self.fleet.call(move |fleet| fleet.check_answered(&name, &stack, claim, now())).await;
+            answered = checked.map(|checked| (checked, held));
         }
-        match layers {
-            Some((layers, held)) => self.merge(MergeJob { stack, layers, answers: Some((answers, held)) }),
+        match answered {
+            Some((Answered { layers, nodes, is_confirmed }, held)) => {
+                let (hidden, undecided) = (answers.hidden.len(), answers.undecided.len());
+                info!(node, %stack, hidden, undecided, is_confirmed, "paths checked");
+                let checked = Checked { answers, nodes, is_confirmed };
+                self.merge(MergeJob { stack, layers, answers: Some((checked, held)) });
+            }
             None => {
                 self.counters.unasked.fetch_add(1, Relaxed);
             }
@@ -385,9 +391,13 @@ impl Aggregator {
             let mut budget = Budget::job();
             let encoding = decompress(&compressed, &mut budget)?;
             let inventory = Inventory::decode(&encoding, &mut budget)?;
-            Ok::<_, DecodeError>((compressed, Digest::of(&encoding), encoding.len(), inventory.catalogers))
+            let (digest, size, read_by) = (Digest::of(&encoding), encoding.len(), inventory.catalogers);
+            // Its memory is that of the encoding that `digest_without_marks` makes.
+            drop(encoding);
+            let without_marks = inventory.digest_without_marks(digest, &mut budget).ok();
+            Ok::<_, DecodeError>((compressed, digest, without_marks, size, read_by))
         });
-        let (inventory, digest, size, read_by) = match checked.await {
+        let (inventory, digest, without_marks, size, read_by) = match checked.await {
             Ok(Ok(checked)) => checked,
             Ok(Err(error)) => {
                 let reason = format!("the inventory of {layer}: {error}");
@@ -408,6 +418,7 @@ impl Aggregator {
         let read = Layer {
             id: layer,
             digest,
+            without_marks,
             size,
             catalogers,
             node: node.to_owned(),
@@ -465,9 +476,9 @@ impl Aggregator {
                 Ok(())
             }
             Verified::Inconclusive => Ok(()),
-            Verified::Same | Verified::Upheld => {
+            Verified::Same(in_store) | Verified::Upheld(in_store) => {
                 self.counters.verified.fetch_add(1, Relaxed);
-                self.store.verified(&id, &digest, node, now().unix).await
+                self.store.verified(&id, &in_store, node, now().unix).await
             }
             Verified::Disputed => {
                 self.counters.contradicted.fetch_add(1, Relaxed);

@@ -106,7 +106,7 @@ pub(super) struct Arguments {
     kubernetes: Kubernetes,
 
     /// Share of the layers present on several nodes that a second node re-reads for verification, from 0 to 1
-    #[arg(long, value_name = "SHARE", env = "OUTCROP_VERIFY_SHARE", default_value = "0.05", value_parser = parse_share)]
+    #[arg(long, value_name = "SHARE", env = "OUTCROP_VERIFY_SHARE", default_value = "1", value_parser = parse_share)]
     verify_share: f64,
 
     /// Number of containers above which a layer is always verified by a second node

@@ -248,7 +248,7 @@ fn a_cross_read_tells_the_digest_and_not_the_inventory_and_what_is_gone_is_said_
     let _agent = recorder.agent(&containerd, &["--scan-threads", "2", "--scan-cpu", "0.5"]);
     recorder.until("web", || recorder.here().len() == 1);
     let layers = recorder.here()["web"].layers.clone();
-    let cross = v1::CrossRead { layers: layers.clone(), seconds: 60 };
+    let cross = v1::CrossRead { layers: layers.clone(), seconds: 60, without_marks: false };
     recorder.order(v1::order::Order::CrossRead(cross));
     let verified = || {
         recorder.all(|report| match report {
@@ -266,6 +266,17 @@ fn a_cross_read_tells_the_digest_and_not_the_inventory_and_what_is_gone_is_said_
         assert_eq!(verified.digest, Digest::of(encoding).0);
         assert_eq!(Inventory::decode(encoding, &mut Budget::job()).unwrap().catalogers, verified.catalogers);
         assert_eq!((verified.cage.as_str(), verified.marks), ("landlock+seccomp", true));
+    }
+    // As a node reads that cannot see overlay's marks.
+    let layers = recorder.here()["web"].layers.clone();
+    recorder.order(v1::order::Order::CrossRead(v1::CrossRead { layers, seconds: 60, without_marks: true }));
+    recorder.until("two more digests", || verified().len() == 4);
+    for verified in &verified()[2..] {
+        let id = LayerId::try_from(verified.layer.as_ref().unwrap()).unwrap();
+        let encoding = &recorder.inventories()[&id];
+        let (inventory, budget) = (Inventory::decode(encoding, &mut Budget::job()).unwrap(), &mut Budget::job());
+        let without_marks = inventory.digest_without_marks(Digest::of(encoding), budget).unwrap();
+        assert_eq!((verified.digest.as_slice(), verified.marks), (without_marks.0.as_slice(), false));
     }
     let absent = LayerId::Diff(Digest::of(b"absent"));
     recorder.order(lease(vec![absent.into()]));

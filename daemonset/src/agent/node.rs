@@ -416,7 +416,9 @@ impl Node {
             }
             v1::order::Order::CrossRead(read) => {
                 tracing::info!(layers = read.layers.len(), seconds = read.seconds, "verification received");
-                self.enqueue(&read.layers, read.seconds, Purpose::Verification);
+                let purpose =
+                    if read.without_marks { Purpose::VerificationWithoutMarks } else { Purpose::Verification };
+                self.enqueue(&read.layers, read.seconds, purpose);
             }
             v1::order::Order::Check(check) if self.checks.len() < MAX_CHECKS => self.checks.push_back(check),
             // A welcome needs no action; further checks are dropped.
@@ -512,7 +514,7 @@ impl Node {
         match (went, wanted.purpose) {
             (Went::Failed | Went::Vanished, _) => self.measures.layers_failed += 1,
             (Went::Read, Purpose::Inventory) => self.measures.layers_read += 1,
-            (Went::Read, Purpose::Verification) => {
+            (Went::Read, Purpose::Verification | Purpose::VerificationWithoutMarks) => {
                 self.measures.layers_read += 1;
                 self.measures.layers_verified += 1;
             }

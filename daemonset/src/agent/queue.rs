@@ -16,6 +16,8 @@ pub(super) enum Purpose {
     Inventory,
     /// Send the digest of its inventory, to verify another node's result.
     Verification,
+    /// The same without reading overlay's marks, because the other node could not.
+    VerificationWithoutMarks,
 }
 
 impl Purpose {
@@ -24,6 +26,7 @@ impl Purpose {
         match self {
             Self::Inventory => "inventory",
             Self::Verification => "verification",
+            Self::VerificationWithoutMarks => "verification without marks",
         }
     }
 }
@@ -88,7 +91,7 @@ impl Queue {
     fn lanes(&mut self, purpose: Purpose) -> &mut Lanes {
         match purpose {
             Purpose::Inventory => &mut self.inventories,
-            Purpose::Verification => &mut self.verifications,
+            Purpose::Verification | Purpose::VerificationWithoutMarks => &mut self.verifications,
         }
     }
 }

@@ -110,10 +110,11 @@ fn perform(task: Task, reader: &StackReader, commands: &Commands) {
         What::Layer { wanted, root, marks } => {
             let answer = match wanted.purpose {
                 Purpose::Inventory => reader
-                    .layer_into(root, *marks)
+                    .layer_into(root, Some(*marks))
                     .map(|(stats, inventory)| Answer::Inventory(wanted.layer, inventory, stats)),
-                Purpose::Verification => {
-                    reader.layer_into(root, *marks).map(|(stats, digest)| Answer::Digest(wanted.layer, digest, stats))
+                Purpose::Verification | Purpose::VerificationWithoutMarks => {
+                    let marks = (wanted.purpose == Purpose::Verification).then_some(*marks);
+                    reader.layer_into(root, marks).map(|(stats, digest)| Answer::Digest(wanted.layer, digest, stats))
                 }
             };
             let answer = answer.unwrap_or_else(|error| Answer::Unreadable(wanted.layer, error));

@@ -40,14 +40,15 @@ impl StackReader {
         read.map_err(|source| ScanError::Layer { path: root.to_owned(), source })
     }
 
-    /// Like [`Self::layer`], without decoding: the canonical encoding is written into an `S` as it arrives.
+    /// Like [`Self::layer`], without decoding: the canonical encoding is written into an `S` as it arrives. Without `marks` the layer is
+    /// read as by a node that cannot read overlay's marks.
     ///
     /// # Errors
     /// When the layer cannot be read.
     pub fn layer_into<S: io::Write + Default>(
         &self,
         root: &Path,
-        marks: MarkNamespace,
+        marks: Option<MarkNamespace>,
     ) -> Result<(ReadStats, S), ScanError> {
         let layer = open(root)?;
         let read = self.program.read_layer_into(layer.as_fd(), marks);

@@ -40,11 +40,13 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(pipe: &mut Pipe) -> Result<(), Refusal> {
     let (job, handles) = receive().map_err(|error| format!("reading the job: {error}"))?;
-    let may_see_marks = matches!(job, Job::Layer { .. } | Job::Stack { .. });
-    let namespace = match &job {
-        Job::Layer { marks, .. } | Job::Stack { marks, .. } => MarkNamespace::from(*marks),
-        _ => MarkNamespace::Trusted,
+    let visible = match &job {
+        Job::Layer { marks, .. } => *marks,
+        Job::Stack { marks, .. } => Some(*marks),
+        _ => None,
     };
+    let may_see_marks = visible.is_some();
+    let namespace = visible.map_or(MarkNamespace::Trusted, MarkNamespace::from);
     if let Job::Layer { manner: Manner { polite: true, .. }, .. }
     | Job::Stack { manner: Manner { polite: true, .. }, .. } = &job
     {

@@ -22,8 +22,8 @@ const MAX_MESSAGE: usize = 8 << 20;
 pub(super) enum Job {
     /// Read one layer; the only handle is its root.
     Layer {
-        /// Namespace of its overlay marks.
-        marks: Namespace,
+        /// Namespace of its overlay marks; `None` if they must not be read.
+        marks: Option<Namespace>,
         /// Paths that killed earlier workers.
         caution: Caution,
         /// Limits and priority.

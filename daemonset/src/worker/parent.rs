@@ -149,7 +149,7 @@ impl Program {
     /// # Errors
     /// When the layer cannot be read at all. Files that could not be read are tombstones in the inventory.
     pub fn read_layer(&self, root: BorrowedFd<'_>, marks: MarkNamespace) -> Result<LayerReading, WorkerError> {
-        let (stats, answer) = self.read_layer_into::<Vec<u8>>(root, marks)?;
+        let (stats, answer) = self.read_layer_into::<Vec<u8>>(root, Some(marks))?;
         let inventory = Inventory::decode(&answer, &mut Budget::job()).map_err(|error| match error {
             DecodeError::OverBudget(_) => WorkerError::TooLarge(format!("the inventory: {error}")),
             _ => WorkerError::Answer(error.to_string()),
@@ -158,17 +158,17 @@ impl Program {
     }
 
     /// Like [`Self::read_layer`], without decoding: the canonical encoding is written into an `S` as it arrives. The bytes are not
-    /// validated.
+    /// validated. Without `marks` the worker does not read overlay's marks.
     ///
     /// # Errors
     /// When the layer cannot be read.
     pub fn read_layer_into<S: io::Write + Default>(
         &self,
         root: BorrowedFd<'_>,
-        marks: MarkNamespace,
+        marks: Option<MarkNamespace>,
     ) -> Result<(ReadStats, S), WorkerError> {
         let start = Instant::now();
-        let job = |caution| Job::Layer { marks: marks.into(), caution, manner: self.manner };
+        let job = |caution| Job::Layer { marks: marks.map(Into::into), caution, manner: self.manner };
         let (Finished { started, work }, answer) = self.persevere(&job, &[root])?;
         self.counters.completes_layer();
         Ok((ReadStats { started, elapsed: start.elapsed(), work }, answer))
@@ -537,7 +537,8 @@ mod tests {
                 ],
             ],
         );
-        let job = |caution| Job::Layer { marks: MarkNamespace::Trusted.into(), caution, manner: Manner::default() };
+        let job =
+            |caution| Job::Layer { marks: Some(MarkNamespace::Trusted.into()), caution, manner: Manner::default() };
         let (_, answer) = program.persevere::<Vec<u8>>(&job, &[]).unwrap();
         assert_eq!(answer, b"done");
         let cautions: Vec<(bool, Vec<Vec<u8>>)> = (0..3)
@@ -557,7 +558,8 @@ mod tests {
             let mut lives: Vec<Vec<Frame>> =
                 (0..deaths).map(|death| vec![caged(), Frame::Paths(vec![vec![b'a' + death as u8]])]).collect();
             lives.push(vec![caged(), Frame::Answer(Vec::new())]);
-            let job = |caution| Job::Layer { marks: MarkNamespace::Trusted.into(), caution, manner: Manner::default() };
+            let job =
+                |caution| Job::Layer { marks: Some(MarkNamespace::Trusted.into()), caution, manner: Manner::default() };
             let outcome = mortal(dir.path(), &lives).persevere::<Vec<u8>>(&job, &[]);
             assert_eq!(outcome.is_ok(), deaths == MAX_DEATHS, "{outcome:?}");
         }

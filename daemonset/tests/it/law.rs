@@ -13,10 +13,10 @@ use crate::skip::skip;
 use crate::stacks::{Features, Random, fill};
 use outcrop_agent::catalog::{self, Evidence};
 use outcrop_agent::worker::Program;
-use outcrop_proto::Budget;
 use outcrop_proto::inventory::Inventory;
 use outcrop_proto::merge::{Answers, merge};
 use outcrop_proto::view::{Entry, View};
+use outcrop_proto::{Budget, Digest};
 use overlayfs_reader::{Kind, Layer, MarkNamespace, Marks, Options, Stack};
 
 /// What both sides know of an entry: its kind, and where a link leads.
@@ -30,14 +30,12 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 /// Layers of a seed, newest first.
-fn make(seed: u64, base: &Path, namespace: MarkNamespace) -> Vec<PathBuf> {
+fn make(seed: u64, base: &Path, features: Features) -> Vec<PathBuf> {
     let mut random = Random(seed);
     let count = 1 + random.below(5);
     let root = |number: usize| {
         let root = base.join(format!("l{number}"));
         fs::create_dir(&root).unwrap();
-        // Marked regular files are whiteouts in lower layers only; here every layer is one.
-        let features = Features { namespace, xwhiteouts: true };
         fill(&mut random, &root, 0, features, number + 1 == count).unwrap();
         root
     };
@@ -114,7 +112,8 @@ fn merging_inventories_is_walking_the_merged_view() {
     let (stacks, first) = (number("STACKS", 200), number("SEED", 1));
     for seed in first..first + stacks {
         let dir = tempfile::tempdir().unwrap();
-        let roots = make(seed, dir.path(), namespace);
+        // Marked regular files are whiteouts in lower layers only; here every layer is one.
+        let roots = make(seed, dir.path(), Features { namespace, xwhiteouts: true });
         let layers: Vec<Layer> = roots.iter().map(|root| Layer::open(root).unwrap()).collect();
         let readings: Vec<Inventory> =
             layers.iter().map(|layer| program.read_layer(layer.as_fd(), namespace).unwrap().inventory).collect();
@@ -131,4 +130,28 @@ fn merging_inventories_is_walking_the_merged_view() {
         packages += found.0.len();
     }
     assert!(packages > 0 || stacks < 50, "there was evidence to compare");
+}
+
+#[test]
+fn the_digest_without_marks_is_that_of_a_reader_that_cannot_read_them() {
+    if Marks::detect(MarkNamespace::Trusted) != Marks::Readable {
+        return skip("root", "trusted marks need CAP_SYS_ADMIN");
+    }
+    let program = Program::at(env!("CARGO_BIN_EXE_outcrop-agent"));
+    let (mut equal, mut different) = (0, 0);
+    for seed in 1..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let features = Features { namespace: MarkNamespace::Trusted, xwhiteouts: false };
+        for root in make(seed, dir.path(), features) {
+            let layer = Layer::open(&root).unwrap();
+            let inventory = program.read_layer(layer.as_fd(), MarkNamespace::Trusted).unwrap().inventory;
+            let (stats, encoding) = program.read_layer_into::<Vec<u8>>(layer.as_fd(), None).unwrap();
+            assert!(!stats.started.marks);
+            let with_marks = inventory.digest();
+            let without_marks = inventory.digest_without_marks(with_marks, &mut Budget::job()).unwrap();
+            assert_eq!(without_marks, Digest::of(&encoding), "SEED={seed}");
+            if with_marks == without_marks { equal += 1 } else { different += 1 }
+        }
+    }
+    assert!(equal > 0 && different > 0, "{equal} layers without an opaque directory, {different} with one");
 }

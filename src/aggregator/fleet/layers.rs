@@ -373,8 +373,9 @@ impl Fleet {
             unassign(&mut self.picture.nodes, &name, &read.id);
         }
         if let Some(dispute) = layer.dispute.take() {
-            read.verified_by
-                .extend(dispute.agreeing(&read.digest).filter(|name| *name != read.node).map(ToOwned::to_owned));
+            read.verified_by.extend(
+                dispute.agreeing(&read).filter(|name| **name != read.node).map(ToOwned::to_owned).collect::<Vec<_>>(),
+            );
         }
         layer.failures.clear();
         (layer.late, layer.no_witness_until) = (None, None);

@@ -4,6 +4,7 @@
 //! stacks come from the store, and containers from the nodes, which report all of them when they attach. Counts are updated with each
 //! change, so that a query over the whole fleet iterates over stacks, of which there are far fewer than containers.
 
+mod checks;
 mod container;
 mod counts;
 mod layers;
@@ -25,10 +26,11 @@ use outcrop_proto::identity::is_proved;
 use outcrop_proto::wire::{Seen, v1};
 use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, LayerId, Runtime};
 
+pub(super) use checks::Answered;
 pub(super) use container::{Container, Key, Placed};
 pub(super) use counts::{Overview, Visible};
 pub(super) use runs::{subject, workload_key};
-pub(super) use verify::{Distrusted, Verified};
+pub(super) use verify::{Distrusted, Verified, Witness};
 
 use super::owner::State;
 use crate::store::{Layer as KnownLayer, StackId, SubjectKey, Summary, inputs};
@@ -69,7 +71,7 @@ pub(super) struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         Self {
-            verify_share: 0.05,
+            verify_share: 1.0,
             verify_containers: 20,
             verify_within: Duration::from_secs(3600),
             forget_after: Duration::from_secs(24 * 3600),
@@ -206,8 +208,10 @@ impl Fleet {
     ) -> Self {
         let layers: SharedMap<LayerId, Layer> =
             layers.into_iter().map(|known| (known.id, Layer::stored(known))).collect();
-        let (current, stale): (Vec<Summary>, Vec<Summary>) =
-            stacks.into_iter().partition(|summary| is_current(&layers, summary));
+        let distrusted: BTreeSet<String> = distrusted.into_iter().collect();
+        let (current, stale): (Vec<Summary>, Vec<Summary>) = stacks
+            .into_iter()
+            .partition(|summary| is_current(&layers, summary) && !summary.is_decided_only_by(&distrusted));
         let unmerged = stale.into_iter().filter(|summary| summary.inputs.is_none() && summary.catalogers > 0).collect();
         let picture = Picture {
             nodes: SharedMap::default(),
@@ -215,7 +219,7 @@ impl Fleet {
             // than those that are in the store now.
             stacks: current.into_iter().map(|summary| (summary.chain, Stack::stored(summary))).collect(),
             layers,
-            distrusted: distrusted.into_iter().collect(),
+            distrusted,
             refused: BTreeMap::new(),
             strays: 0,
             lifetimes: Lifetimes::default(),
@@ -425,6 +429,9 @@ impl Fleet {
                 self.touched.insert(digest);
             }
             stack.add(&name, namespace);
+            if stack.has_started_on(&name, now) {
+                self.touched.insert(digest);
+            }
             for id in stack.layers() {
                 if let Some(layer) = self.picture.layers.get_mut(id) {
                     layer.containers += 1;

@@ -1,28 +1,21 @@
 //! Stacks: merged when all their layers have been read.
 
 use std::collections::BTreeMap;
-use std::hash::BuildHasher as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use outcrop_proto::identity::is_proved;
-use outcrop_proto::merge::UNREAD_MARKS;
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Step};
 
+use super::checks::Checks;
 use super::layers::Layer;
-use super::{Container, Fleet, LEASE, Now, Picture, decrement};
+use super::{Container, Fleet, Now, Picture, decrement};
 use crate::advisory::too_many;
 use crate::store::{Counts, Summary};
 
-/// Pause until paths that a node could not decide are checked again.
-const CHECK_PAUSE: Duration = Duration::from_secs(30);
-
-/// Maximum number of checks of a stack.
-const MAX_CHECKS: u32 = 5;
-
 /// The progress of a stack's merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Progress {
+pub(super) enum Progress {
     /// No work is in progress.
     Idle,
     /// The stack is being merged and matched.
@@ -46,18 +39,16 @@ pub(in crate::aggregator) struct Stack {
     layers: Arc<[LayerId]>,
     /// The build steps that created the layers.
     steps: Vec<Step>,
-    progress: Progress,
-    /// Number of checks by nodes so far.
-    checks: u32,
-    /// When the next check starts, if the last one left paths undecided: the container that the node examined may have been starting or ending.
-    check_at: Option<Instant>,
+    pub(super) progress: Progress,
+    /// The checks by nodes so far.
+    pub(super) checks: Checks,
     /// The stack's summary in the store.
     summary: Option<Arc<Summary>>,
     /// Since when a node has the stack without interruption.
     since: Instant,
     /// Number of its containers by the namespace of their pods.
     by_namespace: BTreeMap<Option<Arc<str>>, u32>,
-    by_node: BTreeMap<Arc<str>, u32>,
+    pub(super) by_node: BTreeMap<Arc<str>, u32>,
     total: u32,
 }
 
@@ -76,8 +67,7 @@ impl Stack {
             layers,
             steps,
             progress: Progress::Idle,
-            checks: 0,
-            check_at: None,
+            checks: Checks::default(),
             summary: summary.map(Arc::new),
             since,
             by_namespace: BTreeMap::new(),
@@ -136,12 +126,6 @@ impl Stack {
         self.summary.is_some() || self.progress != Progress::Idle
     }
 
-    /// Returns whether checks left paths undecided, and another check may decide them.
-    fn is_undecided(&self) -> bool {
-        let summary = self.summary.as_ref().filter(|_| self.checks < MAX_CHECKS && self.total > 0);
-        self.progress == Progress::Idle && summary.is_some_and(|summary| summary.coverage.reason.contains(UNREAD_MARKS))
-    }
-
     pub(super) fn add(&mut self, node: &Arc<str>, namespace: Option<Arc<str>>) {
         self.total += 1;
         *self.by_namespace.entry(namespace).or_default() += 1;
@@ -154,23 +138,15 @@ impl Stack {
         decrement(&mut self.by_node, &Arc::from(node));
     }
 
-    /// Returns whether `node` is checking paths that the inventories cannot decide.
-    pub(super) fn is_checked_by(&self, node: &str) -> bool {
-        matches!(&self.progress, Progress::Checking { node: Some(checking), .. } if **checking == *node)
-    }
-
-    /// Cancels the check of a node that will not answer.
-    pub(super) fn cancel_check(&mut self) {
-        self.progress = Progress::Idle;
-    }
-
     /// Discards the summary in the store, so that the stack is merged again.
     pub(super) fn forget(&mut self) {
         self.summary = None;
+        self.checks.claims.clear();
     }
 
     /// Records that one of its layers has changed.
     pub(super) fn invalidate(&mut self) {
+        self.checks.claims.clear();
         match self.progress {
             Progress::Merging => self.progress = Progress::MergingOutdated,
             Progress::Failed(_) => self.progress = Progress::Idle,
@@ -237,7 +213,7 @@ impl Fleet {
                 .map(|id| self.picture.layers.get(id)?.read().map(|known| known.catalogers))
                 .collect();
             let Some(oldest) = catalogers.map(|all| all.into_iter().min().unwrap_or(0)) else { continue };
-            let is_due = stack.check_at.is_some_and(|at| at <= now.instant);
+            let is_due = stack.checks.is_due(now);
             if stack.summary.as_ref().is_some_and(|summary| summary.catalogers == oldest) && !is_due {
                 continue;
             }
@@ -245,7 +221,7 @@ impl Fleet {
         }
         for Ready { stack, .. } in &ready {
             if let Some(stack) = self.picture.stacks.get_mut(stack) {
-                (stack.progress, stack.check_at) = (Progress::Merging, None);
+                (stack.progress, stack.checks.next) = (Progress::Merging, None);
             }
         }
         ready
@@ -265,51 +241,6 @@ impl Fleet {
             return Some(Ready { stack: chain, layers: Arc::clone(&stack.layers) });
         }
         None
-    }
-
-    /// Schedules another check of stacks whose check timed out or left paths undecided.
-    pub(in crate::aggregator) fn retry_checks(&mut self, now: Now) {
-        for (_, stack) in self.picture.stacks.select_mut(|_, stack| stack.check_at.is_none() && stack.is_undecided()) {
-            stack.check_at = Some(now.instant + CHECK_PAUSE);
-        }
-        for (digest, stack) in self.picture.stacks.iter() {
-            let is_late = matches!(&stack.progress, Progress::Checking { until, .. } if *until <= now.instant);
-            if is_late || stack.check_at.is_some_and(|at| at <= now.instant) {
-                self.touched.insert(*digest);
-            }
-        }
-    }
-
-    /// Selects an attached node that has the stack, to check paths that the inventories cannot decide. Each check goes to another node, if there
-    /// is one, because the last node may never answer. If no node is attached, the next check starts after [`LEASE`].
-    pub(in crate::aggregator) fn start_check(&mut self, stack: Digest, now: Now) -> Option<Arc<str>> {
-        let entry = self.picture.stacks.get_mut(&stack)?;
-        let can_check = |name: &&Arc<str>| {
-            !self.picture.distrusted.contains(&***name)
-                && self.picture.nodes.get(*name).is_some_and(|node| node.attached)
-        };
-        entry.checks = entry.checks.wrapping_add(1);
-        let tries = entry.checks;
-        let node =
-            entry.by_node.keys().filter(can_check).min_by_key(|name| self.random.hash_one((name, tries))).cloned();
-        entry.progress = Progress::Checking { node: node.clone(), until: now.instant + LEASE };
-        node
-    }
-
-    /// Returns whether `node` was requested to check the stack and has not answered.
-    pub(in crate::aggregator) fn is_checked_by(&self, node: &str, stack: &Digest) -> bool {
-        self.picture.stacks.get(stack).is_some_and(|stack| stack.is_checked_by(node))
-    }
-
-    /// Records that `node` has answered the check of a stack, which is being merged from now on. Returns the stack's layers, newest first, or
-    /// `None` if the check was not requested from this node.
-    pub(in crate::aggregator) fn check_answered(&mut self, node: &str, stack: &Digest) -> Option<Arc<[LayerId]>> {
-        if !self.picture.stacks.get(stack)?.is_checked_by(node) {
-            return None;
-        }
-        let stack = self.picture.stacks.get_mut(stack)?;
-        stack.progress = Progress::Merging;
-        Some(Arc::clone(&stack.layers))
     }
 
     /// Records the result of a merge.

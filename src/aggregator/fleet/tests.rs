@@ -1,6 +1,8 @@
 //! Tests of leases, merges, verification and counts.
 
+mod checks;
 mod faulty_nodes;
+mod rights;
 
 use outcrop_proto::merge::UNREAD_MARKS;
 use outcrop_proto::{Pod, Step};
@@ -118,6 +120,7 @@ fn inventory(node: &str, name: &str, contents: &str, catalogers: u32) -> KnownLa
     KnownLayer {
         id: id(name),
         digest: Digest::of(contents.as_bytes()),
+        without_marks: Some(Digest::of(contents.as_bytes())),
         size: 1,
         catalogers,
         node: node.to_owned(),
@@ -142,6 +145,7 @@ fn summary(chain: Digest, layers: &[LayerId]) -> Summary {
         packages: 0,
         unidentified: 0,
         counts: Counts::default(),
+        checked_by: Vec::new(),
     }
 }
 
@@ -370,7 +374,7 @@ fn a_check_goes_to_a_node_with_the_stack_and_to_another_if_that_node_detaches() 
     let stack = fleet.ready(at(0))[0].stack;
     let first = fleet.start_check(stack, at(0)).unwrap();
     let second = if *first == *"a" { "b" } else { "a" };
-    assert!(fleet.check_answered(second, &stack).is_none(), "an answer of another node is accepted");
+    assert!(fleet.check_answered(second, &stack, None, at(0)).is_none(), "an answer of another node is accepted");
     assert_eq!(fleet.ready(at(0)), [], "the stack is merged before the answer");
     fleet.detach(&first, 1);
     assert_eq!(fleet.ready(at(0)).len(), 1);
@@ -392,7 +396,7 @@ fn a_check_that_leaves_paths_undecided_is_repeated_at_most_four_times() {
     while time < 1_000 {
         for Ready { stack, layers } in fleet.ready(at(time)) {
             assert_eq!(fleet.start_check(stack, at(time)).as_deref(), Some("a"));
-            assert!(fleet.check_answered("a", &stack).is_some());
+            assert!(fleet.check_answered("a", &stack, None, at(time)).is_some());
             let coverage = Coverage::new(CoverageState::Partial, format!("{UNREAD_MARKS} and may hide /etc/x"));
             fleet.merged(stack, Ok(Summary { coverage, ..summary(stack, &layers) }));
             checks += 1;
@@ -427,7 +431,7 @@ fn three_witnesses() -> Fleet {
 
 /// Returns the node that has to cross-read the base layer next.
 fn next_witness(fleet: &mut Fleet) -> Option<String> {
-    fleet.cross_reads(at(0)).first().map(|(name, _)| name.to_string())
+    fleet.cross_reads(at(0)).first().map(|witness| witness.node.to_string())
 }
 
 fn cross_read(fleet: &mut Fleet, node: &str, contents: &str) -> Verified {
@@ -443,7 +447,7 @@ fn one_other_node_verifies_a_layer() {
     assert_eq!(next_witness(&mut fleet), None, "two cross-reads at a time");
     let other = if witness == "b" { "c" } else { "b" };
     assert_eq!(cross_read(&mut fleet, other, "honest"), Verified::NotRequested);
-    assert_eq!(cross_read(&mut fleet, &witness, "honest"), Verified::Same);
+    assert_eq!(cross_read(&mut fleet, &witness, "honest"), Verified::Same(Digest::of(b"honest")));
     assert_eq!(next_witness(&mut fleet), None, "a verified layer is verified again");
 }
 
@@ -478,7 +482,7 @@ fn a_false_cross_read_is_disputed_and_the_inventory_is_upheld() {
     let second = next_witness(&mut fleet).unwrap();
     assert_eq!(cross_read(&mut fleet, &second, "false"), Verified::Disputed);
     let third = next_witness(&mut fleet).unwrap();
-    assert_eq!(cross_read(&mut fleet, &third, "honest"), Verified::Upheld);
+    assert_eq!(cross_read(&mut fleet, &third, "honest"), Verified::Upheld(Digest::of(b"honest")));
     assert_eq!(states(&fleet), [(CoverageState::Scanned, 3)]);
 }
 

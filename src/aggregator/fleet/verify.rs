@@ -1,6 +1,7 @@
-//! Verification: a second node reads a sample of the layers (a cross-read). If the two inventories differ, further nodes settle the dispute.
+//! Verification: a second node reads the layers that several nodes have (a cross-read). If the two inventories differ, further nodes settle
+//! the dispute.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +26,19 @@ const MAX_ASSIGNED: usize = 8;
 pub(in crate::aggregator) struct CrossRead {
     pub(super) node: Arc<str>,
     pub(super) until: Instant,
+    /// Whether the node reads overlay's marks.
+    pub(super) marks: bool,
+}
+
+/// A cross-read to order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::aggregator) struct Witness {
+    /// The node that has to read the layer.
+    pub(in crate::aggregator) node: Arc<str>,
+    /// The layer.
+    pub(in crate::aggregator) layer: LayerId,
+    /// Whether the node reads overlay's marks. It does not if the reader could not, or if no other node can: what both can see is compared.
+    pub(in crate::aggregator) marks: bool,
 }
 
 /// Nodes have reported different inventories of a layer.
@@ -36,8 +50,10 @@ pub(in crate::aggregator) struct Dispute {
     pub(super) settled: Option<Digest>,
     /// Version of the catalogers of all claims. Inventories of different versions cannot be compared.
     catalogers: u32,
-    /// Whether the nodes of all claims could read overlay's marks. Others report different inventories.
+    /// Whether the claims are digests of inventories with overlay's marks. Inventories without them have other digests.
     marks: bool,
+    /// Nodes that read the same as the reader without the marks. That does not settle a dispute about inventories with marks.
+    same_without_marks: BTreeSet<String>,
 }
 
 impl Dispute {
@@ -49,13 +65,14 @@ impl Dispute {
 
     /// Returns whether an inventory agrees with the majority, or cannot be compared with it.
     pub(super) fn allows(&self, read: &KnownLayer) -> bool {
-        let same_kind = read.catalogers == self.catalogers && read.marks == self.marks;
-        self.settled.is_none_or(|settled| settled == read.digest || !same_kind)
+        let comparable = read.digest_with(self.marks).filter(|_| read.catalogers == self.catalogers);
+        self.settled.is_none_or(|settled| comparable.is_none_or(|digest| digest == settled))
     }
 
-    /// Returns the nodes that have reported this digest.
-    pub(super) fn agreeing(&self, digest: &Digest) -> impl Iterator<Item = &str> {
-        self.claims.iter().filter(move |(_, claim)| *claim == digest).map(|(name, _)| name.as_str())
+    /// Returns the nodes that have reported this inventory.
+    pub(super) fn agreeing(&self, read: &KnownLayer) -> impl Iterator<Item = &str> {
+        let digest = read.digest_with(self.marks);
+        self.claims.iter().filter(move |(_, claim)| Some(**claim) == digest).map(|(name, _)| name.as_str())
     }
 
     /// Returns the digest that at least two nodes have reported, and more nodes than any other digest.
@@ -73,14 +90,14 @@ impl Dispute {
 pub(in crate::aggregator) enum Verified {
     /// The cross-read was not requested.
     NotRequested,
-    /// The inventories cannot be compared, because the nodes have different rights or catalogers.
+    /// The inventories cannot be compared, because the node read with other rights or catalogers than it was asked to.
     Inconclusive,
-    /// The inventories are equal.
-    Same,
+    /// The inventories are equal. Contains the digest of the inventory in the store.
+    Same(Digest),
     /// The inventories differ. Another node has to read the layer.
     Disputed,
-    /// A dispute is settled: the inventory in the store is correct.
-    Upheld,
+    /// A dispute is settled: the inventory in the store, with this digest, is correct.
+    Upheld(Digest),
     /// A dispute is settled: the inventory in the store, which this node reported, is wrong. The layer is read again.
     Overturned(String),
 }
@@ -105,7 +122,8 @@ impl Layer {
 
     /// Removes the claim of a distrusted node, and ends the dispute if no other claim supports it.
     fn remove_claim(&mut self, node: &str) {
-        let in_store = self.read().map(|read| read.digest);
+        let Some(marks) = self.dispute.as_ref().map(|dispute| dispute.marks) else { return };
+        let in_store = self.read().and_then(|read| read.digest_with(marks));
         let Some(dispute) = self.dispute.as_mut() else { return };
         if dispute.claims.remove(node).is_none() {
             return;
@@ -121,14 +139,14 @@ impl Layer {
 }
 
 impl Fleet {
-    /// Selects layers that another node has to read, each with the node: a sample of the layers that several nodes have, all layers of many
-    /// containers, and disputed layers.
-    pub(in crate::aggregator) fn cross_reads(&mut self, now: Now) -> Vec<(Arc<str>, LayerId)> {
+    /// Selects layers that another node has to read: those that several nodes have, or a sample of them, all layers of many containers, and
+    /// disputed layers.
+    pub(in crate::aggregator) fn cross_reads(&mut self, now: Now) -> Vec<Witness> {
         let due: Vec<LayerId> =
             self.picture.layers.iter().filter(|(id, layer)| self.is_due(id, layer, now)).map(|(id, _)| *id).collect();
         let mut selected = Vec::new();
         for id in due {
-            let Some(name) = self.witness(&id) else {
+            let Some((node, marks)) = self.witness(&id) else {
                 if let Some(layer) = self.picture.layers.get_mut(&id) {
                     // After the pause, nodes with an inconclusive result may read the layer again.
                     layer.inconclusive.clear();
@@ -136,14 +154,13 @@ impl Fleet {
                 }
                 continue;
             };
-            let cross = CrossRead { node: Arc::clone(&name), until: now.instant + LEASE };
             if let Some(layer) = self.picture.layers.get_mut(&id) {
-                layer.cross = Some(cross);
+                layer.cross = Some(CrossRead { node: Arc::clone(&node), until: now.instant + LEASE, marks });
             }
-            if let Some(node) = self.picture.nodes.get_mut(&name) {
+            if let Some(node) = self.picture.nodes.get_mut(&node) {
                 node.assigned.insert(id);
             }
-            selected.push((name, id));
+            selected.push(Witness { node, layer: id, marks });
         }
         selected
     }
@@ -156,7 +173,8 @@ impl Fleet {
             return false;
         }
         if let Some(dispute) = &layer.dispute {
-            return dispute.settled.is_none() && dispute.claims.len() < MAX_CLAIMS;
+            let claims = dispute.claims.len() + dispute.same_without_marks.len();
+            return dispute.settled.is_none() && claims < MAX_CLAIMS;
         }
         if !read.verified_by.is_empty() {
             return false;
@@ -170,21 +188,36 @@ impl Fleet {
         sampled && age >= after
     }
 
-    /// Returns a node that has the layer, has the same rights and catalogers as the reader, and has not reported an inventory of it yet.
-    fn witness(&self, id: &LayerId) -> Option<Arc<str>> {
+    /// Returns a node that has the layer and the catalogers of the reader, and has not reported an inventory of it yet, and whether it has to
+    /// read overlay's marks.
+    ///
+    /// What a node says about its own rights does not keep others from verifying its inventories. Where the reader could not read the marks, or
+    /// no further node can, a node reads the layer without them.
+    fn witness(&self, id: &LayerId) -> Option<(Arc<str>, bool)> {
         let layer = self.picture.layers.get(id)?;
         let read = layer.read()?;
+        let kinds = [true, false].into_iter().filter(|marks| {
+            // A dispute without marks cannot go on with them.
+            read.digest_with(*marks).is_some() && layer.dispute.as_ref().is_none_or(|dispute| dispute.marks || !marks)
+        });
+        kinds.filter_map(|marks| Some((self.witness_with(id, layer, read, marks)?, marks))).next()
+    }
+
+    fn witness_with(&self, id: &LayerId, layer: &Layer, read: &KnownLayer, marks: bool) -> Option<Arc<str>> {
         let has_reported = |name: &str| {
             name == read.node
                 || layer.inconclusive.iter().any(|other| **other == *name)
-                || layer.dispute.as_ref().is_some_and(|dispute| dispute.claims.contains_key(name))
+                || layer.dispute.as_ref().is_some_and(|dispute| match dispute.marks == marks {
+                    true => dispute.claims.contains_key(name),
+                    false => dispute.same_without_marks.contains(name),
+                })
         };
         let can_verify = |name: &&Arc<str>| {
             let node = self.picture.nodes.get(*name);
             !has_reported(name)
                 && !self.picture.distrusted.contains(&***name)
                 && node.is_some_and(|node| {
-                    let can_compare = node.marks == read.marks && node.catalogers == read.catalogers;
+                    let can_compare = (node.marks || !marks) && node.catalogers == read.catalogers;
                     node.attached && can_compare && node.assigned.len() < MAX_ASSIGNED
                 })
         };
@@ -206,28 +239,39 @@ impl Fleet {
         let Some(cross) = layer.cross.take_if(|cross| *cross.node == *name) else { return Verified::NotRequested };
         unassign(&mut self.picture.nodes, name, id);
         let is_disputed = layer.dispute.is_some();
-        let Some(read) = layer.read_mut().filter(|read| read.catalogers == catalogers && read.marks == marks) else {
+        let read = layer.read_mut().filter(|read| read.catalogers == catalogers && cross.marks == marks);
+        let Some((claim, read)) = read.and_then(|read| Some((read.digest_with(marks)?, read))) else {
             layer.inconclusive.push(cross.node);
             return Verified::Inconclusive;
         };
-        if !is_disputed && read.digest == digest {
+        let in_store = read.digest;
+        if !is_disputed && claim == digest {
             read.verified_by.insert(name.to_owned());
-            return Verified::Same;
+            return Verified::Same(in_store);
         }
-        let (reader, in_store) = (read.node.clone(), read.digest);
+        let reader = read.node.clone();
         let dispute = layer.dispute.get_or_insert_default();
+        if dispute.marks && !marks {
+            if claim == digest {
+                dispute.same_without_marks.insert(name.to_owned());
+                return Verified::Inconclusive;
+            }
+            // Nodes without marks can settle this difference. The nodes with marks read the layer again without them.
+            *dispute = Dispute::default();
+        }
         (dispute.catalogers, dispute.marks) = (catalogers, marks);
-        dispute.claims.insert(reader.clone(), in_store);
+        dispute.claims.insert(reader.clone(), claim);
         dispute.claims.insert(name.to_owned(), digest);
         match dispute.majority() {
             None => Verified::Disputed,
-            Some(right) if right == in_store => {
-                let agreeing: Vec<String> = dispute.agreeing(&right).map(ToOwned::to_owned).collect();
+            Some(right) if right == claim => {
+                let agreeing: Vec<String> =
+                    dispute.claims.iter().filter(|(_, claim)| **claim == right).map(|(name, _)| name.clone()).collect();
                 layer.dispute = None;
                 if let Some(read) = layer.read_mut() {
                     read.verified_by.extend(agreeing.into_iter().filter(|name| *name != reader));
                 }
-                Verified::Upheld
+                Verified::Upheld(in_store)
             }
             Some(right) => {
                 dispute.settled = Some(right);
@@ -288,6 +332,7 @@ impl Fleet {
             .iter()
             .filter(|(_, stack)| stack.containers() == 0 && stack.layers().iter().any(|id| forgotten.contains(id)));
         stacks.extend(absent.map(|(digest, _)| *digest));
+        stacks.extend(self.discard_answers(name));
         self.forget(stacks);
         outcome
     }

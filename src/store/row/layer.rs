@@ -20,6 +20,9 @@ pub struct Layer {
     pub id: LayerId,
     /// Digest of the inventory's canonical encoding.
     pub digest: Digest,
+    /// Digest of the canonical encoding without overlay's opaque marks, as a node would report it that cannot read them; `None` for a layer
+    /// with marks that an earlier version stored.
+    pub without_marks: Option<Digest>,
     /// Size of the canonical encoding, bytes.
     pub size: usize,
     /// Version of the catalogers that read it.
@@ -34,6 +37,18 @@ pub struct Layer {
     pub read_at: i64,
     /// Nodes that read the same.
     pub verified_by: BTreeSet<String>,
+}
+
+impl Layer {
+    /// Returns the digest that another node should report that reads the layer with or without overlay's opaque marks; `None` if it cannot be
+    /// told from this inventory.
+    pub fn digest_with(&self, marks: bool) -> Option<Digest> {
+        match (marks, self.marks) {
+            (true, false) => None,
+            (true, true) | (false, false) => Some(self.digest),
+            (false, true) => self.without_marks,
+        }
+    }
 }
 
 /// An inventory, as it is merged.

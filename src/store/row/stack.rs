@@ -1,5 +1,7 @@
 //! Rows of stacks and package sets.
 
+use std::collections::BTreeSet;
+
 use outcrop_proto::{Coverage, Digest, Distribution, LayerId, PackageType, StackPackage};
 
 use super::Counts;
@@ -29,6 +31,8 @@ pub struct MergedStack {
     pub packages: Vec<MergedPackage>,
     /// Number of packages without a name or version.
     pub unidentified: usize,
+    /// Nodes that decided paths which the inventories of the layers cannot decide.
+    pub checked_by: Vec<String>,
 }
 
 /// A package of a stack that was merged.
@@ -70,6 +74,15 @@ pub struct Summary {
     pub unidentified: u64,
     /// Counts of its open findings.
     pub counts: Counts,
+    /// Nodes that decided paths which the inventories of the layers cannot decide, all with the same answer.
+    pub checked_by: Vec<String>,
+}
+
+impl Summary {
+    /// Returns whether its packages depend on answers of these nodes only.
+    pub fn is_decided_only_by(&self, nodes: &BTreeSet<String>) -> bool {
+        !self.checked_by.is_empty() && self.checked_by.iter().all(|node| nodes.contains(node))
+    }
 }
 
 /// A package of a package set, by row id.

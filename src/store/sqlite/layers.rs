@@ -7,7 +7,7 @@ use outcrop_proto::{Digest, LayerId};
 use sqlx::Row as _;
 
 use super::outbox::append;
-use super::{Sqlite, StoreError, count, digest, doing, integer, json, layer_id};
+use super::{Sqlite, StoreError, count, digest, doing, integer, json, layer_id, optional_digest};
 use crate::store::{AuditOutcome, InventoryRow, Layer, LayerRow, Layers, OutboxEvent};
 
 #[async_trait]
@@ -25,8 +25,17 @@ impl Layers for Sqlite {
                     .bind(layer.marks)
                     .bind(layer.read_at)
                     .bind(inventory)
-                    .execute(connection)
+                    .execute(&mut *connection)
                     .await?;
+                if layer.marks
+                    && let Some(digest) = layer.without_marks
+                {
+                    sqlx::query("INSERT OR REPLACE INTO layer_without_marks VALUES (?, ?)")
+                        .bind(layer.id.to_string())
+                        .bind(digest.0.as_slice())
+                        .execute(connection)
+                        .await?;
+                }
                 Ok(())
             })
         })
@@ -39,7 +48,8 @@ impl Layers for Sqlite {
             for row in sqlx::query("SELECT layer, node FROM verification").fetch_all(&self.reader).await? {
                 verified.entry(row.try_get("layer")?).or_default().insert(row.try_get("node")?);
             }
-            let sql = "SELECT id, digest, size, catalogers, node, cage, marks, read_at FROM layer";
+            let sql = "SELECT id, layer.digest, size, catalogers, node, cage, marks, read_at, layer_without_marks.digest AS without_marks
+                FROM layer LEFT JOIN layer_without_marks ON layer = id";
             let rows = sqlx::query(sql).fetch_all(&self.reader).await?;
             rows.iter()
                 .map(|row| {
@@ -47,6 +57,7 @@ impl Layers for Sqlite {
                     Ok(Layer {
                         id: layer_id(id)?,
                         digest: digest(row, "digest")?,
+                        without_marks: optional_digest(row, "without_marks")?,
                         size: count(row, "size")?,
                         catalogers: count(row, "catalogers")?,
                         node: row.try_get("node")?,

@@ -88,6 +88,7 @@ struct StackRows {
     types: i64,
     catalogers: u32,
     unidentified: i64,
+    checked_by: String,
     packages: i64,
     package_rows: String,
     evidence_rows: String,
@@ -140,6 +141,7 @@ impl StackRows {
             types: stack.packages.iter().fold(0, |types, package| types | 1 << package.package.package.kind as u8),
             catalogers: stack.catalogers,
             unidentified: integer(stack.unidentified),
+            checked_by: json(&stack.checked_by)?,
             packages: integer(stack.packages.len()),
             package_rows: json(&package_rows)?,
             evidence_rows: json(&evidence_rows)?,
@@ -224,9 +226,10 @@ impl StackRows {
         .execute(&mut *connection)
         .await?;
         sqlx::query(
-            "INSERT INTO stack (id, chain, layers, state, reason, catalogers, inputs) VALUES (?, ?, ?, ?, ?, ?, ?)
+            "INSERT INTO stack (id, chain, layers, state, reason, catalogers, inputs, checked_by)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (id) DO UPDATE SET layers = excluded.layers, state = excluded.state, reason = excluded.reason,
-                 catalogers = excluded.catalogers, inputs = excluded.inputs",
+                 catalogers = excluded.catalogers, inputs = excluded.inputs, checked_by = excluded.checked_by",
         )
         .bind(id)
         .bind(self.chain.0.as_slice())
@@ -235,6 +238,7 @@ impl StackRows {
         .bind(&self.coverage.reason)
         .bind(self.catalogers)
         .bind(self.inputs.0.as_slice())
+        .bind(&self.checked_by)
         .execute(connection)
         .await?;
         Ok((id, before))
@@ -303,6 +307,8 @@ fn summary(row: &SqliteRow) -> Result<Summary, Failure> {
             withheld: count(row, "withheld")?,
             dropped: count(row, "dropped")?,
         },
+        checked_by: serde_json::from_str(row.try_get("checked_by")?)
+            .map_err(|_| Failure::Damaged("a list of nodes"))?,
     })
 }
 

@@ -397,7 +397,7 @@ impl Fleet {
                         digest: digest.0.to_vec(),
                         catalogers: catalog::VERSION,
                         cage: "landlock+seccomp".to_owned(),
-                        marks: true,
+                        marks: !cross_read.without_marks,
                         cost: None,
                     };
                     stream.say(v1::report::Report::Verified(verified)).await?;

@@ -56,6 +56,7 @@ pub(super) fn layer_row(name: &str, node: &str, read_at: i64) -> LayerRow {
     let layer = Layer {
         id: layer(name),
         digest: Digest::of(b"inventory"),
+        without_marks: Some(Digest::of(b"without marks")),
         size: 9,
         catalogers: 3,
         node: node.to_owned(),
@@ -94,6 +95,7 @@ pub(super) fn stack(name: &str, packages: &[(&str, &str)]) -> MergedStack {
         }),
         catalogers: 3,
         packages: packages.iter().map(|(name, version)| merged(name, version)).collect(),
+        checked_by: vec!["node-1".to_owned()],
         unidentified: 1,
     }
 }
@@ -211,6 +213,7 @@ pub(super) async fn stored_rows_are_there_after_a_restart(harness: &dyn Harness)
     drop(store);
     let store = open(harness).await;
     let [of] = store.layers().await.unwrap().try_into().unwrap();
+    assert_eq!(of.without_marks, Some(Digest::of(b"without marks")));
     assert_eq!(
         (of.id, of.node.as_str(), of.verified_by),
         (layer("app"), "node-1", BTreeSet::from(["node-2".to_owned()]))
@@ -224,6 +227,7 @@ pub(super) async fn stored_rows_are_there_after_a_restart(harness: &dyn Harness)
     assert_eq!((of.types, of.distribution.unwrap().id.as_str()), (vec![PackageType::Npm], "debian"));
     assert_eq!((of.counts.severities.get(Severity::High), of.counts.by_layer), (2, vec![2, 0]));
     assert_eq!((of.inputs, of.matched), (Some(Digest::of(b"app")), Some(DATABASE)));
+    assert_eq!(of.checked_by, ["node-1"]);
     assert_eq!(store.last_rematch().await.unwrap(), Some((DATABASE, Some(outcome))));
     // A package that is there already is found and not stored twice.
     put(&*store, &stack("other", &[("a", "1"), ("c", "1")]), "CVE-1", 11).await;

@@ -179,6 +179,7 @@ fn when_a_finding_opened_survives_that_its_stack_is_stored_and_matched_again() {
                 })
                 .collect(),
             unidentified: 0,
+            checked_by: Vec::new(),
         };
         store.put_stack(&merged, 1_800_000_000).await.unwrap();
         let again = store.packages_of(4).await.unwrap().into_iter().map(|of| of.package).collect::<BTreeSet<_>>();

@@ -97,7 +97,7 @@ fn a_settled_dispute_stays_settled_after_its_nodes_detach() {
     read(&mut fleet, "a", "base", "nothing");
     for node in ["b", "c"] {
         let layer = fleet.picture.layers.get_mut(&id("base")).unwrap();
-        layer.cross = Some(verify::CrossRead { node: node.into(), until: at(9).instant });
+        layer.cross = Some(verify::CrossRead { node: node.into(), until: at(9).instant, marks: false });
         cross_read(&mut fleet, node, "honest");
     }
     fleet.detach("b", 1);
