@@ -206,13 +206,19 @@ impl Containers {
         })
     }
 
-    /// Returns a running container that has the stack.
+    /// Returns a container that has the stack: one whose root is mounted, if there is one, because an ended container decides nothing.
     pub(super) fn stack(&self, id: Digest) -> Option<(&Pin, StackPlace)> {
         let has = |known: &&Known| known.seen.stack.as_ref().is_some_and(|(stack, _)| *stack == id);
-        let known = self.known.values().find(has)?;
-        let mut stack = known.stack.clone()?;
-        stack.mounted = mounted(&known.planned, stack.upper.as_deref(), &self.host);
-        Some((&known.pin, stack))
+        let mut places = self.known.values().filter(has).filter_map(|known| {
+            let mut stack = known.stack.clone()?;
+            stack.mounted = mounted(&known.planned, stack.upper.as_deref(), &self.host);
+            Some((&known.pin, stack))
+        });
+        let first = places.next()?;
+        if first.1.mounted.is_some() {
+            return Some(first);
+        }
+        places.find(|(_, stack)| stack.mounted.is_some()).or(Some(first))
     }
 
     /// Returns the namespaces of the containers that have a layer: Kubernetes', otherwise the runtime's.
