@@ -78,6 +78,7 @@ pub(super) const CONTAINERS: &[Column<ContainerItem>] = &[
     wide("RUNTIME", |container| container.runtime.cell()),
     wide("RUNTIME NAMESPACE", |container| container.runtime_namespace.cell()),
     wide("ID", |container| container.id.cell()),
+    wide("IMAGE ID", |container| container.image_id.cell()),
     wide("STACK", |container| container.stack.cell()),
 ];
 
@@ -94,6 +95,7 @@ pub(super) const IMAGES: &[Column<ImageItem>] = &[
     wide("UNIDENTIFIED", |image| image.unidentified.cell()),
     wide("DISTRIBUTION", |image| image.distribution.cell()),
     wide("REASON", |image| image.coverage.reason.cell()),
+    wide("IDS", |image| image.ids.cell()),
     wide("STACK", |image| image.stack.cell()),
 ];
 

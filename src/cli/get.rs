@@ -89,7 +89,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
 
-    /// Select by image name
+    /// Select by image: its name with or without registry, tag and digest, or its digest
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
 

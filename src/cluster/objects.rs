@@ -122,6 +122,8 @@ pub(super) struct KubePodStatus {
 pub(super) struct KubeContainerStatus {
     pub(super) name: String,
     pub(super) image: String,
+    #[serde(rename = "imageID")]
+    pub(super) image_id: String,
     #[serde(rename = "containerID")]
     pub(super) container_id: Option<String>,
     pub(super) state: Option<BTreeMap<String, serde::de::IgnoredAny>>,

@@ -42,13 +42,18 @@ impl ContainerKind {
     }
 }
 
+/// Longest image reference that is kept, in bytes: a name of 255 characters with a tag and a digest is shorter.
+const MAX_IMAGE: usize = 1024;
+
 /// A container, as the API server reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodContainer {
     /// Name in the pod.
     pub name: Arc<str>,
-    /// Image name, as in the pod's status.
-    pub image: String,
+    /// Image name, as the pod asks for it.
+    pub image: Arc<str>,
+    /// The image that the kubelet resolved that name to, usually `NAME@DIGEST`.
+    pub image_id: Option<Arc<str>>,
     /// The runtime's ID, once the container was created.
     pub id: Option<Arc<str>>,
     /// The container runtime, as the kubelet names it before the ID.
@@ -90,16 +95,16 @@ impl Pod {
         })
     }
 
-    /// Returns the ID and name of each container.
-    fn named(&self) -> impl Iterator<Item = (&Option<Arc<str>>, &Arc<str>)> {
-        self.containers.iter().map(|of| (&of.id, &of.name))
-    }
-
     /// Returns whether node, workload, exclusion and containers are the same as in another state of the pod.
     fn is_where(&self, other: &Self) -> bool {
         let of =
             |pod: &Self| (pod.node.clone(), Arc::clone(&pod.name), Arc::clone(&pod.workload), pod.excluded.clone());
-        of(self) == of(other) && self.named().eq(other.named())
+        let has = |of: &PodContainer, other: &PodContainer| {
+            (&of.id, &of.name, &of.image, &of.image_id) == (&other.id, &other.name, &other.image, &other.image_id)
+        };
+        of(self) == of(other)
+            && self.containers.len() == other.containers.len()
+            && self.containers.iter().zip(&other.containers).all(|(of, other)| has(of, other))
     }
 }
 
@@ -145,6 +150,10 @@ pub struct Place {
     pub pod: Arc<PodName>,
     /// Name in the pod.
     pub name: Arc<str>,
+    /// Image name, as the pod asks for it.
+    pub image: Arc<str>,
+    /// The image that the kubelet resolved that name to, usually `NAME@DIGEST`.
+    pub image_id: Option<Arc<str>>,
     /// Workload.
     pub workload: Arc<Workload>,
     /// Why it is excluded, if it is.
@@ -242,6 +251,8 @@ impl Cluster {
         Some(Place {
             pod: Arc::clone(&pod.name),
             name: Arc::clone(&container.name),
+            image: Arc::clone(&container.image),
+            image_id: container.image_id.clone(),
             workload: Arc::clone(&pod.workload),
             excluded: pod.excluded.clone(),
         })
@@ -290,7 +301,8 @@ impl Cluster {
 
     /// Adds or updates a pod.
     pub(super) fn set_pod(&mut self, told: PodTold) -> Touched {
-        let PodTold { meta, node, over, containers, marks, issues } = told;
+        let PodTold { meta, node, over, mut containers, marks, issues } = told;
+        self.share_images(&meta, &mut containers);
         let node = (!node.is_empty()).then(|| self.text(&node));
         let uid: Uid = meta.uid.as_str().into();
         let issues = match self.pods.get(&uid) {
@@ -432,6 +444,20 @@ impl Cluster {
         let siblings = owners(meta).filter_map(|owner| self.below.get(owner)).flatten();
         let known = siblings.take(8).filter_map(|uid| self.pods.get(uid)).find(|pod| *pod.issues == issues);
         known.map_or_else(|| Arc::new(issues), |pod| Arc::clone(&pod.issues))
+    }
+
+    /// Uses the texts of a sibling's images where they are equal.
+    fn share_images(&self, meta: &ObjectMeta, containers: &mut [PodContainer]) {
+        let siblings = owners(meta).filter_map(|owner| self.below.get(owner)).flatten();
+        let Some(sibling) = siblings.take(1).find_map(|uid| self.pods.get(uid)) else { return };
+        for (container, known) in containers.iter_mut().zip(&sibling.containers) {
+            if container.image == known.image {
+                container.image = Arc::clone(&known.image);
+            }
+            if container.image_id == known.image_id {
+                container.image_id.clone_from(&known.image_id);
+            }
+        }
     }
 
     /// Returns an owner in this namespace. An object in another namespace owns nothing here, whatever its UID.
@@ -632,7 +658,8 @@ fn containers(kube: &KubePod) -> Vec<PodContainer> {
             let id = id.or_else(|| running.then(nameless));
             all.push(PodContainer {
                 name: container.name.as_str().into(),
-                image: status.map(|status| status.image.clone()).unwrap_or_default(),
+                image: cut(&container.image).into(),
+                image_id: status.and_then(|status| image_id(&status.image_id)),
                 id,
                 runtime,
                 kind: match kind {
@@ -644,6 +671,17 @@ fn containers(kube: &KubePod) -> Vec<PodContainer> {
         }
     }
     all
+}
+
+/// Truncates an image reference, which anybody who creates pods chooses.
+fn cut(reference: &str) -> &str {
+    &reference[..reference.floor_char_boundary(MAX_IMAGE)]
+}
+
+/// Returns the reference in a status' `imageID`, without the scheme that some runtimes put before it (`docker-pullable://`).
+fn image_id(text: &str) -> Option<Arc<str>> {
+    let reference = text.split_once("://").map_or(text, |(_, reference)| reference);
+    (!reference.is_empty()).then(|| cut(reference).into())
 }
 
 /// Returns why no agent can run on a node, if none can.
@@ -729,6 +767,28 @@ mod tests {
         assert_eq!(cluster.remove_pod("uid of web-1").len(), 3);
         assert!(cluster.place("a", "second").is_none() && cluster.workloads().next().is_none());
         assert!(cluster.below.is_empty() && cluster.containers.is_empty());
+    }
+
+    #[test]
+    fn an_image_has_the_name_that_its_pod_asks_for_and_the_digest_that_the_kubelet_resolved() {
+        let long = "x".repeat(MAX_IMAGE + 1);
+        for (asked, id, expected) in [
+            ("web:1", "registry.example/web@sha256:aa", Some("registry.example/web@sha256:aa")),
+            ("web:1", "docker-pullable://web@sha256:aa", Some("web@sha256:aa")),
+            ("web:1", "sha256:cc", Some("sha256:cc")),
+            ("web:1", "", None),
+            (&long, &long, Some(&long[1..])),
+        ] {
+            let mut cluster = Cluster::default();
+            let mut told = pod("web-1", None);
+            told["spec"]["containers"][0]["image"] = json!(asked);
+            // The runtime's name for the same image, by a tag that another pod asked for.
+            told["status"]["containerStatuses"][0]["image"] = json!("docker.io/other/team:9");
+            told["status"]["containerStatuses"][0]["imageID"] = json!(id);
+            set(&mut cluster, told);
+            let place = cluster.place("a", "web-1-main").unwrap();
+            assert_eq!((&*place.image, place.image_id.as_deref()), (cut(asked), expected));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use outcrop_proto::{Coverage, Digest, LayerId, LayerState, SeverityCounts, Step}
 
 use super::status::sees_node;
 use super::workloads::named;
-use super::{Chosen, container_ref, identity, is, time};
+use super::{Chosen, container_ref, identity, is, is_image, time};
 use crate::aggregator::fleet::{Container, Key, Node, Picture, Visible};
 use crate::aggregator::joining::{Missing, missing};
 use crate::aggregator::{Aggregator, now};
@@ -97,44 +97,44 @@ impl Aggregator {
             let key = missing_key(&missing);
             ((missing.node.to_owned(), key.qualified_namespace(), key.id.to_string()), Row::Untold(missing))
         });
-        Ok(
-            page(&CONTAINERS, list, told.chain(untold))?.map(|row| match row {
-                Row::Untold(missing) => self::untold(&missing),
-                Row::Told(name, key, container) => {
-                    let ContainerRef {
-                        node,
-                        runtime,
-                        runtime_namespace,
-                        id,
-                        name,
-                        namespace,
-                        pod,
-                        workload,
-                        image,
-                        stack,
-                    } = container_ref(name, key, container);
-                    let summary = container.stack.and_then(|digest| fleet.stack(&digest)?.summary());
-                    ContainerItem {
-                        node,
-                        runtime,
-                        runtime_namespace,
-                        id,
-                        name,
-                        namespace,
-                        pod,
-                        workload,
-                        image,
-                        stack,
-                        storage: container.storage.map(Into::into),
-                        coverage: fleet.coverage_of(container).into(),
-                        distribution: summary.and_then(|summary| distribution(summary)),
-                        packages: summary.map_or(0, |summary| summary.packages),
-                        findings: findings(summary),
-                        since: time(container.since),
-                    }
+        Ok(page(&CONTAINERS, list, told.chain(untold))?.map(|row| match row {
+            Row::Untold(missing) => self::untold(&missing),
+            Row::Told(name, key, container) => {
+                let ContainerRef {
+                    node,
+                    runtime,
+                    runtime_namespace,
+                    id,
+                    name,
+                    namespace,
+                    pod,
+                    workload,
+                    image,
+                    image_id,
+                    stack,
+                } = container_ref(name, key, container);
+                let summary = container.stack.and_then(|digest| fleet.stack(&digest)?.summary());
+                ContainerItem {
+                    node,
+                    runtime,
+                    runtime_namespace,
+                    id,
+                    name,
+                    namespace,
+                    pod,
+                    workload,
+                    image,
+                    image_id,
+                    stack,
+                    storage: container.storage.map(Into::into),
+                    coverage: fleet.coverage_of(container).into(),
+                    distribution: summary.and_then(|summary| distribution(summary)),
+                    packages: summary.map_or(0, |summary| summary.packages),
+                    findings: findings(summary),
+                    since: time(container.since),
                 }
-            }),
-        )
+            }
+        }))
     }
 
     pub(super) fn list_images(&self, scope: &Scope, list: &List) -> Result<Page<ImageItem>, Failure> {
@@ -163,17 +163,19 @@ impl Aggregator {
             for container in node.containers.values().filter(|container| scope.sees(container.namespace())) {
                 if let Some(seen) = container.stack.and_then(|stack| seen.get_mut(&stack)) {
                     seen.names.insert(&container.image);
+                    seen.ids.extend(container.image_id.as_deref());
                     seen.nodes.insert(name);
                 }
             }
         }
         Ok(page.map(|Visible { digest, stack, containers }| {
-            let SeenAs { names, nodes } = seen.remove(digest).unwrap_or_default();
+            let SeenAs { names, ids, nodes } = seen.remove(digest).unwrap_or_default();
             let summary = stack.summary();
             let count = |of: fn(&Summary) -> u64| summary.map_or(0, |summary| of(summary));
             ImageItem {
                 stack: digest.to_string(),
                 names: names.into_iter().map(ToOwned::to_owned).collect(),
+                ids: ids.into_iter().map(ToOwned::to_owned).collect(),
                 coverage: fleet.coverage(digest).into(),
                 distribution: summary.and_then(|summary| distribution(summary)),
                 layers: stack.layers().len() as u64,
@@ -270,7 +272,8 @@ fn untold(missing: &Missing<'_>) -> ContainerItem {
         namespace: Some(pod.name.namespace.clone()),
         pod: Some(pod.name.name.clone()),
         workload: Some(named(&pod.workload)),
-        image: container.image.clone(),
+        image: container.image.to_string(),
+        image_id: container.image_id.as_deref().map(ToOwned::to_owned),
         stack: None,
         storage: None,
         coverage: coverage.clone().into(),
@@ -295,6 +298,7 @@ fn findings(summary: Option<&Arc<Summary>>) -> SeverityCounts {
 #[derive(Debug, Default)]
 struct SeenAs<'a> {
     names: BTreeSet<&'a str>,
+    ids: BTreeSet<&'a str>,
     nodes: BTreeSet<&'a str>,
 }
 
@@ -306,7 +310,8 @@ fn chosen_stacks(fleet: &Picture, scope: &Scope, list: &List) -> Option<HashSet<
     }
     let nodes = fleet.nodes().filter(|(name, _)| is(list, "node", name));
     let seen = nodes.flat_map(|(_, node)| node.containers.values());
-    let seen = seen.filter(|container| scope.sees(container.namespace()) && is(list, "name", &container.image));
+    let is_wanted = |of: &&Container| is_image(list, "name", &of.image, of.image_id.as_deref());
+    let seen = seen.filter(|container| scope.sees(container.namespace())).filter(is_wanted);
     Some(seen.filter_map(|container| container.stack).collect())
 }
 

@@ -3,6 +3,7 @@
 
 mod findings;
 mod history;
+mod image;
 mod lists;
 mod packages;
 mod status;
@@ -158,6 +159,7 @@ fn container_ref(node: &str, key: &Key, container: &Container) -> ContainerRef {
         pod: pod.map(|pod| pod.name.clone()),
         workload: container.workload.as_deref().map(workloads::named),
         image: container.image.to_string(),
+        image_id: container.image_id.as_deref().map(ToOwned::to_owned),
         stack: container.stack.map(|stack| stack.to_string()),
     }
 }
@@ -171,6 +173,11 @@ fn identity<T: FromStr<Err: Display>>(list: &List, name: &str) -> Result<Option<
 /// Returns whether a filter is missing or has this value.
 fn is(list: &List, name: &str, value: &str) -> bool {
     list.filter(name).is_none_or(|wanted| wanted == value)
+}
+
+/// Returns whether the filter `name` is missing or selects this image.
+fn is_image(list: &List, name: &str, image: &str, id: Option<&str>) -> bool {
+    list.filter(name).is_none_or(|wanted| image::selects(wanted, image, id))
 }
 
 /// Returns the identities of the stacks that a node has, by row id.
@@ -205,7 +212,7 @@ impl<'a> Chosen<'a> {
                     && is(self.list, "node", node)
                     && is(self.list, "namespace", namespace.unwrap_or_default())
                     && is(self.list, "container", &container.name)
-                    && is(self.list, "image", &container.image)
+                    && is_image(self.list, "image", &container.image, container.image_id.as_deref())
                     && self.workloads.as_ref().is_none_or(|wanted| {
                         container.workload.as_ref().is_some_and(|workload| wanted.contains(&workload.uid))
                     }))
@@ -219,7 +226,7 @@ impl<'a> Chosen<'a> {
             && is(self.list, "node", node)
             && is(self.list, "namespace", &pod.name.namespace)
             && is(self.list, "container", &container.name)
-            && is(self.list, "image", &container.image)
+            && is_image(self.list, "image", &container.image, container.image_id.as_deref())
             && self.workloads.as_ref().is_none_or(|wanted| wanted.contains(&pod.workload.uid))
     }
 

@@ -72,11 +72,15 @@ fn owner<'c>(cluster: &'c Cluster, of: &Pods, keys: &[String]) -> Option<&'c str
     values.map(String::as_str).next()
 }
 
+/// An image's name, and what the kubelet resolved it to.
+type Image<'a> = (&'a str, Option<&'a str>);
+
 /// A container of a workload.
 struct Member<'a> {
     node: &'a str,
     container: &'a PodContainer,
     image: &'a str,
+    image_id: Option<&'a str>,
     stack: Option<Digest>,
     coverage: Coverage,
     summary: Option<&'a Arc<Summary>>,
@@ -93,13 +97,15 @@ fn members<'a>(cluster: &'a Cluster, fleet: &'a Picture, pod: &'a Pod) -> impl I
                 node,
                 container,
                 image: &told.image,
+                image_id: told.image_id.as_deref(),
                 stack: told.stack,
                 coverage: fleet.coverage_of(told),
                 summary: stack.and_then(|stack| stack.summary()),
             });
         }
         let coverage = missing_of(cluster, fleet, pod, container)?.coverage;
-        Some(Member { node, container, image: &container.image, stack: None, coverage, summary: None })
+        let (image, image_id) = (&container.image, container.image_id.as_deref());
+        Some(Member { node, container, image, image_id, stack: None, coverage, summary: None })
     })
 }
 
@@ -148,14 +154,15 @@ impl Aggregator {
                 && wanted.is(&cluster, of)
         });
         let by_findings = list.sort.as_deref() == Some("findings");
-        let items = seen.map(|of| item(&cluster, &fleet, of, self.owner_keys())).filter(|(item, nodes)| {
-            list.filter("image").is_none_or(|image| item.images.iter().any(|name| name == image))
+        let items = seen.map(|of| item(&cluster, &fleet, of, self.owner_keys())).filter(|(item, nodes, images)| {
+            list.filter("image")
+                .is_none_or(|wanted| images.iter().any(|(image, id)| super::image::selects(wanted, image, *id)))
                 && list
                     .filter("coverage")
                     .is_none_or(|wanted| item.coverage.keys().any(|state| state.as_str() == wanted))
                 && list.filter("node").is_none_or(|node| nodes.contains(node))
         });
-        let keyed = items.map(|(item, _)| {
+        let keyed = items.map(|(item, ..)| {
             let rank = by_findings.then(|| item.findings.worst_first());
             let WorkloadItem { namespace, kind, group, name, uid, .. } = &item;
             ((rank, [namespace, kind, group, name, uid].map(Clone::clone)), item)
@@ -180,16 +187,18 @@ impl Aggregator {
         // The response is the same for a missing workload and for one that the caller may not read.
         let missing = || Failure::Missing(format!("{kind} {name:?} with pods not found in namespace {namespace:?}"));
         let of = found.ok_or_else(missing)?;
-        let (item, _) = item(&cluster, &fleet, of, self.owner_keys());
+        let (item, ..) = item(&cluster, &fleet, of, self.owner_keys());
         let mut groups: BTreeMap<_, WorkloadContainer> = BTreeMap::new();
         for pod in living(&cluster, of) {
             for member in members(&cluster, &fleet, pod) {
-                let key = (member.container.kind, &member.container.name, member.image, member.stack, member.coverage);
+                let image = (member.image, member.image_id);
+                let key = (member.container.kind, &member.container.name, image, member.stack, member.coverage);
                 let summary = member.summary;
                 let group = groups.entry(key.clone()).or_insert_with(|| WorkloadContainer {
                     name: member.container.name.as_ref().to_owned(),
                     kind: member.container.kind.as_str().to_owned(),
                     image: member.image.to_owned(),
+                    image_id: member.image_id.map(ToOwned::to_owned),
                     stack: member.stack.map(|stack| stack.to_string()),
                     coverage: key.4.into(),
                     replicas: 0,
@@ -239,7 +248,7 @@ fn item<'c>(
     fleet: &'c Picture,
     of: &'c Pods,
     owner_keys: &[String],
-) -> (WorkloadItem, BTreeSet<&'c str>) {
+) -> (WorkloadItem, BTreeSet<&'c str>, BTreeSet<Image<'c>>) {
     let mut coverage: BTreeMap<CoverageState, u64> = BTreeMap::new();
     let (mut images, mut nodes, mut counted) = (BTreeSet::new(), BTreeSet::new(), HashSet::new());
     let (mut findings, mut withheld, mut pods) = (SeverityCounts::default(), 0, 0);
@@ -247,7 +256,7 @@ fn item<'c>(
         pods += 1;
         for member in members(cluster, fleet, pod) {
             *coverage.entry(member.coverage.state).or_default() += 1;
-            images.insert(member.image);
+            images.insert((member.image, member.image_id));
             nodes.insert(member.node);
             let Some(summary) = member.summary else { continue };
             if counted.insert((&member.container.name, member.stack)) {
@@ -262,6 +271,7 @@ fn item<'c>(
     for issue in issues {
         *by_level.entry(level_word(issue.rule.level).to_owned()).or_default() += 1;
     }
+    let names: BTreeSet<&str> = images.iter().map(|(name, _)| *name).collect();
     let marks = cluster.marks(of);
     let Workload { namespace, group, kind, name, uid } = &*of.workload;
     let item = WorkloadItem {
@@ -277,7 +287,7 @@ fn item<'c>(
         pods,
         containers: coverage.values().sum(),
         coverage: coverage.into_iter().map(|(state, count)| (state.into(), count)).collect(),
-        images: images.into_iter().map(ToOwned::to_owned).collect(),
+        images: names.into_iter().map(ToOwned::to_owned).collect(),
         findings,
         withheld,
         pod_security: match level(issues) {
@@ -288,7 +298,7 @@ fn item<'c>(
         .to_owned(),
         issues: by_level,
     };
-    (item, nodes)
+    (item, nodes, images)
 }
 
 const fn level_word(level: Level) -> &'static str {

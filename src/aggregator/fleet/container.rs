@@ -60,8 +60,10 @@ pub(in crate::aggregator) struct Container {
     pub(in crate::aggregator) workload: Option<Arc<Workload>>,
     /// Whether it belongs to a pod according to its node, where the API server does not know the container.
     pub(in crate::aggregator) is_stray: bool,
-    /// Name of the image when the container was created.
+    /// Name of the image: as the pod asks for it, outside of Kubernetes as its runtime had it when the container was created.
     pub(in crate::aggregator) image: Arc<str>,
+    /// The image that the kubelet resolved that name to, usually `NAME@DIGEST`.
+    pub(in crate::aggregator) image_id: Option<Arc<str>>,
     /// The identity of its stack.
     pub(in crate::aggregator) stack: Option<Digest>,
     /// How its runtime stores its files, if its node knows that.
@@ -88,7 +90,8 @@ impl Container {
         let since = now.unix;
         let (workload, stack, is_stray, is_excluded) = (None, None, false, false);
         let (pod, storage) = (pod.map(Arc::new), None);
-        Self { name, pod, workload, is_stray, image, stack, storage, refused, is_excluded, since, weight }
+        let image_id = None;
+        Self { name, pod, workload, is_stray, image, image_id, stack, storage, refused, is_excluded, since, weight }
     }
 
     /// Sets pod and workload. The pod that the node reports counts only outside Kubernetes.
@@ -101,7 +104,9 @@ impl Container {
                 (self.pod, self.workload, self.is_stray) = (None, None, false);
                 self.exclude("not in a watched namespace");
             }
-            Placed::In(Place { pod, name, workload, excluded }) => {
+            Placed::In(Place { pod, name, image, image_id, workload, excluded }) => {
+                // A node's record has the name of any tag of the image, which another tenant may have chosen.
+                (self.image, self.image_id) = (image, image_id);
                 (self.pod, self.name, self.workload, self.is_stray) = (Some(pod), name, Some(workload), false);
                 if let Some(reason) = excluded {
                     self.exclude(&reason);

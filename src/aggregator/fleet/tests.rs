@@ -556,6 +556,8 @@ fn in_pod(pod: &str, namespace: &str, excluded: Option<&str>) -> Placed {
     Placed::In(Place {
         pod: Arc::new(pod),
         name: "main".into(),
+        image: "registry.example/web:1".into(),
+        image_id: Some("registry.example/web@sha256:0".into()),
         workload: Arc::new(workload),
         excluded: excluded.map(Into::into),
     })

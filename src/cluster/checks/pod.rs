@@ -143,6 +143,8 @@ part! {
     Container {
         /// Its name.
         name: String,
+        /// Name of its image.
+        image: String,
         /// `Always` for an init container that stays: a sidecar.
         restart_policy: String,
         /// Its ports.

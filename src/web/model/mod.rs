@@ -246,8 +246,10 @@ pub struct ContainerItem {
     pub pod: Option<String>,
     /// Its workload, as `Kind/name`.
     pub workload: Option<String>,
-    /// Name of the image when the container was created.
+    /// Name of the image: as the pod asks for it, outside of Kubernetes as the runtime had it when the container was created.
     pub image: String,
+    /// The image that the kubelet resolved the name to, usually `NAME@DIGEST`; `null` outside of Kubernetes.
+    pub image_id: Option<String>,
     /// Identity of its stack.
     pub stack: Option<String>,
     /// How the runtime stores its files; `null` if the agent could not tell.
@@ -272,6 +274,8 @@ pub struct ImageItem {
     pub stack: String,
     /// Names by which containers refer to it.
     pub names: Vec<String>,
+    /// Images that kubelets resolved these names to, usually `NAME@DIGEST`.
+    pub ids: Vec<String>,
     /// Its coverage.
     pub coverage: Coverage,
     /// Name of the distribution.
@@ -367,8 +371,10 @@ pub struct ContainerRef {
     pub pod: Option<String>,
     /// Its workload, as `Kind/name`.
     pub workload: Option<String>,
-    /// Name of the image when the container was created.
+    /// Name of the image: as the pod asks for it, outside of Kubernetes as the runtime had it when the container was created.
     pub image: String,
+    /// The image that the kubelet resolved the name to, usually `NAME@DIGEST`; `null` outside of Kubernetes.
+    pub image_id: Option<String>,
     /// Identity of its stack.
     pub stack: Option<String>,
 }

@@ -69,8 +69,10 @@ pub struct WorkloadContainer {
     pub name: String,
     /// `init`, `sidecar`, `main` or `ephemeral`.
     pub kind: String,
-    /// Name of the image when the container was created.
+    /// Name of the image, as the pod asks for it.
     pub image: String,
+    /// The image that the kubelet resolved the name to, usually `NAME@DIGEST`.
+    pub image_id: Option<String>,
     /// Identity of its stack.
     pub stack: Option<String>,
     /// Its coverage.

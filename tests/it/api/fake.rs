@@ -154,8 +154,19 @@ impl Fake {
 
     fn container(&self, number: usize) -> ContainerItem {
         let hostile = number == 0;
-        let ContainerRef { node, runtime, runtime_namespace, id, name, namespace, pod, workload, image, stack } =
-            self.place(number);
+        let ContainerRef {
+            node,
+            runtime,
+            runtime_namespace,
+            id,
+            name,
+            namespace,
+            pod,
+            workload,
+            image,
+            image_id,
+            stack,
+        } = self.place(number);
         let coverage = if hostile {
             Coverage::new(CoverageState::Partial, HOSTILE)
         } else {
@@ -171,6 +182,7 @@ impl Fake {
             pod,
             workload,
             image,
+            image_id,
             stack,
             storage: Some(Storage::LayerDirectories.into()),
             coverage: coverage.into(),
@@ -192,6 +204,7 @@ impl Fake {
             pod: Some(name("pod", number)),
             workload: Some(format!("Deployment/{}", name("web", number))),
             image: name("registry.example/app", number),
+            image_id: Some(format!("{}@sha256:{:064x}", name("registry.example/app", number), number % 3)),
             stack: Some(format!("sha256:{:064x}", number % 3)),
         }
     }
@@ -394,6 +407,7 @@ impl Source for Fake {
                 name: container.name,
                 kind: "main".to_owned(),
                 image: container.image,
+                image_id: container.image_id,
                 stack: container.stack,
                 coverage: container.coverage,
                 replicas: 2,
@@ -448,6 +462,7 @@ impl Source for Fake {
         let image = |number: usize| ImageItem {
             stack: format!("sha256:{number:064x}"),
             names: vec![name("registry.example/app", number), "again".to_owned()],
+            ids: vec![format!("{}@sha256:{number:064x}", name("registry.example/app", number))],
             coverage: self.container(number).coverage,
             distribution: None,
             layers: 5,
