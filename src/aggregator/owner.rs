@@ -16,6 +16,12 @@ const QUEUE: usize = 1024;
 /// Minimum time between two snapshots, so that many small changes do not cost a snapshot each.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Minimum time between two snapshots, as a multiple of the time that the last one took: a snapshot of thousands of nodes takes milliseconds.
+const SNAPSHOT_SHARE: u32 = 16;
+
+/// Maximum time between a change and its snapshot.
+const MAX_SNAPSHOT_INTERVAL: Duration = Duration::from_millis(200);
+
 /// A state that one task owns.
 pub(super) trait State: Send + 'static {
     /// The snapshot for readers.
@@ -68,35 +74,41 @@ impl<S: State> Owner<S> {
         (Self { state, changes: receiver, snapshot, waiting: Vec::new() }, handle)
     }
 
-    /// Applies changes in the order in which they were sent, and publishes a snapshot within [`SNAPSHOT_INTERVAL`] of each. Returns when
-    /// there is no handle any more.
+    /// Applies changes in the order in which they were sent, and publishes a snapshot of each within [`MAX_SNAPSHOT_INTERVAL`], mostly at once.
+    /// Returns when there is no handle any more.
     pub(super) async fn run(mut self) {
         while let Some(change) = self.changes.recv().await {
             self.apply(change);
-            let published = Instant::now();
+            let started = Instant::now();
             // Changes that wait already become part of the same snapshot.
             while let Ok(change) = self.changes.try_recv() {
                 self.apply(change);
-                if published.elapsed() >= SNAPSHOT_INTERVAL {
+                if started.elapsed() >= SNAPSHOT_INTERVAL {
                     break;
                 }
             }
-            self.publish();
-            let pause = tokio::time::sleep(SNAPSHOT_INTERVAL);
-            tokio::pin!(pause);
-            let mut is_dirty = false;
             loop {
-                tokio::select! {
-                    () = &mut pause => break,
-                    change = self.changes.recv() => {
-                        let Some(change) = change else { break };
-                        self.apply(change);
-                        is_dirty = true;
-                    }
+                let pause = self.publish();
+                if !self.apply_for(pause).await {
+                    break;
                 }
             }
-            if is_dirty {
-                self.publish();
+        }
+    }
+
+    /// Applies changes for this time. Returns whether there were any.
+    async fn apply_for(&mut self, time: Duration) -> bool {
+        let pause = tokio::time::sleep(time);
+        tokio::pin!(pause);
+        let mut is_dirty = false;
+        loop {
+            tokio::select! {
+                () = &mut pause => return is_dirty,
+                change = self.changes.recv() => {
+                    let Some(change) = change else { return is_dirty };
+                    self.apply(change);
+                    is_dirty = true;
+                }
             }
         }
     }
@@ -106,11 +118,15 @@ impl<S: State> Owner<S> {
         self.waiting.extend(change.published);
     }
 
-    fn publish(&mut self) {
+    /// Publishes a snapshot. Returns the time until the next one.
+    fn publish(&mut self) -> Duration {
+        let started = Instant::now();
+        // The previous snapshot is usually dropped here, which takes as long as making one.
         self.snapshot.store(Arc::new(self.state.snapshot()));
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(());
         }
+        (started.elapsed() * SNAPSHOT_SHARE).clamp(SNAPSHOT_INTERVAL, MAX_SNAPSHOT_INTERVAL)
     }
 }
 
@@ -121,7 +137,7 @@ impl<S: State> Handle<S> {
     }
 
     /// Has the owner run `change`, and returns what it returns when a snapshot that holds the change is published, which is at most
-    /// [`SNAPSHOT_INTERVAL`] later: for who reports something that others then look up in the snapshot.
+    /// [`MAX_SNAPSHOT_INTERVAL`] later: for who reports something that others then look up in the snapshot.
     pub(super) async fn publish<R: Send + 'static>(&self, change: impl FnOnce(&mut S) -> R + Send + 'static) -> R {
         let (publish, published) = oneshot::channel();
         let answer = self.send(change, Some(publish)).await;

@@ -31,6 +31,8 @@ pub(super) struct Runs {
     running: HashMap<RunKey, RunState>,
     /// Runs whose start or end may have to be stored.
     changed: HashSet<RunKey>,
+    /// Runs of stacks that have no row id yet, by stack.
+    waiting: HashMap<Digest, HashSet<RunKey>>,
     /// Runs in the store from before the start, by node, until the node reports; runs of workloads under `None`.
     restored: HashMap<Option<Arc<str>>, Vec<RunKey>>,
 }
@@ -134,19 +136,32 @@ impl Runs {
         absent.iter().for_each(|node| self.report_completed(node, at));
     }
 
-    /// Returns the runs whose start, and those whose end, has to be stored. Runs of a stack that has no row id yet wait.
+    /// Records that a stack has a row id: its runs wait no longer.
+    pub(super) fn stack_stored(&mut self, stack: &Digest) {
+        self.changed.extend(self.waiting.remove(stack).into_iter().flatten());
+    }
+
+    /// Returns the runs whose start, and those whose end, has to be stored. Runs of a stack that has no row id yet wait until
+    /// [`Self::stack_stored`]: they are too many to be looked at in every call.
     pub(super) fn take(&mut self, row_id: impl Fn(&Digest) -> Option<StackId>) -> (Vec<Run>, Vec<Run>) {
         let (mut begun, mut ended) = (Vec::new(), Vec::new());
-        self.changed.retain(|key| {
-            let Some(state) = self.running.get_mut(key) else { return false };
+        for key in std::mem::take(&mut self.changed) {
+            let Some(state) = self.running.get_mut(&key) else { continue };
             // A stored run ends in the store, even if its stack was discarded meanwhile.
             let Some(stack) = state.recorded.or_else(|| row_id(&key.1)) else {
-                // A run that ended before its stack was stored is not recorded.
                 let waits = state.containers > 0;
-                if !waits {
-                    self.running.remove(key);
+                let waiting = self.waiting.entry(key.1).or_default();
+                if waits {
+                    waiting.insert(key);
+                } else {
+                    // A run that ended before its stack was stored is not recorded.
+                    waiting.remove(&key);
+                    self.running.remove(&key);
+                    if waiting.is_empty() {
+                        self.waiting.remove(&key.1);
+                    }
                 }
-                return waits;
+                continue;
             };
             let run = |at| Run { subject: key.0.clone(), package_set: stack, at };
             match (state.containers > 0, state.recorded.is_some()) {
@@ -156,18 +171,17 @@ impl Runs {
                 }
                 (false, true) => {
                     ended.push(run(state.until));
-                    self.running.remove(key);
+                    self.running.remove(&key);
                 }
                 (false, false) => {
                     // The run started and ended since the last call: both are stored.
                     begun.push(run(state.since));
                     ended.push(run(state.until));
-                    self.running.remove(key);
+                    self.running.remove(&key);
                 }
                 (true, true) => {}
             }
-            false
-        });
+        }
         (begun, ended)
     }
 }

@@ -251,7 +251,10 @@ impl Fleet {
         match outcome {
             // The merge used an inventory that was replaced meanwhile.
             Ok(_) if is_outdated => {}
-            Ok(summary) => stack.summary = Some(Arc::new(summary)),
+            Ok(summary) => {
+                stack.summary = Some(Arc::new(summary));
+                self.runs.stack_stored(&digest);
+            }
             // An earlier summary stays in use.
             Err(coverage) if !is_outdated => stack.progress = Progress::Failed(coverage),
             Err(_) => {}
@@ -315,13 +318,17 @@ impl Picture {
     pub(in crate::aggregator) fn coverage(&self, digest: &Digest) -> Coverage {
         let pending = |reason: String| Coverage::new(CoverageState::Pending, reason);
         let Some(stack) = self.stacks.get(digest) else { return pending("the stack is not known yet".to_owned()) };
-        if let Some(disputed) =
-            stack.layers.iter().find(|id| self.layers.get(id).is_some_and(|layer| layer.is_disputed()))
-        {
-            return Coverage::new(
-                CoverageState::Partial,
-                format!("disputed: nodes report different contents of {disputed}"),
-            );
+        // One pass, because a status asks for the coverage of all stacks, and an image may have a hundred layers.
+        let (mut failed, mut waiting) = (None, 0);
+        for (id, layer) in stack.layers.iter().filter_map(|id| Some((id, self.layers.get(id)?))) {
+            if layer.is_disputed() {
+                return Coverage::new(
+                    CoverageState::Partial,
+                    format!("disputed: nodes report different contents of {id}"),
+                );
+            }
+            failed = failed.or_else(|| layer.failed());
+            waiting += u32::from(layer.read().is_none());
         }
         if let Some(summary) = &stack.summary {
             return self.coverage_in_store(summary);
@@ -335,11 +342,9 @@ impl Picture {
             }
             Progress::Idle => {}
         }
-        let layers = || stack.layers.iter().filter_map(|id| self.layers.get(id));
-        if let Some(failure) = layers().find_map(|layer| layer.failed()) {
+        if let Some(failure) = failed {
             return failure.clone();
         }
-        let waiting = layers().filter(|layer| layer.read().is_none()).count();
         let distrusted = stack.containers() > 0 && stack.by_node.keys().all(|node| self.distrusted.contains(&**node));
         if waiting > 0 && distrusted {
             return Coverage::failed("only distrusted nodes have the layers; run outcrop node trust NAME");
