@@ -209,11 +209,14 @@ pub(super) struct KubeNodeInfo {
     pub(super) kernel_version: String,
 }
 
-/// Largest size of a label or an annotation that is stored, in bytes. Longer ones are documents, such as the last applied configuration.
+/// Largest size of a label or an annotation that is stored, in bytes. Longer ones are documents.
 const MAX_VALUE: usize = 1024;
 
-/// Largest number of labels, and of annotations, that are stored per object.
-const MAX_VALUES: usize = 64;
+/// Largest size of all labels, and of all annotations, that are stored per object, in bytes. Labels have at most 381 bytes each.
+const MAX_VALUES: usize = 32 << 10;
+
+/// The annotation in which kubectl keeps the whole object, with its environment variables. It is never stored.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The annotation that excludes a workload or a namespace, with the value `"true"`.
 pub const EXCLUDE: &str = "outcrop.dev/exclude";
@@ -228,24 +231,42 @@ pub struct Marks {
     pub labels: Values,
     /// Annotations, without those that are documents.
     pub annotations: Values,
+    /// Number of labels and annotations that are not stored, because they are too long or too many.
+    pub dropped: u32,
     /// Creation time, in seconds since 1970; 0 if it is not known.
     pub created: i64,
 }
 
-/// Returns the labels or annotations that are stored.
-fn kept(values: Option<Values>) -> Values {
-    let small = |(key, value): &(String, String)| key.len() <= MAX_VALUE && value.len() <= MAX_VALUE;
-    // The annotation that excludes is stored, whatever the number of others.
-    let (ours, others): (Values, Values) = values.unwrap_or_default().into_iter().partition(|(key, _)| key == EXCLUDE);
-    ours.into_iter().chain(others).filter(small).take(MAX_VALUES).collect()
+/// Returns the labels or annotations that are stored, and the number of others. Where they exceed [`MAX_VALUES`], the short ones are stored: they name
+/// teams and owners.
+fn kept(values: Option<Values>) -> (Values, u32) {
+    let mut values: Vec<(String, String)> =
+        values.unwrap_or_default().into_iter().filter(|(key, _)| key != LAST_APPLIED).collect();
+    let all = values.len();
+    let size = |(key, value): &(String, String)| key.len() + value.len();
+    values.retain(|pair| pair.0.len() <= MAX_VALUE && pair.1.len() <= MAX_VALUE);
+    if values.iter().map(size).sum::<usize>() > MAX_VALUES {
+        // The annotation that excludes is stored, whatever the size of others.
+        values.sort_by_cached_key(|pair| (pair.0 != EXCLUDE, size(pair)));
+        let mut total = 0;
+        values.retain(|pair| {
+            total += size(pair);
+            total <= MAX_VALUES
+        });
+    }
+    let dropped = u32::try_from(all - values.len()).unwrap_or(u32::MAX);
+    (values.into_iter().collect(), dropped)
 }
 
 impl Marks {
     /// Takes the labels and annotations out of an object's metadata.
     pub(super) fn of(meta: &mut KubeMeta) -> Self {
+        let (labels, dropped_labels) = kept(meta.labels.take());
+        let (annotations, dropped_annotations) = kept(meta.annotations.take());
         Self {
-            labels: kept(meta.labels.take()),
-            annotations: kept(meta.annotations.take()),
+            labels,
+            annotations,
+            dropped: dropped_labels.saturating_add(dropped_annotations),
             created: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         }
     }
@@ -266,5 +287,37 @@ impl From<KubeMeta> for ObjectMeta {
             uid: meta.uid.unwrap_or_default(),
             owner_references: meta.owner_references.map(|owners| owners.into_iter().map(reference).collect()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(pairs: impl IntoIterator<Item = (String, String)>) -> Option<Values> {
+        Some(pairs.into_iter().collect())
+    }
+
+    #[test]
+    fn all_labels_are_stored_and_documents_are_not() {
+        let labels = || (0..80).map(|number| (format!("{number:03}.example/label"), "x".repeat(63)));
+        assert_eq!(kept(values(labels())), (labels().collect(), 0));
+        let documents = [
+            (LAST_APPLIED.to_owned(), "{\"env\":[]}".to_owned()),
+            ("example/document".to_owned(), "x".repeat(MAX_VALUE + 1)),
+            ("example/team".to_owned(), "shop".to_owned()),
+        ];
+        let expected = Values::from([("example/team".to_owned(), "shop".to_owned())]);
+        assert_eq!(kept(values(documents)), (expected, 1));
+    }
+
+    #[test]
+    fn of_too_many_annotations_the_short_ones_and_the_exclusion_are_stored_and_the_others_counted() {
+        let long = (0..100).map(|number| (format!("a{number}"), "x".repeat(1000)));
+        let others = [("z.example/team".to_owned(), "shop".to_owned()), (EXCLUDE.to_owned(), "true".to_owned())];
+        let (stored, dropped) = kept(values(long.chain(others)));
+        assert!(stored.contains_key("z.example/team") && stored.contains_key(EXCLUDE));
+        assert!((30..34).contains(&stored.len()), "{}", stored.len());
+        assert_eq!(usize::try_from(dropped).unwrap() + stored.len(), 102);
     }
 }

@@ -282,6 +282,7 @@ fn item<'c>(
         uid: uid.clone(),
         owner: owner(cluster, of, owner_keys).map(ToOwned::to_owned),
         labels: marks.map(|marks| marks.labels.clone()).unwrap_or_default(),
+        dropped_labels: marks.map_or(0, |marks| u64::from(marks.dropped)),
         created: time(marks.map_or(0, |marks| marks.created)),
         excluded: pod.and_then(|pod| pod.excluded.as_deref()).map(ToOwned::to_owned),
         pods,

@@ -25,6 +25,8 @@ pub struct WorkloadItem {
     pub owner: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Number of its labels and annotations that are not stored, because they are too long or too many: neither selectors nor owners see them.
+    pub dropped_labels: u64,
     /// When it was created; for a kind that is not watched, when one of its pods was created.
     pub created: String,
     /// Reason for which it is excluded; `null` if it is not.

@@ -124,6 +124,7 @@ impl Fake {
             uid: format!("{number:036}"),
             owner: (number < 2).then(|| name("team", number)),
             labels: BTreeMap::from([(name("app", number), name("web", number))]),
+            dropped_labels: 0,
             created: "2026-11-01T00:00:00Z".to_owned(),
             excluded: (number == 1).then(|| "namespace bank is excluded".to_owned()),
             pods: 2,
