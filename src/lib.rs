@@ -8,6 +8,7 @@
 pub mod advisory;
 pub mod cluster;
 pub mod export;
+pub mod question;
 
 #[cfg(not(fuzzing))]
 pub mod aggregator;

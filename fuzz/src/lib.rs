@@ -8,14 +8,15 @@ use std::cmp::Ordering;
 use outcrop::advisory::trust::{PublicKey, Signature};
 use outcrop::advisory::version::{Version, VersionOrder};
 use outcrop::cluster::checks::{MAX_ISSUES, PodSpec, check, level};
+use outcrop::question::{Question, QuestionError};
 use outcrop_agent::catalog::{ALL, Evidence};
-use outcrop_proto::{Budget, Fact, Inventory};
+use outcrop_proto::{Budget, Fact, Inventory, PackageType};
 
 /// A target: what it does with an input.
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 21] = [
     ("apk", |data| catalogue("apk", b"lib/apk/db/installed", data)),
     ("dpkg", |data| catalogue("dpkg", b"var/lib/dpkg/status", data)),
     ("golang", |data| catalogue("golang", b"usr/bin/app", data)),
@@ -34,6 +35,7 @@ pub const TARGETS: [(&str, Target); 20] = [
         catalogue("python", b"site-packages/a-1.0.dist-info/METADATA", data);
         catalogue("python", b"site-packages/a-1.0-py3.egg", data);
     }),
+    ("question", question),
     ("report", |data| outcrop_proto::wire::check_report(data)),
     ("rpm", |data| catalogue("rpm", b"var/lib/rpm/rpmdb.sqlite", data)),
     ("sbom", |data| drop(outcrop::export::cyclonedx::read(data))),
@@ -66,6 +68,29 @@ fn catalogue(name: &str, path: &[u8], bytes: &[u8]) {
 fn osv(data: &[u8]) {
     if let Some((first, rest)) = data.split_first() {
         let _ = outcrop::advisory::check_record(first % 2 == 1, rest);
+    }
+}
+
+/// Parses a question of `who-has`, and asks it of a package of every type.
+///
+/// # Panics
+/// When an error has more than one line or is long.
+fn question(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let check = |error: QuestionError| {
+        let error = error.to_string();
+        assert!(error.lines().count() == 1 && error.chars().count() < 1_000, "{error}");
+    };
+    let question = match Question::parse(text) {
+        Ok(question) => question,
+        Err(error) => return check(error),
+    };
+    for name in question.package.spellings() {
+        for kind in PackageType::ALL {
+            for version in ["1.2.3", "1:2.0~rc1-1", "v4.17.21-beta.1+build", "not a version", text] {
+                question.package.matches(kind, &name, version, text).map_or_else(check, drop);
+            }
+        }
     }
 }
 

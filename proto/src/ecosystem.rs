@@ -26,6 +26,29 @@ pub enum VersionOrder {
     Maven,
 }
 
+/// The grammar in which an ecosystem writes ranges of versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeGrammar {
+    /// [Ranges of node-semver](https://github.com/npm/node-semver#ranges).
+    Npm,
+    /// [Version requirements of Cargo](https://doc.rust-lang.org/cargo/reference/specifying-dependencies.html).
+    Cargo,
+    /// [Version queries of Go](https://go.dev/ref/mod#version-queries).
+    Go,
+    /// [Version specifiers of PEP 440](https://peps.python.org/pep-0440/#version-specifiers).
+    Pep440,
+    /// [Version ranges of Maven](https://maven.apache.org/enforcer/enforcer-rules/versionRanges.html).
+    Maven,
+    /// [Requirements of RubyGems](https://guides.rubygems.org/patterns/#pessimistic-version-constraint).
+    Gem,
+    /// [Relationships of Debian packages](https://www.debian.org/doc/debian-policy/ch-relationships.html).
+    Dpkg,
+    /// [Constraints of apk](https://man.archlinux.org/man/apk-world.5).
+    Apk,
+    /// [Dependencies of rpm](https://rpm-software-management.github.io/rpm/manual/dependencies.html).
+    Rpm,
+}
+
 /// The installer of an ecosystem's packages, which determines the source of their advisories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -75,6 +98,8 @@ pub struct Ecosystem {
     pub origin: Origin,
     /// The order of versions.
     pub version_order: VersionOrder,
+    /// The grammar of ranges of versions.
+    pub range_grammar: RangeGrammar,
     /// The shape of its package URLs.
     pub purl_name: PurlName,
     /// Whether advisories name source packages.
@@ -98,6 +123,7 @@ impl PackageType {
                 display_name: "dpkg",
                 origin: Origin::OperatingSystem { owner: OwnerRule::NamedByAdvisories },
                 version_order: VersionOrder::Dpkg,
+                range_grammar: RangeGrammar::Dpkg,
                 purl_name: PurlName::Distribution,
                 by_source_package: true,
                 has_epoch: false,
@@ -110,6 +136,7 @@ impl PackageType {
                 display_name: "apk",
                 origin: Origin::OperatingSystem { owner: OwnerRule::NamedByAdvisories },
                 version_order: VersionOrder::Apk,
+                range_grammar: RangeGrammar::Apk,
                 purl_name: PurlName::Distribution,
                 by_source_package: true,
                 has_epoch: false,
@@ -122,6 +149,7 @@ impl PackageType {
                 display_name: "RPM",
                 origin: Origin::OperatingSystem { owner: OwnerRule::Vendor },
                 version_order: VersionOrder::Rpm,
+                range_grammar: RangeGrammar::Rpm,
                 purl_name: PurlName::Distribution,
                 by_source_package: false,
                 has_epoch: true,
@@ -134,6 +162,7 @@ impl PackageType {
                 display_name: "Python",
                 origin: Origin::Application { osv: "PyPI" },
                 version_order: VersionOrder::Pep440,
+                range_grammar: RangeGrammar::Pep440,
                 purl_name: PurlName::Lowercase,
                 by_source_package: false,
                 has_epoch: false,
@@ -146,6 +175,7 @@ impl PackageType {
                 display_name: "npm",
                 origin: Origin::Application { osv: "npm" },
                 version_order: VersionOrder::Semver,
+                range_grammar: RangeGrammar::Npm,
                 purl_name: PurlName::Path,
                 by_source_package: false,
                 has_epoch: false,
@@ -158,6 +188,7 @@ impl PackageType {
                 display_name: "Java",
                 origin: Origin::Application { osv: "Maven" },
                 version_order: VersionOrder::Maven,
+                range_grammar: RangeGrammar::Maven,
                 purl_name: PurlName::Group,
                 by_source_package: false,
                 has_epoch: false,
@@ -170,6 +201,7 @@ impl PackageType {
                 display_name: "Go",
                 origin: Origin::Application { osv: "Go" },
                 version_order: VersionOrder::Semver,
+                range_grammar: RangeGrammar::Go,
                 purl_name: PurlName::Path,
                 by_source_package: false,
                 has_epoch: false,

@@ -14,6 +14,7 @@ mod semver;
 use std::cmp::Ordering;
 
 pub use outcrop_proto::VersionOrder;
+pub(crate) use pep440::parse as parse_pep440;
 
 /// A version, parsed once. Comparing versions of different orders is meaningless.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,11 +11,16 @@ pub(super) enum Version {
 
 impl Version {
     pub(super) fn parse(text: &str) -> Self {
-        match clamp(text).parse() {
-            Ok(version) => Self::Valid(version),
-            Err(_) => Self::Legacy(text.to_lowercase().into()),
+        match parse(text) {
+            Some(version) => Self::Valid(version),
+            None => Self::Legacy(text.to_lowercase().into()),
         }
     }
+}
+
+/// Parses a version. Returns `None` if PEP 440 refuses it.
+pub(crate) fn parse(text: &str) -> Option<pep440_rs::Version> {
+    clamp(text).parse().ok()
 }
 
 /// Replaces numbers beyond 64 bits, which `pep440_rs` refuses, by the largest that it accepts.
