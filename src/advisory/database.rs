@@ -224,6 +224,17 @@ impl Database {
         })
     }
 
+    /// Returns whether any ecosystem has an advisory with this ID or alias.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub fn knows(&self, id: &str) -> Result<bool, DatabaseError> {
+        self.query(|connection| {
+            let mut statement = connection.prepare_cached("SELECT 1 FROM alias WHERE id = ? LIMIT 1")?;
+            statement.exists(params![id])
+        })
+    }
+
     /// Returns whether an ecosystem has an advisory with this ID or alias.
     pub(super) fn has_id(&self, ecosystem: &str, id: &str) -> Result<bool, DatabaseError> {
         self.query(|connection| {

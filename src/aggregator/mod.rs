@@ -35,7 +35,6 @@ mod service;
 mod starting;
 mod streams;
 pub mod tokens;
-mod who_has;
 
 use std::collections::HashMap;
 use std::io::Error as IoError;

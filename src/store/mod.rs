@@ -30,9 +30,10 @@ pub use error::{ErrorKind, StoreError};
 pub use health::{HealthState, Outage, StoreHealth};
 pub use outbox::{AuditOutcome, Condition, FindingEvent, IssueEvent, OUTBOX_VERSION, OutboxEvent, OutboxId, OutboxRow};
 pub use row::{
-    Counts, DayCount, FindingRow, FindingsFilter, HasRow, InventoryRow, Layer, LayerRow, MergedPackage, MergedStack,
-    PackageRef, PackageRow, PackageSetFindings, PackageSetId, PackagesFilter, RematchRow, Retention, Run, Seen,
-    SeenFinding, StackId, SubjectKey, Summary, Verdict, VerdictId, VulnerabilityRow, WorkloadKey, inputs,
+    Counts, DayCount, EndedRun, FindingRow, FindingsFilter, FindingsOrder, HasRow, InventoryRow, Layer, LayerRow,
+    MergedPackage, MergedStack, PackageRef, PackageRow, PackageSetFindings, PackageSetId, PackagesFilter,
+    PackagesOrder, RematchRow, Retention, Run, Seen, SeenFinding, StackId, SubjectKey, Summary, Verdict, VerdictId,
+    VulnerabilityRow, WorkloadKey, inputs,
 };
 pub use sqlite::{Sqlite, adopt, back_up, needs_migration};
 pub use volume::{Space, VolumeError, check_local, free};
@@ -160,14 +161,27 @@ pub trait Questions {
     async fn verdicts(&self, ids: &[VerdictId]) -> Result<Vec<FindingRow>, StoreError>;
     /// Returns packages by name, version and row id.
     async fn list_packages(&self, filter: &PackagesFilter<'_>) -> Result<Vec<PackageRow>, StoreError>;
-    /// Returns packages of this name, whole or without what precedes its last `:` or `/`, by package set.
-    async fn packages_named(&self, name: &str, package_sets: &[PackageSetId]) -> Result<Vec<HasRow>, StoreError>;
-    /// Returns packages that have the vulnerability of this name, by package set.
+    /// Returns packages of this name, whole or without what precedes its last `:` or `/`, by package set; without `package_sets` of all.
+    async fn packages_named(
+        &self,
+        name: &str,
+        package_sets: Option<&[PackageSetId]>,
+    ) -> Result<Vec<HasRow>, StoreError>;
+    /// Returns packages that have the vulnerability of this name, by package set; without `package_sets` of all.
     async fn packages_with(
         &self,
         vulnerability: &str,
-        package_sets: &[PackageSetId],
+        package_sets: Option<&[PackageSetId]>,
     ) -> Result<Vec<HasRow>, StoreError>;
+    /// Returns subjects other than nodes that had one of these package sets and do not have it any more, by subject and package set; with
+    /// `namespaces` only containers of workloads there. Continues behind a subject and a package set.
+    async fn ended_runs(
+        &self,
+        package_sets: &[PackageSetId],
+        namespaces: Option<&[String]>,
+        after: (i64, PackageSetId),
+        limit: usize,
+    ) -> Result<Vec<EndedRun>, StoreError>;
     /// Returns verdicts of the vulnerability of this name, with the package sets in which they are open.
     async fn vulnerability(&self, name: &str) -> Result<Vec<VulnerabilityRow>, StoreError>;
 }

@@ -19,7 +19,7 @@ use super::Api;
 use super::access::{Caller, Permission, Right};
 use super::list::{CONTAINERS, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, WHO_HAS, WORKLOADS};
 use super::model::{
-    AdvisoryItem, ContainerItem, FindingItem, HasItem, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, Pushed,
+    AdvisoryItem, ContainerItem, FindingItem, HasPage, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, Pushed,
     Requeued, Status, WorkloadDetail, WorkloadItem,
 };
 use super::openapi::{self, AnyDocument, flag, no_body, required, segment};
@@ -69,8 +69,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         segment("kind", "kind of the workload, as kubectl accepts it: `deploy`, `deployment.apps`"),
         segment("name", "name of the workload"),
     ];
-    let question =
-        "a package (log4j-core), a package URL (pkg:npm/lodash@<4.17.21) or a vulnerability (CVE-2021-44228)";
+    let question = "a package (log4j-core), a range of its versions (lodash<4.17.21), a package URL (pkg:npm/lodash@^4) or a vulnerability (CVE-2021-44228)";
     let node = || vec![segment("name", "name of the node")];
     let node_errors = [StatusCode::NOT_FOUND, StatusCode::CONFLICT, StatusCode::UNSUPPORTED_MEDIA_TYPE];
     vec![
@@ -113,7 +112,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::get(
             "/api/v1/who-has",
             Permission::list("packages"),
-            openapi::list::<HasItem>(&WHO_HAS, vec![required("q", question)]),
+            openapi::list_of::<HasPage>(&WHO_HAS, vec![required("q", question)]),
             who_has,
         ),
         Endpoint::post(
@@ -255,7 +254,7 @@ async fn who_has(State(api): State<Api>, Extension(caller): Extension<Caller>, h
     let question = parameters.take("q").filter(|question| !question.trim().is_empty());
     let question = question.ok_or_else(|| {
         Problem::bad_request(
-            "the parameter q is missing: expected a package (log4j-core), a package URL (pkg:npm/lodash@<4.17.21) or a vulnerability (CVE-2021-44228)",
+            "the parameter q is missing: expected a package (log4j-core), a range of its versions (lodash<4.17.21), a package URL (pkg:npm/lodash@^4) or a vulnerability (CVE-2021-44228)",
         )
     })?;
     answer(&caller, &headers, &api.source.who_has(&caller.scope, &question, &list).await?)

@@ -34,7 +34,7 @@ pub struct Resource {
     pub about: &'static str,
     /// Filters, as pairs of name and description.
     pub filters: &'static [(&'static str, &'static str)],
-    /// Fields by which the list can be sorted.
+    /// Fields by which the list can be sorted, in both directions. By `severity` the worst is first, by `findings` in descending order.
     pub sorts: &'static [&'static str],
 }
 
@@ -103,7 +103,7 @@ pub const CONTAINERS: Resource = Resource {
         ("stack", "identity of the container's stack"),
         ("coverage", "coverage of the container"),
     ],
-    sorts: &["node"],
+    sorts: &["node", "findings"],
 };
 
 /// Images.
@@ -118,7 +118,7 @@ pub const IMAGES: Resource = Resource {
         ("namespace", "namespace of a pod with the image"),
         ("node", "node with a container of the image"),
     ],
-    sorts: &["stack"],
+    sorts: &["stack", "findings", "containers"],
 };
 
 /// Layers.
@@ -147,7 +147,7 @@ pub const PACKAGES: Resource = Resource {
         ("namespace", "namespace of a pod with the package"),
         ("node", "node with a container that contains the package"),
     ],
-    sorts: &["purl", "containers"],
+    sorts: &["purl", "containers", "findings"],
 };
 
 /// Findings.
@@ -161,7 +161,8 @@ pub const FINDINGS: Resource = Resource {
         ),
         ("id", "any ID of the vulnerability"),
         ("package", "name of the package"),
-        ("severity", "minimum severity"),
+        ("severity", "minimum severity: `negligible`, `low`, `medium`, `high` or `critical`"),
+        ("severity-is", "severity, which may be `unknown`"),
         ("status", "`fixed`, `affected`, `deferred`, `will-not-fix`, `under-investigation` or `end-of-life`",),
         ("node", "node of the container"),
         ("namespace", "namespace of the pod"),
@@ -176,7 +177,10 @@ pub const FINDINGS: Resource = Resource {
 pub const WHO_HAS: Resource = Resource {
     name: "who-has",
     about: "Containers with a package, a version of a package, or a vulnerability",
-    filters: &[],
+    filters: &[(
+        "running",
+        "`true`: only containers that run now; otherwise also those that ended within the retention of packages",
+    )],
     sorts: &[],
 };
 

@@ -41,12 +41,12 @@ pub use access::{
 pub use escape::is_treacherous;
 pub use health::{Health, Probe};
 pub use model::{
-    AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, AssessedWord, ContainerItem, ContainerRef, Coverage,
-    CoverageCount, CoverageWord, DatabaseStatus, FindingItem, HasItem, ImageItem, IssueItem, KubernetesNode,
-    KubernetesStatus, LayerCounts, LayerItem, LayerWord, Lifetimes, NodeCounts, NodeItem, OfflineStatus, Open,
-    PackageItem, Page, ProblemItem, ProblemWord, Pushed, ReasonCount, Rematch, ReportCounts, Requeued, RoleItem,
-    RuntimeWord, SeverityWord, SourceStatus, Status, StatusWord, StepItem, StorageWord, WorkloadContainer,
-    WorkloadDetail, WorkloadItem,
+    AdvisoryItem, AdvisoryPackage, AgentItem, AskedVulnerability, AssessedCount, AssessedWord, ContainerItem,
+    ContainerRef, Coverage, CoverageCount, CoverageWord, DatabaseStatus, FindingItem, HasItem, HasPage, ImageItem,
+    IssueItem, KubernetesNode, KubernetesStatus, LayerCounts, LayerItem, LayerWord, Lifetimes, NodeCounts, NodeItem,
+    OfflineStatus, Open, PackageItem, Page, ProblemItem, ProblemWord, Pushed, ReasonCount, Rematch, ReportCounts,
+    Requeued, RoleItem, RuntimeWord, SeverityWord, SourceStatus, Status, StatusWord, StepItem, StorageWord,
+    WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
 pub use problem::Problem;
 pub use serve::serve;

@@ -61,6 +61,22 @@ pub(super) fn list<T: ToSchema>(resource: &Resource, more: Vec<Parameter>) -> Do
 where
     Page<T>: ToSchema,
 {
+    let mut schemas = Schemas::default();
+    // The name of a generic type does not contain its parameter.
+    schemas.refer::<T>(&T::name());
+    let answer = schemas.refer::<Page<T>>(&format!("{}Page", T::name()));
+    schemas.question(answer, resource.about, list_parameters(resource, more), &[])
+}
+
+/// Describes the list of a resource whose pages have a type of their own, `P`.
+pub(super) fn list_of<P: ToSchema>(resource: &Resource, more: Vec<Parameter>) -> Documented {
+    let mut schemas = Schemas::default();
+    let answer = schemas.refer::<P>(&P::name());
+    schemas.question(answer, resource.about, list_parameters(resource, more), &[])
+}
+
+/// Returns the parameters of a list, after `more`.
+fn list_parameters(resource: &Resource, more: Vec<Parameter>) -> Vec<Parameter> {
     let mut parameters = more;
     for (name, about) in resource.filters {
         parameters.push(parameter(name, ParameterIn::Query, false, about, text()));
@@ -80,11 +96,7 @@ where
     parameters.push(parameter("limit", ParameterIn::Query, false, "maximum number of items in the page", limit));
     let about = "the value of the field `continue` of the previous page, requested with the same sort";
     parameters.push(parameter("continue", ParameterIn::Query, false, about, text()));
-    let mut schemas = Schemas::default();
-    // The name of a generic type does not contain its parameter.
-    schemas.refer::<T>(&T::name());
-    let answer = schemas.refer::<Page<T>>(&format!("{}Page", T::name()));
-    schemas.question(answer, resource.about, parameters, &[])
+    parameters
 }
 
 /// Describes a `POST` endpoint.

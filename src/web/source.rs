@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use super::model::{
-    AdvisoryItem, ContainerItem, FindingItem, HasItem, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, Page,
+    AdvisoryItem, ContainerItem, FindingItem, HasPage, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, Page,
     Pushed, Status, WorkloadDetail, WorkloadItem,
 };
 use crate::store::StoreError;
@@ -74,7 +74,7 @@ pub trait Source: Send + Sync {
     /// Returns the vulnerability with this ID or alias, and the packages and containers that it affects.
     fn advisory<'a>(&'a self, scope: &'a Scope, id: &'a str) -> Future<'a, AdvisoryItem>;
     /// Lists the containers with a package or a vulnerability. Only `limit` and `cursor` of `list` are used.
-    fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, Page<HasItem>>;
+    fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, HasPage>;
     /// Stores the advisory database in `file`, which `caller` has pushed, and matches all packages against it. If the request had a
     /// signature, it is in `FILE.minisig`. The web module removes both files afterwards.
     fn push_database<'a>(&'a self, caller: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed>;

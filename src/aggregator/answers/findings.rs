@@ -1,16 +1,18 @@
 //! Findings of containers, and what a problem touches.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use outcrop_proto::{FindingStatus, Severity, UnknownWord, Word};
+use outcrop_proto::{FindingStatus, Severity};
 
 use super::history::{Fixed, fixed};
-use super::{Chosen, container_ref, time};
+use super::{Chosen, container_ref, time, word};
 use crate::aggregator::fleet::{Container, Key, subject};
 use crate::aggregator::{Aggregator, now};
-use crate::store::{FindingRow, FindingsFilter, StackId, SubjectKey, VerdictId};
+use crate::question::AdvisoryId;
+use crate::store::{FindingRow, FindingsFilter, FindingsOrder, StackId, SubjectKey, VerdictId};
 use crate::web::list::{FINDINGS, after, cut, page};
 use crate::web::{AdvisoryItem, AdvisoryPackage, ContainerRef, Failure, FindingItem, List, Page, Scope};
 
@@ -32,10 +34,6 @@ struct Held<'r> {
 
 impl Aggregator {
     pub(super) async fn list_findings(&self, scope: &Scope, list: &List) -> Result<Page<FindingItem>, Failure> {
-        if list.sort.as_deref().is_some_and(|sort| sort != "severity") || list.descending {
-            let known = "findings are sorted by severity only: sort=severity is the default";
-            return Err(Failure::Invalid(known.to_owned()));
-        }
         match list.filter("state") {
             None | Some("open") => {}
             Some("fixed") => return self.list_fixed(scope, list).await,
@@ -43,24 +41,34 @@ impl Aggregator {
                 return Err(Failure::Invalid(format!("invalid value {other:?} for state: expected open or fixed")));
             }
         }
-        let at_least = word::<Severity>(list, "severity")?.unwrap_or(Severity::Unknown);
+        let severities = severities(list)?;
+        let vulnerability = list.filter("id").map(spelled).transpose()?;
+        let order = match list.sort.as_deref() {
+            Some("id") => FindingsOrder::Vulnerability,
+            _ => FindingsOrder::Severity,
+        };
         let status = word::<FindingStatus>(list, "status")?;
         let chosen = Chosen::new(self, scope, list)?;
         let stacks: Vec<StackId> = chosen.stacks(&self.picture()).into_keys().collect();
         let place: Option<Place> = after(&FINDINGS, list)?;
         let filter = FindingsFilter {
             package_sets: &stacks,
-            at_least,
-            vulnerability: list.filter("id"),
+            at_least: *severities.start(),
+            at_most: *severities.end(),
+            vulnerability: vulnerability.as_deref(),
             package: list.filter("package"),
             status,
+            order,
+            descending: list.descending,
             after: place.as_ref().map(|place| (place.0.0, place.1.clone(), place.2, place.3)),
             inclusive: true,
             // Each row has at least one container, so that these are enough for a page and one more.
             limit: list.limit + 2,
         };
         let rows = self.store.findings(&filter).await?;
-        let held = self.held(&chosen, &rows, place.as_ref(), list.limit + 1);
+        let is_after =
+            |here: &Place| place.as_ref().is_none_or(|place| compare(order, list.descending, here, place).is_gt());
+        let held = self.held(&chosen, &rows, is_after, list.limit + 1);
         let items = held.into_iter().map(|held| (key(held.row, &held), held));
         let page = cut(&FINDINGS, list, items)?;
         let of = |held: &Held<'_>| subject(&held.node, &held.key.namespace, &held.container);
@@ -77,12 +85,12 @@ impl Aggregator {
         }))
     }
 
-    /// The chosen containers of each row's stack, by node and key: those behind `place`, and no more than `limit`.
+    /// Returns the chosen containers of each row's stack, by node and key: those whose place `is_after` accepts, and no more than `limit`.
     fn held<'r>(
         &self,
         chosen: &Chosen<'_>,
         rows: &'r [FindingRow],
-        place: Option<&Place>,
+        is_after: impl Fn(&Place) -> bool,
         limit: usize,
     ) -> Vec<Held<'r>> {
         let fleet = self.picture();
@@ -103,7 +111,7 @@ impl Aggregator {
                         container: container.clone(),
                         layer: layer.map(ToString::to_string),
                     };
-                    if place.is_some_and(|place| self::key(row, &held) <= *place) {
+                    if !is_after(&self::key(row, &held)) {
                         continue;
                     }
                     all.push(held);
@@ -118,6 +126,9 @@ impl Aggregator {
 
     /// Findings that the subjects of containers had and have not any more.
     async fn list_fixed(&self, scope: &Scope, list: &List) -> Result<Page<FindingItem>, Failure> {
+        if list.sort.is_some() {
+            return Err(Failure::Invalid("findings with state=fixed are sorted by container: omit sort".to_owned()));
+        }
         let chosen = Chosen::new(self, scope, list)?;
         let known = |name: &str| {
             name == "state" || super::OF_CONTAINERS.contains(&name) || super::workloads::OF_WORKLOADS.contains(&name)
@@ -158,6 +169,7 @@ impl Aggregator {
     }
 
     pub(super) async fn advisory_now(&self, scope: &Scope, id: &str) -> Result<AdvisoryItem, Failure> {
+        let id = &spelled(id)?;
         let rows = self.store.vulnerability(id).await?;
         let (containers_of, nodes_of) = {
             let fleet = self.picture();
@@ -196,8 +208,7 @@ impl Aggregator {
         }
         let seen = rows.iter().filter(|row| row.package_sets.iter().any(|id| containers_of.contains_key(id)));
         let Some(worst) = seen.clone().min_by_key(|row| Reverse(row.severity)) else {
-            let missing = format!("{id:?} affects no scanned container; outcrop status shows what is not scanned");
-            return Err(Failure::Missing(missing));
+            return Err(Failure::Missing(self.not_found(id).await?));
         };
         let aliases: BTreeSet<String> =
             seen.flat_map(|row| row.aliases.iter().chain([&row.vulnerability]).cloned()).collect();
@@ -212,6 +223,12 @@ impl Aggregator {
             nodes: touched.iter().filter_map(|id| nodes_of.get(id)).flatten().collect::<BTreeSet<_>>().len() as u64,
         })
     }
+}
+
+/// Returns the ID of an advisory as publishers spell it.
+fn spelled(id: &str) -> Result<String, Failure> {
+    let parsed = AdvisoryId::parse(id).map_err(|reason| Failure::Invalid(format!("invalid ID {id:?}: {reason}")))?;
+    Ok(parsed.map_or_else(|| id.to_owned(), |parsed| parsed.id))
 }
 
 /// A finding of a container, but for since when.
@@ -248,14 +265,30 @@ fn key(row: &FindingRow, held: &Held<'_>) -> Place {
     )
 }
 
-/// Returns the word that the filter `name` selects.
-fn word<W: Word>(list: &List, name: &str) -> Result<Option<W>, Failure> {
-    let parse = |text: &str| {
-        let UnknownWord { text, expected } = UnknownWord::new::<W>(text);
-        let wrong = || Failure::Invalid(format!("invalid value {text:?} for {name}: expected one of {expected}"));
-        W::from_word(&text).ok_or_else(wrong)
+/// Compares the places of two findings in an order. Containers with the same finding are not reversed in descending order.
+fn compare(order: FindingsOrder, descending: bool, a: &Place, b: &Place) -> Ordering {
+    let ordering = match order {
+        FindingsOrder::Severity => (&a.0, &a.1).cmp(&(&b.0, &b.1)),
+        FindingsOrder::Vulnerability => (&a.1, &a.0).cmp(&(&b.1, &b.0)),
     };
-    list.filter(name).map(parse).transpose()
+    let ordering = ordering.then_with(|| (a.2, a.3).cmp(&(b.2, b.3)));
+    let ordering = if descending { ordering.reverse() } else { ordering };
+    ordering.then_with(|| (&a.4, &a.5, &a.6).cmp(&(&b.4, &b.5, &b.6)))
+}
+
+/// Returns the severities that the filters select, from the mildest to the worst.
+fn severities(list: &List) -> Result<RangeInclusive<Severity>, Failure> {
+    match (word::<Severity>(list, "severity")?, word::<Severity>(list, "severity-is")?) {
+        (None, None) => Ok(Severity::Unknown..=Severity::Critical),
+        (None, Some(severity)) => Ok(severity..=severity),
+        // Everything is at least unknown: this would select every finding, which nobody means who asks for those without a rating.
+        (Some(Severity::Unknown), _) => Err(Failure::Invalid(
+            "severity=unknown is not a minimum: omit it to select all findings, or use severity-is=unknown for findings without a rating"
+                .to_owned(),
+        )),
+        (Some(minimum), None) => Ok(minimum..=Severity::Critical),
+        (Some(_), Some(_)) => Err(Failure::Invalid("severity and severity-is exclude each other".to_owned())),
+    }
 }
 
 fn first_line(text: &str) -> String {

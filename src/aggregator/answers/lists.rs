@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use outcrop_proto::{Coverage, Digest, LayerId, LayerState, SeverityCounts, Step};
+use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, LayerState, SeverityCounts, Step};
 
 use super::status::sees_node;
 use super::workloads::named;
-use super::{Chosen, container_ref, identity, is, is_image, time};
+use super::{Chosen, container_ref, identity, is, is_image, time, word};
 use crate::aggregator::fleet::{Container, Key, Node, Picture, Visible};
 use crate::aggregator::joining::{Missing, missing};
 use crate::aggregator::{Aggregator, now};
@@ -78,14 +78,18 @@ impl Aggregator {
         let chosen = Chosen::new(self, scope, list)?;
         let fleet = self.picture();
         let cluster = self.watch.as_ref().map(|watch| watch.cluster());
-        let is_covered = |coverage: &Coverage| is(list, "coverage", coverage.state.as_str());
+        let wanted = word::<CoverageState>(list, "coverage")?;
+        let is_covered = |coverage: &Coverage| wanted.is_none_or(|wanted| wanted == coverage.state);
         let told = chosen.containers(&fleet).filter(|(_, _, container)| {
             is(list, "name", &container.name)
                 && is(list, "pod", container.pod.as_ref().map_or("", |pod| &pod.name))
-                && (list.filter("coverage").is_none() || is_covered(&fleet.coverage_of(container)))
+                && (wanted.is_none() || is_covered(&fleet.coverage_of(container)))
         });
+        let by_findings = list.sort.as_deref() == Some("findings");
+        let summary = |container: &Container| container.stack.and_then(|digest| fleet.stack(&digest)?.summary());
         let told = told.map(|(name, key, container)| {
-            ((name.to_owned(), key.qualified_namespace(), key.id.to_string()), Row::Told(name, key, container))
+            let rank = by_findings.then(|| findings(summary(container)).worst_first());
+            ((rank, name.to_owned(), key.qualified_namespace(), key.id.to_string()), Row::Told(name, key, container))
         });
         let untold = cluster.iter().flat_map(|cluster| missing(cluster, &fleet, scope)).filter(|missing| {
             chosen.is_missing(missing)
@@ -95,7 +99,8 @@ impl Aggregator {
         });
         let untold = untold.map(|missing| {
             let key = missing_key(&missing);
-            ((missing.node.to_owned(), key.qualified_namespace(), key.id.to_string()), Row::Untold(missing))
+            let rank = by_findings.then(|| SeverityCounts::default().worst_first());
+            ((rank, missing.node.to_owned(), key.qualified_namespace(), key.id.to_string()), Row::Untold(missing))
         });
         Ok(page(&CONTAINERS, list, told.chain(untold))?.map(|row| match row {
             Row::Untold(missing) => self::untold(&missing),
@@ -113,7 +118,7 @@ impl Aggregator {
                     image_id,
                     stack,
                 } = container_ref(name, key, container);
-                let summary = container.stack.and_then(|digest| fleet.stack(&digest)?.summary());
+                let summary = summary(container);
                 ContainerItem {
                     node,
                     runtime,
@@ -142,6 +147,7 @@ impl Aggregator {
         let layer: Option<LayerId> = identity(list, "layer")?;
         let fleet = self.picture();
         let chosen = chosen_stacks(&fleet, scope, list);
+        let coverage = word::<CoverageState>(list, "coverage")?;
         let wanted = fleet.visible(scope).filter(|visible| {
             stack.is_none_or(|stack| stack == *visible.digest)
                 && layer.is_none_or(|layer| visible.stack.layers().contains(&layer))
@@ -150,11 +156,16 @@ impl Aggregator {
                     scope.sees(Some(wanted))
                         && visible.stack.by_namespace().any(|(namespace, _)| namespace == Some(wanted))
                 })
-                && list
-                    .filter("coverage")
-                    .is_none_or(|coverage| fleet.coverage(visible.digest).state.as_str() == coverage)
+                && coverage.is_none_or(|coverage| fleet.coverage(visible.digest).state == coverage)
         });
-        let keyed = wanted.map(|visible| (visible.digest.to_string(), visible));
+        let keyed = wanted.map(|visible| {
+            let rank = match list.sort.as_deref() {
+                Some("findings") => findings(visible.stack.summary()).worst_first().to_vec(),
+                Some("containers") => vec![u64::from(visible.containers)],
+                _ => Vec::new(),
+            };
+            ((rank, visible.digest.to_string()), visible)
+        });
         let page = page(&IMAGES, list, keyed)?;
         // Names and nodes cover only containers in the scope.
         let mut seen: HashMap<Digest, SeenAs<'_>> =
@@ -193,6 +204,7 @@ impl Aggregator {
         let wanted_id: Option<LayerId> = identity(list, "id")?;
         let stack: Option<Digest> = identity(list, "stack")?;
         let disputed = list.flag("disputed")?;
+        let wanted_state = word::<LayerState>(list, "state")?;
         let fleet = self.picture();
         let chosen = chosen_stacks(&fleet, scope, list);
         let wanted = fleet.visible(scope).filter(|visible| {
@@ -207,7 +219,7 @@ impl Aggregator {
             let layer = fleet.layer(&id)?;
             let state = layer.state();
             let wanted = wanted_id.is_none_or(|wanted| wanted == id)
-                && is(list, "state", state.as_str())
+                && wanted_state.is_none_or(|wanted| wanted == state)
                 && disputed.is_none_or(|disputed| disputed == layer.is_disputed());
             wanted.then_some((id, impact))
         });

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use outcrop_proto::Digest;
+use outcrop_proto::{Digest, UnknownWord, Word};
 use tracing::{info, warn};
 
 pub(super) use workloads::newest;
@@ -26,7 +26,7 @@ use super::rematch::Taken;
 use super::{Aggregator, discard, now};
 use crate::store::{AuditOutcome, RematchRow, StackId};
 use crate::web::{
-    AdvisoryItem, ContainerItem, ContainerRef, Failure, FindingItem, Future, HasItem, ImageItem, IssueItem, LayerItem,
+    AdvisoryItem, ContainerItem, ContainerRef, Failure, FindingItem, Future, HasPage, ImageItem, IssueItem, LayerItem,
     List, NodeItem, PackageItem, Page, Pushed, Rematch, Scope, Source, Status, WorkloadDetail, WorkloadItem,
 };
 
@@ -79,7 +79,7 @@ impl Source for Answers {
         Box::pin(self.0.advisory_now(scope, id))
     }
 
-    fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, Page<HasItem>> {
+    fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, HasPage> {
         Box::pin(self.0.who_has_now(scope, question, list))
     }
 
@@ -168,6 +168,16 @@ fn container_ref(node: &str, key: &Key, container: &Container) -> ContainerRef {
 fn identity<T: FromStr<Err: Display>>(list: &List, name: &str) -> Result<Option<T>, Failure> {
     let Some(text) = list.filter(name) else { return Ok(None) };
     text.parse().map(Some).map_err(|error| Failure::Invalid(format!("{name}={text}: {error}")))
+}
+
+/// Returns the word that the filter `name` selects, in upper or lower case.
+fn word<W: Word>(list: &List, name: &str) -> Result<Option<W>, Failure> {
+    let parse = |text: &str| {
+        let UnknownWord { text, expected } = UnknownWord::new::<W>(text);
+        let wrong = || Failure::Invalid(format!("invalid value {text:?} for {name}: expected one of {expected}"));
+        W::from_word(&text.to_ascii_lowercase()).ok_or_else(wrong)
+    };
+    list.filter(name).map(parse).transpose()
 }
 
 /// Returns whether a filter is missing or has this value.

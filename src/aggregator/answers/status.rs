@@ -105,6 +105,7 @@ impl Aggregator {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: self.cluster.clone(),
             uptime_seconds: at.instant.saturating_duration_since(self.started).as_secs(),
+            restricted: !is_all,
             nodes,
             containers: coverage.values().sum(),
             coverage: coverage

@@ -5,7 +5,7 @@ use std::sync::{Arc, RwLockReadGuard};
 
 use outcrop_proto::{Coverage, CoverageState, Digest, SeverityCounts};
 
-use super::{is, time};
+use super::{is, time, word};
 use crate::aggregator::fleet::Picture;
 use crate::aggregator::joining::missing_of;
 use crate::aggregator::{Aggregator, now};
@@ -144,6 +144,7 @@ impl Aggregator {
 
     pub(super) fn list_workloads(&self, scope: &Scope, list: &List) -> Result<Page<WorkloadItem>, Failure> {
         let wanted = Wanted::new(list, self.owner_keys())?;
+        let coverage = word::<CoverageState>(list, "coverage")?;
         let fleet = self.picture();
         let cluster = self.cluster_now()?;
         let seen = cluster.workloads().filter(|of| {
@@ -157,9 +158,7 @@ impl Aggregator {
         let items = seen.map(|of| item(&cluster, &fleet, of, self.owner_keys())).filter(|(item, nodes, images)| {
             list.filter("image")
                 .is_none_or(|wanted| images.iter().any(|(image, id)| super::image::selects(wanted, image, *id)))
-                && list
-                    .filter("coverage")
-                    .is_none_or(|wanted| item.coverage.keys().any(|state| state.as_str() == wanted))
+                && coverage.is_none_or(|wanted| item.coverage.keys().any(|state| state.known() == Some(wanted)))
                 && list.filter("node").is_none_or(|node| nodes.contains(node))
         });
         let keyed = items.map(|(item, ..)| {
@@ -222,6 +221,7 @@ impl Aggregator {
 
     pub(super) fn list_issues(&self, scope: &Scope, list: &List) -> Result<Page<IssueItem>, Failure> {
         let wanted = Wanted::new(list, self.owner_keys())?;
+        let level = list.filter("level").map(parse_level).transpose()?;
         let cluster = self.cluster_now()?;
         let seen = cluster.workloads().filter(|of| {
             scope.sees(Some(&of.workload.namespace))
@@ -231,7 +231,7 @@ impl Aggregator {
         let in_view = seen.filter_map(|of| Some((of, newest(&cluster, of).filter(|pod| pod.excluded.is_none())?)));
         let all = in_view.flat_map(|(of, pod)| pod.issues.list.iter().enumerate().map(move |issue| (of, issue)));
         let all = all.filter(|(_, (_, issue))| {
-            is(list, "rule", issue.rule.id) && is(list, "level", level_word(issue.rule.level))
+            is(list, "rule", issue.rule.id) && level.is_none_or(|level| level == issue.rule.level)
         });
         let keyed = all.map(|(of, (number, issue))| {
             let Workload { namespace, kind, name, uid, .. } = &*of.workload;
@@ -300,6 +300,13 @@ fn item<'c>(
         issues: by_level,
     };
     (item, nodes, images)
+}
+
+fn parse_level(text: &str) -> Result<Level, Failure> {
+    const LEVELS: [Level; 3] = [Level::Baseline, Level::Restricted, Level::Recommended];
+    let level = LEVELS.into_iter().find(|level| level_word(*level).eq_ignore_ascii_case(text));
+    let known = || LEVELS.map(level_word).join(", ");
+    level.ok_or_else(|| Failure::Invalid(format!("invalid value {text:?} for level: expected one of {}", known())))
 }
 
 const fn level_word(level: Level) -> &'static str {

@@ -16,6 +16,19 @@ pub struct Run {
     pub at: i64,
 }
 
+/// A subject had a package set, and does not have it any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedRun {
+    /// The subject's row id.
+    pub number: i64,
+    /// The subject.
+    pub subject: SubjectKey,
+    /// The package set.
+    pub package_set: PackageSetId,
+    /// When the last run ended, seconds since 1970.
+    pub until: i64,
+}
+
 /// A subject had a finding while it had a package set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {

@@ -8,8 +8,10 @@ mod stack;
 mod subject;
 
 pub use finding::{Counts, PackageSetFindings, RematchRow, Verdict, VerdictId};
-pub use history::{DayCount, Retention, Run, Seen, SeenFinding};
+pub use history::{DayCount, EndedRun, Retention, Run, Seen, SeenFinding};
 pub use layer::{InventoryRow, Layer, LayerRow};
-pub use query::{FindingRow, FindingsFilter, HasRow, PackageRow, PackagesFilter, VulnerabilityRow};
+pub use query::{
+    FindingRow, FindingsFilter, FindingsOrder, HasRow, PackageRow, PackagesFilter, PackagesOrder, VulnerabilityRow,
+};
 pub use stack::{MergedPackage, MergedStack, PackageRef, PackageSetId, StackId, Summary, inputs};
 pub use subject::{SubjectKey, WorkloadKey};

@@ -4,6 +4,16 @@ use outcrop_proto::{FindingStatus, Severity, SeverityCounts};
 
 use super::{PackageSetId, VerdictId};
 
+/// Order of findings. Within it, they are sorted by verdict and package set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FindingsOrder {
+    /// By severity, the worst first, then by vulnerability.
+    #[default]
+    Severity,
+    /// By vulnerability, then by severity, the worst first.
+    Vulnerability,
+}
+
 /// Selects findings.
 #[derive(Clone, Debug)]
 pub struct FindingsFilter<'a> {
@@ -11,12 +21,18 @@ pub struct FindingsFilter<'a> {
     pub package_sets: &'a [PackageSetId],
     /// The mildest severity to return.
     pub at_least: Severity,
+    /// The worst severity to return.
+    pub at_most: Severity,
     /// A name of the vulnerability.
     pub vulnerability: Option<&'a str>,
     /// Name of the package, whole or short.
     pub package: Option<&'a str>,
     /// Status.
     pub status: Option<FindingStatus>,
+    /// Order of the rows.
+    pub order: FindingsOrder,
+    /// Reverses the order.
+    pub descending: bool,
     /// Continue behind this place: severity, vulnerability, verdict, package set.
     pub after: Option<(Severity, String, VerdictId, PackageSetId)>,
     /// Whether the place itself is returned too.
@@ -60,6 +76,29 @@ pub struct FindingRow {
     pub summary: String,
 }
 
+/// Order of packages. Packages with the same counts are sorted by name and version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PackagesOrder {
+    /// By name and version.
+    #[default]
+    Name,
+    /// By the number of containers.
+    Containers,
+    /// By open vulnerabilities: first by the number of the worst severity, then by that of the next one.
+    Findings,
+}
+
+impl PackagesOrder {
+    /// Returns the counts of a package by which it is sorted.
+    pub fn counts(self, package: &PackageRow) -> Vec<u64> {
+        match self {
+            Self::Name => Vec::new(),
+            Self::Containers => vec![package.containers],
+            Self::Findings => package.severities.worst_first().to_vec(),
+        }
+    }
+}
+
 /// Selects packages.
 #[derive(Clone, Debug)]
 pub struct PackagesFilter<'a> {
@@ -71,10 +110,12 @@ pub struct PackagesFilter<'a> {
     pub name: Option<&'a str>,
     /// Version.
     pub version: Option<&'a str>,
-    /// Sorts by the number of containers, most first, instead of by name.
-    pub by_containers: bool,
-    /// Continue behind this place: containers (0 where sorted by name), name, version, row id.
-    pub after: Option<(u64, String, String, i64)>,
+    /// Order of the rows.
+    pub order: PackagesOrder,
+    /// Reverses the order.
+    pub descending: bool,
+    /// Continue behind this place: counts in the order of [`PackagesOrder::counts`], name, version, row id.
+    pub after: Option<(Vec<u64>, String, String, i64)>,
     /// Maximum number of rows.
     pub limit: usize,
 }

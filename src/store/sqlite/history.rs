@@ -305,7 +305,7 @@ fn columns(subject: &SubjectKey) -> SubjectColumns<'_> {
 }
 
 /// Returns the subject in a row of `subject`.
-fn subject(row: &SqliteRow) -> Result<SubjectKey, Failure> {
+pub(super) fn subject(row: &SqliteRow) -> Result<SubjectKey, Failure> {
     let text = |column: &str| row.try_get::<&str, _>(column).map(std::sync::Arc::from);
     match row.try_get::<&str, _>("kind")? {
         "workload-container" => Ok(SubjectKey::WorkloadContainer {

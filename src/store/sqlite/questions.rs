@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use outcrop_proto::{FindingStatus, Severity, SeverityCounts};
+use outcrop_proto::{FindingStatus, SeverityCounts};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::{Failure, Sqlite, StoreError, count, doing, integer, json, lines, severity, status};
 use crate::store::{
-    FindingRow, FindingsFilter, HasRow, PackageRow, PackageSetId, PackagesFilter, Questions, VerdictId,
-    VulnerabilityRow,
+    EndedRun, FindingRow, FindingsFilter, FindingsOrder, HasRow, PackageRow, PackageSetId, PackagesFilter,
+    PackagesOrder, Questions, VerdictId, VulnerabilityRow,
 };
 
 /// Of at most so many package sets the findings are sorted; of more, verdicts are read in their order.
@@ -55,17 +55,23 @@ impl Questions for Sqlite {
         doing("reading packages", self.read_packages(filter)).await
     }
 
-    async fn packages_named(&self, name: &str, package_sets: &[PackageSetId]) -> Result<Vec<HasRow>, StoreError> {
+    async fn packages_named(
+        &self,
+        name: &str,
+        package_sets: Option<&[PackageSetId]>,
+    ) -> Result<Vec<HasRow>, StoreError> {
         let work = async {
             let sql = format!(
                 "SELECT package_set, package.id, type, name, version, purl, paths, layer
                  FROM ({NAMED}) AS named CROSS JOIN package ON package.id = named.id
                  CROSS JOIN package_set_package ON package_set_package.package = package.id
-                     AND package_set IN (SELECT value FROM json_each(?2))
+                     AND (?2 IS NULL OR package_set IN (SELECT value FROM json_each(?2)))
                  JOIN evidence ON evidence.id = package_set_package.evidence
                  ORDER BY name, version, package.id, package_set"
             );
-            let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(name).bind(json(&package_sets)?);
+            let query = sqlx::query(sqlx::AssertSqlSafe(sql))
+                .bind(name)
+                .bind(package_sets.map(|sets| json(&sets)).transpose()?);
             has(&query.fetch_all(&self.reader).await?)
         };
         doing("reading packages of a name", work).await
@@ -74,7 +80,7 @@ impl Questions for Sqlite {
     async fn packages_with(
         &self,
         vulnerability: &str,
-        package_sets: &[PackageSetId],
+        package_sets: Option<&[PackageSetId]>,
     ) -> Result<Vec<HasRow>, StoreError> {
         let work = async {
             let sql =
@@ -82,16 +88,50 @@ impl Questions for Sqlite {
                     layer
                 FROM vulnerability_name CROSS JOIN verdict ON verdict.id = vulnerability_name.verdict
                 CROSS JOIN finding ON finding.verdict = verdict.id AND closed IS NULL
-                    AND finding.package_set IN (SELECT value FROM json_each(?2))
+                    AND (?2 IS NULL OR finding.package_set IN (SELECT value FROM json_each(?2)))
                 CROSS JOIN package_set_package ON package_set_package.package_set = finding.package_set
                     AND package_set_package.package = verdict.package
                 CROSS JOIN package ON package.id = verdict.package
                 JOIN evidence ON evidence.id = package_set_package.evidence
                 WHERE vulnerability_name.name = ?1
                 ORDER BY package.name, version, package.id, package_set_package.package_set";
-            has(&sqlx::query(sql).bind(vulnerability).bind(json(&package_sets)?).fetch_all(&self.reader).await?)
+            let package_sets = package_sets.map(|sets| json(&sets)).transpose()?;
+            has(&sqlx::query(sql).bind(vulnerability).bind(package_sets).fetch_all(&self.reader).await?)
         };
         doing("reading packages with a vulnerability", work).await
+    }
+
+    async fn ended_runs(
+        &self,
+        package_sets: &[PackageSetId],
+        namespaces: Option<&[String]>,
+        (subject, package_set): (i64, PackageSetId),
+        limit: usize,
+    ) -> Result<Vec<EndedRun>, StoreError> {
+        let work = async {
+            // Of several runs of the same package set, the last counts; one that has not ended means that the subject has it.
+            let sql = "SELECT subject.*, run.package_set, max(coalesce(until, ?6)) AS until
+                FROM json_each(?1) AS wanted CROSS JOIN run ON run.package_set = wanted.value
+                CROSS JOIN subject ON subject.id = run.subject
+                WHERE subject.kind <> 'node' AND (run.subject, run.package_set) > (?3, ?4)
+                    AND (?2 IS NULL OR subject.kind = 'workload-container'
+                        AND subject.namespace IN (SELECT value FROM json_each(?2)))
+                GROUP BY run.subject, run.package_set HAVING max(coalesce(until, ?6)) < ?6
+                ORDER BY run.subject, run.package_set LIMIT ?5";
+            let query = sqlx::query(sql).bind(json(&package_sets)?);
+            let query = query.bind(namespaces.map(|namespaces| json(&namespaces)).transpose()?);
+            let rows = query.bind(subject).bind(package_set).bind(integer(limit)).bind(i64::MAX);
+            let run = |row: &SqliteRow| {
+                Ok(EndedRun {
+                    number: row.try_get("id")?,
+                    subject: super::history::subject(row)?,
+                    package_set: row.try_get("package_set")?,
+                    until: row.try_get("until")?,
+                })
+            };
+            rows.fetch_all(&self.reader).await?.iter().map(run).collect()
+        };
+        doing("reading runs that have ended", work).await
     }
 
     async fn vulnerability(&self, name: &str) -> Result<Vec<VulnerabilityRow>, StoreError> {
@@ -109,6 +149,23 @@ impl Sqlite {
             "verdict CROSS JOIN finding ON finding.verdict = verdict.id
              AND finding.package_set IN (SELECT value FROM json_each(?1))"
         };
+        let columns = match filter.order {
+            FindingsOrder::Severity => ["rank", "vulnerability"],
+            FindingsOrder::Vulnerability => ["vulnerability", "rank"],
+        };
+        let [first, second] = columns;
+        let (direction, comes_after) = if filter.descending { ("DESC", "<") } else { ("ASC", ">") };
+        let place = if filter.after.is_some() {
+            let value = |column| if column == "rank" { "?3" } else { "?4" };
+            let (one, two) = (value(first), value(second));
+            // The first condition is one that an index of verdicts can use.
+            format!(
+                "AND ({first}, {second}, verdict.id) {comes_after}= ({one}, {two}, ?5)
+                 AND ({first}, {second}, verdict.id, finding.package_set) {comes_after} ({one}, {two}, ?5, ?6)"
+            )
+        } else {
+            "AND coalesce(?3, ?4, ?5, ?6) IS NOT NULL".to_owned()
+        };
         // Where a package set has a package several times, its first row is shown.
         let sql = format!(
             "SELECT finding.package_set, verdict.id, rank, vulnerability, aliases, type, name, version, purl, paths, layer,
@@ -118,30 +175,34 @@ impl Sqlite {
              CROSS JOIN package_set_package AS held ON held.package_set = finding.package_set
                  AND held.package = verdict.package AND held.place = 0
              JOIN evidence ON evidence.id = held.evidence
-             WHERE closed IS NULL AND rank <= ?2
-                 AND (rank, vulnerability, verdict.id) >= (?3, ?4, ?5)
-                 AND (rank, vulnerability, verdict.id, finding.package_set) > (?3, ?4, ?5, ?6)
+             WHERE closed IS NULL AND rank BETWEEN ?11 AND ?2 {place}
                  AND (?7 IS NULL OR verdict.id IN
                      (SELECT verdict FROM vulnerability_name WHERE vulnerability_name.name = ?7))
                  AND (?8 IS NULL OR verdict.package IN (SELECT id FROM package AS named
                      WHERE named.name = ?8 COLLATE NOCASE OR named.short = ?8 COLLATE NOCASE))
                  AND (?9 IS NULL OR status = ?9)
-             ORDER BY rank, vulnerability, verdict.id, finding.package_set LIMIT ?10"
+             ORDER BY {first} {direction}, {second} {direction}, verdict.id {direction}, finding.package_set {direction}
+             LIMIT ?10"
         );
-        let first = (Severity::Critical, String::new(), 0, i64::MIN);
-        let (severity, vulnerability, verdict, set) = filter.after.clone().unwrap_or(first);
+        let (severity, vulnerability, verdict, set) = filter.after.clone().unwrap_or_default();
+        // The place itself is what lies behind the package set before it.
+        let set = match (filter.inclusive, filter.descending) {
+            (false, _) => set,
+            (true, false) => set.saturating_sub(1),
+            (true, true) => set.saturating_add(1),
+        };
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(json(&filter.package_sets)?)
             .bind(filter.at_least.rank())
             .bind(severity.rank())
             .bind(vulnerability)
             .bind(verdict)
-            // The place itself is what lies behind the package set before it.
-            .bind(if filter.inclusive { set.saturating_sub(1) } else { set })
+            .bind(set)
             .bind(filter.vulnerability)
             .bind(filter.package)
             .bind(filter.status.map(FindingStatus::as_str))
             .bind(integer(filter.limit))
+            .bind(filter.at_most.rank())
             .fetch_all(&self.reader)
             .await?;
         rows.iter().map(finding).collect()
@@ -158,37 +219,70 @@ impl Sqlite {
             }
             None => "wanted CROSS JOIN package_set_package AS held ON held.package_set = wanted.package_set",
         };
-        let sql = if filter.by_containers {
+        let (direction, comes_after) = if filter.descending { ("DESC", "<") } else { ("ASC", ">") };
+        let columns: &[&str] = match filter.order {
+            PackagesOrder::Name => &[],
+            PackagesOrder::Containers => &["containers"],
+            PackagesOrder::Findings => &["rank0", "rank1", "rank2", "rank3", "rank4", "rank5"],
+        };
+        // Packages with the same counts are sorted by name, whatever the order of counts: a count has its sign inverted instead.
+        let sign = if filter.descending { "-" } else { "" };
+        let counts: String = columns.iter().map(|column| format!("{sign}{column}, ")).collect();
+        let (after, name, version, id) = filter.after.clone().unwrap_or_default();
+        let place = match (&filter.after, columns) {
+            (None, _) => "AND coalesce(?5, ?6, ?7) IS NOT NULL".to_owned(),
+            (Some(_), []) => format!("AND (name, version, id) {comes_after} (?5, ?6, ?7)"),
+            (Some(_), _) => {
+                let counted: String = after.iter().map(|count| format!("{sign}{count}, ")).collect();
+                format!("AND ({counts}name, version, id) > ({counted}?5, ?6, ?7)")
+            }
+        };
+        let sql = match filter.order {
+            PackagesOrder::Name => format!(
+                "WITH named (id) AS ({NAMED})
+                 SELECT id, type, name, version, purl FROM package
+                 WHERE {filters} {place} AND EXISTS (SELECT 1 FROM package_set_package WHERE package = package.id
+                     AND package_set IN (SELECT value ->> 0 FROM json_each(?2)))
+                 ORDER BY name {direction}, version {direction}, id {direction} LIMIT ?8"
+            ),
             // A package set that has a package several times, with several owners, counts once.
-            format!(
+            PackagesOrder::Containers => format!(
                 "WITH wanted (package_set, containers) AS MATERIALIZED
                      (SELECT value ->> 0, value ->> 1 FROM json_each(?2)),
                  named (id) AS ({NAMED}),
                  counted (package, containers) AS (SELECT package, sum(containers) FROM {from}
                      WHERE place = 0 GROUP BY package)
                  SELECT id, type, name, version, purl FROM counted CROSS JOIN package ON package.id = counted.package
-                 WHERE {filters} AND (-containers, name, version, id) > (-?5, ?6, ?7, ?8)
-                 ORDER BY -containers, name, version, id LIMIT ?9"
-            )
-        } else {
-            format!(
-                "WITH named (id) AS ({NAMED})
-                 SELECT id, type, name, version, purl FROM package
-                 WHERE {filters} AND ?5 IS NOT NULL AND (name, version, id) > (?6, ?7, ?8)
-                     AND EXISTS (SELECT 1 FROM package_set_package WHERE package = package.id
-                         AND package_set IN (SELECT value ->> 0 FROM json_each(?2)))
-                 ORDER BY name, version, id LIMIT ?9"
-            )
+                 WHERE {filters} {place} ORDER BY {counts}name, version, id LIMIT ?8"
+            ),
+            PackagesOrder::Findings => {
+                let rank = |rank: usize| format!("count(DISTINCT CASE rank WHEN {rank} THEN vulnerability END)");
+                let ranks: Vec<String> = (0..columns.len()).map(rank).collect();
+                let shown: String =
+                    columns.iter().map(|column| format!(", coalesce(found.{column}, 0) AS {column}")).collect();
+                format!(
+                    "WITH wanted (package_set) AS MATERIALIZED (SELECT value ->> 0 FROM json_each(?2)),
+                     named (id) AS ({NAMED}),
+                     counted (package) AS (SELECT DISTINCT package FROM {from}),
+                     found (package, {}) AS (SELECT package, {} FROM verdict
+                         WHERE EXISTS (SELECT 1 FROM finding WHERE finding.verdict = verdict.id AND closed IS NULL
+                             AND finding.package_set IN (SELECT package_set FROM wanted))
+                         GROUP BY package)
+                     SELECT * FROM (SELECT id, type, name, version, purl{shown}
+                         FROM counted CROSS JOIN package ON package.id = counted.package
+                         LEFT JOIN found ON found.package = counted.package)
+                     WHERE {filters} {place} ORDER BY {counts}name, version, id LIMIT ?8",
+                    columns.join(", "),
+                    ranks.join(", ")
+                )
+            }
         };
-        let first = (i64::MAX as u64, String::new(), String::new(), 0);
-        let (containers, name, version, id) = filter.after.clone().unwrap_or(first);
         let sets = json(&filter.package_sets)?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(filter.name)
             .bind(&sets)
             .bind(filter.r#type)
             .bind(filter.version)
-            .bind(integer(containers))
             .bind(name)
             .bind(version)
             .bind(id)

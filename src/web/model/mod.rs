@@ -40,6 +40,10 @@ pub struct Status {
     pub cluster: String,
     /// Time since the aggregator started.
     pub uptime_seconds: u64,
+    /// Whether the caller may read some namespaces only. Then nothing outside of them is counted: no node without such containers, no
+    /// container without a pod.
+    #[serde(default)]
+    pub restricted: bool,
     /// Numbers of nodes.
     pub nodes: NodeCounts,
     /// Number of containers; the sum of `coverage`.
@@ -417,7 +421,7 @@ pub struct AdvisoryPackage {
     pub containers: u64,
 }
 
-/// A container that has the requested package.
+/// A container that has the requested package, or had it within the retention of packages.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct HasItem {
     /// The container.
@@ -432,6 +436,34 @@ pub struct HasItem {
     pub evidence: String,
     /// Layer that introduced the package.
     pub layer: Option<String>,
+    /// When the last container of the workload that had the package ended; `null` for a container that runs. Then the container has no
+    /// `id`, `pod` and `image`.
+    #[serde(default)]
+    pub ran_until: Option<String>,
+}
+
+/// One page of the containers that have the requested package or vulnerability.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct HasPage {
+    /// The containers, each with the package.
+    pub items: Vec<HasItem>,
+    /// Value of `continue` for the next page; missing on the last page.
+    #[serde(rename = "continue", default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The vulnerability, if the query names one; `null` if it names a package.
+    pub vulnerability: Option<AskedVulnerability>,
+}
+
+/// A vulnerability that a query names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AskedVulnerability {
+    /// Its ID, as publishers spell it.
+    pub id: String,
+    /// Whether an advisory in the database in use is known by this ID. If not, no item means nothing: the advisory may be newer than the
+    /// database.
+    pub in_database: bool,
+    /// When the newest record of the database was changed; `null` without a database.
+    pub newest_record: Option<String>,
 }
 
 /// A current problem of Outcrop itself.

@@ -115,7 +115,7 @@ fn every_parameter_of_the_document_is_known_and_no_other() {
                 .map(|words| words.iter().map(|word| word.as_str().unwrap()).collect());
             let words: Vec<&str> = words.unwrap_or_else(|| match name {
                 "limit" => vec!["1", "1000"],
-                "attached" | "distrusted" | "disputed" => vec!["true", "false"],
+                "attached" | "distrusted" | "disputed" | "running" => vec!["true", "false"],
                 _ => vec!["x"],
             });
             for word in words {

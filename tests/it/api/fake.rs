@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use outcrop::problems::ProblemKind;
 use outcrop::web::list::{CONTAINERS, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, WHO_HAS, WORKLOADS, page};
 use outcrop::web::{
-    AdvisoryItem, AdvisoryPackage, AgentItem, AssessedCount, ContainerItem, ContainerRef, CoverageCount,
-    DatabaseStatus, Failure, FindingItem, Future, HasItem, ImageItem, IssueItem, KubernetesNode, KubernetesStatus,
-    LayerCounts, LayerItem, Lifetimes, List, NodeCounts, NodeItem, OfflineStatus, PackageItem, Page, ProblemItem,
-    Pushed, ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source, SourceStatus, Status, StepItem,
-    WorkloadContainer, WorkloadDetail, WorkloadItem,
+    AdvisoryItem, AdvisoryPackage, AgentItem, AskedVulnerability, AssessedCount, ContainerItem, ContainerRef,
+    CoverageCount, DatabaseStatus, Failure, FindingItem, Future, HasItem, HasPage, ImageItem, IssueItem,
+    KubernetesNode, KubernetesStatus, LayerCounts, LayerItem, Lifetimes, List, NodeCounts, NodeItem, OfflineStatus,
+    PackageItem, Page, ProblemItem, Pushed, ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source, SourceStatus,
+    Status, StepItem, WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
 use outcrop_proto::{
     AssessedState, Coverage, CoverageState, FindingStatus, LayerState, Runtime, Severity, SeverityCounts, Storage,
@@ -249,6 +249,7 @@ impl Fake {
             cluster: HOSTILE.to_owned(),
             offline: Some(OfflineStatus { ports: vec![53, 443], enforced: true }),
             uptime_seconds: 90_000,
+            restricted: *scope != Scope::All,
             nodes: NodeCounts {
                 known: self.nodes as u64,
                 attached: self.nodes as u64 - silent,
@@ -553,7 +554,7 @@ impl Source for Fake {
         }
     }
 
-    fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, Page<HasItem>> {
+    fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, HasPage> {
         if question.starts_with('!') {
             return ready(Err(Failure::Invalid(format!("invalid question {question:?}: expected a package"))));
         }
@@ -564,10 +565,17 @@ impl Source for Fake {
             version: "2.14.1".to_owned(),
             evidence: format!("/app.jar!/BOOT-INF/lib/{}", name("log4j-core", number)),
             layer: Some(layer(1)),
+            ran_until: (number == 3).then(|| "2026-11-01T00:00:00Z".to_owned()),
         };
-        let none = question == "nobody";
+        let vulnerability = question.starts_with("CVE-").then(|| AskedVulnerability {
+            id: question.to_owned(),
+            in_database: question != "CVE-2099-1",
+            newest_record: Some("2026-11-01T00:00:00Z".to_owned()).filter(|_| self.nodes > 1),
+        });
+        let none = question == "nobody" || vulnerability.as_ref().is_some_and(|asked| !asked.in_database);
         let items = self.seen(scope).filter(|_| !none).map(|number| (number, item(number)));
-        ready(page(&WHO_HAS, list, items))
+        let page = page(&WHO_HAS, list, items);
+        ready(page.map(|Page { items, next }| HasPage { items, next, vulnerability }))
     }
 
     fn push_database<'a>(&'a self, who: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed> {

@@ -1,5 +1,6 @@
 //! What every store guarantees, written against the trait.
 
+use std::cmp::Ordering::{Greater, Less};
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,9 +9,10 @@ use std::task::Poll;
 use async_trait::async_trait;
 use jiff::civil::date;
 use outcrop::store::{
-    AuditOutcome, ClusterIdentity, Condition, Counts, DayCount, ErrorKind, FindingRow, FindingsFilter, InventoryRow,
-    IssueEvent, Layer, LayerRow, MergedPackage, MergedStack, Options, OutboxEvent, PackageSetFindings, PackageSetId,
-    PackagesFilter, RematchRow, Retention, Run, Store, StoreError, SubjectKey, Summary, Verdict, WorkloadKey,
+    AuditOutcome, ClusterIdentity, Condition, Counts, DayCount, ErrorKind, FindingRow, FindingsFilter, FindingsOrder,
+    InventoryRow, IssueEvent, Layer, LayerRow, MergedPackage, MergedStack, Options, OutboxEvent, PackageSetFindings,
+    PackageSetId, PackagesFilter, PackagesOrder, RematchRow, Retention, Run, Store, StoreError, SubjectKey, Summary,
+    Verdict, WorkloadKey,
 };
 use outcrop_proto::{
     Coverage, CoverageState, Digest, Distribution, FindingStatus, LayerId, Owner, Package, PackageType, Severity,
@@ -149,9 +151,12 @@ fn all(package_sets: &[PackageSetId]) -> FindingsFilter<'_> {
     FindingsFilter {
         package_sets,
         at_least: Severity::Unknown,
+        at_most: Severity::Critical,
         vulnerability: None,
         package: None,
         status: None,
+        order: FindingsOrder::Severity,
+        descending: false,
         after: None,
         inclusive: false,
         limit: 1000,
@@ -341,27 +346,53 @@ pub(super) async fn findings_are_paged_in_one_order_and_only_of_the_requested_pa
         let packages = [("shared", "1"), (name.as_str(), "1")];
         stacks.push(put(store, &stack(&name, &packages), "CVE-1", 10).await.id);
     }
+    let package = store.packages_of(stacks[3]).await.unwrap()[0].package;
+    let mild = Verdict { severity: Severity::Low, ..verdict(package, "CVE-0") };
+    let summary = store.stacks().await.unwrap().into_iter().find(|of| of.id == stacks[3]).unwrap();
+    let kept: Vec<Verdict> =
+        store.packages_of(stacks[3]).await.unwrap().iter().map(|of| verdict(of.package, "CVE-1")).collect();
+    find(store, &summary, &[kept, vec![mild]].concat(), 20).await.unwrap();
+    type Place = (Severity, String, i64, i64);
     let place = |row: FindingRow| (row.severity, row.vulnerability, row.verdict, row.package_set);
+    let compare = |order: FindingsOrder, a: &Place, b: &Place| match order {
+        FindingsOrder::Severity => (a.0.rank(), &a.1, a.2, a.3).cmp(&(b.0.rank(), &b.1, b.2, b.3)),
+        FindingsOrder::Vulnerability => (&a.1, a.0.rank(), a.2, a.3).cmp(&(&b.1, b.0.rank(), b.2, b.3)),
+    };
     // Many package sets and few are read in other ways, and come in the same order.
-    for (sets, count) in [(stacks.clone(), 140), (stacks[..10].to_vec(), 20), (Vec::new(), 0)] {
-        let whole = store.findings(&all(&sets)).await.unwrap().into_iter();
-        let whole: Vec<_> = whole.map(place).collect();
-        assert_eq!(whole.len(), count);
-        assert!(
-            whole.is_sorted_by_key(|place| (place.0.rank(), &place.1, place.2, place.3))
-                && whole.iter().all(|(.., set)| sets.contains(set))
-        );
-        let mut paged: Vec<(Severity, String, i64, i64)> = Vec::new();
-        loop {
-            let filter = FindingsFilter { after: paged.last().cloned(), limit: 7, ..all(&sets) };
-            let rows = store.findings(&filter).await.unwrap();
-            let last = rows.len() < 7;
-            paged.extend(rows.into_iter().map(place));
-            if last {
-                break;
+    for (sets, count) in [(stacks.clone(), 141), (stacks[..10].to_vec(), 21), (Vec::new(), 0)] {
+        for (order, descending) in [
+            (FindingsOrder::Severity, false),
+            (FindingsOrder::Severity, true),
+            (FindingsOrder::Vulnerability, false),
+            (FindingsOrder::Vulnerability, true),
+        ] {
+            let ordered = || FindingsFilter { order, descending, ..all(&sets) };
+            let whole: Vec<_> = store.findings(&ordered()).await.unwrap().into_iter().map(place).collect();
+            assert_eq!(whole.len(), count);
+            let is_sorted = |a: &Place, b: &Place| compare(order, a, b) == if descending { Greater } else { Less };
+            assert!(
+                whole.is_sorted_by(is_sorted) && whole.iter().all(|(.., set)| sets.contains(set)),
+                "{order:?} {descending}: {whole:?}"
+            );
+            let mut paged: Vec<Place> = Vec::new();
+            loop {
+                let filter = FindingsFilter { after: paged.last().cloned(), limit: 7, ..ordered() };
+                let rows = store.findings(&filter).await.unwrap();
+                let last = rows.len() < 7;
+                paged.extend(rows.into_iter().map(place));
+                if last {
+                    break;
+                }
+            }
+            assert_eq!(paged, whole, "{order:?} {descending}");
+            // The place itself comes again if it is asked for.
+            if let Some(third) = whole.get(2) {
+                let filter = FindingsFilter { after: Some(third.clone()), inclusive: true, limit: 1, ..ordered() };
+                assert_eq!(store.findings(&filter).await.unwrap().into_iter().map(place).next().as_ref(), Some(third));
             }
         }
-        assert_eq!(paged, whole);
+        let low = FindingsFilter { at_least: Severity::Low, at_most: Severity::Low, ..all(&sets) };
+        assert_eq!(store.findings(&low).await.unwrap().len(), usize::from(count > 0), "one severity only");
     }
 }
 
@@ -393,22 +424,43 @@ pub(super) async fn packages_are_counted_over_the_requested_package_sets(harness
     let store = &*open(harness).await;
     let one = put(store, &stack("one", &[("lodash", "4"), ("left-pad", "1")]), "CVE-1", 10).await.id;
     let two = put(store, &stack("two", &[("lodash", "4")]), "CVE-2", 10).await.id;
-    let list = async |package_sets: &[(i64, u64)], by_containers: bool, name: Option<&'static str>| {
-        let filter =
-            PackagesFilter { package_sets, r#type: None, name, version: None, by_containers, after: None, limit: 10 };
+    let ordered = async |package_sets: &[(i64, u64)], order, descending, name: Option<&'static str>| {
+        let filter = PackagesFilter {
+            package_sets,
+            r#type: None,
+            name,
+            version: None,
+            order,
+            descending,
+            after: None,
+            limit: 10,
+        };
         let rows = store.list_packages(&filter).await.unwrap().into_iter();
         rows.map(|row| (row.name, row.stacks, row.containers, row.severities.get(Severity::High))).collect::<Vec<_>>()
     };
+    let list = async |package_sets: &[(i64, u64)], by_containers: bool, name: Option<&'static str>| {
+        let order = if by_containers { PackagesOrder::Containers } else { PackagesOrder::Name };
+        ordered(package_sets, order, by_containers, name).await
+    };
     let row = |name: &str, stacks, containers, high| (name.to_owned(), stacks, containers, high);
     let both = [(one, 3), (two, 40)];
+    for order in [PackagesOrder::Name, PackagesOrder::Containers, PackagesOrder::Findings] {
+        for name in [None, Some("LODASH")] {
+            let mut up = ordered(&both, order, false, name).await;
+            let down = ordered(&both, order, true, name).await;
+            up.reverse();
+            assert_eq!((up.len(), up), (if name.is_some() { 1 } else { 2 }, down), "{order:?} {name:?}");
+        }
+    }
+    assert_eq!(ordered(&both, PackagesOrder::Findings, true, None).await[0].0, "lodash", "it has two findings");
     assert_eq!(list(&both, false, None).await, [row("left-pad", 1, 3, 1), row("lodash", 2, 43, 2)]);
     assert_eq!(list(&both, true, None).await, [row("lodash", 2, 43, 2), row("left-pad", 1, 3, 1)]);
     assert_eq!(list(&both, false, Some("LODASH")).await, [row("lodash", 2, 43, 2)]);
     assert_eq!(list(&both, true, Some("LODASH")).await, [row("lodash", 2, 43, 2)]);
     assert_eq!(list(&[(two, 40)], false, None).await, [row("lodash", 1, 40, 1)], "nothing of the other stack");
-    let has = store.packages_named("Lodash", &[one, two]).await.unwrap();
+    let has = store.packages_named("Lodash", Some(&[one, two])).await.unwrap();
     assert_eq!(has.iter().map(|row| row.package_set).collect::<Vec<_>>(), [one, two]);
-    let has = store.packages_with("ghsa-cve-2", &[one, two]).await.unwrap();
+    let has = store.packages_with("ghsa-cve-2", Some(&[one, two])).await.unwrap();
     let has: Vec<_> = has.iter().map(|row| (row.package_set, row.name.as_str())).collect();
     assert_eq!(has, [(two, "lodash")]);
     let rows = store.vulnerability("CVE-1").await.unwrap();
@@ -446,13 +498,14 @@ pub(super) async fn a_package_with_several_owners_is_listed_once(harness: &dyn H
         r#type: Some("npm"),
         name: None,
         version: None,
-        by_containers: true,
+        order: PackagesOrder::Containers,
+        descending: true,
         after: None,
         limit: 9,
     };
     let listed = store.list_packages(&filter).await.unwrap();
     assert_eq!(listed.iter().map(|row| (row.stacks, row.containers)).collect::<Vec<_>>(), [(1, 2)]);
-    assert_eq!(store.packages_named("a", &[summary.id]).await.unwrap().len(), 3, "who asks who has it sees each");
+    assert_eq!(store.packages_named("a", Some(&[summary.id])).await.unwrap().len(), 3, "who asks who has it sees each");
 }
 
 pub(super) async fn runs_are_intervals_and_unused_rows_are_removed(harness: &dyn Harness) {
@@ -467,6 +520,14 @@ pub(super) async fn runs_are_intervals_and_unused_rows_are_removed(harness: &dyn
     store.record_runs(&[run(web(), old, 12)], &[]).await.unwrap();
     store.record_runs(&[run(web(), new, 20)], &[run(web(), old, 20)]).await.unwrap();
     assert_eq!(store.open_runs().await.unwrap(), [run(web(), new, 20)]);
+    let ended = async |sets: &[i64], namespaces, after| store.ended_runs(sets, namespaces, after, 9).await.unwrap();
+    let old_run = ended(&[old, new], None, (0, 0)).await;
+    let was: Vec<_> = old_run.iter().map(|run| (run.subject.clone(), run.package_set, run.until)).collect();
+    assert_eq!(was, [(web(), old, 20)], "the new one runs");
+    assert!(ended(&[old, new], None, (old_run[0].number, old)).await.is_empty(), "behind it is nothing");
+    assert!(ended(&[new], None, (0, 0)).await.is_empty());
+    assert!(ended(&[old], Some(&["k8s.io".to_owned()][..]), (0, 0)).await.is_empty(), "it is of no workload");
+    assert_eq!(store.packages_named("only-old", None).await.unwrap().len(), 1, "also without a container that runs");
     let seen = store.seen(&[web()], Some(&["CVE-1".to_owned()])).await.unwrap();
     let spans: BTreeSet<(i64, Option<i64>, bool)> =
         seen.iter().map(|seen| (seen.since, seen.until, seen.finding.is_some())).collect();
@@ -477,7 +538,7 @@ pub(super) async fn runs_are_intervals_and_unused_rows_are_removed(harness: &dyn
     let counts = async || {
         let layers = store.layers().await.unwrap().len();
         let stacks = store.stacks().await.unwrap();
-        let named = store.packages_named("only-old", &[old]).await.unwrap().len();
+        let named = store.packages_named("only-old", Some(&[old])).await.unwrap().len();
         (layers, stacks.iter().map(|of| (of.id, of.catalogers)).collect::<Vec<_>>(), named)
     };
     // Young enough: all stays.

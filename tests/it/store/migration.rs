@@ -136,6 +136,9 @@ fn when_a_finding_opened_survives_that_its_stack_is_stored_and_matched_again() {
         let filter = FindingsFilter {
             package_sets: &[4],
             at_least: outcrop_proto::Severity::Unknown,
+            at_most: outcrop_proto::Severity::Critical,
+            order: outcrop::store::FindingsOrder::Severity,
+            descending: false,
             vulnerability: None,
             package: None,
             status: None,
@@ -157,7 +160,8 @@ fn when_a_finding_opened_survives_that_its_stack_is_stored_and_matched_again() {
             r#type: None,
             name: None,
             version: None,
-            by_containers: false,
+            order: outcrop::store::PackagesOrder::Name,
+            descending: false,
             after: None,
             limit: 999,
         };
