@@ -7,12 +7,16 @@ use super::listing::Listing;
 use super::output::{self, Cell as _, Column, Format, ObjectFormat, column, wide};
 use super::table::table;
 use super::text::escape;
+use super::unmatched::describe_unknown;
 use super::{Exit, Fatal, print};
 use crate::problems::ProblemKind;
-use crate::web::{HasItem, Rematch, SourceStatus, Status};
+use crate::web::{HasItem, HasPage, Rematch, SourceStatus, Status};
 
 /// Path of the status.
 const STATUS: &str = "/api/v1/status";
+
+/// Path of the answer to a question.
+const WHO_HAS: &str = "/api/v1/who-has";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArguments {
@@ -26,8 +30,12 @@ pub(super) struct StatusArguments {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct WhoHasArguments {
-    /// Package name (log4j-core), package URL ('pkg:npm/lodash@<4.17.21') or vulnerability (CVE-2021-44228)
+    /// Package name (log4j-core), range of its versions ('lodash<4.17.21', 'pkg:npm/lodash@^4'), or vulnerability (CVE-2021-44228)
     question: String,
+
+    /// List only containers that run now; default: also those that ended within the retention of packages (--keep-unused of the aggregator)
+    #[arg(long)]
+    running: bool,
 
     /// Output format
     #[arg(long, short, value_enum, default_value = "table")]
@@ -66,7 +74,11 @@ fn describe(status: &Status) -> String {
         nodes.weak_cage,
         nodes.distrusted
     );
-    if nodes.known == 0 {
+    if status.restricted {
+        out.push_str(
+            "this token or account may read some namespaces only; nodes and containers outside of them are not counted\n",
+        );
+    } else if nodes.known == 0 {
         out.push_str("no node has attached; start outcrop-agent on a node\n");
     }
     if let Some(kubernetes) = &status.kubernetes {
@@ -198,7 +210,9 @@ const HAS: &[Column<HasItem>] = &[
     column("PACKAGE", |has| has.package.cell()),
     column("VERSION", |has| has.version.cell()),
     column("EVIDENCE", |has| has.evidence.cell()),
+    column("RAN UNTIL", |has| has.ran_until.cell()),
     column("LAYER", |has| has.layer.cell()),
+    wide("WORKLOAD", |has| has.container.workload.cell()),
     wide("POD", |has| has.container.pod.cell()),
     wide("PURL", |has| has.purl.cell()),
     wide("STACK", |has| has.container.stack.cell()),
@@ -210,9 +224,17 @@ const HAS: &[Column<HasItem>] = &[
 pub(super) fn who_has(arguments: &WhoHasArguments) -> Result<Exit, Fatal> {
     arguments.listing.check()?;
     let client = arguments.server.connect()?;
-    let query = vec![("q".to_owned(), arguments.question.clone())];
-    let count = arguments.listing.write(&client, "/api/v1/who-has", query, HAS, arguments.output)?;
+    let mut query = vec![("q".to_owned(), arguments.question.clone())];
+    if arguments.running {
+        query.push(("running".to_owned(), "true".to_owned()));
+    }
+    let count = arguments.listing.write(&client, WHO_HAS, query, HAS, arguments.output)?;
     if count == 0 {
+        let query = [("q".to_owned(), arguments.question.clone()), ("limit".to_owned(), "1".to_owned())];
+        let page: HasPage = client.get(WHO_HAS, &query)?;
+        if let Some(asked) = page.vulnerability.filter(|asked| !asked.in_database) {
+            return Err(Fatal::failed(describe_unknown(&asked)));
+        }
         let unread = describe_unread(&client.get(STATUS, &[])?);
         output::note(arguments.output, &format!("no matches: {unread}"))?;
     }
@@ -224,6 +246,7 @@ fn describe_unread(status: &Status) -> String {
     let unread = status.coverage.iter().filter(|count| count.state != CoverageState::Scanned && count.containers > 0);
     let parts: Vec<String> = unread.map(|count| format!("{} {}", count.containers, count.state)).collect();
     match (status.containers, parts.is_empty()) {
+        (0, _) if status.restricted => "no container of your namespaces is known; see outcrop status".to_owned(),
         (0, _) => "no containers are known; see outcrop status".to_owned(),
         (all, true) => format!("all {all} containers are scanned; outcrop status shows what is not matched"),
         (all, false) => {

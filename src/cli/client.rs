@@ -1,5 +1,6 @@
 //! HTTP client of an aggregator's API.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use ureq::http::{Response, StatusCode, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{AsSendBody, Body};
 
+use super::failure::explain;
 use super::{Fatal, tunnel};
 use crate::web::Page;
 
@@ -30,7 +32,7 @@ const PUSH_PATIENCE: Duration = Duration::from_secs(1800);
 const PAGE: usize = 1000;
 
 /// Default URL of an aggregator on this machine.
-const HERE: &str = "http://127.0.0.1:7480";
+pub(super) const HERE: &str = "http://127.0.0.1:7480";
 
 /// Flags that select the aggregator and the credentials.
 #[derive(Debug, clap::Args)]
@@ -100,15 +102,19 @@ impl Server {
 
     /// Connects to the aggregator at a URL.
     fn connect_to(&self, server: &str) -> Result<Client, Fatal> {
-        let uri: Uri = server.parse().map_err(|error| {
-            Fatal::usage(format!(
-                "invalid value {server:?} for --server: {error}; expected http://HOST:PORT or https://HOST:PORT"
-            ))
-        })?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        if !server.contains("://") {
             return Err(Fatal::usage(format!(
-                "invalid value {server:?} for --server: expected http://HOST:PORT or https://HOST:PORT"
+                "invalid value {server:?} for --server: the scheme is missing; pass http://{server} or https://{server}"
             )));
+        }
+        let wrong = || {
+            Fatal::usage(format!(
+                "invalid value {server:?} for --server: expected http://HOST:PORT or https://HOST:PORT"
+            ))
+        };
+        let uri: Uri = server.parse().map_err(|_| wrong())?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+            return Err(wrong());
         }
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
@@ -244,16 +250,7 @@ impl Client {
 
     /// Reads an answer: the value of a successful one, the error in another one.
     fn understand<T: DeserializeOwned>(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<T, Fatal> {
-        let fail = |error: ureq::Error| {
-            let cause = match error {
-                ureq::Error::Io(error) => error.to_string(),
-                error => error.to_string(),
-            };
-            Fatal::failed(format!(
-                "requesting {}: {cause}; check that the aggregator is running there, or pass --server URL",
-                self.base
-            ))
-        };
+        let fail = |error: ureq::Error| Fatal::failed(explain(&self.base, &error));
         let mut answer = answer.map_err(fail)?;
         let status = answer.status();
         let text = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_string().map_err(fail)?;
@@ -275,14 +272,23 @@ impl Client {
     /// The error for an answer that is not one of the API's.
     fn unreadable(&self, status: StatusCode, error: &serde_json::Error) -> Fatal {
         let base = &self.base;
+        // Text that is not JSON at all is of another server, and its parser's message tells nothing.
+        let is_json = !(error.is_syntax() || error.is_eof());
+        let detail = if is_json { format!("{status}: {error}") } else { status.to_string() };
         Fatal::failed(format!(
-            "requesting {base}: the response is not from an aggregator of this version ({status}: {error}); check --server"
+            "requesting {base}: the response is not from an aggregator of this version ({detail}); check --server, and the versions of both"
         ))
     }
 
     /// Returns the list at `path`, limited to `limit` items.
     pub(super) fn pages(&self, path: &str, query: Parameters, limit: Option<usize>) -> Pages<'_> {
-        Pages { client: self, path: path.to_owned(), query, limit: limit.unwrap_or(usize::MAX) }
+        Pages {
+            client: self,
+            path: path.to_owned(),
+            query,
+            limit: limit.unwrap_or(usize::MAX),
+            has_more: Cell::new(false),
+        }
     }
 }
 
@@ -299,9 +305,16 @@ pub(super) struct Pages<'a> {
     path: String,
     query: Parameters,
     limit: usize,
+    /// Whether the list has items beyond the limit; known after the last page.
+    has_more: Cell<bool>,
 }
 
 impl Pages<'_> {
+    /// Returns whether the list has items beyond the limit. Before the last page is read, it returns `false`.
+    pub(super) fn has_more(&self) -> bool {
+        self.has_more.get()
+    }
+
     /// Returns the pages one after the other; each is requested when the iterator reaches it.
     pub(super) fn iter<T: DeserializeOwned>(&self) -> impl Iterator<Item = Result<Vec<T>, Fatal>> {
         let mut left = self.limit;
@@ -311,6 +324,7 @@ impl Pages<'_> {
             let cursor: Option<String> = next.take()?;
             let page = self.page::<T>(cursor.as_deref(), left).map(|page| {
                 left -= page.items.len();
+                self.has_more.set(page.next.is_some() && left == 0);
                 next = page.next.filter(|_| left > 0).map(Some);
                 page.items
             });

@@ -124,7 +124,7 @@ const CONTAINERS: &[Column<WorkloadContainer>] = &[
 ];
 
 /// Headings of the columns of findings.
-const FINDINGS: [&str; 7] = ["SEVERITY", "ID", "PACKAGE", "INSTALLED", "FIXED IN", "CONTAINER", "FIRST SEEN"];
+const FINDINGS: [&str; 8] = ["SEVERITY", "ID", "PACKAGE", "INSTALLED", "STATUS", "FIXED IN", "CONTAINER", "FIRST SEEN"];
 
 /// Headings of the columns of configuration issues.
 const CONFIGURATION: [&str; 5] = ["LEVEL", "RULE", "PATH", "FOUND", "FIX"];

@@ -8,7 +8,7 @@ use super::listing::Listing;
 use super::output::{self, Cell as _, Column, Format};
 use super::table::table;
 use super::text::escape;
-use super::{Exit, Fatal, columns, print};
+use super::{Exit, Fatal, columns, print, unmatched};
 use crate::web::AdvisoryItem;
 use crate::web::list::{self, Resource};
 
@@ -93,7 +93,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
 
-    /// Minimum severity of findings: negligible, low, medium, high, critical
+    /// Minimum severity of findings: negligible, low, medium, high, critical; for one severity: --field-selector severity=low
     #[arg(long, value_name = "SEVERITY")]
     severity: Option<String>,
 
@@ -101,7 +101,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FIELD=VALUE", value_delimiter = ',')]
     field_selector: Vec<String>,
 
-    /// Field to sort by; prefix it with - for descending order
+    /// Field to sort by, for example name, findings, containers, severity, id; prefix it with - for descending order
     #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
     sort_by: Option<String>,
 
@@ -118,6 +118,11 @@ pub(super) struct Arguments {
 
 /// Returns the parameters of the request. A filter or an order that the resource does not know is an error before the request is sent.
 fn parameters(arguments: &Arguments, resource: &Resource, named: &str) -> Result<Parameters, Fatal> {
+    if arguments.severity.as_ref().is_some_and(|severity| severity.eq_ignore_ascii_case("unknown")) {
+        return Err(Fatal::usage(
+            "--severity is a minimum, and unknown is below every other severity: omit it to list all findings, or pass --field-selector severity=unknown to list those without a rating",
+        ));
+    }
     let image = if resource.name == list::IMAGES.name { "name" } else { "image" };
     let mut parameters = Vec::new();
     let mut filter = |name: &str, value: &str| {
@@ -147,6 +152,8 @@ fn parameters(arguments: &Arguments, resource: &Resource, named: &str) -> Result
         let (name, value) = selector.split_once('=').ok_or_else(|| {
             Fatal::usage(format!("invalid value {selector:?} for --field-selector: expected FIELD=VALUE"))
         })?;
+        // A selector compares for equality; the filter of this name is a minimum.
+        let name = if name == "severity" { "severity-is" } else { name };
         filter(name, value.trim_start_matches('='))?;
     }
     if arguments.by_impact && resource.name != list::LAYERS.name {
@@ -191,8 +198,11 @@ fn print_list<T: DeserializeOwned>(
     let query = parameters(arguments, resource, named)?;
     let client = arguments.server.connect()?;
     let path = format!("/api/v1/{}", resource.name);
-    let count = arguments.listing.write(&client, &path, query, columns, arguments.output)?;
+    let count = arguments.listing.write(&client, &path, query.clone(), columns, arguments.output)?;
     if count == 0 {
+        for unmatched in unmatched::explain(&client, resource, &query) {
+            output::remark(&unmatched);
+        }
         output::note(
             arguments.output,
             &format!("no {} found; outcrop status shows what has not been scanned", resource.name),

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 
 use super::Fatal;
 use super::client::{Client, Parameters};
-use super::output::{Column, Format, write_list};
+use super::output::{Column, Format, remark, write_list};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Listing {
@@ -27,7 +27,7 @@ impl Listing {
         }
     }
 
-    /// Prints the list at `path`, page by page. Returns the number of items.
+    /// Prints the list at `path`, page by page. Returns the number of items. If `--limit` leaves items out, a line on standard error says so.
     pub(super) fn write<T: DeserializeOwned>(
         &self,
         client: &Client,
@@ -36,6 +36,11 @@ impl Listing {
         columns: &[Column<T>],
         format: Format,
     ) -> Result<usize, Fatal> {
-        write_list(&client.pages(path, query, self.limit), columns, format, !self.no_headers)
+        let pages = client.pages(path, query, self.limit);
+        let count = write_list(&pages, columns, format, !self.no_headers)?;
+        if pages.has_more() {
+            remark(&format!("--limit shows the first {count} items; there are more"));
+        }
+        Ok(count)
     }
 }

@@ -8,6 +8,7 @@ mod columns;
 mod db;
 mod describe;
 mod doctor;
+mod failure;
 mod get;
 mod listing;
 mod node;
@@ -21,6 +22,7 @@ mod table;
 mod text;
 mod token;
 mod tunnel;
+mod unmatched;
 
 use std::io::Write as _;
 use std::process::ExitCode;

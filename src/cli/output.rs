@@ -314,13 +314,17 @@ fn yaml(value: &Value) -> Result<String, Fatal> {
 
 /// Writes a note: below a table, and to standard error beside an answer for programs.
 pub(super) fn note(format: Format, note: &str) -> Result<(), Fatal> {
-    let line = format!("{}\n", text::escape(note));
     if matches!(format, Format::Table | Format::Wide) {
-        emit(&line)?;
+        emit(&format!("{}\n", text::escape(note)))?;
     } else {
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        remark(note);
     }
     Ok(())
+}
+
+/// Writes a line to standard error, beside an answer in any format.
+pub(super) fn remark(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", text::escape(text));
 }
 
 #[cfg(test)]

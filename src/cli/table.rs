@@ -100,7 +100,6 @@ pub(super) fn findings(report: &Report) -> String {
             .findings
             .iter()
             .map(|finding| {
-                let fixed = finding.fixed.clone().unwrap_or_else(|| finding.status.as_str().to_owned());
                 let note = match (&finding.withheld_for, finding.not_assessed_by_distribution) {
                     (Some(owner), _) => format!("withheld: owned by {owner}"),
                     (None, true) => "not assessed by the distribution".to_owned(),
@@ -111,13 +110,14 @@ pub(super) fn findings(report: &Report) -> String {
                     finding.id.clone(),
                     finding.package.clone(),
                     finding.installed.clone(),
-                    fixed,
+                    finding.status.as_str().to_owned(),
+                    finding.fixed.clone().unwrap_or_default(),
                     note,
                 ]
             })
             .collect();
         if !rows.is_empty() {
-            out.push_str(&table(&["SEVERITY", "ID", "PACKAGE", "INSTALLED", "FIXED IN", "SUMMARY"], &rows));
+            out.push_str(&table(&["SEVERITY", "ID", "PACKAGE", "INSTALLED", "STATUS", "FIXED IN", "SUMMARY"], &rows));
         }
         out.push_str(&foot(target));
         out.push('\n');

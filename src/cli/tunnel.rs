@@ -96,10 +96,7 @@ impl Cluster {
             None => Api::all(client.clone()),
         };
         let pods = pods.list(&ListParams::default().labels(AGGREGATOR)).await.map_err(|error| {
-            format!(
-                "listing its pods: {}; to search one namespace only, pass --outcrop-namespace NAMESPACE",
-                error_message(&error)
-            )
+            failed("listing its pods", &error, "to search one namespace only, pass --outcrop-namespace NAMESPACE")
         })?;
         // Anyone who may create pods may set these labels, and would receive a token.
         let namespaces: BTreeSet<String> = pods.items.iter().filter_map(kube::ResourceExt::namespace).collect();
@@ -110,8 +107,8 @@ impl Cluster {
                 all.join(", ")
             ));
         }
-        let running = |pod: &&Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
-        let Some(pod) = pods.items.iter().find(running) else {
+        let candidates = candidates(&pods.items);
+        let Some(pod) = candidates.first() else {
             return Err(match pods.items.first() {
                 Some(pod) => format!("pod {} is not running; check it with kubectl describe pod", pod.name_any()),
                 None => {
@@ -133,7 +130,8 @@ impl Cluster {
         }
         let ca = published(&client, &namespace).await;
         let token = if wants_token { Some(self.token(&client, &namespace).await?) } else { None };
-        let base = forward(client, &namespace, pod.name_any()).await.map_err(|error| error.to_string())?;
+        let names = candidates.iter().map(|pod| pod.name_any()).collect();
+        let base = forward(client, &namespace, names).await.map_err(|error| error.to_string())?;
         Ok((format!("https://localhost:{}", base.port()), ca, token))
     }
 
@@ -150,7 +148,8 @@ impl Cluster {
                 let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
                 let found = accounts.list(&ListParams::default().labels(USERS)).await;
                 let found = found.map_err(|error| {
-                    format!("listing service accounts in namespace {namespace}: {}", error_message(&error))
+                    let doing = format!("listing service accounts in namespace {namespace}");
+                    failed(&doing, &error, "pass --service-account NAMESPACE/NAME or --token-file FILE")
                 })?;
                 let none = "the namespace has no service account for viewers; pass --service-account NAMESPACE/NAME";
                 (namespace.to_owned(), found.items.first().ok_or(none)?.name_any())
@@ -165,13 +164,43 @@ impl Cluster {
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let made = accounts.create_token_request(&name, &PostParams::default(), &request).await;
         let made = made.map_err(|error| {
-            format!(
-                "requesting a token of service account {namespace}/{name}: {}; to authenticate in another way, pass --service-account or --token-file",
-                error_message(&error)
-            )
+            let doing = format!("requesting a token of service account {namespace}/{name}");
+            failed(&doing, &error, "to authenticate in another way, pass --service-account or --token-file")
         })?;
         made.status.map(|status| status.token).ok_or_else(|| "the API server returned no token".to_owned())
     }
+}
+
+/// Returns the pods to connect to, the best first: those that are ready and not being deleted, then others that run; of equal ones the newest.
+/// A pod of a node that is gone stays `Running` for minutes, but is not ready.
+fn candidates(pods: &[Pod]) -> Vec<&Pod> {
+    let status = |pod: &Pod| pod.status.clone().unwrap_or_default();
+    let is_running = |pod: &&Pod| status(pod).phase.as_deref() == Some("Running");
+    let is_ready = |pod: &Pod| {
+        let mut conditions = status(pod).conditions.unwrap_or_default().into_iter();
+        conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    let is_deleted = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
+    let mut candidates: Vec<&Pod> = pods.iter().filter(is_running).collect();
+    candidates.sort_by_key(|pod| {
+        let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        std::cmp::Reverse((is_ready(pod) && !is_deleted(pod), !is_deleted(pod), created))
+    });
+    candidates
+}
+
+/// Returns the message for a request to the API server that failed: its refusal with a hint, or that it does not answer.
+fn failed(doing: &str, error: &kube::Error, hint: &str) -> String {
+    if let kube::Error::Api(_) = error {
+        return format!("{doing}: {}; {hint}", error_message(error));
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    format!(
+        "{doing}: the API server does not answer ({cause}); check the server in the kubeconfig, and that the cluster runs"
+    )
 }
 
 /// Returns the published CA certificate of the aggregator, if it is readable.
@@ -181,22 +210,65 @@ async fn published(client: &Client, namespace: &str) -> Option<String> {
     maps.items.into_iter().find_map(|map| map.data?.remove("ca.crt"))
 }
 
-/// Listens on loopback and forwards connections to the pod.
-async fn forward(client: Client, namespace: &str, pod: String) -> std::io::Result<SocketAddr> {
+/// Listens on loopback and forwards connections to the first of the pods that the API server reaches.
+async fn forward(client: Client, namespace: &str, names: Vec<String>) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let pods: Api<Pod> = Api::namespaced(client, namespace);
     tokio::spawn(async move {
         while let Ok((mut near, _)) = listener.accept().await {
-            let (pods, pod) = (pods.clone(), pod.clone());
+            let (pods, names) = (pods.clone(), names.clone());
             tokio::spawn(async move {
-                // The client sees a failure as a closed connection.
-                let Ok(mut forwarder) = pods.portforward(&pod, &[PORT]).await else { return };
-                if let Some(mut far) = forwarder.take_stream(PORT) {
-                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                for name in names {
+                    let Ok(mut forwarder) = pods.portforward(&name, &[PORT]).await else { continue };
+                    if let Some(mut far) = forwarder.take_stream(PORT) {
+                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    }
+                    return;
                 }
+                // The client sees a failure as a closed connection.
             });
         }
     });
     Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_ready_pod_that_is_not_being_deleted_comes_first() {
+        let pod = |name: &str, phase: &str, ready: bool, deleted: bool, hour: u8| {
+            let ready = if ready { "True" } else { "False" };
+            let mut pod = json!({
+                "metadata": { "name": name, "creationTimestamp": format!("2026-11-01T{hour:02}:00:00Z") },
+                "status": { "phase": phase, "conditions": [{ "type": "Ready", "status": ready }] },
+            });
+            if deleted {
+                pod["metadata"]["deletionTimestamp"] = json!("2026-11-02T00:00:00Z");
+            }
+            serde_json::from_value::<Pod>(pod).unwrap()
+        };
+        let names = |pods: &[Pod]| candidates(pods).into_iter().map(|pod| pod.name_any()).collect::<Vec<_>>();
+        let good = || pod("good", "Running", true, false, 1);
+        for (others, expected) in [
+            (vec![], Some("good")),
+            // Of a node that is gone: the kubelet does not report any more.
+            (vec![pod("lost", "Running", false, false, 2)], Some("good")),
+            (vec![pod("ending", "Running", true, true, 2)], Some("good")),
+            (vec![pod("waiting", "Pending", false, false, 2), pod("evicted", "Failed", false, false, 3)], Some("good")),
+            (vec![pod("newer", "Running", true, false, 2)], Some("newer")),
+        ] {
+            for pods in [[vec![good()], others.clone()].concat(), [others.clone(), vec![good()]].concat()] {
+                assert_eq!(names(&pods).first().map(String::as_str), expected, "{pods:?}");
+            }
+        }
+        // Without a ready one, the one that may become ready; and none that does not run.
+        let starting = [pod("ending", "Running", true, true, 2), pod("starting", "Running", false, false, 1)];
+        assert_eq!(names(&starting), ["starting", "ending"]);
+        assert!(names(&[pod("waiting", "Pending", false, false, 1)]).is_empty());
+    }
 }

@@ -185,8 +185,9 @@ fn kubernetes(status: &Status) -> Vec<Check> {
     checks
 }
 
-/// Checks the response of `GET /api/v1/nodes`. `refused` is the number of refused streams since the start.
-pub(super) fn nodes(nodes: &[NodeItem], refused: u64, aggregator: &str) -> Vec<Check> {
+/// Checks the response of `GET /api/v1/nodes`, which belongs to the response `status`.
+pub(super) fn nodes(nodes: &[NodeItem], status: &Status) -> Vec<Check> {
+    let (refused, aggregator) = (status.reports.refused, status.version.as_str());
     let named = |filter: &dyn Fn(&NodeItem) -> bool, text: &dyn Fn(&NodeItem) -> String| -> Vec<String> {
         nodes.iter().filter(|node| filter(node)).map(text).collect()
     };
@@ -194,6 +195,10 @@ pub(super) fn nodes(nodes: &[NodeItem], refused: u64, aggregator: &str) -> Vec<C
     let has_agent = |node: &NodeItem| !node.agent_version.is_empty();
     let is_registered = |node: &NodeItem| node.kubernetes.is_some();
     let attached = nodes.iter().filter(|node| node.attached).count();
+    if !nodes.iter().any(has_agent) && status.restricted {
+        let found = "this account may read some namespaces only, and no agent has reported a container of them";
+        return vec![Check::skipped("nodes", found)];
+    }
     if !nodes.iter().any(has_agent) {
         let refusals = if refused > 0 { format!("; {refused} streams were refused") } else { String::new() };
         return vec![Check::fail(
@@ -202,7 +207,13 @@ pub(super) fn nodes(nodes: &[NodeItem], refused: u64, aggregator: &str) -> Vec<C
             "check the agents with kubectl get pods and kubectl logs, then kubectl exec POD -c reader -- outcrop-agent doctor",
         )];
     }
-    let mut checks = vec![Check::ok("nodes", format!("{attached} of {} attached", nodes.len()))];
+    let expected = nodes.iter().filter(|node| has_agent(node)).count();
+    let found = format!("{attached} of {} attached", nodes.len());
+    let mut checks = vec![match attached {
+        0 => Check::fail("nodes", found, "start outcrop-agent on the nodes; what they reported before is not updated"),
+        _ if attached < expected => Check::warn("nodes", found, "see the silent nodes below"),
+        _ => Check::ok("nodes", found),
+    }];
     let silence = |node: &NodeItem| format!("{} for {} s", node.name, node.silent_seconds);
     let silent = named(&|node| has_agent(node) && !node.attached && is_registered(node), &silence);
     if !silent.is_empty() {
@@ -286,11 +297,11 @@ mod tests {
         checks.iter().filter(|check| check.check == name).max_by_key(|check| check.result)
     }
 
-    #[test]
-    fn a_status_is_judged_field_by_field() {
+    /// A status without anything to report.
+    fn healthy() -> Value {
         let source = |ecosystem: &str, age: i64| json!({ "ecosystem": ecosystem, "records": 1, "newest": "2026", "age_days": age });
-        let healthy = json!({
-            "version": "0.1.3", "cluster": "c", "uptime_seconds": 1, "problems": [], "store_error": null, "database_error": null,
+        json!({
+            "version": "0.1.3", "cluster": "c", "uptime_seconds": 1, "restricted": false, "problems": [], "store_error": null, "database_error": null,
             "database": { "digest": "sha256:00", "brought_at": "2026", "brought_by": "me", "signed_by": "RWQ",
                           "sources": [source("Debian:12", 2), source("npm", 900)] },
             "assessed": [{ "ecosystem": "Debian:12", "state": "matched", "reason": "", "containers": 1 }],
@@ -301,7 +312,12 @@ mod tests {
             "lifetimes": { "seen": 1, "ended": {}, "gone_before_reading": 0 },
             "containers": 1, "coverage": [], "reasons": [], "findings": {}, "withheld": 0,
             "offline": null, "oldest_unscanned_seconds": null, "rematch": null,
-        });
+        })
+    }
+
+    #[test]
+    fn a_status_is_judged_field_by_field() {
+        let healthy = healthy();
         let status = |value: &Value| super::status(&serde_json::from_value(value.clone()).unwrap(), "0.1.0", 7);
         let checks = status(&healthy);
         assert!(checks.iter().all(|check| check.result == Outcome::Ok), "{checks:?}");
@@ -367,7 +383,13 @@ mod tests {
             serde_json::from_value::<NodeItem>(node).unwrap()
         };
         let good = node(json!({}));
-        let of = |change: Value| nodes(&[good.clone(), node(change)], 0, "0.1.0");
+        let status = |change: &[(&str, Value)]| {
+            let mut status = healthy();
+            status["version"] = json!("0.1.0");
+            change.iter().for_each(|(pointer, value)| *status.pointer_mut(pointer).unwrap() = value.clone());
+            serde_json::from_value::<Status>(status).unwrap()
+        };
+        let of = |change: Value| nodes(&[good.clone(), node(change)], &status(&[]));
         assert!(of(json!({})).iter().all(|check| check.result == Outcome::Ok));
         for (change, check, outcome) in [
             (json!({ "attached": false, "silent_seconds": 90 }), "silent nodes", Outcome::Fail),
@@ -384,9 +406,16 @@ mod tests {
             assert_eq!(found.result, outcome, "{checks:?}");
             assert!(found.found.contains('n') && !found.todo.is_empty(), "{found:?}");
         }
-        let none = nodes(&[node(json!({ "agent_version": "" }))], 3, "0.1.0");
+        let killed = of(json!({ "attached": false, "silent_seconds": 1 }));
+        assert_eq!(result(&killed, "nodes").unwrap().result, Outcome::Warn, "not ok, if only for a moment: {killed:?}");
+        let alone = nodes(&[node(json!({ "attached": false, "kubernetes": null }))], &status(&[]));
+        assert_eq!(result(&alone, "nodes").unwrap().result, Outcome::Fail, "0 of 1 is not ok: {alone:?}");
+        let none = nodes(&[node(json!({ "agent_version": "" }))], &status(&[("/reports/refused", json!(3))]));
         assert_eq!((none.len(), none[0].result), (1, Outcome::Fail));
         assert!(none[0].found.contains("3 streams"), "{none:?}");
+        // Who may read some namespaces only is not told that no node has an agent.
+        let hidden = nodes(&[], &status(&[("/restricted", json!(true))]));
+        assert_eq!((hidden.len(), hidden[0].result), (1, Outcome::Skipped), "{hidden:?}");
     }
 
     #[test]

@@ -10,7 +10,9 @@ mod cluster;
 mod objects;
 mod redact;
 
+use std::net::TcpStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use outcrop_agent::doctor::{Check, Outcome, Subject, examine, failed, judge_clock, skew};
@@ -19,7 +21,7 @@ use serde_json::json;
 
 use self::bundle::Bundle;
 use self::cluster::Found;
-use super::client::{Client, Server};
+use super::client::{Client, HERE, Server};
 use super::output;
 use super::table::table;
 use super::{Exit, Fatal, print};
@@ -39,7 +41,7 @@ enum Format {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Check this machine as a node: containerd's socket, storage, rights and sandbox; the default if neither a cluster nor --server is given
+    /// Check this machine as a node: containerd's socket, storage, rights and sandbox; the default if neither a cluster nor --server is given, then with the aggregator on this machine if one runs
     #[arg(long)]
     node: bool,
 
@@ -94,8 +96,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     let mut answers = Answers::default();
     // The tunnel to the aggregator goes through the API server.
     let is_reachable = found.as_ref().is_none_or(|found| found.objects.is_some());
-    if somewhere && !arguments.node && is_reachable {
+    // Without a flag or a cluster, other commands ask the aggregator on this machine: so does this one, if there is one.
+    let is_asked = if somewhere { is_reachable } else { cluster.is_none() && is_local_aggregator() };
+    if is_asked && !arguments.node {
         checks.extend(ask(arguments, found.as_ref(), &mut answers));
+    } else if !somewhere && cluster.is_none() && !arguments.node {
+        checks.push(Check::skipped(
+            "API",
+            format!("nothing listens at {HERE}; pass --server URL to check an aggregator"),
+        ));
     }
     if !somewhere && cluster.is_some() && !arguments.node {
         let found = "this pod has no token for the API: run outcrop doctor with a kubeconfig, or pass --server, --ca and --token-file";
@@ -179,13 +188,19 @@ fn ask(arguments: &Arguments, found: Option<&Found>, answers: &mut Answers) -> V
     checks.extend(answers::status(&status, env!("CARGO_PKG_VERSION"), arguments.max_age));
     match nodes(&client) {
         Ok(nodes) => {
-            checks.extend(answers::nodes(&nodes, status.reports.refused, &status.version));
+            checks.extend(answers::nodes(&nodes, &status));
             answers.nodes = nodes;
         }
         Err(error) => checks.push(Check::skipped("nodes", error.message)),
     }
     answers.status = Some(status);
     checks
+}
+
+/// Returns whether something listens at the default address of an aggregator's API.
+fn is_local_aggregator() -> bool {
+    let address = HERE.rsplit('/').next().and_then(|address| address.parse().ok());
+    address.is_some_and(|address| TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok())
 }
 
 fn nodes(client: &Client) -> Result<Vec<NodeItem>, Fatal> {

@@ -89,11 +89,11 @@ pub(super) struct Arguments {
     packages: bool,
 
     /// Minimum severity of the findings to show
-    #[arg(long, value_name = "LEVEL", value_enum)]
+    #[arg(long, value_name = "LEVEL", value_enum, ignore_case = true)]
     severity: Option<Level>,
 
     /// Exit with code 2 if a finding has at least this severity
-    #[arg(long, value_name = "LEVEL", value_enum)]
+    #[arg(long, value_name = "LEVEL", value_enum, ignore_case = true)]
     fail_on: Option<Level>,
 
     /// Show only findings with a fixed version

@@ -98,11 +98,109 @@ fn an_empty_result_mentions_containers_that_were_not_scanned() {
 }
 
 #[test]
+fn a_list_with_a_limit_says_that_there_is_more() {
+    let server = Server::open(Fake::new(3, 4));
+    for (limit, expected) in [("3", "--limit shows the first 3 items; there are more\n"), ("4", ""), ("5", "")] {
+        for format in ["table", "json", "csv"] {
+            let output = server.outcrop(&["get", "containers", "--limit", limit, "-o", format]);
+            assert_eq!(String::from_utf8(output.stderr).unwrap(), expected, "{limit} {format}");
+            assert_eq!(output.status.code(), Some(0));
+        }
+    }
+}
+
+#[test]
+fn a_filter_value_that_nothing_has_is_named_on_standard_error() {
+    let server = Server::open(Fake::new(3, 4));
+    for (arguments, expected) in [
+        (&["get", "containers", "-n", "nowhere"][..], "no container runs in namespace \"nowhere\"; list them with"),
+        (&["get", "containers", "--node", "nope", "-o", "json"], "no node has the name \"nope\""),
+        (&["get", "containers", "-n", "shop", "--node", "node-1"], ""),
+    ] {
+        let output = server.outcrop(arguments);
+        let told = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<&str> = told.lines().filter(|line| !line.starts_with("no containers found")).collect();
+        assert_eq!(lines.len(), usize::from(!expected.is_empty()), "{arguments:?}: {told}");
+        assert!(told.contains(expected), "{arguments:?}: {told}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_the_api_is_named_with_what_to_do() {
+    let (certificate, key) = super::server::certificate();
+    let with_tls = Server::with_tls(Fake::new(1, 1), |dir| {
+        fs::write(dir.join("tls.crt"), &certificate).unwrap();
+        fs::write(dir.join("tls.key"), &key).unwrap();
+    });
+    let plain = Server::open(Fake::new(1, 1));
+    let ca = with_tls.at("tls.crt").display().to_string();
+    let (http, https) = (format!("http://{}", with_tls.address), format!("https://{}", plain.address));
+    // A server that speaks another protocol.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        use std::io::Write as _;
+        for stream in listener.incoming() {
+            let _ = stream.unwrap().write_all(b"220 mail.example ESMTP\r\n");
+        }
+    });
+    for (server, expected) in [
+        (&http, "if it serves TLS, pass https:// and --ca FILE"),
+        (&https, "the server does not speak TLS; pass http://"),
+        (&other, "did not answer in HTTP/1.1"),
+    ] {
+        let output = plain.outcrop(&["status", "--server", server, "--ca", &ca]);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{server}: {told}");
+        assert!(told.contains(expected) && told.starts_with(&format!("outcrop: requesting {server}: ")), "{told}");
+    }
+}
+
+#[test]
+fn an_api_server_that_is_down_is_said_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("kubeconfig");
+    let text = r#"{ "apiVersion": "v1", "kind": "Config", "current-context": "a",
+        "clusters": [{ "name": "a", "cluster": { "server": "https://127.0.0.1:1" } }],
+        "users": [{ "name": "a", "user": {} }],
+        "contexts": [{ "name": "a", "context": { "cluster": "a", "user": "a" } }] }"#;
+    fs::write(&config, text).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_outcrop"));
+    command.args(["status", "--kubeconfig"]).arg(&config).env_remove("OUTCROP_SERVER");
+    let output = command.output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+    assert!(told.contains("the API server does not answer (Connection refused"), "{told}");
+    assert!(told.contains("check the server in the kubeconfig") && !told.contains("client error"), "{told}");
+}
+
+#[test]
+fn who_may_read_some_namespaces_only_is_told_so_and_not_that_there_is_no_agent() {
+    let server = Server::with_tokens(Fake::new(0, 0));
+    for (namespaces, expected, unexpected) in [
+        ("shop", "may read some namespaces only", "start outcrop-agent"),
+        ("", "no node has attached; start outcrop-agent", "may read some namespaces only"),
+    ] {
+        fs::write(server.at("token"), super::who::token(&server, &format!("me{namespaces}"), "read", namespaces))
+            .unwrap();
+        let token = server.at("token").display().to_string();
+        let told = server.told(&["status", "--token-file", &token]);
+        assert!(told.contains(expected) && !told.contains(unexpected), "{told}");
+    }
+}
+
+#[test]
 fn errors_have_an_exit_code_and_a_hint() {
     let server = Server::open(Fake::new(3, 4));
     for (arguments, code, expected) in [
         (&["get", "layers", "-n", "shop"][..], 64, "layers have no filter \"namespace\": expected one of id, state"),
         (&["get", "layers", "--sort-by", "color"], 64, "expected one of id, findings, containers"),
+        (&["get", "findings", "--severity", "UNKNOWN"], 64, "--field-selector severity=unknown"),
+        (&["who-has", "CVE-2099-1"], 1, "CVE-2099-1 is not in the advisory database (newest record 2026-11-01)"),
+        (&["status", "--server", "127.0.0.1:7480"], 64, "the scheme is missing; pass http://127.0.0.1:7480"),
+        (&["status", "--server", "ftp://127.0.0.1"], 64, "expected http://HOST:PORT"),
+        (&["status", "--server", "http://"], 64, "expected http://HOST:PORT"),
+        (&["status", "--server", "http://does-not-exist.invalid"], 1, "the host name was not found"),
         (&["get", "nodes", "--by-impact"], 64, "applies to layers only"),
         (&["get", "nodes", "--limit", "0"], 64, "invalid value 0 for --limit"),
         (&["get", "nodes", "--field-selector", "attached"], 64, "expected FIELD=VALUE"),

@@ -84,6 +84,35 @@ fn the_token_that_was_shown_is_not_in_the_archive() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+#[test]
+fn the_aggregator_that_other_commands_find_is_checked_by_doctor_too() {
+    if !rustix::process::geteuid().is_root() {
+        crate::skip::skip("root", "a network namespace with the default port");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tokens"), "").unwrap();
+    let script = r#"ip link set lo up
+        "$OUTCROP" doctor -o json > without.json
+        "$OUTCROP" aggregator --cluster test --insecure --tokens tokens --listen 127.0.0.1:7443 --api 127.0.0.1:7480 --data data 2> log &
+        for try in $(seq 600); do "$OUTCROP" status > status 2> error && break; sleep 0.1; done
+        "$OUTCROP" doctor -o json > with.json
+        kill $!"#;
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--net", "sh", "-c", script]).current_dir(dir.path()).env("OUTCROP", env!("CARGO_BIN_EXE_outcrop"));
+    for variable in ["KUBECONFIG", "OUTCROP_KUBECONFIG", "OUTCROP_SERVER", "KUBERNETES_SERVICE_HOST"] {
+        command.env_remove(variable);
+    }
+    let output = command.env("HOME", dir.path()).output().unwrap();
+    let document = |name: &str| {
+        let text = fs::read_to_string(dir.path().join(name)).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap_or_else(|error| panic!("{error}: {text} {output:?}"))
+    };
+    assert_eq!(results(&document("without.json"), "API"), ["skipped"]);
+    assert_eq!(results(&document("with.json"), "API"), ["ok"], "{:#}", document("with.json"));
+    assert_eq!(results(&document("with.json"), "nodes"), ["fail"], "no agent has attached");
+}
+
 /// The archive's bytes, unpacked.
 #[allow(clippy::disallowed_types, reason = "it was packed by what is tested, and is small")]
 fn bytes(path: &Path) -> Vec<u8> {

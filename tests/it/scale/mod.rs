@@ -9,6 +9,7 @@ mod laws;
 mod load;
 mod node;
 mod outbox;
+mod questions;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod rematch;
 mod secrets;

@@ -1,0 +1,88 @@
+//! Explains an empty list: which of its filters nothing matches at all.
+
+use serde_json::Value;
+
+use super::client::{Client, Parameters};
+use crate::web::list::{self, Resource};
+use crate::web::{AskedVulnerability, HasPage, Page};
+
+/// Where a value of a filter occurs if anything has it: a list, its filter, and the sentence for a value that nothing has.
+struct Place {
+    list: &'static str,
+    filter: &'static str,
+    nothing: &'static str,
+    hint: &'static str,
+}
+
+/// Returns the place of a filter's values; `None` for filters with a fixed set of values, which the API validates.
+fn place(resource: &Resource, filter: &str) -> Option<Place> {
+    let place = |list, filter, nothing, hint| Some(Place { list, filter, nothing, hint });
+    let containers = |filter, nothing| place("containers", filter, nothing, "outcrop get containers");
+    let workloads = |filter, nothing| place("workloads", filter, nothing, "outcrop get workloads");
+    let is = |other: &Resource| resource.name == other.name;
+    match filter {
+        "namespace" => containers("namespace", "no container runs in namespace"),
+        "pod" => containers("pod", "no container runs in pod"),
+        "image" => containers("image", "no container runs image"),
+        "container" => containers("name", "no container has the name"),
+        "name" if is(&list::CONTAINERS) => containers("name", "no container has the name"),
+        "name" if is(&list::IMAGES) => containers("image", "no container runs image"),
+        "name" if is(&list::WORKLOADS) => workloads("name", "no workload has the name"),
+        "node" => place("nodes", "name", "no node has the name", "outcrop get nodes"),
+        "name" if is(&list::NODES) => place("nodes", "name", "no node has the name", "outcrop get nodes"),
+        "name" if is(&list::PACKAGES) => place("packages", "name", "no package has the name", "outcrop get packages"),
+        "package" => place("packages", "name", "no package has the name", "outcrop get packages"),
+        "workload" => workloads("workload", "no workload matches"),
+        "kind" => workloads("kind", "no workload has the kind"),
+        "labels" => workloads("labels", "no workload matches the labels"),
+        "owner" => workloads("owner", "no workload has the owner"),
+        "rule" => place("issues", "rule", "no workload violates the rule", "outcrop get issues"),
+        "stack" => place("images", "stack", "no image has the stack", "outcrop get images -o wide"),
+        "layer" => place("layers", "id", "no image has the layer", "outcrop get layers"),
+        "id" if is(&list::LAYERS) => place("layers", "id", "no image has the layer", "outcrop get layers"),
+        _ => None,
+    }
+}
+
+/// Returns one line for each filter of an empty list that nothing matches. A filter that cannot be checked, for example for want of a
+/// permission, is left out.
+pub(super) fn explain(client: &Client, resource: &Resource, filters: &Parameters) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (name, value) in filters {
+        if name == "id" && resource.name == list::FINDINGS.name {
+            lines.extend(unknown_advisory(client, value));
+            continue;
+        }
+        let Some(place) = place(resource, name) else { continue };
+        let query = [(place.filter.to_owned(), value.clone()), ("limit".to_owned(), "1".to_owned())];
+        let page = client.get::<Page<Value>>(&format!("/api/v1/{}", place.list), &query);
+        if page.is_ok_and(|page| page.items.is_empty()) {
+            lines.push(format!("{} {value:?}; list them with {}", place.nothing, place.hint));
+        }
+    }
+    lines
+}
+
+/// Returns the line for a vulnerability that the advisory database does not contain.
+fn unknown_advisory(client: &Client, id: &str) -> Option<String> {
+    let query = [("q".to_owned(), id.to_owned()), ("limit".to_owned(), "1".to_owned())];
+    let page: HasPage = client.get("/api/v1/who-has", &query).ok()?;
+    let asked = page.vulnerability.filter(|asked| !asked.in_database)?;
+    Some(describe_unknown(&asked))
+}
+
+/// Returns why nobody can tell which containers have a vulnerability.
+pub(super) fn describe_unknown(asked: &AskedVulnerability) -> String {
+    let AskedVulnerability { id, newest_record, .. } = asked;
+    match newest_record {
+        Some(newest) => {
+            let date = newest.split('T').next().unwrap_or_default();
+            format!(
+                "{id} is not in the advisory database (newest record {date}), so which containers have it is unknown; update the database with outcrop db push FILE"
+            )
+        }
+        None => format!(
+            "{id} cannot be looked up because the aggregator has no advisory database; push one with outcrop db push FILE"
+        ),
+    }
+}
