@@ -27,6 +27,9 @@ mod service;
 mod skip;
 #[path = "../../tests/it/scale/table.rs"]
 mod table;
+#[allow(dead_code, reason = "other tests need more of it")]
+#[path = "../../tests/it/volumes.rs"]
+mod volumes;
 #[allow(dead_code, reason = "the small fleet's tests need more of it")]
 #[path = "../../tests/it/scale/world.rs"]
 mod world;
@@ -98,7 +101,7 @@ fn interrupt(table: &mut Table) {
 
 fn full(table: &mut Table) {
     let shape = Shape { nodes: 50, containers: 1_500, images: 200, layers: 1_000, seed: 1 };
-    for kind in [crash::FileSystem::Tmpfs, crash::FileSystem::Ext4] {
+    for kind in [volumes::FileSystem::Tmpfs, volumes::FileSystem::Ext4] {
         let what = format!("the aggregator's volume ({kind:?}) filled to 100 %, reading goes on");
         let Some(outcome) = crash::fill_the_volume(shape, kind) else {
             table.row(&what, "SKIPPED: needs root".to_owned(), "0 lost", false);

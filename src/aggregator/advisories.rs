@@ -19,7 +19,7 @@ use crate::advisory::trust::{
 use crate::advisory::{Database, DatabaseError, SourceInfo};
 use crate::lock::lock;
 use crate::stamp::Stamp;
-use crate::store::free;
+use crate::store::check_room;
 
 /// Name of the file that records which copy is in use.
 const RECORD: &str = "current.json";
@@ -207,6 +207,15 @@ pub struct Advisories {
     offering: Mutex<()>,
 }
 
+/// Which files of the directory are removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sweep {
+    /// Copies that a crash left incomplete.
+    Incomplete,
+    /// Copies that are not in use, too.
+    All,
+}
+
 /// A copy that is being written. Dropping it removes the file unless it was stored.
 struct Incoming {
     copy: tempfile::NamedTempFile,
@@ -238,10 +247,8 @@ impl Advisories {
                 }
             }
         }
-        // A refused copy stays until the next database is accepted, so that an operator can examine it.
-        if opened.current().is_some() {
-            opened.sweep();
-        }
+        // A refused copy stays until the next database is accepted, so that an operator can examine it. Incomplete copies never stay.
+        opened.sweep(if opened.current().is_some() { Sweep::All } else { Sweep::Incomplete });
         Ok(opened)
     }
 
@@ -306,7 +313,7 @@ impl Advisories {
                 drop(state);
                 // Waits for a check in progress.
                 if let Some(_nothing_is_offered) = self.offering.try_lock().ok().filter(|_| is_to_sweep) {
-                    self.sweep();
+                    self.sweep(Sweep::All);
                 }
                 return None;
             }
@@ -341,7 +348,7 @@ impl Advisories {
         }
         drop(state);
         if outcome.is_ok() {
-            self.sweep();
+            self.sweep(Sweep::All);
         }
         outcome
     }
@@ -409,14 +416,13 @@ impl Advisories {
         if before.size() > limit {
             return Err(Refusal::TooLarge { file: file.to_owned(), limit });
         }
-        // Checked before the copy, because a copy without room is tried again repeatedly.
-        if free(&self.directory).is_ok_and(|space| space.free < before.size()) {
-            return Err(unkept(io::ErrorKind::StorageFull.into()));
-        }
+        // Checked before the copy, because a copy without room is tried again repeatedly, and because it must not take the room of the store.
+        check_room(&self.directory, before.size()).map_err(|error| unkept(error.into()))?;
         let mut copied = tempfile::Builder::new().prefix(INCOMING).tempfile_in(&self.directory).map_err(unkept)?;
         let mut hash = Sha256::new();
         let mut kept = Ok(());
-        let length = copy(&mut handle, limit.saturating_add(1), |piece| {
+        // A file that grows meanwhile is not copied beyond the room that was checked.
+        let length = copy(&mut handle, before.size().saturating_add(1), |piece| {
             hash.update(piece);
             copied.write_all(piece).map_err(|error| {
                 let kind = error.kind();
@@ -426,9 +432,6 @@ impl Advisories {
         });
         kept.map_err(unkept)?;
         let length = length.map_err(unread)?;
-        if length > limit {
-            return Err(Refusal::TooLarge { file: file.to_owned(), limit });
-        }
         let after = handle.metadata().map_err(unread)?;
         let is_still = Stamp::from(&after) == Stamp::from(&before) && length == before.size();
         if !is_still || Stamp::of(file) != Some(Stamp::from(&before)) {
@@ -488,8 +491,8 @@ impl Advisories {
         file.persist(path).map(|_| ()).map_err(|error| error.error)
     }
 
-    /// Removes copies that are neither in use nor being read. A copy that cannot be removed is tried again later.
-    fn sweep(&self) {
+    /// Removes incomplete copies, and copies that are neither in use nor being read. A copy that cannot be removed is tried again later.
+    fn sweep(&self, sweep: Sweep) {
         let mut state = lock(&self.state);
         state.former.retain(|former| former.strong_count() > 0);
         let in_use: Vec<Arc<Current>> =
@@ -500,7 +503,7 @@ impl Advisories {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             let is_copy = name.ends_with(".db") || name.ends_with(".db.minisig");
-            let is_ours = is_copy && name.len() > 64 || name.starts_with(INCOMING);
+            let is_ours = sweep == Sweep::All && is_copy && name.len() > 64 || name.starts_with(INCOMING);
             let is_used = in_use.iter().any(|used| path == used.path || path == trust::signature_path(&used.path));
             if is_ours && !is_used {
                 let _ = fs::remove_file(path);

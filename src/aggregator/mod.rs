@@ -178,10 +178,6 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let _ = listen::allow_files(32_768);
     std::fs::create_dir_all(&config.data).map_err(file(&config.data))?;
     crate::store::check_local(&config.data)?;
-    let uploads = config.data.join("uploads");
-    // Removes incomplete uploads of an aggregator that was killed.
-    let _ = std::fs::remove_dir_all(&uploads);
-    std::fs::create_dir_all(&uploads).map_err(file(&uploads))?;
     let client = match &config.kubernetes {
         Some(kubernetes) => {
             let connected = crate::cluster::connect(kubernetes.kubeconfig.as_deref(), None).await;
@@ -209,6 +205,10 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
             return Ok(());
         }
     };
+    let uploads = config.data.join("uploads");
+    // Removes incomplete uploads of an aggregator that was killed. This process holds the lock of the store, so that no other one uses them.
+    let _ = std::fs::remove_dir_all(&uploads);
+    std::fs::create_dir_all(&uploads).map_err(file(&uploads))?;
     // Reviews for agents and for users are separate, so that neither delays the other.
     let [reviews, of_agents] = [client.clone(), client.clone()].map(|client| client.map(Reviews::new));
     let problems = Problems::default();

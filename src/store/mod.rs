@@ -36,7 +36,7 @@ pub use row::{
     VulnerabilityRow, WorkloadKey, inputs,
 };
 pub use sqlite::{Sqlite, adopt, back_up, needs_migration};
-pub use volume::{Space, VolumeError, check_local, free};
+pub use volume::{NoRoom, Space, VolumeError, check_local, check_room, free};
 
 /// The cluster that a store belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -84,6 +84,41 @@ pub fn check_local(path: &Path) -> Result<(), VolumeError> {
     }
 }
 
+/// Room that other files leave free for the store, in bytes; on a small volume an eighth of it. The store needs it to write while they lie there,
+/// and never less than it needs to resume after the volume was full.
+const RESERVE: u64 = 256 << 20;
+
+/// Further files do not fit on the volume of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{needed} bytes are needed, {free} are free, and {reserve} of these are reserved for the store; free some space or enlarge the volume"
+)]
+pub struct NoRoom {
+    /// Size of the files, in bytes.
+    pub needed: u64,
+    /// Space available to this process, in bytes.
+    pub free: u64,
+    /// Space that is left to the store, in bytes.
+    pub reserve: u64,
+}
+
+impl From<NoRoom> for io::Error {
+    fn from(error: NoRoom) -> Self {
+        Self::new(io::ErrorKind::StorageFull, error)
+    }
+}
+
+/// Checks that files of `needed` bytes fit on the volume of `path` without the reserve of the store. A volume that cannot be checked passes: then the
+/// write itself shows whether there is room.
+///
+/// # Errors
+/// When they do not fit.
+pub fn check_room(path: &Path, needed: u64) -> Result<(), NoRoom> {
+    let Ok(Space { total, free }) = free(path) else { return Ok(()) };
+    let reserve = RESERVE.min(total / 8);
+    if needed.saturating_add(reserve) <= free { Ok(()) } else { Err(NoRoom { needed, free, reserve }) }
+}
+
 /// The size of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {

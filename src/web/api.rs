@@ -27,6 +27,7 @@ use super::problem::Problem;
 use super::query::{self, Parameters};
 use super::routes::Endpoint;
 use super::source::Failure;
+use crate::store::check_room;
 
 /// Maximum time between two chunks of a pushed file.
 const PUSH_PAUSE: Duration = Duration::from_secs(30);
@@ -321,11 +322,18 @@ async fn receive(api: &Api, body: Body, path: &Path) -> Result<(), Problem> {
     let fail = |error: std::io::Error| not_stored(api, &error);
     let too_large =
         || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the file is larger than the limit of {limit} bytes"));
-    if body.size_hint().lower() > limit {
+    // The file is stored twice while it is checked: here and, if it is accepted, in the directory of advisory databases.
+    let check = |spooled: u64, more: u64| {
+        let needed = spooled.saturating_add(more).saturating_add(more);
+        check_room(&api.config.uploads, needed).map_err(|error| fail(error.into()))
+    };
+    let announced = body.size_hint().lower();
+    if announced > limit {
         return Err(too_large());
     }
+    check(0, announced)?;
     let mut file = tokio::fs::File::create_new(path).await.map_err(fail)?;
-    let mut size = 0;
+    let mut size: u64 = 0;
     let mut pieces = body.into_data_stream();
     loop {
         let piece = tokio::time::timeout(PUSH_PAUSE, pieces.next()).await;
@@ -333,10 +341,12 @@ async fn receive(api: &Api, body: Body, path: &Path) -> Result<(), Problem> {
             piece.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "timed out waiting for more of the file"))?;
         let Some(piece) = piece else { break };
         let bytes = piece.map_err(|error| Problem::bad_request(format!("receiving the file: {error}")))?;
-        size += bytes.len() as u64;
-        if size > limit {
+        let more = bytes.len() as u64;
+        if size + more > limit {
             return Err(too_large());
         }
+        check(size, more)?;
+        size += more;
         file.write_all(&bytes).await.map_err(fail)?;
     }
     file.flush().await.map_err(fail)?;

@@ -78,6 +78,7 @@ impl From<Failure> for Problem {
             Failure::Invalid(detail) => Self::bad_request(detail),
             Failure::Missing(detail) => Self::new(StatusCode::NOT_FOUND, detail),
             Failure::Refused(detail) => Self::new(StatusCode::CONFLICT, detail),
+            Failure::NotStored(detail) => Self::new(StatusCode::INSUFFICIENT_STORAGE, detail),
             Failure::Store(detail) | Failure::Unavailable(detail) => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail),
         }
     }

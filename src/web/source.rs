@@ -95,6 +95,8 @@ pub enum Failure {
     Refused(String),
     /// The store could not be read.
     Store(String),
+    /// The change needs more room on disk than there is.
+    NotStored(String),
     /// The change was started and is not complete yet.
     Unavailable(String),
 }

@@ -15,6 +15,7 @@ use rusqlite::Connection;
 use serde_json::json;
 
 use crate::skip::skip;
+use crate::volumes::{FileSystem, Volume};
 
 const OUTCROP: &str = env!("CARGO_BIN_EXE_outcrop");
 
@@ -395,6 +396,34 @@ fn a_full_volume_keeps_the_good_database_and_takes_the_new_one_when_there_is_roo
     let unmounted = Command::new("umount").arg("-l").arg(shop.at("kept")).status();
     assert!(unmounted.is_ok_and(|status| status.success()));
     outcome.unwrap();
+}
+
+#[test]
+fn a_copy_leaves_the_room_of_the_store() {
+    let shop = Shop::new();
+    let Some(volume) = Volume::mount(&shop.at("kept"), FileSystem::Tmpfs, 32) else {
+        skip("root", "mounting a small volume");
+        return;
+    };
+    let advisories = shop.open();
+    for (size, says) in [(30 << 20, "reserved for the store"), (20 << 20, "not an advisory database")] {
+        let file = shop.at("large");
+        fs::File::create(&file).unwrap().set_len(size).unwrap();
+        let told = refusal(push(&advisories, &file));
+        assert!(told.contains(says), "{told}");
+        assert!(shop.kept().is_empty() && volume.free() > 31 << 20, "{:?}", shop.kept());
+    }
+}
+
+#[test]
+fn an_incomplete_copy_is_removed_at_the_next_start_also_without_a_database() {
+    let shop = Shop::new();
+    fs::create_dir(shop.at("kept")).unwrap();
+    fs::write(shop.at("kept/.incoming-x"), "of a process that was killed").unwrap();
+    let refused_before = format!("{}.db", "0".repeat(64));
+    fs::write(shop.at("kept").join(&refused_before), "to be examined").unwrap();
+    shop.open();
+    assert_eq!(shop.kept(), [refused_before]);
 }
 
 #[test]

@@ -37,3 +37,4 @@ mod skip;
 #[allow(dead_code, reason = "the tests of outcrop-agent use the rest")]
 #[path = "../../daemonset/tests/it/catalog_lang/support.rs"]
 mod support;
+mod volumes;

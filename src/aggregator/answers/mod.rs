@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 pub(super) use workloads::newest;
 
+use super::advisories::Refusal;
 use super::fleet::{Container, Key, Picture};
 use super::joining::Missing;
 use super::rematch::Taken;
@@ -86,7 +87,11 @@ impl Source for Answers {
     fn push_database<'a>(&'a self, who: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed> {
         Box::pin(async move {
             let taken = self.0.take_database(file, who.to_owned(), allow_shrink).await;
-            match taken.map_err(|refusal| Failure::Refused(refusal.to_string()))? {
+            let refused = |refusal: Refusal| match refusal {
+                Refusal::Keep { .. } => Failure::NotStored(refusal.to_string()),
+                _ => Failure::Refused(refusal.to_string()),
+            };
+            match taken.map_err(refused)? {
                 Taken::Same(digest) => Ok(Pushed { digest: digest.to_string(), unchanged: true, rematch: None }),
                 Taken::Matched(digest, rematch) => {
                     Ok(Pushed { digest: digest.to_string(), unchanged: false, rematch: rematch.map(words) })

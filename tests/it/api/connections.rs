@@ -11,6 +11,8 @@ use outcrop::web::Loopback;
 
 use super::fake::Fake;
 use super::server::{Server, certificate};
+use crate::skip::skip;
+use crate::volumes::{FileSystem, Volume};
 
 #[test]
 fn who_talks_slowly_stops_nobody_else() {
@@ -173,6 +175,98 @@ fn a_pushed_file_is_whole_bounded_and_gone_afterwards() {
     let signatures: Vec<Option<&[u8]>> = pushed.iter().map(|push| push.signature.as_deref()).collect();
     assert_eq!(signatures, [None, None, None, None, None, Some(&b"untrusted comment: x\nabc\n"[..])]);
     assert_eq!(fs::read_dir(&uploads).unwrap().count(), 0);
+}
+
+/// A `POST` of a database, one part after the other.
+struct Push(TcpStream);
+
+impl Push {
+    fn begin(server: &Server, length: &str) -> Self {
+        let mut stream = server.connect();
+        let head =
+            "POST /api/v1/database HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json";
+        stream.write_all(format!("{head}\r\n{length}\r\n\r\n").as_bytes()).unwrap();
+        Self(stream)
+    }
+
+    /// Sends bytes; `false` once there is a response.
+    fn send(&mut self, bytes: &[u8]) -> bool {
+        let sent = self.0.write_all(bytes).is_ok();
+        self.0.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        sent && self.0.peek(&mut [0]).is_err()
+    }
+
+    /// The status of the response.
+    fn status(mut self) -> String {
+        self.0.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut head = [0; 12];
+        self.0.read_exact(&mut head).unwrap();
+        String::from_utf8(head.to_vec()).unwrap().split_off(9)
+    }
+}
+
+#[test]
+fn a_push_leaves_the_room_of_the_store_and_no_file_behind() {
+    for kind in [FileSystem::Tmpfs, FileSystem::Ext4] {
+        let server =
+            Server::start(Fake::new(2, 2), |_| (Arc::new(Loopback), None), |config| config.max_upload = 4 << 30);
+        let uploads = server.at("uploads");
+        let Some(volume) = Volume::mount(&uploads, kind, 48) else {
+            skip("root", "mounting a small volume");
+            return;
+        };
+        let stat = rustix::fs::statvfs(&uploads).unwrap();
+        let reserve = stat.f_blocks * stat.f_frsize / 8;
+        let gone = || {
+            until("the file to be removed", || {
+                let entries = fs::read_dir(&uploads).unwrap().map(|entry| entry.unwrap().file_name());
+                entries.filter(|name| name != "lost+found").count() == 0
+            });
+        };
+        let megabyte = vec![7; 1 << 20];
+        let chunk = [format!("{:x}\r\n", megabyte.len()).as_bytes(), &megabyte, b"\r\n"].concat();
+
+        // Refused by its length, before a byte is sent.
+        let announced = Push::begin(&server, "Content-Length: 4000000000");
+        assert_eq!(announced.status(), "507", "{kind:?}");
+        gone();
+
+        // Refused while it grows.
+        let mut growing = Push::begin(&server, "Transfer-Encoding: chunked");
+        let mut least = volume.free();
+        while growing.send(&chunk) {
+            least = least.min(volume.free());
+        }
+        assert_eq!(growing.status(), "507", "{kind:?}");
+        assert!(least >= reserve, "{kind:?}: only {least} of {reserve} bytes are left to the store");
+        gone();
+
+        // The room goes meanwhile.
+        let mut late = Push::begin(&server, "Content-Length: 8388608");
+        assert!(late.send(&megabyte));
+        volume.fill();
+        while late.send(&megabyte[..1 << 16]) {}
+        assert_eq!(late.status(), "507", "{kind:?}");
+        volume.empty();
+        gone();
+
+        // Who pushes goes away.
+        let mut away = Push::begin(&server, "Content-Length: 8388608");
+        assert!(away.send(&megabyte));
+        drop(away);
+        gone();
+
+        // The command line shows why, and what fits is accepted.
+        let file = server.at("advisories.db");
+        fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+        let path = file.display().to_string();
+        let refused = server.outcrop(&["db", "push", &path]);
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(1) && told.contains("reserved for the store; free some space"), "{told}");
+        fs::write(&file, &megabyte).unwrap();
+        server.told(&["db", "push", &path]);
+        gone();
+    }
 }
 
 #[test]

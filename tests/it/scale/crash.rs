@@ -1,10 +1,6 @@
 //! What was acknowledged is there, whatever happens to the aggregator and to its volume.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::load::{count, runtime, sample, settle};
@@ -12,6 +8,7 @@ use super::node::{Counts, Fleet, node_name};
 use super::rematch::{Contents, contents, differences};
 use super::service::{Service, until};
 use super::world::{Shape, World, mix};
+use crate::volumes::{FileSystem, Volume};
 
 /// What came of a run.
 #[derive(Debug)]
@@ -121,60 +118,12 @@ fn finish(
     outcome
 }
 
-/// A kind of file system: they differ in how they report that they are full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FileSystem {
-    Tmpfs,
-    Ext4,
-}
-
-/// A small file system of its own; unmounted when it is dropped.
-struct Volume(PathBuf);
-
-impl Volume {
-    /// `None` where this process may not mount, or where there is no program that makes the file system.
-    fn mount(at: &Path, kind: FileSystem, mebibytes: u64) -> Option<Self> {
-        fs::create_dir_all(at).unwrap();
-        let mut mount = Command::new("mount");
-        match kind {
-            FileSystem::Tmpfs => mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]),
-            FileSystem::Ext4 => {
-                let image = at.with_extension("ext4");
-                File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
-                let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image).status();
-                made.is_ok_and(|status| status.success()).then_some(())?;
-                mount.args(["-o", "loop"]).arg(image)
-            }
-        };
-        let mounted = mount.arg(at).stderr(Stdio::null()).status();
-        mounted.is_ok_and(|status| status.success()).then(|| Self(at.to_owned()))
-    }
-
-    /// Takes all that is left.
-    fn fill(&self) {
-        let mut ballast = File::options().create(true).append(true).open(self.0.join("ballast")).unwrap();
-        for size in [1 << 20, 4096, 1] {
-            while ballast.write_all(&vec![0; size]).is_ok() {}
-        }
-    }
-
-    fn empty(&self) {
-        let _ = fs::remove_file(self.0.join("ballast"));
-    }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 /// Fills the aggregator's volume while inventories come in, looks what it answers, and frees it. `None` where nothing can be mounted.
 pub(crate) fn fill_the_volume(shape: Shape, kind: FileSystem) -> Option<Outcome> {
     let dir = tempfile::tempdir().unwrap();
     let volume = Volume::mount(&dir.path().join("data"), kind, 256)?;
     let runtime = runtime();
-    let mut service = Service::start_on((0..shape.nodes).map(node_name), &[], Some(&volume.0));
+    let mut service = Service::start_on((0..shape.nodes).map(node_name), &[], Some(volume.path()));
     let fleet = Fleet::new(World::new(shape), &service);
     fleet.reading(Duration::from_millis(1500));
     runtime.block_on(async { fleet.start() });

@@ -26,6 +26,7 @@ use service::Service;
 use world::{Shape, World};
 
 use crate::skip::skip;
+use crate::volumes::FileSystem;
 
 /// A fleet whose rematch has a few dozen writes.
 const TINY: Shape = Shape { nodes: 3, containers: 12, images: 4, layers: 20, seed: 1 };
@@ -75,7 +76,7 @@ fn what_was_acknowledged_survives_kills_at_random_times() {
 
 #[test]
 fn a_full_volume_refuses_inventories_answers_questions_and_recovers() {
-    for kind in [crash::FileSystem::Tmpfs, crash::FileSystem::Ext4] {
+    for kind in [FileSystem::Tmpfs, FileSystem::Ext4] {
         let Some(outcome) = crash::fill_the_volume(Shape::SMALL, kind) else {
             skip("root", "mounting a small volume");
             continue;
