@@ -42,6 +42,8 @@ pub struct Config {
     pub tls_ca: Option<PathBuf>,
     /// Address of the API.
     pub api: SocketAddr,
+    /// Address at which probes are answered.
+    pub probes: SocketAddr,
     /// Allowed host names of the API.
     pub api_hosts: Vec<String>,
     /// Path of the token file of API users; `None` allows every request on loopback.
@@ -97,7 +99,7 @@ pub enum AggregatorError {
         source: std::io::Error,
     },
     /// The aggregator cannot listen on an address.
-    #[error("listening on {address}: {source}; choose another address with --listen or --api")]
+    #[error("listening on {address}: {source}; choose another address with --listen, --api or --probes")]
     Listen {
         /// The address.
         address: SocketAddr,

@@ -63,12 +63,12 @@ use crate::metrics::Metrics;
 use crate::problems::Problems;
 use crate::store::{Store, StoreError};
 use crate::supervise::{Liveness, Tasks};
-use crate::web;
-use crate::web::listen::{self, Certificate, Incoming, Limits, Protocol};
+use crate::web::listen::{self, Certificate, Incoming, Protocol};
+use crate::web::{self, Probes};
 use advisories::Advisories;
 use fleet::{Distrusted, Fleet, Now, Picture, Rules};
 use intake::Intake;
-use listening::{bind, serve_apart};
+use listening::{DEFAULT_FILES, Served, answer_probes, bind, limits, serve_api};
 use merges::MergeJob;
 use owner::{Handle, Owner};
 use rematch::Matching;
@@ -175,7 +175,14 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let mut signals = Signals::listen();
     memory::return_large_blocks();
     // One stream per node and some more. A lower limit is sufficient for smaller fleets.
-    let _ = listen::allow_files(32_768);
+    let (of_agents, of_api) = limits(listen::allow_files(32_768).unwrap_or(DEFAULT_FILES));
+    let listen = |address| move |source| AggregatorError::Listen { address, source };
+    let mut tasks = Tasks::default();
+    let stop = tasks.stop_token();
+    // Before anything that can take long: the process lives from now on, and is ready once the API answers.
+    let probes = Probes::default();
+    let probed = bind(config.probes).and_then(|listener| answer_probes(listener, probes.routes(), stop.clone()));
+    spawn_server(&mut tasks, "probes", probed.map_err(listen(config.probes))?);
     std::fs::create_dir_all(&config.data).map_err(file(&config.data))?;
     crate::store::check_local(&config.data)?;
     let client = match &config.kubernetes {
@@ -199,7 +206,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let metrics = Arc::<Metrics>::default();
     // Killed in the middle of it, a migration begins anew at the next start.
     let store = tokio::select! {
-        store = open_store(&config, client.as_ref(), api_certificate.clone(), &metrics) => Arc::new(store?),
+        store = open_store(&config, client.as_ref(), api_certificate.clone(), &probes, &metrics) => Arc::new(store?),
         () = signals.received() => {
             info!(version = env!("CARGO_PKG_VERSION"), "aggregator stopped");
             return Ok(());
@@ -213,8 +220,6 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let [reviews, of_agents] = [client.clone(), client.clone()].map(|client| client.map(Reviews::new));
     let problems = Problems::default();
     let identify = identify(&config, of_agents.zip(watch.clone()), &problems)?;
-    let mut tasks = Tasks::default();
-    let stop = tasks.stop_token();
     for task in watch.iter().zip(&client).flat_map(|(watch, client)| watch.tasks(client)) {
         tasks.spawn_loop("watch", task);
     }
@@ -228,10 +233,9 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     }
     let config = &aggregator.config;
 
-    let listen = |address| move |source| AggregatorError::Listen { address, source };
     let certificate = certificate.map(|certificate| (certificate, Protocol::Http2));
     let listener = bind(config.listen).and_then(TcpListener::from_std);
-    let nodes = listener.and_then(|listener| Incoming::new(listener, certificate, Limits::default()));
+    let nodes = listener.and_then(|listener| Incoming::new(listener, certificate, of_agents));
     let nodes = nodes.map_err(listen(config.listen))?;
     let api = bind(config.api).map_err(listen(config.api))?;
     let authorizer: Arc<dyn web::Authorizer> = match (&config.api_tokens, reviews, &aggregator.watch) {
@@ -248,8 +252,9 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         uploads,
         max_upload: config.policy.max_size,
         metrics: Arc::clone(&aggregator.metrics),
-        health: aggregator.health(),
+        probes: probes.clone(),
     };
+    aggregator.register_checks(probes.health());
     let routes = web::routes(Arc::new(answers::Answers(Arc::clone(&aggregator))), authorizer, web_config);
 
     aggregator.load_advisories().await;
@@ -258,13 +263,18 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let stopped = stop.clone().cancelled_owned();
     tasks.spawn("grpc", async move { server.serve_with_incoming_shutdown(nodes, stopped).await });
     let api_certificate = api_certificate.map(|certificate| (certificate, Protocol::Http1));
-    let served = serve_apart(api, api_certificate, routes, stop).map_err(listen(config.api))?;
-    tasks.spawn("api", async move { served.await.unwrap_or_else(|_| Err(IoError::other("its threads panicked"))) });
+    let served = serve_api(api, api_certificate, of_api, routes, stop);
+    spawn_server(&mut tasks, "api", served.map_err(listen(config.api))?);
     aggregator.log_start();
 
     let ended = tasks.run(signals.received()).await;
     info!(version = env!("CARGO_PKG_VERSION"), "aggregator stopped");
     Ok(ended?)
+}
+
+/// Supervises a server that runs in threads of its own.
+fn spawn_server(tasks: &mut Tasks, name: &'static str, served: Served) {
+    tasks.spawn(name, async move { served.await.unwrap_or_else(|_| Err(IoError::other("its threads panicked"))) });
 }
 
 /// Returns the gRPC server for agents.
@@ -399,21 +409,19 @@ impl Aggregator {
         }
     }
 
-    /// Returns the checks of `/livez` and `/readyz`. A store that accepts no writes does not fail them, because the API still answers and shows the
+    /// Adds the checks of `/livez` and `/readyz`. A store that accepts no writes does not fail them, because the API still answers and shows the
     /// reason.
-    fn health(&self) -> web::Health {
-        let health = web::Health::default();
+    fn register_checks(&self, health: &web::Health) {
         let liveness = self.liveness.clone();
         health.register("tasks", web::Probe::Live, move || match liveness.ended() {
             Some(task) => Err(format!("task {task} ended")),
             None => Ok(()),
         });
-        health
     }
 
     /// Logs version, addresses and data directory in one line.
     fn log_start(&self) {
-        let Config { listen, api, data, .. } = &self.config;
+        let Config { listen, api, probes, data, .. } = &self.config;
         let database = self.advisories.current();
         let age = database.as_ref().and_then(|current| current.age_days(clock::today()));
         info!(
@@ -422,6 +430,7 @@ impl Aggregator {
             cluster_uid = self.config.kubernetes.is_some().then(|| &*self.store.cluster().key),
             %listen,
             %api,
+            %probes,
             data = %data.display(),
             database = database.map(|current| current.digest.to_string()),
             database_age_days = age,

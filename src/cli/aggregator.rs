@@ -74,6 +74,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ADDRESS", env = "OUTCROP_API", default_value = "127.0.0.1:7480")]
     api: SocketAddr,
 
+    /// Address of the probes /livez and /readyz: HTTP without TLS and without a token, and nothing else; the API answers them, too
+    #[arg(long, value_name = "ADDRESS", env = "OUTCROP_PROBES", default_value = "127.0.0.1:7481")]
+    probes: SocketAddr,
+
     /// File with the names, rights and token hashes of API users (see `outcrop token new --api`); required unless --api is a loopback address
     #[arg(long, value_name = "FILE", env = "OUTCROP_API_TOKENS")]
     api_tokens: Option<PathBuf>,
@@ -292,6 +296,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         tls_names: arguments.tls_name,
         tls_ca: arguments.tls_ca,
         api: arguments.api,
+        probes: arguments.probes,
         api_hosts: arguments.api_host,
         api_tokens: arguments.api_tokens,
         api_tls,

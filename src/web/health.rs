@@ -1,6 +1,7 @@
 //! Checks behind `/livez` and `/readyz`, answered in the manner of the
 //! [Kubernetes API server](https://kubernetes.io/docs/reference/using-api/health-checks/).
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex};
 
@@ -24,17 +25,19 @@ struct Check {
     name: &'static str,
     probe: Probe,
     function: Function,
-    /// Whether it failed the last time, so that only changes are logged.
-    failed: bool,
 }
 
 /// The checks of a process. Clones share one list.
 #[derive(Clone, Default)]
-pub struct Health(Arc<Mutex<Vec<Check>>>);
+pub struct Health {
+    checks: Arc<Mutex<Vec<Check>>>,
+    /// Checks that failed the last time, so that only changes are logged.
+    failed: Arc<Mutex<BTreeSet<&'static str>>>,
+}
 
 impl fmt::Debug for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(lock(&self.0).iter().map(|check| check.name)).finish()
+        f.debug_list().entries(lock(&self.checks).iter().map(|check| check.name)).finish()
     }
 }
 
@@ -53,12 +56,17 @@ impl Health {
         probe: Probe,
         check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
     ) {
-        lock(&self.0).push(Check { name, probe, function: Arc::new(check), failed: false });
+        lock(&self.checks).push(Check { name, probe, function: Arc::new(check) });
+    }
+
+    /// Removes a check.
+    pub fn remove(&self, name: &str) {
+        lock(&self.checks).retain(|check| check.name != name);
     }
 
     /// Runs the checks of a probe, in the order in which they were registered. Reasons are logged and not returned: probes need no token.
     pub(super) fn run(&self, probe: Probe) -> Vec<Outcome> {
-        let checks: Vec<(&'static str, Function)> = lock(&self.0)
+        let checks: Vec<(&'static str, Function)> = lock(&self.checks)
             .iter()
             .filter(|check| probe == Probe::Ready || check.probe == Probe::Live)
             .map(|check| (check.name, Arc::clone(&check.function)))
@@ -70,11 +78,11 @@ impl Health {
     /// Logs a check whose outcome has changed.
     pub(super) fn note(&self, name: &'static str, result: Result<(), String>) -> Outcome {
         let passed = result.is_ok();
-        let mut checks = lock(&self.0);
-        if let Some(check) = checks.iter_mut().find(|check| check.name == name)
-            && check.failed == passed
-        {
-            check.failed = !passed;
+        let has_changed = match passed {
+            true => lock(&self.failed).remove(name),
+            false => lock(&self.failed).insert(name),
+        };
+        if has_changed {
             match result {
                 Ok(()) => info!(check = name, "health check passed"),
                 Err(reason) => warn!(check = name, reason, "health check failed"),

@@ -15,20 +15,19 @@ mod metrics;
 mod model;
 mod openapi;
 mod page;
+mod probes;
 mod problem;
 mod query;
 mod routes;
 mod serve;
 mod source;
-mod startup;
 mod throttle;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::extract::State;
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::{Extension, Router};
@@ -48,13 +47,12 @@ pub use model::{
     Requeued, RoleItem, RuntimeWord, SeverityWord, SourceStatus, Status, StatusWord, StepItem, StorageWord,
     WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
+pub use probes::Probes;
 pub use problem::Problem;
-pub use serve::serve;
+pub use serve::{serve, serve_probes};
 pub use source::{Failure, Future, List, Scope, Source};
-pub use startup::startup_routes;
 
 use crate::metrics::Metrics;
-use health::Outcome;
 use routes::{Document, Endpoint, router};
 use throttle::Throttle;
 
@@ -77,8 +75,8 @@ pub struct Config {
     pub max_upload: u64,
     /// Metrics that are exposed in addition to those of the status, and that count requests.
     pub metrics: Arc<Metrics>,
-    /// Checks behind `/livez` and `/readyz`.
-    pub health: Health,
+    /// Probes, which the API answers as well.
+    pub probes: Probes,
 }
 
 /// The state that handlers share.
@@ -91,8 +89,6 @@ struct Api {
     read_permits: Arc<Semaphore>,
     /// Allows one push at a time.
     push: Arc<Semaphore>,
-    /// When the source last answered a readiness probe.
-    answered: Arc<tokio::sync::Mutex<Option<Instant>>>,
     document: Document,
     rejections: Arc<Throttle>,
     /// Bounds the audit of requests that changed nothing.
@@ -107,11 +103,11 @@ pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: 
         config: Arc::new(config),
         read_permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
         push: Arc::new(Semaphore::new(1)),
-        answered: Arc::default(),
         document: Document::default(),
         rejections: Arc::new(Throttle::new(1)),
         audits: Arc::new(Throttle::new(AUDITS)),
     };
+    api.config.probes.serve(Arc::clone(&api.source));
     let mut endpoints = api::endpoints();
     // A page and an exposition show counts of everything: the status.
     endpoints.push(Endpoint::page("/", Permission::get("status"), front));
@@ -126,36 +122,12 @@ pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: 
         .with_state(api)
 }
 
-/// Handles `/livez`: a failed check means that the process has to be restarted.
 async fn live(State(api): State<Api>, uri: Uri) -> Response {
-    probe(uri.path().trim_start_matches('/'), &uri, &api.config.health.run(Probe::Live))
+    api.config.probes.live(&uri)
 }
 
-/// Handles `/readyz`: a failed check means that requests cannot be answered now. The probe needs no token, so it queries the source at most
-/// once per second.
 async fn ready(State(api): State<Api>, uri: Uri) -> Response {
-    let mut outcomes = api.config.health.run(Probe::Ready);
-    let request = async {
-        let mut answered = api.answered.lock().await;
-        if answered.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
-            let list = List { limit: 1, ..List::default() };
-            api.source.nodes(&Scope::All, &list).await.map_err(|failure| format!("{failure:?}"))?;
-            *answered = Some(Instant::now());
-        }
-        Ok(())
-    };
-    let timed_out = |_| Err("no response within 5 s".to_owned());
-    let result = tokio::time::timeout(Duration::from_secs(5), request).await.unwrap_or_else(timed_out);
-    outcomes.push(api.config.health.note("api", result));
-    probe("readyz", &uri, &outcomes)
-}
-
-fn probe(name: &str, uri: &Uri, outcomes: &[Outcome]) -> Response {
-    let verbose = uri.query().unwrap_or_default().split('&').any(|part| matches!(part, "verbose" | "verbose=true"));
-    let passed = outcomes.iter().all(|outcome| outcome.passed);
-    let status = if passed { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
-    (status, headers, health::text(name, outcomes, verbose)).into_response()
+    api.config.probes.ready(&uri).await
 }
 
 async fn front(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Result<Html<String>, Problem> {

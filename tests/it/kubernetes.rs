@@ -79,7 +79,9 @@ fn command(dir: &Path, server: SocketAddr, api: SocketAddr) -> Command {
     fs::write(dir.join("tokens"), "").unwrap();
     let mut command = Command::new(OUTCROP);
     command.args(["aggregator", "--cluster", "test", "--insecure", "--listen", &free().to_string()]);
-    command.args(["--api", &api.to_string(), "--kubernetes", "--kubeconfig"]).arg(kubeconfig);
+    command
+        .args(["--probes", "127.0.0.1:0", "--api", &api.to_string(), "--kubernetes", "--kubeconfig"])
+        .arg(kubeconfig);
     command.arg("--data").arg(dir.join("data")).arg("--tokens").arg(dir.join("tokens"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(dir.join("log")).unwrap());
     command

@@ -19,6 +19,7 @@ mod hostile;
 mod kubernetes;
 mod on_cluster;
 mod prerequisites;
+mod probes;
 mod scale;
 mod store;
 mod supervision;

@@ -10,7 +10,7 @@ use crate::ports::free;
 use crate::service_parts::{OUTCROP, Running, until};
 
 /// Every task that runs outside of a cluster. Those that follow the API server are spawned in the same way.
-const TASKS: [&str; 15] = [
+const TASKS: [&str; 16] = [
     "fleet",
     "streams",
     "merges",
@@ -26,6 +26,7 @@ const TASKS: [&str; 15] = [
     "certificate",
     "grpc",
     "api",
+    "probes",
 ];
 
 /// The status code of `/readyz`; `None` where nobody answers.
@@ -43,7 +44,7 @@ fn aggregator(dir: &tempfile::TempDir, api: SocketAddr, panics: Option<&str>) ->
     let log = fs::File::create(dir.path().join("log")).unwrap();
     fs::write(dir.path().join("tokens"), "").unwrap();
     let mut command = Command::new(OUTCROP);
-    command.args(["aggregator", "--listen", &free().to_string(), "--api", &api.to_string()]);
+    command.args(["aggregator", "--listen", &free().to_string(), "--api", &api.to_string(), "--probes", "127.0.0.1:0"]);
     match panics {
         Some("certificate") => command.args(["--tls-name", "localhost"]),
         _ => command.arg("--insecure"),
@@ -96,7 +97,7 @@ fn sigterm_ends_the_process_with_success_and_the_log_says_so() {
     let messages: Vec<&str> = events.iter().filter_map(|event| event["message"].as_str()).collect();
     assert!(messages.contains(&"aggregator started") && messages.ends_with(&["aggregator stopped"]), "{log}");
     let started = events.iter().find(|event| event["message"] == "aggregator started").unwrap();
-    for field in ["version", "cluster", "listen", "api", "data"] {
+    for field in ["version", "cluster", "listen", "api", "probes", "data"] {
         assert!(started[field].is_string(), "{field}: {started}");
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use outcrop::problems::Problems;
 use outcrop::web::listen::{Certificate, Incoming, Limits, Protocol};
-use outcrop::web::{Authorizer, Config, Health, Loopback, TokenFile, routes, serve};
+use outcrop::web::{Authorizer, Config, Loopback, Probes, TokenFile, routes, serve};
 use serde_json::Value;
 
 use super::fake::Fake;
@@ -93,7 +93,7 @@ impl Server {
             uploads,
             max_upload: 1 << 20,
             metrics: Arc::default(),
-            health: Health::default(),
+            probes: Probes::default(),
         };
         change(&mut config);
         let (authorizer, tls) = access(dir.path());

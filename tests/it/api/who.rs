@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use outcrop::web::{Admission, Authorizer, Denied, Health, Loopback, Permission, Probe};
+use outcrop::web::{Admission, Authorizer, Denied, Loopback, Permission, Probe, Probes};
 
 use serde_json::Value;
 
@@ -281,7 +281,8 @@ fn every_route_asks_for_its_own_permission_and_an_unknown_path_for_none() {
 
 #[test]
 fn a_probe_says_which_check_failed_and_lists_all_of_them_where_asked() {
-    let health = Health::default();
+    let probes = Probes::default();
+    let health = probes.health();
     let full = Arc::new(AtomicBool::new(false));
     let is_full = Arc::clone(&full);
     health.register("tasks", Probe::Live, || Ok(()));
@@ -290,7 +291,7 @@ fn a_probe_says_which_check_failed_and_lists_all_of_them_where_asked() {
         false => Ok(()),
     });
     let access = |_: &std::path::Path| (Arc::new(Loopback) as Arc<dyn Authorizer>, None);
-    let server = Server::start(Fake::new(2, 2), access, |config| config.health = health);
+    let server = Server::start(Fake::new(2, 2), access, |config| config.probes = probes.clone());
     let ask = |target: &str| {
         let answer = server.get(target);
         (answer.status, answer.body)

@@ -146,7 +146,7 @@ impl Service {
         let log = fs::File::options().create(true).append(true).open(self.at("log")).unwrap();
         let child = Command::new(OUTCROP)
             .args(["aggregator", "--cluster", "scale", "--listen", &self.listen.to_string()])
-            .args(["--api", &self.api.to_string(), "--data"])
+            .args(["--probes", "127.0.0.1:0", "--api", &self.api.to_string(), "--data"])
             .arg(&self.data)
             .arg("--db")
             .arg(self.at("advisories.db"))

@@ -39,6 +39,7 @@ pub(crate) struct Place {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) listen: SocketAddr,
     pub(crate) api: SocketAddr,
+    pub(crate) probes: SocketAddr,
     pub(crate) tls: bool,
     /// Flags of the aggregator that are not the same in every test.
     pub(crate) flags: Vec<&'static str>,
@@ -54,7 +55,8 @@ impl Place {
     pub(crate) fn start_with(tls: bool, flags: &[&'static str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("tokens"), "").unwrap();
-        let mut place = Self { dir, listen: free(), api: free(), tls, flags: flags.to_vec(), aggregator: None };
+        let mut place =
+            Self { dir, listen: free(), api: free(), probes: free(), tls, flags: flags.to_vec(), aggregator: None };
         if tls {
             let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
             fs::write(place.at("cert.pem"), made.cert.pem()).unwrap();
@@ -101,7 +103,7 @@ impl Place {
             command.arg("--insecure");
         }
         let child = command
-            .args(["--api", &self.api.to_string(), "--data"])
+            .args(["--probes", &self.probes.to_string(), "--api", &self.api.to_string(), "--data"])
             .arg(self.at("data"))
             .arg("--db")
             .arg(self.at("advisories.db"))

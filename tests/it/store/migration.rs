@@ -297,6 +297,7 @@ fn probes_are_answered_during_a_migration_and_stacks_that_nobody_runs_are_merged
         let api = free();
         let mut command = Command::new(OUTCROP);
         command.args(["aggregator", "--insecure", "--listen", &free().to_string(), "--api", &api.to_string()]);
+        command.args(["--probes", "127.0.0.1:0"]);
         command.arg("--data").arg(path.parent().unwrap()).arg("--tokens").arg(dir.path().join("no-tokens"));
         command.stdin(Stdio::null()).stderr(File::create(dir.path().join("aggregator.log")).unwrap());
         let aggregator = Running(command.spawn().unwrap());
