@@ -28,7 +28,7 @@ const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     /// A file.
-    #[error("reading {path}: {source}", path = .path.display())]
+    #[error("accessing {path}: {source}", path = .path.display())]
     File {
         /// The path of the file.
         path: PathBuf,
@@ -56,6 +56,19 @@ pub(crate) struct Authority {
     pub authority: PathBuf,
 }
 
+impl Authority {
+    fn at(dir: &Path) -> Self {
+        let [certificate, key, authority] = ["tls.crt", "tls.key", "ca.crt"].map(|name| dir.join(name));
+        Self { certificate, key, authority }
+    }
+
+    /// Returns the files that an earlier [`certify`] has written, if all of them exist.
+    pub(crate) fn existing(dir: &Path) -> Option<Self> {
+        let files = Self::at(dir);
+        [&files.certificate, &files.key, &files.authority].iter().all(|path| path.exists()).then_some(files)
+    }
+}
+
 /// Issues a certificate for `names` in `dir`, signed by the authority there. Creates the authority if there is none.
 ///
 /// # Errors
@@ -67,13 +80,19 @@ pub(crate) fn certify(dir: &Path, names: &[String]) -> Result<Authority, Authori
     };
     let wrong = |source| AuthorityError::Certificate { path: dir.to_owned(), source };
     fs::create_dir_all(dir).map_err(file(dir))?;
-    let [ca_key, ca, key, certificate] = ["ca.key", "ca.crt", "tls.key", "tls.crt"].map(|name| dir.join(name));
+    let (ca_key, files) = (dir.join("ca.key"), Authority::at(dir));
+    let Authority { certificate, key, authority: ca } = files.clone();
     let params = authority_params().map_err(wrong)?;
     // The certificate is written last: if it exists, so does its key.
     let authority_key = match fs::metadata(&ca) {
         Ok(_) => {
             let kept = fs::read_to_string(&ca_key).map_err(file(&ca_key))?;
-            KeyPair::from_pem(&kept).map_err(wrong)?
+            let kept = KeyPair::from_pem(&kept).map_err(wrong)?;
+            // The clock was ahead when it was created: the same key is valid from now on.
+            if begins(&ca).is_some_and(|begins| begins > clock::timestamp().as_second()) {
+                put(&ca, &params.self_signed(&kept).map_err(wrong)?.pem()).map_err(file(&ca))?;
+            }
+            kept
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let made = KeyPair::generate().map_err(wrong)?;
@@ -93,9 +112,19 @@ pub(crate) fn certify(dir: &Path, names: &[String]) -> Result<Authority, Authori
     (leaf.not_before, leaf.not_after) = validity(CERTIFICATE_DAYS);
     let own = KeyPair::generate().map_err(wrong)?;
     let signed = leaf.signed_by(&own, &Issuer::new(params, authority_key)).map_err(wrong)?;
-    put(&key, &own.serialize_pem()).map_err(file(&key))?;
-    put(&certificate, &signed.pem()).map_err(file(&certificate))?;
-    Ok(Authority { certificate, key, authority: ca })
+    // Both are on the disk before either is replaced: on a full volume the previous pair stays.
+    let staged_key = stage(&key, &own.serialize_pem()).map_err(file(&key))?;
+    let staged = stage(&certificate, &signed.pem()).map_err(file(&certificate))?;
+    fs::rename(staged_key, &key).map_err(file(&key))?;
+    fs::rename(staged, &certificate).map_err(file(&certificate))?;
+    Ok(files)
+}
+
+/// Returns when a certificate begins to be valid, in seconds since 1970; `None` if it cannot be read.
+fn begins(certificate: &Path) -> Option<i64> {
+    let text = fs::read(certificate).ok()?;
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&text).ok()?;
+    Some(pem.parse_x509().ok()?.validity().not_before.timestamp())
 }
 
 fn authority_params() -> Result<CertificateParams, rcgen::Error> {
@@ -121,12 +150,19 @@ fn validity(days: i64) -> (time::OffsetDateTime, time::OffsetDateTime) {
 
 /// Replaces a file atomically, readable only for its owner.
 fn put(path: &Path, text: &str) -> io::Result<()> {
-    let fresh = path.with_extension("new");
+    fs::rename(stage(path, text)?, path)
+}
+
+/// Writes the next content of a file beside it, readable only for its owner. Returns the path of the new file.
+fn stage(path: &Path, text: &str) -> io::Result<PathBuf> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let fresh = PathBuf::from(name);
     let _ = fs::remove_file(&fresh);
     let mut out = fs::File::options().write(true).create_new(true).mode(0o600).open(&fresh)?;
     out.write_all(text.as_bytes())?;
     out.sync_all()?;
-    fs::rename(&fresh, path)
+    Ok(fresh)
 }
 
 #[cfg(test)]
@@ -148,6 +184,17 @@ mod tests {
         for key in ["ca.key", "tls.key"] {
             assert_eq!(fs::metadata(at.join(key)).unwrap().permissions().mode() & 0o777, 0o600);
         }
+        // An authority of a clock that was ahead is valid from now on, with the same key.
+        let key = fs::read_to_string(at.join("ca.key")).unwrap();
+        let mut params = authority_params().unwrap();
+        params.not_before += time::Duration::days(400);
+        let ahead = params.self_signed(&KeyPair::from_pem(&key).unwrap()).unwrap().pem();
+        fs::write(at.join("ca.crt"), ahead).unwrap();
+        let now = clock::timestamp().as_second();
+        assert!(begins(&at.join("ca.crt")).unwrap() > now);
+        certify(&at, &names).unwrap();
+        assert!(begins(&at.join("ca.crt")).unwrap() < now);
+        assert_eq!(fs::read_to_string(at.join("ca.key")).unwrap(), key);
         fs::remove_file(at.join("ca.key")).unwrap();
         assert!(certify(&at, &names).unwrap_err().to_string().contains("ca.key"));
         fs::write(at.join("ca.key"), "no key").unwrap();

@@ -25,6 +25,8 @@ pub mod metrics;
 #[cfg(not(fuzzing))]
 pub mod offline;
 #[cfg(not(fuzzing))]
+pub mod private;
+#[cfg(not(fuzzing))]
 pub mod problems;
 #[cfg(not(fuzzing))]
 mod stamp;

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
@@ -13,6 +14,7 @@ use outcrop_proto::Digest;
 use tracing::info;
 
 use crate::lock::lock;
+use crate::private;
 use crate::problems::{ProblemKind, Problems};
 use crate::stamp::WatchedFile;
 
@@ -54,7 +56,8 @@ pub(crate) fn add(path: &Path, line: impl FnOnce(Digest) -> String) -> io::Resul
     File::open("/dev/urandom")?.read_exact(&mut random)?;
     let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut line = format!("{}\n", line(Digest::of(token.as_bytes())));
-    let mut out = File::options().create(true).append(true).read(true).open(path)?;
+    let mut out = File::options().create(true).append(true).read(true).mode(0o600).open(path)?;
+    private::restrict_secret(path);
     if !ends_with_newline(&mut out)? {
         line.insert(0, '\n');
     }

@@ -278,6 +278,8 @@ impl Advisories {
         let sources = database.sources().map_err(|error| error.to_string())?;
         let watched = record.watched.and_then(|digest| digest.parse().ok());
         let Record { brought_by, brought_at, .. } = record;
+        // A clock that was ahead may have written it.
+        let brought_at = brought_at.min(clock::timestamp());
         Ok((Current { digest, path, brought_by, brought_at, signed_by, sources }, watched))
     }
 

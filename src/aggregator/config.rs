@@ -46,7 +46,7 @@ pub struct Config {
     pub probes: SocketAddr,
     /// Allowed host names of the API.
     pub api_hosts: Vec<String>,
-    /// Path of the token file of API users; `None` allows every request on loopback.
+    /// Path of the token file of API users; `None` for Kubernetes RBAC, and outside Kubernetes for no authentication on loopback.
     pub api_tokens: Option<PathBuf>,
     /// Certificate chain and key for the API, PEM.
     pub api_tls: Option<(PathBuf, PathBuf)>,
@@ -106,6 +106,9 @@ pub enum AggregatorError {
         /// The cause.
         source: std::io::Error,
     },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] crate::private::DirectoryError),
     /// The volume of the data directory cannot be used.
     #[error(transparent)]
     Volume(#[from] crate::store::VolumeError),

@@ -38,7 +38,7 @@ pub mod tokens;
 
 use std::collections::HashMap;
 use std::io::Error as IoError;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -51,17 +51,18 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, RwLock, mpsc};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tracing::info;
+use tracing::{info, warn};
 
 pub use advisories::{AdvisoriesError, Policy, Refusal};
 pub use config::{AggregatorError, Config, Kubernetes};
 pub use tokens::{TokenError, make_token};
 
-use crate::authority;
+use crate::authority::{self, Authority, AuthorityError};
 use crate::cluster::{PolicyFile, Reviews, Selection, Watch};
 use crate::metrics::Metrics;
-use crate::problems::Problems;
-use crate::store::{Store, StoreError};
+use crate::private;
+use crate::problems::{ProblemKind, Problems};
+use crate::store::{CorrectedTimes, Store, StoreError};
 use crate::supervise::{Liveness, Tasks};
 use crate::web::listen::{self, Certificate, Incoming, Protocol};
 use crate::web::{self, Probes};
@@ -78,6 +79,12 @@ use tokens::{Identify, TokenFile};
 
 /// Maximum time between two passes of the leasing service.
 const TICK: Duration = Duration::from_secs(1);
+
+/// The check that fails until requests are answered.
+const START: &str = "start";
+
+/// No aggregator ran before 2026. A clock that shows less is behind, and nothing can be compared with it.
+const EARLIEST: i64 = 1_767_225_600;
 
 /// HTTP/2 window for agents, in bytes: the default of the protocol.
 const WINDOW: u32 = 65_535;
@@ -167,24 +174,25 @@ fn now() -> Now {
 /// # Errors
 /// When it cannot start, because of a file, an address or the store; and when a task ends that should not.
 pub async fn run(config: Config) -> Result<(), AggregatorError> {
-    let file = |path: &PathBuf| {
-        let path = path.clone();
-        move |source| AggregatorError::File { path, source }
-    };
     // First of all, because the first process of a container has no default action for signals.
     let mut signals = Signals::listen();
     memory::return_large_blocks();
     // One stream per node and some more. A lower limit is sufficient for smaller fleets.
-    let (of_agents, of_api) = limits(listen::allow_files(32_768).unwrap_or(DEFAULT_FILES));
+    let (agent_limits, api_limits) = limits(listen::allow_files(32_768).unwrap_or(DEFAULT_FILES));
     let listen = |address| move |source| AggregatorError::Listen { address, source };
     let mut tasks = Tasks::default();
     let stop = tasks.stop_token();
     // Before anything that can take long: the process lives from now on, and is ready once the API answers.
     let probes = Probes::default();
+    probes.health().register(START, web::Probe::Ready, || Err("the aggregator is starting".to_owned()));
     let probed = bind(config.probes).and_then(|listener| answer_probes(listener, probes.routes(), stop.clone()));
     spawn_server(&mut tasks, "probes", probed.map_err(listen(config.probes))?);
-    std::fs::create_dir_all(&config.data).map_err(file(&config.data))?;
+    private::restrict_new_files();
+    private::prepare_directory(&config.data, crate::store::is_own_entry)?;
     crate::store::check_local(&config.data)?;
+    crate::store::check_writable(&config.data)?;
+    let secrets = [&config.tls, &config.api_tls].into_iter().flatten().map(|(_, key)| key);
+    secrets.chain(&config.tokens).chain(&config.api_tokens).for_each(|path| private::restrict_secret(path));
     let client = match &config.kubernetes {
         Some(kubernetes) => {
             let connected = crate::cluster::connect(kubernetes.kubeconfig.as_deref(), None).await;
@@ -192,9 +200,10 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         }
         None => None,
     };
+    let problems = Problems::default();
     let own = match config.tls_names.as_slice() {
         [] => None,
-        names => Some(authority::certify(&config.data.join("tls"), names)?),
+        names => Some(certify(&config.data.join("tls"), names, &problems)?),
     };
     let open = |tls: &Option<(PathBuf, PathBuf)>| {
         let own = own.as_ref().map(|own| (own.certificate.clone(), own.key.clone()));
@@ -212,13 +221,12 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
             return Ok(());
         }
     };
+    check_store(&*store).await?;
     let uploads = config.data.join("uploads");
-    // Removes incomplete uploads of an aggregator that was killed. This process holds the lock of the store, so that no other one uses them.
-    let _ = std::fs::remove_dir_all(&uploads);
-    std::fs::create_dir_all(&uploads).map_err(file(&uploads))?;
+    // This process holds the lock of the store, so that no other one uses the uploads.
+    empty_directory(&uploads).map_err(|source| AggregatorError::File { path: uploads.clone(), source })?;
     // Reviews for agents and for users are separate, so that neither delays the other.
     let [reviews, of_agents] = [client.clone(), client.clone()].map(|client| client.map(Reviews::new));
-    let problems = Problems::default();
     let identify = identify(&config, of_agents.zip(watch.clone()), &problems)?;
     for task in watch.iter().zip(&client).flat_map(|(watch, client)| watch.tasks(client)) {
         tasks.spawn_loop("watch", task);
@@ -235,15 +243,14 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
 
     let certificate = certificate.map(|certificate| (certificate, Protocol::Http2));
     let listener = bind(config.listen).and_then(TcpListener::from_std);
-    let nodes = listener.and_then(|listener| Incoming::new(listener, certificate, of_agents));
+    let nodes = listener.and_then(|listener| Incoming::new(listener, certificate, agent_limits));
     let nodes = nodes.map_err(listen(config.listen))?;
     let api = bind(config.api).map_err(listen(config.api))?;
     let authorizer: Arc<dyn web::Authorizer> = match (&config.api_tokens, reviews, &aggregator.watch) {
         (Some(path), ..) => Arc::new(web::TokenFile::open(path, aggregator.problems.clone())?),
-        // On loopback, users of this machine are trusted, as outside Kubernetes.
-        (None, Some(reviews), Some(watch)) if !config.api.ip().is_loopback() => {
-            Arc::new(rbac::Rbac::new(reviews, Arc::clone(watch)))
-        }
+        // Also on loopback: a port-forward arrives from there, whoever made it.
+        (None, Some(reviews), Some(watch)) => Arc::new(rbac::Rbac::new(reviews, Arc::clone(watch))),
+        // Outside Kubernetes the API is on loopback then, and users of this machine are trusted.
         _ => Arc::new(web::Loopback),
     };
     let web_config = web::Config {
@@ -263,13 +270,66 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let stopped = stop.clone().cancelled_owned();
     tasks.spawn("grpc", async move { server.serve_with_incoming_shutdown(nodes, stopped).await });
     let api_certificate = api_certificate.map(|certificate| (certificate, Protocol::Http1));
-    let served = serve_api(api, api_certificate, of_api, routes, stop);
+    let served = serve_api(api, api_certificate, api_limits, routes, stop);
     spawn_server(&mut tasks, "api", served.map_err(listen(config.api))?);
+    probes.health().remove(START);
     aggregator.log_start();
 
     let ended = tasks.run(signals.received()).await;
     info!(version = env!("CARGO_PKG_VERSION"), "aggregator stopped");
     Ok(ended?)
+}
+
+/// Issues the aggregator's own certificate. If it cannot be stored, for example because the volume is full, the previous one stays in use.
+fn certify(dir: &Path, names: &[String], problems: &Problems) -> Result<Authority, AggregatorError> {
+    match (authority::certify(dir, names), Authority::existing(dir)) {
+        (Err(error @ AuthorityError::File { .. }), Some(existing)) => {
+            problems.raise(ProblemKind::Certificate, "renewal", format!("{error}; the one in use stays"));
+            Ok(existing)
+        }
+        (outcome, _) => Ok(outcome?),
+    }
+}
+
+/// Creates a directory, or removes what is in it: incomplete uploads of an aggregator that was killed. The directory itself stays, because a full volume
+/// may have no room for another one.
+fn empty_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => std::fs::remove_dir_all(entry.path())?,
+            false => std::fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+/// Writes to the store, so that a volume which is full from the start on is a problem from the start on, and corrects times that a clock which was ahead
+/// has written: layers would not be verified until then, and findings be first seen in the future.
+async fn check_store(store: &dyn Store) -> Result<(), StoreError> {
+    if let Err(error) = store.probe().await {
+        warn!(%error, "store does not accept writes");
+    }
+    let now = now().unix;
+    if now < EARLIEST {
+        warn!(
+            now,
+            "times in the store not checked: the clock of this machine is behind; set it and restart the aggregator"
+        );
+        return Ok(());
+    }
+    match store.correct_times(now).await {
+        Ok(CorrectedTimes { rows: 0, .. }) => {}
+        Ok(CorrectedTimes { rows, latest }) => {
+            let latest = jiff::Timestamp::from_second(latest).map(|latest| latest.to_string()).unwrap_or_default();
+            warn!(rows, latest, "times in the future corrected: the clock of this machine was ahead");
+        }
+        // The store's health says that it accepts no writes.
+        Err(error) if !store.health().is_accepting() => warn!(%error, "times in the store not checked"),
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 /// Supervises a server that runs in threads of its own.

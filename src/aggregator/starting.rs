@@ -44,8 +44,8 @@ impl Signals {
     }
 }
 
-/// Opens the store of the cluster that the aggregator is for. `client` is the API server's, in a cluster; `certificate` the API's. While it takes long, a check of
-/// `probes` fails.
+/// Opens the store of the cluster that the aggregator is for. `client` is the API server's, in a cluster; `certificate` the API's. While it takes long, a
+/// check of `probes` fails.
 ///
 /// # Errors
 /// When the cluster cannot be identified, the address of the API is in use, or the store cannot be opened.

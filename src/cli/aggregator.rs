@@ -78,7 +78,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ADDRESS", env = "OUTCROP_PROBES", default_value = "127.0.0.1:7481")]
     probes: SocketAddr,
 
-    /// File with the names, rights and token hashes of API users (see `outcrop token new --api`); required unless --api is a loopback address
+    /// File with the names, rights and token hashes of API users (see `outcrop token new --api`); with --kubernetes and without this file, API users authenticate with service account tokens; otherwise required unless --api is a loopback address
     #[arg(long, value_name = "FILE", env = "OUTCROP_API_TOKENS")]
     api_tokens: Option<PathBuf>,
 
@@ -121,7 +121,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TIME", env = "OUTCROP_VERIFY_INTERVAL", default_value = "1h", value_parser = parse_duration)]
     verify_interval: Duration,
 
-    /// Time after which a silent node is removed, with everything that only this node had
+    /// Time after which a silent node is removed, with everything that only this node had; in Kubernetes a node is removed with its Node object
     #[arg(long, value_name = "TIME", env = "OUTCROP_FORGET_AFTER", default_value = "24h", value_parser = parse_duration)]
     forget_after: Duration,
 

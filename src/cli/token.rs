@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{Exit, Fatal, print};
 use crate::aggregator::make_token;
+use crate::private::restrict_output;
 use crate::web::{Right, make_api_token};
 
 #[derive(Debug, clap::Args)]
@@ -14,7 +15,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum TokenCommand {
-    /// Create a token for a node or for an API user and print it; only its hash is stored, in the file of --tokens
+    /// Create a token for a node or for an API user and print it; only its hash is stored, in the file of --tokens. If standard output is a file, only its owner can read it afterwards
     New {
         /// Name of the node
         #[arg(required_unless_present = "api", conflicts_with = "api")]
@@ -47,6 +48,8 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         Some(name) => make_api_token(&tokens, &name, &rights, &namespaces).map_err(|error| error.to_string()),
         None => make_token(&tokens, &node.unwrap_or_default()).map_err(|error| error.to_string()),
     };
-    print(&format!("{}\n", token.map_err(Fatal::failed)?))?;
+    let token = token.map_err(Fatal::failed)?;
+    restrict_output();
+    print(&format!("{token}\n"))?;
     Ok(Exit::Done)
 }

@@ -36,7 +36,7 @@ pub use row::{
     VulnerabilityRow, WorkloadKey, inputs,
 };
 pub use sqlite::{Sqlite, adopt, back_up, needs_migration};
-pub use volume::{NoRoom, Space, VolumeError, check_local, check_room, free};
+pub use volume::{NoRoom, Space, VolumeError, check_local, check_room, check_writable, free, is_own_entry};
 
 /// The cluster that a store belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,6 +199,15 @@ pub trait Outbox {
     async fn acknowledge(&self, up_to: OutboxId) -> Result<(), StoreError>;
 }
 
+/// The result of [`Upkeep::correct_times`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CorrectedTimes {
+    /// Changed rows.
+    pub rows: u64,
+    /// The latest time that was stored, in seconds since 1970; 0 if none was changed.
+    pub latest: i64,
+}
+
 /// The state of the store itself.
 #[async_trait]
 pub trait Upkeep {
@@ -206,6 +215,9 @@ pub trait Upkeep {
     fn health(&self) -> &StoreHealth;
     /// Tries a real write, and accepts writes again if it was committed and there is room.
     async fn probe(&self) -> Result<(), StoreError>;
+    /// Sets times that are later than `now`, in seconds since 1970, to `now`: a clock that was ahead has written them. Of several generations of one
+    /// finding or run that would begin at `now`, the last one stays.
+    async fn correct_times(&self, now: i64) -> Result<CorrectedTimes, StoreError>;
     /// Returns the size of the store and the room that is left.
     async fn capacity(&self) -> Result<Capacity, StoreError>;
     /// Returns the cluster that the store belongs to.

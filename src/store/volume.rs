@@ -4,7 +4,7 @@
 //! neither for sure ([SQLite: how to corrupt](https://www.sqlite.org/howtocorrupt.html), [WAL](https://www.sqlite.org/wal.html)).
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Why a database cannot lie there.
@@ -24,6 +24,14 @@ pub enum VolumeError {
         /// Its type in the mount table, if known, for example `fuse.sshfs`.
         mounted: Option<String>,
     },
+    /// No file can be written there.
+    #[error("the data directory {path} cannot be written: {source}; {hint}", path = .path.display(), hint = writable_hint(.source))]
+    NotWritable {
+        /// The data directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// The file system could not be checked.
     #[error("checking the file system of {path}: {source}", path = .path.display())]
     Ask {
@@ -36,6 +44,45 @@ pub enum VolumeError {
 
 fn in_brackets(kind: Option<&str>) -> String {
     kind.map(|kind| format!(" ({kind})")).unwrap_or_default()
+}
+
+fn writable_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "mount its volume read-write; if it was remounted read-only after an error, check the kernel's log and the disk first"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "let the aggregator's user write there, or choose another directory with --data"
+        }
+        _ => "check the disk, or choose another directory with --data",
+    }
+}
+
+/// Prefix of the file that [`check_writable`] writes.
+const WRITTEN: &str = ".outcrop-";
+
+/// Writes a file to a data directory and removes it. A full volume passes: then the store reports itself that it accepts no writes.
+///
+/// # Errors
+/// When nothing can be written, for example because the volume is mounted read-only.
+pub fn check_writable(path: &Path) -> Result<(), VolumeError> {
+    let write = || {
+        let mut file = tempfile::Builder::new().prefix(WRITTEN).tempfile_in(path)?;
+        file.write_all(&[0])?;
+        file.as_file().sync_all()
+    };
+    match write() {
+        Err(source) if !matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            Err(VolumeError::NotWritable { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns whether the aggregator has created the entry of this name in its data directory, or the file system has.
+pub fn is_own_entry(name: &str) -> bool {
+    matches!(name, "advisories" | "tls" | "uploads" | "lost+found")
+        || ["outcrop.db", "store.", WRITTEN].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The types of `statfs(2)` that are not of a disk of this machine: the kernel's `magic.h`, and those of filesystems outside it.
@@ -170,7 +217,6 @@ fn mount_type(table: &str, path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
     use std::process::Command;
 
     use super::*;

@@ -46,7 +46,7 @@ fn a_changed_policy_applies_without_a_restart_and_a_broken_one_is_a_problem_unti
     std::os::unix::fs::symlink("..data/workload-events.rego", &policy).unwrap();
     let policy: &'static str = String::leak(policy.to_str().unwrap().to_owned());
     let pods = vec![pod("web"), pod("job")];
-    let server = ApiServer::start(Objects { pods, cluster: Some("uid-1".to_owned()) });
+    let server = ApiServer::start(Objects { pods, cluster: Some("uid-1".to_owned()), ..Objects::default() });
     let place = aggregator(&server, dir.path(), &["--policy", policy]);
 
     let excluded = || {
@@ -105,7 +105,7 @@ fn refuses(dir: &Path, server: SocketAddr) -> String {
 #[test]
 fn a_store_belongs_to_the_cluster_with_the_uid_of_its_kube_system() {
     let dir = tempfile::tempdir().unwrap();
-    let server = ApiServer::start(Objects { pods: Vec::new(), cluster: Some("uid-1".to_owned()) });
+    let server = ApiServer::start(Objects { cluster: Some("uid-1".to_owned()), ..Objects::default() });
     let set_uid = |uid: Option<&str>| server.objects.lock().unwrap().cluster = uid.map(ToOwned::to_owned);
     for _ in 0..2 {
         becomes_ready(dir.path(), server.address());
@@ -144,6 +144,17 @@ fn an_aggregator_without_an_api_server_lives_and_becomes_ready_once_that_answers
 
     let _aggregator = Running(command(dir.path(), address, api).spawn().unwrap());
     waits();
-    let _server = ApiServer::start_at(address, Objects { pods: Vec::new(), cluster: Some("uid-1".to_owned()) });
+    let _server = ApiServer::start_at(address, Objects { cluster: Some("uid-1".to_owned()), ..Objects::default() });
     until("readiness", || request(api, "/readyz").is_some_and(|(status, _)| status == 200));
+}
+
+#[test]
+fn in_kubernetes_an_api_on_loopback_answers_nobody_without_a_token() {
+    let (dir, api) = (tempfile::tempdir().unwrap(), free());
+    let server = ApiServer::start(Objects { cluster: Some("uid-1".to_owned()), ..Objects::default() });
+    let _aggregator = Running(command(dir.path(), server.address(), api).spawn().unwrap());
+    until("readiness", || request(api, "/readyz").is_some_and(|(status, _)| status == 200));
+    for path in ["/", "/metrics", "/api/v1/status", "/api/v1/findings"] {
+        assert_eq!(request(api, path).map(|(status, _)| status), Some(401), "{path}");
+    }
 }

@@ -21,6 +21,7 @@ mod on_cluster;
 mod prerequisites;
 mod probes;
 mod scale;
+mod starting;
 mod store;
 mod supervision;
 mod version_vectors;

@@ -45,6 +45,12 @@ impl Volume {
         stat.f_bavail * stat.f_frsize
     }
 
+    /// Changes an option of the mount, such as `ro`.
+    pub(crate) fn remount(&self, option: &str) {
+        let status = Command::new("mount").args(["-o", &format!("remount,{option}")]).arg(&self.0).status();
+        assert!(status.is_ok_and(|status| status.success()));
+    }
+
     /// Takes all that is left.
     pub(crate) fn fill(&self) {
         let mut ballast = File::options().create(true).append(true).open(self.0.join("ballast")).unwrap();

@@ -5,7 +5,7 @@ use outcrop_proto::clock;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{Failure, Sqlite, StoreError, StoreHealth};
-use crate::store::{Capacity, ClusterIdentity, ErrorKind, Upkeep, free};
+use crate::store::{Capacity, ClusterIdentity, CorrectedTimes, ErrorKind, Upkeep, free};
 
 /// Room with which writes resume after the volume was full, bytes; on a small volume an eighth of it.
 const ROOM: u64 = 16 << 20;
@@ -40,6 +40,11 @@ impl Upkeep for Sqlite {
             .await
     }
 
+    async fn correct_times(&self, now: i64) -> Result<CorrectedTimes, StoreError> {
+        self.write("correcting times", move |connection| Box::pin(async move { correct_times(connection, now).await }))
+            .await
+    }
+
     async fn capacity(&self) -> Result<Capacity, StoreError> {
         let files = ["", "-wal", "-shm"].map(|suffix| {
             let mut name = self.path.as_os_str().to_owned();
@@ -53,6 +58,44 @@ impl Upkeep for Sqlite {
     fn cluster(&self) -> &ClusterIdentity {
         &self.cluster
     }
+}
+
+/// Every column with a time in seconds since 1970, and its table.
+const TIMES: [(&str, &str); 9] = [
+    ("layer", "read_at"),
+    ("verification", "at"),
+    ("distrusted", "at"),
+    ("finding", "opened"),
+    ("finding", "closed"),
+    ("run", "since"),
+    ("run", "until"),
+    ("rematch", "at"),
+    ("outbox", "at"),
+];
+
+/// Generations that would begin at the same time as a later one. Their columns identify a row, so that both cannot stay.
+const GENERATIONS: [(&str, &str, &str); 2] = [("finding", "opened", "verdict"), ("run", "since", "subject")];
+
+async fn correct_times(connection: &mut SqliteConnection, now: i64) -> Result<CorrectedTimes, Failure> {
+    let latest = TIMES.map(|(table, column)| format!("SELECT max({column}) AS at FROM {table}")).join(" UNION ALL ");
+    let sql = format!("SELECT coalesce(max(at), 0) FROM ({latest})");
+    let latest: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut *connection).await?;
+    if latest <= now {
+        return Ok(CorrectedTimes::default());
+    }
+    let superseded = GENERATIONS.map(|(table, column, of)| {
+        format!(
+            "DELETE FROM {table} WHERE {column} >= ?1 AND EXISTS (SELECT 1 FROM {table} AS later
+             WHERE later.package_set = {table}.package_set AND later.{of} = {table}.{of} AND later.{column} > {table}.{column})"
+        )
+    });
+    let corrected = TIMES.map(|(table, column)| format!("UPDATE {table} SET {column} = ?1 WHERE {column} > ?1"));
+    let days = "DELETE FROM daily_count WHERE day > date(?1, 'unixepoch')".to_owned();
+    let mut rows = 0;
+    for sql in superseded.into_iter().chain(corrected).chain([days]) {
+        rows += sqlx::query(sqlx::AssertSqlSafe(sql)).bind(now).execute(&mut *connection).await?.rows_affected();
+    }
+    Ok(CorrectedTimes { rows, latest })
 }
 
 /// Makes a new store that of `cluster`. Returns the cluster that the store belongs to, with its display name brought up to date.

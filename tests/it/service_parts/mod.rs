@@ -43,6 +43,8 @@ pub(crate) struct Place {
     pub(crate) tls: bool,
     /// Flags of the aggregator that are not the same in every test.
     pub(crate) flags: Vec<&'static str>,
+    /// The token with which questions are asked; in Kubernetes nobody is answered without one.
+    pub(crate) bearer: Option<String>,
     pub(crate) aggregator: Option<Running>,
 }
 
@@ -55,8 +57,16 @@ impl Place {
     pub(crate) fn start_with(tls: bool, flags: &[&'static str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("tokens"), "").unwrap();
-        let mut place =
-            Self { dir, listen: free(), api: free(), probes: free(), tls, flags: flags.to_vec(), aggregator: None };
+        let mut place = Self {
+            dir,
+            listen: free(),
+            api: free(),
+            probes: free(),
+            tls,
+            flags: flags.to_vec(),
+            bearer: None,
+            aggregator: None,
+        };
         if tls {
             let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
             fs::write(place.at("cert.pem"), made.cert.pem()).unwrap();
@@ -65,6 +75,12 @@ impl Place {
         place.feed("1.0.0");
         for node in ["one", "two", "evil"] {
             place.token(node);
+        }
+        if flags.contains(&"--kubernetes") {
+            let rights = "read,push-database,manage-nodes";
+            let mut command = Command::new(OUTCROP);
+            command.args(["token", "new", "--api", "test", "--rights", rights, "--tokens"]).arg(place.at("api-tokens"));
+            place.bearer = Some(String::from_utf8(command.output().unwrap().stdout).unwrap().trim().to_owned());
         }
         place.run();
         place
@@ -110,6 +126,7 @@ impl Place {
             .arg("--tokens")
             .arg(self.at("tokens"))
             .args(&self.flags)
+            .args(self.bearer.iter().flat_map(|_| ["--api-tokens".into(), self.at("api-tokens")]))
             .stderr(fs::File::create(self.at("aggregator.log")).unwrap())
             .spawn()
             .unwrap();
@@ -158,7 +175,8 @@ impl Place {
 
     pub(crate) fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.api).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
+        let bearer = self.bearer.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{bearer}Connection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -9,7 +9,7 @@ use std::task::Poll;
 use async_trait::async_trait;
 use jiff::civil::date;
 use outcrop::store::{
-    AuditOutcome, ClusterIdentity, Condition, Counts, DayCount, ErrorKind, FindingRow, FindingsFilter, FindingsOrder,
+    AuditOutcome, ClusterIdentity, Condition, CorrectedTimes, Counts, DayCount, ErrorKind, FindingRow, FindingsFilter, FindingsOrder,
     InventoryRow, IssueEvent, Layer, LayerRow, MergedPackage, MergedStack, Options, OutboxEvent, PackageSetFindings,
     PackageSetId, PackagesFilter, PackagesOrder, RematchRow, Retention, Run, Store, StoreError, SubjectKey, Summary,
     Verdict, WorkloadKey,
@@ -700,6 +700,56 @@ pub(super) async fn days_are_replaced_kept_and_removed(harness: &dyn Harness) {
 fn only(mut events: Vec<OutboxEvent>) -> OutboxEvent {
     assert_eq!(events.len(), 1, "{events:?}");
     events.remove(0)
+}
+
+pub(super) async fn times_of_a_clock_that_was_ahead_are_corrected(harness: &dyn Harness) {
+    const NOW: i64 = 50_000;
+    let store = &*open_with_outbox(harness).await;
+    store.put_layer(layer_row("early", "node-1", 5)).await.unwrap();
+    store.put_layer(layer_row("late", "node-1", 90_000)).await.unwrap();
+    store.verified(&layer("late"), &Digest::of(b"inventory"), "node-2", 95_000).await.unwrap();
+    store.distrust("node-9", true, "ann", 96_000).await.unwrap();
+    let summary = put(store, &stack("app", &[("a", "1")]), "CVE-1", 10_000).await;
+    let packages = store.packages_of(summary.id).await.unwrap();
+    let present: Vec<Verdict> = packages.iter().map(|of| verdict(of.package, "CVE-1")).collect();
+    let web = || run(plain("web"), summary.id, 0);
+    store.record_runs(&[Run { at: 10_000, ..web() }], &[]).await.unwrap();
+    for (verdicts, begun, at) in
+        [(&[][..], false, 60_000), (&present[..], true, 70_000), (&[], false, 80_000), (&present, true, 90_000)]
+    {
+        find(store, &summary, verdicts, at).await.unwrap();
+        let runs = [Run { at, ..web() }];
+        let (begun, ended) = if begun { (&runs[..], &[][..]) } else { (&[][..], &runs[..]) };
+        store.record_runs(begun, ended).await.unwrap();
+    }
+    let rematch = store.begin_rematch(&DATABASE, 90_000).await.unwrap();
+    let outcome = RematchRow { at: 90_000, seconds: 0.5, stacks: 1, appeared: 2, went: 3 };
+    store.end_rematch(rematch, &outcome).await.unwrap();
+    let count = |findings| [DayCount { day: date(1970, 1, 1), namespace: None, severity: Severity::High, findings }];
+    store.record_day(date(1970, 1, 1), &count(1)).await.unwrap();
+    store.record_day(date(2026, 1, 1), &count(2)).await.unwrap();
+    assert_eq!(runs_of(store, plain("web")).await.len(), 3, "pauses are long enough for runs of their own");
+
+    let corrected = store.correct_times(NOW).await.unwrap();
+    assert!(corrected.rows > 10 && corrected.latest == 96_000, "{corrected:?}");
+    let read: Vec<(LayerId, i64)> =
+        store.layers().await.unwrap().iter().map(|layer| (layer.id, layer.read_at)).collect();
+    assert_eq!(BTreeSet::from_iter(read), BTreeSet::from([(layer("early"), 5), (layer("late"), NOW)]));
+    assert_eq!(
+        runs_of(store, plain("web")).await,
+        [(10_000, Some(NOW), summary.id), (NOW, None, summary.id)],
+        "the last of the runs in the future goes on"
+    );
+    let seen = store.seen(&[plain("web")], None).await.unwrap();
+    let findings: BTreeSet<(i64, Option<i64>)> =
+        seen.into_iter().filter_map(|seen| seen.finding).map(|finding| (finding.opened, finding.closed)).collect();
+    assert_eq!(findings, BTreeSet::from([(10_000, Some(NOW)), (NOW, None)]));
+    assert_eq!(store.last_rematch().await.unwrap().unwrap().1.unwrap().at, NOW);
+    let events = store.outbox(0, 1_000).await.unwrap();
+    assert!(events.len() > 5 && events.iter().all(|event| event.at <= NOW), "{events:?}");
+    let days: Vec<_> = store.days(date(1970, 1, 1)).await.unwrap().into_iter().map(|count| count.day).collect();
+    assert_eq!(days, [date(1970, 1, 1)], "a day that has not come yet is counted when it comes");
+    assert_eq!(store.correct_times(NOW).await.unwrap(), CorrectedTimes::default());
 }
 
 pub(super) async fn events_are_stored_with_the_write_that_they_follow_from(harness: &dyn Harness) {

@@ -96,6 +96,7 @@ conformance! {
     ids_are_never_assigned_again
     findings_of_a_removed_package_set_are_rejected_and_writes_go_on
     days_are_replaced_kept_and_removed
+    times_of_a_clock_that_was_ahead_are_corrected
     events_are_stored_with_the_write_that_they_follow_from
     without_a_target_no_event_is_stored
     conditions_are_open_from_the_event_that_begins_them_until_the_one_that_ends_them
