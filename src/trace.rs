@@ -3,17 +3,19 @@
 //! Spans are exported in batches by a runtime of their own: a collector that is slow or down delays nothing and costs only its spans, which is logged
 //! once. Spans carry no secrets: whatever may be logged may be exported, and nothing else.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use opentelemetry::KeyValue;
-use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::trace::{Status, TracerProvider as _};
+use opentelemetry::{Array, KeyValue, StringValue, Value};
 use opentelemetry_otlp::{WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
 use outcrop_agent::logging::{ExtraLayer, safe};
+use outcrop_proto::escape::{escape, is_treacherous};
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tracing::{info, warn};
@@ -93,7 +95,7 @@ impl Traces {
         let resource = Resource::builder_empty()
             .with_service_name("outcrop-aggregator")
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-            .with_attribute(KeyValue::new("k8s.cluster.name", cluster.to_owned()))
+            .with_attribute(KeyValue::new("k8s.cluster.name", escape(cluster).into_owned()))
             .build();
         let exporter = Logged { exporter, failing: AtomicBool::new(false) };
         let provider = SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build();
@@ -115,6 +117,34 @@ impl Drop for Traces {
     }
 }
 
+/// Returns a span in whose texts the characters that could mislead are escaped, as in the log: who shows them may not do so.
+fn escaped(mut span: SpanData) -> SpanData {
+    let own = |text: &mut Cow<'static, str>| {
+        if text.contains(is_treacherous) {
+            *text = Cow::Owned(escape(text).into_owned());
+        }
+    };
+    own(&mut span.name);
+    if let Status::Error { description } = &mut span.status {
+        own(description);
+    }
+    span.attributes.iter_mut().for_each(escape_value);
+    for event in &mut span.events.events {
+        own(&mut event.name);
+        event.attributes.iter_mut().for_each(escape_value);
+    }
+    span
+}
+
+fn escape_value(attribute: &mut KeyValue) {
+    let escaped = |text: &StringValue| StringValue::from(escape(text.as_str()).into_owned());
+    match &mut attribute.value {
+        Value::String(text) => *text = escaped(text),
+        Value::Array(Array::String(texts)) => texts.iter_mut().for_each(|text| *text = escaped(text)),
+        _ => {}
+    }
+}
+
 /// An exporter that logs when it begins to fail and when it works again.
 #[derive(Debug)]
 struct Logged {
@@ -124,7 +154,7 @@ struct Logged {
 
 impl SpanExporter for Logged {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let result = self.exporter.export(batch).await;
+        let result = self.exporter.export(batch.into_iter().map(escaped).collect()).await;
         match &result {
             Ok(()) if self.failing.swap(false, Ordering::Relaxed) => info!("export of traces restored"),
             Ok(()) => {}
@@ -159,12 +189,12 @@ mod tests {
     use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
     use tokio_stream::wrappers::TcpListenerStream;
     use tonic::transport::{Identity, Server, ServerTlsConfig};
-    use tonic::{Request, Response, Status};
+    use tonic::{Request, Response};
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
 
-    /// A collector that passes on the names of the spans that it receives, with the cluster that sent them.
+    /// A collector that passes on the names of the spans that it receives, with the cluster that sent them, their attributes and their events.
     struct Receiver(mpsc::Sender<(String, String)>);
 
     #[tonic::async_trait]
@@ -172,11 +202,12 @@ mod tests {
         async fn export(
             &self,
             request: Request<ExportTraceServiceRequest>,
-        ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        ) -> Result<Response<ExportTraceServiceResponse>, tonic::Status> {
             for spans in request.into_inner().resource_spans {
                 let resource = format!("{:?}", spans.resource);
                 for span in spans.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                    self.0.send((span.name, resource.clone())).unwrap();
+                    let texts = format!("{resource} {:?} {:?}", span.attributes, span.events);
+                    self.0.send((span.name, texts)).unwrap();
                 }
             }
             Ok(Response::new(ExportTraceServiceResponse::default()))
@@ -225,6 +256,23 @@ mod tests {
         work(&traces);
         drop(traces);
         assert_eq!(received.recv_timeout(Duration::from_secs(60)).unwrap().0, "merge");
+    }
+
+    #[test]
+    fn no_attribute_misleads_whoever_shows_it() {
+        let (_collector, address, received) = collector(None);
+        let traces = Traces::start(&format!("http://{address}"), None, "prod\u{202e}").unwrap();
+        let subscriber = tracing_subscriber::registry().with(traces.layer());
+        tracing::subscriber::with_default(subscriber, || {
+            let hostile = "x\u{1b}[2J\u{9b}\r\u{202e}";
+            tracing::info_span!("merge", image = hostile, shown = %hostile)
+                .in_scope(|| tracing::info!(image = %hostile, "{hostile}"));
+        });
+        drop(traces);
+        let (_, texts) = received.recv_timeout(Duration::from_secs(60)).unwrap();
+        // The debug format of a text would escape the characters themselves: it escapes the backslash of those that are escaped.
+        assert_eq!(texts.matches("x\\\\u{1b}[2J\\\\u{9b}\\\\u{d}\\\\u{202e}").count(), 4, "{texts}");
+        assert!(texts.contains("prod\\\\u{202e}"), "{texts}");
     }
 
     #[test]

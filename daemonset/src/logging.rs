@@ -3,10 +3,12 @@
 //! Events go to standard error. A program calls [`init`] once, before it starts a thread; without a call every event is dropped, so
 //! that a command which uses the agent as a library stays quiet. `OUTCROP_LOG` replaces the program's default filter.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
+use outcrop_proto::escape::{escape, escape_json, is_treacherous};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -79,9 +81,10 @@ pub fn init_with(format: LogFormat, default_filter: &str, extra: Option<ExtraLay
         Ok(filter) if !filter.trim().is_empty() => filter,
         _ => default_filter.to_owned(),
     };
+    let is_colored = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let events = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_writer(move || EscapingWriter { format, is_colored })
+        .with_ansi(is_colored)
         // Reporting a failed write to standard error would write to standard error, and panic.
         .log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(extra).with(parse(&filter)?);
@@ -90,6 +93,56 @@ pub fn init_with(format: LogFormat, default_filter: &str, extra: Option<ExtraLay
         LogFormat::Json => registry.with(events.json().flatten_event(true).with_current_span(false)).try_init(),
     }
     .map_err(|_| LogError::Twice)
+}
+
+/// Writes events to standard error. Characters that could mislead are escaped in whatever an event contains, so that no field of any crate can move the
+/// cursor or look like another event.
+struct EscapingWriter {
+    format: LogFormat,
+    is_colored: bool,
+}
+
+impl io::Write for EscapingWriter {
+    /// Writes one event, which arrives whole.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let event = String::from_utf8_lossy(bytes);
+        let line = event.strip_suffix('\n').unwrap_or(&event);
+        let line = match self.format {
+            LogFormat::Json => escape_json(line),
+            LogFormat::Text if self.is_colored => Cow::Owned(escape_but_colors(line)),
+            LogFormat::Text => escape(line),
+        };
+        io::stderr().write_all(format!("{line}\n").as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Escapes a line, except for the sequences that select colors ([ECMA-48, SGR](https://ecma-international.org/publications-and-standards/standards/ecma-48/)).
+/// The formatter has escaped those in values.
+fn escape_but_colors(line: &str) -> String {
+    let mut out = String::with_capacity(line.len() + 16);
+    let mut parts = line.split("\u{1b}");
+    out.push_str(&escape(parts.next().unwrap_or_default()));
+    for part in parts {
+        let end = part.strip_prefix('[').and_then(|rest| rest.find(|c: char| !c.is_ascii_digit() && c != ';'));
+        match end.filter(|end| part.as_bytes().get(1 + *end) == Some(&b'm')) {
+            Some(end) => {
+                let (color, rest) = part.split_at(end + 2);
+                out.push('\u{1b}');
+                out.push_str(color);
+                out.push_str(&escape(rest));
+            }
+            None => {
+                out.push_str("\\u{1b}");
+                out.push_str(&escape(part));
+            }
+        }
+    }
+    out
 }
 
 /// Logs panics as events, with the thread and the place. The message of a panic may quote text from outside.
@@ -136,8 +189,8 @@ impl fmt::Display for Safe<'_> {
         let end = text.floor_char_boundary(MAX_TEXT);
         for character in text[..end].chars() {
             match character {
-                '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => write!(f, "{}", character.escape_unicode())?,
                 character if character.is_control() => write!(f, "{}", character.escape_default())?,
+                character if is_treacherous(character) => write!(f, "{}", character.escape_unicode())?,
                 character => f.write_char(character)?,
             }
         }
@@ -190,6 +243,21 @@ mod tests {
         }
         let secret = format!("https://{}@host", "s".repeat(2 * MAX_TEXT));
         assert_eq!(safe(&secret).to_string(), "https://***@host");
+    }
+
+    #[test]
+    fn a_colored_line_keeps_its_colors_and_no_other_sequence() {
+        for (line, expected) in [
+            (
+                "\u{1b}[2m12:00\u{1b}[0m \u{1b}[32m INFO\u{1b}[0m x",
+                "\u{1b}[2m12:00\u{1b}[0m \u{1b}[32m INFO\u{1b}[0m x",
+            ),
+            ("\u{1b}[1;31mred\u{1b}[0m\n\u{202e}", "\u{1b}[1;31mred\u{1b}[0m\\u{a}\\u{202e}"),
+            ("a\u{1b}[2J\u{1b}]0;own\u{7}\u{1b}", "a\\u{1b}[2J\\u{1b}]0;own\\u{7}\\u{1b}"),
+            ("\u{1b}[\u{e9}m \u{1b}[31", "\\u{1b}[\u{e9}m \\u{1b}[31"),
+        ] {
+            assert_eq!(escape_but_colors(line), expected);
+        }
     }
 
     #[test]

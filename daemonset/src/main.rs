@@ -10,6 +10,7 @@ use outcrop_agent::logging::{self, LogFormat, SERVICE_FILTER, safe};
 use outcrop_agent::role::{self, Signals};
 use outcrop_agent::{agent, doctor, heartbeat, selftest};
 use outcrop_proto::clock;
+use outcrop_proto::escape::{escape, escape_json, escape_lines};
 
 /// Exit code for wrong usage (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
@@ -87,7 +88,10 @@ fn examine(arguments: DoctorArguments) -> Result<(), String> {
     let json = arguments.json;
     let checks = doctor::examine(&arguments.subject());
     let text = match json {
-        true => serde_json::to_string_pretty(&checks).map_err(|error| error.to_string())?,
+        true => {
+            let json = serde_json::to_string_pretty(&checks).map_err(|error| error.to_string())?;
+            escape_json(&json).into_owned()
+        }
         false => doctor::table(&checks).trim_end().to_owned(),
     };
     print(&text)?;
@@ -98,10 +102,11 @@ fn examine(arguments: DoctorArguments) -> Result<(), String> {
 }
 
 fn print(text: &str) -> Result<(), String> {
-    writeln!(std::io::stdout(), "{text}").map_err(|error| format!("writing to standard output: {error}"))
+    writeln!(std::io::stdout(), "{}", escape_lines(text))
+        .map_err(|error| format!("writing to standard output: {error}"))
 }
 
 fn fail(error: &dyn Display) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "outcrop-agent: {error}");
+    let _ = writeln!(std::io::stderr(), "outcrop-agent: {}", escape(&error.to_string()));
     ExitCode::FAILURE
 }

@@ -9,6 +9,7 @@ mod codec;
 pub mod container;
 pub mod digest;
 pub mod ecosystem;
+pub mod escape;
 pub mod fact;
 #[cfg(feature = "grpc")]
 pub mod frugal;

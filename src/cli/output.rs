@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::io::{ErrorKind, Write as _};
 
 use clap::ValueEnum;
+use outcrop_proto::escape::{escape_json, is_treacherous};
 use outcrop_proto::{SeverityCounts, Word};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
@@ -15,7 +16,7 @@ use serde_json::Value;
 use super::client::Pages;
 use super::table::Table;
 use super::{Fatal, text};
-use crate::web::{Open, is_treacherous};
+use crate::web::Open;
 
 /// Output format of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -262,19 +263,9 @@ pub(super) fn yaml_document(value: &Value) -> Result<String, Fatal> {
     yaml(value)
 }
 
-/// Returns `value` as JSON in which characters that could mislead are escaped. Only strings contain such characters.
+/// Returns `value` as JSON in which characters that could mislead are escaped.
 fn json(value: &Value) -> String {
-    let plain = format!("{value:#}");
-    let mut out = String::with_capacity(plain.len());
-    let mut units = [0; 2];
-    for character in plain.chars() {
-        if character != '\n' && is_treacherous(character) {
-            character.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
-        } else {
-            out.push(character);
-        }
-    }
-    out
+    escape_json(&format!("{value:#}")).into_owned()
 }
 
 /// A value whose strings are double-quoted in YAML where they contain characters that could mislead: only there YAML has escapes.

@@ -1,5 +1,6 @@
 //! The routes below `/api/v1`.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use outcrop_proto::Digest;
+use outcrop_proto::escape::escape_json;
 use serde::Serialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio_stream::StreamExt as _;
@@ -164,10 +166,15 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     ]
 }
 
-/// Serializes a value as JSON.
+/// Serializes a value as JSON. Characters that could mislead whoever reads the response itself are escaped; the value stays the same.
 fn json(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
-    serde_json::to_vec(value)
-        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("writing the response: {error}")))
+    let text = serde_json::to_string(value)
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("writing the response: {error}")))?;
+    let escaped = match escape_json(&text) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(escaped) => Some(escaped),
+    };
+    Ok(escaped.unwrap_or(text).into_bytes())
 }
 
 /// Runs a change to its end, even if the client disconnects meanwhile.

@@ -1,12 +1,6 @@
-//! Escaping of untrusted text.
+//! HTML, in which untrusted text is escaped.
 
-/// Returns whether a character could mislead a terminal, a browser or a reader: control characters, invisible ones, and those that change
-/// the direction of text.
-pub fn is_treacherous(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
+use outcrop_proto::escape::is_treacherous;
 
 /// A page of HTML. Markup is always a constant of the program, which its type ensures; all other text is escaped.
 #[derive(Debug, Default)]

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use outcrop_proto::escape::escape;
 use outcrop_proto::{CoverageState, clock};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -124,6 +125,11 @@ impl Gap {
 /// The labels of a sample.
 type Labels = Vec<(&'static str, String)>;
 
+/// Returns labels with values that are escaped as everywhere: the format itself escapes only what would end a value.
+fn escaped(labels: Labels) -> Labels {
+    labels.into_iter().map(|(key, value)| (key, escape(&value).into_owned())).collect()
+}
+
 /// A metric that is computed for one answer.
 #[derive(Debug)]
 struct Metric {
@@ -151,7 +157,7 @@ impl Metric {
 
     /// Adds to the sample with these labels.
     fn add(&mut self, labels: Labels, value: f64) {
-        *self.samples.entry(labels).or_default() += value;
+        *self.samples.entry(escaped(labels)).or_default() += value;
     }
 
     /// Returns the metric with one sample, which has no labels.
@@ -194,7 +200,7 @@ impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Version of the aggregator and name of its cluster.";
         let mut build = encoder.encode_descriptor("build", help, None, MetricType::Info)?;
-        build.encode_info(&[("version", self.version.as_str()), ("cluster", self.cluster.as_str())])?;
+        build.encode_info(&[("version", &*escape(&self.version)), ("cluster", &*escape(&self.cluster))])?;
         self.metrics
             .iter()
             .filter(|metric| !metric.samples.is_empty())
@@ -325,7 +331,7 @@ fn database(status: &Status, known: impl Fn(&str) -> String, now: jiff::Timestam
         let exact = source.newest.parse::<jiff::Timestamp>().ok().map(|newest| now.as_second() - newest.as_second());
         if let Some(seconds) = exact.or(source.age_days.map(|days| days.saturating_mul(86_400))) {
             let seconds = number(u64::try_from(seconds).unwrap_or(0));
-            let sample = age.samples.entry(labels).or_insert(seconds);
+            let sample = age.samples.entry(escaped(labels)).or_insert(seconds);
             *sample = sample.max(seconds);
         }
     }

@@ -37,7 +37,6 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use access::{
     AccessError, Admission, Authorizer, Caller, Denied, Loopback, Permission, Right, TokenFile, make_api_token,
 };
-pub use escape::is_treacherous;
 pub use health::{Health, Probe};
 pub use model::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AskedVulnerability, AssessedCount, AssessedWord, ContainerItem,
@@ -47,6 +46,7 @@ pub use model::{
     Requeued, RoleItem, RuntimeWord, SeverityWord, SourceStatus, Status, StatusWord, StepItem, StorageWord,
     WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
+pub use outcrop_proto::escape::is_treacherous;
 pub use probes::Probes;
 pub use problem::Problem;
 pub use serve::{serve, serve_probes};

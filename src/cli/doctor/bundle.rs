@@ -6,6 +6,7 @@ use std::path::Path;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use outcrop_proto::clock;
+use outcrop_proto::escape::{escape_json, escape_lines};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -58,6 +59,7 @@ impl Bundle {
     }
 
     fn add(&mut self, name: &str, text: String) {
+        let text = if name.ends_with(".json") { escape_json(&text) } else { escape_lines(&text) }.into_owned();
         if self.bytes + text.len() > MAX_BYTES {
             self.left_out.push(name.to_owned());
         } else {

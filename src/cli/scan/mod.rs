@@ -5,12 +5,13 @@ mod directories;
 mod matcher;
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use outcrop_agent::scan::Scanner;
 use outcrop_agent::worker::{Program, enter_read_only, hide_memory};
+use outcrop_proto::escape::escape_json;
 use outcrop_proto::{Coverage, CoverageState, Severity, StackPackage};
 
 pub(super) use matcher::MatchResult;
@@ -18,7 +19,7 @@ use matcher::{FindingFilter, Matcher};
 
 use super::progress::{self, Progress, Step};
 use super::report::{Package, Report, Subject, Target};
-use super::{Exit, Fatal, bom, print, table};
+use super::{Exit, Fatal, bom, print, table, text};
 use crate::export::cyclonedx::{self, Listed};
 
 /// Output format of the report.
@@ -172,7 +173,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     }
     if let Some(hint) = hint {
         // The report contains the same information, so a closed standard error loses nothing.
-        let _ = writeln!(std::io::stderr(), "outcrop: {hint}");
+        let _ = writeln!(std::io::stderr(), "outcrop: {}", text::escape(&hint));
     }
     let failed = |target: &Target| target.coverage.state == CoverageState::Failed;
     Ok(match () {
@@ -182,10 +183,27 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     })
 }
 
+/// Escapes characters that could mislead in the JSON that is written through it. A serializer writes whole strings at a time, so no character is cut.
+struct EscapedJson<W>(W);
+
+impl<W: Write> Write for EscapedJson<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.0.write_all(escape_json(text).as_bytes())?,
+            Err(_) => self.0.write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// Writes a value to standard output as JSON, while it is formatted: a report may be large.
 fn print_json(value: &impl serde::Serialize) -> Result<(), Fatal> {
     let mut output = std::io::BufWriter::new(std::io::stdout().lock());
-    let written = serde_json::to_writer_pretty(&mut output, value).map_err(std::io::Error::from);
+    let written = serde_json::to_writer_pretty(EscapedJson(&mut output), value).map_err(std::io::Error::from);
     match written.and_then(|()| writeln!(output)).and_then(|()| output.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Fatal::failed(format!("writing to standard output: {error}")))

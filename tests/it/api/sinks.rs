@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use outcrop_proto::escape::escape;
 use serde_json::Value;
 
 use super::exposition::parse;
@@ -66,13 +67,16 @@ fn metrics_are_what_prometheus_reads_and_hold_the_whole_status() {
     let server = Server::open(Fake::new(1_234, 30));
     let answer = server.get("/metrics");
     assert_eq!(answer.header("Content-Type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let misleads = |character: char| character != '\n' && outcrop::web::is_treacherous(character);
+    assert!(!answer.body.contains(misleads), "{:?}", answer.body.chars().find(|character| misleads(*character)));
     let series = parse(&answer.body).unwrap();
+    let hostile = &*escape(HOSTILE);
     let value = |name: &str, labels: &[(&str, &str)]| {
         let wanted = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         *series.get(&(name.to_owned(), wanted)).unwrap_or_else(|| panic!("{name} {labels:?} is not in {series:#?}"))
     };
     for (name, labels, expected) in [
-        ("outcrop_build_info", &[("cluster", HOSTILE), ("version", "0.1.0")][..], 1.0),
+        ("outcrop_build_info", &[("cluster", hostile), ("version", "0.1.0")][..], 1.0),
         ("outcrop_nodes", &[("state", "attached")], 1110.0),
         ("outcrop_nodes", &[("state", "silent")], 124.0),
         ("outcrop_containers", &[("coverage", "scanned")], 29.0),
@@ -105,13 +109,13 @@ fn metrics_are_what_prometheus_reads_and_hold_the_whole_status() {
         ("outcrop_database_records", &[("ecosystem", "Debian")], 40_000.0),
         ("outcrop_rematch_duration_seconds", &[], 1.25),
         ("outcrop_rematch_findings", &[("change", "opened")], 12.0),
-        ("outcrop_node_attached", &[("node", HOSTILE)], 0.0),
-        ("outcrop_node_same_version", &[("node", HOSTILE)], 0.0),
+        ("outcrop_node_attached", &[("node", hostile)], 0.0),
+        ("outcrop_node_same_version", &[("node", hostile)], 0.0),
         ("outcrop_node_same_version", &[("node", "node-2")], 1.0),
         ("outcrop_node_silent_seconds", &[("node", "node-1233")], 1.0),
         // Two workers of one agent are one series.
         ("outcrop_agent_resident_bytes", &[("node", "node-2"), ("role", "worker")], f64::from(12 << 20)),
-        ("outcrop_agent_resident_bytes", &[("node", HOSTILE), ("role", "other")], f64::from(7 << 20)),
+        ("outcrop_agent_resident_bytes", &[("node", hostile), ("role", "other")], f64::from(7 << 20)),
         ("outcrop_agent_cpu_seconds_total", &[("node", "node-2"), ("role", "runtime")], 1.5),
         ("outcrop_agent_worker_deaths_total", &[("node", "node-2")], 1.0),
     ] {
@@ -155,7 +159,10 @@ fn json_holds_every_word_unchanged() {
         ("/api/v1/findings", "/items/0/summary"),
         ("/api/v1/advisories/CVE-2021-44228", "/summary"),
     ] {
-        let answer = server.get(target).json();
+        let answer = server.get(target);
+        let bad = answer.body.chars().find(|character| outcrop::web::is_treacherous(*character));
+        assert_eq!(bad, None, "{target}: the response itself misleads nobody");
+        let answer = answer.json();
         assert_eq!(answer.pointer(pointer).and_then(Value::as_str), Some(HOSTILE), "{target}");
     }
 }
@@ -195,6 +202,10 @@ fn nothing_that_outcrop_prints_moves_the_cursor_or_is_a_formula() {
             _ => (),
         }
     }
+    // An error says the same word, escaped and unchanged.
+    let missing = server.get("/api/v1/advisories/%1b%c2%9b31m%e2%80%ae");
+    assert_eq!(missing.body.chars().find(|character| outcrop::web::is_treacherous(*character)), None, "{missing:?}");
+    assert!(missing.json()["detail"].as_str().unwrap().contains("\u{1b}\u{9b}31m\u{202e}"), "{missing:?}");
     // Words of a problem go to the terminal too.
     let lost = server.outcrop(&["get", "advisory", HOSTILE]);
     let text = String::from_utf8(lost.stderr).unwrap();
