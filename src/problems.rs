@@ -37,11 +37,13 @@ pub enum ProblemKind {
     Watch,
     /// A target does not accept deliveries.
     Delivery,
+    /// Two agents attach as one node.
+    Agents,
 }
 
 impl ProblemKind {
     /// All kinds, in the order in which they are listed.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Store,
         Self::Database,
         Self::Matching,
@@ -51,6 +53,7 @@ impl ProblemKind {
         Self::Policy,
         Self::Watch,
         Self::Delivery,
+        Self::Agents,
     ];
 
     /// Returns the word for the kind, as JSON and metrics have it.
@@ -65,6 +68,7 @@ impl ProblemKind {
             Self::Policy => "policy",
             Self::Watch => "watch",
             Self::Delivery => "delivery",
+            Self::Agents => "agents",
         }
     }
 }

@@ -46,11 +46,13 @@ pub enum Refusal {
     TooLarge,
     /// The agent did not go on in time.
     TimedOut,
+    /// Another agent attached as the same node.
+    Replaced,
 }
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::WireVersion,
         Self::Token,
         Self::Node,
@@ -59,6 +61,7 @@ impl Refusal {
         Self::Unasked,
         Self::TooLarge,
         Self::TimedOut,
+        Self::Replaced,
     ];
 
     /// Returns the name, as it stands in metadata and in metrics.
@@ -72,6 +75,7 @@ impl Refusal {
             Self::Unasked => "unasked",
             Self::TooLarge => "too-large",
             Self::TimedOut => "timed-out",
+            Self::Replaced => "replaced",
         }
     }
 
@@ -85,6 +89,7 @@ impl Refusal {
             Self::Malformed => tonic::Code::InvalidArgument,
             Self::TooLarge => tonic::Code::ResourceExhausted,
             Self::TimedOut => tonic::Code::DeadlineExceeded,
+            Self::Replaced => tonic::Code::Aborted,
         };
         let mut status = tonic::Status::new(code, message);
         status.metadata_mut().insert(REFUSAL_KEY, tonic::metadata::MetadataValue::from_static(self.as_str()));

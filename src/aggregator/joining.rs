@@ -10,7 +10,7 @@ use outcrop_proto::{ContainerKey, Coverage, CoverageState};
 
 use super::fleet::{Picture, Placed, workload_key};
 use super::{Aggregator, now};
-use crate::cluster::{Cluster, Pod, PodContainer, Watch};
+use crate::cluster::{Changes, Cluster, Pod, PodContainer, Watch};
 use crate::store::SubjectKey;
 use crate::web::Scope;
 
@@ -51,6 +51,10 @@ pub(super) fn missing_of<'c>(
 ) -> Option<Missing<'c>> {
     let node = pod.node.as_deref()?;
     let id = container.id.as_ref().filter(|_| container.running)?;
+    // Pods outlive their node for a while; what they say of it is not true any more.
+    if cluster.is_deleted_node(node) {
+        return None;
+    }
     if fleet.container(node, id).is_some() {
         return None;
     }
@@ -74,10 +78,13 @@ fn unreported(cluster: &Cluster, fleet: &Picture, pod: &Pod, node: &str) -> Cove
 }
 
 impl Aggregator {
-    /// Applies changes of pods and workloads to the fleet's containers.
+    /// Applies changes of pods and workloads to the fleet's containers, and removes the containers of nodes that were deleted.
     pub(super) async fn follow_cluster(self: Arc<Self>, watch: Arc<Watch>) {
         loop {
-            let touched = watch.touched().await;
+            let Changes { touched, deleted_nodes } = watch.changes().await;
+            for node in deleted_nodes {
+                self.remove_node(node).await;
+            }
             let nodes: HashSet<Arc<str>> = touched.iter().map(|(node, _)| Arc::clone(node)).collect();
             let placing = Arc::clone(&watch);
             let again = self.fleet.call(move |fleet| {

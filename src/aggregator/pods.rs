@@ -172,6 +172,9 @@ impl Pods {
         let Some(node) = pod.node.as_deref() else {
             return Err(Denied::Unavailable(format!("pod {name} of the token is not scheduled yet")));
         };
+        if cluster.is_deleted_node(node) {
+            return Err(Denied::Unavailable(format!("node {node} of the token was deleted from the cluster")));
+        }
         if who.extra(NODE_NAME).is_some_and(|named| named != node) {
             return refuse(format!("the token and pod {name} belong to different nodes"));
         }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outcrop_agent::logging::safe;
 use outcrop_proto::wire::{Refusal, v1};
@@ -15,15 +15,24 @@ use tracing::{debug, info, warn};
 use super::owner::State;
 use super::tokens::{Credential, Identify, Speaker};
 use super::{Aggregator, now};
+use crate::problems::ProblemKind;
 
 /// Interval at which tokens are checked.
 const EXPEL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time after which the replacement of a stream is forgotten. An agent whose stream was replaced attaches again within a third of it.
+const TWICE: Duration = Duration::from_secs(15 * 60);
+
+/// Maximum number of replaced agents that are remembered for each node.
+const MAX_REPLACED: usize = 8;
 
 /// A node's stream.
 #[derive(Debug)]
 struct Stream {
     /// Number of the stream, which increases with each stream of the node.
     number: u64,
+    /// The process of the agent.
+    instance: u64,
     /// The token that the node attached with.
     credential: Credential,
     orders: mpsc::Sender<Result<v1::Order, Status>>,
@@ -31,11 +40,23 @@ struct Stream {
     _end: oneshot::Sender<()>,
 }
 
+/// A stream that begins.
+struct NewStream {
+    instance: u64,
+    credential: Credential,
+    orders: Orders,
+    end: oneshot::Sender<()>,
+}
+
 /// The streams of all attached nodes, by node.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     streams: HashMap<String, Stream>,
     last: u64,
+    /// By node, the agents whose stream was replaced by that of another agent, and when.
+    replaced: HashMap<String, Vec<(u64, Instant)>>,
+    /// Nodes that two agents attach in turn, and since when none has.
+    twice: HashMap<String, Instant>,
 }
 
 impl State for Streams {
@@ -48,11 +69,50 @@ impl State for Streams {
 }
 
 impl Streams {
-    /// Adds a stream and ends an earlier one of the same node. Returns its number.
-    fn add(&mut self, node: String, credential: Credential, orders: Orders, end: oneshot::Sender<()>) -> u64 {
+    /// Adds a stream and ends an earlier one of the same node. Returns its number, and whether it replaced the stream of another agent, which
+    /// learns why.
+    ///
+    /// Two agents are proven where one attaches again after another has replaced it: an agent that was restarted never comes back.
+    fn add(&mut self, node: String, new: NewStream, now: Instant) -> (u64, bool) {
+        let NewStream { instance, credential, orders, end } = new;
         self.last += 1;
-        self.streams.insert(node, Stream { number: self.last, credential, orders, _end: end });
-        self.last
+        let replaced = self.replaced.entry(node.clone()).or_default();
+        replaced.retain(|(_, at)| now.duration_since(*at) < TWICE);
+        if replaced.iter().any(|(former, _)| *former == instance) {
+            self.twice.insert(node.clone(), now);
+        }
+        let stream = Stream { number: self.last, instance, credential, orders, _end: end };
+        let former = self.streams.insert(node.clone(), stream);
+        let other = former.filter(|former| former.instance != instance && !former.orders.is_closed());
+        if let Some(former) = &other {
+            let status = Refusal::Replaced.status(
+                "another agent with this node's name attached; give each agent a --node and a token of its own, or stop one of them",
+            );
+            let _ = former.orders.try_send(Err(status));
+            replaced.retain(|(known, _)| *known != former.instance);
+            replaced.truncate(MAX_REPLACED - 1);
+            replaced.insert(0, (former.instance, now));
+        }
+        if replaced.is_empty() {
+            self.replaced.remove(&node);
+        }
+        (self.last, other.is_some())
+    }
+
+    /// Returns the nodes that two agents attach in turn.
+    fn attached_twice(&mut self, now: Instant) -> Vec<String> {
+        self.replaced.retain(|_, replaced| replaced.iter().any(|(_, at)| now.duration_since(*at) < TWICE));
+        self.twice.retain(|_, last| now.duration_since(*last) < TWICE);
+        self.twice.keys().cloned().collect()
+    }
+
+    /// Ends the stream of a node that was deleted. Returns its number.
+    fn end(&mut self, node: &str) -> Option<u64> {
+        self.replaced.remove(node);
+        self.twice.remove(node);
+        let stream = self.streams.remove(node)?;
+        let _ = stream.orders.try_send(Err(Status::unavailable("the node was deleted from the cluster")));
+        Some(stream.number)
     }
 
     /// Removes a stream, unless another one has replaced it.
@@ -101,7 +161,12 @@ impl Aggregator {
         let Speaker { node, credential } = speaker.clone();
         let (end, ended) = oneshot::channel();
         let name = node.clone();
-        let number = self.streams.call(move |streams| streams.add(name, credential, orders, end)).await;
+        let new = NewStream { instance: hello.instance, credential, orders, end };
+        let (number, has_replaced) = self.streams.call(move |streams| streams.add(name, new, Instant::now())).await;
+        if has_replaced {
+            self.counters.refuse(&Refusal::Replaced.status(""));
+            warn!(node, "stream replaced: another agent with the node's name attached");
+        }
         let (agent, cage) = (safe(&hello.agent_version), safe(&hello.cage));
         info!(node, %agent, catalogers = hello.catalogers, %cage, "node attached");
         self.fleet.call(move |fleet| fleet.attach(&node, &hello, number, now())).await;
@@ -113,6 +178,18 @@ impl Aggregator {
         let name = node.clone();
         self.streams.call(move |streams| streams.remove(&name, number)).await;
         self.release(node, number, "its stream ended").await;
+    }
+
+    /// Removes a node that was deleted from the cluster, with its stream and its containers.
+    pub(super) async fn remove_node(&self, node: String) {
+        let name = node.clone();
+        let stream = self.streams.call(move |streams| streams.end(&name)).await;
+        let name = node.clone();
+        let removed = self.fleet.call(move |fleet| fleet.delete_node(&name, stream, now())).await;
+        if let Some(containers) = removed {
+            info!(node, containers, "node removed with its Node object");
+            self.changed.notify_one();
+        }
     }
 
     /// Sends an order to a node. If too many orders of the node wait, its stream and its leases end.
@@ -135,6 +212,14 @@ impl Aggregator {
     /// Ends streams whose tokens are no longer valid once per second, and all streams when the aggregator stops.
     pub(super) async fn keep_streams(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
         while tokio::time::timeout(EXPEL_INTERVAL, stop.cancelled()).await.is_err() {
+            let twice = self.streams.call(|streams| streams.attached_twice(Instant::now())).await;
+            let problem = |node: String| {
+                let message = format!(
+                    "two agents attach as node {node} in turn, so it is never known what runs there; give each its own --node and token, or stop one of them"
+                );
+                (node, message)
+            };
+            self.problems.replace(ProblemKind::Agents, twice.into_iter().map(problem));
             self.identify.refresh();
             let identify = Arc::clone(&self.identify);
             for (node, number) in self.streams.call(move |streams| streams.expel(&*identify)).await {
@@ -167,9 +252,14 @@ mod tests {
         }
     }
 
+    fn new_stream(instance: u64, orders: Orders) -> NewStream {
+        NewStream { instance, credential: Credential::listed(Digest([0; 32])), orders, end: oneshot::channel().0 }
+    }
+
     fn add(streams: &mut Streams, node: &str, room: usize) -> (u64, mpsc::Receiver<Result<v1::Order, Status>>) {
         let (orders, receiver) = mpsc::channel(room);
-        (streams.add(node.to_owned(), Credential::listed(Digest([0; 32])), orders, oneshot::channel().0), receiver)
+        let (number, _) = streams.add(node.to_owned(), new_stream(0, orders), Instant::now());
+        (number, receiver)
     }
 
     #[test]
@@ -183,6 +273,51 @@ mod tests {
         assert_eq!(streams.snapshot(), 0);
         let (third, _third) = add(&mut streams, "a", 1);
         assert!(first < second && second < third, "a number is never given again");
+    }
+
+    #[test]
+    fn a_replaced_stream_ends_with_the_reason_and_two_agents_of_one_node_are_noticed() {
+        let (mut streams, start) = (Streams::default(), Instant::now());
+        let attach = |streams: &mut Streams, instance: u64, seconds: u64| {
+            let (orders, receiver) = mpsc::channel(1);
+            let now = start + Duration::from_secs(seconds);
+            let (_, has_replaced) = streams.add("a".to_owned(), new_stream(instance, orders), now);
+            (receiver, has_replaced, streams.attached_twice(now))
+        };
+        let (_kept, has_replaced, twice) = attach(&mut streams, 1, 0);
+        assert!(!has_replaced && twice.is_empty());
+        // Its connection broke, and the old stream is still open here: that is the same agent.
+        let (mut first, has_replaced, twice) = attach(&mut streams, 1, 1);
+        assert!(!has_replaced && twice.is_empty());
+        // It was restarted, and nobody has closed its stream.
+        let (_second, has_replaced, twice) = attach(&mut streams, 2, 2);
+        assert!(has_replaced && twice.is_empty());
+        let status = first.try_recv().unwrap().unwrap_err();
+        assert_eq!(Refusal::of(&status), Some(Refusal::Replaced));
+        assert!(status.message().starts_with("another agent with this node's name attached"), "{status:?}");
+        // The first one comes back: there are two.
+        let (_third, has_replaced, twice) = attach(&mut streams, 1, 10);
+        assert!(has_replaced && twice == ["a"]);
+        let seconds = |seconds| start + TWICE + Duration::from_secs(seconds);
+        assert_eq!(streams.attached_twice(seconds(9)), ["a"]);
+        assert!(streams.attached_twice(seconds(10)).is_empty() && streams.replaced.is_empty());
+    }
+
+    #[test]
+    fn a_node_that_is_restarted_again_and_again_is_remembered_within_a_bound() {
+        let (mut streams, now) = (Streams::default(), Instant::now());
+        let held: Vec<_> = (0..100)
+            .map(|instance| {
+                let (orders, receiver) = mpsc::channel(1);
+                streams.add("a".to_owned(), new_stream(instance, orders), now);
+                receiver
+            })
+            .collect();
+        assert!(
+            streams.replaced["a"].len() == MAX_REPLACED && streams.attached_twice(now).is_empty(),
+            "{}",
+            held.len()
+        );
     }
 
     #[test]

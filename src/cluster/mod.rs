@@ -41,7 +41,7 @@ pub use self::{
     reviews::{AUDIENCE, Access, GROUP, Identity, ReviewError, Reviews, review},
     selection::Selection,
     state::{Cluster, ContainerKind, Node, Place, Pod, PodContainer, Pods, Touched, Uid},
-    watch::{Task, Watch},
+    watch::{Changes, Task, Watch},
 };
 
 #[cfg(all(test, not(fuzzing)))]

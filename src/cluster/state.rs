@@ -127,6 +127,8 @@ struct Owner {
 /// A node, as its kubelet reports it to the API server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
+    /// UID: a node that was deleted and comes back has another one.
+    pub uid: String,
     /// Version of the kubelet.
     pub kubelet: String,
     /// Container runtime and its version: `containerd://2.1.4`.
@@ -228,6 +230,10 @@ pub struct Cluster {
     workloads: HashMap<Arc<Workload>, Pods>,
     namespaces: BTreeMap<String, Marks>,
     nodes: BTreeMap<String, Node>,
+    /// Whether nodes are watched: one has been listed.
+    knows_nodes: bool,
+    /// Nodes that were deleted, or replaced by another one of the same name, since they were taken.
+    deleted_nodes: Vec<String>,
     texts: HashSet<Arc<str>>,
     decisions: HashMap<Subject, Decision>,
     /// Subjects of which the policy has not decided, or which changed since it did.
@@ -276,6 +282,16 @@ impl Cluster {
     /// Returns a node by its name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.get(name)
+    }
+
+    /// Returns whether nodes are watched and none has this name: what runs there has ended, whatever its pods say.
+    pub fn is_deleted_node(&self, name: &str) -> bool {
+        self.knows_nodes && !self.nodes.contains_key(name)
+    }
+
+    /// Takes the names of the nodes that were deleted since the last call.
+    pub(super) fn take_deleted_nodes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.deleted_nodes)
     }
 
     /// Returns the nodes with their names, sorted by name.
@@ -366,6 +382,7 @@ impl Cluster {
         let name = kube.metadata.name.clone().unwrap_or_default();
         let info = kube.status.node_info.clone().unwrap_or_default();
         let node = Node {
+            uid: kube.metadata.uid.clone().unwrap_or_default(),
             blind: blind(&kube),
             kubelet: info.kubelet_version,
             runtime: info.container_runtime_version,
@@ -374,7 +391,12 @@ impl Cluster {
             image: info.os_image,
             kernel: info.kernel_version,
         };
-        self.nodes.insert(name, node);
+        self.knows_nodes = true;
+        let uid = node.uid.clone();
+        // The deletion of the former one may not have been watched.
+        if self.nodes.insert(name.clone(), node).is_some_and(|former| former.uid != uid) {
+            self.deleted_nodes.push(name);
+        }
     }
 
     /// Removes a pod.
@@ -426,7 +448,9 @@ impl Cluster {
 
     /// Removes a node.
     pub(super) fn remove_node(&mut self, name: &str) {
-        self.nodes.remove(name);
+        if let Some((name, _)) = self.nodes.remove_entry(name) {
+            self.deleted_nodes.push(name);
+        }
     }
 
     /// Returns the shared copy of a text.

@@ -80,12 +80,33 @@ pub struct Watch {
     cluster: RwLock<Cluster>,
     sources: Mutex<BTreeMap<String, Source>>,
     policy: Option<Arc<PolicyFile>>,
-    touched: Mutex<Touched>,
+    changes: Mutex<Changes>,
     changed: Notify,
     /// Grows with every change of the cluster.
     revision: AtomicU64,
     /// The policy has to be evaluated.
     undecided: Notify,
+}
+
+/// Changes of the cluster that concern what nodes have reported.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Containers whose pod or workload may have changed.
+    pub touched: Touched,
+    /// Nodes that were deleted.
+    pub deleted_nodes: Vec<String>,
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.touched.is_empty() && self.deleted_nodes.is_empty()
+    }
+}
+
+impl From<Touched> for Changes {
+    fn from(touched: Touched) -> Self {
+        Self { touched, deleted_nodes: Vec::new() }
+    }
 }
 
 /// A task that runs as long as the process.
@@ -99,7 +120,7 @@ impl Watch {
             policy: selection.policy.clone(),
             cluster: RwLock::new(Cluster::new(selection)),
             sources: Mutex::default(),
-            touched: Mutex::default(),
+            changes: Mutex::default(),
             changed: Notify::new(),
             revision: AtomicU64::new(0),
             undecided: Notify::new(),
@@ -187,7 +208,7 @@ impl Watch {
             };
             let decided = blocking(decide).await;
             let touched = self.write().decide(decided);
-            self.tell(touched);
+            self.tell(touched.into());
         }
     }
 
@@ -235,13 +256,13 @@ impl Watch {
         self.policy.iter().flat_map(|policy| policy.problems()).collect()
     }
 
-    /// Waits until the pods or workloads of containers may have changed, and returns those containers.
-    pub async fn touched(&self) -> Touched {
+    /// Waits for changes, and returns those since the last call.
+    pub async fn changes(&self) -> Changes {
         loop {
             let changed = self.changed.notified();
-            let touched = std::mem::take(&mut *lock(&self.touched));
-            if !touched.is_empty() {
-                return touched;
+            let changes = std::mem::take(&mut *lock(&self.changes));
+            if !changes.is_empty() {
+                return changes;
             }
             changed.await;
         }
@@ -280,7 +301,7 @@ impl Watch {
     pub(crate) fn set_pod(&self, pod: serde_json::Value) {
         let pod: KubePod = serde_json::from_value(pod).expect("a pod");
         let touched = self.write().set_pod(PodTold::from(pod));
-        self.tell(touched);
+        self.tell(touched.into());
         self.undecided.notify_one();
     }
 
@@ -288,7 +309,7 @@ impl Watch {
     #[cfg(test)]
     pub(crate) fn remove_pod(&self, uid: &str) {
         let touched = self.write().remove_pod(uid);
-        self.tell(touched);
+        self.tell(touched.into());
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Cluster> {
@@ -298,9 +319,12 @@ impl Watch {
         cluster
     }
 
-    fn tell(&self, touched: Touched) {
-        if !touched.is_empty() {
-            lock(&self.touched).extend(touched);
+    fn tell(&self, new: Changes) {
+        if !new.is_empty() {
+            let mut changes = lock(&self.changes);
+            changes.touched.extend(new.touched);
+            changes.deleted_nodes.extend(new.deleted_nodes);
+            drop(changes);
             self.changed.notify_one();
         }
     }
@@ -410,7 +434,7 @@ impl<K, P> Reflector<K, P> {
     }
 
     fn apply(&mut self, event: Event<K>) {
-        let mut touched = Touched::new();
+        let mut changes = Changes::default();
         let is_listed = matches!(event, Event::InitDone);
         match event {
             Event::Init => self.listing = Some(HashSet::new()),
@@ -421,26 +445,31 @@ impl<K, P> Reflector<K, P> {
                 }
                 self.known.insert(key);
                 let read = (self.steps.read)(object);
-                touched = (self.steps.set)(&mut self.watch.write(), read);
+                let mut cluster = self.watch.write();
+                changes.touched = (self.steps.set)(&mut cluster, read);
+                changes.deleted_nodes = cluster.take_deleted_nodes();
             }
             Event::Delete(object) => {
                 let key = (self.steps.key)(&object);
                 self.known.remove(&key);
-                touched = (self.steps.remove)(&mut self.watch.write(), &key);
+                let mut cluster = self.watch.write();
+                changes.touched = (self.steps.remove)(&mut cluster, &key);
+                changes.deleted_nodes = cluster.take_deleted_nodes();
             }
             Event::InitDone => {
                 let listing = self.listing.take().unwrap_or_default();
                 let gone: Vec<String> = self.known.difference(&listing).cloned().collect();
                 let mut cluster = self.watch.write();
                 for key in gone {
-                    touched.extend((self.steps.remove)(&mut cluster, &key));
+                    changes.touched.extend((self.steps.remove)(&mut cluster, &key));
                 }
+                changes.deleted_nodes = cluster.take_deleted_nodes();
                 drop(cluster);
                 self.known = listing;
             }
         }
         self.works(is_listed);
-        self.watch.tell(touched);
+        self.watch.tell(changes);
         if self.watch.policy.is_some() {
             self.watch.undecided.notify_one();
         }

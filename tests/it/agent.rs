@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -142,6 +143,22 @@ fn an_agent_whose_wire_version_is_refused_says_so_once_and_does_not_press() {
     let log = recorder.log();
     assert!(log.contains("for the test") && log.contains("wire-version"), "{log}");
     assert_eq!(log.matches("agent refused").count(), 1, "{log}");
+}
+
+#[test]
+fn an_agent_whose_stream_another_one_replaced_says_why_and_backs_off() {
+    let Some(containerd) = Containerd::start() else { return };
+    let recorder = Recorder::quiet();
+    let _agent = recorder.agent(&containerd, &[]);
+    recorder.until("the attachment", || recorder.attached() == 1 && !recorder.reports().is_empty());
+    let reason = "another agent with this node's name attached";
+    recorder.end(Refusal::Replaced.status(reason));
+    recorder.until("the reason", || recorder.log().contains(reason));
+    // Any other end is followed by an attempt within half a second.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(recorder.attached(), 1);
+    assert!(recorder.log().contains("agent refused") && recorder.log().contains("replaced"), "{}", recorder.log());
+    recorder.until("another attempt", || recorder.attached() == 2);
 }
 
 #[test]
@@ -504,6 +521,8 @@ fn a_usage_that_is_wrong_is_said_in_one_line_and_with_its_code() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     fs::write(&token, "t").unwrap();
+    // Otherwise the agent warns.
+    fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).unwrap();
     let token = token.to_str().unwrap();
     let full = |aggregator: &'static str, token: &'static str| {
         ["run", "--node", "n", "--aggregator", aggregator, "--token-file", token]

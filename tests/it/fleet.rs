@@ -392,8 +392,6 @@ impl Evil {
         cluster: &str,
         version: u32,
     ) -> Result<Self, tonic::Status> {
-        let mut client = CollectorClient::connect(format!("http://{}", place.listen)).await.unwrap();
-        let (reports, outbox) = tokio::sync::mpsc::channel(16);
         let hello = v1::Hello {
             node: node.to_owned(),
             agent_version: "0".to_owned(),
@@ -401,6 +399,19 @@ impl Evil {
             wire_version: version,
             ..v1::Hello::default()
         };
+        Self::attach_with(place, token, cluster, hello).await
+    }
+
+    /// Attaches as one of several agents of a node.
+    async fn attach_instance(place: &Place, token: &str, node: &str, instance: u64) -> Result<Self, tonic::Status> {
+        let hello =
+            v1::Hello { node: node.to_owned(), catalogers: 1, wire_version: VERSION, instance, ..v1::Hello::default() };
+        Self::attach_with(place, token, "test", hello).await
+    }
+
+    async fn attach_with(place: &Place, token: &str, cluster: &str, hello: v1::Hello) -> Result<Self, tonic::Status> {
+        let mut client = CollectorClient::connect(format!("http://{}", place.listen)).await.unwrap();
+        let (reports, outbox) = tokio::sync::mpsc::channel(16);
         reports.send(report(cluster, v1::report::Report::Hello(hello))).await.unwrap();
         let orders = client.attach(with_token(ReceiverStream::new(outbox), token)).await?.into_inner();
         Ok(Self { client, token: token.to_owned(), reports, orders })
@@ -537,6 +548,37 @@ fn an_agent_of_another_wire_version_is_refused_with_advice_and_counted() {
 }
 
 #[test]
+fn two_agents_of_one_node_are_a_problem_that_names_the_node() {
+    let place = Place::start();
+    let token = fs::read_to_string(place.at("evil.token")).unwrap().trim().to_owned();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let agents = |place: &Place| {
+        let problems = place.status()["problems"].take();
+        let problems = problems.as_array().unwrap().iter().filter(|problem| problem["kind"] == "agents");
+        problems.map(|problem| problem["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let attach = |instance| runtime.block_on(Evil::attach_instance(&place, &token, "evil", instance)).unwrap();
+    let mut first = attach(1);
+    let _second = attach(2);
+    let reason = runtime.block_on(async {
+        assert!(matches!(first.order().await, Ok(Some(v1::order::Order::Welcome(_)))));
+        first.order().await.unwrap_err()
+    });
+    assert_eq!(Refusal::of(&reason), Some(Refusal::Replaced), "{reason:?}");
+    assert!(reason.message().contains("another agent with this node's name attached"), "{reason:?}");
+    // A restarted agent is no second one.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(agents(&place), Vec::<String>::new());
+    let _first = attach(1);
+    until("the problem", || !agents(&place).is_empty());
+    let [problem] = &agents(&place)[..] else { panic!("{:?}", agents(&place)) };
+    assert!(problem.contains("node evil") && problem.contains("--node"), "{problem}");
+    assert_eq!(place.status()["reports"]["refused_by_reason"]["replaced"], 2);
+    let log = fs::read_to_string(place.at("aggregator.log")).unwrap();
+    assert!(log.contains("another agent with the node's name attached"), "{log}");
+}
+
+#[test]
 fn a_node_speaks_for_itself_only_and_says_nothing_unasked() {
     let place = Place::start();
     let token = |node: &str| fs::read_to_string(place.at(&format!("{node}.token"))).unwrap().trim().to_owned();
@@ -570,8 +612,10 @@ fn a_node_speaks_for_itself_only_and_says_nothing_unasked() {
                 dir: tempfile::tempdir().unwrap(),
                 listen: place.listen,
                 api: place.api,
+                probes: place.probes,
                 tls: false,
                 flags: Vec::new(),
+                bearer: None,
                 aggregator: None,
             };
             move || until("three of four to be counted as unasked", || api.status()["reports"]["unasked"] == 3)

@@ -15,6 +15,7 @@ mod reading;
 mod uplink;
 
 use std::fmt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -146,6 +147,7 @@ pub fn run(config: Config, signals: Signals) -> Result<(), AgentError> {
     hide_memory()?;
     // An unusable configuration fails before anything is started.
     config.aggregator.token()?;
+    config.aggregator.warn_of_open_token();
     config.aggregator.endpoint()?;
     let program = Program::this().with(config.manner);
     // Rights go after what needs them: a socket for the sibling. A child goes its own way before.
@@ -184,6 +186,7 @@ pub fn run(config: Config, signals: Signals) -> Result<(), AgentError> {
         cage: cage.to_string(),
         marks: worker.marks,
         wire_version: wire::VERSION,
+        instance: uplink::random().max(1),
     };
     let (aggregator, cluster) = (config.aggregator, config.cluster);
     let uplink = Uplink { aggregator, cluster, hello, commands: commands.clone(), stop: stop.clone() };
@@ -223,6 +226,15 @@ fn supervised(name: String, commands: &Commands, body: impl FnOnce() + Send + 's
 impl Aggregator {
     pub(crate) fn token(&self) -> Result<String, AgentError> {
         Ok(read(&self.token)?.trim().to_owned())
+    }
+
+    /// Warns if every user of the node can read the token. The agent changes nothing on the node, so it does not change the permissions either.
+    fn warn_of_open_token(&self) {
+        let mode = std::fs::metadata(&self.token).map_or(0, |file| file.permissions().mode() & 0o777);
+        if mode & 0o007 != 0 {
+            let (path, mode) = (self.token.display().to_string(), format!("{mode:04o}"));
+            tracing::warn!(path = %safe(&path), mode, hint = "chmod 600", "token file accessible to other users");
+        }
     }
 
     pub(crate) fn endpoint(&self) -> Result<Endpoint, AgentError> {

@@ -1,7 +1,7 @@
 //! The connection to the aggregator: one stream, opened again whenever it ends.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outcrop_proto::LayerId;
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
@@ -31,6 +31,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The pause after the aggregator refused this agent's version of the interface.
 const REFUSED_PAUSE: Duration = Duration::from_secs(120);
+
+/// The first pause after another agent attached as this node; it doubles each time, up to the longest, so that the two do not replace each other all the
+/// time. The aggregator reports a problem until neither was replaced for three times the longest.
+const REPLACED_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_REPLACED_PAUSE: Duration = Duration::from_secs(300);
 
 /// Queue of reports of one stream.
 #[derive(Clone, Debug)]
@@ -126,9 +131,14 @@ impl Uplink {
 
     async fn attach_until_stopped(&self) {
         let mut pause = PAUSE;
+        let mut replaced_pause = REPLACED_PAUSE;
         let mut reported = String::new();
         loop {
+            let began = Instant::now();
             let (attached, ended) = self.attach().await;
+            if began.elapsed() > 2 * LONGEST_REPLACED_PAUSE {
+                replaced_pause = REPLACED_PAUSE;
+            }
             if attached {
                 pause = PAUSE;
                 reported.clear();
@@ -147,6 +157,10 @@ impl Uplink {
             if refusal == Some(Refusal::WireVersion) {
                 // Only an upgrade of one side helps, which starts new processes.
                 pause = REFUSED_PAUSE;
+            }
+            if refusal == Some(Refusal::Replaced) {
+                pause = replaced_pause;
+                replaced_pause = (replaced_pause * 2).min(LONGEST_REPLACED_PAUSE);
             }
             let wait = jittered(pause);
             // One event per change: a reason that was reported is not reported again at each attempt.
@@ -290,7 +304,11 @@ fn cause(status: &Status) -> String {
 
 /// Returns a random time between half of `pause` and `pause`, so that a thousand nodes do not return at the same moment.
 pub(super) fn jittered(pause: Duration) -> Duration {
+    pause / 2 + pause * u32::try_from(random() % 512).unwrap_or(0) / 1024
+}
+
+/// Returns a number that differs from process to process.
+pub(super) fn random() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
-    let random = RandomState::new().hash_one(0_u8) % 512;
-    pause / 2 + pause * u32::try_from(random).unwrap_or(0) / 1024
+    RandomState::new().hash_one(0_u8)
 }

@@ -394,7 +394,7 @@ impl Fleet {
             self.add_stack(digest, layers, seen.steps, now);
         }
         if !is_new {
-            self.remove(name, &key, now);
+            self.remove_container(name, &key, now);
         } else {
             self.picture.lifetimes.seen += 1;
         }
@@ -405,7 +405,7 @@ impl Fleet {
     fn end_container(&mut self, name: &str, key: &Key, now: Now) {
         let container = self.picture.nodes.get(name).and_then(|node| node.containers.get(key));
         let Some(coverage) = container.map(|container| self.coverage_of(container)) else { return };
-        self.remove(name, key, now);
+        self.remove_container(name, key, now);
         let unread = coverage.state == CoverageState::Pending;
         let state = if unread { CoverageState::Failed } else { coverage.state };
         *self.picture.lifetimes.ended.entry(state.into()).or_default() += 1;
@@ -449,7 +449,7 @@ impl Fleet {
         }
     }
 
-    fn remove(&mut self, name: &str, key: &Key, now: Now) -> Option<Container> {
+    fn remove_container(&mut self, name: &str, key: &Key, now: Now) -> Option<Container> {
         let shared = Arc::clone(self.picture.nodes.get_key_value(name)?.0);
         let node = self.picture.nodes.get_mut(name)?;
         let container = node.containers.remove(key)?;
@@ -494,7 +494,7 @@ impl Fleet {
             if before.is_excluded && !container.is_excluded {
                 again.insert(name);
             } else if container != *before {
-                self.remove(&name, &key, now);
+                self.remove_container(&name, &key, now);
                 self.add(&name, key, container, now);
             }
         }
@@ -528,15 +528,7 @@ impl Fleet {
         let forgotten: Vec<Arc<str>> =
             self.picture.nodes.iter().filter(|(_, node)| silent(node)).map(|(name, _)| Arc::clone(name)).collect();
         for name in forgotten {
-            let keys: Vec<Key> =
-                self.picture.nodes.get(&name).map(|node| node.containers.keys().cloned().collect()).unwrap_or_default();
-            for key in keys {
-                self.end_container(&name, &key, now);
-            }
-            self.runs.report_completed(&name, now.unix);
-            self.picture.nodes.remove(&name);
-            let failing = self.picture.layers.select_mut(|_, layer| layer.has_failed(&name));
-            failing.for_each(|(_, layer)| layer.clear_failures(&name));
+            self.remove_node(&name, now);
         }
         // Nodes in the store that have not attached since the start.
         let started = *self.started.get_or_insert(now.instant);
@@ -546,6 +538,34 @@ impl Fleet {
         self.picture.stacks.retain(|_, stack| stack.containers() > 0 || stack.is_kept());
         self.picture.layers.retain(|_, layer| layer.is_kept());
         self.names.retain(|name| Arc::strong_count(name) > 1);
+    }
+
+    /// Removes a node that was deleted, with everything that only this node had, unless it is attached with a later stream than `stream`, which is the
+    /// one that was ended for this. Returns the number of its containers.
+    pub(super) fn delete_node(&mut self, name: &str, stream: Option<u64>, now: Now) -> Option<usize> {
+        let node = self.picture.nodes.get(name)?;
+        let (containers, attached) = (node.containers.len(), node.stream);
+        if node.attached {
+            if stream != Some(attached) {
+                return None;
+            }
+            self.detach(name, attached);
+        }
+        self.remove_node(name, now);
+        Some(containers)
+    }
+
+    /// Removes a node that is not attached. A node of this name that attaches later is new.
+    fn remove_node(&mut self, name: &str, now: Now) {
+        let keys: Vec<Key> =
+            self.picture.nodes.get(name).map(|node| node.containers.keys().cloned().collect()).unwrap_or_default();
+        for key in keys {
+            self.end_container(name, &key, now);
+        }
+        self.runs.report_completed(name, now.unix);
+        self.picture.nodes.remove(name);
+        let failing = self.picture.layers.select_mut(|_, layer| layer.has_failed(name));
+        failing.for_each(|(_, layer)| layer.clear_failures(name));
     }
 
     /// Discards layers and stacks that are no longer in the store, after it has removed unused ones. Must not run during a merge. `layers` and

@@ -661,3 +661,30 @@ fn a_stack_has_the_build_steps_of_its_layers() {
     let steps = fleet.stack(&stack(&["shop", "base"])).unwrap().steps();
     assert_eq!(steps.iter().map(|step| step.keyword.as_str()).collect::<Vec<_>>(), ["RUN", "ADD"]);
 }
+
+#[test]
+fn a_deleted_node_is_gone_with_its_leases_unless_it_has_attached_again() {
+    let mut fleet = Fleet::new(Rules::default(), [], [], []);
+    for (name, stream) in [("a", 1), ("b", 2)] {
+        fleet.attach(name, &hello(1), stream, at(0));
+        fleet.report(name, 0, true, vec![container(&format!("of {name}"), &["base"])], &[], at(0)).unwrap();
+    }
+    assert_eq!(fleet.lease("a", at(0)), [id("base")]);
+    assert!(fleet.lease("b", at(0)).is_empty(), "it is leased");
+    // The stream that was ended for this is not the latest one: the node is back.
+    assert_eq!(fleet.delete_node("a", Some(0), at(1)), None);
+    assert_eq!(fleet.delete_node("a", None, at(1)), None);
+    assert_eq!(fleet.delete_node("a", Some(1), at(1)), Some(1));
+    assert!(fleet.node("a").is_none() && fleet.delete_node("a", None, at(1)).is_none());
+    assert_eq!(fleet.lease("b", at(1)), [id("base")], "its lease has ended");
+    // Its stream reports nothing any more.
+    assert_eq!(fleet.report("a", 1, false, Vec::new(), &[], at(2)), Err(RefusedReport::Gap));
+    // It comes back as a new one.
+    fleet.attach("a", &hello(1), 3, at(3));
+    fleet.report("a", 0, true, vec![container("of a", &["base"])], &[], at(3)).unwrap();
+    let since: Vec<i64> = fleet.node("a").unwrap().containers.values().map(|container| container.since).collect();
+    assert_eq!(since, [at(3).unix]);
+    // One that is silent goes at once as well.
+    fleet.detach("b", 2);
+    assert_eq!(fleet.delete_node("b", None, at(4)), Some(1));
+}

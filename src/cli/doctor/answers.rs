@@ -228,7 +228,7 @@ pub(super) fn nodes(nodes: &[NodeItem], status: &Status) -> Vec<Check> {
         checks.push(Check::warn(
             "silent nodes",
             some(&gone),
-            "start their agents; a removed node disappears after --forget-after",
+            "start their agents; in Kubernetes a removed node disappears with its Node object, elsewhere after --forget-after",
         ));
     }
     let blind = |node: &NodeItem| format!("{} ({})", node.name, node.blind.as_deref().unwrap_or_default());

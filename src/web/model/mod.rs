@@ -166,7 +166,7 @@ pub struct ReportCounts {
     pub unasked: u64,
     /// Calls and streams of agents that were refused.
     pub refused: u64,
-    /// The same by reason: `wire-version`, `token`, `node`, `cluster`, `malformed`, `unasked`, `too-large`, `timed-out`.
+    /// The same by reason: `wire-version`, `token`, `node`, `cluster`, `malformed`, `unasked`, `too-large`, `timed-out`, `replaced`.
     #[serde(default)]
     pub refused_by_reason: BTreeMap<String, u64>,
 }

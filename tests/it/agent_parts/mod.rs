@@ -159,6 +159,12 @@ impl Recorder {
         orders.blocking_send(Ok(order)).unwrap();
     }
 
+    /// Ends the stream of the agent.
+    pub(crate) fn end(&self, status: Status) {
+        let orders = self.told.orders.lock().unwrap().take().unwrap();
+        orders.blocking_send(Err(status)).unwrap();
+    }
+
     /// Refuses every attach from now on.
     pub(crate) fn refuse(&self, refusal: Refusal) {
         *self.told.refusal.lock().unwrap() = Some(refusal);

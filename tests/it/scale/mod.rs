@@ -3,6 +3,7 @@
 
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod crash;
+mod deleted;
 mod evil;
 mod laws;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
@@ -72,6 +73,41 @@ fn what_was_acknowledged_survives_kills_at_random_times() {
     let outcome = crash::kill_again_and_again(Shape::SMALL, 5, false);
     assert!(outcome.acknowledged > 0 && outcome.kills_under_load > 0, "{outcome:?}");
     assert!(outcome.lost == 0 && outcome.wrong.is_empty() && outcome.complete, "{outcome:?}");
+}
+
+#[test]
+fn a_clock_that_was_ahead_delays_no_verification_and_no_finding_is_first_seen_in_the_future() {
+    let shape = TINY;
+    let runtime = load::runtime();
+    let mut service = Service::start((0..shape.nodes).map(node_name), &["--verify-share", "1"]);
+    service.kill();
+    service.clock_offset = Some("400d");
+    service.run();
+    let fleet = Fleet::new(World::new(shape), &service);
+    runtime.block_on(async { fleet.start() });
+    settle(&service, shape, false);
+    let today = outcrop_proto::clock::today().to_string();
+    let first_seen = |service: &Service| -> Vec<String> {
+        let findings = service.all("/api/v1/findings");
+        findings.iter().map(|finding| finding["first_seen"].as_str().unwrap().to_owned()).collect()
+    };
+    assert!(first_seen(&service).iter().all(|seen| *seen > today), "the clock is ahead");
+    service.terminate();
+
+    service.clock_offset = None;
+    service.arguments.extend(["--verify-interval", "0s"].map(str::to_owned));
+    fleet.next_life();
+    service.run();
+    settle(&service, shape, false);
+    let tomorrow = outcrop_proto::clock::today().tomorrow().unwrap().to_string();
+    let seen = first_seen(&service);
+    assert!(!seen.is_empty() && seen.iter().all(|seen| *seen < tomorrow), "{seen:?}");
+    let log = std::fs::read_to_string(service.at("log")).unwrap();
+    assert!(log.contains("times in the future corrected"), "{log}");
+    service::until("layers to be verified", std::time::Duration::from_secs(120), || {
+        service.status()["reports"]["verified"].as_u64().unwrap() > 0
+    });
+    fleet.stop();
 }
 
 #[test]

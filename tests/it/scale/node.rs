@@ -118,6 +118,7 @@ impl Stream {
             cage: "landlock+seccomp".to_owned(),
             marks: true,
             wire_version: VERSION,
+            ..v1::Hello::default()
         };
         let _ = reports.send(report(v1::report::Report::Hello(hello))).await;
         let orders = client.attach(with_token(ReceiverStream::new(outbox), node)).await?.into_inner();

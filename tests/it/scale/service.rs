@@ -31,7 +31,11 @@ pub(crate) struct Service {
     data: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) api: SocketAddr,
-    arguments: Vec<String>,
+    pub(crate) arguments: Vec<String>,
+    /// The token with which questions are asked.
+    pub(crate) bearer: Option<String>,
+    /// `OUTCROP_CLOCK_OFFSET`.
+    pub(crate) clock_offset: Option<&'static str>,
     /// `OUTCROP_LOG`.
     log_filter: Option<&'static str>,
     running: Option<Running>,
@@ -110,6 +114,8 @@ impl Service {
             listen: free(),
             api: free(),
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            bearer: None,
+            clock_offset: None,
             log_filter,
             running: None,
             agent: new_agent(),
@@ -158,6 +164,7 @@ impl Service {
             .arg(self.at("key.pem"))
             .args(&self.arguments)
             .envs(self.log_filter.map(|filter| ("OUTCROP_LOG", filter)))
+            .envs(self.clock_offset.map(|offset| ("OUTCROP_CLOCK_OFFSET", offset)))
             .stderr(log)
             .spawn()
             .unwrap();
@@ -200,7 +207,7 @@ impl Service {
 
     /// What is answered at `path`, with the status.
     pub(crate) fn ask(&self, path: &str) -> Result<(u16, String), String> {
-        ask(&self.agent, self.api, path)
+        ask_as(&self.agent, self.api, path, self.bearer.as_deref())
     }
 
     pub(crate) fn json(&self, path: &str) -> Value {
@@ -254,7 +261,15 @@ fn new_agent() -> ureq::Agent {
 }
 
 pub(crate) fn ask(agent: &ureq::Agent, api: SocketAddr, path: &str) -> Result<(u16, String), String> {
-    let mut answer = agent.get(format!("http://{api}{path}")).call().map_err(|error| error.to_string())?;
+    ask_as(agent, api, path, None)
+}
+
+fn ask_as(agent: &ureq::Agent, api: SocketAddr, path: &str, bearer: Option<&str>) -> Result<(u16, String), String> {
+    let mut request = agent.get(format!("http://{api}{path}"));
+    if let Some(token) = bearer {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let mut answer = request.call().map_err(|error| error.to_string())?;
     let body = answer.body_mut().with_config().limit(256 << 20).read_to_string().map_err(|error| error.to_string())?;
     Ok((answer.status().as_u16(), body))
 }

@@ -9,10 +9,10 @@ use std::task::Poll;
 use async_trait::async_trait;
 use jiff::civil::date;
 use outcrop::store::{
-    AuditOutcome, ClusterIdentity, Condition, CorrectedTimes, Counts, DayCount, ErrorKind, FindingRow, FindingsFilter, FindingsOrder,
-    InventoryRow, IssueEvent, Layer, LayerRow, MergedPackage, MergedStack, Options, OutboxEvent, PackageSetFindings,
-    PackageSetId, PackagesFilter, PackagesOrder, RematchRow, Retention, Run, Store, StoreError, SubjectKey, Summary,
-    Verdict, WorkloadKey,
+    AuditOutcome, ClusterIdentity, Condition, CorrectedTimes, Counts, DayCount, ErrorKind, FindingRow, FindingsFilter,
+    FindingsOrder, InventoryRow, IssueEvent, Layer, LayerRow, MergedPackage, MergedStack, Options, OutboxEvent,
+    PackageSetFindings, PackageSetId, PackagesFilter, PackagesOrder, RematchRow, Retention, Run, Store, StoreError,
+    SubjectKey, Summary, Verdict, WorkloadKey,
 };
 use outcrop_proto::{
     Coverage, CoverageState, Digest, Distribution, FindingStatus, LayerId, Owner, Package, PackageType, Severity,
