@@ -581,29 +581,3 @@ fn what_a_newer_aggregator_orders_is_passed_over() {
     let unknown = v1::Order::decode(&[0xa2, 0x38, 2, b'h', b'i'][..]).unwrap();
     assert_eq!(unknown.order, None);
 }
-
-#[test]
-fn a_check_uses_a_container_whose_root_is_mounted_and_not_an_ended_one() {
-    let Some(containerd) = Containerd::start() else { return };
-    let image = shop(&containerd);
-    // An init container that has ended, whose ID sorts first.
-    containerd.run_program("k8s.io", &image, "a-init", &["/pause", "end"]);
-    containerd.wait_ended("k8s.io", "a-init");
-    containerd.run("k8s.io", &image, "web");
-    let recorder = Recorder::start();
-    let _agent = recorder.agent(&containerd, &[]);
-    recorder.until("both containers", || recorder.here().len() == 2);
-    let stack = recorder.here()["web"].stack.clone();
-    assert_eq!(recorder.here()["a-init"].stack, stack);
-    let doubtful = vec![b"srv/package.json".to_vec()];
-    recorder.order(v1::order::Order::Check(v1::Check { stack, unread: Vec::new(), doubtful }));
-    let answers = || {
-        recorder.all(|report| match report {
-            Report::Answers(answers) => Some(answers),
-            _ => None,
-        })
-    };
-    recorder.until("the answers", || answers().len() == 1);
-    let answers = &answers()[0];
-    assert!(answers.hidden.is_empty() && answers.undecided.is_empty(), "{answers:?}");
-}

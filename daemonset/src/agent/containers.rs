@@ -209,16 +209,12 @@ impl Containers {
     /// Returns a container that has the stack: one whose root is mounted, if there is one, because an ended container decides nothing.
     pub(super) fn stack(&self, id: Digest) -> Option<(&Pin, StackPlace)> {
         let has = |known: &&Known| known.seen.stack.as_ref().is_some_and(|(stack, _)| *stack == id);
-        let mut places = self.known.values().filter(has).filter_map(|known| {
+        let places = self.known.values().filter(has).filter_map(|known| {
             let mut stack = known.stack.clone()?;
             stack.mounted = mounted(&known.planned, stack.upper.as_deref(), &self.host);
             Some((&known.pin, stack))
         });
-        let first = places.next()?;
-        if first.1.mounted.is_some() {
-            return Some(first);
-        }
-        places.find(|(_, stack)| stack.mounted.is_some()).or(Some(first))
+        first_that(places, |(_, stack)| stack.mounted.is_some())
     }
 
     /// Returns the namespaces of the containers that have a layer: Kubernetes', otherwise the runtime's.
@@ -245,6 +241,12 @@ impl Containers {
     }
 }
 
+/// Returns the first item that is `good`, or else the first one.
+fn first_that<T>(mut items: impl Iterator<Item = T>, good: impl Fn(&T) -> bool) -> Option<T> {
+    let first = items.next()?;
+    if good(&first) { Some(first) } else { items.find(good).or(Some(first)) }
+}
+
 fn has_layer(seen: &Seen, id: LayerId) -> bool {
     seen.stack.as_ref().is_some_and(|(_, layers)| layers.contains(&id))
 }
@@ -267,5 +269,22 @@ fn seen(container: &Container, stack: Option<(Digest, Vec<LayerId>)>, refused: O
         stack,
         refused,
         steps: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_that;
+
+    #[test]
+    fn a_check_prefers_a_container_whose_root_is_mounted_over_an_ended_one_before_it() {
+        let (ended, running) = (("a-init", false), ("web", true));
+        let choose = |containers: &[(&'static str, bool)]| {
+            first_that(containers.iter().copied(), |(_, is_mounted)| *is_mounted).map(|(name, _)| name)
+        };
+        assert_eq!(choose(&[ended, running]), Some("web"));
+        assert_eq!(choose(&[running, ended]), Some("web"));
+        assert_eq!(choose(&[ended, ("b-init", false)]), Some("a-init"));
+        assert_eq!(choose(&[]), None);
     }
 }
