@@ -3,6 +3,7 @@
 use outcrop_proto::Ecosystem;
 use outcrop_proto::PackageType::{self, Apk, Deb, Golang, Maven, Npm, Pypi, Rpm};
 use outcrop_proto::ecosystem::RangeGrammar;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -319,4 +320,36 @@ fn a_package_whose_ecosystem_cannot_read_the_range_is_named_and_not_left_out() {
     );
     // Another package does not matter.
     assert_eq!(question.package.matches(Maven, "org.example:bank", "1.3", ""), Ok(false));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_question_or_an_error_in_one_line(
+        text in "(pkg:(npm|pypi|maven|deb|rpm|apk|golang)/)?[a-z@]{0,3}[@<>=!~^ ]{0,2}[0-9a-z.,|<>=!~^ *x:+%/?#()\\[\\]-]{0,24}",
+        version in ".{0,20}",
+    ) {
+        match Question::parse(&text) {
+            Ok(question) => for name in question.package.spellings() {
+                for kind in PackageType::ALL {
+                    if let Err(error) = question.package.matches(kind, &name, &version, "") {
+                        prop_assert_eq!(error.to_string().lines().count(), 1);
+                    }
+                }
+            },
+            Err(error) => prop_assert!(error.to_string().lines().count() == 1, "{}", error),
+        }
+    }
+
+    #[test]
+    fn an_exact_version_is_in_its_own_range_and_not_below_itself(version in "[0-9]{1,3}\\.[0-9]{1,3}\\.[0-9]{1,3}") {
+        for kind in PackageType::ALL {
+            let admits = |range: String| Range::parse(kind.ecosystem(), &range).unwrap().contains(&version);
+            for inside in [version.clone(), format!("={version}"), format!("<={version}"), format!(">={version}")] {
+                prop_assert!(admits(inside.clone()), "{} {}", kind, inside);
+            }
+            for outside in [format!("<{version}"), format!(">{version}")] {
+                prop_assert!(!admits(outside.clone()), "{} {}", kind, outside);
+            }
+        }
+    }
 }

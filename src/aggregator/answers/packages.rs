@@ -179,7 +179,8 @@ impl Aggregator {
             .filter_map(|rows| Some((rows.first()?.package_set, rows)))
             .collect();
         let sets: Vec<PackageSetId> = by_set.keys().copied().collect();
-        let chains = super::chains(&self.picture());
+        let fleet = self.picture();
+        let chains = super::chains(&fleet);
         // The run in which the last page ended may have more rows.
         let mut from = match place {
             Some(Place::Ended(subject, set, ..)) => (*subject, set.saturating_sub(1)),
@@ -198,14 +199,17 @@ impl Aggregator {
                     if place.is_some_and(|place| here <= *place) {
                         continue;
                     }
-                    let stack = chains.get(&run.package_set).map(ToString::to_string);
+                    // Layers are known as long as another container has the stack.
+                    let chain = chains.get(&run.package_set);
+                    let layers = chain.and_then(|chain| fleet.stack(chain)).map(|stack| stack.layers());
+                    let layer = usize::try_from(row.layer).ok().and_then(|layer| layers?.get(layer));
                     let item = HasItem {
-                        container: ended_ref(&run.subject, stack),
+                        container: ended_ref(&run.subject, chain.map(ToString::to_string)),
                         purl: row.purl.clone(),
                         package: row.name.clone(),
                         version: row.version.clone(),
                         evidence: path.to_owned(),
-                        layer: None,
+                        layer: layer.map(ToString::to_string),
                         ran_until: Some(time(run.until)),
                     };
                     items.push((here, item));
