@@ -78,12 +78,18 @@ pub fn error_message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => {
-            // The message of a transport only says that the transport failed: the innermost cause is appended.
+            // The message of a transport only says that the transport failed: the innermost cause is what helps.
             let mut inner = std::error::Error::source(other);
             while let Some(deeper) = inner.and_then(std::error::Error::source) {
                 inner = Some(deeper);
             }
-            inner.map_or_else(|| other.to_string(), |inner| format!("{other}: {inner}"))
+            match (other, inner) {
+                (kube::Error::Service(_) | kube::Error::HyperError(_), Some(inner)) => {
+                    format!("the API server does not answer: {inner}")
+                }
+                (_, Some(inner)) => format!("{other}: {inner}"),
+                (_, None) => other.to_string(),
+            }
         }
     }
 }
