@@ -169,7 +169,11 @@ impl Aggregator {
     }
 
     pub(super) async fn advisory_now(&self, scope: &Scope, id: &str) -> Result<AdvisoryItem, Failure> {
-        let id = &spelled(id)?;
+        // No advisory has a malformed ID: the object is missing, and the hint tells why.
+        let id = &spelled(id).map_err(|failure| match failure {
+            Failure::Invalid(detail) => Failure::Missing(detail),
+            other => other,
+        })?;
         let rows = self.store.vulnerability(id).await?;
         let (containers_of, nodes_of) = {
             let fleet = self.picture();
