@@ -1,7 +1,7 @@
 //! Questions of `who-has`: which containers have a package, a range of its versions, or a vulnerability.
 //!
 //! [`Question::parse`] is a pure function from text to a typed question. Text that has no defined meaning is an error with a hint, so that it is
-//! never answered with "no matches". Ranges of versions have the grammar of their ecosystem (see [`range`]).
+//! never answered with "no matches". Ranges of versions have the grammar of their ecosystem (see `range`).
 
 mod advisory;
 mod grammar;
