@@ -1,6 +1,6 @@
 //! `benches/service`: the service at full size, beside its bars. Ends with 1 where a bar is missed.
 //!
-//! Arguments name the parts to run (`load`, `crash`, `full`, `real`); without any, all of them. `migrate` runs only if it is named, with
+//! Arguments name the parts to run (`load`, `crash`, `interrupt`, `full`, `real`); without any, all of them. `migrate` runs only if it is named, with
 //! the store of an earlier version: `OUTCROP_STORE=DIR`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a step that fails ends the run, in helpers too")]
@@ -125,7 +125,7 @@ fn main() -> ExitCode {
     if wanted("crash") {
         crash(&mut table);
     }
-    if wanted("crash") {
+    if wanted("interrupt") {
         interrupt(&mut table);
     }
     if wanted("full") {

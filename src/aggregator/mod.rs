@@ -108,6 +108,7 @@ pub(crate) struct Aggregator {
     advisories: Arc<Advisories>,
     problems: Problems,
     metrics: Arc<Metrics>,
+    recent_status: answers::Latest<web::Status>,
     liveness: Liveness,
     /// Locks by the first byte of a stack's identity: one task at a time writes the packages and findings of a stack.
     stripes: [tokio::sync::Mutex<()>; 16],
@@ -432,6 +433,7 @@ impl Aggregator {
             advisories: Arc::new(advisories),
             problems,
             metrics,
+            recent_status: answers::Latest::default(),
             liveness: tasks.liveness(),
             stripes: Default::default(),
             numbers: RwLock::default(),

@@ -1,11 +1,14 @@
 //! The state of everything.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use outcrop_proto::wire::Refusal;
 use outcrop_proto::{AssessedState, CoverageState, Distribution, PackageType, SeverityCounts, clock};
 
+use super::recent::{LARGE, Recent};
 use super::words;
 use crate::advisory;
 use crate::aggregator::fleet::Overview;
@@ -13,7 +16,7 @@ use crate::aggregator::joining::missing;
 use crate::aggregator::{Aggregator, now};
 use crate::offline::Offline;
 use crate::web::{
-    AssessedCount, CoverageCount, CoverageWord, DatabaseStatus, Failure, KubernetesStatus, NodeCounts, OfflineStatus,
+    AssessedCount, CoverageCount, CoverageWord, DatabaseStatus, KubernetesStatus, NodeCounts, OfflineStatus,
     ReasonCount, ReportCounts, Scope, SourceStatus, Status,
 };
 
@@ -24,7 +27,31 @@ const FULL_CAGE: &str = "landlock+seccomp";
 const MAX_REASONS: usize = 100;
 
 impl Aggregator {
-    pub(super) async fn status_now(&self, scope: &Scope) -> Result<Status, Failure> {
+    /// Returns the status. That of a large fleet may be up to a second old for callers who may read everything, but for the problems.
+    pub(super) fn status_now(self: &Arc<Self>, scope: &Scope) -> Status {
+        if *scope != Scope::All || self.picture().nodes().count() <= LARGE {
+            return self.compute_status(scope);
+        }
+        let status = match self.recent_status.get(Instant::now()) {
+            Recent::Fresh(status) => status,
+            Recent::Renew(status) => {
+                let aggregator = Arc::clone(self);
+                tokio::task::spawn_blocking(move || aggregator.renew_status());
+                status
+            }
+            Recent::Missing => self.renew_status(),
+        };
+        Status { problems: self.problems.list().into_iter().map(Into::into).collect(), ..status }
+    }
+
+    fn renew_status(&self) -> Status {
+        let at = Instant::now();
+        let status = self.compute_status(&Scope::All);
+        self.recent_status.set(at, status.clone());
+        status
+    }
+
+    fn compute_status(&self, scope: &Scope) -> Status {
         let at = now();
         // Counts over all nodes and stacks are only for callers who may read everything.
         let is_all = *scope == Scope::All;
@@ -101,7 +128,7 @@ impl Aggregator {
             }
         }
         let rematch = self.matching.last();
-        Ok(Status {
+        Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: self.cluster.clone(),
             uptime_seconds: at.instant.saturating_duration_since(self.started).as_secs(),
@@ -150,7 +177,7 @@ impl Aggregator {
             findings,
             withheld,
             rematch: rematch.filter(|_| is_all).map(words),
-        })
+        }
     }
 
     fn reports(&self) -> ReportCounts {

@@ -122,11 +122,11 @@ impl Layer {
 
     /// Returns the state of the layer.
     pub(in crate::aggregator) fn state(&self) -> LayerState {
-        match (&self.read, &self.lease, self.failed()) {
-            (Some(_), ..) => LayerState::Known,
-            (None, Some(_), _) => LayerState::Leased,
-            (None, None, Some(_)) => LayerState::Failed,
-            (None, None, None) => LayerState::Waiting,
+        match (&self.read, &self.lease) {
+            (Some(_), _) => LayerState::Known,
+            (None, Some(_)) => LayerState::Leased,
+            (None, None) if self.failed().is_some() => LayerState::Failed,
+            (None, None) => LayerState::Waiting,
         }
     }
 
