@@ -1,7 +1,7 @@
 //! An aggregator with its files: started, asked, measured, killed.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -171,12 +171,14 @@ impl Service {
         self.running = Some(Running(child));
         // Its connections led to the process before this one.
         self.agent = new_agent();
-        let (api, log) = (self.api, self.at("log"));
+        let (api, log, agent) = (self.api, self.at("log"), self.agent.clone());
         let running = self.running.as_mut().unwrap();
         until("the aggregator to answer", Duration::from_secs(120), || {
             let ended = running.0.try_wait().unwrap();
             assert!(ended.is_none(), "{ended:?}: {}", fs::read_to_string(&log).unwrap());
-            TcpStream::connect(api).is_ok()
+            // While it migrates a store, it answers that it is starting.
+            ask(&agent, api, "/api/v1/status")
+                .is_ok_and(|(status, body)| status != 503 || !body.contains("is starting"))
         });
     }
 
