@@ -87,6 +87,18 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// Reads `bytes`, and spends `budget` for it.
+    pub(crate) fn spend<T>(
+        bytes: &'a [u8],
+        budget: &mut Budget,
+        read: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<T, DecodeError> {
+        let mut reader = Self::new(bytes, *budget);
+        let decoded = read(&mut reader);
+        *budget = reader.budget;
+        decoded
+    }
+
     /// Creates a reader; what it spends is missing in its own [`budget`](Self::budget).
     pub(crate) fn new(bytes: &'a [u8], budget: Budget) -> Self {
         Self { bytes, at: 0, budget }

@@ -122,10 +122,7 @@ impl Inventory {
     /// takes more memory or work than the budget has.
     pub fn decode(bytes: &[u8], budget: &mut Budget) -> Result<Self, DecodeError> {
         let encoding = bytes.strip_prefix(MAGIC).ok_or(DecodeError::Format("encoded inventory"))?;
-        let mut r = Reader::new(encoding, *budget);
-        let decoded = Self::read(&mut r);
-        *budget = r.budget;
-        decoded
+        Reader::spend(encoding, budget, Self::read)
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {

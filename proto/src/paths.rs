@@ -60,18 +60,14 @@ impl PathTable {
 
     /// Returns the table as a node builds it that cannot read overlay's opaque marks, or `None` if it has no opaque directory.
     pub(crate) fn without_marks(&self) -> Option<Self> {
-        let mut builder = PathTableBuilder::default();
-        let (mut paths, mut found) = (self.iter(), false);
+        let mut paths = self.iter();
+        while !matches!(paths.next_entry()?, (_, Node::Dir { opaque: true })) {}
+        let (mut builder, mut paths) = (PathTableBuilder::default(), self.iter());
         while let Some((path, node)) = paths.next_entry() {
-            match node {
-                Node::Dir { opaque: true } => {
-                    found = true;
-                    builder.push(path, &Node::Dir { opaque: false });
-                }
-                node => builder.push(path, &node),
-            }
+            let node = if let Node::Dir { .. } = node { Node::Dir { opaque: false } } else { node };
+            builder.push(path, &node);
         }
-        found.then(|| builder.finish())
+        Some(builder.finish())
     }
 
     pub(crate) fn write(&self, w: &mut Writer) {

@@ -394,7 +394,7 @@ impl Aggregator {
             let (digest, size, read_by) = (Digest::of(&encoding), encoding.len(), inventory.catalogers);
             // Its memory is that of the encoding that `digest_without_marks` makes.
             drop(encoding);
-            let without_marks = inventory.digest_without_marks(digest, &mut budget).ok();
+            let without_marks = marks.then(|| inventory.digest_without_marks(digest, &mut budget).ok()).flatten();
             Ok::<_, DecodeError>((compressed, digest, without_marks, size, read_by))
         });
         let (inventory, digest, without_marks, size, read_by) = match checked.await {

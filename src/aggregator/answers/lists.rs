@@ -105,38 +105,14 @@ impl Aggregator {
         Ok(page(&CONTAINERS, list, told.chain(untold))?.map(|row| match row {
             Row::Untold(missing) => self::untold(&missing),
             Row::Told(name, key, container) => {
-                let ContainerRef {
-                    node,
-                    runtime,
-                    runtime_namespace,
-                    id,
-                    name,
-                    namespace,
-                    pod,
-                    workload,
-                    image,
-                    image_id,
-                    stack,
-                } = container_ref(name, key, container);
                 let summary = summary(container);
                 ContainerItem {
-                    node,
-                    runtime,
-                    runtime_namespace,
-                    id,
-                    name,
-                    namespace,
-                    pod,
-                    workload,
-                    image,
-                    image_id,
-                    stack,
                     storage: container.storage.map(Into::into),
-                    coverage: fleet.coverage_of(container).into(),
                     distribution: summary.and_then(|summary| distribution(summary)),
                     packages: summary.map_or(0, |summary| summary.packages),
                     findings: findings(summary),
                     since: time(container.since),
+                    ..ContainerItem::new(container_ref(name, key, container), fleet.coverage_of(container))
                 }
             }
         }))
@@ -275,7 +251,7 @@ fn missing_key(missing: &Missing<'_>) -> Key {
 fn untold(missing: &Missing<'_>) -> ContainerItem {
     let Missing { node, pod, container, coverage } = missing;
     let key = missing_key(missing);
-    ContainerItem {
+    let of = ContainerRef {
         node: (*node).to_owned(),
         runtime: key.runtime.into(),
         runtime_namespace: key.namespace.to_string(),
@@ -287,13 +263,8 @@ fn untold(missing: &Missing<'_>) -> ContainerItem {
         image: container.image.to_string(),
         image_id: container.image_id.as_deref().map(ToOwned::to_owned),
         stack: None,
-        storage: None,
-        coverage: coverage.clone().into(),
-        distribution: None,
-        packages: 0,
-        findings: SeverityCounts::default(),
-        since: String::new(),
-    }
+    };
+    ContainerItem::new(of, coverage.clone())
 }
 
 /// Returns the name of a stack's distribution.

@@ -114,12 +114,8 @@ impl Fleet {
 
     /// Returns the attached nodes that have the stack and are not distrusted.
     fn trusted_holders(&self, stack: &Digest) -> Vec<Arc<str>> {
-        let is_trusted = |name: &&Arc<str>| {
-            !self.picture.distrusted.contains(&***name)
-                && self.picture.nodes.get(*name).is_some_and(|node| node.attached)
-        };
         let holders = self.picture.stacks.get(stack).into_iter().flat_map(Stack::nodes);
-        holders.filter(is_trusted).cloned().collect()
+        holders.filter(|name| self.picture.usable(name).is_some()).cloned().collect()
     }
 
     /// Returns whether `node` was requested to check the stack and has not answered.
@@ -143,7 +139,7 @@ impl Fleet {
         let name = self.intern(node);
         let stack = self.picture.stacks.get_mut(stack)?;
         stack.progress = Progress::Merging;
-        let layers = Arc::clone(&stack.layers().into());
+        let layers = Arc::clone(&stack.layers);
         let Some(claim) = claim else {
             return Some(Answered { layers, nodes: vec![node.to_owned()], is_confirmed: holders.len() < 2 });
         };

@@ -204,10 +204,8 @@ impl Layer {
 impl Fleet {
     /// Leases layers to a node that has them, if they have not been read and are not leased. Returns the leased layers.
     pub(in crate::aggregator) fn lease(&mut self, name: &str, now: Now) -> Vec<LayerId> {
-        let Some((name, node)) = self.picture.nodes.get_key_value(name) else { return Vec::new() };
-        if !node.attached || self.picture.distrusted.contains(&**name) {
-            return Vec::new();
-        }
+        let Some((name, _)) = self.picture.nodes.get_key_value(name) else { return Vec::new() };
+        let Some(node) = self.picture.usable(name) else { return Vec::new() };
         let room = LEASES_OF_A_NODE.saturating_sub(node.assigned.len());
         let mut leased: Vec<LayerId> = Vec::new();
         for id in node.stacks.keys().filter_map(|stack| self.picture.stacks.get(stack)).flat_map(Stack::layers) {
@@ -288,9 +286,7 @@ impl Fleet {
         let first = usize::try_from(first).unwrap_or(0);
         let all = move || stacks().flat_map(Stack::nodes);
         let holders = all().skip(first).chain(all().take(first)).take(HOLDERS);
-        holders
-            .filter_map(|name| Some((name, self.picture.nodes.get(name)?)))
-            .filter(|(name, node)| node.attached && !self.picture.distrusted.contains(&***name))
+        holders.filter_map(|name| Some((name, self.picture.usable(name)?)))
     }
 
     /// Returns layers that newer catalogers should read again, each with a node that has no other layer to read.
@@ -373,9 +369,8 @@ impl Fleet {
             unassign(&mut self.picture.nodes, &name, &read.id);
         }
         if let Some(dispute) = layer.dispute.take() {
-            read.verified_by.extend(
-                dispute.agreeing(&read).filter(|name| **name != read.node).map(ToOwned::to_owned).collect::<Vec<_>>(),
-            );
+            let agreeing = dispute.agreeing(&read);
+            read.verified_by.extend(agreeing);
         }
         layer.failures.clear();
         (layer.late, layer.no_witness_until) = (None, None);

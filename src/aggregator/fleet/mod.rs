@@ -639,6 +639,11 @@ impl Picture {
         all.filter_map(move |(name, key, of)| Some((*numbers.get(&of.stack?)?, name, key, of)))
     }
 
+    /// Returns a node that may be asked for something: it is attached and not distrusted.
+    fn usable(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name).filter(|node| node.attached && !self.distrusted.contains(name))
+    }
+
     /// Returns whether a node is distrusted.
     pub(super) fn is_distrusted(&self, node: &str) -> bool {
         self.distrusted.contains(node)

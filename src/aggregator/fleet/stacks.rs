@@ -36,7 +36,7 @@ pub(super) enum Progress {
 /// A stack that is on a node or in the store.
 #[derive(Clone, Debug)]
 pub(in crate::aggregator) struct Stack {
-    layers: Arc<[LayerId]>,
+    pub(super) layers: Arc<[LayerId]>,
     /// The build steps that created the layers.
     steps: Vec<Step>,
     pub(super) progress: Progress,

@@ -69,10 +69,11 @@ impl Dispute {
         self.settled.is_none_or(|settled| comparable.is_none_or(|digest| digest == settled))
     }
 
-    /// Returns the nodes that have reported this inventory.
-    pub(super) fn agreeing(&self, read: &KnownLayer) -> impl Iterator<Item = &str> {
+    /// Returns the nodes other than its reader that have reported this inventory.
+    pub(super) fn agreeing(&self, read: &KnownLayer) -> Vec<String> {
         let digest = read.digest_with(self.marks);
-        self.claims.iter().filter(move |(_, claim)| Some(**claim) == digest).map(|(name, _)| name.as_str())
+        let agrees = |(name, claim): &(&String, &Digest)| Some(**claim) == digest && **name != read.node;
+        self.claims.iter().filter(agrees).map(|(name, _)| name.clone()).collect()
     }
 
     /// Returns the digest that at least two nodes have reported, and more nodes than any other digest.
@@ -213,12 +214,10 @@ impl Fleet {
                 })
         };
         let can_verify = |name: &&Arc<str>| {
-            let node = self.picture.nodes.get(*name);
             !has_reported(name)
-                && !self.picture.distrusted.contains(&***name)
-                && node.is_some_and(|node| {
+                && self.picture.usable(name).is_some_and(|node| {
                     let can_compare = (node.marks || !marks) && node.catalogers == read.catalogers;
-                    node.attached && can_compare && node.assigned.len() < MAX_ASSIGNED
+                    can_compare && node.assigned.len() < MAX_ASSIGNED
                 })
         };
         let holders = layer.stacks.iter().filter_map(|stack| self.picture.stacks.get(stack)).flat_map(Stack::nodes);
@@ -265,11 +264,11 @@ impl Fleet {
         match dispute.majority() {
             None => Verified::Disputed,
             Some(right) if right == claim => {
-                let agreeing: Vec<String> =
-                    dispute.claims.iter().filter(|(_, claim)| **claim == right).map(|(name, _)| name.clone()).collect();
-                layer.dispute = None;
-                if let Some(read) = layer.read_mut() {
-                    read.verified_by.extend(agreeing.into_iter().filter(|name| *name != reader));
+                if let Some(dispute) = layer.dispute.take()
+                    && let Some(read) = layer.read_mut()
+                {
+                    let agreeing = dispute.agreeing(read);
+                    read.verified_by.extend(agreeing);
                 }
                 Verified::Upheld(in_store)
             }

@@ -271,6 +271,44 @@ pub struct ContainerItem {
     pub since: String,
 }
 
+impl ContainerItem {
+    /// Creates the item of a container of which nothing is known but its coverage.
+    pub fn new(of: ContainerRef, coverage: impl Into<Coverage>) -> Self {
+        let ContainerRef {
+            node,
+            runtime,
+            runtime_namespace,
+            id,
+            name,
+            namespace,
+            pod,
+            workload,
+            image,
+            image_id,
+            stack,
+        } = of;
+        Self {
+            node,
+            runtime,
+            runtime_namespace,
+            id,
+            name,
+            namespace,
+            pod,
+            workload,
+            image,
+            image_id,
+            stack,
+            storage: None,
+            coverage: coverage.into(),
+            distribution: None,
+            packages: 0,
+            findings: SeverityCounts::default(),
+            since: String::new(),
+        }
+    }
+}
+
 /// An image that runs: a stack, by whichever names.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ImageItem {

@@ -155,42 +155,18 @@ impl Fake {
 
     fn container(&self, number: usize) -> ContainerItem {
         let hostile = number == 0;
-        let ContainerRef {
-            node,
-            runtime,
-            runtime_namespace,
-            id,
-            name,
-            namespace,
-            pod,
-            workload,
-            image,
-            image_id,
-            stack,
-        } = self.place(number);
         let coverage = if hostile {
             Coverage::new(CoverageState::Partial, HOSTILE)
         } else {
             Coverage::new(CoverageState::Scanned, "")
         };
         ContainerItem {
-            node,
-            runtime,
-            runtime_namespace,
-            id,
-            name,
-            namespace,
-            pod,
-            workload,
-            image,
-            image_id,
-            stack,
             storage: Some(Storage::LayerDirectories.into()),
-            coverage: coverage.into(),
             distribution: hostile.then(|| HOSTILE.to_owned()).or(Some("Debian GNU/Linux 12".to_owned())),
             packages: 88,
             findings: severities(),
             since: "2026-11-01T00:00:00Z".to_owned(),
+            ..ContainerItem::new(self.place(number), coverage)
         }
     }
 
