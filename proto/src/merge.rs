@@ -112,7 +112,7 @@ const USR_MERGED: [&[u8]; 6] = [b"bin", b"sbin", b"lib", b"lib32", b"lib64", b"l
 /// One of these directories, and where it is.
 type Moved = (&'static [u8], Vec<u8>);
 
-/// What a package of a stack takes, beside the bytes of its texts: itself, its place in the result, and a row for the store.
+/// Memory for a package of a stack without its texts, in bytes: the package, its place in the result, and a row for the store.
 const PACKAGE: usize = 3 * size_of::<StackPackage>() + 12 * ALLOCATION;
 
 /// Merges the inventories of a stack, newest layer first.

@@ -38,7 +38,7 @@ pub enum Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Whether older layers are hidden below the path.
+    /// Returns whether the entry hides older layers below its path.
     fn hides_below(&self) -> bool {
         !matches!(self, Self::Dir { opaque: false })
     }
@@ -61,7 +61,7 @@ pub(crate) type PathId = u32;
 struct PathNode<'a> {
     parent: PathId,
     name: u32,
-    /// What layers have at the path, newest layer first.
+    /// The entries of layers at the path, newest layer first.
     entries: Vec<(u32, Entry<'a>)>,
     /// The newest layer of which a directory above the path hides what older layers have at the path.
     floor: Option<u32>,
@@ -83,7 +83,7 @@ pub struct View<'a> {
     loaded: usize,
 }
 
-/// What a node takes in memory: itself, its place below its parent, and its name's place.
+/// Memory for a node, in bytes: the node, its place below its parent, and the place of its name.
 const NODE: usize = size_of::<PathNode<'_>>() * 2 + 48 + 64;
 
 impl<'a> View<'a> {

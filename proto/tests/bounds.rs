@@ -1,4 +1,4 @@
-//! What decoding and merging may cost, for inputs that an image or a node made to cost as much as possible. The rows of the table in
+//! The cost of decoding and merging, for inputs that an image or a node made to cost as much as possible: the rows of the table in
 //! `docs/security-model.md`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -57,7 +57,7 @@ fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     (outcome, (PEAK.get() - before) as usize)
 }
 
-/// What the budget does not count: buffers of fixed size.
+/// Memory that the budget does not count, in bytes: buffers of fixed size.
 const SLACK: usize = 1 << 20;
 
 fn number(mut value: usize) -> Vec<u8> {
@@ -154,7 +154,7 @@ fn a_few_bytes_do_not_decompress_to_more_than_256_times_their_size() {
         }
         assert!(peak <= 8 << 20, "{} bytes became {peak}", packed.len());
     }
-    // What is not that repetitive is bounded by the budget.
+    // The budget bounds input that is less repetitive.
     let noise: Vec<u8> = (0..4_u32 << 20).flat_map(|at| (at.wrapping_mul(2_654_435_761) >> 8).to_le_bytes()).collect();
     let packed = compress(&noise).unwrap();
     let refused = decompress(&packed, &mut Budget::new(1 << 20, 0));

@@ -36,7 +36,7 @@ impl<'a> Reference<'a> {
     /// Returns whether this reference of a filter selects `image`: what the filter does not name may be anything.
     fn selects(&self, image: &Self, id: Option<&Self>) -> bool {
         let digest = image.digest.or_else(|| id?.digest);
-        // What was resolved to a digest without being asked for a tag had the tag `latest`.
+        // A reference without a tag and a digest means the tag `latest`.
         let tag = image.tag.or_else(|| image.digest.is_none().then_some("latest"));
         self.path == image.path
             && self.registry.is_none_or(|registry| registry == image.registry.unwrap_or("docker.io"))
