@@ -647,10 +647,11 @@ mod tests {
     async fn a_reloaded_policy_decides_again_about_every_workload_and_a_broken_one_about_none() {
         let dir = tempfile::tempdir().unwrap();
         let (watch, policy, task) = watch(dir.path());
-        let task = tokio::spawn(task);
+        // Both are there before the evaluator is: it takes them together, so that it has decided about both when one is excluded.
         for (name, hide) in [("first", "yes"), ("second", "no")] {
             set_pod(&watch, name, hide);
         }
+        let task = tokio::spawn(task);
         let is_excluded = |name| excluded(&watch, name) == Some(true);
         until(|| is_excluded("first") && !is_excluded("second")).await;
         until(|| !watch.cluster().has_undecided()).await;
