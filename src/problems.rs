@@ -39,11 +39,13 @@ pub enum ProblemKind {
     Delivery,
     /// Two agents attach as one node.
     Agents,
+    /// Layers were set aside, because the aggregator ended while it merged them.
+    Merging,
 }
 
 impl ProblemKind {
     /// All kinds, in the order in which they are listed.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Store,
         Self::Database,
         Self::Matching,
@@ -54,6 +56,7 @@ impl ProblemKind {
         Self::Watch,
         Self::Delivery,
         Self::Agents,
+        Self::Merging,
     ];
 
     /// Returns the word for the kind, as JSON and metrics have it.
@@ -69,6 +72,7 @@ impl ProblemKind {
             Self::Watch => "watch",
             Self::Delivery => "delivery",
             Self::Agents => "agents",
+            Self::Merging => "merging",
         }
     }
 }

@@ -48,11 +48,13 @@ pub enum Refusal {
     TimedOut,
     /// Another agent attached as the same node.
     Replaced,
+    /// The aggregator ended while it worked on the inventory, and so did a process that tried it again.
+    SetAside,
 }
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::WireVersion,
         Self::Token,
         Self::Node,
@@ -62,6 +64,7 @@ impl Refusal {
         Self::TooLarge,
         Self::TimedOut,
         Self::Replaced,
+        Self::SetAside,
     ];
 
     /// Returns the name, as it stands in metadata and in metrics.
@@ -76,6 +79,7 @@ impl Refusal {
             Self::TooLarge => "too-large",
             Self::TimedOut => "timed-out",
             Self::Replaced => "replaced",
+            Self::SetAside => "set-aside",
         }
     }
 
@@ -86,7 +90,7 @@ impl Refusal {
             Self::Cluster | Self::Unasked => tonic::Code::FailedPrecondition,
             Self::Token => tonic::Code::Unauthenticated,
             Self::Node => tonic::Code::PermissionDenied,
-            Self::Malformed => tonic::Code::InvalidArgument,
+            Self::Malformed | Self::SetAside => tonic::Code::InvalidArgument,
             Self::TooLarge => tonic::Code::ResourceExhausted,
             Self::TimedOut => tonic::Code::DeadlineExceeded,
             Self::Replaced => tonic::Code::Aborted,

@@ -1,5 +1,6 @@
 //! The housekeeping service: runs, the store's health, old rows, the list of problems, the certificate.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,8 @@ use outcrop_proto::{Digest, LayerId, clock};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::fleet::{Picture, Stack};
+use super::in_flight::SET_ASIDE;
 use super::{Aggregator, now};
 use crate::authority;
 use crate::cluster::keep_published;
@@ -29,6 +32,9 @@ const DAY_COUNT: Duration = Duration::from_secs(600);
 
 /// Days for which daily counts are stored.
 const DAYS_KEPT: i64 = 400;
+
+/// Maximum number of nodes that a problem names.
+const NAMED: usize = 5;
 
 /// Pauses before a store that does not accept writes is probed again.
 const PROBE: Duration = Duration::from_secs(1);
@@ -91,6 +97,8 @@ impl Aggregator {
                 self.problems.replace(ProblemKind::Watch, watch.problems());
                 self.problems.replace(ProblemKind::Policy, watch.policy_problems());
             }
+            let set_aside = if self.in_flight.has_suspects() { set_aside(&self.picture()) } else { Vec::new() };
+            self.problems.replace(ProblemKind::Merging, set_aside);
             tokio::time::sleep(INTERVAL).await;
         }
     }
@@ -194,6 +202,19 @@ impl Aggregator {
         self.fleet.call(move |fleet| fleet.keep_only(&layers, &stacks, since)).await;
         Ok(())
     }
+}
+
+/// Returns a problem for each stack that was set aside, or has a layer that was, with the nodes that read or have its layers.
+fn set_aside(picture: &Picture) -> Vec<(String, String)> {
+    let problem = |(digest, stack): (&Digest, &Stack)| {
+        let reason = Some(picture.coverage(digest).reason).filter(|reason| reason.contains(SET_ASIDE))?;
+        let reader = |id: &LayerId| picture.layer(id)?.read().map(|layer| layer.node.as_str());
+        let readers: Option<BTreeSet<&str>> = stack.layers().iter().map(reader).collect();
+        let nodes = readers.unwrap_or_else(|| stack.nodes().map(|node| &**node).collect());
+        let nodes = nodes.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
+        Some((digest.to_string(), format!("{reason}; its layers come from {nodes}; see docs/troubleshooting.md")))
+    };
+    picture.present().filter_map(problem).collect()
 }
 
 /// Raises and clears the problems of served certificates, each by its path. The renewal has a key of its own.

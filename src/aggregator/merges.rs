@@ -13,8 +13,10 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tracing::{Instrument as _, debug, info_span, warn};
 
+use super::in_flight::{SET_ASIDE, Work};
 use super::memory::in_background;
 use super::merging::{Checked, Outcome, Stack, merge_stack};
+use super::trial::Trial;
 use super::{Aggregator, DECODED_AT_ONCE, now};
 use crate::store::StoreError;
 use crate::supervise::panic_message;
@@ -132,8 +134,16 @@ impl Aggregator {
         let missing = || NotMerged::Failed(Coverage::failed("one of its layers is not in the store"));
         let inventories = inventories.ok_or_else(missing)?;
         let job = Stack { id: stack, layers: layers.to_vec(), inventories, answers };
+        let work = Work::stack(&stack);
+        if self.in_flight.is_suspect(&work) {
+            let tried = Trial::of_stack(&job).run().await;
+            tried.map_err(|reason| NotMerged::Failed(Coverage::failed(format!("{SET_ASIDE}: {reason}"))))?;
+            self.in_flight.acquit(&work);
+        }
+        let mark = self.in_flight.begin(&work);
         let started = Instant::now();
         let merged = in_background(move || merge_stack(job)).await;
+        drop(mark);
         self.metrics.merge.observe(started.elapsed().as_secs_f64());
         drop(turn);
         match merged {

@@ -165,10 +165,52 @@ pub(super) fn merge_stack(stack: Stack) -> Outcome {
 
 /// Decodes an inventory. Its encoding is dropped before the next one is decompressed.
 fn decode(row: &InventoryRow, budget: &mut Budget) -> Result<Inventory, DecodeError> {
+    injected_abort("merge", &row.compressed);
     let encoding = decompress(&row.compressed, budget)?;
     let inventory = Inventory::decode(&encoding, budget)?;
     budget.release(encoding.len());
     Ok(inventory)
+}
+
+/// What is stored of a delivered inventory beside its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CheckedInventory {
+    /// Digest of the canonical encoding.
+    pub(super) digest: Digest,
+    /// Digest of what a node without rights to read overlay's marks would have found, where this one had them.
+    pub(super) without_marks: Option<Digest>,
+    /// Size of the canonical encoding, in bytes.
+    pub(super) size: usize,
+    /// The version of the catalogers that read the layer.
+    pub(super) catalogers: u32,
+}
+
+/// Checks a delivered inventory.
+///
+/// # Errors
+/// When it is not canonical, or takes more than the budget.
+pub(super) fn check_inventory(compressed: &[u8], marks: bool) -> Result<CheckedInventory, DecodeError> {
+    injected_abort("deliver", compressed);
+    let mut budget = Budget::job();
+    let encoding = decompress(compressed, &mut budget)?;
+    let inventory = Inventory::decode(&encoding, &mut budget)?;
+    let (digest, size) = (Digest::of(&encoding), encoding.len());
+    // Its memory is that of the encoding that `digest_without_marks` makes.
+    drop(encoding);
+    let without_marks = marks.then(|| inventory.digest_without_marks(digest, &mut budget).ok()).flatten();
+    Ok(CheckedInventory { digest, without_marks, size, catalogers: inventory.catalogers })
+}
+
+/// Ends the process as a fault that no budget holds would, in debug builds only, for the inventory that `OUTCROP_ABORT=WORK:DIGEST` names by the
+/// digest of its compressed bytes.
+fn injected_abort(work: &str, compressed: &[u8]) {
+    if cfg!(debug_assertions)
+        && let Ok(wanted) = std::env::var("OUTCROP_ABORT")
+        && let Some(digest) = wanted.strip_prefix(work).and_then(|rest| rest.strip_prefix(':'))
+        && digest == Digest::of(compressed).to_string()
+    {
+        std::process::abort();
+    }
 }
 
 fn too_large(error: &OverBudget) -> Outcome {

@@ -19,6 +19,7 @@ mod conditions;
 mod config;
 mod fleet;
 mod housekeeping;
+mod in_flight;
 mod intake;
 mod joining;
 mod leasing;
@@ -35,6 +36,7 @@ mod service;
 mod starting;
 mod streams;
 pub mod tokens;
+pub(crate) mod trial;
 
 use std::collections::HashMap;
 use std::io::Error as IoError;
@@ -68,6 +70,7 @@ use crate::web::listen::{self, Certificate, Incoming, Protocol};
 use crate::web::{self, Probes};
 use advisories::Advisories;
 use fleet::{Distrusted, Fleet, Now, Picture, Rules};
+use in_flight::InFlight;
 use intake::Intake;
 use listening::{DEFAULT_FILES, Served, answer_probes, bind, limits, serve_api};
 use merges::MergeJob;
@@ -118,6 +121,7 @@ pub(crate) struct Aggregator {
     changed: Notify,
     counters: Counters,
     intake: Intake,
+    in_flight: InFlight,
     /// Certificates that agents and API clients receive.
     certificates: Vec<Arc<Certificate>>,
     config: Config,
@@ -406,6 +410,8 @@ impl Aggregator {
     ) -> Result<Arc<Self>, AggregatorError> {
         let Telemetry { metrics, problems } = telemetry;
         let advisories = Advisories::open(&config.data.join("advisories"), config.policy.clone())?;
+        let path = config.data.join("in-flight");
+        let in_flight = InFlight::open(&path).map_err(|source| AggregatorError::File { path, source })?;
         let rules = Rules {
             verify_share: config.verify_share,
             verify_containers: config.verify_containers,
@@ -440,6 +446,7 @@ impl Aggregator {
             changed: Notify::new(),
             counters: Counters::default(),
             intake: Intake::default(),
+            in_flight,
             certificates,
             config,
         });

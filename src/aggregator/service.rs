@@ -5,10 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use outcrop_agent::logging::safe;
-use outcrop_proto::inventory::{Inventory, decompress};
 use outcrop_proto::wire::v1::collector_server::Collector;
 use outcrop_proto::wire::{Refusal, Seen, WireError, check_version, digest, v1};
-use outcrop_proto::{Budget, ContainerKey, Coverage, CoverageState, DecodeError, Digest, LayerId};
+use outcrop_proto::{ContainerKey, Coverage, CoverageState, DecodeError, Digest, LayerId};
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,12 +15,14 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, error, info, warn};
 
 use super::fleet::{Answered, Fleet, LEASE, RefusedReport, Verified};
+use super::in_flight::{SET_ASIDE, Work};
 use super::intake::{Call, Room, STALLED};
 use super::joining::place_reported;
 use super::memory::{give_back, in_background};
 use super::merges::MergeJob;
-use super::merging::Checked;
+use super::merging::{Checked, CheckedInventory, check_inventory};
 use super::tokens::{Denied, Speaker};
+use super::trial::Trial;
 use super::{Aggregator, now};
 use crate::store::{Layer, LayerRow, StoreError};
 use crate::supervise::panic_message;
@@ -387,17 +388,19 @@ impl Aggregator {
     async fn store_inventory(&self, node: &str, delivered: Delivered) -> Result<(), Status> {
         let Delivered { layer, catalogers, cage, marks, compressed } = delivered;
         let permit = self.intake.decode_turn().await?;
-        let checked = in_background(move || {
-            let mut budget = Budget::job();
-            let encoding = decompress(&compressed, &mut budget)?;
-            let inventory = Inventory::decode(&encoding, &mut budget)?;
-            let (digest, size, read_by) = (Digest::of(&encoding), encoding.len(), inventory.catalogers);
-            // Its memory is that of the encoding that `digest_without_marks` makes.
-            drop(encoding);
-            let without_marks = marks.then(|| inventory.digest_without_marks(digest, &mut budget).ok()).flatten();
-            Ok::<_, DecodeError>((compressed, digest, without_marks, size, read_by))
-        });
-        let (inventory, digest, without_marks, size, read_by) = match checked.await {
+        let work = Work::layer(&layer);
+        if self.in_flight.is_suspect(&work) {
+            if let Err(reason) = Trial::of_inventory(&compressed, marks).run().await {
+                let status = Refusal::SetAside.status(format!("the inventory of {layer}: {SET_ASIDE}: {reason}"));
+                return Err(self.reject_inventory(node, layer, CoverageState::Failed, status).await);
+            }
+            self.in_flight.acquit(&work);
+        }
+        let mark = self.in_flight.begin(&work);
+        let checked = in_background(move || check_inventory(&compressed, marks).map(|checked| (compressed, checked)));
+        let checked = checked.await;
+        drop(mark);
+        let (inventory, checked) = match checked {
             Ok(Ok(checked)) => checked,
             Ok(Err(error)) => {
                 let reason = format!("the inventory of {layer}: {error}");
@@ -409,6 +412,7 @@ impl Aggregator {
             }
             Err(error) => return Err(Status::internal(error.to_string())),
         };
+        let CheckedInventory { digest, without_marks, size, catalogers: read_by } = checked;
         drop(permit);
         if read_by != catalogers {
             let status = Refusal::Malformed

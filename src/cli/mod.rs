@@ -30,6 +30,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use outcrop_proto::clock;
 
+use crate::aggregator::trial;
+
 /// Exit codes, as documented in `docs/architecture.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
@@ -83,6 +85,9 @@ enum Command {
     Doctor(Box<doctor::Arguments>),
     /// Try every forbidden action inside a worker's sandbox and print what stopped it
     Selftest,
+    /// Do work of the aggregator that ended another process
+    #[command(hide = true, name = trial::ARGUMENT)]
+    Trial,
 }
 
 /// An error that ends the command: one line with the cause and a hint.
@@ -134,6 +139,10 @@ pub fn main() -> ExitCode {
         Command::Node(arguments) => node::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Selftest => selftest::run(),
+        Command::Trial => match trial::run() {
+            Ok(()) => Ok(Exit::Done),
+            Err(error) => Err(Fatal::failed(error.to_string())),
+        },
     };
     match result {
         Ok(exit) => exit.into(),

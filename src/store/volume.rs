@@ -81,7 +81,7 @@ pub fn check_writable(path: &Path) -> Result<(), VolumeError> {
 
 /// Returns whether the aggregator has created the entry of this name in its data directory, or the file system has.
 pub fn is_own_entry(name: &str) -> bool {
-    matches!(name, "advisories" | "tls" | "uploads" | "lost+found")
+    matches!(name, "advisories" | "in-flight" | "tls" | "uploads" | "lost+found")
         || ["outcrop.db", "store.", WRITTEN].iter().any(|prefix| name.starts_with(prefix))
 }
 

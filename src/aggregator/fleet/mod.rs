@@ -30,6 +30,7 @@ pub(super) use checks::Answered;
 pub(super) use container::{Container, Key, Placed};
 pub(super) use counts::{Overview, Visible};
 pub(super) use runs::{subject, workload_key};
+pub(super) use stacks::Stack;
 pub(super) use verify::{Distrusted, Verified, Witness};
 
 use super::owner::State;
@@ -39,7 +40,6 @@ use container::{shortened, weight_of};
 use layers::Layer;
 use runs::Runs;
 use shared::SharedMap;
-use stacks::Stack;
 
 /// Time after which a lease expires and another node may read the layer.
 pub(super) const LEASE: Duration = Duration::from_secs(LEASE_SECONDS as u64);

@@ -3,6 +3,7 @@
 
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod crash;
+mod deaths;
 mod deleted;
 mod evil;
 mod laws;

@@ -36,6 +36,8 @@ pub(crate) struct Service {
     pub(crate) bearer: Option<String>,
     /// `OUTCROP_CLOCK_OFFSET`.
     pub(crate) clock_offset: Option<&'static str>,
+    /// `OUTCROP_ABORT`.
+    pub(crate) abort: Option<String>,
     /// `OUTCROP_LOG`.
     log_filter: Option<&'static str>,
     running: Option<Running>,
@@ -116,6 +118,7 @@ impl Service {
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             bearer: None,
             clock_offset: None,
+            abort: None,
             log_filter,
             running: None,
             agent: new_agent(),
@@ -164,6 +167,7 @@ impl Service {
             .arg(self.at("key.pem"))
             .args(&self.arguments)
             .envs(self.log_filter.map(|filter| ("OUTCROP_LOG", filter)))
+            .envs(self.abort.iter().map(|abort| ("OUTCROP_ABORT", abort)))
             .envs(self.clock_offset.map(|offset| ("OUTCROP_CLOCK_OFFSET", offset)))
             .stderr(log)
             .spawn()
