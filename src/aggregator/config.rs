@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::advisories::{AdvisoriesError, Policy};
 use super::tokens::TokenError;
 use crate::authority::AuthorityError;
-use crate::cluster::PolicyError;
+use crate::cluster::{NamespacePatterns, PolicyError};
 use crate::offline::Offline;
 use crate::store::StoreError;
 use crate::supervise::TaskEnded;
@@ -73,10 +73,12 @@ pub struct Kubernetes {
     pub kubeconfig: Option<PathBuf>,
     /// Watched namespaces; empty for all.
     pub namespaces: BTreeSet<String>,
+    /// Included namespaces; all if there are none.
+    pub included_namespaces: NamespacePatterns,
     /// Excluded namespaces.
-    pub excluded_namespaces: BTreeSet<String>,
+    pub excluded_namespaces: NamespacePatterns,
     /// Namespaces in which an annotation can exclude workloads.
-    pub annotations_in: BTreeSet<String>,
+    pub annotations_in: NamespacePatterns,
     /// Path of the policy that selects workloads, in Rego.
     pub policy: Option<PathBuf>,
     /// Labels or annotations that contain a workload's owner; the first match counts.

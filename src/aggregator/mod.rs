@@ -374,6 +374,7 @@ fn collector(aggregator: &Arc<Aggregator>) -> tonic::transport::server::Router {
 fn watch(kubernetes: &Kubernetes) -> Result<Arc<Watch>, AggregatorError> {
     let policy = kubernetes.policy.as_deref().map(PolicyFile::open).transpose()?.map(Arc::new);
     let selection = Selection {
+        included_namespaces: kubernetes.included_namespaces.clone(),
         excluded_namespaces: kubernetes.excluded_namespaces.clone(),
         annotations_in: kubernetes.annotations_in.clone(),
         policy,

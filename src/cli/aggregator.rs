@@ -10,7 +10,7 @@ use outcrop_proto::clock;
 use super::{Exit, Fatal};
 use crate::advisory::trust::PublicKey;
 use crate::aggregator::{self, Config, Policy};
-use crate::cluster::api_server_port;
+use crate::cluster::{NamespacePatterns, api_server_port};
 use crate::duration::{parse_duration, parse_share};
 use crate::offline::{self, Offline};
 use crate::token::is_name;
@@ -153,18 +153,28 @@ struct Kubernetes {
     #[arg(long, value_name = "NAME", env = "OUTCROP_WATCH_NAMESPACE", value_delimiter = ',', requires = "kubernetes")]
     watch_namespace: Vec<String>,
 
-    /// Namespace whose workloads are excluded from lists and counted as `excluded` (repeatable)
+    /// Namespace, or a glob such as team-*, whose workloads are included (repeatable); all others are excluded. Default: all namespaces
     #[arg(
         long,
-        value_name = "NAME",
+        value_name = "GLOB",
+        env = "OUTCROP_INCLUDE_NAMESPACE",
+        value_delimiter = ',',
+        requires = "kubernetes"
+    )]
+    include_namespace: Vec<String>,
+
+    /// Namespace, or a glob such as team-*, whose workloads are excluded from lists and counted as `excluded` (repeatable)
+    #[arg(
+        long,
+        value_name = "GLOB",
         env = "OUTCROP_EXCLUDE_NAMESPACE",
         value_delimiter = ',',
         requires = "kubernetes"
     )]
     exclude_namespace: Vec<String>,
 
-    /// Namespace in which the annotation outcrop.dev/exclude=true, on a workload or on the namespace, excludes workloads (repeatable)
-    #[arg(long, value_name = "NAME", env = "OUTCROP_ANNOTATIONS_IN", value_delimiter = ',', requires = "kubernetes")]
+    /// Namespace, or a glob, in which the annotation outcrop.dev/exclude=true, on a workload or on the namespace, excludes workloads (repeatable)
+    #[arg(long, value_name = "GLOB", env = "OUTCROP_ANNOTATIONS_IN", value_delimiter = ',', requires = "kubernetes")]
     annotations_in: Vec<String>,
 
     /// Policy that selects workloads: Rego v0, package snyk, rule workload_events (as for the Snyk controller); reloaded when the file changes
@@ -193,15 +203,24 @@ fn pair(flag: &str, text: Option<String>) -> Result<Option<(String, String)>, Fa
     text.map(split).transpose()
 }
 
+/// Parses the values of `flag` as namespaces or globs.
+fn patterns(flag: &str, texts: &[String]) -> Result<NamespacePatterns, Fatal> {
+    NamespacePatterns::parse(texts).map_err(|error| Fatal::usage(format!("invalid value for {flag}: {error}")))
+}
+
 impl Kubernetes {
     fn config(self) -> Result<Option<aggregator::Kubernetes>, Fatal> {
         let agent_account = pair("--agent-account", self.agent_account)?;
         let publish_ca = pair("--publish-ca", self.publish_ca)?;
+        let included_namespaces = patterns("--include-namespace", &self.include_namespace)?;
+        let excluded_namespaces = patterns("--exclude-namespace", &self.exclude_namespace)?;
+        let annotations_in = patterns("--annotations-in", &self.annotations_in)?;
         Ok(self.kubernetes.then(|| aggregator::Kubernetes {
             kubeconfig: self.kubeconfig,
             namespaces: self.watch_namespace.into_iter().collect(),
-            excluded_namespaces: self.exclude_namespace.into_iter().collect(),
-            annotations_in: self.annotations_in.into_iter().collect(),
+            included_namespaces,
+            excluded_namespaces,
+            annotations_in,
             policy: self.policy,
             owner_keys: self.owner_key,
             agent_account,

@@ -1,4 +1,5 @@
-//! Policy files in the format of Snyk's controller: Rego v0, package `snyk`, rule `workload_events`, with the workload's metadata as `input`.
+//! Policy files in the format of Snyk's controller: Rego v0, package `snyk`, rule `workload_events`, with the workload's metadata as `input`, and, beyond what
+//! that controller has, the labels and annotations of its namespace.
 //!
 //! ```rego
 //! package snyk
@@ -6,6 +7,7 @@
 //! workload_events {
 //!     input.metadata.namespace == "shop"
 //!     input.kind != "Job"
+//!     input.namespace.labels.tier == "production"
 //! }
 //! ```
 
@@ -101,7 +103,7 @@ impl Policy {
         let policy = Self { engine: Mutex::new(engine), problem: Mutex::default() };
         let [namespace, group, kind, name_of, uid] = ["", "", "Pod", "", ""].map(ToOwned::to_owned);
         let nobody = Workload { namespace, group, kind, name: name_of, uid };
-        match policy.ask(&nobody, &Marks::default()) {
+        match policy.ask(&nobody, &Marks::default(), &Marks::default()) {
             // A rule that is not there is said in so many words.
             Err(error) if error.contains("not a valid rule path") => Err(PolicyError::Rule { path: name.to_owned() }),
             Err(error) => Err(syntax(error)),
@@ -110,8 +112,8 @@ impl Policy {
     }
 
     /// Returns whether the policy selects a workload; `None` if the evaluation failed. May take 200 ms: the caller must not hold a lock.
-    pub(super) fn selects(&self, workload: &Workload, marks: &Marks) -> Option<bool> {
-        match self.ask(workload, marks) {
+    pub(super) fn selects(&self, workload: &Workload, marks: &Marks, namespace: &Marks) -> Option<bool> {
+        match self.ask(workload, marks, namespace) {
             Ok(value) => {
                 lock(&self.problem).take_if(|(of, _)| of == workload);
                 Some(value == Value::Bool(true))
@@ -138,7 +140,7 @@ impl Policy {
         lock(&self.engine)
     }
 
-    fn ask(&self, workload: &Workload, marks: &Marks) -> Result<Value, String> {
+    fn ask(&self, workload: &Workload, marks: &Marks, namespace: &Marks) -> Result<Value, String> {
         let input = serde_json::json!({
             "kind": workload.kind,
             "metadata": {
@@ -147,6 +149,7 @@ impl Policy {
                 "labels": marks.labels,
                 "annotations": marks.annotations,
             },
+            "namespace": { "labels": namespace.labels, "annotations": namespace.annotations },
         });
         let mut engine = lock(&self.engine);
         engine.set_input_json(&input.to_string()).map_err(|error| format!("{error:#}"))?;
@@ -162,7 +165,7 @@ mod tests {
         let [group, name, uid] = ["apps", "web", "1"].map(ToOwned::to_owned);
         let workload = Workload { namespace: namespace.to_owned(), group, kind: kind.to_owned(), name, uid };
         let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        policy.selects(&workload, &Marks { annotations, ..Marks::default() })
+        policy.selects(&workload, &Marks { annotations, ..Marks::default() }, &Marks::default())
     }
 
     #[test]

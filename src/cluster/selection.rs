@@ -1,19 +1,66 @@
 //! Excludes workloads from scanning, as an administrator configured. Excluded workloads are counted, with the reason.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use globset::{GlobBuilder, GlobSet};
 
 use super::Workload;
 use super::objects::{EXCLUDE, Marks};
 use super::policy_file::PolicyFile;
 
+/// Namespaces, by names and by globs: `*` stands for any text, `?` for one character, and `[a-z]` for one of several.
+#[derive(Clone, Debug, Default)]
+pub struct NamespacePatterns(GlobSet);
+
+/// A pattern is not a glob.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{pattern:?} is not a namespace or a glob such as \"team-*\": {reason}")]
+pub struct PatternError {
+    /// The pattern.
+    pub pattern: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl NamespacePatterns {
+    /// Parses patterns.
+    ///
+    /// # Errors
+    /// When one of them is not a glob.
+    pub fn parse(patterns: &[String]) -> Result<Self, PatternError> {
+        let mut set = GlobSet::builder();
+        for pattern in patterns {
+            let error = |reason: String| PatternError { pattern: pattern.clone(), reason };
+            if pattern.is_empty() {
+                return Err(error("it is empty".to_owned()));
+            }
+            set.add(GlobBuilder::new(pattern).build().map_err(|found| error(found.kind().to_string()))?);
+        }
+        let error =
+            |found: globset::Error| PatternError { pattern: patterns.join(","), reason: found.kind().to_string() };
+        set.build().map(Self).map_err(error)
+    }
+
+    /// Returns whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns whether one of them matches a namespace.
+    pub fn matches(&self, namespace: &str) -> bool {
+        self.0.is_match(namespace)
+    }
+}
+
 /// The configured exclusions.
 #[derive(Debug, Default)]
 pub struct Selection {
-    /// Excluded namespaces.
-    pub excluded_namespaces: BTreeSet<String>,
+    /// Included namespaces; all if there are none.
+    pub included_namespaces: NamespacePatterns,
+    /// Excluded namespaces, also of the included ones.
+    pub excluded_namespaces: NamespacePatterns,
     /// Namespaces in which the annotation [`EXCLUDE`] is honored: anybody who may annotate a workload there can exclude it.
-    pub annotations_in: BTreeSet<String>,
+    pub annotations_in: NamespacePatterns,
     /// A policy that excludes what it does not select.
     pub policy: Option<Arc<PolicyFile>>,
 }
@@ -26,10 +73,13 @@ impl Selection {
         if is_openshift(name) {
             return Some(format!("namespace {name} belongs to OpenShift").into());
         }
-        if self.excluded_namespaces.contains(name) {
+        if self.excluded_namespaces.matches(name) {
             return Some(format!("namespace {name} is excluded").into());
         }
-        if self.annotations_in.contains(name) {
+        if !self.included_namespaces.is_empty() && !self.included_namespaces.matches(name) {
+            return Some(format!("namespace {name} is not included").into());
+        }
+        if self.annotations_in.matches(name) {
             let says = |marks: &Marks| marks.annotations.get(EXCLUDE).is_some_and(|value| value == "true");
             if says(of) {
                 return Some(format!("excluded by its annotation {EXCLUDE}").into());
@@ -61,6 +111,29 @@ mod tests {
         Marks { annotations, ..Marks::default() }
     }
 
+    fn patterns(texts: &[&str]) -> NamespacePatterns {
+        NamespacePatterns::parse(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn a_namespace_is_named_or_matched_by_a_glob_as_a_whole() {
+        for (pattern, matched, others) in [
+            ("shop", &["shop"][..], &["shop-2", "my-shop", ""][..]),
+            ("team-*", &["team-a", "team-", "team-a-b"], &["team", "my-team-a"]),
+            ("t[0-9]?", &["t1x"], &["t1", "tax", "t1xx"]),
+            ("*", &["shop", "kube-system"], &[]),
+        ] {
+            let patterns = patterns(&[pattern]);
+            assert!(matched.iter().all(|name| patterns.matches(name)), "{pattern}");
+            assert!(!others.iter().any(|name| patterns.matches(name)), "{pattern}");
+        }
+        assert!(!NamespacePatterns::default().matches("shop"));
+        for wrong in ["", "[a"] {
+            let error = NamespacePatterns::parse(&[wrong.to_owned()]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{wrong:?} is not a namespace or a glob")), "{error}");
+        }
+    }
+
     #[test]
     fn everything_is_in_view_unless_an_administrator_says_otherwise() {
         let hidden = marks(&[(EXCLUDE, "true")]);
@@ -70,12 +143,15 @@ mod tests {
             assert_eq!(default.excluded(&workload(namespace, "Deployment"), &hidden, Some(&hidden)), None);
         }
         let chosen = Selection {
-            excluded_namespaces: ["kube-system".to_owned()].into(),
-            annotations_in: ["shop".to_owned()].into(),
+            included_namespaces: patterns(&["shop", "bank", "kube-*", "openshift-dns", "team-?"]),
+            excluded_namespaces: patterns(&["kube-*"]),
+            annotations_in: patterns(&["shop"]),
             policy: None,
         };
         for (namespace, kind, own, of_namespace, says) in [
             ("kube-system", "Deployment", &none, &none, "namespace kube-system is excluded"),
+            ("team-10", "Deployment", &none, &none, "namespace team-10 is not included"),
+            ("team-1", "Deployment", &none, &none, ""),
             ("openshift-dns", "Deployment", &none, &none, "OpenShift"),
             ("shop", "Deployment", &hidden, &none, "its annotation"),
             ("shop", "Deployment", &none, &hidden, "of namespace shop"),

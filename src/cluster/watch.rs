@@ -201,7 +201,7 @@ impl Watch {
             let policy = file.policy();
             let decide = move || {
                 let select = |input: PolicyInput| {
-                    let selected = policy.selects(&input.workload, &input.marks);
+                    let selected = policy.selects(&input.workload, &input.marks, &input.namespace_marks);
                     (input, selected)
                 };
                 inputs.into_iter().map(select).collect()
@@ -557,6 +557,10 @@ mod tests {
     /// A watch whose policy selects all workloads except those labeled `hide: yes`, the policy, and the task that evaluates it.
     fn watch(dir: &Path) -> (Arc<Watch>, Arc<Policy>, Task) {
         write_policy(dir, "yes");
+        open(dir)
+    }
+
+    fn open(dir: &Path) -> (Arc<Watch>, Arc<Policy>, Task) {
         let file = Arc::new(PolicyFile::open(&dir.join("policy.rego")).unwrap());
         let watch = Watch::new(Selection { policy: Some(Arc::clone(&file)), ..Selection::default() }, &BTreeSet::new());
         let policy = file.policy();
@@ -568,6 +572,10 @@ mod tests {
     fn write_policy(dir: &Path, hidden: &str) {
         let rules =
             format!("workload_events {{ not hidden }}\nhidden {{ input.metadata.labels.hide == \"{hidden}\" }}");
+        write_rules(dir, &rules);
+    }
+
+    fn write_rules(dir: &Path, rules: &str) {
         let new = dir.join("new");
         std::fs::write(&new, format!("package snyk\n{rules}\n")).unwrap();
         std::fs::rename(new, dir.join("policy.rego")).unwrap();
@@ -673,6 +681,38 @@ mod tests {
         assert!(is_excluded("second") && !is_excluded("first"));
         write_policy(dir.path(), "yes");
         until(|| is_excluded("first") && !is_excluded("second") && watch.policy_problems().is_empty()).await;
+        task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_policy_reads_labels_and_annotations_of_the_namespace_and_follows_their_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        write_rules(
+            dir.path(),
+            "workload_events { input.namespace.labels.tier == \"production\" }\n\
+             workload_events { input.namespace.annotations.scan == \"yes\" }",
+        );
+        let (watch, _, task) = open(dir.path());
+        let task = tokio::spawn(task);
+        let marks =
+            |of: &[(&str, &str)]| of.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let set_namespace = |labels: &[(&str, &str)], annotations: &[(&str, &str)]| {
+            let told = Marks { labels: marks(labels), annotations: marks(annotations), ..Marks::default() };
+            let touched = watch.write().set_namespace("shop".to_owned(), told);
+            watch.tell(touched.into());
+            watch.undecided.notify_one();
+        };
+        set_pod(&watch, "first", "no");
+        until(|| excluded(&watch, "first") == Some(true)).await;
+        for (labels, annotations, is_excluded) in [
+            (&[("tier", "production")][..], &[][..], false),
+            (&[("tier", "test")], &[], true),
+            (&[("tier", "test")], &[("scan", "yes")], false),
+            (&[], &[("scan", "no")], true),
+        ] {
+            set_namespace(labels, annotations);
+            until(|| excluded(&watch, "first") == Some(is_excluded)).await;
+        }
         task.abort();
     }
 }

@@ -32,6 +32,8 @@ pub(in crate::cluster) struct PolicyInput {
     pub(in crate::cluster) workload: Arc<Workload>,
     /// Its labels and annotations.
     pub(in crate::cluster) marks: Marks,
+    /// The labels and annotations of its namespace.
+    pub(in crate::cluster) namespace_marks: Marks,
 }
 
 impl Cluster {
@@ -43,7 +45,9 @@ impl Cluster {
 
     /// Returns a number that changes whenever the policy, or its input for a workload, does.
     pub(super) fn input_version(&self, workload: &Workload, marks: &Marks) -> u64 {
-        self.hasher.hash_one((self.policy_version, workload, &marks.labels, &marks.annotations))
+        let texts = |marks: &Marks| self.hasher.hash_one((&marks.labels, &marks.annotations));
+        let namespace = self.namespaces.get(&workload.namespace).map(texts);
+        self.hasher.hash_one((self.policy_version, workload, texts(marks), namespace))
     }
 
     /// Removes the decision about a workload that has no pods.
@@ -82,7 +86,8 @@ impl Cluster {
             }
         };
         let version = self.input_version(workload, marks);
-        Some(PolicyInput { workload: Arc::clone(workload), marks: marks.clone(), version, subject })
+        let namespace_marks = self.namespaces.get(&workload.namespace).cloned().unwrap_or_default();
+        Some(PolicyInput { workload: Arc::clone(workload), marks: marks.clone(), namespace_marks, version, subject })
     }
 
     /// Applies decisions of the policy. One about a subject that has changed meanwhile is dropped, and the subject is queued again.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::containers::{MAX_IMAGE, cut};
 use super::*;
+use crate::cluster::selection::NamespacePatterns;
 
 fn pod(name: &str, owner: Option<(&str, &str, &str)>) -> Value {
     let owners = owner.map(|(api, kind, name)| {
@@ -185,7 +186,8 @@ fn metadata_that_anybody_may_write_costs_nobody_a_list() {
 
 #[test]
 fn what_is_out_of_view_is_so_as_soon_as_its_namespace_or_owner_says_it() {
-    let selection = Selection { annotations_in: ["shop".to_owned()].into(), ..Selection::default() };
+    let annotations_in = NamespacePatterns::parse(&["shop".to_owned()]).unwrap();
+    let selection = Selection { annotations_in, ..Selection::default() };
     let mut cluster = Cluster::new(selection);
     set(&mut cluster, pod("web-1", REPLICAS));
     let marked =
