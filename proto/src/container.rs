@@ -1,5 +1,7 @@
 //! A container as its runtime describes it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use crate::status::{Coverage, CoverageState};
@@ -32,6 +34,47 @@ pub struct Step {
     pub created: i64,
     /// Text of the step; empty unless the node's operator enabled it, since it may contain secrets.
     pub text: String,
+}
+
+/// What an image's configuration tells people about the image
+/// ([OCI image configuration](https://github.com/opencontainers/image-spec/blob/main/config.md#properties)).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ImageDetails {
+    /// Time of the build, seconds since 1970; 0 where it is not known.
+    pub created: i64,
+    /// Operating system, architecture and variant, such as `linux/arm64/v8`; empty where they are not known.
+    pub platform: String,
+    /// The user that runs the image's processes unless a pod says otherwise: `NAME|UID[:GROUP|GID]`. An empty text means root.
+    pub user: String,
+    /// Labels of [`LABELS`] that the image has.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl ImageDetails {
+    /// The labels that are reported: where the image comes from, and what it was built on
+    /// ([OCI annotations](https://github.com/opencontainers/image-spec/blob/main/annotations.md)). Others may contain anything.
+    pub const LABELS: [&str; 5] = [
+        "org.opencontainers.image.base.name",
+        "org.opencontainers.image.revision",
+        "org.opencontainers.image.source",
+        "org.opencontainers.image.vendor",
+        "org.opencontainers.image.version",
+    ];
+
+    /// Maximum size of a text, in bytes; longer ones are cut.
+    pub const MAX_TEXT: usize = 256;
+
+    /// Returns whether the image runs as root by itself.
+    pub fn is_root(&self) -> bool {
+        let user = self.user.split(':').next().unwrap_or_default();
+        user == "root" || user.bytes().all(|digit| digit == b'0')
+    }
+
+    /// Returns the memory of its texts, in bytes.
+    pub fn weight(&self) -> usize {
+        let labels: usize = self.labels.iter().map(|(key, value)| key.len() + value.len() + 64).sum();
+        self.platform.len() + self.user.len() + labels
+    }
 }
 
 /// Whether a container runs.

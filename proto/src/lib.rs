@@ -29,7 +29,7 @@ pub mod word;
 
 pub use budget::{Budget, OverBudget};
 pub use codec::{DecodeError, MAX_PATH};
-pub use container::{Container, ContainerKey, Mount, Pod, Runtime, Status, Step, Storage};
+pub use container::{Container, ContainerKey, ImageDetails, Mount, Pod, Runtime, Status, Step, Storage};
 pub use digest::Digest;
 pub use ecosystem::{Ecosystem, VersionOrder};
 pub use fact::{Claim, Distribution, Fact, FileDigest, Unidentified};

@@ -1,7 +1,7 @@
 //! The interface between agents and the aggregator, `outcrop/v1/collector.proto`, and the conversions between its messages and the plain
 //! types. Messages come from other machines: each conversion validates its message.
 
-use crate::container::{ContainerKey, Coverage, CoverageState, Pod, Runtime, Step, Storage};
+use crate::container::{ContainerKey, Coverage, CoverageState, ImageDetails, Pod, Runtime, Step, Storage};
 use crate::digest::Digest;
 use crate::identity::{LayerId, fits};
 
@@ -230,6 +230,8 @@ pub struct Seen {
     pub refused: Option<Coverage>,
     /// Build steps of its layers, one per layer, newest first; empty where they are not known.
     pub steps: Vec<Step>,
+    /// What its image's configuration tells, where that is proved.
+    pub details: Option<ImageDetails>,
 }
 
 /// Maximum size of a step's text, bytes; longer texts are cut.
@@ -257,6 +259,7 @@ impl From<&Seen> for v1::Container {
             coverage: seen.refused.as_ref().map(Into::into),
             steps: seen.steps.iter().map(Into::into).collect(),
             storage: seen.storage.map_or(v1::Storage::Unspecified, Into::into).into(),
+            image_details: seen.details.as_ref().map(Into::into),
         }
     }
 }
@@ -320,6 +323,38 @@ impl From<&Step> for v1::Step {
     }
 }
 
+impl From<&ImageDetails> for v1::ImageDetails {
+    fn from(details: &ImageDetails) -> Self {
+        let label = |(key, value): (&String, &String)| v1::Label { key: key.clone(), value: value.clone() };
+        Self {
+            created: details.created,
+            platform: details.platform.clone(),
+            user: details.user.clone(),
+            labels: details.labels.iter().map(label).collect(),
+        }
+    }
+}
+
+impl From<v1::ImageDetails> for ImageDetails {
+    /// Takes the labels of the allow-list, and cuts texts that are too long.
+    fn from(details: v1::ImageDetails) -> Self {
+        let cut = |text| cut_to(text, Self::MAX_TEXT);
+        let labels = details.labels.into_iter().filter(|label| Self::LABELS.contains(&&*label.key));
+        Self {
+            created: details.created,
+            platform: cut(details.platform),
+            user: cut(details.user),
+            labels: labels.map(|label| (label.key, cut(label.value))).collect(),
+        }
+    }
+}
+
+/// Cuts a text at a character.
+fn cut_to(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text
+}
+
 impl TryFrom<v1::Container> for Seen {
     type Error = WireError;
 
@@ -344,10 +379,6 @@ impl TryFrom<v1::Container> for Seen {
         if stack.is_none() && refused.is_none() {
             return Err(wrong("a container's layers"));
         }
-        let cut_to = |mut text: String, most: usize| {
-            text.truncate(text.floor_char_boundary(most));
-            text
-        };
         let cut = |text: String| cut_to(text, MAX_NAME);
         let step = |step: v1::Step| Step {
             number: step.number,
@@ -367,6 +398,7 @@ impl TryFrom<v1::Container> for Seen {
             stack,
             refused,
             steps,
+            details: container.image_details.map(Into::into),
         })
     }
 }
@@ -418,13 +450,24 @@ mod tests {
                 Step { number: 3, keyword: "RUN".to_owned(), created: 7, text: String::new() },
                 Step::default(),
             ],
+            details: Some(ImageDetails {
+                created: 7,
+                platform: "linux/arm64/v8".to_owned(),
+                user: "1000:1000".to_owned(),
+                labels: ImageDetails::LABELS.map(|label| (label.to_owned(), "https://example.org".to_owned())).into(),
+            }),
         }
     }
 
     #[test]
     fn a_container_arrives_as_it_was_sent() {
-        let refused =
-            Seen { stack: None, refused: Some(Coverage::unsupported("devmapper")), steps: Vec::new(), ..seen() };
+        let refused = Seen {
+            stack: None,
+            refused: Some(Coverage::unsupported("devmapper")),
+            steps: Vec::new(),
+            details: None,
+            ..seen()
+        };
         for seen in [seen(), refused] {
             assert_eq!(Seen::try_from(v1::Container::from(&seen)), Ok(seen));
         }

@@ -194,11 +194,11 @@ pub(super) fn check_inventory(compressed: &[u8], marks: bool) -> Result<CheckedI
     let mut budget = Budget::job();
     let encoding = decompress(compressed, &mut budget)?;
     let inventory = Inventory::decode(&encoding, &mut budget)?;
-    let (digest, size) = (Digest::of(&encoding), encoding.len());
+    let (digest, size, catalogers) = (Digest::of(&encoding), encoding.len(), inventory.catalogers);
     // Its memory is that of the encoding that `digest_without_marks` makes.
     drop(encoding);
     let without_marks = marks.then(|| inventory.digest_without_marks(digest, &mut budget).ok()).flatten();
-    Ok(CheckedInventory { digest, without_marks, size, catalogers: inventory.catalogers })
+    Ok(CheckedInventory { digest, without_marks, size, catalogers })
 }
 
 /// Ends the process as a fault that no budget holds would, in debug builds only, for the inventory that `OUTCROP_ABORT=WORK:DIGEST` names by the

@@ -82,6 +82,11 @@ pub(super) const CONTAINERS: &[Column<ContainerItem>] = &[
     wide("STACK", |container| container.stack.cell()),
 ];
 
+/// Returns a label of an image by the end of its key.
+fn label(image: &ImageItem, key: &str) -> String {
+    image.labels.get(&format!("org.opencontainers.image.{key}")).cloned().unwrap_or_default()
+}
+
 /// Columns of images.
 pub(super) const IMAGES: &[Column<ImageItem>] = &[
     column("NAMES", |image| image.names.cell()),
@@ -94,6 +99,14 @@ pub(super) const IMAGES: &[Column<ImageItem>] = &[
     wide("WITHHELD", |image| image.withheld.cell()),
     wide("UNIDENTIFIED", |image| image.unidentified.cell()),
     wide("DISTRIBUTION", |image| image.distribution.cell()),
+    wide("CREATED", |image| image.created.cell()),
+    wide("PLATFORM", |image| image.platform.cell()),
+    wide("USER", |image| image.user.cell()),
+    wide("SOURCE", |image| label(image, "source")),
+    wide("REVISION", |image| label(image, "revision")),
+    wide("VERSION", |image| label(image, "version")),
+    wide("VENDOR", |image| label(image, "vendor")),
+    wide("BASE", |image| label(image, "base.name")),
     wide("REASON", |image| image.coverage.reason.cell()),
     wide("IDS", |image| image.ids.cell()),
     wide("STACK", |image| image.stack.cell()),
@@ -147,6 +160,7 @@ pub(super) const FINDINGS: &[Column<FindingItem>] = &[
     wide("IMAGE", |finding| finding.container.image.cell()),
     wide("EVIDENCE", |finding| finding.evidence.cell()),
     wide("LAYER", |finding| finding.layer.cell()),
+    wide("SOURCE", |finding| finding.source.cell()),
     wide("FIRST SEEN", |finding| finding.first_seen.cell()),
     wide("FIXED ON", |finding| finding.fixed_on.cell()),
     wide("PURL", |finding| finding.purl.cell()),

@@ -61,6 +61,15 @@ fn two_nodes_with_images_on_one_base_read_each_layer_once() {
     assert_eq!(status["layers"], layers(3), "{status:#}");
     assert_eq!(reports_of(&status), reports(3, 0, 0));
     assert_eq!(place.findings(), ["a shop CVE-2026-1", "c shop CVE-2026-1"]);
+    // What each image tells of itself, without the credentials in it.
+    for image in place.json("/api/v1/images")["items"].as_array().unwrap() {
+        let platform = image["platform"].as_str().unwrap();
+        assert!(platform.starts_with("linux/") && image["user"] == "root", "{image:#}");
+        assert_eq!(image["created"], "2026-01-02T03:04:05Z");
+        assert_eq!(image["labels"], json!({ "org.opencontainers.image.source": "https://***@git.example/app" }));
+    }
+    let findings = place.json("/api/v1/findings");
+    assert_eq!(findings["items"][0]["source"], "https://***@git.example/app", "{findings:#}");
     let assessed = &status["assessed"];
     assert!(
         assessed.as_array().unwrap().iter().any(|row| row["ecosystem"] == "npm" && row["state"] == "matched"),
@@ -469,6 +478,7 @@ fn containers(layer: LayerId) -> v1::report::Report {
         stack: Some((chain_of(layer), vec![layer])),
         refused: None,
         steps: Vec::new(),
+        details: None,
     };
     v1::report::Report::Containers(v1::Containers {
         sequence: 1,

@@ -157,6 +157,7 @@ impl Containers {
             stack: None,
             refused: excluded.or_else(|| Some(Coverage::failed(GONE_BEFORE_READING))),
             steps: Vec::new(),
+            details: None,
         }
     }
 
@@ -186,7 +187,9 @@ impl Containers {
                     }
                     (Some(layers), Some(top)) => {
                         seen.stack = Some((*top, layers));
-                        seen.steps = self.places.steps(&container);
+                        let image = self.places.image(&container);
+                        (seen.steps, seen.details) =
+                            image.map(|(steps, details)| (steps, Some(details))).unwrap_or_default();
                         // The mounted root is looked up when it is needed: it appears after the start and goes with the end.
                         stack = Some(StackPlace { mounted: None, ..place });
                     }
@@ -269,6 +272,7 @@ fn seen(container: &Container, stack: Option<(Digest, Vec<LayerId>)>, refused: O
         stack,
         refused,
         steps: Vec::new(),
+        details: None,
     }
 }
 

@@ -542,13 +542,16 @@ fn readable(stream: &UnixStream) -> bool {
     poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
-/// Shrinks a report that is too large: first texts of steps, then steps, then layers.
+/// Shrinks a report that is too large: first texts of steps, then steps and details of images, then layers.
 fn fit(report: &mut v1::Containers) {
     if report.encoded_len() > MAX_REPORT {
         report.containers.iter_mut().flat_map(|container| &mut container.steps).for_each(|step| step.text.clear());
     }
     if report.encoded_len() > MAX_REPORT {
-        report.containers.iter_mut().for_each(|container| container.steps.clear());
+        for container in &mut report.containers {
+            container.steps.clear();
+            container.image_details = None;
+        }
     }
     if report.encoded_len() > MAX_REPORT {
         let reason = "the node has more containers and layers than one report can contain";

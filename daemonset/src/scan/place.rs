@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use outcrop_proto::container::{Container, Coverage, Status, Step};
+use outcrop_proto::container::{Container, Coverage, ImageDetails, Status, Step};
 use outcrop_proto::digest::Digest;
 use outcrop_proto::identity::{layer_ids, proves};
 use overlayfs_reader::MarkNamespace;
@@ -59,6 +59,7 @@ struct Config {
     diff_ids: Vec<Digest>,
     /// One step per layer, or none.
     steps: Vec<Step>,
+    details: ImageDetails,
 }
 
 impl Places {
@@ -100,11 +101,12 @@ impl Places {
         }
     }
 
-    /// Returns the build steps of a container's layers, newest first, one per layer; empty where they are not proved.
-    pub fn steps(&mut self, container: &Container) -> Vec<Step> {
+    /// Returns the build steps of a container's layers, newest first, one per layer, and what the image tells people. Without steps, or `None`,
+    /// where they are not proved.
+    pub fn image(&mut self, container: &Container) -> Option<(Vec<Step>, ImageDetails)> {
         let chain: Option<Vec<Digest>> = container.chain.iter().map(|name| name.parse().ok()).collect();
-        let config = chain.and_then(|chain| self.proved(container, &chain));
-        config.map(|config| config.steps.iter().rev().cloned().collect()).unwrap_or_default()
+        let config = self.proved(container, &chain?)?;
+        Some((config.steps.iter().rev().cloned().collect(), config.details.clone()))
     }
 
     /// Returns the configuration of the container's chain (newest first). Names move, so a configuration counts only if its chain IDs equal
@@ -123,7 +125,7 @@ impl Places {
         let config = self.older.remove(&digest).unwrap_or_else(|| {
             let config = self.program.parse_config(bytes, self.texts).ok()?;
             let diff_ids: Option<Vec<Digest>> = config.diff_ids.iter().map(|diff_id| diff_id.parse().ok()).collect();
-            Some(Rc::new(Config { diff_ids: diff_ids?, steps: config.steps }))
+            Some(Rc::new(Config { diff_ids: diff_ids?, steps: config.steps, details: config.details }))
         });
         if self.newer.len() >= MAX_CONFIGS {
             self.older = std::mem::take(&mut self.newer);

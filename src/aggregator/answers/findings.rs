@@ -19,6 +19,9 @@ use crate::web::{AdvisoryItem, AdvisoryPackage, ContainerRef, Failure, FindingIt
 /// Maximum number of containers whose history one response examines.
 const MAX_SUBJECTS: usize = 1000;
 
+/// The label of an image that tells where its source code is.
+const SOURCE: &str = "org.opencontainers.image.source";
+
 /// Sort key of a finding, which is unique: severity, vulnerability, verdict, stack, node and key of the container.
 type Place = (Reverse<Severity>, String, VerdictId, StackId, String, String, String);
 
@@ -30,6 +33,8 @@ struct Held<'r> {
     container: Container,
     /// The layer that brought the package.
     layer: Option<String>,
+    /// Where the image's source code is.
+    source: Option<String>,
 }
 
 impl Aggregator {
@@ -81,7 +86,8 @@ impl Aggregator {
             let had = (of(&held), row.vulnerability.clone(), (row.r#type.clone(), row.package.clone()));
             // A run that is not stored yet has just started.
             let first_seen = first_seen.get(&had, held.container.since.min(unix));
-            FindingItem { first_seen, ..words(row, container_ref(&held.node, &held.key, &held.container), held.layer) }
+            let container = container_ref(&held.node, &held.key, &held.container);
+            FindingItem { first_seen, source: held.source, ..words(row, container, held.layer) }
         }))
     }
 
@@ -110,6 +116,7 @@ impl Aggregator {
                         key: key.clone(),
                         container: container.clone(),
                         layer: layer.map(ToString::to_string),
+                        source: stack.details().and_then(|details| details.labels.get(SOURCE)).cloned(),
                     };
                     if !is_after(&self::key(row, &held)) {
                         continue;
@@ -250,6 +257,7 @@ fn words(row: &FindingRow, container: ContainerRef, layer: Option<String>) -> Fi
         severity: row.severity.into(),
         score: row.score,
         layer,
+        source: None,
         summary: row.summary.clone(),
         first_seen: String::new(),
         fixed_on: None,

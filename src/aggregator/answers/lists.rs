@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, LayerState, SeverityCounts, Step};
+use outcrop_proto::{Coverage, CoverageState, Digest, ImageDetails, LayerId, LayerState, SeverityCounts, Step};
 
 use super::status::sees_node;
 use super::workloads::named;
@@ -159,7 +159,14 @@ impl Aggregator {
             let SeenAs { names, ids, nodes } = seen.remove(digest).unwrap_or_default();
             let summary = stack.summary();
             let count = |of: fn(&Summary) -> u64| summary.map_or(0, |summary| of(summary));
+            let details = stack.details();
+            let user =
+                |details: &ImageDetails| if details.user.is_empty() { "root".to_owned() } else { details.user.clone() };
             ImageItem {
+                created: details.and_then(|details| (details.created > 0).then(|| time(details.created))),
+                platform: details.map(|details| details.platform.clone()).filter(|platform| !platform.is_empty()),
+                user: details.map(user),
+                labels: details.map(|details| details.labels.clone()).unwrap_or_default(),
                 stack: digest.to_string(),
                 names: names.into_iter().map(ToOwned::to_owned).collect(),
                 ids: ids.into_iter().map(ToOwned::to_owned).collect(),

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, RwLockReadGuard};
 
-use outcrop_proto::{Coverage, CoverageState, Digest, SeverityCounts};
+use outcrop_proto::{Coverage, CoverageState, Digest, ImageDetails, SeverityCounts};
 
 use super::{is, time, word};
 use crate::aggregator::fleet::Picture;
 use crate::aggregator::joining::missing_of;
 use crate::aggregator::{Aggregator, now};
-use crate::cluster::checks::{Issue, Level, PodSecurity, level};
+use crate::cluster::checks::{Issue, Level, NON_ROOT, PodSecurity, level};
 use crate::cluster::{Cluster, Labels, Pod, PodContainer, Pods, Workload, is_kind, is_named};
 use crate::duration::parse_duration;
 use crate::store::Summary;
@@ -208,12 +208,13 @@ impl Aggregator {
                 group.replicas += 1;
             }
         }
-        let issues = newest(&cluster, of).map(|pod| pod.issues.list.as_slice()).unwrap_or_default();
+        let newest = newest(&cluster, of);
+        let issues = newest.into_iter().flat_map(|pod| pod.issues.list.iter().map(move |issue| (pod, issue)));
         let mut pods: Vec<String> = living(&cluster, of).map(|pod| pod.name.name.clone()).collect();
         pods.sort_unstable();
         Ok(WorkloadDetail {
             containers: groups.into_values().collect(),
-            configuration: issues.iter().map(|issue| issue_item(&of.workload, issue)).collect(),
+            configuration: issues.map(|(pod, issue)| issue_item(&fleet, pod, issue)).collect(),
             pods,
             workload: item,
         })
@@ -229,16 +230,17 @@ impl Aggregator {
                 && wanted.is(&cluster, of)
         });
         let in_view = seen.filter_map(|of| Some((of, newest(&cluster, of).filter(|pod| pod.excluded.is_none())?)));
-        let all = in_view.flat_map(|(of, pod)| pod.issues.list.iter().enumerate().map(move |issue| (of, issue)));
-        let all = all.filter(|(_, (_, issue))| {
+        let all = in_view.flat_map(|(of, pod)| pod.issues.list.iter().enumerate().map(move |issue| (of, pod, issue)));
+        let all = all.filter(|(_, _, (_, issue))| {
             is(list, "rule", issue.rule.id) && level.is_none_or(|level| level == issue.rule.level)
         });
-        let keyed = all.map(|(of, (number, issue))| {
+        let keyed = all.map(|(of, pod, (number, issue))| {
             let Workload { namespace, kind, name, uid, .. } = &*of.workload;
             let key = ([namespace, kind, name, uid].map(Clone::clone), number);
-            (key, (of, issue))
+            (key, (pod, issue))
         });
-        Ok(page(&ISSUES, list, keyed)?.map(|(of, issue)| issue_item(&of.workload, issue)))
+        let fleet = self.picture();
+        Ok(page(&ISSUES, list, keyed)?.map(|(pod, issue)| issue_item(&fleet, pod, issue)))
     }
 }
 
@@ -317,8 +319,25 @@ const fn level_word(level: Level) -> &'static str {
     }
 }
 
-fn issue_item(workload: &Workload, issue: &Issue) -> IssueItem {
+/// Returns what is known of the image of the container that the path of an issue names: `spec.containers[0] (NAME).…`.
+fn details_at<'a>(fleet: &'a Picture, pod: &Pod, path: &str) -> Option<&'a ImageDetails> {
+    let (_, rest) = path.split_once(" (")?;
+    let (name, _) = rest.split_once(").")?;
+    let container = pod.containers.iter().find(|container| &*container.name == name)?;
+    fleet.stack(fleet.container(pod.node.as_deref()?, container.id.as_ref()?)?.stack.as_ref()?)?.details()
+}
+
+fn issue_item(fleet: &Picture, pod: &Pod, issue: &Issue) -> IssueItem {
+    let workload = &pod.workload;
     let Issue { rule, path, found } = issue;
+    let mut found = found.clone();
+    if rule.id == NON_ROOT
+        && let Some(details) = details_at(fleet, pod, path)
+    {
+        let user = if details.is_root() { "runs as root" } else { "names another user" };
+        let name = if details.user.is_empty() { String::new() } else { format!(": {}", details.user) };
+        found = format!("{found}; the image {user}{name}");
+    }
     IssueItem {
         namespace: workload.namespace.clone(),
         workload: named(workload),
@@ -326,7 +345,7 @@ fn issue_item(workload: &Workload, issue: &Issue) -> IssueItem {
         level: level_word(rule.level).to_owned(),
         title: rule.title.to_owned(),
         path: path.clone(),
-        found: found.clone(),
+        found,
         why: rule.why.to_owned(),
         fix: rule.fix.to_owned(),
     }

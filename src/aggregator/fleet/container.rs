@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use outcrop_proto::wire::Seen;
-use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, Pod, Runtime, Storage};
+use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, ImageDetails, Pod, Runtime, Storage};
 
 use super::Now;
 use crate::cluster::{Place, Workload};
@@ -141,13 +141,14 @@ pub(in crate::aggregator) enum Placed {
 
 /// Returns the maximum memory for a container, if it shares no layer with other containers.
 pub(super) fn weight_of(seen: &Seen) -> usize {
-    let Seen { key, name, pod, image, storage: _, stack, refused, steps } = seen;
+    let Seen { key, name, pod, image, storage: _, stack, refused, steps, details } = seen;
     let pod = pod.as_ref().map_or(0, |pod| pod.namespace.len() + pod.name.len() + pod.uid.len());
     let texts = key.namespace.len() + key.id.len() + name.len() + image.len() + pod;
     let reason = refused.as_ref().map_or(0, |refused| refused.reason.len().min(MAX_REASON));
     let layers = stack.as_ref().map_or(0, |(_, layers)| layers.len());
     let steps: usize = steps.iter().map(|step| step.keyword.len() + step.text.len()).sum();
-    CONTAINER_WEIGHT + texts + reason + layers * LAYER_WEIGHT + steps
+    let details = details.as_ref().map_or(0, ImageDetails::weight);
+    CONTAINER_WEIGHT + texts + reason + layers * LAYER_WEIGHT + steps + details
 }
 
 /// Shortens the reason to the maximum size.

@@ -391,7 +391,7 @@ impl Fleet {
         let since = before.map_or(now.unix, |before| before.since);
         let is_new = before.is_none();
         if let Some((digest, layers)) = stack {
-            self.add_stack(digest, layers, seen.steps, now);
+            self.add_stack(digest, layers, seen.steps, seen.details, now);
         }
         if !is_new {
             self.remove_container(name, &key, now);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outcrop_proto::identity::is_proved;
-use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Step};
+use outcrop_proto::{Coverage, CoverageState, Digest, ImageDetails, LayerId, Step};
 
 use super::checks::Checks;
 use super::layers::Layer;
@@ -39,6 +39,8 @@ pub(in crate::aggregator) struct Stack {
     pub(super) layers: Arc<[LayerId]>,
     /// The build steps that created the layers.
     steps: Vec<Step>,
+    /// What the image tells people. Of several images with the same layers, the one that was reported first.
+    details: Option<Arc<ImageDetails>>,
     pub(super) progress: Progress,
     /// The checks by nodes so far.
     pub(super) checks: Checks,
@@ -66,6 +68,7 @@ impl Stack {
         Self {
             layers,
             steps,
+            details: None,
             progress: Progress::Idle,
             checks: Checks::default(),
             summary: summary.map(Arc::new),
@@ -94,6 +97,11 @@ impl Stack {
     /// Returns the build steps that created the layers, one per layer; empty if they are not known.
     pub(in crate::aggregator) fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// Returns what the image tells people, if it is known.
+    pub(in crate::aggregator) fn details(&self) -> Option<&ImageDetails> {
+        self.details.as_deref()
     }
 
     /// Returns the stack's summary in the store.
@@ -157,12 +165,22 @@ impl Stack {
 
 impl Fleet {
     /// Adds the stack of a container, if it is new.
-    pub(super) fn add_stack(&mut self, digest: Digest, layers: Vec<LayerId>, steps: Vec<Step>, now: Now) {
+    pub(super) fn add_stack(
+        &mut self,
+        digest: Digest,
+        layers: Vec<LayerId>,
+        steps: Vec<Step>,
+        details: Option<ImageDetails>,
+        now: Now,
+    ) {
         self.prove(digest, &layers);
         let new = || Stack::new(layers.into(), Vec::new(), None, now.instant);
         let stack = self.picture.stacks.entry(digest, new);
         if stack.steps.is_empty() && steps.len() == stack.layers.len() {
             stack.steps = steps;
+        }
+        if stack.details.is_none() {
+            stack.details = details.map(Arc::new);
         }
         if stack.containers() == 0 {
             stack.since = now.instant;
@@ -178,6 +196,7 @@ impl Fleet {
         let Some(stack) = self.picture.stacks.get_mut(&digest) else { return };
         let (before, containers) = (std::mem::replace(&mut stack.layers, layers.into()), stack.containers());
         stack.steps.clear();
+        stack.details = None;
         stack.forget();
         if containers > 0 {
             for id in before.iter() {

@@ -36,6 +36,7 @@ fn container(name: &str, layers: &[&str]) -> Seen {
         stack: Some((stack(layers), layers.iter().map(|name| id(name)).collect())),
         refused: None,
         steps: Vec::new(),
+        details: None,
     }
 }
 

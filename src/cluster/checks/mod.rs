@@ -10,7 +10,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use pod::PodSpec;
-pub use rules::RULES;
+pub use rules::{NON_ROOT, RULES};
 
 /// Maximum number of issues per pod, because any user can write a pod.
 pub const MAX_ISSUES: usize = 256;

@@ -7,6 +7,9 @@ use super::controls::{
 };
 use super::{Level, Rule};
 
+/// The ID of the rule about running as root.
+pub const NON_ROOT: &str = "run-as-non-root";
+
 /// Every rule: those of the Pod Security Standards at 1.34, then the recommended ones.
 pub static RULES: &[Rule] = &[
     Rule {
@@ -164,7 +167,7 @@ pub static RULES: &[Rule] = &[
         check: escalation,
     },
     Rule {
-        id: "run-as-non-root",
+        id: NON_ROOT,
         title: "May run as root",
         why: "Root in the container is one flaw away from root on the node.",
         fix: "Set runAsNonRoot to true.",

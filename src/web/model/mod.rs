@@ -318,6 +318,14 @@ pub struct ImageItem {
     pub names: Vec<String>,
     /// Images that kubelets resolved these names to, usually `NAME@DIGEST`.
     pub ids: Vec<String>,
+    /// Time of the build, if its configuration is known and has it.
+    pub created: Option<String>,
+    /// Operating system, architecture and variant, such as `linux/arm64/v8`.
+    pub platform: Option<String>,
+    /// The user that runs the image's processes unless a pod says otherwise; `root` where the image names none.
+    pub user: Option<String>,
+    /// Labels that tell where it comes from: `org.opencontainers.image.` with `source`, `revision`, `version`, `vendor` and `base.name`.
+    pub labels: BTreeMap<String, String>,
     /// Its coverage.
     pub coverage: Coverage,
     /// Name of the distribution.
@@ -386,6 +394,8 @@ pub struct FindingItem {
     pub score: Option<f64>,
     /// Layer that introduced the package.
     pub layer: Option<String>,
+    /// Where the image's source code is, by its label `org.opencontainers.image.source`.
+    pub source: Option<String>,
     /// One line about the vulnerability.
     pub summary: String,
     /// When the subject first had the finding; new images, recreated containers and new databases do not reset it.

@@ -13,8 +13,7 @@ use super::world::World;
 /// The containers in a state, by their image.
 fn images(service: &Service, state: &str) -> Vec<String> {
     let items = service.all(&format!("/api/v1/containers?coverage={state}"));
-    let mut images: Vec<String> =
-        items.iter().map(|item| item["container"]["image"].as_str().unwrap().to_owned()).collect();
+    let mut images: Vec<String> = items.iter().map(|item| item["image"].as_str().unwrap().to_owned()).collect();
     images.sort();
     images.dedup();
     images

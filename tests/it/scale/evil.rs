@@ -149,6 +149,7 @@ fn excluded(id: String) -> v1::Container {
         stack: None,
         refused: Some(Coverage::unsupported("none")),
         steps: Vec::new(),
+        details: None,
     };
     (&seen).into()
 }

@@ -191,6 +191,7 @@ pub(crate) fn seen(world: &World, id: &str, image: usize) -> v1::Container {
         stack: Some((image.stack, image.ids.clone())),
         refused: None,
         steps: Vec::new(),
+        details: None,
     };
     (&seen).into()
 }

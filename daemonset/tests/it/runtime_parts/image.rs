@@ -91,10 +91,11 @@ pub(crate) fn build_with(dir: &Path, name: &str, layers: &[Layer<'_>]) -> Image 
     let empty = json!({ "created_by": "/bin/sh -c #(nop)  ENV PASSWORD=hunter2", "empty_layer": true });
     let history: Vec<_> = std::iter::once(empty).chain((0..layers.len()).map(step)).collect();
     let config = json!({
-        "architecture": architecture(), "os": "linux",
+        "architecture": architecture(), "os": "linux", "created": "2026-01-02T03:04:05Z",
         // Labels that would make it a sandbox of kube-system if labels were believed; a secret that must not come along.
         "config": { "Cmd": ["/pause"], "Env": ["PASSWORD=hunter2"],
-            "Labels": { "io.cri-containerd.kind": "sandbox", "io.kubernetes.pod.namespace": "kube-system" } },
+            "Labels": { "io.cri-containerd.kind": "sandbox", "io.kubernetes.pod.namespace": "kube-system",
+                "org.opencontainers.image.source": "https://hunter2@git.example/app" } },
         "rootfs": { "type": "layers", "diff_ids": diff_ids }, "history": history,
     });
     let config = with_type(blob(config.to_string().as_bytes()), "application/vnd.oci.image.config.v1+json");
