@@ -138,7 +138,7 @@ impl Authorizer for Rbac {
                 "nodes" if !permission.is_read() => Right::ManageNodes,
                 _ => Right::Read,
             };
-            Ok(Caller { name: who.name.clone(), scope, rights: [right].into() })
+            Ok(Caller::new(&who.name, &key(&who).0, scope, [right].into()))
         })
     }
 

@@ -26,6 +26,12 @@ impl Right {
     /// Every right.
     pub const ALL: [Self; 3] = [Self::Read, Self::PushDatabase, Self::ManageNodes];
 
+    /// Returns whether the right concerns all of the cluster. A caller who may read some namespaces only cannot use it: its effect and its response would
+    /// reveal what is in the others.
+    pub fn is_cluster_wide(self) -> bool {
+        matches!(self, Self::PushDatabase | Self::ManageNodes)
+    }
+
     /// Returns the name of the right in token files and flags.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -49,10 +55,19 @@ impl FromStr for Right {
 pub struct Caller {
     /// Name.
     pub name: String,
+    /// Digest of what identifies the caller: the token, or the user of Kubernetes. Cursors are bound to it.
+    pub identity: Digest,
     /// The containers that the caller may read.
     pub scope: Scope,
     /// Rights.
     pub rights: BTreeSet<Right>,
+}
+
+impl Caller {
+    /// Creates a caller. `identity` is what distinguishes it from all others.
+    pub fn new(name: &str, identity: &[u8], scope: Scope, rights: BTreeSet<Right>) -> Self {
+        Self { name: name.to_owned(), identity: Digest::of(identity), scope, rights }
+    }
 }
 
 /// The permission that a request needs, in the terms of Kubernetes RBAC.
@@ -127,7 +142,7 @@ pub struct Loopback;
 
 impl Authorizer for Loopback {
     fn authorize<'a>(&'a self, _: Option<&'a str>, _: Permission) -> Admission<'a> {
-        let caller = Caller { name: "loopback".to_owned(), scope: Scope::All, rights: Right::ALL.into() };
+        let caller = Caller::new("loopback", b"loopback", Scope::All, Right::ALL.into());
         Box::pin(async { Ok(caller) })
     }
 }
@@ -163,6 +178,9 @@ pub enum AccessError {
     /// The token has no rights.
     #[error("the token has no rights; pass --rights with read, push-database or manage-nodes")]
     Nothing,
+    /// The right concerns all of the cluster, and the token only some namespaces.
+    #[error("the right {} is cluster-wide, and --namespaces limits the token: omit one of them, or create two tokens", .0.as_str())]
+    ClusterWide(Right),
 }
 
 /// A token file with one user per line: `NAME RIGHT[,RIGHT] sha256:HASH [NAMESPACE,...]`. A user without namespaces may read all of them. The
@@ -204,9 +222,9 @@ fn read(path: &Path) -> Result<HashMap<Digest, Caller>, AccessError> {
 
 fn parse(line: &str) -> Option<(Digest, Caller)> {
     let mut words = line.split_whitespace();
-    let name = words.next().filter(|name| is_name(name))?.to_owned();
+    let name = words.next().filter(|name| is_name(name))?;
     let rights = words.next()?.split(',').map(Right::from_str).collect::<Result<_, _>>().ok()?;
-    let hash = words.next()?.parse().ok()?;
+    let hash: Digest = words.next()?.parse().ok()?;
     let scope = match words.next() {
         None => Scope::All,
         Some(names) if names.split(',').all(is_name) => {
@@ -214,13 +232,13 @@ fn parse(line: &str) -> Option<(Digest, Caller)> {
         }
         Some(_) => return None,
     };
-    words.next().is_none().then_some((hash, Caller { name, scope, rights }))
+    words.next().is_none().then(|| (hash, Caller::new(name, &hash.0, scope, rights)))
 }
 
 /// Creates a token for a user of the API, appends the user with the token's hash to the file, and returns the token, which is not stored.
 ///
 /// # Errors
-/// When a name is invalid, `rights` is empty, or the file cannot be written.
+/// When a name is invalid, `rights` is empty or contains a cluster-wide right for a token with namespaces, or the file cannot be written.
 pub fn make_api_token(path: &Path, name: &str, rights: &[Right], namespaces: &[String]) -> Result<String, AccessError> {
     for name in namespaces.iter().map(String::as_str).chain([name]) {
         if !is_name(name) {
@@ -229,6 +247,9 @@ pub fn make_api_token(path: &Path, name: &str, rights: &[Right], namespaces: &[S
     }
     if rights.is_empty() {
         return Err(AccessError::Nothing);
+    }
+    if let Some(right) = rights.iter().find(|right| right.is_cluster_wide() && !namespaces.is_empty()) {
+        return Err(AccessError::ClusterWide(*right));
     }
     let rights: Vec<&str> = rights.iter().map(|right| right.as_str()).collect();
     let line = |hash| format!("{name} {} {hash} {}", rights.join(","), namespaces.join(",")).trim_end().to_owned();
@@ -303,6 +324,8 @@ mod tests {
             ("two words", &[Right::Read][..], vec![]),
             ("ann", &[], vec![]),
             ("ann", &[Right::Read], vec!["a b".to_owned()]),
+            ("ann", &[Right::Read, Right::PushDatabase], vec!["shop".to_owned()]),
+            ("ann", &[Right::ManageNodes], vec!["shop".to_owned()]),
         ] {
             assert!(make_api_token(&path, name, rights, &namespaces).is_err());
         }

@@ -19,6 +19,7 @@ use tokio_stream::StreamExt as _;
 
 use super::Api;
 use super::access::{Caller, Permission, Right};
+use super::cursor::Binding;
 use super::list::{CONTAINERS, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, WHO_HAS, WORKLOADS};
 use super::model::{
     AdvisoryItem, ContainerItem, FindingItem, HasPage, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, Pushed,
@@ -58,8 +59,12 @@ macro_rules! list {
                    headers: HeaderMap,
                    uri: Uri|
                    -> Answer {
-                let (list, _) = query::list(&$resource, &uri, &[])?;
-                answer(&caller, &headers, &api.source.$method(&caller.scope, &list).await?)
+                let (mut list, _) = query::list(&$resource, &uri, &[])?;
+                let binding = Binding::new(&caller, &$resource, &list, "")?;
+                api.cursors.open(&binding, &mut list.cursor)?;
+                let mut page = api.source.$method(&caller.scope, &list).await?;
+                api.cursors.seal(&binding, &mut page.next)?;
+                answer(&caller, &headers, &page)
             },
         )
     };
@@ -258,14 +263,18 @@ async fn advisory(
 }
 
 async fn who_has(State(api): State<Api>, Extension(caller): Extension<Caller>, headers: HeaderMap, uri: Uri) -> Answer {
-    let (list, mut parameters) = query::list(&WHO_HAS, &uri, &["q"])?;
+    let (mut list, mut parameters) = query::list(&WHO_HAS, &uri, &["q"])?;
     let question = parameters.take("q").filter(|question| !question.trim().is_empty());
     let question = question.ok_or_else(|| {
         Problem::bad_request(
             "the parameter q is missing: expected a package (log4j-core), a range of its versions (lodash<4.17.21), a package URL (pkg:npm/lodash@^4) or a vulnerability (CVE-2021-44228)",
         )
     })?;
-    answer(&caller, &headers, &api.source.who_has(&caller.scope, &question, &list).await?)
+    let binding = Binding::new(&caller, &WHO_HAS, &list, &question)?;
+    api.cursors.open(&binding, &mut list.cursor)?;
+    let mut page = api.source.who_has(&caller.scope, &question, &list).await?;
+    api.cursors.seal(&binding, &mut page.next)?;
+    answer(&caller, &headers, &page)
 }
 
 async fn push_database(

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::access::{Caller, Denied, Right};
 use super::problem::Problem;
 use super::routes::Route;
+use super::source::Scope;
 use super::{Api, page};
 
 /// Maximum time of a read request.
@@ -193,12 +194,18 @@ fn bearer(headers: &HeaderMap, method: &Method) -> Option<String> {
 }
 
 impl Caller {
-    /// Returns an error if the caller does not have the right.
+    /// Returns an error if the caller does not have the right, or has it for some namespaces and it is cluster-wide.
     pub(super) fn require(&self, right: Right) -> Result<(), Problem> {
-        if self.rights.contains(&right) {
+        let (name, word) = (&self.name, right.as_str());
+        let detail = if !self.rights.contains(&right) {
+            format!("{name} does not have the right {word}")
+        } else if right.is_cluster_wide() && self.scope != Scope::All {
+            format!(
+                "{name} is limited to namespaces, and the right {word} is cluster-wide; use a token without namespaces"
+            )
+        } else {
             return Ok(());
-        }
-        let detail = format!("{} does not have the right {}", self.name, right.as_str());
+        };
         Err(Problem::new(StatusCode::FORBIDDEN, detail))
     }
 }

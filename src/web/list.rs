@@ -4,11 +4,11 @@
 //! therefore neither repeat nor hide an item that exists all the time.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::ser::Formatter;
 
 use super::model::Page;
 use super::source::{Failure, List};
@@ -21,9 +21,6 @@ pub const DEFAULT_LIMIT: usize = 100;
 
 /// Maximum size of a cursor, in bytes. A key contains identities and names; longer ones are an error.
 const MAX_CURSOR: usize = 8 << 10;
-
-/// Version of the cursor's format. Cursors of other versions are refused.
-const VERSION: u8 = 1;
 
 /// A resource that the API lists. The API, its OpenAPI document and the command line use the same table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,26 +211,41 @@ impl<T> Page<T> {
     }
 }
 
-/// The end of a page. Opaque to the caller: JSON in base64url. It contains nothing that the caller may not read.
+/// The end of a page, as JSON. It may contain row ids; [`Cursors`](super::cursor::Cursors) seals it before a caller gets it.
 #[derive(Debug, Serialize, Deserialize)]
 struct Cursor<K> {
-    version: u8,
     resource: String,
     sort: Option<String>,
     descending: bool,
     key: K,
 }
 
+/// Writes JSON in which every integer has the same width, so that the length of a sealed cursor does not depend on row ids.
+struct FixedWidth;
+
+impl Formatter for FixedWidth {
+    fn write_i64<W: ?Sized + Write>(&mut self, writer: &mut W, value: i64) -> io::Result<()> {
+        write!(writer, "{value:20}")
+    }
+
+    fn write_u64<W: ?Sized + Write>(&mut self, writer: &mut W, value: u64) -> io::Result<()> {
+        write!(writer, "{value:20}")
+    }
+
+    fn write_u32<W: ?Sized + Write>(&mut self, writer: &mut W, value: u32) -> io::Result<()> {
+        self.write_u64(writer, value.into())
+    }
+}
+
 fn encode<K: Serialize>(resource: &Resource, list: &List, key: &K) -> Result<String, Failure> {
-    let cursor = Cursor {
-        version: VERSION,
-        resource: resource.name.to_owned(),
-        sort: list.sort.clone(),
-        descending: list.descending,
-        key,
-    };
-    let json = serde_json::to_vec(&cursor).map_err(|error| Failure::Store(format!("encoding a cursor: {error}")))?;
-    let text = URL_SAFE_NO_PAD.encode(json);
+    let cursor =
+        Cursor { resource: resource.name.to_owned(), sort: list.sort.clone(), descending: list.descending, key };
+    let mut json = Vec::new();
+    let encoded = cursor.serialize(&mut serde_json::Serializer::with_formatter(&mut json, FixedWidth));
+    let text = encoded
+        .map_err(|error| error.to_string())
+        .and_then(|()| String::from_utf8(json).map_err(|error| error.to_string()));
+    let text = text.map_err(|error| Failure::Store(format!("encoding a cursor: {error}")))?;
     if text.len() > MAX_CURSOR {
         return Err(Failure::Store("a key is too long for a cursor; use filters to narrow the list".to_owned()));
     }
@@ -254,12 +266,8 @@ pub fn after<K: DeserializeOwned>(resource: &Resource, list: &List) -> Result<Op
     if text.len() > MAX_CURSOR {
         return Err(wrong());
     }
-    let json = URL_SAFE_NO_PAD.decode(text).map_err(|_| wrong())?;
-    let cursor: Cursor<K> = serde_json::from_slice(&json).map_err(|_| wrong())?;
-    let same = cursor.version == VERSION
-        && cursor.resource == resource.name
-        && cursor.sort == list.sort
-        && cursor.descending == list.descending;
+    let cursor: Cursor<K> = serde_json::from_str(text).map_err(|_| wrong())?;
+    let same = cursor.resource == resource.name && cursor.sort == list.sort && cursor.descending == list.descending;
     if same { Ok(Some(cursor.key)) } else { Err(wrong()) }
 }
 

@@ -6,6 +6,7 @@
 
 mod access;
 mod api;
+mod cursor;
 mod escape;
 mod guard;
 mod health;
@@ -53,6 +54,7 @@ pub use serve::{serve, serve_probes};
 pub use source::{Failure, Future, List, Scope, Source};
 
 use crate::metrics::Metrics;
+use cursor::Cursors;
 use routes::{Document, Endpoint, router};
 use throttle::Throttle;
 
@@ -89,6 +91,8 @@ struct Api {
     read_permits: Arc<Semaphore>,
     /// Allows one push at a time.
     push: Arc<Semaphore>,
+    /// Seals the cursors of lists.
+    cursors: Arc<Cursors>,
     document: Document,
     rejections: Arc<Throttle>,
     /// Bounds the audit of requests that changed nothing.
@@ -103,6 +107,7 @@ pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: 
         config: Arc::new(config),
         read_permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
         push: Arc::new(Semaphore::new(1)),
+        cursors: Arc::new(Cursors::new()),
         document: Document::default(),
         rejections: Arc::new(Throttle::new(1)),
         audits: Arc::new(Throttle::new(AUDITS)),

@@ -94,7 +94,7 @@ fn list_parameters(resource: &Resource, more: Vec<Parameter>) -> Vec<Parameter> 
         .default(Some(DEFAULT_LIMIT.into()))
         .build();
     parameters.push(parameter("limit", ParameterIn::Query, false, "maximum number of items in the page", limit));
-    let about = "the value of the field `continue` of the previous page, requested with the same sort";
+    let about = "the value of the field `continue` of the previous page, requested by the same caller with the same filters and sort";
     parameters.push(parameter("continue", ParameterIn::Query, false, about, text()));
     parameters
 }

@@ -92,6 +92,73 @@ fn a_caller_does_what_its_rights_say_and_sees_its_namespaces() {
 }
 
 #[test]
+fn a_token_for_some_namespaces_changes_nothing_cluster_wide_whatever_its_rights_are() {
+    let fake = Fake::new(2, 4);
+    let (pushed, audited) = (Arc::clone(&fake.pushed), Arc::clone(&fake.audited));
+    let server = Server::with_tokens(fake);
+    let tokens = server.at("tokens").display().to_string();
+    let made = server.outcrop(&[
+        "token",
+        "new",
+        "--api",
+        "shop",
+        "--rights",
+        "read,manage-nodes",
+        "--namespaces",
+        "shop",
+        "--tokens",
+        &tokens,
+    ]);
+    let told = String::from_utf8(made.stderr).unwrap();
+    assert!(made.status.code() == Some(1) && told.contains("the right manage-nodes is cluster-wide"), "{told}");
+    // A line that was written by hand.
+    let shop = token(&server, "shop", "read,push-database,manage-nodes", "");
+    let line = fs::read_to_string(&tokens).unwrap();
+    fs::write(&tokens, format!("{} shop\n", line.trim_end())).unwrap();
+    let bearer = format!("Bearer {shop}");
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+    for target in ["/api/v1/database", "/api/v1/nodes/node-1/distrust", "/api/v1/nodes/nobody/trust"] {
+        let answer = server.ask("POST", target, &headers, b"fresh");
+        assert_eq!(answer.status, 403, "{target}: {answer:?}");
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.starts_with("shop is limited to namespaces, and the right "), "{target}: {detail}");
+        assert!(detail.contains(" is cluster-wide") && !detail.contains(|of: char| of.is_ascii_digit()), "{detail}");
+    }
+    assert!(pushed.lock().unwrap().is_empty());
+    assert_eq!(audited.lock().unwrap().len(), 3);
+    assert_eq!(server.ask("GET", "/api/v1/status", &headers, b"").status, 200, "the right to read is in effect");
+}
+
+#[test]
+fn a_cursor_is_opaque_and_of_use_to_its_caller_only() {
+    let server = Server::with_tokens(Fake::new(2, 10));
+    let [shop, bank] = ["shop", "bank"].map(|name| token(&server, name, "read", name));
+    let get = |token: &str, target: &str| {
+        let bearer = format!("Bearer {token}");
+        server.ask("GET", target, &[("Authorization", bearer.as_str())], b"")
+    };
+    for (list, other) in
+        [("containers?limit=2", "findings?limit=2"), ("who-has?q=bash&limit=2", "who-has?q=sh&limit=2")]
+    {
+        let [list, other] = [list, other].map(|list| format!("/api/v1/{list}"));
+        let next = get(&shop, &list).json()["continue"].as_str().unwrap().to_owned();
+        assert_eq!(get(&shop, &list).json()["continue"], next.as_str(), "the ETag of a page does not change");
+        let target = format!("{list}&continue={next}");
+        assert_eq!(get(&shop, &target).status, 200);
+        for refused in [
+            get(&bank, &target),
+            get(&shop, &format!("{other}&continue={next}")),
+            get(&shop, &format!("{target}A")),
+            get(&shop, &format!("{list}&continue={}", &next[..next.len() - 4])),
+        ] {
+            assert_eq!(refused.status, 400, "{refused:?}");
+            assert!(refused.body.contains("does not belong to this caller"), "{refused:?}");
+        }
+    }
+    assert_eq!(get(&shop, "/api/v1/containers?limit=2&node=node-1&continue=eyJ9").status, 400);
+}
+
+#[test]
 fn a_caller_who_tries_to_change_something_and_cannot_is_audited() {
     let fake = Fake::new(2, 2);
     let audited = Arc::clone(&fake.audited);
