@@ -30,10 +30,10 @@ pub use error::{ErrorKind, StoreError};
 pub use health::{HealthState, Outage, StoreHealth};
 pub use outbox::{AuditOutcome, Condition, FindingEvent, IssueEvent, OUTBOX_VERSION, OutboxEvent, OutboxId, OutboxRow};
 pub use row::{
-    Counts, DayCount, EndedRun, FindingRow, FindingsFilter, FindingsOrder, HasRow, InventoryRow, Layer, LayerRow,
-    MergedPackage, MergedStack, PackageRef, PackageRow, PackageSetFindings, PackageSetId, PackagesFilter,
-    PackagesOrder, RematchRow, Retention, Run, Seen, SeenFinding, StackId, SubjectKey, Summary, Verdict, VerdictId,
-    VulnerabilityRow, WorkloadKey, inputs,
+    Counts, DayCount, EndedRun, FindingName, FindingRow, FindingsFilter, FindingsOrder, FixedRow, HasRow, InventoryRow,
+    Layer, LayerRow, MergedPackage, MergedStack, PackageRef, PackageRow, PackageSetFindings, PackageSetId,
+    PackagesFilter, PackagesOrder, RematchRow, Retention, Run, Seen, SeenFinding, StackId, SubjectKey, Summary,
+    Verdict, VerdictId, VulnerabilityRow, WorkloadKey, inputs,
 };
 pub use sqlite::{Sqlite, adopt, back_up, needs_migration};
 pub use volume::{NoRoom, Space, VolumeError, check_local, check_room, check_writable, free, is_own_entry};
@@ -140,8 +140,23 @@ pub trait History {
     async fn record_runs(&self, begun: &[Run], ended: &[Run]) -> Result<(), StoreError>;
     /// Returns runs that have not ended.
     async fn open_runs(&self) -> Result<Vec<Run>, StoreError>;
-    /// Returns all runs of these subjects, oldest first, with the findings of these vulnerabilities, or all, in the package sets.
-    async fn seen(&self, subjects: &[SubjectKey], vulnerabilities: Option<&[String]>) -> Result<Vec<Seen>, StoreError>;
+    /// Passes all runs of these subjects to `each`, by subject and oldest first, with the findings of these vulnerabilities, or all, in the package
+    /// sets. There is one call for each finding of a run, or one without a finding.
+    async fn seen(
+        &self,
+        subjects: &[SubjectKey],
+        vulnerabilities: Option<&[String]>,
+        each: &mut (dyn FnMut(Seen) + Send),
+    ) -> Result<(), StoreError>;
+    /// Returns findings that a subject had and does not have `now`, by name, behind `after`. A finding that another version of the package has is not
+    /// fixed.
+    async fn fixed(
+        &self,
+        subject: &SubjectKey,
+        after: Option<&FindingName>,
+        now: i64,
+        limit: usize,
+    ) -> Result<Vec<FixedRow>, StoreError>;
     /// Removes what is older than `retention` and what nothing refers to. `present` are stacks that a node has now.
     async fn tidy(&self, retention: &Retention, present: &[StackId]) -> Result<(), StoreError>;
     /// Stores the counts of one day, and replaces those that were stored before.

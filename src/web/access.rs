@@ -68,6 +68,15 @@ impl Caller {
     pub fn new(name: &str, identity: &[u8], scope: Scope, rights: BTreeSet<Right>) -> Self {
         Self { name: name.to_owned(), identity: Digest::of(identity), scope, rights }
     }
+
+    /// Returns what the caller's requests are counted by: its name, or the namespace of a Kubernetes service account, in which a tenant can create many.
+    pub fn share(&self) -> Digest {
+        const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
+        let account = self.name.strip_prefix(SERVICE_ACCOUNT).and_then(|account| account.split_once(':'));
+        let share =
+            account.map_or(self.name.as_str(), |(namespace, _)| &self.name[..SERVICE_ACCOUNT.len() + namespace.len()]);
+        Digest::of(share.as_bytes())
+    }
 }
 
 /// The permission that a request needs, in the terms of Kubernetes RBAC.
@@ -288,6 +297,19 @@ mod tests {
         assert_eq!(problems.list()[0].subject, path.display().to_string());
         std::fs::write(&path, text).unwrap();
         assert!(file.caller(&admin).is_some() && problems.list().is_empty());
+    }
+
+    #[test]
+    fn service_accounts_of_a_namespace_share_their_turns_and_nobody_else_does() {
+        let share = |name: &str| Caller::new(name, b"", Scope::All, [].into()).share();
+        let account = share("system:serviceaccount:shop:a");
+        assert_eq!(account, share("system:serviceaccount:shop:b"));
+        for other in
+            ["system:serviceaccount:bank:a", "system:serviceaccount:shopping:a", "shop", "system:serviceaccount:"]
+        {
+            assert_ne!(account, share(other), "{other}");
+        }
+        assert_ne!(share("ann"), share("bob"));
     }
 
     #[test]

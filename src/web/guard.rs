@@ -17,13 +17,13 @@ use super::access::{Caller, Denied, Right};
 use super::problem::Problem;
 use super::routes::Route;
 use super::source::Scope;
-use super::{Api, page};
+use super::{Api, page, unsent};
 
 /// Maximum time of a read request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Maximum time that a read request waits for a permit of [`Api::read_permits`].
-const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time that a read request waits for its turn.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Content types that are allowed for `POST`. A web page of another origin cannot send them without a CORS preflight request, which no
 /// endpoint answers ([Fetch, CORS-safelisted request-header](https://fetch.spec.whatwg.org/#cors-safelisted-request-header)).
@@ -210,17 +210,24 @@ impl Caller {
     }
 }
 
-/// Limits the number of concurrent read requests and their time. Requests that change something have limits of their own.
+/// Runs read requests when it is their turn, and limits their time. Requests that change something have limits of their own.
 pub(super) async fn limit(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let unavailable = |detail: &str| Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();
+    let refuse = |status: StatusCode, detail: &str| Problem::new(status, detail).into_response();
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
-    let Ok(Ok(_permit)) = tokio::time::timeout(QUEUE_TIMEOUT, api.read_permits.acquire()).await else {
-        return unavailable("too many concurrent requests; retry later");
+    let Some(share) = request.extensions().get::<Caller>().map(Caller::share) else {
+        return Problem::defect().into_response();
+    };
+    let Ok(turn) = api.turns.request(share) else {
+        return refuse(StatusCode::TOO_MANY_REQUESTS, "this caller has too many concurrent requests; retry later");
+    };
+    // If the client goes away, this future is dropped: with it the place in the queue, or the turn and the work.
+    let Ok(Ok(turn)) = tokio::time::timeout(QUEUE_TIMEOUT, turn).await else {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many concurrent requests; retry later");
     };
     match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => unavailable("the request timed out; use filters or a smaller limit"),
+        Ok(response) => unsent::send(response, turn).await,
+        Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the request timed out; use filters or a smaller limit"),
     }
 }

@@ -23,6 +23,8 @@ mod routes;
 mod serve;
 mod source;
 mod throttle;
+mod turns;
+mod unsent;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,9 +59,7 @@ use crate::metrics::Metrics;
 use cursor::Cursors;
 use routes::{Document, Endpoint, router};
 use throttle::Throttle;
-
-/// Maximum number of concurrent read requests.
-const MAX_CONCURRENT: usize = 64;
+use turns::{MAX_RUNNING, MAX_RUNNING_EACH, Turns};
 
 /// Maximum number of refused requests that are audited within ten seconds: anyone with a token can cause them.
 const AUDITS: u64 = 100;
@@ -87,8 +87,8 @@ struct Api {
     source: Arc<dyn Source>,
     authorizer: Arc<dyn Authorizer>,
     config: Arc<Config>,
-    /// Limits concurrent read requests.
-    read_permits: Arc<Semaphore>,
+    /// Turns of read requests.
+    turns: Arc<Turns>,
     /// Allows one push at a time.
     push: Arc<Semaphore>,
     /// Seals the cursors of lists.
@@ -105,7 +105,7 @@ pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: 
         source,
         authorizer,
         config: Arc::new(config),
-        read_permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
+        turns: Turns::new(MAX_RUNNING, MAX_RUNNING_EACH),
         push: Arc::new(Semaphore::new(1)),
         cursors: Arc::new(Cursors::new()),
         document: Document::default(),

@@ -152,7 +152,8 @@ impl Schemas {
         let known = "ETag of a response that the caller already has";
         let known = parameter("If-None-Match", ParameterIn::Header, false, known, text());
         let parameters = parameters.into_iter().chain([known]);
-        let mut operation = self.operation(answer, summary, errors).parameters(Some(parameters)).build();
+        let errors = [errors, &[StatusCode::TOO_MANY_REQUESTS]].concat();
+        let mut operation = self.operation(answer, summary, &errors).parameters(Some(parameters)).build();
         let etag = || {
             HeaderBuilder::new()
                 .schema(Some(RefOr::T(text())))

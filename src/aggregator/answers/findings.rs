@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use outcrop_proto::{FindingStatus, Severity};
 
-use super::history::{Fixed, fixed};
+use super::history::Had;
 use super::{Chosen, container_ref, time, word};
 use crate::aggregator::fleet::{Container, Key, subject};
 use crate::aggregator::{Aggregator, now};
 use crate::question::AdvisoryId;
-use crate::store::{FindingRow, FindingsFilter, FindingsOrder, StackId, SubjectKey, VerdictId};
-use crate::web::list::{FINDINGS, after, cut, page};
+use crate::store::{FindingRow, FindingsFilter, FindingsOrder, FixedRow, StackId, SubjectKey, VerdictId};
+use crate::web::list::{FINDINGS, after, cut};
 use crate::web::{AdvisoryItem, AdvisoryPackage, ContainerRef, Failure, FindingItem, List, Page, Scope};
 
 /// Maximum number of containers whose history one response examines.
@@ -77,13 +77,12 @@ impl Aggregator {
         let items = held.into_iter().map(|held| (key(held.row, &held), held));
         let page = cut(&FINDINGS, list, items)?;
         let of = |held: &Held<'_>| subject(&held.node, &held.key.namespace, &held.container);
-        let subjects = page.items.iter().map(of).collect();
-        let vulnerabilities = page.items.iter().map(|held| held.row.vulnerability.clone()).collect();
-        let first_seen = self.first_seen(subjects, vulnerabilities).await?;
+        let pairs = page.items.iter().map(|held| (of(held), held.row.vulnerability.clone())).collect();
+        let first_seen = self.first_seen(pairs).await?;
         let unix = now().unix;
         Ok(page.map(|held| {
             let row = held.row;
-            let had = (of(&held), row.vulnerability.clone(), (row.r#type.clone(), row.package.clone()));
+            let had = (of(&held), (row.vulnerability.clone(), (row.r#type.clone(), row.package.clone())));
             // A run that is not stored yet has just started.
             let first_seen = first_seen.get(&had, held.container.since.min(unix));
             let container = container_ref(&held.node, &held.key, &held.container);
@@ -159,16 +158,29 @@ impl Aggregator {
             );
             return Err(Failure::Invalid(narrow));
         }
-        let subjects: Vec<SubjectKey> = containers.keys().cloned().collect();
-        let fixed = fixed(&self.store.seen(&subjects, None).await?, now().unix);
-        let keyed = fixed.into_iter().map(|fixed| (fixed.had.clone(), fixed));
-        let page = page(&FINDINGS, list, keyed)?;
-        let ids: Vec<VerdictId> = page.items.iter().map(|fixed| fixed.verdict).collect();
+        // One subject after the other, until the page is full: the history of all of them may be large.
+        let place: Option<Had> = after(&FINDINGS, list)?;
+        let mut fixed: Vec<(Had, FixedRow)> = Vec::new();
+        for subject in containers.keys() {
+            let behind = match &place {
+                Some((last, _)) if subject < last => continue,
+                Some((last, name)) if subject == last => Some(name),
+                _ => None,
+            };
+            let left = (list.limit + 1).saturating_sub(fixed.len());
+            let rows = self.store.fixed(subject, behind, now().unix, left).await?;
+            fixed.extend(rows.into_iter().map(|row| ((subject.clone(), row.name.clone()), row)));
+            if fixed.len() > list.limit {
+                break;
+            }
+        }
+        let page = cut(&FINDINGS, list, fixed.into_iter().map(|(had, row)| (had.clone(), (had.0, row))))?;
+        let ids: Vec<VerdictId> = page.items.iter().map(|(_, fixed)| fixed.verdict).collect();
         let rows = self.store.verdicts(&ids).await?.into_iter();
         let rows: HashMap<VerdictId, FindingRow> = rows.map(|row| (row.verdict, row)).collect();
-        let item = |fixed: Fixed| {
+        let item = |(subject, fixed): (SubjectKey, FixedRow)| {
             let row = rows.get(&fixed.verdict)?;
-            let container = containers.get(&fixed.had.0)?.clone();
+            let container = containers.get(&subject)?.clone();
             let (first_seen, fixed_on) = (time(fixed.since), Some(time(fixed.on)));
             Some(FindingItem { first_seen, fixed_on, ..words(row, container, None) })
         };

@@ -148,9 +148,9 @@ impl Aggregator {
                     let layers = fleet.stack(&chain).map(|stack| stack.layers()).unwrap_or_default();
                     let item = HasItem {
                         container: container_ref(name, key, container),
-                        purl: row.purl.clone(),
-                        package: row.name.clone(),
-                        version: row.version.clone(),
+                        purl: row.purl.to_string(),
+                        package: row.name.to_string(),
+                        version: row.version.to_string(),
                         evidence: path.to_owned(),
                         layer: layer.and_then(|layer| layers.get(layer)).map(ToString::to_string),
                         ran_until: None,
@@ -205,9 +205,9 @@ impl Aggregator {
                     let layer = usize::try_from(row.layer).ok().and_then(|layer| layers?.get(layer));
                     let item = HasItem {
                         container: ended_ref(&run.subject, chain.map(ToString::to_string)),
-                        purl: row.purl.clone(),
-                        package: row.name.clone(),
-                        version: row.version.clone(),
+                        purl: row.purl.to_string(),
+                        package: row.name.to_string(),
+                        version: row.version.to_string(),
                         evidence: path.to_owned(),
                         layer: layer.map(ToString::to_string),
                         ran_until: Some(time(run.until)),

@@ -59,6 +59,22 @@ pub struct SeenFinding {
     pub closed: Option<i64>,
 }
 
+/// What distinguishes the findings of a subject: the vulnerability, and type and name of the package, without its version.
+pub type FindingName = (String, (String, String));
+
+/// A finding that a subject had and does not have any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedRow {
+    /// The finding.
+    pub name: FindingName,
+    /// The last verdict that it was open for.
+    pub verdict: VerdictId,
+    /// When the subject first had it, seconds since 1970.
+    pub since: i64,
+    /// When the subject last had it.
+    pub on: i64,
+}
+
 /// Retention of [`tidy`](crate::store::History::tidy).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {

@@ -8,7 +8,7 @@ mod stack;
 mod subject;
 
 pub use finding::{Counts, PackageSetFindings, RematchRow, Verdict, VerdictId};
-pub use history::{DayCount, EndedRun, Retention, Run, Seen, SeenFinding};
+pub use history::{DayCount, EndedRun, FindingName, FixedRow, Retention, Run, Seen, SeenFinding};
 pub use layer::{InventoryRow, Layer, LayerRow};
 pub use query::{
     FindingRow, FindingsFilter, FindingsOrder, HasRow, PackageRow, PackagesFilter, PackagesOrder, VulnerabilityRow,

@@ -1,5 +1,7 @@
 //! Filters and rows of questions over all package sets.
 
+use std::sync::Arc;
+
 use outcrop_proto::{FindingStatus, Severity, SeverityCounts};
 
 use super::{PackageSetId, VerdictId};
@@ -141,7 +143,7 @@ pub struct PackageRow {
     pub severities: SeverityCounts,
 }
 
-/// A package set contains a package.
+/// A package set contains a package. Rows share their texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HasRow {
     /// The package set.
@@ -149,15 +151,15 @@ pub struct HasRow {
     /// The package's row id.
     pub package: i64,
     /// Its purl type.
-    pub r#type: String,
+    pub r#type: Arc<str>,
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its version.
-    pub version: String,
+    pub version: Arc<str>,
     /// The package URL.
-    pub purl: String,
+    pub purl: Arc<str>,
     /// Paths that list the package, one per line.
-    pub evidence: String,
+    pub evidence: Arc<str>,
     /// Index into the stack's layers, newest first.
     pub layer: u32,
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
+use futures_util::TryStreamExt as _;
 use jiff::civil::Date;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
@@ -10,7 +11,8 @@ use sqlx::{Row as _, SqliteConnection};
 use super::outbox::append;
 use super::{Failure, Sqlite, StoreError, count, doing, integer, json, severity};
 use crate::store::{
-    DayCount, History, OutboxEvent, PackageSetId, Retention, Run, Seen, SeenFinding, StackId, SubjectKey, WorkloadKey,
+    DayCount, FindingName, FixedRow, History, OutboxEvent, PackageSetId, Retention, Run, Seen, SeenFinding, StackId,
+    SubjectKey, WorkloadKey,
 };
 
 /// Seconds between the end of a run and the beginning of the next one of the same package set, for which they are one.
@@ -42,7 +44,7 @@ impl History for Sqlite {
         let work = async {
             let sql = "SELECT subject.*, package_set, since FROM run JOIN subject ON subject.id = run.subject
                 WHERE until IS NULL";
-            let rows = sqlx::query(sql).fetch_all(&self.reader).await?;
+            let rows = sqlx::query(sql).fetch_all(&mut *self.reading().await?).await?;
             rows.iter()
                 .map(|row| {
                     let (package_set, at) = (row.try_get("package_set")?, row.try_get("since")?);
@@ -53,8 +55,23 @@ impl History for Sqlite {
         doing("reading runs", work).await
     }
 
-    async fn seen(&self, subjects: &[SubjectKey], vulnerabilities: Option<&[String]>) -> Result<Vec<Seen>, StoreError> {
-        doing("reading the history of findings", self.read_seen(subjects, vulnerabilities)).await
+    async fn seen(
+        &self,
+        subjects: &[SubjectKey],
+        vulnerabilities: Option<&[String]>,
+        each: &mut (dyn FnMut(Seen) + Send),
+    ) -> Result<(), StoreError> {
+        doing("reading the history of findings", self.read_seen(subjects, vulnerabilities, each)).await
+    }
+
+    async fn fixed(
+        &self,
+        subject: &SubjectKey,
+        after: Option<&FindingName>,
+        now: i64,
+        limit: usize,
+    ) -> Result<Vec<FixedRow>, StoreError> {
+        doing("reading fixed findings", self.read_fixed(subject, after, now, limit)).await
     }
 
     async fn tidy(&self, retention: &Retention, present: &[StackId]) -> Result<(), StoreError> {
@@ -90,7 +107,7 @@ impl History for Sqlite {
     async fn days(&self, from: Date) -> Result<Vec<DayCount>, StoreError> {
         let work = async {
             let sql = "SELECT * FROM daily_count WHERE day >= ? ORDER BY day, namespace, rank";
-            let rows = sqlx::query(sql).bind(from.to_string()).fetch_all(&self.reader).await?;
+            let rows = sqlx::query(sql).bind(from.to_string()).fetch_all(&mut *self.reading().await?).await?;
             rows.iter()
                 .map(|row| {
                     let day: &str = row.try_get("day")?;
@@ -113,24 +130,24 @@ impl Sqlite {
         &self,
         subjects: &[SubjectKey],
         vulnerabilities: Option<&[String]>,
-    ) -> Result<Vec<Seen>, Failure> {
-        let sql = format!(
-            "SELECT subject.*, run.since, run.until, run.package_set FROM json_each(?) AS wanted CROSS JOIN {SUBJECT}
-             CROSS JOIN run ON run.subject = subject.id ORDER BY wanted.key, run.since, run.package_set"
-        );
+        each: &mut (dyn FnMut(Seen) + Send),
+    ) -> Result<(), Failure> {
+        let mut reading = self.reading().await?;
         let subjects: Vec<_> = subjects.iter().map(columns).collect();
-        let runs = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(json(&subjects)?).fetch_all(&self.reader).await?;
-        let sets: BTreeSet<PackageSetId> =
-            runs.iter().map(|row| row.try_get("package_set")).collect::<Result<_, _>>()?;
+        let subjects = json(&subjects)?;
         // A package set that many subjects had is read once.
-        let sql = "SELECT finding.package_set, verdict, opened, closed, vulnerability, package.type, name
-            FROM json_each(?1) AS wanted CROSS JOIN finding ON finding.package_set = wanted.value
-            CROSS JOIN verdict ON verdict.id = finding.verdict CROSS JOIN package ON package.id = verdict.package
-            WHERE ?2 IS NULL OR vulnerability IN (SELECT value FROM json_each(?2))";
+        let sql = format!(
+            "SELECT finding.package_set, verdict, opened, closed, vulnerability, package.type, name
+             FROM (SELECT DISTINCT package_set AS id FROM json_each(?1) AS wanted CROSS JOIN {SUBJECT}
+                 CROSS JOIN run ON run.subject = subject.id) AS had
+             CROSS JOIN finding ON finding.package_set = had.id
+             CROSS JOIN verdict ON verdict.id = finding.verdict CROSS JOIN package ON package.id = verdict.package
+             WHERE ?2 IS NULL OR vulnerability IN (SELECT value FROM json_each(?2))"
+        );
         let vulnerabilities = vulnerabilities.map(|vulnerabilities| json(&vulnerabilities)).transpose()?;
-        let query = sqlx::query(sql).bind(json(&sets)?).bind(vulnerabilities);
         let mut found: HashMap<PackageSetId, Vec<SeenFinding>> = HashMap::new();
-        for row in query.fetch_all(&self.reader).await? {
+        let mut rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(&subjects).bind(vulnerabilities).fetch(&mut *reading);
+        while let Some(row) = rows.try_next().await? {
             found.entry(row.try_get("package_set")?).or_default().push(SeenFinding {
                 vulnerability: row.try_get("vulnerability")?,
                 package: (row.try_get("type")?, row.try_get("name")?),
@@ -139,19 +156,68 @@ impl Sqlite {
                 closed: row.try_get("closed")?,
             });
         }
-        let mut seen = Vec::with_capacity(runs.len());
-        for row in &runs {
+        drop(rows);
+        let sql = format!(
+            "SELECT subject.*, run.since, run.until, run.package_set FROM json_each(?) AS wanted CROSS JOIN {SUBJECT}
+             CROSS JOIN run ON run.subject = subject.id ORDER BY wanted.key, run.since, run.package_set"
+        );
+        let mut rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(subjects).fetch(&mut *reading);
+        while let Some(row) = rows.try_next().await? {
             let package_set = row.try_get("package_set")?;
             let (since, until) = (row.try_get("since")?, row.try_get("until")?);
-            let run = Seen { subject: subject(row)?, since, until, package_set, finding: None };
+            let run = Seen { subject: subject(&row)?, since, until, package_set, finding: None };
             match found.get(&package_set) {
-                None => seen.push(run),
+                None => each(run),
                 Some(found) => {
-                    seen.extend(found.iter().map(|finding| Seen { finding: Some(finding.clone()), ..run.clone() }));
+                    found.iter().for_each(|finding| each(Seen { finding: Some(finding.clone()), ..run.clone() }));
                 }
             }
         }
-        Ok(seen)
+        Ok(())
+    }
+
+    async fn read_fixed(
+        &self,
+        subject: &SubjectKey,
+        after: Option<&FindingName>,
+        now: i64,
+        limit: usize,
+    ) -> Result<Vec<FixedRow>, Failure> {
+        // Most of what a subject had it still has: such verdicts are left out by their number, before anything else is read of them. Of the
+        // others, those are left out that another version of the package has. The last verdict is found by a text that sorts as the times do.
+        let sql = format!(
+            "WITH had (subject) AS MATERIALIZED (SELECT subject.id FROM json_each(?1) CROSS JOIN {SUBJECT}),
+             open (verdict) AS MATERIALIZED (SELECT DISTINCT finding.verdict FROM had CROSS JOIN run ON run.subject = had.subject
+                 AND until IS NULL CROSS JOIN finding ON finding.package_set = run.package_set AND closed IS NULL)
+             SELECT vulnerability, package.type, name, min(max(since, opened)) AS began,
+                 max(printf('%020d %020d', min(coalesce(until, ?2), coalesce(closed, ?2)), verdict.id)) AS last
+             FROM had CROSS JOIN run ON run.subject = had.subject
+             CROSS JOIN finding ON finding.package_set = run.package_set
+                 AND finding.verdict NOT IN (SELECT verdict FROM open)
+                 AND max(since, opened) <= min(coalesce(until, ?2), coalesce(closed, ?2))
+             CROSS JOIN verdict ON verdict.id = finding.verdict CROSS JOIN package ON package.id = verdict.package
+             WHERE (vulnerability, package.type, name) > (?3, ?4, ?5)
+             GROUP BY vulnerability, package.type, name
+             HAVING NOT EXISTS (SELECT 1 FROM vulnerability_name AS same CROSS JOIN verdict AS other
+                     ON other.id = +same.verdict AND other.vulnerability = verdict.vulnerability
+                     AND +other.id IN (SELECT verdict FROM open)
+                 CROSS JOIN package AS held ON held.id = other.package AND held.type = package.type AND held.name = package.name
+                 WHERE same.name = verdict.vulnerability)
+             ORDER BY vulnerability, package.type, name LIMIT ?6"
+        );
+        let (vulnerability, (r#type, name)) = after.cloned().unwrap_or_default();
+        let mut reading = self.reading().await?;
+        let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(json(&[columns(subject)])?).bind(now);
+        let rows =
+            query.bind(vulnerability).bind(r#type).bind(name).bind(integer(limit)).fetch_all(&mut *reading).await?;
+        let fixed = |row: &SqliteRow| {
+            let last = row.try_get::<&str, _>("last")?.split_once(' ');
+            let last = last.and_then(|(on, verdict)| Some((on.parse().ok()?, verdict.parse().ok()?)));
+            let (on, verdict) = last.ok_or(Failure::Damaged("the time of a finding"))?;
+            let name = (row.try_get("vulnerability")?, (row.try_get("type")?, row.try_get("name")?));
+            Ok(FixedRow { name, verdict, since: row.try_get("began")?, on })
+        };
+        rows.iter().map(fixed).collect()
     }
 }
 

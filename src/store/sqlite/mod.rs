@@ -12,6 +12,7 @@ mod migrate_v1;
 mod offline;
 mod outbox;
 mod questions;
+mod reading;
 mod stacks;
 mod upkeep;
 mod writer;
@@ -20,9 +21,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 use outcrop_proto::{Digest, FindingStatus, LayerId, Severity, Word as _};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteRow, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
 use super::{ClusterIdentity, ErrorKind, Options, StoreError, StoreHealth};
@@ -33,9 +32,6 @@ use writer::Writer;
 
 /// A job on the connection that writes.
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// Connections that read. Each may keep some pages in memory.
-const READERS: u32 = 3;
 
 /// The store in one SQLite file, on a local disk: its write-ahead log needs shared memory.
 #[derive(Clone, Debug)]
@@ -72,8 +68,7 @@ impl Sqlite {
             let hint = format!("if the cluster was replaced, run: outcrop store adopt --cluster {name}{uid}");
             return Err(error.with_hint(hint));
         }
-        let reader = SqlitePoolOptions::new().max_connections(READERS).connect_with(connect.clone().read_only(true));
-        let reader = doing(OPENING, async { Ok(reader.await?) }).await?;
+        let reader = doing(OPENING, reading::open(connect.clone())).await?;
         Ok(Self {
             path: path.to_owned(),
             cluster: options.cluster,

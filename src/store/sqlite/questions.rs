@@ -1,8 +1,11 @@
 //! Questions over all package sets.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::{Stream, TryStreamExt as _};
 use outcrop_proto::{FindingStatus, SeverityCounts};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -32,7 +35,7 @@ impl Questions for Sqlite {
                 CROSS JOIN finding ON finding.package_set = wanted.value ->> 0 AND closed IS NULL
                 CROSS JOIN verdict ON verdict.id = finding.verdict GROUP BY rank";
             let mut counts = SeverityCounts::default();
-            for row in sqlx::query(sql).bind(json(&package_sets)?).fetch_all(&self.reader).await? {
+            for row in sqlx::query(sql).bind(json(&package_sets)?).fetch_all(&mut *self.reading().await?).await? {
                 counts.add(severity(&row)?, count(&row, "findings")?);
             }
             Ok(counts)
@@ -46,7 +49,13 @@ impl Questions for Sqlite {
                     NULL AS paths, 0 AS layer, status, fixed, score, summary
                 FROM verdict CROSS JOIN package ON package.id = verdict.package
                 WHERE verdict.id IN (SELECT value FROM json_each(?))";
-            sqlx::query(sql).bind(json(&ids)?).fetch_all(&self.reader).await?.iter().map(finding).collect()
+            sqlx::query(sql)
+                .bind(json(&ids)?)
+                .fetch_all(&mut *self.reading().await?)
+                .await?
+                .iter()
+                .map(finding)
+                .collect()
         };
         doing("reading verdicts", work).await
     }
@@ -62,7 +71,7 @@ impl Questions for Sqlite {
     ) -> Result<Vec<HasRow>, StoreError> {
         let work = async {
             let sql = format!(
-                "SELECT package_set, package.id, type, name, version, purl, paths, layer
+                "SELECT package_set, package.id, type, name, version, purl, evidence.id AS evidence, paths, layer
                  FROM ({NAMED}) AS named CROSS JOIN package ON package.id = named.id
                  CROSS JOIN package_set_package ON package_set_package.package = package.id
                      AND (?2 IS NULL OR package_set IN (SELECT value FROM json_each(?2)))
@@ -72,7 +81,7 @@ impl Questions for Sqlite {
             let query = sqlx::query(sqlx::AssertSqlSafe(sql))
                 .bind(name)
                 .bind(package_sets.map(|sets| json(&sets)).transpose()?);
-            has(&query.fetch_all(&self.reader).await?)
+            has(query.fetch(&mut *self.reading().await?)).await
         };
         doing("reading packages of a name", work).await
     }
@@ -83,9 +92,8 @@ impl Questions for Sqlite {
         package_sets: Option<&[PackageSetId]>,
     ) -> Result<Vec<HasRow>, StoreError> {
         let work = async {
-            let sql =
-                "SELECT DISTINCT package_set_package.package_set, package.id, type, package.name, version, purl, paths,
-                    layer
+            let sql = "SELECT DISTINCT package_set_package.package_set, package.id, type, package.name, version, purl,
+                    evidence.id AS evidence, paths, layer
                 FROM vulnerability_name CROSS JOIN verdict ON verdict.id = vulnerability_name.verdict
                 CROSS JOIN finding ON finding.verdict = verdict.id AND closed IS NULL
                     AND (?2 IS NULL OR finding.package_set IN (SELECT value FROM json_each(?2)))
@@ -96,7 +104,8 @@ impl Questions for Sqlite {
                 WHERE vulnerability_name.name = ?1
                 ORDER BY package.name, version, package.id, package_set_package.package_set";
             let package_sets = package_sets.map(|sets| json(&sets)).transpose()?;
-            has(&sqlx::query(sql).bind(vulnerability).bind(package_sets).fetch_all(&self.reader).await?)
+            let query = sqlx::query(sql).bind(vulnerability).bind(package_sets);
+            has(query.fetch(&mut *self.reading().await?)).await
         };
         doing("reading packages with a vulnerability", work).await
     }
@@ -129,7 +138,7 @@ impl Questions for Sqlite {
                     until: row.try_get("until")?,
                 })
             };
-            rows.fetch_all(&self.reader).await?.iter().map(run).collect()
+            rows.fetch_all(&mut *self.reading().await?).await?.iter().map(run).collect()
         };
         doing("reading runs that have ended", work).await
     }
@@ -203,7 +212,7 @@ impl Sqlite {
             .bind(filter.status.map(FindingStatus::as_str))
             .bind(integer(filter.limit))
             .bind(filter.at_most.rank())
-            .fetch_all(&self.reader)
+            .fetch_all(&mut *self.reading().await?)
             .await?;
         rows.iter().map(finding).collect()
     }
@@ -287,7 +296,7 @@ impl Sqlite {
             .bind(version)
             .bind(id)
             .bind(integer(filter.limit))
-            .fetch_all(&self.reader)
+            .fetch_all(&mut *self.reading().await?)
             .await?;
         let package = |row: &SqliteRow| {
             Ok(PackageRow {
@@ -315,22 +324,28 @@ impl Sqlite {
         let containers: HashMap<PackageSetId, u64> = package_sets.iter().copied().collect();
         let ids: Vec<i64> = packages.iter().map(|package| package.id).collect();
         let ids = json(&ids)?;
+        let sets = json(&package_sets)?;
+        let mut reading = self.reading().await?;
         let mut counted: HashMap<i64, (u64, u64)> = HashMap::new();
         let sql = "SELECT package, package_set FROM package_set_package
-            WHERE place = 0 AND package IN (SELECT value FROM json_each(?))";
-        for row in sqlx::query(sql).bind(&ids).fetch_all(&self.reader).await? {
+            WHERE place = 0 AND package IN (SELECT value FROM json_each(?1))
+                AND package_set IN (SELECT value ->> 0 FROM json_each(?2))";
+        // A page of packages may be in every package set: the rows are added up as they come.
+        let mut rows = sqlx::query(sql).bind(&ids).bind(&sets).fetch(&mut *reading);
+        while let Some(row) = rows.try_next().await? {
             if let Some(more) = containers.get(&row.try_get("package_set")?) {
                 let counts = counted.entry(row.try_get("package")?).or_default();
                 *counts = (counts.0 + 1, counts.1 + more);
             }
         }
+        drop(rows);
         let mut severities: HashMap<i64, SeverityCounts> = HashMap::new();
         let sql = "SELECT package, rank, count(DISTINCT vulnerability) AS vulnerabilities FROM verdict
             WHERE package IN (SELECT value FROM json_each(?1)) AND EXISTS (SELECT 1 FROM finding
                 WHERE finding.verdict = verdict.id AND closed IS NULL
                 AND finding.package_set IN (SELECT value ->> 0 FROM json_each(?2)))
             GROUP BY package, rank";
-        for row in sqlx::query(sql).bind(&ids).bind(json(&package_sets)?).fetch_all(&self.reader).await? {
+        for row in sqlx::query(sql).bind(&ids).bind(sets).fetch_all(&mut *reading).await? {
             let counts = severities.entry(row.try_get("package")?).or_default();
             counts.add(severity(&row)?, count(&row, "vulnerabilities")?);
         }
@@ -349,7 +364,9 @@ impl Sqlite {
             CROSS JOIN finding ON finding.verdict = verdict.id AND closed IS NULL
             WHERE vulnerability_name.name = ? ORDER BY package.name, version, verdict.id, finding.package_set";
         let mut rows: Vec<(VerdictId, VulnerabilityRow)> = Vec::new();
-        for row in sqlx::query(sql).bind(name).fetch_all(&self.reader).await? {
+        let mut reading = self.reading().await?;
+        let mut found = sqlx::query(sql).bind(name).fetch(&mut *reading);
+        while let Some(row) = found.try_next().await? {
             let verdict: VerdictId = row.try_get("id")?;
             let package_set: PackageSetId = row.try_get("package_set")?;
             if let Some((last, same)) = rows.last_mut()
@@ -396,19 +413,25 @@ fn finding(row: &SqliteRow) -> Result<FindingRow, Failure> {
     })
 }
 
-fn has(rows: &[SqliteRow]) -> Result<Vec<HasRow>, Failure> {
-    rows.iter()
-        .map(|row| {
-            Ok(HasRow {
-                package_set: row.try_get("package_set")?,
-                package: row.try_get("id")?,
-                r#type: row.try_get("type")?,
-                name: row.try_get("name")?,
-                version: row.try_get("version")?,
-                purl: row.try_get("purl")?,
-                evidence: row.try_get("paths")?,
-                layer: count(row, "layer")?,
-            })
-        })
-        .collect()
+/// Returns the rows of a query, which are sorted by package. Texts that many rows have are stored once: all package sets may have the package.
+async fn has(mut rows: impl Stream<Item = Result<SqliteRow, sqlx::Error>> + Unpin) -> Result<Vec<HasRow>, Failure> {
+    let mut all: Vec<HasRow> = Vec::new();
+    let mut paths: HashMap<i64, Arc<str>> = HashMap::new();
+    while let Some(row) = rows.try_next().await? {
+        let package: i64 = row.try_get("id")?;
+        let text = |column: &str| row.try_get::<&str, _>(column).map(Arc::<str>::from);
+        let [r#type, name, version, purl] = match all.last() {
+            Some(HasRow { package: last, r#type, name, version, purl, .. }) if *last == package => {
+                [r#type, name, version, purl].map(Arc::clone)
+            }
+            _ => [text("type")?, text("name")?, text("version")?, text("purl")?],
+        };
+        let evidence = match paths.entry(row.try_get("evidence")?) {
+            Entry::Occupied(entry) => Arc::clone(entry.get()),
+            Entry::Vacant(entry) => Arc::clone(entry.insert(text("paths")?)),
+        };
+        let (package_set, layer) = (row.try_get("package_set")?, count(&row, "layer")?);
+        all.push(HasRow { package_set, package, r#type, name, version, purl, evidence, layer });
+    }
+    Ok(all)
 }

@@ -11,6 +11,7 @@ use outcrop::web::Loopback;
 
 use super::fake::Fake;
 use super::server::{Server, certificate};
+use super::who::token;
 use crate::skip::skip;
 use crate::volumes::{FileSystem, Volume};
 
@@ -62,29 +63,47 @@ fn until(what: &str, mut met: impl FnMut() -> bool) {
 }
 
 #[test]
-fn questions_that_take_long_are_answered_so_many_at_a_time() {
-    let fake = Fake::new(2, 2);
+fn one_caller_with_forty_long_questions_keeps_no_other_waiting_and_they_end_with_their_connections() {
+    let fake = Fake::new(2, 4);
     let gate = Arc::clone(&fake.gate);
-    let server = Server::open(fake);
+    let server = Server::with_tokens(fake);
+    let [greedy, other] = ["greedy", "other"].map(|name| format!("Bearer {}", token(&server, name, "read", "shop")));
+    let get = |bearer: &str, target: &str| server.ask("GET", target, &[("Authorization", bearer)], b"");
     let waiting = || gate.waiting.load(Ordering::SeqCst);
-    let ask = "GET /api/v1/advisories/wait HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    let mut long: Vec<TcpStream> = (0..64)
-        .map(|_| {
-            let mut stream = server.connect();
-            stream.write_all(ask.as_bytes()).unwrap();
-            stream
-        })
-        .collect();
-    until("64 questions to wait", || waiting() == 64);
-    // One more is told to come again; who keeps the process alive waits for nobody.
-    let late = server.get("/api/v1/status");
-    assert_eq!((late.status, late.header("Retry-After").as_str()), (503, "5"), "{late:?}");
+    let ask = format!(
+        "GET /api/v1/advisories/wait HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: {greedy}\r\n\r\n"
+    );
+    let begin = || {
+        let mut stream = server.connect();
+        stream.write_all(ask.as_bytes()).unwrap();
+        stream
+    };
+    let answered = |streams: &[TcpStream]| {
+        let is_answered = |stream: &&TcpStream| {
+            stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+            stream.peek(&mut [0]).is_ok()
+        };
+        streams.iter().filter(is_answered).count()
+    };
+    let long: Vec<TcpStream> = (0..40).map(|_| begin()).collect();
+    // Two run, 32 wait, and six are told to come again.
+    until("six questions to be refused", || answered(&long) == 6);
+    until("two questions to run", || waiting() == 2);
+    let late = get(&greedy, "/api/v1/status");
+    assert_eq!((late.status, late.header("Retry-After").as_str()), (429, "5"), "{late:?}");
+    // Another caller is answered while none of them has ended, and so is who keeps the process alive.
+    assert_eq!(get(&other, "/api/v1/findings?limit=1").status, 200);
     assert_eq!(server.get("/healthz").status, 200);
-    // Who goes away waits no more, and makes room.
-    long.truncate(60);
-    until("there to be room", || server.get("/api/v1/status").status == 200);
-    gate.open.add_permits(64);
+    assert_eq!((waiting(), answered(&long)), (2, 6));
+    // With whoever asked goes the work.
+    drop(long);
+    until("the work to end", || waiting() == 0);
+    assert_eq!(get(&greedy, "/api/v1/status").status, 200);
+    // Those that stay are answered, one after the other.
+    let long: Vec<TcpStream> = (0..34).map(|_| begin()).collect();
+    gate.open.add_permits(34);
     for mut stream in long {
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         assert!(text.starts_with("HTTP/1.1 404"), "{text}");

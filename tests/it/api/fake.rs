@@ -50,8 +50,17 @@ pub(super) struct Gate {
 impl Gate {
     async fn pass(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        let _waiter = Waiter(&self.waiting);
         self.open.acquire().await.unwrap().forget();
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Somebody who waits, or went away.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -9,10 +9,10 @@ use std::task::Poll;
 use async_trait::async_trait;
 use jiff::civil::date;
 use outcrop::store::{
-    AuditOutcome, ClusterIdentity, Condition, CorrectedTimes, Counts, DayCount, ErrorKind, FindingRow, FindingsFilter,
-    FindingsOrder, InventoryRow, IssueEvent, Layer, LayerRow, MergedPackage, MergedStack, Options, OutboxEvent,
-    PackageSetFindings, PackageSetId, PackagesFilter, PackagesOrder, RematchRow, Retention, Run, Store, StoreError,
-    SubjectKey, Summary, Verdict, WorkloadKey,
+    AuditOutcome, ClusterIdentity, Condition, CorrectedTimes, Counts, DayCount, ErrorKind, FindingName, FindingRow,
+    FindingsFilter, FindingsOrder, InventoryRow, IssueEvent, Layer, LayerRow, MergedPackage, MergedStack, Options,
+    OutboxEvent, PackageSetFindings, PackageSetId, PackagesFilter, PackagesOrder, RematchRow, Retention, Run, Seen,
+    Store, StoreError, SubjectKey, Summary, Verdict, WorkloadKey,
 };
 use outcrop_proto::{
     Coverage, CoverageState, Digest, Distribution, FindingStatus, LayerId, Owner, Package, PackageType, Severity,
@@ -190,9 +190,16 @@ fn run(subject: SubjectKey, package_set: PackageSetId, at: i64) -> Run {
     Run { subject, package_set, at }
 }
 
+/// What a subject had: a row for each finding of a run.
+pub(super) async fn seen(store: &dyn Store, subject: SubjectKey, vulnerabilities: Option<&[String]>) -> Vec<Seen> {
+    let mut rows = Vec::new();
+    store.seen(&[subject], vulnerabilities, &mut |row| rows.push(row)).await.unwrap();
+    rows
+}
+
 /// All runs of a subject, without findings: since, until, package set.
 async fn runs_of(store: &dyn Store, subject: SubjectKey) -> Vec<(i64, Option<i64>, PackageSetId)> {
-    let seen = store.seen(&[subject], Some(&[])).await.unwrap();
+    let seen = seen(store, subject, Some(&[])).await;
     seen.into_iter().map(|seen| (seen.since, seen.until, seen.package_set)).collect()
 }
 
@@ -278,7 +285,7 @@ pub(super) async fn findings_open_and_close_in_generations_and_rows_that_stay_ar
     let packages = store.packages_of(summary.id).await.unwrap();
     let of = |vulnerability: &str| packages.iter().map(|of| verdict(of.package, vulnerability)).collect::<Vec<_>>();
     let rows = async || {
-        let seen = store.seen(&[plain("web")], None).await.unwrap();
+        let seen = seen(store, plain("web"), None).await;
         let mut rows: Vec<_> = seen
             .into_iter()
             .map(|seen| seen.finding.unwrap())
@@ -460,8 +467,10 @@ pub(super) async fn packages_are_counted_over_the_requested_package_sets(harness
     assert_eq!(list(&[(two, 40)], false, None).await, [row("lodash", 1, 40, 1)], "nothing of the other stack");
     let has = store.packages_named("Lodash", Some(&[one, two])).await.unwrap();
     assert_eq!(has.iter().map(|row| row.package_set).collect::<Vec<_>>(), [one, two]);
+    let shared = [(&has[0].purl, &has[1].purl), (&has[0].evidence, &has[1].evidence)];
+    assert!(shared.iter().all(|(one, two)| Arc::ptr_eq(one, two)), "a text that many rows have is in memory once");
     let has = store.packages_with("ghsa-cve-2", Some(&[one, two])).await.unwrap();
-    let has: Vec<_> = has.iter().map(|row| (row.package_set, row.name.as_str())).collect();
+    let has: Vec<_> = has.iter().map(|row| (row.package_set, &*row.name)).collect();
     assert_eq!(has, [(two, "lodash")]);
     let rows = store.vulnerability("CVE-1").await.unwrap();
     let found: Vec<_> = rows.iter().map(|row| (row.package.as_str(), row.package_sets.clone())).collect();
@@ -508,6 +517,85 @@ pub(super) async fn a_package_with_several_owners_is_listed_once(harness: &dyn H
     assert_eq!(store.packages_named("a", Some(&[summary.id])).await.unwrap().len(), 3, "who asks who has it sees each");
 }
 
+pub(super) async fn fixed_findings_are_those_that_a_subject_had_and_does_not_have(harness: &dyn Harness) {
+    let store = &*open(harness).await;
+    let with = async |name: &str, version: &str, opened| {
+        put(store, &stack(&format!("{name}-{version}"), &[(name, version)]), "CVE-1", opened).await
+    };
+    let begin = async |name: &str, set: &Summary, at| {
+        store.record_runs(&[run(plain(name), set.id, at)], &[]).await.unwrap();
+    };
+    let end = async |name: &str, set: &Summary, at| {
+        store.record_runs(&[], &[run(plain(name), set.id, at)]).await.unwrap();
+    };
+    let clean = put(store, &stack("clean", &[("clean", "1")]), "CVE-9", 1).await;
+
+    let a = with("a", "1", 12).await;
+    begin("it runs", &a, 10).await;
+
+    let b = with("b", "1", 10).await;
+    begin("an image without it", &b, 10).await;
+    end("an image without it", &b, 20).await;
+    begin("an image without it", &clean, 20).await;
+
+    let c = with("c", "1", 10).await;
+    begin("a database without it", &c, 10).await;
+    find(store, &c, &[], 15).await.unwrap();
+
+    let d = with("d", "1", 10).await;
+    begin("and it is back", &d, 10).await;
+    find(store, &d, &[], 15).await.unwrap();
+    let package = store.packages_of(d.id).await.unwrap()[0].package;
+    find(store, &d, &[verdict(package, "CVE-1")], 18).await.unwrap();
+
+    let e = with("e", "1", 30).await;
+    begin("it was never there in that run", &e, 10).await;
+    end("it was never there in that run", &e, 20).await;
+    begin("it was never there in that run", &clean, 40).await;
+
+    let [old, new] = [with("f", "1", 10).await, with("f", "2", 12).await];
+    begin("another version has it still", &old, 10).await;
+    end("another version has it still", &old, 20).await;
+    begin("another version has it still", &new, 12).await;
+
+    let h = with("h", "1", 10).await;
+    begin("twice", &h, 10).await;
+    end("twice", &h, 20).await;
+    begin("twice", &h, 90_000).await;
+    end("twice", &h, 90_005).await;
+
+    let fixed = async |name: &str, after: Option<&FindingName>, limit| {
+        store.fixed(&plain(name), after, 99_999, limit).await.unwrap()
+    };
+    for (name, expected) in [
+        ("it runs", None),
+        ("an image without it", Some((10, 20))),
+        ("a database without it", Some((10, 15))),
+        ("and it is back", None),
+        ("it was never there in that run", None),
+        ("another version has it still", None),
+        ("twice", Some((10, 90_005))),
+        ("nobody", None),
+    ] {
+        let rows = fixed(name, None, 9).await;
+        assert_eq!(rows.iter().map(|row| (row.since, row.on)).collect::<Vec<_>>(), Vec::from_iter(expected), "{name}");
+    }
+
+    // By name, page by page, each with its verdict.
+    let many = put(store, &stack("many", &[("x", "1"), ("y", "1"), ("z", "1")]), "CVE-2", 10).await;
+    begin("many", &many, 10).await;
+    end("many", &many, 20).await;
+    let mut after: Option<FindingName> = None;
+    let mut names = Vec::new();
+    while let Some(row) = fixed("many", after.as_ref(), 1).await.pop() {
+        let of = store.verdicts(&[row.verdict]).await.unwrap().remove(0);
+        assert_eq!((of.vulnerability, (of.r#type, of.package)), row.name);
+        names.push(row.name.1.1.clone());
+        after = Some(row.name);
+    }
+    assert_eq!(names, ["x", "y", "z"]);
+}
+
 pub(super) async fn runs_are_intervals_and_unused_rows_are_removed(harness: &dyn Harness) {
     let store = &*open(harness).await;
     for name in ["old", "new", "base"] {
@@ -528,12 +616,15 @@ pub(super) async fn runs_are_intervals_and_unused_rows_are_removed(harness: &dyn
     assert!(ended(&[new], None, (0, 0)).await.is_empty());
     assert!(ended(&[old], Some(&["k8s.io".to_owned()][..]), (0, 0)).await.is_empty(), "it is of no workload");
     assert_eq!(store.packages_named("only-old", None).await.unwrap().len(), 1, "also without a container that runs");
-    let seen = store.seen(&[web()], Some(&["CVE-1".to_owned()])).await.unwrap();
+    let with = seen(store, web(), Some(&["CVE-1".to_owned()])).await;
     let spans: BTreeSet<(i64, Option<i64>, bool)> =
-        seen.iter().map(|seen| (seen.since, seen.until, seen.finding.is_some())).collect();
+        with.iter().map(|seen| (seen.since, seen.until, seen.finding.is_some())).collect();
     assert_eq!(spans, BTreeSet::from([(10, Some(20), true), (20, None, true)]));
-    let seen = store.seen(&[web()], Some(&["CVE-9".to_owned()])).await.unwrap();
-    assert!(seen.len() == 2 && seen.iter().all(|seen| seen.finding.is_none()), "runs without it are returned too");
+    let without = seen(store, web(), Some(&["CVE-9".to_owned()])).await;
+    assert!(
+        without.len() == 2 && without.iter().all(|seen| seen.finding.is_none()),
+        "runs without it are returned too"
+    );
 
     let counts = async || {
         let layers = store.layers().await.unwrap().len();
@@ -550,7 +641,7 @@ pub(super) async fn runs_are_intervals_and_unused_rows_are_removed(harness: &dyn
     let [of, _] = store.stacks().await.unwrap().try_into().unwrap();
     assert_eq!((of.inputs, of.matched), (None, None));
     assert!(store.stacks_to_match(&DATABASE).await.unwrap().is_empty(), "without packages it is not matched");
-    assert_eq!(store.seen(&[web()], None).await.unwrap().len(), 3);
+    assert_eq!(seen(store, web(), None).await.len(), 3);
     // The history is over as well.
     store.tidy(&retention(30, 30), &[new]).await.unwrap();
     assert_eq!(counts().await, (2, vec![(new, 3)], 0));
@@ -740,7 +831,7 @@ pub(super) async fn times_of_a_clock_that_was_ahead_are_corrected(harness: &dyn 
         [(10_000, Some(NOW), summary.id), (NOW, None, summary.id)],
         "the last of the runs in the future goes on"
     );
-    let seen = store.seen(&[plain("web")], None).await.unwrap();
+    let seen = seen(store, plain("web"), None).await;
     let findings: BTreeSet<(i64, Option<i64>)> =
         seen.into_iter().filter_map(|seen| seen.finding).map(|finding| (finding.opened, finding.closed)).collect();
     assert_eq!(findings, BTreeSet::from([(10_000, Some(NOW)), (NOW, None)]));

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use outcrop::store::{
-    Findings as _, FindingsFilter, History as _, Layers as _, PackagesFilter, Questions as _, Sqlite, Stacks as _,
-    SubjectKey, WorkloadKey,
+    Findings as _, FindingsFilter, Layers as _, PackagesFilter, Questions as _, Sqlite, Stacks as _, SubjectKey,
+    WorkloadKey,
 };
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
@@ -116,7 +116,7 @@ fn a_store_of_version_1_keeps_every_row_and_answers_the_same() {
             },
             container: "main".into(),
         };
-        let seen = store.seen(&[web], None).await.unwrap();
+        let seen = super::conformance::seen(&store, web, None).await;
         assert_eq!(seen.iter().filter(|seen| seen.finding.is_some()).count(), 47);
     });
     check(&path);

@@ -90,6 +90,7 @@ conformance! {
     packages_are_counted_over_the_requested_package_sets
     a_package_with_several_owners_is_listed_once
     runs_are_intervals_and_unused_rows_are_removed
+    fixed_findings_are_those_that_a_subject_had_and_does_not_have
     a_container_that_crashes_every_minute_has_one_run
     subjects_of_every_kind_survive_a_restart
     a_stack_is_matched_for_one_database_until_it_is_stored_again
