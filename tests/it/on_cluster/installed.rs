@@ -531,6 +531,7 @@ fn findings_follow_workloads(installed: &Installed) {
     assert_eq!(since(&findings()), since(&json!([first])), "first seen stays");
     let described = installed.ask(&["describe", "deploy/front", "-n", "shop"]).unwrap();
     assert!(described.contains("SEVERITY") && described.contains("run-as-non-root"), "{described}");
+    assert!(described.contains("not true; the image runs as root"), "{described}");
     cluster.kubectl(&["delete", "deployment", "front", "-n", "shop", "--cascade=foreground", "--timeout", "60s"]);
     until("the workload to be gone", || installed.ask(&["describe", "deploy/front", "-n", "shop"]).is_err());
 }
