@@ -510,9 +510,12 @@ impl Fleet {
     /// reported other layers for the same stack.
     fn contradiction(&self, seen: &Seen) -> Option<Coverage> {
         let (digest, layers) = seen.stack.as_ref().filter(|(_, layers)| !is_proved(layers))?;
-        // A node without the image's configuration cannot prove the layers: then those that another node has proved are used.
-        let other =
-            self.picture.stacks.get(digest).filter(|stack| stack.layers() != layers.as_slice() && !stack.is_proved());
+        // A node without the image's configuration cannot prove the layers: then those that another node has proved are used, unless some are
+        // missing there.
+        let is_other = |stack: &&Stack| {
+            stack.layers() != layers.as_slice() && (!stack.is_proved() || stack.layers().len() < layers.len())
+        };
+        let other = self.picture.stacks.get(digest).filter(is_other);
         other.map(|_| {
             Coverage::failed(
                 "disputed: another node reports other layers for the stack, and no image configuration proves either",

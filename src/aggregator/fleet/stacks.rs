@@ -188,8 +188,11 @@ impl Fleet {
     }
 
     /// Replaces the layers of a stack that its identity does not prove by layers that it proves.
+    ///
+    /// The lowest layer stands for everything below it, so the same identity proves a shorter list as well: a node could leave out the layers
+    /// of an image but the newest. A longer list needs the digests that the identity was computed from, which nobody can make up.
     fn prove(&mut self, digest: Digest, layers: &[LayerId]) {
-        let is_better = |stack: &&Stack| !stack.is_proved() && is_proved(layers);
+        let is_better = |stack: &&Stack| is_proved(layers) && (!stack.is_proved() || stack.layers.len() < layers.len());
         if self.picture.stacks.get(&digest).filter(is_better).is_none() {
             return;
         }

@@ -689,3 +689,31 @@ fn a_deleted_node_is_gone_with_its_leases_unless_it_has_attached_again() {
     fleet.detach("b", 2);
     assert_eq!(fleet.delete_node("b", None, at(4)), Some(1));
 }
+
+#[test]
+fn layers_that_a_node_leaves_out_of_a_stack_are_used_when_another_node_reports_them() {
+    let chain = |name: &str| LayerId::Chain(Digest::of(name.as_bytes()));
+    let top = Digest::of(b"top");
+    let seen = |name: &str, layers: Vec<LayerId>| Seen { stack: Some((top, layers)), ..container(name, &[]) };
+    let mut fleet = nodes(&[("evil", &[]), ("honest", &[]), ("bare", &[])]);
+    // The newest layer alone has the identity of the stack, as the only layer of an image has.
+    let alone = LayerId::Chain(top);
+    fleet.report("evil", 1, true, vec![seen("false", vec![alone])], &[], at(0)).unwrap();
+    assert!(fleet.layer_stored(KnownLayer { id: alone, ..inventory("evil", "", "nothing", 1) }));
+    for Ready { stack, layers } in fleet.ready(at(0)) {
+        fleet.merged(stack, Ok(summary(stack, &layers)));
+    }
+    assert_eq!(states(&fleet), [(CoverageState::Scanned, 1)]);
+    // A node that cannot prove the layers does not rely on a list without them.
+    fleet.report("bare", 1, true, vec![seen("bare", vec![alone, chain("base")])], &[], at(0)).unwrap();
+    assert_eq!(states(&fleet), [(CoverageState::Scanned, 1), (CoverageState::Failed, 1)]);
+    fleet.report("bare", 2, true, vec![], &[], at(0)).unwrap();
+    for layers in [vec![id("app"), chain("middle")], vec![id("app"), id("middle"), chain("base")]] {
+        fleet.report("honest", 1, true, vec![seen("app", layers.clone())], &[], at(0)).unwrap();
+        let present: HashSet<LayerId> = fleet.present_layers().map(|(id, _)| *id).collect();
+        assert_eq!(present, HashSet::from_iter(layers));
+        assert_eq!(states(&fleet), [(CoverageState::Pending, 2)]);
+    }
+    fleet.report("evil", 2, true, vec![seen("false", vec![alone])], &[], at(0)).unwrap();
+    assert_eq!(fleet.present_layers().count(), 3, "a shorter list replaces a longer one");
+}
