@@ -41,11 +41,13 @@ pub enum ProblemKind {
     Agents,
     /// Layers were set aside, because the aggregator ended while it merged them.
     Merging,
+    /// The agent of a node cannot do a part of its work.
+    Nodes,
 }
 
 impl ProblemKind {
     /// All kinds, in the order in which they are listed.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Store,
         Self::Database,
         Self::Matching,
@@ -57,6 +59,7 @@ impl ProblemKind {
         Self::Delivery,
         Self::Agents,
         Self::Merging,
+        Self::Nodes,
     ];
 
     /// Returns the word for the kind, as JSON and metrics have it.
@@ -73,6 +76,7 @@ impl ProblemKind {
             Self::Delivery => "delivery",
             Self::Agents => "agents",
             Self::Merging => "merging",
+            Self::Nodes => "nodes",
         }
     }
 }

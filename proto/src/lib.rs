@@ -39,5 +39,7 @@ pub use merge::{Answers, KnownPath, Merged, Owner, StackPackage, Unread, merge};
 pub use package::{Package, PackageType, SourcePackage};
 pub use paths::{Node, PathTable, PathTableBuilder};
 pub use severity::{Severity, SeverityCounts};
-pub use status::{AssessedState, Coverage, CoverageState, FindingState, FindingStatus, LayerState, SubjectKind};
+pub use status::{
+    AssessedState, Coverage, CoverageState, FindingState, FindingStatus, LayerState, NodeState, SubjectKind,
+};
 pub use word::{UnknownWord, Word};

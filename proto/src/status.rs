@@ -59,6 +59,20 @@ words! {
 }
 
 words! {
+    /// Whether the aggregator learns what runs on a node. Every node has exactly one state.
+    pub enum NodeState {
+        /// The stream of its agent is open.
+        Attached = "attached",
+        /// The stream of its agent is open, and the agent reports that it cannot do a part of its work.
+        Degraded = "degraded",
+        /// The stream of its agent has ended.
+        Silent = "silent",
+        /// The API server knows the node, and no agent has attached from it.
+        WithoutAgent = "without-agent",
+    }
+}
+
+words! {
     /// The kind of a subject.
     pub enum SubjectKind {
         /// A container of a Kubernetes workload, whichever pod, node and image runs it.

@@ -30,6 +30,9 @@ const TIDY: Duration = Duration::from_secs(3600);
 /// Interval at which the open findings of the day are counted.
 const DAY_COUNT: Duration = Duration::from_secs(600);
 
+/// Maximum number of degraded nodes with a problem of their own; one more counts the others.
+const MAX_DEGRADED: usize = 10;
+
 /// Days for which daily counts are stored.
 const DAYS_KEPT: i64 = 400;
 
@@ -89,10 +92,12 @@ impl Aggregator {
         }
     }
 
-    /// Checks once per second for problems that come and go with time: a certificate expires, and a resumed watch reports nothing.
+    /// Checks once per second for problems that come and go with time: a certificate expires, a resumed watch reports nothing, and agents
+    /// report what they cannot do.
     pub(super) async fn keep_problems(self: Arc<Self>) {
         loop {
             check_certificates(&self.problems, &self.certificates);
+            self.problems.replace(ProblemKind::Nodes, degraded(&self.picture()));
             if let Some(watch) = &self.watch {
                 self.problems.replace(ProblemKind::Watch, watch.problems());
                 self.problems.replace(ProblemKind::Policy, watch.policy_problems());
@@ -217,6 +222,22 @@ fn set_aside(picture: &Picture) -> Vec<(String, String)> {
     picture.present().filter_map(problem).collect()
 }
 
+/// Returns the problems of degraded nodes, each by the node's name.
+fn degraded(fleet: &Picture) -> Vec<(String, String)> {
+    let mut nodes = fleet.nodes().filter_map(|(name, node)| {
+        let (first, more) = node.problems().split_first()?;
+        let more = if more.is_empty() { String::new() } else { format!(", and {} more problems", more.len()) };
+        Some((name.to_owned(), format!("node {name} is degraded: {}{more}", first.message)))
+    });
+    let mut problems: Vec<(String, String)> = nodes.by_ref().take(MAX_DEGRADED).collect();
+    let others = nodes.count();
+    if others > 0 {
+        let hint = "list them with outcrop get nodes --field-selector state=degraded -o wide";
+        problems.push((String::new(), format!("{others} more nodes are degraded; {hint}")));
+    }
+    problems
+}
+
 /// Raises and clears the problems of served certificates, each by its path. The renewal has a key of its own.
 fn check_certificates(problems: &Problems, certificates: &[Arc<Certificate>]) {
     for certificate in certificates {
@@ -228,7 +249,32 @@ fn check_certificates(problems: &Problems, certificates: &[Arc<Certificate>]) {
 mod tests {
     use std::fs;
 
+    use outcrop_proto::wire::v1;
+
+    use super::super::fleet::{Fleet, Rules};
     use super::*;
+
+    #[test]
+    fn degraded_nodes_are_problems_by_name_and_many_are_counted() {
+        let mut fleet = Fleet::new(Rules::default(), [], [], []);
+        for number in 0..30_u32 {
+            let node = format!("node-{number:02}");
+            fleet.attach(&node, &v1::Hello::default(), 1, now());
+            let problem = |message: &str| v1::Problem { message: message.to_owned(), since: 0 };
+            let problems = if number < 15 { vec![problem("slow"), problem("failing")] } else { Vec::new() };
+            fleet.metrics(&node, v1::Metrics { problems, ..v1::Metrics::default() });
+        }
+        let problems = degraded(&fleet);
+        assert_eq!(problems.len(), MAX_DEGRADED + 1);
+        let (node, message) = &problems[0];
+        assert_eq!(
+            (node.as_str(), message.as_str()),
+            ("node-00", "node node-00 is degraded: slow, and 1 more problems")
+        );
+        assert!(problems[MAX_DEGRADED].1.starts_with("5 more nodes are degraded"), "{problems:?}");
+        fleet.detach("node-00", 1);
+        assert_eq!(degraded(&fleet)[0].0, "node-01", "a silent node reports nothing");
+    }
 
     #[test]
     fn a_failed_renewal_stays_a_problem_while_the_served_certificate_is_none() {

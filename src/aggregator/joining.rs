@@ -70,9 +70,14 @@ fn unreported(cluster: &Cluster, fleet: &Picture, pod: &Pod, node: &str) -> Cove
         return Coverage::unsupported(blind);
     }
     let reason = match fleet.node(node) {
-        None => "no agent is attached on the node",
-        Some(node) if !node.attached => "the agent on the node is silent",
-        Some(_) => "the agent on the node has not reported the container yet",
+        None => "no agent is attached on the node".to_owned(),
+        Some(node) if !node.attached => "the agent on the node is silent".to_owned(),
+        Some(node) => match node.problems().first() {
+            Some(problem) => {
+                format!("the node is degraded and its agent has not reported the container yet: {}", problem.message)
+            }
+            None => "the agent on the node has not reported the container yet".to_owned(),
+        },
     };
     Coverage::new(CoverageState::Pending, reason)
 }

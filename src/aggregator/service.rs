@@ -361,7 +361,15 @@ impl Aggregator {
             report.containers.into_iter().map(Seen::try_from).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
         let gone =
             report.gone.into_iter().map(ContainerKey::try_from).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
-        let report = super::fleet::Report { stream, sequence: report.sequence, full: report.full, containers, gone };
+        let unconfirmed = report.unconfirmed_namespaces;
+        let report = super::fleet::Report {
+            stream,
+            sequence: report.sequence,
+            full: report.full,
+            containers,
+            gone,
+            unconfirmed,
+        };
         let (name, watch) = (node.to_owned(), self.watch.clone());
         // Pods are looked up in the same call that adds the containers, so that no change of the cluster is missed in between.
         let result = self.fleet.call(move |fleet| {

@@ -63,7 +63,7 @@ fn describe(status: &Status) -> String {
     let nodes = &status.nodes;
     let mut out = format!(
         "aggregator {} in cluster {}, up {} s; {} containers\n\
-         nodes: known {}, attached {}, silent {}, with a weaker sandbox {}, distrusted {}\n",
+         nodes: known {}, attached {}, silent {}, degraded {}, with a weaker sandbox {}, distrusted {}\n",
         escape(&status.version),
         escape(&status.cluster),
         status.uptime_seconds,
@@ -71,6 +71,7 @@ fn describe(status: &Status) -> String {
         nodes.known,
         nodes.attached,
         nodes.silent,
+        nodes.degraded,
         nodes.weak_cage,
         nodes.distrusted
     );

@@ -38,6 +38,7 @@ pub(super) const ISSUES: &[Column<IssueItem>] = &[
 /// Columns of nodes.
 pub(super) const NODES: &[Column<NodeItem>] = &[
     column("NAME", |node| node.name.cell()),
+    column("STATE", |node| node.state.cell()),
     column("ATTACHED", |node| node.attached.cell()),
     column("SILENT S", |node| node.silent_seconds.cell()),
     column("CONTAINERS", |node| node.containers.cell()),
@@ -50,6 +51,10 @@ pub(super) const NODES: &[Column<NodeItem>] = &[
     wide("ARCHITECTURE", |node| node.kubernetes.as_ref().map(|node| node.architecture.cell()).unwrap_or_default()),
     wide("OS", |node| node.kubernetes.as_ref().map(|node| node.image.cell()).unwrap_or_default()),
     wide("KERNEL", |node| node.kubernetes.as_ref().map(|node| node.kernel.cell()).unwrap_or_default()),
+    wide("PROBLEMS", |node| {
+        let messages: Vec<&str> = node.problems.iter().map(|problem| problem.message.as_str()).collect();
+        messages.join("; ").cell()
+    }),
     wide("WHY NO AGENT", |node| node.blind.cell()),
     wide("CATALOGERS", |node| node.catalogers.cell()),
     wide("MARKS", |node| node.marks.cell()),
@@ -72,6 +77,7 @@ pub(super) const CONTAINERS: &[Column<ContainerItem>] = &[
     column("PACKAGES", |container| container.packages.cell()),
     column("FINDINGS", |container| container.findings.cell()),
     wide("REASON", |container| container.coverage.reason.cell()),
+    wide("UNCONFIRMED", |container| container.unconfirmed.cell()),
     wide("WORKLOAD", |container| container.workload.cell()),
     wide("DISTRIBUTION", |container| container.distribution.cell()),
     wide("SINCE", |container| container.since.cell()),

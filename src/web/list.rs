@@ -81,6 +81,7 @@ pub const NODES: Resource = Resource {
     about: "Nodes",
     filters: &[
         ("name", "name of the node"),
+        ("state", "state of the node"),
         ("attached", "`true`: nodes whose agent is connected; `false`: all others"),
         ("distrusted", "`true`: distrusted nodes; `false`: all others"),
     ],

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use outcrop_proto::escape::escape;
-use outcrop_proto::{CoverageState, clock};
+use outcrop_proto::{CoverageState, NodeState, clock};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -45,6 +45,7 @@ enum Gap {
     ContainersStray,
     NodesWithoutAgent,
     NodesSilent,
+    NodesDegraded,
     NodesDistrusted,
     NodesWeakSandbox,
     LayersFailed,
@@ -61,7 +62,7 @@ enum Gap {
 
 impl Gap {
     /// Every kind, with its name.
-    const ALL: [(Self, &'static str); 22] = [
+    const ALL: [(Self, &'static str); 23] = [
         (Self::ContainersPartial, "containers-partial"),
         (Self::ContainersPending, "containers-pending"),
         (Self::ContainersUnsupported, "containers-unsupported"),
@@ -72,6 +73,7 @@ impl Gap {
         (Self::ContainersStray, "containers-stray"),
         (Self::NodesWithoutAgent, "nodes-without-agent"),
         (Self::NodesSilent, "nodes-silent"),
+        (Self::NodesDegraded, "nodes-degraded"),
         (Self::NodesDistrusted, "nodes-distrusted"),
         (Self::NodesWeakSandbox, "nodes-weak-sandbox"),
         (Self::LayersFailed, "layers-failed"),
@@ -106,6 +108,7 @@ impl Gap {
             Self::ContainersStray => kubernetes.strays,
             Self::NodesWithoutAgent => status.nodes.without_agent,
             Self::NodesSilent => status.nodes.silent,
+            Self::NodesDegraded => status.nodes.degraded,
             Self::NodesDistrusted => status.nodes.distrusted,
             Self::NodesWeakSandbox => status.nodes.weak_cage,
             Self::LayersFailed => status.layers.failed,
@@ -369,13 +372,14 @@ struct NodeMetrics {
     /// The version of the aggregator.
     version: String,
     /// In the order in which [`Self::add`] adds to them.
-    metrics: [Metric; 17],
+    metrics: [Metric; 18],
 }
 
 impl NodeMetrics {
     fn new(version: &str) -> Self {
         let metrics = [
             Metric::gauge("node_attached", "Whether the agent of a node is connected."),
+            Metric::gauge("node_degraded", "Whether the agent of a node reports that it cannot do a part of its work."),
             Metric::gauge("node_distrusted", "Whether a node is distrusted."),
             Metric::gauge("node_same_version", "Whether the agent of a node has the version of the aggregator."),
             Metric::gauge("node_marks", "Whether the agent of a node can read the marks of overlay file systems."),
@@ -401,8 +405,10 @@ impl NodeMetrics {
 
     fn add(&mut self, node: &NodeItem) {
         let labels = || vec![("node", node.name.clone())];
-        let [attached, distrusted, same, marks, catalogers, silent, containers, read, more @ ..] = &mut self.metrics;
+        let [attached, degraded, distrusted, same, marks, catalogers, silent, containers, read, more @ ..] =
+            &mut self.metrics;
         attached.add(labels(), flag(node.attached));
+        degraded.add(labels(), flag(node.state == NodeState::Degraded));
         distrusted.add(labels(), flag(node.distrusted));
         same.add(labels(), flag(node.agent_version == self.version));
         marks.add(labels(), flag(node.marks));

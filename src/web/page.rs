@@ -172,8 +172,8 @@ fn impact(html: &mut Html, layers: &Page<LayerItem>) {
 fn nodes(html: &mut Html, status: &Status, silent: &Page<NodeItem>, distrusted: &Page<NodeItem>) {
     let counts = &status.nodes;
     html.raw("<section><h2>Nodes</h2>\n<p>").text(format_args!(
-        "{} known: {} attached, {} silent; {} with a weaker sandbox, {} distrusted",
-        counts.known, counts.attached, counts.silent, counts.weak_cage, counts.distrusted
+        "{} known: {} attached, {} silent; {} degraded, {} with a weaker sandbox, {} distrusted",
+        counts.known, counts.attached, counts.silent, counts.degraded, counts.weak_cage, counts.distrusted
     ));
     html.raw(".</p>\n");
     let mut rows: Vec<&NodeItem> = silent.items.iter().chain(&distrusted.items).collect();
@@ -181,16 +181,14 @@ fn nodes(html: &mut Html, status: &Status, silent: &Page<NodeItem>, distrusted: 
     rows.dedup_by(|a, b| a.name == b.name);
     if !rows.is_empty() {
         let rows = rows.into_iter().map(|node| {
-            let state = match (node.attached, node.distrusted) {
-                (true, true) => "distrusted",
-                (true, false) => "attached",
-                (false, true) => "silent, distrusted",
-                (false, false) => "silent",
+            let state = match node.distrusted {
+                true => format!("{}, distrusted", node.state),
+                false => node.state.to_string(),
             };
             let silent = duration(node.silent_seconds);
             vec![
                 node.name.clone(),
-                state.to_owned(),
+                state,
                 silent,
                 node.containers.to_string(),
                 node.agent_version.clone(),

@@ -7,9 +7,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::agent_parts::relay::Relay;
 use crate::agent_parts::{Recorder, agent, in_time, lease, order};
 use crate::runtime_parts::Containerd;
 use crate::runtime_parts::image::{Image, Layer, build_with};
@@ -328,6 +328,8 @@ fn what_the_operator_left_out_is_counted_and_not_read_and_what_is_too_large_name
     let agent = recorder.agent(&containerd, &["--host", nowhere.to_str().unwrap()]);
     recorder.until("the answers", || recorder.unreadable().len() == 2);
     assert!(recorder.unreadable().iter().all(|one| one.state == "failed" && !one.gone), "{:?}", recorder.unreadable());
+    let says = |problem: &v1::Problem| problem.message.contains("for a reason on the node");
+    recorder.until("the problem", || recorder.metrics().iter().any(|metrics| metrics.problems.iter().any(says)));
     drop(agent);
     let recorder = Recorder::start();
     let _agent = recorder.agent(&containerd, &["--namespaces", "moby"]);
@@ -445,28 +447,6 @@ fn listeners(pid: u32) -> usize {
         .sum()
 }
 
-/// A relay before containerd's socket that notes which methods are called.
-async fn relay(from: tokio::net::UnixListener, to: std::path::PathBuf, noted: Arc<Mutex<BTreeSet<String>>>) {
-    use tower::ServiceExt as _;
-    let connector = tower::service_fn(move |_| {
-        let to = to.clone();
-        async move { tokio::net::UnixStream::connect(to).await.map(hyper_util::rt::TokioIo::new) }
-    });
-    let channel =
-        tonic::transport::Endpoint::from_static("http://containerd.invalid").connect_with_connector_lazy(connector);
-    let routes = axum::Router::new().fallback(move |request: axum::extract::Request| {
-        noted.lock().unwrap().insert(request.uri().path().to_owned());
-        let channel = channel.clone();
-        async move {
-            let answer = channel.oneshot(request.map(tonic::body::Body::new)).await.unwrap();
-            answer.map(axum::body::Body::new)
-        }
-    });
-    let incoming = tokio_stream::wrappers::UnixListenerStream::new(from);
-    let routes = tonic::service::Routes::from(routes);
-    tonic::transport::Server::builder().add_routes(routes).serve_with_incoming(incoming).await.unwrap();
-}
-
 #[test]
 fn on_the_wire_to_containerd_there_are_only_methods_that_read() {
     let Some(mut containerd) = Containerd::start() else { return };
@@ -474,11 +454,8 @@ fn on_the_wire_to_containerd_there_are_only_methods_that_read() {
     containerd.run("k8s.io", &image, "a");
     let before = containerd.everything("k8s.io");
     let recorder = Recorder::start();
-    let socket = recorder.at("relay.sock");
-    let noted = Arc::new(Mutex::new(BTreeSet::new()));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let listener = runtime.block_on(async { tokio::net::UnixListener::bind(&socket).unwrap() });
-    runtime.spawn(relay(listener, containerd.socket(), Arc::clone(&noted)));
+    let relay = Relay::start(&containerd);
+    let socket = relay.socket();
     let mut command = recorder.command("run");
     let agent = recorder.run(command.args(["--interval", "1"]).arg("--containerd").arg(&socket), "agent.log");
     recorder.until("both layers", || recorder.inventories().len() == 2);
@@ -506,7 +483,7 @@ fn on_the_wire_to_containerd_there_are_only_methods_that_read() {
     containerd.remove("k8s.io", "b");
     recorder.until("b to go", || recorder.here().len() == 1);
     drop(agent);
-    let noted = noted.lock().unwrap().clone();
+    let noted = relay.methods();
     let allowed: BTreeSet<String> =
         outcrop_agent::runtime::containerd::METHODS.iter().map(|&method| method.to_owned()).collect();
     assert!(noted.is_subset(&allowed), "{:?}", noted.difference(&allowed));

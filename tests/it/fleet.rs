@@ -484,7 +484,7 @@ fn containers(layer: LayerId) -> v1::report::Report {
         sequence: 1,
         full: true,
         containers: vec![(&seen).into()],
-        gone: Vec::new(),
+        ..v1::Containers::default()
     })
 }
 

@@ -5,7 +5,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use outcrop_proto::wire::v1::collector_client::CollectorClient;
+use outcrop_proto::wire::v1::report::Report;
+use outcrop_proto::wire::{VERSION, v1};
 use serde_json::{Value, json};
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api_server::{ApiServer, Objects, write_kubeconfig};
 use crate::ports::free;
@@ -70,6 +74,94 @@ fn a_changed_policy_applies_without_a_restart_and_a_broken_one_is_a_problem_unti
     assert_eq!(excluded(), ["web"]);
     write_policy(dir.path(), "4", "workload_events { input.metadata.name == \"web\" }");
     until("the corrected policy", || excluded() == ["job"] && problems().is_empty());
+}
+
+/// A node's stream, over which a test says what an agent would.
+struct Node {
+    reports: tokio::sync::mpsc::Sender<v1::Report>,
+    _orders: tonic::Streaming<v1::Order>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Node {
+    fn attach(place: &Place, name: &str) -> Self {
+        let token = fs::read_to_string(place.at(&format!("{name}.token"))).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (reports, outbox) = tokio::sync::mpsc::channel(16);
+        let hello = v1::Hello { node: name.to_owned(), catalogers: 1, wire_version: VERSION, ..v1::Hello::default() };
+        reports.try_send(Self::addressed(Report::Hello(hello))).unwrap();
+        let orders = runtime.block_on(async {
+            let mut client = CollectorClient::connect(format!("http://{}", place.listen)).await.unwrap();
+            let mut request = tonic::Request::new(ReceiverStream::new(outbox));
+            request.metadata_mut().insert("authorization", format!("Bearer {}", token.trim()).parse().unwrap());
+            client.attach(request).await.unwrap().into_inner()
+        });
+        Self { reports, _orders: orders, runtime }
+    }
+
+    fn addressed(report: Report) -> v1::Report {
+        v1::Report { cluster: "test".to_owned(), report: Some(report) }
+    }
+
+    fn say(&self, report: Report) {
+        self.runtime.block_on(self.reports.send(Self::addressed(report))).unwrap();
+    }
+
+    /// Says what the agent cannot do.
+    fn say_problems(&self, messages: &[&str]) {
+        let problem = |message: &&str| v1::Problem { message: (*message).to_owned(), since: 1_800_000_000 };
+        let problems = messages.iter().map(problem).collect();
+        self.say(Report::Metrics(v1::Metrics { problems, ..v1::Metrics::default() }));
+    }
+}
+
+#[test]
+fn a_node_whose_agent_cannot_list_is_degraded_and_its_pods_say_so_until_it_can() {
+    const REASON: &str = "listing the tasks of namespace k8s.io: containerd did not respond within 30 s";
+    let dir = tempfile::tempdir().unwrap();
+    let pods = vec![pod("web")];
+    let server = ApiServer::start(Objects { pods, cluster: Some("uid-1".to_owned()), ..Objects::default() });
+    let place = aggregator(&server, dir.path(), &[]);
+    let coverage = || {
+        let containers = place.json("/api/v1/containers?namespace=shop");
+        let coverage = &containers["items"][0]["coverage"];
+        format!(
+            "{}: {}",
+            coverage["state"].as_str().unwrap_or_default(),
+            coverage["reason"].as_str().unwrap_or_default()
+        )
+    };
+    let problems = || {
+        let problems = place.status()["problems"].take();
+        let problems = problems.as_array().unwrap().iter().filter(|problem| problem["kind"] == "nodes");
+        problems.map(|problem| problem["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    until("the pod", || coverage() == "pending: no agent is attached on the node");
+
+    let node = Node::attach(&place, "one");
+    until("the node", || coverage() == "pending: the agent on the node has not reported the container yet");
+    assert_eq!(place.json("/api/v1/nodes?name=one")["items"][0]["state"], "attached");
+    node.say_problems(&[REASON, "another"]);
+    let expected = format!("pending: the node is degraded and its agent has not reported the container yet: {REASON}");
+    until("the reason", || coverage() == expected);
+    until("the problem", || problems() == [format!("node one is degraded: {REASON}, and 1 more problems")]);
+    let listed = place.json("/api/v1/nodes?state=degraded")["items"].take();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["name"]), (1, &json!("one")));
+    assert_eq!(listed[0]["problems"][0], json!({ "message": REASON, "began_at": "2027-01-15T08:00:00Z" }));
+    assert_eq!((&place.status()["nodes"]["degraded"], &place.status()["nodes"]["attached"]), (&json!(1), &json!(1)));
+    let metrics = place.get("/metrics");
+    for series in [
+        "outcrop_gaps{kind=\"nodes-degraded\"} 1",
+        "outcrop_problems{kind=\"nodes\"} 1",
+        "outcrop_node_degraded{node=\"one\"} 1",
+    ] {
+        assert!(metrics.contains(series), "{series} is missing in:\n{metrics}");
+    }
+
+    node.say_problems(&[]);
+    until("the end", || problems().is_empty() && place.status()["nodes"]["degraded"] == 0);
+    assert_eq!(coverage(), "pending: the agent on the node has not reported the container yet");
+    assert_eq!(place.json("/api/v1/nodes?name=one")["items"][0]["state"], "attached");
 }
 
 /// The command of an aggregator whose API server is at `server`.

@@ -13,6 +13,7 @@ mod api;
 mod cli;
 mod containerd;
 mod corpora;
+mod degraded;
 mod docs;
 mod fleet;
 mod hostile;

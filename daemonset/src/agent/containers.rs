@@ -10,7 +10,8 @@ use outcrop_proto::{ContainerKey, Digest, LayerId, Storage};
 use overlayfs_reader::MarkNamespace;
 
 use super::filter::Filter;
-use crate::runtime::{Error, Pin, Sibling, Start};
+use crate::heartbeat;
+use crate::runtime::{Error, Gap, Lacks, Pin, Plan, Sibling, Start};
 use crate::scan::{Place, Places, StackPlace, mounted};
 
 /// Time for which the layers of an ended container are still read: the image's snapshots outlive the container.
@@ -18,6 +19,12 @@ const LINGER: Duration = Duration::from_secs(600);
 
 /// Maximum number of ended containers that are kept.
 const MAX_LINGERING: usize = 512;
+
+/// Maximum number of starts that are kept until a list can show whether these containers run.
+const MAX_STARTED: usize = 8192;
+
+/// Time after which no further container is described until what is known has been reported.
+const DESCRIBING: Duration = Duration::from_secs(60);
 
 /// An event this late belongs to a container that was listed and is gone again.
 const LATE: Duration = Duration::from_secs(1);
@@ -30,6 +37,8 @@ struct Known {
     seen: Seen,
     pin: Pin,
     stack: Option<StackPlace>,
+    /// Whether the runtime could not describe it.
+    is_undescribed: bool,
 }
 
 /// Changes since the last list.
@@ -40,11 +49,15 @@ pub(super) struct Changes {
     pub(super) gone: Vec<ContainerKey>,
     /// Containers that started and ended since the last list.
     pub(super) missed: Vec<Seen>,
+    /// Whether the [unconfirmed namespaces](Containers::unconfirmed) have changed.
+    pub(super) has_other_gaps: bool,
+    /// Whether one of them is confirmed again: its containers may have ended unnoticed.
+    pub(super) is_confirmed_again: bool,
 }
 
 impl Changes {
     pub(super) fn is_empty(&self) -> bool {
-        self.changed.is_empty() && self.gone.is_empty() && self.missed.is_empty()
+        self.changed.is_empty() && self.gone.is_empty() && self.missed.is_empty() && !self.has_other_gaps
     }
 }
 
@@ -58,6 +71,10 @@ pub(super) struct Containers {
     lingering: VecDeque<(Instant, Known)>,
     /// Containers that started since the last list, as events reported them.
     started: Vec<Start>,
+    /// What the last list lacks; `None` before the first list.
+    gaps: Option<Vec<Gap>>,
+    /// Number of containers of the last list that were not described for want of time.
+    postponed: usize,
 }
 
 impl Containers {
@@ -69,6 +86,8 @@ impl Containers {
             known: BTreeMap::new(),
             lingering: VecDeque::new(),
             started: Vec::new(),
+            gaps: None,
+            postponed: 0,
         }
     }
 
@@ -77,24 +96,68 @@ impl Containers {
         self.known.values().map(|known| &known.seen)
     }
 
+    /// Returns whether the containers have been listed.
+    pub(super) const fn is_listed(&self) -> bool {
+        self.gaps.is_some()
+    }
+
+    /// Returns the runtime's namespaces of which not every container is listed, or not which ones run.
+    pub(super) fn unconfirmed(&self) -> BTreeSet<String> {
+        unconfirmed(self.gaps())
+    }
+
+    /// Returns what the last list lacks.
+    pub(super) fn gaps(&self) -> &[Gap] {
+        self.gaps.as_deref().unwrap_or_default()
+    }
+
+    /// Returns the number of containers that the runtime could not describe.
+    pub(super) fn undescribed(&self) -> usize {
+        self.known.values().filter(|known| known.is_undescribed).count()
+    }
+
+    /// Returns the number of containers that wait to be described.
+    pub(super) const fn postponed(&self) -> usize {
+        self.postponed
+    }
+
     /// Lists containers; with `again`, containers whose details failed before are described again.
+    ///
+    /// What the runtime did not answer changes nothing: the containers of a namespace that could not be listed keep their last state.
     pub(super) fn update(&mut self, sibling: &mut Sibling, again: bool) -> Result<Changes, Error> {
         // Before the list: a container that starts during the list may be reported by an event and missing in the list.
         self.started.extend(sibling.take_started());
-        let planned = sibling.plan()?;
+        let Plan { containers: planned, gaps } = sibling.plan()?;
+        let is_unlisted = |key: &ContainerKey| {
+            gaps.iter().any(|gap| gap.lacks == Lacks::Containers && gap.namespace == key.namespace)
+        };
+        let unconfirmed = unconfirmed(&gaps);
+        let is_unsure = |key: &ContainerKey| unconfirmed.contains(&key.namespace);
         let started = std::mem::take(&mut self.started);
         let listed: BTreeSet<ContainerKey> = planned.iter().map(|container| container.key.clone()).collect();
         let mut changes = Changes::default();
         let mut next = BTreeMap::new();
         let mut failure = None;
+        let (began, mut postponed) = (Instant::now(), 0);
         for container in planned.into_iter().filter(|container| !container.sandbox) {
             let key = container.key.clone();
             let old = self.known.remove(&key);
             // A container never changes its snapshots, so known details stay valid.
-            let stands = |known: &Known| known.planned == container && !(again && is_failed(&known.seen));
+            let stands =
+                |known: &Known| (known.planned == container || is_unsure(&key)) && !(again && is_failed(&known.seen));
             let known = match old {
                 Some(known) if stands(&known) || failure.is_some() => Some(known),
+                old if began.elapsed() > DESCRIBING => {
+                    postponed += 1;
+                    old
+                }
                 old => match self.look_at(container.clone(), sibling) {
+                    // A container does not become unreadable: the runtime does not answer.
+                    Ok(Some(known))
+                        if is_failed(&known.seen) && old.as_ref().is_some_and(|old| !is_failed(&old.seen)) =>
+                    {
+                        old.map(|old| Known { planned: container, ..old })
+                    }
                     Ok(Some(known)) => {
                         if old.is_none_or(|old| old.seen != known.seen) {
                             changes.changed.push(known.seen.clone());
@@ -117,13 +180,14 @@ impl Containers {
             };
             next.extend(known.map(|known| (key, known)));
         }
-        let ended = std::mem::replace(&mut self.known, next);
+        let mut ended = std::mem::replace(&mut self.known, next);
         if let Some(error) = failure {
             // The runtime went away in between. Containers that were not described are new in the next list.
             self.known.extend(ended);
             self.started = started;
             return Err(error);
         }
+        self.known.extend(ended.extract_if(.., |key, _| is_unlisted(key)));
         let now = Instant::now();
         let is_known = |start: &Start| {
             let is = |seen: &Seen| seen.key == start.key;
@@ -131,12 +195,19 @@ impl Containers {
             listed.contains(&start.key) || ended.contains_key(&start.key) || lately || changes.missed.iter().any(is)
         };
         let missed: BTreeSet<Start> = started.into_iter().filter(|start| !is_known(start)).collect();
+        // Whether these run shows in a later list only.
+        let (waiting, missed): (Vec<Start>, Vec<Start>) = missed.into_iter().partition(|start| is_unsure(&start.key));
+        self.started.extend(waiting.into_iter().take(MAX_STARTED));
         changes.missed.extend(missed.into_iter().map(|start| self.missed_start(start)));
         ended.into_values().for_each(|known| self.linger(known, &mut changes));
         while self.lingering.front().is_some_and(|(end, _)| now - *end > LINGER) || self.lingering.len() > MAX_LINGERING
         {
             self.lingering.pop_front();
         }
+        let before = self.unconfirmed();
+        changes.has_other_gaps = before != unconfirmed;
+        changes.is_confirmed_again = !before.is_subset(&unconfirmed);
+        (self.gaps, self.postponed) = (Some(gaps), postponed);
         Ok(changes)
     }
 
@@ -165,8 +236,10 @@ impl Containers {
     fn look_at(&mut self, planned: Container, sibling: &mut Sibling) -> Result<Option<Known>, Error> {
         if let Some(coverage) = self.filter.excludes(&planned) {
             let seen = seen(&planned, None, Some(coverage));
-            return Ok(Some(Known { seen, pin: Pin::from(&planned), stack: None, planned }));
+            return Ok(Some(Known { seen, pin: Pin::from(&planned), stack: None, is_undescribed: false, planned }));
         }
+        // Many containers of a slow runtime take longer than a heartbeat may.
+        heartbeat::beat();
         let Some(container) = sibling.describe(planned.clone())? else { return Ok(None) };
         let mut seen = seen(&container, None, None);
         let mut stack = None;
@@ -197,7 +270,8 @@ impl Containers {
                 }
             }
         }
-        Ok(Some(Known { seen, pin: Pin::from(&container), stack, planned }))
+        let is_undescribed = container.refused.as_ref().is_some_and(|of| of.state == CoverageState::Failed);
+        Ok(Some(Known { seen, pin: Pin::from(&container), stack, is_undescribed, planned }))
     }
 
     /// Returns where a layer can be read, with the pin of its container.
@@ -248,6 +322,11 @@ impl Containers {
 fn first_that<T>(mut items: impl Iterator<Item = T>, good: impl Fn(&T) -> bool) -> Option<T> {
     let first = items.next()?;
     if good(&first) { Some(first) } else { items.find(good).or(Some(first)) }
+}
+
+fn unconfirmed(gaps: &[Gap]) -> BTreeSet<String> {
+    let gaps = gaps.iter().filter(|gap| matches!(gap.lacks, Lacks::Containers | Lacks::States));
+    gaps.map(|gap| gap.namespace.clone()).collect()
 }
 
 fn has_layer(seen: &Seen, id: LayerId) -> bool {

@@ -31,7 +31,7 @@ impl Measures {
         }
     }
 
-    pub(super) fn report(&self, runtime: Usage, queue: u64) -> v1::Metrics {
+    pub(super) fn report(&self, runtime: Usage, queue: u64, problems: Vec<v1::Problem>) -> v1::Metrics {
         let role = |name: &str, usage: Usage, starts| v1::Role {
             name: name.to_owned(),
             resident_bytes: usage.resident,
@@ -53,6 +53,7 @@ impl Measures {
             gone_before_reading: self.gone_before_reading,
             queue,
             started: self.started,
+            problems,
         }
     }
 }

@@ -10,6 +10,7 @@ mod containers;
 mod filter;
 mod metrics;
 mod node;
+mod problems;
 mod queue;
 mod reading;
 mod uplink;

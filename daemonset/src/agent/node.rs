@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::AgentError;
 use super::containers::{Changes, Containers};
 use super::metrics::Measures;
+use super::problems::Problems;
 use super::queue::{Purpose, Queue, Wanted};
 use super::reading::{Done, Task, Verdict, Went, What, gone};
 use super::uplink::{Outbox, Sent, jittered};
@@ -36,6 +37,9 @@ const ROOM: Duration = Duration::from_millis(500);
 
 /// The pause before another list, after a container started that no list contained.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
+
+/// Maximum interval of lists while the runtime does not answer a part of them.
+const DEGRADED: Duration = Duration::from_secs(15);
 
 /// Interval of metrics reports.
 const METRICS: Duration = Duration::from_secs(30);
@@ -136,6 +140,7 @@ pub(super) struct Node {
     idle: usize,
     threads: usize,
     measures: Measures,
+    problems: Problems,
     /// Ends the uplink, which first finishes its deliveries.
     stop: CancellationToken,
     /// Until when the agent finishes what it has begun; `None` until a signal stops it.
@@ -171,6 +176,7 @@ impl Node {
             idle: 0,
             threads,
             measures,
+            problems: Problems::default(),
             stop,
             draining: None,
             retry_pause: None,
@@ -304,10 +310,19 @@ impl Node {
     fn list(&mut self, again: bool) -> Result<Option<Changes>, End> {
         match self.containers.update(&mut self.sibling, again) {
             Ok(changes) => {
+                self.problems.set_runtime(None);
+                self.note_problems();
                 if self.retry_pause.take().is_some() {
                     tracing::info!(version = %safe(self.sibling.version()), "runtime connected");
                     // Changes that were found before the failure were not reported.
                     self.full_report_due = true;
+                }
+                // The aggregator may know containers from before a restart that ended meanwhile.
+                self.full_report_due |= changes.is_confirmed_again;
+                if self.containers.postponed() > 0 {
+                    self.next_list = Instant::now();
+                } else if self.problems.has_gaps() {
+                    self.next_list = self.next_list.min(Instant::now() + DEGRADED);
                 }
                 let missed = |seen: &&Seen| seen.refused.as_ref().is_some_and(|c| c.state == CoverageState::Failed);
                 self.measures.gone_before_reading += changes.missed.iter().filter(missed).count() as u64;
@@ -328,10 +343,19 @@ impl Node {
         if self.retry_pause.is_none() {
             tracing::warn!(reason = %safe(&error.to_string()), "runtime lost");
         }
+        self.problems.set_runtime(Some(error.to_string()));
+        self.note_problems();
         let pause = self.retry_pause.map_or(PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
         self.retry_pause = Some(pause);
         self.next_list = Instant::now() + jittered(pause);
         Ok(())
+    }
+
+    /// Reports the problems at once if they have changed.
+    fn note_problems(&mut self) {
+        if self.problems.update(&self.containers) {
+            self.next_metrics = Instant::now();
+        }
     }
 
     // Reports.
@@ -347,7 +371,8 @@ impl Node {
 
     fn report_containers(&mut self, full: bool, containers: Vec<v1::Container>, gone: Vec<ContainerKey>) -> bool {
         let gone = gone.iter().map(Into::into).collect();
-        let mut report = v1::Containers { sequence: self.sequence + 1, full, containers, gone };
+        let unconfirmed_namespaces = self.containers.unconfirmed().into_iter().collect();
+        let mut report = v1::Containers { sequence: self.sequence + 1, full, containers, gone, unconfirmed_namespaces };
         fit(&mut report);
         let sent = self.report(Report::Containers(report)) == Sent::Yes;
         self.sequence += u64::from(sent);
@@ -369,7 +394,8 @@ impl Node {
 
     /// Sends reports that had no room before, or no aggregator.
     fn retry_reports(&mut self) {
-        if self.outbox.is_none() {
+        // Before the first list, a report would end all containers that the aggregator knows from before.
+        if self.outbox.is_none() || !self.containers.is_listed() {
             return;
         }
         if self.full_report_due {
@@ -396,7 +422,7 @@ impl Node {
             Ok(usage) => usage,
             Err(error) => return self.runtime_failed(error),
         };
-        let metrics = self.measures.report(runtime, self.queue.len() as u64);
+        let metrics = self.measures.report(runtime, self.queue.len() as u64, self.problems.report());
         self.report(Report::Metrics(metrics));
         Ok(())
     }
@@ -457,9 +483,12 @@ impl Node {
 
     fn layer(&mut self, wanted: Wanted, outbox: Outbox) -> Option<Task> {
         let Some((pin, root, marks)) = self.containers.layer(wanted.layer) else {
-            self.measures.gone_before_reading += self.containers.forget_unread(wanted.layer);
-            // If there is no room for the report, the lease expires.
-            self.report(gone(wanted.layer));
+            // A container that is not listed yet may have it: then the lease expires.
+            if self.containers.is_listed() && self.containers.unconfirmed().is_empty() {
+                self.measures.gone_before_reading += self.containers.forget_unread(wanted.layer);
+                // If there is no room for the report, the lease expires.
+                self.report(gone(wanted.layer));
+            }
             return None;
         };
         let what = What::Layer { wanted, root: root.to_owned(), marks };
@@ -474,7 +503,7 @@ impl Node {
 
     /// Decides whether a result counts: only if the layers that it was read from still exist.
     fn conclude(&mut self, done: Done) -> Result<(), End> {
-        let Done { task, went, verdict } = done;
+        let Done { task, went, obstacle, verdict } = done;
         let stands = match &task.what {
             _ if went == Went::Vanished => Ok(false),
             // A mounted root belongs to its container.
@@ -510,6 +539,10 @@ impl Node {
             self.measures.gone_before_reading += self.containers.forget_unread(wanted.layer);
             let _ = verdict.send(Verdict::Gone);
             return Ok(());
+        }
+        if went == Went::Read || obstacle.is_some() {
+            self.problems.set_reading(obstacle);
+            self.note_problems();
         }
         match (went, wanted.purpose) {
             (Went::Failed | Went::Vanished, _) => self.measures.layers_failed += 1,

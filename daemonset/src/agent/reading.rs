@@ -46,6 +46,8 @@ pub(super) struct Done {
     pub(super) task: Task,
     /// Outcome of the task.
     pub(super) went: Went,
+    /// Why the layer could not be read, if the reason lies on this node.
+    pub(super) obstacle: Option<String>,
     /// The thread waits for the verdict. Without a verdict it discards the result.
     pub(super) verdict: mpsc::Sender<Verdict>,
 }
@@ -131,9 +133,13 @@ fn perform(task: Task, reader: &StackReader, commands: &Commands) {
             (Answer::Stack(check.stack.clone(), read, check.unread.clone(), doubt), Went::Read)
         }
     };
+    let obstacle = match &answer {
+        Answer::Unreadable(_, error) if error.is_of_node() => Some(error.to_string()),
+        _ => None,
+    };
     let outbox = task.outbox.clone();
     let (verdict, is_said) = mpsc::channel();
-    if !commands.send(Command::Done(Box::new(Done { task, went, verdict }))) {
+    if !commands.send(Command::Done(Box::new(Done { task, went, obstacle, verdict }))) {
         return;
     }
     if let Ok(verdict) = is_said.recv() {

@@ -81,9 +81,9 @@ impl Error {
     /// Classifies an error response; `doing` names the request, as in "listing containers".
     pub(crate) fn call(doing: impl Into<String>, status: tonic::Status) -> Self {
         let doing = doing.into();
-        // A broken connection is Unavailable, or Unknown or Internal with the transport's error as its source.
-        let transport = std::error::Error::source(&status).is_some();
-        if transport || status.code() == Code::Unavailable {
+        // A broken connection has the transport's error as its source. Without one, containerd itself sent the status: Unavailable for
+        // a plugin that does not answer, while everything else works.
+        if std::error::Error::source(&status).is_some() {
             return Self::Gone(doing, innermost(&status));
         }
         Self::Call(doing, status)
@@ -115,4 +115,22 @@ fn innermost(status: &tonic::Status) -> String {
 
 fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_broken_connection_makes_further_requests_useless() {
+        let broken = tonic::Status::from_error(Box::new(std::io::Error::other("broken pipe")));
+        for (status, is_fatal) in [
+            (broken, true),
+            (tonic::Status::unavailable("connection error: the proxy plugin is down"), false),
+            (tonic::Status::internal("a shim does not answer"), false),
+        ] {
+            let error = Error::call("listing containers", status);
+            assert_eq!(error.is_fatal(), is_fatal, "{error}");
+        }
+    }
 }

@@ -16,6 +16,41 @@ pub struct StorageDriver {
     pub root: Option<PathBuf>,
 }
 
+/// What a [`Gap`] leaves unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Lacks {
+    /// Whether there are further namespaces: those of an earlier list were used.
+    Namespaces,
+    /// Which containers the namespace has. One that is not listed may exist.
+    Containers,
+    /// Which containers of the namespace run. One that is listed may have ended.
+    States,
+    /// The details of containers on a storage driver. The gap's namespace is the driver's name.
+    Details,
+    /// Starts and ends of containers between two lists.
+    Events,
+}
+
+/// A part of a list that the runtime did not answer. The rest of the list is valid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// What is unknown.
+    pub lacks: Lacks,
+    /// Namespace of the runtime; empty where the gap concerns all of them.
+    pub namespace: String,
+    /// The cause, with a hint.
+    pub reason: String,
+}
+
+/// A list of containers, and what it lacks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The containers, sorted by key.
+    pub containers: Vec<Container>,
+    /// What the runtime did not answer; empty for a complete list.
+    pub gaps: Vec<Gap>,
+}
+
 /// A container that was started, as the runtime reported it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Start {
@@ -48,7 +83,7 @@ impl From<&Container> for Pin {
 /// A request; the next one may be sent when the response to the last one has ended.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Request {
-    /// Answered with any number of [`Reply::Container`], then [`Reply::End`].
+    /// Answered with any number of [`Reply::Container`] and [`Reply::Gap`], then [`Reply::End`].
     List { namespaces: Vec<String> },
     /// Like `List`, without the details of each container, which [`Request::Describe`] requests.
     Plan,
@@ -73,6 +108,8 @@ pub(super) enum Reply {
     Ready { socket: String, version: String, cage: String },
     /// One container of a list. One per message, so that the largest container bounds the memory.
     Container(Box<Container>),
+    /// A part of a list that is missing.
+    Gap(Gap),
     /// End of a list.
     End,
     /// Whether the compared state is the same.

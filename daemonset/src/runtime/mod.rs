@@ -24,7 +24,7 @@ pub use error::Error;
 pub use event::Event;
 pub use frame::FrameError;
 pub use join::{accept, connect};
-pub use message::{Pin, Start, StorageDriver};
+pub use message::{Gap, Lacks, Pin, Plan, Start, StorageDriver};
 pub use sibling::Sibling;
 
 /// A container runtime, as the process that holds its socket uses it. Every method only reads.
@@ -49,8 +49,9 @@ pub trait RuntimeClient: Sized {
     fn version(&self) -> &str;
 
     /// Lists the containers of `namespaces`, of all namespaces where none is given, without the details that
-    /// [`Self::describe`] adds. Containers that have ended count while their pod lives. Sorted by key.
-    async fn plan(&mut self, namespaces: &[String]) -> Result<Vec<Container>, Error>;
+    /// [`Self::describe`] adds. Containers that have ended count while their pod lives. A part that the runtime does not answer
+    /// is a gap of the list; it takes a minute and a half at most. An error means that nothing is known.
+    async fn plan(&mut self, namespaces: &[String]) -> Result<Plan, Error>;
 
     /// Adds the layers, mounts and image configurations of a container of [`Self::plan`], or the reason why it is not read.
     /// `None` when the container has been removed meanwhile.

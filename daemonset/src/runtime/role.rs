@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::event::{Event, Gathered};
 use super::frame::{self, FrameError};
-use super::message::{Reply, Request};
+use super::message::{Gap, Lacks, Plan, Reply, Request};
 use super::{Error, RuntimeClient};
 use crate::heartbeat;
 use crate::logging::safe;
@@ -164,6 +164,8 @@ async fn run<C: RuntimeClient>(
 struct Events {
     /// The subscription; `None` when it has ended.
     told: Option<mpsc::Receiver<Event>>,
+    /// When a subscription of this connection ended last.
+    ended: Option<Instant>,
     gathered: Gathered,
     /// Whether an event waits to be passed on.
     pending: bool,
@@ -203,12 +205,35 @@ impl Events {
         let Some(told) = &mut self.told else { return std::future::pending().await };
         match told.recv().await {
             Some(event) => self.gathered.add(event),
-            // The runtime has ended; the next request reports it.
-            None => self.told = None,
+            // Either the runtime has ended, which the next request reports, or the subscription only.
+            None => {
+                self.told = None;
+                self.ended = Some(Instant::now());
+            }
         }
         self.pending = true;
     }
+
+    /// Subscribes, if there is no subscription. One that ended is renewed after a pause: each end causes a list.
+    fn subscribe(&mut self, client: &impl RuntimeClient) -> bool {
+        let is_due = self.told.is_none() && self.ended.is_none_or(|ended| ended.elapsed() >= RESUBSCRIBE);
+        if is_due {
+            self.told = Some(client.watch());
+        }
+        is_due
+    }
+
+    /// Returns the gap while a subscription that ended has not been replaced by one that lasts.
+    fn gap(&self) -> Option<Gap> {
+        let reason = "the runtime ended its stream of events; a container that lives for moments only may be missed until a new stream lasts";
+        self.ended.filter(|ended| self.told.is_none() || ended.elapsed() < LASTS)?;
+        Some(Gap { lacks: Lacks::Events, namespace: String::new(), reason: reason.to_owned() })
+    }
 }
+
+/// Pause before a subscription that ended is renewed, and time after which the new one counts as lasting: the runtime does not confirm it.
+const RESUBSCRIBE: Duration = Duration::from_secs(5);
+const LASTS: Duration = Duration::from_secs(30);
 
 /// Holder of the connection.
 struct Holder<C> {
@@ -260,11 +285,10 @@ impl<C: RuntimeClient> Holder<C> {
                 }
                 Err(error) => return Ok(Err(error)),
             }
-            events.told = None;
+            (events.told, events.ended) = (None, None);
         }
         let Some(client) = &mut self.client else { return Ok(Ok(Reply::End)) };
-        if self.watching && events.told.is_none() {
-            events.told = Some(client.watch());
+        if self.watching && events.subscribe(client) {
             // The subscription is sent before any later request.
             tokio::task::yield_now().await;
         }
@@ -274,13 +298,14 @@ impl<C: RuntimeClient> Holder<C> {
                     self.patience = Instant::now();
                     client.retry_slow();
                 }
-                let planned = match client.plan(&[]).await {
-                    Ok(planned) => planned,
+                let Plan { containers, gaps } = match client.plan(&[]).await {
+                    Ok(plan) => plan,
                     Err(error) => return Ok(Err(error)),
                 };
-                for container in planned {
+                for container in containers {
                     frame::send(answers, &Reply::Container(Box::new(container))).await?;
                 }
+                send_gaps(gaps.into_iter().chain(events.gap()), answers).await?;
                 Ok(Reply::End)
             }
             Request::List { namespaces } => list(client, &namespaces, answers).await?,
@@ -313,11 +338,12 @@ async fn list<C: RuntimeClient>(
     namespaces: &[String],
     answers: &mut OwnedWriteHalf,
 ) -> Result<Result<Reply, Error>, FrameError> {
-    let planned = match client.plan(namespaces).await {
-        Ok(planned) => planned,
+    let Plan { containers, gaps } = match client.plan(namespaces).await {
+        Ok(plan) => plan,
         Err(error) => return Ok(Err(error)),
     };
-    for container in planned {
+    send_gaps(gaps, answers).await?;
+    for container in containers {
         match client.describe(container).await {
             Ok(Some(container)) => frame::send(answers, &Reply::Container(Box::new(container))).await?,
             Ok(None) => {}
@@ -325,6 +351,13 @@ async fn list<C: RuntimeClient>(
         }
     }
     Ok(Ok(Reply::End))
+}
+
+async fn send_gaps(gaps: impl IntoIterator<Item = Gap>, answers: &mut OwnedWriteHalf) -> Result<(), FrameError> {
+    for gap in gaps {
+        frame::send(answers, &Reply::Gap(gap)).await?;
+    }
+    Ok(())
 }
 
 /// Returns when the sibling closes the stream, or sends a message out of turn, during a response.

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Error;
 use super::frame::{self, FrameError};
-use super::message::{Pin, Reply, Request, Start, StorageDriver};
+use super::message::{Pin, Plan, Reply, Request, Start, StorageDriver};
 use crate::usage::Usage;
 
 /// Maximum wait for the next message. The child's own timeouts are shorter, and it reports them.
@@ -108,22 +108,13 @@ impl Sibling {
 
     /// Lists the containers of the given runtime namespaces, of all where none is given, as
     /// [`RuntimeClient::plan`](super::RuntimeClient::plan) lists them, each with its details.
-    pub fn list(&mut self, namespaces: &[String]) -> Result<Vec<Container>, Error> {
-        let mut all = Vec::new();
-        self.each(namespaces, |container| all.push(container))?;
-        Ok(all)
-    }
-
-    /// Like [`Self::list`], and passes each container to `take` as soon as it arrives.
-    pub fn each(&mut self, namespaces: &[String], mut take: impl FnMut(Container)) -> Result<(), Error> {
-        self.containers(&Request::List { namespaces: namespaces.to_vec() }, &mut take)
+    pub fn list(&mut self, namespaces: &[String]) -> Result<Plan, Error> {
+        self.containers(&Request::List { namespaces: namespaces.to_vec() })
     }
 
     /// Lists the containers of every namespace, as [`RuntimeClient::plan`](super::RuntimeClient::plan) lists them; [`Self::describe`] adds the details.
-    pub fn plan(&mut self) -> Result<Vec<Container>, Error> {
-        let mut all = Vec::new();
-        self.containers(&Request::Plan, &mut |container| all.push(container))?;
-        Ok(all)
+    pub fn plan(&mut self) -> Result<Plan, Error> {
+        self.containers(&Request::Plan)
     }
 
     /// Returns a planned container with its details; `None` when it is gone.
@@ -138,12 +129,14 @@ impl Sibling {
         Ok(described)
     }
 
-    fn containers(&mut self, question: &Request, take: &mut dyn FnMut(Container)) -> Result<(), Error> {
+    fn containers(&mut self, question: &Request) -> Result<Plan, Error> {
         self.ask(question)?;
+        let mut plan = Plan::default();
         loop {
             match self.next()? {
-                Reply::Container(container) => take(*container),
-                Reply::End => return Ok(()),
+                Reply::Container(container) => plan.containers.push(*container),
+                Reply::Gap(gap) => plan.gaps.push(gap),
+                Reply::End => return Ok(plan),
                 other => return Err(self.unexpected(other)),
             }
         }

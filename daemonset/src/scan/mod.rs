@@ -98,6 +98,11 @@ pub struct Scanner {
 }
 
 impl ScanError {
+    /// Returns whether the reason lies on this node, and says nothing about the layer: storage is not visible, or no worker can be started.
+    pub const fn is_of_node(&self) -> bool {
+        matches!(self, Self::Open { .. } | Self::Layer { source: WorkerError::Start(_), .. })
+    }
+
     /// Returns the coverage of a stack that was not scanned for this reason.
     pub fn coverage(&self) -> Coverage {
         let state = match self {

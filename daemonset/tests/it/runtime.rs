@@ -16,7 +16,7 @@ use containerd_client::services::v1::{Container as Wire, CreateContainerRequest,
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Request, Status as TonicStatus};
 use outcrop_agent::runtime::containerd::Client;
-use outcrop_agent::runtime::{Error, Pin, Sibling, role};
+use outcrop_agent::runtime::{Error, Pin, Plan, Sibling, role};
 use outcrop_agent::snapshot::{Located, locate};
 use outcrop_proto::{Container, CoverageState, Status};
 
@@ -28,7 +28,9 @@ fn ask<T>(containerd: &Containerd, question: impl AsyncFnOnce(&mut Client) -> T)
 
 fn list(containerd: &Containerd, namespaces: &[&str]) -> Result<Vec<Container>, Error> {
     let namespaces: Vec<String> = namespaces.iter().map(|name| (*name).to_owned()).collect();
-    ask(containerd, async |client| client.list(&namespaces).await)
+    let plan = ask(containerd, async |client| client.list(&namespaces).await)?;
+    assert_eq!(plan.gaps, []);
+    Ok(plan.containers)
 }
 
 fn ids(containers: &[Container]) -> Vec<(&str, &str)> {
@@ -290,7 +292,7 @@ fn containerd_stopped_between_two_questions_is_said_in_words() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut client = Client::connect(Some(&socket)).await.unwrap();
-        assert!(client.list(&[]).await.unwrap().is_empty());
+        assert_eq!(client.list(&[]).await.unwrap(), Plan::default());
         containerd.stop();
         let error = client.list(&[]).await.unwrap_err();
         assert!(matches!(error, Error::Gone(..)), "{error:?}");
@@ -353,7 +355,8 @@ fn a_child_asks_and_its_parent_gets_the_same_answers() {
     assert_eq!(Path::new(sibling.socket()), containerd.socket());
     assert!(!sibling.version().is_empty());
     eprintln!("on containerd {}", sibling.version());
-    let listed = sibling.list(&[]).unwrap();
+    let Plan { containers: listed, gaps } = sibling.list(&[]).unwrap();
+    assert_eq!(gaps, []);
     assert_eq!(listed, list(&containerd, &[]).unwrap());
     assert!(sibling.recheck(&listed[0]).unwrap());
     assert_eq!(

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use outcrop_proto::{Coverage, CoverageState, Digest, ImageDetails, LayerId, LayerState, SeverityCounts, Step};
+use outcrop_proto::wire::v1;
+use outcrop_proto::{
+    Coverage, CoverageState, Digest, ImageDetails, LayerId, LayerState, NodeState, SeverityCounts, Step,
+};
 
 use super::status::sees_node;
 use super::workloads::named;
@@ -14,13 +17,15 @@ use crate::aggregator::{Aggregator, now};
 use crate::store::Summary;
 use crate::web::list::{CONTAINERS, IMAGES, LAYERS, NODES, page};
 use crate::web::{
-    AgentItem, ContainerItem, ContainerRef, Failure, ImageItem, KubernetesNode, LayerItem, List, NodeItem, Page,
-    RoleItem, Scope,
+    AgentItem, AgentProblem, ContainerItem, ContainerRef, Failure, ImageItem, KubernetesNode, LayerItem, List,
+    NodeItem, Page, RoleItem, Scope,
 };
 
 impl Aggregator {
     pub(super) fn list_nodes(&self, scope: &Scope, list: &List) -> Result<Page<NodeItem>, Failure> {
         let (attached, distrusted) = (list.flag("attached")?, list.flag("distrusted")?);
+        let wanted = word::<NodeState>(list, "state")?;
+        let state = |node: Option<&Node>| node.map_or(NodeState::WithoutAgent, Node::state);
         let fleet = self.picture();
         let mut read: HashMap<&str, u64> = HashMap::new();
         let layers: HashSet<&LayerId> = fleet.visible(scope).flat_map(|Visible { stack, .. }| stack.layers()).collect();
@@ -38,6 +43,7 @@ impl Aggregator {
         let names: BTreeSet<&str> = told.keys().copied().chain(registered).chain(untold.keys().copied()).collect();
         let nodes = names.into_iter().map(|name| (name, told.get(name).copied())).filter(|(name, node)| {
             is(list, "name", name)
+                && wanted.is_none_or(|wanted| wanted == state(*node))
                 && attached.is_none_or(|attached| attached == node.is_some_and(|node| node.attached))
                 && distrusted.is_none_or(|distrusted| distrusted == fleet.is_distrusted(name))
         });
@@ -52,6 +58,8 @@ impl Aggregator {
                 distrusted: fleet.is_distrusted(name),
                 layers_read: read.get(name).copied().unwrap_or(0),
                 name: name.to_owned(),
+                state: state(node).into(),
+                problems: node.map(|node| node.problems().iter().map(problem).collect()).unwrap_or_default(),
                 agent_version: node.map(|node| node.agent_version.clone()).unwrap_or_default(),
                 catalogers: node.map_or(0, |node| node.catalogers),
                 cage: node.map(|node| node.cage.clone()).unwrap_or_default(),
@@ -108,6 +116,7 @@ impl Aggregator {
                 let summary = summary(container);
                 ContainerItem {
                     storage: container.storage.map(Into::into),
+                    unconfirmed: fleet.node(name).is_some_and(|node| node.is_unconfirmed(key)),
                     distribution: summary.and_then(|summary| distribution(summary)),
                     packages: summary.map_or(0, |summary| summary.packages),
                     findings: findings(summary),
@@ -228,6 +237,10 @@ enum Row<'a> {
 }
 
 /// Converts the metrics of an agent.
+fn problem(problem: &v1::Problem) -> AgentProblem {
+    AgentProblem { message: problem.message.clone(), began_at: time(problem.since) }
+}
+
 fn agent(node: &Node) -> Option<AgentItem> {
     let metrics = node.metrics.as_ref()?;
     let roles = metrics.roles.iter().map(|role| RoleItem {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use outcrop_proto::wire::Refusal;
-use outcrop_proto::{AssessedState, CoverageState, Distribution, PackageType, SeverityCounts, clock};
+use outcrop_proto::{AssessedState, CoverageState, Distribution, NodeState, PackageType, SeverityCounts, clock};
 
 use super::recent::{LARGE, Recent};
 use super::words;
@@ -83,6 +83,7 @@ impl Aggregator {
                 }
                 nodes.known += 1;
                 nodes.attached += u64::from(node.attached);
+                nodes.degraded += u64::from(node.state() == NodeState::Degraded);
                 nodes.silent += u64::from(!node.attached);
                 nodes.weak_cage += u64::from(node.cage != FULL_CAGE);
                 nodes.distrusted += u64::from(fleet.is_distrusted(name));

@@ -8,6 +8,7 @@ mod checks;
 mod container;
 mod counts;
 mod layers;
+mod node;
 mod runs;
 mod shared;
 mod stacks;
@@ -29,6 +30,7 @@ use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, LayerId, Runt
 pub(super) use checks::Answered;
 pub(super) use container::{Container, Key, Placed};
 pub(super) use counts::{Overview, Visible};
+pub(super) use node::Node;
 pub(super) use runs::{subject, workload_key};
 pub(super) use stacks::Stack;
 pub(super) use verify::{Distrusted, Verified, Witness};
@@ -38,6 +40,7 @@ use crate::store::{Layer as KnownLayer, StackId, SubjectKey, Summary, inputs};
 use crate::web::Lifetimes;
 use container::{shortened, weight_of};
 use layers::Layer;
+use node::bounded;
 use runs::Runs;
 use shared::SharedMap;
 
@@ -89,37 +92,6 @@ pub(super) struct Now {
     pub(super) unix: i64,
 }
 
-/// A node, as its agent reports it.
-#[derive(Clone, Debug)]
-pub(super) struct Node {
-    /// The version of its agent.
-    pub(super) agent_version: String,
-    /// The version of its catalogers.
-    pub(super) catalogers: u32,
-    /// The weakest sandbox of its agent's processes.
-    pub(super) cage: String,
-    /// Whether it can read overlay's marks.
-    pub(super) marks: bool,
-    /// Whether its stream is open.
-    pub(super) attached: bool,
-    /// The number of its latest stream.
-    stream: u64,
-    /// When its last message arrived.
-    pub(super) last_message: Instant,
-    /// The latest metrics of its agent.
-    pub(super) metrics: Option<v1::Metrics>,
-    /// The number of its last report of containers; `None` until it has reported all of them.
-    sequence: Option<u64>,
-    /// Its containers.
-    pub(super) containers: BTreeMap<Key, Container>,
-    /// Its stacks, each with the number of its containers.
-    stacks: BTreeMap<Digest, u32>,
-    /// Memory for its containers, in bytes.
-    weight: usize,
-    /// Layers that the node has to read, by leases and cross-reads.
-    assigned: HashSet<LayerId>,
-}
-
 /// A node's report of its containers.
 #[derive(Debug)]
 pub(super) struct Report {
@@ -133,6 +105,8 @@ pub(super) struct Report {
     pub(super) containers: Vec<Seen>,
     /// Keys of containers that have ended.
     pub(super) gone: Vec<ContainerKey>,
+    /// Namespaces of the runtime for which the node could not find out what runs. A full report ends no container of theirs.
+    pub(super) unconfirmed: Vec<String>,
 }
 
 /// Why a report of containers was refused.
@@ -268,6 +242,7 @@ impl Fleet {
             last_message: now.instant,
             metrics: None,
             sequence: None,
+            unconfirmed: BTreeSet::new(),
             containers: BTreeMap::new(),
             stacks: BTreeMap::new(),
             weight: 0,
@@ -312,11 +287,9 @@ impl Fleet {
     }
 
     /// Records the metrics of a node's agent.
-    pub(super) fn metrics(&mut self, node: &str, mut metrics: v1::Metrics) {
-        metrics.roles.truncate(8);
-        metrics.roles.iter_mut().for_each(|role| role.name = role.name.chars().take(32).collect());
+    pub(super) fn metrics(&mut self, node: &str, metrics: v1::Metrics) {
         if let Some(node) = self.picture.nodes.get_mut(node) {
-            node.metrics = Some(metrics);
+            node.metrics = Some(bounded(metrics));
         }
     }
 
@@ -331,7 +304,8 @@ impl Fleet {
         place: &dyn Fn(&Seen) -> Placed,
         now: Now,
     ) -> Result<(), RefusedReport> {
-        let Report { stream, sequence, full, containers, gone } = report;
+        let Report { stream, sequence, full, containers, gone, unconfirmed } = report;
+        let is_complete = full && unconfirmed.is_empty();
         let node = self.picture.nodes.get_mut(name).ok_or(RefusedReport::Gap)?;
         if node.stream != stream {
             return Err(RefusedReport::Replaced);
@@ -339,15 +313,19 @@ impl Fleet {
         if !full && node.sequence.and_then(|last| last.checked_add(1)) != Some(sequence) {
             return Err(RefusedReport::Gap);
         }
-        let (kept, weight) = if full { (0, 0) } else { (node.containers.len(), node.weight) };
+        let (kept, weight) = if is_complete { (0, 0) } else { (node.containers.len(), node.weight) };
         let added: usize = containers.iter().map(weight_of).sum();
         if kept + containers.len() > MAX_CONTAINERS || weight + added > MAX_WEIGHT {
             return Err(RefusedReport::TooMany);
         }
         node.sequence = Some(sequence);
+        node.set_unconfirmed(&unconfirmed);
         let reported: HashSet<(Runtime, &str, &str)> =
             containers.iter().map(|seen| (seen.key.runtime, &*seen.key.namespace, &*seen.key.id)).collect();
-        let has_ended = |key: &&Key| !reported.contains(&(key.runtime, &*key.namespace, &*key.id));
+        let unconfirmed: HashSet<&str> = unconfirmed.iter().map(String::as_str).collect();
+        let has_ended = |key: &&Key| {
+            !reported.contains(&(key.runtime, &*key.namespace, &*key.id)) && !unconfirmed.contains(&*key.namespace)
+        };
         let mut ended: Vec<Key> = match full {
             true => node.containers.keys().filter(has_ended).cloned().collect(),
             false => Vec::new(),
@@ -361,7 +339,7 @@ impl Fleet {
         for key in ended {
             self.end_container(name, &key, now);
         }
-        if full {
+        if is_complete {
             self.runs.report_completed(name, now.unix);
         }
         Ok(())

@@ -52,13 +52,15 @@ impl Fleet {
         now: Now,
     ) -> Result<(), RefusedReport> {
         let stream = self.picture.node(name).map_or(1, |node| node.stream);
-        let report = Report { stream, sequence, full, containers, gone: gone.to_vec() };
+        let (gone, unconfirmed) = (gone.to_vec(), Vec::new());
+        let report = Report { stream, sequence, full, containers, gone, unconfirmed };
         self.containers(name, report, &|_| Placed::AsReported, now)
     }
 
     /// Applies a node's report of all its containers, with their pods according to the API server.
     fn report_placed(&mut self, name: &str, containers: Vec<Seen>, place: &dyn Fn(&Seen) -> Placed) {
-        let report = Report { stream: 1, sequence: 0, full: true, containers, gone: Vec::new() };
+        let (gone, unconfirmed) = (Vec::new(), Vec::new());
+        let report = Report { stream: 1, sequence: 0, full: true, containers, gone, unconfirmed };
         self.containers(name, report, place, at(0)).unwrap();
     }
 }
@@ -336,7 +338,8 @@ fn a_report_on_a_replaced_stream_changes_nothing() {
     fleet.attach("a", &hello(1), 7, at(0));
     fleet.report("a", 0, true, vec![container("new", &["new", "base"])], &[], at(0)).unwrap();
     let counted = states(&fleet);
-    let late = Report { stream: 1, sequence: 0, full: true, containers: Vec::new(), gone: Vec::new() };
+    let (gone, unconfirmed) = (Vec::new(), Vec::new());
+    let late = Report { stream: 1, sequence: 0, full: true, containers: Vec::new(), gone, unconfirmed };
     assert_eq!(fleet.containers("a", late, &|_| Placed::AsReported, at(0)), Err(RefusedReport::Replaced));
     assert_eq!(states(&fleet), counted);
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use outcrop_agent::doctor::Check;
-use outcrop_proto::AssessedState;
+use outcrop_proto::{AssessedState, NodeState};
 
 use crate::problems::ProblemKind;
 use crate::web::{NodeItem, SourceStatus, Status};
@@ -68,9 +68,9 @@ pub(super) fn status(status: &Status, own_version: &str, max_age: i64) -> Vec<Ch
 /// Checks the current problems. Failed watches are combined: they usually have one cause.
 fn problems(status: &Status) -> Vec<Check> {
     const NAME: &str = "problem";
-    // Those of the store and of the database have checks of their own.
-    let all = status.problems.iter();
-    let all = all.filter(|problem| !matches!(problem.kind.known(), Some(ProblemKind::Store | ProblemKind::Database)));
+    // Those of the store, of the database and of nodes have checks of their own.
+    let has_check = |kind| matches!(kind, Some(ProblemKind::Store | ProblemKind::Database | ProblemKind::Nodes));
+    let all = status.problems.iter().filter(|problem| !has_check(problem.kind.known()));
     let (watches, others): (Vec<_>, Vec<_>) = all.partition(|problem| problem.kind == ProblemKind::Watch);
     let [watches, others] =
         [watches, others].map(|of| of.into_iter().map(|problem| problem.message.as_str()).collect::<Vec<&str>>());
@@ -229,6 +229,17 @@ pub(super) fn nodes(nodes: &[NodeItem], status: &Status) -> Vec<Check> {
             "silent nodes",
             some(&gone),
             "start their agents; in Kubernetes a removed node disappears with its Node object, elsewhere after --forget-after",
+        ));
+    }
+    let degraded = named(&|node| node.state == NodeState::Degraded, &|node| {
+        let first = node.problems.first().map_or("no reason given", |problem| problem.message.as_str());
+        format!("{} ({first})", node.name)
+    });
+    if !degraded.is_empty() {
+        checks.push(Check::warn(
+            "degraded nodes",
+            some(&degraded),
+            "check the container runtime on each node, then kubectl exec POD -c runtime -- outcrop-agent doctor",
         ));
     }
     let blind = |node: &NodeItem| format!("{} ({})", node.name, node.blind.as_deref().unwrap_or_default());
@@ -394,6 +405,11 @@ mod tests {
         for (change, check, outcome) in [
             (json!({ "attached": false, "silent_seconds": 90 }), "silent nodes", Outcome::Fail),
             (json!({ "attached": false, "kubernetes": null }), "silent nodes", Outcome::Warn),
+            (
+                json!({ "state": "degraded", "problems": [{ "message": "containerd did not respond", "began_at": "" }] }),
+                "degraded nodes",
+                Outcome::Warn,
+            ),
             (json!({ "agent_version": "", "attached": false, "cage": "" }), "nodes without agent", Outcome::Fail),
             (json!({ "agent_version": "", "attached": false, "blind": "Windows" }), "blind nodes", Outcome::Warn),
             (json!({ "cage": "seccomp only" }), "sandboxes", Outcome::Warn),

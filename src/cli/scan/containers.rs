@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use outcrop_agent::role;
-use outcrop_agent::runtime::Sibling;
+use outcrop_agent::runtime::{Plan, Sibling};
 use outcrop_agent::scan::{Place, Places, Scanner};
 use outcrop_agent::worker::Program;
 use outcrop_proto::container::{Container, Coverage, CoverageState};
@@ -32,7 +32,7 @@ pub(super) fn scan(
     let fail = |error: outcrop_agent::runtime::Error| Fatal::failed(error.to_string());
     let command = role::runtime_command(&Program::this(), selection.socket.as_deref());
     let mut sibling = Sibling::spawn(command).map_err(fail)?;
-    let mut containers = sibling.list(&selection.namespaces).map_err(fail)?;
+    let Plan { mut containers, gaps } = sibling.list(&selection.namespaces).map_err(fail)?;
     containers.retain(|container| !container.sandbox);
     if let Some(missing) =
         selection.ids.iter().find(|id| !containers.iter().any(|container| container.key.id.starts_with(*id)))
@@ -62,6 +62,11 @@ pub(super) fn scan(
             Target::not_scanned(subject(container), Coverage::failed(reason))
         });
     }
+    // The result is not about what containerd did not list, and says so.
+    targets.extend(
+        gaps.into_iter()
+            .map(|gap| Target::not_scanned(Subject::named("containerd".to_owned()), Coverage::failed(gap.reason))),
+    );
     Ok(targets)
 }
 

@@ -4,7 +4,7 @@ use outcrop_proto::Step;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::LayerWord;
+use super::{LayerWord, NodeStateWord};
 
 /// Numbers of nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -13,6 +13,9 @@ pub struct NodeCounts {
     pub known: u64,
     /// Nodes whose stream is open.
     pub attached: u64,
+    /// Attached nodes whose agent reports that it cannot do a part of its work.
+    #[serde(default)]
+    pub degraded: u64,
     /// Nodes whose stream is not open.
     pub silent: u64,
     /// Nodes whose agent has a weaker sandbox than the full one.
@@ -28,6 +31,12 @@ pub struct NodeCounts {
 pub struct NodeItem {
     /// Name.
     pub name: String,
+    /// Its state.
+    #[serde(default)]
+    pub state: NodeStateWord,
+    /// What its agent cannot do at the moment; empty if it is not degraded.
+    #[serde(default)]
+    pub problems: Vec<AgentProblem>,
     /// Version of its agent; empty if no agent has attached.
     pub agent_version: String,
     /// Version of its set of catalogers.
@@ -52,6 +61,15 @@ pub struct NodeItem {
     pub kubernetes: Option<KubernetesNode>,
     /// Reason for which no agent can run on it; `null` if one can.
     pub blind: Option<String>,
+}
+
+/// A part of its work that an agent cannot do at the moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AgentProblem {
+    /// What is wrong, and what to do about it.
+    pub message: String,
+    /// When it began, by the node's clock.
+    pub began_at: String,
 }
 
 /// A node as its kubelet reports it to the API server.

@@ -15,9 +15,12 @@ mod fleet;
 mod word;
 mod workloads;
 
-pub use fleet::{AgentItem, KubernetesNode, LayerCounts, LayerItem, NodeCounts, NodeItem, RoleItem, StepItem};
+pub use fleet::{
+    AgentItem, AgentProblem, KubernetesNode, LayerCounts, LayerItem, NodeCounts, NodeItem, RoleItem, StepItem,
+};
 pub use word::{
-    AssessedWord, CoverageWord, LayerWord, Open, ProblemWord, RuntimeWord, SeverityWord, StatusWord, StorageWord,
+    AssessedWord, CoverageWord, LayerWord, NodeStateWord, Open, ProblemWord, RuntimeWord, SeverityWord, StatusWord,
+    StorageWord,
 };
 pub use workloads::{IssueItem, WorkloadContainer, WorkloadDetail, WorkloadItem};
 
@@ -260,6 +263,9 @@ pub struct ContainerItem {
     pub storage: Option<StorageWord>,
     /// Its coverage.
     pub coverage: Coverage,
+    /// Whether its node, which is degraded, could not find out if it still runs: its last known state is shown.
+    #[serde(default)]
+    pub unconfirmed: bool,
     /// Name of the distribution.
     pub distribution: Option<String>,
     /// Number of packages.
@@ -301,6 +307,7 @@ impl ContainerItem {
             stack,
             storage: None,
             coverage: coverage.into(),
+            unconfirmed: false,
             distribution: None,
             packages: 0,
             findings: SeverityCounts::default(),

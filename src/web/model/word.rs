@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use outcrop_proto::{AssessedState, CoverageState, FindingStatus, LayerState, Runtime, Severity, Storage, Word};
+use outcrop_proto::{
+    AssessedState, CoverageState, FindingStatus, LayerState, NodeState, Runtime, Severity, Storage, Word,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
@@ -21,6 +23,8 @@ pub type CoverageWord = Open<CoverageState>;
 pub type AssessedWord = Open<AssessedState>;
 /// A [`LayerState`].
 pub type LayerWord = Open<LayerState>;
+/// A [`NodeState`].
+pub type NodeStateWord = Open<NodeState>;
 /// A [`Runtime`].
 pub type RuntimeWord = Open<Runtime>;
 /// A [`Storage`].
@@ -54,6 +58,13 @@ impl<W: Word> Open<W> {
             Self::Known(word) => Some(*word),
             Self::Other(_) => None,
         }
+    }
+}
+
+/// The word of an older server, which does not send the field.
+impl<W: Word> Default for Open<W> {
+    fn default() -> Self {
+        Self::Other(String::new())
     }
 }
 

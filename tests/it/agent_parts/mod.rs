@@ -1,5 +1,7 @@
 //! An aggregator that only listens: it notes what an agent says, and gives the orders that a test wants given.
 
+pub(crate) mod relay;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
@@ -249,6 +251,12 @@ impl Recorder {
             Report::Metrics(metrics) => Some(metrics),
             _ => None,
         })
+    }
+
+    /// What the agent said last that it cannot do.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let last = self.metrics().pop().map(|metrics| metrics.problems).unwrap_or_default();
+        last.into_iter().map(|problem| problem.message).collect()
     }
 
     /// The command of an agent of this aggregator, `run` or `reader`.

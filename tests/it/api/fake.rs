@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex};
 use outcrop::problems::ProblemKind;
 use outcrop::web::list::{CONTAINERS, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, WHO_HAS, WORKLOADS, page};
 use outcrop::web::{
-    AdvisoryItem, AdvisoryPackage, AgentItem, AskedVulnerability, AssessedCount, ContainerItem, ContainerRef,
-    CoverageCount, DatabaseStatus, Failure, FindingItem, Future, HasItem, HasPage, ImageItem, IssueItem,
+    AdvisoryItem, AdvisoryPackage, AgentItem, AgentProblem, AskedVulnerability, AssessedCount, ContainerItem,
+    ContainerRef, CoverageCount, DatabaseStatus, Failure, FindingItem, Future, HasItem, HasPage, ImageItem, IssueItem,
     KubernetesNode, KubernetesStatus, LayerCounts, LayerItem, Lifetimes, List, NodeCounts, NodeItem, OfflineStatus,
     PackageItem, Page, ProblemItem, Pushed, ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source, SourceStatus,
     Status, StepItem, WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
 use outcrop_proto::{
-    AssessedState, Coverage, CoverageState, FindingStatus, LayerState, Runtime, Severity, SeverityCounts, Storage,
+    AssessedState, Coverage, CoverageState, FindingStatus, LayerState, NodeState, Runtime, Severity, SeverityCounts,
+    Storage,
 };
 use tokio::sync::Semaphore;
 
@@ -90,6 +91,19 @@ impl Fake {
         let hostile = number == 0;
         NodeItem {
             name: name("node", number),
+            state: match number {
+                _ if number.is_multiple_of(10) => NodeState::Silent.into(),
+                2 => NodeState::Degraded.into(),
+                _ => NodeState::Attached.into(),
+            },
+            problems: match number {
+                0 => vec![AgentProblem { message: HOSTILE.to_owned(), began_at: HOSTILE.to_owned() }],
+                2 => vec![AgentProblem {
+                    message: "listing the tasks of namespace k8s.io: containerd did not respond within 30 s".to_owned(),
+                    began_at: "2026-11-01T00:00:00Z".to_owned(),
+                }],
+                _ => Vec::new(),
+            },
             agent_version: if hostile { HOSTILE } else { "0.1.0" }.to_owned(),
             catalogers: 7,
             cage: if hostile { HOSTILE } else { "landlock, seccomp" }.to_owned(),
@@ -240,6 +254,7 @@ impl Fake {
                 known: self.nodes as u64,
                 attached: self.nodes as u64 - silent,
                 silent,
+                degraded: 1,
                 weak_cage: 1,
                 distrusted: 1,
                 without_agent: 2,

@@ -135,7 +135,7 @@ impl Place {
 }
 
 fn containers(sequence: u64, full: bool, containers: Vec<v1::Container>) -> Report {
-    Report::Containers(v1::Containers { sequence, full, containers, gone: Vec::new() })
+    Report::Containers(v1::Containers { sequence, full, containers, ..v1::Containers::default() })
 }
 
 /// A container that is not looked into.
@@ -235,8 +235,7 @@ fn lies_about_containers_of_others_change_nothing_of_theirs() {
     let shape = world.shape;
     let lies = victims.iter().map(|(id, image)| seen(world, id, (image + 1) % shape.images)).collect();
     let key = |id: &String| -> v1::ContainerKey { (&kubernetes_key(id.clone())).into() };
-    let gone =
-        v1::Containers { sequence: 2, full: false, containers: Vec::new(), gone: victims.keys().map(key).collect() };
+    let gone = v1::Containers { sequence: 2, gone: victims.keys().map(key).collect(), ..v1::Containers::default() };
     assert!(place.say(
         &stream,
         Duration::from_secs(20),

@@ -327,7 +327,7 @@ impl Fleet {
     async fn tell_all(&self, node: usize, stream: &Stream, sequence: u64) -> Result<(), Status> {
         let containers = self.containers(node);
         let containers = containers.iter().map(|(id, image)| seen(&self.world, id, *image)).collect();
-        let all = v1::Containers { sequence, full: true, containers, gone: Vec::new() };
+        let all = v1::Containers { sequence, full: true, containers, ..v1::Containers::default() };
         stream.say(v1::report::Report::Containers(all)).await
     }
 
@@ -350,7 +350,8 @@ impl Fleet {
         };
         let gone = vec![(&kubernetes_key(gone)).into()];
         let containers = vec![seen(&self.world, &id, image)];
-        stream.say(v1::report::Report::Containers(v1::Containers { sequence, full: false, containers, gone })).await
+        let changes = v1::Containers { sequence, containers, gone, ..v1::Containers::default() };
+        stream.say(v1::report::Report::Containers(changes)).await
     }
 
     async fn obey(

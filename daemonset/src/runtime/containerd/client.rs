@@ -1,6 +1,6 @@
 //! The connection to containerd, and its requests.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,18 +24,20 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
+use super::list::Slow;
 use super::read_only::ReadOnly;
 use super::socket::{CONNECT_TIMEOUT, Opened};
 use super::{event, record};
 use crate::runtime::event::MAX_WAITING;
-use crate::runtime::{Error, Event, Pin, RuntimeClient, StorageDriver};
+use crate::runtime::{Error, Event, Lacks, Pin, Plan, RuntimeClient, StorageDriver};
 
 /// containerd's limit for one message, bytes; tonic's default is a quarter of it, too small for a list of OCI specifications.
 const MAX_MESSAGE: usize = 16 << 20;
 
-/// Maximum time of a request, and of a list. containerd asks every shim for its tasks, so lists of tasks are the slowest.
+/// Maximum time of a request, and of a list. containerd asks every shim for its tasks and waits two seconds for each, so lists of tasks
+/// are the slowest.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-pub(super) const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The connection behind its guard.
 pub(super) type Guarded = ReadOnly<Channel>;
@@ -50,6 +52,14 @@ pub struct Client {
     version: String,
     /// Snapshotters that did not answer in time: requests for their next containers fail immediately.
     pub(super) slow: HashSet<String>,
+    /// Maximum time of a list.
+    pub(super) list_timeout: Duration,
+    /// Lists that did not arrive in time: they are not requested again for a while.
+    pub(super) slow_lists: HashMap<(Lacks, String), Slow>,
+    /// The namespaces of the last list of them.
+    pub(super) known_namespaces: Vec<String>,
+    /// By namespace, the containers that had ended for good when its tasks were listed last.
+    pub(super) ended: HashMap<String, HashSet<String>>,
 }
 
 impl Client {
@@ -85,7 +95,23 @@ impl Client {
             Ok::<_, Error>((channel, answer.into_inner().version))
         };
         let (channel, version) = tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(|_| silent())??;
-        Ok(Self { channel, socket: path, version: record::short(version), slow: HashSet::new() })
+        Ok(Self {
+            channel,
+            socket: path,
+            version: record::short(version),
+            slow: HashSet::new(),
+            list_timeout: LIST_TIMEOUT,
+            slow_lists: HashMap::new(),
+            known_namespaces: Vec::new(),
+            ended: HashMap::new(),
+        })
+    }
+
+    /// Sets the maximum time of a list. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_list_timeout(self, list_timeout: Duration) -> Self {
+        Self { list_timeout, ..self }
     }
 
     /// Returns the path of the socket.
@@ -172,7 +198,7 @@ impl RuntimeClient for Client {
         &self.version
     }
 
-    async fn plan(&mut self, namespaces: &[String]) -> Result<Vec<Container>, Error> {
+    async fn plan(&mut self, namespaces: &[String]) -> Result<Plan, Error> {
         Self::plan(self, namespaces).await
     }
 

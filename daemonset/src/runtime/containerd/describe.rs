@@ -71,6 +71,15 @@ impl Client {
 
     /// Returns whether the container still has the same snapshots as when it was described; `false` when it is gone.
     pub async fn recheck(&mut self, pin: &Pin) -> Result<bool, Error> {
+        in_time(pin, self.has_not_changed(pin)).await
+    }
+
+    /// Returns whether the container's snapshots still exist, even if the container is gone.
+    pub async fn stand(&mut self, pin: &Pin) -> Result<bool, Error> {
+        in_time(pin, self.snapshots_exist(pin)).await
+    }
+
+    async fn has_not_changed(&self, pin: &Pin) -> Result<bool, Error> {
         let Some((snapshotter, key)) = self.get(&pin.key.namespace, &pin.key.id).await? else {
             return Ok(false);
         };
@@ -85,8 +94,7 @@ impl Client {
         }
     }
 
-    /// Returns whether the container's snapshots still exist, even if the container is gone.
-    pub async fn stand(&mut self, pin: &Pin) -> Result<bool, Error> {
+    async fn snapshots_exist(&self, pin: &Pin) -> Result<bool, Error> {
         let Some((top, below)) = pin.chain.split_first() else { return Ok(false) };
         let info = match self.stat(&pin.key.namespace, &pin.storage_driver, top).await {
             Ok(info) => info,
@@ -264,6 +272,12 @@ impl Client {
     async fn current(&self, container: &Container) -> Result<Option<(String, String)>, Error> {
         self.get(&container.key.namespace, &container.key.id).await
     }
+}
+
+/// Limits the time of all requests of a check: a chain has hundreds of snapshots.
+async fn in_time(pin: &Pin, check: impl Future<Output = Result<bool, Error>>) -> Result<bool, Error> {
+    let slow = || Error::Slow(format!("checking container {:?}", pin.key.id), DESCRIBE_TIMEOUT.as_secs());
+    tokio::time::timeout(DESCRIBE_TIMEOUT, check).await.unwrap_or_else(|_| Err(slow()))
 }
 
 /// Result of a walk over the parents. Labels are checked for one key and dropped: remote snapshotters store pull secrets there.

@@ -71,19 +71,23 @@ impl Containerd {
 
     /// Stops it by its process ID; its containers live on.
     pub(crate) fn stop(&mut self) {
-        self.signal(rustix::process::Signal::TERM);
+        self.end_by(rustix::process::Signal::TERM);
     }
 
-    fn signal(&mut self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, signal);
+    fn end_by(&mut self, signal: rustix::process::Signal) {
+        self.signal(signal);
         let _ = self.child.wait();
+    }
+
+    /// Sends a signal to it, by its process ID.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal);
     }
 
     /// Ends it as `kill -9` does, and starts it again on the same state.
     #[allow(dead_code, reason = "not every test that uses the harness restarts it")]
     pub(crate) fn crash(&mut self) {
-        self.signal(rustix::process::Signal::KILL);
+        self.end_by(rustix::process::Signal::KILL);
         self.child = launch(self.dir.path(), self.bin.as_deref()).unwrap();
     }
 
@@ -190,9 +194,9 @@ impl Drop for Containerd {
             self.print_tasks();
         }
         // Containers outlive containerd: to remove them, it must run.
-        if self.child.try_wait().is_ok_and(|status| status.is_some())
-            && let Ok(child) = launch(self.dir.path(), self.bin.as_deref())
-        {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            self.signal(rustix::process::Signal::CONT);
+        } else if let Ok(child) = launch(self.dir.path(), self.bin.as_deref()) {
             self.child = child;
         }
         let lines = |output: Output| {

@@ -1,5 +1,7 @@
 //! Nodes that fail, report false data or disappear must not affect other nodes.
 
+use outcrop_proto::NodeState;
+
 use super::super::container::MAX_REASON;
 use super::super::*;
 use super::*;
@@ -201,4 +203,61 @@ fn proved_layers_of_a_stack_replace_unproved_ones() {
     fleet.report("bare", 2, true, vec![], &[], at(0)).unwrap();
     assert_eq!(fleet.present_layers().count(), 0, "layers without containers are still counted");
     assert!(fleet.layers.values().all(|layer| layer.containers == 0));
+}
+
+#[test]
+fn a_full_report_ends_no_container_of_a_namespace_that_the_node_could_not_list() {
+    let all: &[&[&str]] = &[&["shop"], &["bank"]];
+    let mut fleet = nodes(&[("a", all)]);
+    let mut other = container("tool", &["tool"]);
+    other.key.namespace = "other".to_owned();
+    let unconfirmed = |unconfirmed: &[&str], containers: Vec<Seen>| Report {
+        stream: 1,
+        sequence: 0,
+        full: true,
+        containers,
+        gone: Vec::new(),
+        unconfirmed: unconfirmed.iter().map(|&namespace| namespace.to_owned()).collect(),
+    };
+    let ids = |fleet: &Fleet| {
+        let containers = &fleet.node("a").unwrap().containers;
+        containers.keys().map(|key| key.id.to_string()).collect::<Vec<_>>()
+    };
+    let place = |_: &Seen| Placed::AsReported;
+    // A new agent, which knows nothing of the namespace from before.
+    fleet.attach("a", &hello(1), 1, at(0));
+    fleet.containers("a", unconfirmed(&["k8s.io"], vec![other.clone()]), &place, at(1)).unwrap();
+    assert_eq!(ids(&fleet), ["bank", "shop", "tool"]);
+    let node = fleet.node("a").unwrap();
+    let marked = node.containers.keys().filter(|key| node.is_unconfirmed(key)).map(|key| &*key.id);
+    assert_eq!(marked.collect::<Vec<_>>(), ["bank", "shop"]);
+    fleet.containers("a", unconfirmed(&["moby"], vec![other.clone()]), &place, at(2)).unwrap();
+    assert_eq!(ids(&fleet), ["tool"]);
+    // What a node keeps in this way counts toward its limit.
+    let many =
+        |from: usize| (from..from + MAX_CONTAINERS / 2 + 1).map(|number| container(&format!("{number}"), &["x"]));
+    fleet.containers("a", unconfirmed(&["k8s.io"], many(0).collect()), &place, at(3)).unwrap();
+    let more = unconfirmed(&["k8s.io"], many(MAX_CONTAINERS).collect());
+    assert_eq!(fleet.containers("a", more, &place, at(4)), Err(RefusedReport::TooMany));
+}
+
+#[test]
+fn a_node_is_degraded_while_its_agent_reports_problems_within_bounds() {
+    let mut fleet = two_nodes();
+    let problem = |message: &str| v1::Problem { message: message.to_owned(), since: 7 };
+    let report = |problems: Vec<v1::Problem>| v1::Metrics { problems, ..v1::Metrics::default() };
+    let state = |fleet: &Fleet| (fleet.node("a").unwrap().state(), fleet.node("b").unwrap().state());
+    assert_eq!(state(&fleet), (NodeState::Attached, NodeState::Attached));
+    fleet.metrics("a", report(vec![problem("listing tasks: slow")]));
+    assert_eq!(state(&fleet), (NodeState::Degraded, NodeState::Attached));
+    // Its agent is restarted: what it said before holds until it says more.
+    fleet.detach("a", 1);
+    assert_eq!((state(&fleet).0, fleet.node("a").unwrap().problems().len()), (NodeState::Silent, 0));
+    fleet.attach("a", &hello(1), 2, at(0));
+    assert_eq!(state(&fleet).0, NodeState::Degraded);
+    fleet.metrics("a", report(Vec::new()));
+    assert_eq!(state(&fleet).0, NodeState::Attached);
+    fleet.metrics("a", report(vec![problem(&"ä".repeat(100_000)); 1_000]));
+    let problems = fleet.node("a").unwrap().problems();
+    assert!(problems.len() == 8 && problems.iter().all(|problem| problem.message.len() <= 512));
 }

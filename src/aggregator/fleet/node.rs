@@ -1,0 +1,88 @@
+//! A node.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Instant;
+
+use outcrop_proto::wire::v1;
+use outcrop_proto::{Digest, LayerId, NodeState};
+
+use super::{Container, Key};
+
+/// Maximum number of problems that an agent reports, and maximum size of each, in bytes.
+const MAX_PROBLEMS: usize = 8;
+const MAX_PROBLEM: usize = 512;
+
+/// Maximum number of namespaces that are recorded as unconfirmed, and maximum size of their names, in bytes.
+const MAX_UNCONFIRMED: usize = 64;
+const MAX_NAMESPACE: usize = 256;
+
+/// A node, as its agent reports it.
+#[derive(Clone, Debug)]
+pub(in crate::aggregator) struct Node {
+    /// The version of its agent.
+    pub(in crate::aggregator) agent_version: String,
+    /// The version of its catalogers.
+    pub(in crate::aggregator) catalogers: u32,
+    /// The weakest sandbox of its agent's processes.
+    pub(in crate::aggregator) cage: String,
+    /// Whether it can read overlay's marks.
+    pub(in crate::aggregator) marks: bool,
+    /// Whether its stream is open.
+    pub(in crate::aggregator) attached: bool,
+    /// The number of its latest stream.
+    pub(super) stream: u64,
+    /// When its last message arrived.
+    pub(in crate::aggregator) last_message: Instant,
+    /// The latest metrics of its agent.
+    pub(in crate::aggregator) metrics: Option<v1::Metrics>,
+    /// The number of its last report of containers; `None` until it has reported all of them.
+    pub(super) sequence: Option<u64>,
+    /// Namespaces of the runtime for which the node could not find out what runs.
+    pub(super) unconfirmed: BTreeSet<String>,
+    /// Its containers.
+    pub(in crate::aggregator) containers: BTreeMap<Key, Container>,
+    /// Its stacks, each with the number of its containers.
+    pub(super) stacks: BTreeMap<Digest, u32>,
+    /// Memory for its containers, in bytes.
+    pub(super) weight: usize,
+    /// Layers that the node has to read, by leases and cross-reads.
+    pub(super) assigned: HashSet<LayerId>,
+}
+
+impl Node {
+    /// Returns what its agent cannot do at the moment, by its own report; nothing while its stream is not open.
+    pub(in crate::aggregator) fn problems(&self) -> &[v1::Problem] {
+        self.metrics.as_ref().filter(|_| self.attached).map_or(&[], |metrics| metrics.problems.as_slice())
+    }
+
+    /// Returns whether the node could not find out if a container still runs, so that its last known state is shown.
+    pub(in crate::aggregator) fn is_unconfirmed(&self, key: &Key) -> bool {
+        self.unconfirmed.contains(&*key.namespace)
+    }
+
+    /// Records the namespaces for which the node could not find out what runs, within a bound.
+    pub(super) fn set_unconfirmed(&mut self, namespaces: &[String]) {
+        let short = namespaces.iter().filter(|namespace| namespace.len() <= MAX_NAMESPACE);
+        self.unconfirmed = short.take(MAX_UNCONFIRMED).cloned().collect();
+    }
+
+    /// Returns its state.
+    pub(in crate::aggregator) fn state(&self) -> NodeState {
+        match (self.attached, self.problems()) {
+            (false, _) => NodeState::Silent,
+            (true, []) => NodeState::Attached,
+            (true, _) => NodeState::Degraded,
+        }
+    }
+}
+
+/// Shortens what an agent chooses in its metrics.
+pub(super) fn bounded(mut metrics: v1::Metrics) -> v1::Metrics {
+    metrics.roles.truncate(8);
+    metrics.roles.iter_mut().for_each(|role| role.name = role.name.chars().take(32).collect());
+    metrics.problems.truncate(MAX_PROBLEMS);
+    for problem in &mut metrics.problems {
+        problem.message = problem.message[..problem.message.floor_char_boundary(MAX_PROBLEM)].to_owned();
+    }
+    metrics
+}
