@@ -46,7 +46,7 @@ pub struct ImageDetails {
     pub platform: String,
     /// The user that runs the image's processes unless a pod says otherwise: `NAME|UID[:GROUP|GID]`. An empty text means root.
     pub user: String,
-    /// Labels of [`LABELS`] that the image has.
+    /// Labels of [`Self::LABELS`] that the image has.
     pub labels: BTreeMap<String, String>,
 }
 
