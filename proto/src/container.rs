@@ -36,7 +36,7 @@ pub struct Step {
     pub text: String,
 }
 
-/// What an image's configuration tells people about the image
+/// Properties of an image for people, from its configuration
 /// ([OCI image configuration](https://github.com/opencontainers/image-spec/blob/main/config.md#properties)).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ImageDetails {
@@ -51,12 +51,15 @@ pub struct ImageDetails {
 }
 
 impl ImageDetails {
+    /// The label with the place of the source code.
+    pub const SOURCE: &str = "org.opencontainers.image.source";
+
     /// The labels that are reported: where the image comes from, and what it was built on
     /// ([OCI annotations](https://github.com/opencontainers/image-spec/blob/main/annotations.md)). Others may contain anything.
     pub const LABELS: [&str; 5] = [
         "org.opencontainers.image.base.name",
         "org.opencontainers.image.revision",
-        "org.opencontainers.image.source",
+        Self::SOURCE,
         "org.opencontainers.image.vendor",
         "org.opencontainers.image.version",
     ];

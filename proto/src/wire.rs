@@ -230,7 +230,7 @@ pub struct Seen {
     pub refused: Option<Coverage>,
     /// Build steps of its layers, one per layer, newest first; empty where they are not known.
     pub steps: Vec<Step>,
-    /// What its image's configuration tells, where that is proved.
+    /// Properties of its image, where the configuration is proved.
     pub details: Option<ImageDetails>,
 }
 

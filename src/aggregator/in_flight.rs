@@ -2,7 +2,7 @@
 //!
 //! A budget bounds decoding and merging. Should it fail, the process would end, and end again after every restart, because nodes deliver
 //! inventories again and unmerged stacks are merged again. Therefore each piece of this work is a file in the data directory for as long as
-//! it runs. What an earlier process has left there is suspect: it is tried in a [process of its own](super::trial) first, and set aside if that
+//! it runs. Work that an earlier process has left there is suspect: it is tried in a [process of its own](super::trial) first, and set aside if that
 //! one ends. The files are not synced, since they have to survive the process and not the machine.
 
 use std::collections::HashSet;
@@ -29,7 +29,7 @@ pub(super) struct Work(String);
 impl Work {
     /// The decoding of a layer's inventory.
     pub(super) fn layer(layer: &LayerId) -> Self {
-        Self(format!("layer {}", Digest::of(layer.to_string().as_bytes())))
+        Self(format!("layer {layer}"))
     }
 
     /// The merge of a stack.
@@ -72,7 +72,7 @@ impl InFlight {
         lock(&self.suspects).contains(work)
     }
 
-    /// Returns whether anything is suspect.
+    /// Returns whether there are suspects.
     pub(super) fn has_suspects(&self) -> bool {
         !lock(&self.suspects).is_empty()
     }

@@ -172,7 +172,7 @@ fn decode(row: &InventoryRow, budget: &mut Budget) -> Result<Inventory, DecodeEr
     Ok(inventory)
 }
 
-/// What is stored of a delivered inventory beside its bytes.
+/// Properties of a delivered inventory that are stored with its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CheckedInventory {
     /// Digest of the canonical encoding.

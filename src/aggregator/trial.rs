@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Memory of a trial, in bytes: the budget of a job, its input and the program.
 const MAX_DATA: u64 = 512 << 20;
 
-/// What is tried.
+/// The work to try.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Trial {
     #[prost(message, repeated, tag = "1")]
@@ -72,7 +72,7 @@ impl Trial {
     /// Does the work in a process of its own.
     ///
     /// # Errors
-    /// Why that process did not end well.
+    /// When that process did not end well: the reason.
     pub(super) async fn run(self) -> Result<(), String> {
         let spawned = Command::new("/proc/self/exe")
             .arg(ARGUMENT)
@@ -99,8 +99,8 @@ impl Trial {
     }
 }
 
-/// Does the work of a trial that is read from standard input. What matters is that the process survives it: an inventory that is
-/// refused has done no harm.
+/// Does the work of a trial that is read from standard input. Only the survival of the process counts: an inventory that is refused
+/// has done no harm.
 ///
 /// # Errors
 /// When there is no complete trial to read.

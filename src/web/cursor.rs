@@ -32,7 +32,7 @@ struct Keys {
     nonces: hmac::Key,
 }
 
-/// What a cursor is bound to, encoded.
+/// The request that a cursor is bound to, encoded.
 #[derive(Debug)]
 pub(super) struct Binding(Vec<u8>);
 

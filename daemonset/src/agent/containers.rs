@@ -71,7 +71,7 @@ pub(super) struct Containers {
     lingering: VecDeque<(Instant, Known)>,
     /// Containers that started since the last list, as events reported them.
     started: Vec<Start>,
-    /// What the last list lacks; `None` before the first list.
+    /// Gaps of the last list; `None` before the first list.
     gaps: Option<Vec<Gap>>,
     /// Number of containers of the last list that were not described for want of time.
     postponed: usize,
@@ -106,7 +106,7 @@ impl Containers {
         unconfirmed(self.gaps())
     }
 
-    /// Returns what the last list lacks.
+    /// Returns the gaps of the last list.
     pub(super) fn gaps(&self) -> &[Gap] {
         self.gaps.as_deref().unwrap_or_default()
     }
@@ -123,7 +123,7 @@ impl Containers {
 
     /// Lists containers; with `again`, containers whose details failed before are described again.
     ///
-    /// What the runtime did not answer changes nothing: the containers of a namespace that could not be listed keep their last state.
+    /// The containers of a namespace that the runtime did not list keep their last state.
     pub(super) fn update(&mut self, sibling: &mut Sibling, again: bool) -> Result<Changes, Error> {
         // Before the list: a container that starts during the list may be reported by an event and missing in the list.
         self.started.extend(sibling.take_started());
@@ -195,7 +195,7 @@ impl Containers {
             listed.contains(&start.key) || ended.contains_key(&start.key) || lately || changes.missed.iter().any(is)
         };
         let missed: BTreeSet<Start> = started.into_iter().filter(|start| !is_known(start)).collect();
-        // Whether these run shows in a later list only.
+        // A later list will show if these containers run.
         let (waiting, missed): (Vec<Start>, Vec<Start>) = missed.into_iter().partition(|start| is_unsure(&start.key));
         self.started.extend(waiting.into_iter().take(MAX_STARTED));
         changes.missed.extend(missed.into_iter().map(|start| self.missed_start(start)));

@@ -1,4 +1,4 @@
-//! What the agent cannot do at the moment. It reports these problems to the aggregator with its metrics, since it has no listener.
+//! Problems of the agent: parts of its work that it cannot do at the moment. The agent reports them with its metrics, since it has no listener.
 
 use std::collections::BTreeMap;
 

@@ -16,14 +16,14 @@ pub struct StorageDriver {
     pub root: Option<PathBuf>,
 }
 
-/// What a [`Gap`] leaves unknown.
+/// The information that is missing because of a [`Gap`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Lacks {
     /// Whether there are further namespaces: those of an earlier list were used.
     Namespaces,
-    /// Which containers the namespace has. One that is not listed may exist.
+    /// The list of the namespace's containers. A container that is not listed may exist.
     Containers,
-    /// Which containers of the namespace run. One that is listed may have ended.
+    /// The states of the namespace's containers. A container that is listed may have ended.
     States,
     /// The details of containers on a storage driver. The gap's namespace is the driver's name.
     Details,
@@ -34,7 +34,7 @@ pub enum Lacks {
 /// A part of a list that the runtime did not answer. The rest of the list is valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
-    /// What is unknown.
+    /// The missing information.
     pub lacks: Lacks,
     /// Namespace of the runtime; empty where the gap concerns all of them.
     pub namespace: String,
@@ -47,7 +47,7 @@ pub struct Gap {
 pub struct Plan {
     /// The containers, sorted by key.
     pub containers: Vec<Container>,
-    /// What the runtime did not answer; empty for a complete list.
+    /// Gaps of the list; empty for a complete list.
     pub gaps: Vec<Gap>,
 }
 

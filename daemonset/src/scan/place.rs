@@ -101,8 +101,8 @@ impl Places {
         }
     }
 
-    /// Returns the build steps of a container's layers, newest first, one per layer, and what the image tells people. Without steps, or `None`,
-    /// where they are not proved.
+    /// Returns the build steps of a container's layers, newest first, one per layer, and the properties of its image. There are no
+    /// steps if the history does not match the layers; `None` if no configuration is proved.
     pub fn image(&mut self, container: &Container) -> Option<(Vec<Step>, ImageDetails)> {
         let chain: Option<Vec<Digest>> = container.chain.iter().map(|name| name.parse().ok()).collect();
         let config = self.proved(container, &chain?)?;

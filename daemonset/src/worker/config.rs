@@ -1,4 +1,4 @@
-//! Parses an image configuration: the diff IDs of its layers, the build step of each layer, and what it tells people.
+//! Parses an image configuration: the diff IDs of its layers, the build step of each layer, and properties of the image for people.
 
 use outcrop_proto::{ImageDetails, Step};
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub struct ImageConfig {
     pub diff_ids: Vec<String>,
     /// Build steps of the layers, base first, one per layer; empty where the history does not match the layers.
     pub steps: Vec<Step>,
-    /// What it tells people.
+    /// Properties of the image for people.
     pub details: ImageDetails,
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use outcrop_proto::{FindingStatus, Severity};
+use outcrop_proto::{FindingStatus, ImageDetails, Severity};
 
 use super::history::Had;
 use super::{Chosen, container_ref, time, word};
@@ -18,9 +18,6 @@ use crate::web::{AdvisoryItem, AdvisoryPackage, ContainerRef, Failure, FindingIt
 
 /// Maximum number of containers whose history one response examines.
 const MAX_SUBJECTS: usize = 1000;
-
-/// The label of an image that tells where its source code is.
-const SOURCE: &str = "org.opencontainers.image.source";
 
 /// Sort key of a finding, which is unique: severity, vulnerability, verdict, stack, node and key of the container.
 type Place = (Reverse<Severity>, String, VerdictId, StackId, String, String, String);
@@ -115,7 +112,7 @@ impl Aggregator {
                         key: key.clone(),
                         container: container.clone(),
                         layer: layer.map(ToString::to_string),
-                        source: stack.details().and_then(|details| details.labels.get(SOURCE)).cloned(),
+                        source: stack.details().and_then(|details| details.labels.get(ImageDetails::SOURCE)).cloned(),
                     };
                     if !is_after(&self::key(row, &held)) {
                         continue;

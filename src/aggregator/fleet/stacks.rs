@@ -39,7 +39,7 @@ pub(in crate::aggregator) struct Stack {
     pub(super) layers: Arc<[LayerId]>,
     /// The build steps that created the layers.
     steps: Vec<Step>,
-    /// What the image tells people. Of several images with the same layers, the one that was reported first.
+    /// Properties of the image. Of several images with the same layers, the one that was reported first counts.
     details: Option<Arc<ImageDetails>>,
     pub(super) progress: Progress,
     /// The checks by nodes so far.
@@ -99,7 +99,7 @@ impl Stack {
         &self.steps
     }
 
-    /// Returns what the image tells people, if it is known.
+    /// Returns the properties of the image, if its configuration is known.
     pub(in crate::aggregator) fn details(&self) -> Option<&ImageDetails> {
         self.details.as_deref()
     }

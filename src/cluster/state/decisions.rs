@@ -1,4 +1,4 @@
-//! Decisions of the policy: what it is evaluated on, and what it decided.
+//! Inputs and decisions of the policy.
 
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use super::{Cluster, Touched, Uid};
 use crate::cluster::Workload;
 use crate::cluster::objects::Marks;
 
-/// What the policy is evaluated for: a workload, or a single pod whose owner is of a kind that is not watched.
+/// A subject of the policy: a workload, or a single pod whose owner is of a kind that is not watched.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Subject {
     Workload(Arc<Workload>),
     Pod(Uid),
 }
 
-/// What the policy decided about a subject.
+/// The policy's decision about a subject.
 #[derive(Debug)]
 pub(super) struct Decision {
     /// The version of the input that was evaluated: see [`Cluster::input_version`].
@@ -23,7 +23,7 @@ pub(super) struct Decision {
     pub(super) selected: Option<bool>,
 }
 
-/// A snapshot of what the policy is evaluated on. It is evaluated without a lock, which takes up to 200 ms.
+/// A snapshot of the policy's input. The policy is evaluated without a lock, because that takes up to 200 ms.
 #[derive(Debug)]
 pub(in crate::cluster) struct PolicyInput {
     subject: Subject,

@@ -59,7 +59,7 @@ pub struct SeenFinding {
     pub closed: Option<i64>,
 }
 
-/// What distinguishes the findings of a subject: the vulnerability, and type and name of the package, without its version.
+/// The name that distinguishes the findings of a subject: the vulnerability, and type and name of the package, without its version.
 pub type FindingName = (String, (String, String));
 
 /// A finding that a subject had and does not have any more.

@@ -253,7 +253,7 @@ impl Recorder {
         })
     }
 
-    /// What the agent said last that it cannot do.
+    /// The problems that the agent reported last.
     pub(crate) fn problems(&self) -> Vec<String> {
         let last = self.metrics().pop().map(|metrics| metrics.problems).unwrap_or_default();
         last.into_iter().map(|problem| problem.message).collect()

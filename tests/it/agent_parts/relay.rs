@@ -8,7 +8,7 @@ use tower::ServiceExt as _;
 
 use crate::runtime_parts::Containerd;
 
-/// What happens to a method instead of a response.
+/// The fault of a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// containerd responds with an error.
@@ -20,7 +20,7 @@ pub(crate) enum Fault {
 /// The end of a method's path, and the namespace that it is called for, if only that.
 type Target = (&'static str, Option<&'static str>);
 
-/// What the relay knows.
+/// The state of the relay.
 #[derive(Clone, Default)]
 struct Shared {
     /// By method and namespace, the number of calls.

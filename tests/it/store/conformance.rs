@@ -190,7 +190,7 @@ fn run(subject: SubjectKey, package_set: PackageSetId, at: i64) -> Run {
     Run { subject, package_set, at }
 }
 
-/// What a subject had: a row for each finding of a run.
+/// The findings of a subject: a row for each finding of a run.
 pub(super) async fn seen(store: &dyn Store, subject: SubjectKey, vulnerabilities: Option<&[String]>) -> Vec<Seen> {
     let mut rows = Vec::new();
     store.seen(&[subject], vulnerabilities, &mut |row| rows.push(row)).await.unwrap();
