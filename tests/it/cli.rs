@@ -243,6 +243,7 @@ fn errors_name_the_cause_and_a_hint() {
         (&["scan", "--packages", "--rootfs", "nowhere"], 1, &["nowhere: No such file"]),
         (&["scan", "--packages", "--rootfs", "plain"], 1, &["scanning plain: not a directory"]),
         (&["scan", "--packages", "--layers", "root:"], 64, &["--layers"]),
+        (&["doctor", "--preflight", "--node"], 64, &["--preflight", "--node"]),
         (&["db", "build", "--from", "nowhere", "--out", "x"], 1, &["nowhere: No such file"]),
         (&["db", "build", "--from", "plain", "--out", "x"], 1, &["unsupported format", ".tar.zst"]),
         (&["db", "build", "--from", "feed", "--out", "no/such/x"], 1, &["writing advisory database no/such/x"]),

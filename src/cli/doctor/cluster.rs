@@ -28,7 +28,7 @@ use crate::cli::tunnel::{Cluster, OUTCROP};
 use crate::cluster::{error_message, review};
 
 /// Timeout of a request to the API server.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Oldest supported version of Kubernetes.
 const OLDEST: (u32, u32) = (1, 29);
@@ -50,34 +50,36 @@ pub(super) struct Found {
     client: Option<Client>,
 }
 
-/// Checks the cluster and Outcrop's objects in it.
-pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
-    let mut found = Found { checks: Vec::new(), version: None, objects: None, client: None };
+/// Checks the connection to the API server. Returns a client, and the server's version, if it answers.
+pub(super) async fn look_at_api_server(cluster: &Cluster) -> (Vec<Check>, Option<(Client, String)>) {
     let client = match cluster.client().await {
         Ok(client) => client,
         Err(error) => {
-            found.checks.push(Check::fail(
-                "kubeconfig",
-                error,
-                "check that kubectl works with the same kubeconfig; select another with --kubeconfig FILE or --context NAME",
-            ));
-            return found;
+            let todo = "check that kubectl works with the same kubeconfig; select another with --kubeconfig FILE or --context NAME";
+            return (vec![Check::fail("kubeconfig", error, todo)], None);
         }
     };
     match version(&client).await {
         Ok((info, date)) => {
-            found.checks.push(judge_version(&info));
+            let mut checks = vec![judge_version(&info)];
             if let Some(skew) = date.and_then(|date| skew(&date, clock::machine())) {
-                found.checks.push(judge_clock("clock", skew, "the API server's"));
+                checks.push(judge_clock("clock", skew, "the API server's"));
             }
-            found.version = Some(info.git_version);
+            (checks, Some((client, info.git_version)))
         }
         Err(error) => {
             let todo = "run kubectl version with the same kubeconfig; check the address and the credentials";
-            found.checks.push(Check::fail("API server", error, todo));
-            return found;
+            (vec![Check::fail("API server", error, todo)], None)
         }
     }
+}
+
+/// Checks the cluster and Outcrop's objects in it.
+pub(super) async fn look(cluster: &Cluster, needs_token: bool) -> Found {
+    let (checks, client) = look_at_api_server(cluster).await;
+    let mut found = Found { checks, version: None, objects: None, client: None };
+    let Some((client, version)) = client else { return found };
+    found.version = Some(version);
     let namespace = match installed(&client, cluster).await {
         Ok(namespace) => namespace,
         Err(check) => {
@@ -196,7 +198,7 @@ where
     list(&Api::namespaced(client.clone(), namespace), parameters).await
 }
 
-async fn list<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, parameters: ListParams) -> Read<K> {
+pub(super) async fn list<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, parameters: ListParams) -> Read<K> {
     let parameters = parameters.limit(MAX_OBJECTS);
     let listed = tokio::time::timeout(PATIENCE, api.list(&parameters)).await;
     let listed = listed.map_err(|_| "no response from the API server".to_owned())?;
@@ -204,17 +206,17 @@ async fn list<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, parameters: Lis
 }
 
 /// A permission and what requires it.
-struct Right {
-    verb: &'static str,
+pub(super) struct Right {
+    pub(super) verb: &'static str,
     group: &'static str,
-    resource: &'static str,
+    pub(super) resource: &'static str,
     subresource: &'static str,
     /// Purpose, for the report.
-    what_for: &'static str,
-    necessary: bool,
+    pub(super) what_for: &'static str,
+    pub(super) necessary: bool,
 }
 
-const fn right(
+pub(super) const fn right(
     verb: &'static str,
     group: &'static str,
     resource: &'static str,
@@ -265,7 +267,12 @@ async fn rights(client: &Client, namespace: &str, needs_token: bool) -> Check {
 }
 
 /// Returns whether `who` (by default, the current user) has a permission in a namespace or, without one, in the whole cluster.
-async fn may(client: &Client, right: &Right, namespace: Option<&str>, who: Option<&str>) -> Result<bool, String> {
+pub(super) async fn may(
+    client: &Client,
+    right: &Right,
+    namespace: Option<&str>,
+    who: Option<&str>,
+) -> Result<bool, String> {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let attributes = Some(ResourceAttributes {
         namespace: namespace.map(ToOwned::to_owned),

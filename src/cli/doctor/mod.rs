@@ -8,6 +8,7 @@ mod bundle;
 mod certificate;
 mod cluster;
 mod objects;
+mod preflight;
 mod redact;
 
 use std::net::TcpStream;
@@ -17,7 +18,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use outcrop_agent::doctor::{Check, Outcome, Subject, examine, failed, judge_clock, skew};
 use outcrop_proto::clock;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 use self::bundle::Bundle;
 use self::cluster::Found;
@@ -44,6 +46,10 @@ pub(super) struct Arguments {
     /// Check this machine as a node: containerd's socket, storage, rights and sandbox; the default if neither a cluster nor --server is given, then with the aggregator on this machine if one runs
     #[arg(long)]
     node: bool,
+
+    /// Check the kubeconfig's cluster before Outcrop is installed: its version, your permissions, the Pod Security level of the namespace of --outcrop-namespace (default: outcrop), the default StorageClass, the nodes' runtimes
+    #[arg(long, conflicts_with_all = ["node", "bundle", "server"])]
+    preflight: bool,
 
     /// Path of containerd's socket, with --node; default: the first existing socket of the common locations
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_CONTAINERD")]
@@ -80,14 +86,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     let mut bundle = Bundle::default();
     let mut checks = Vec::new();
     let (somewhere, cluster) = (arguments.server.is_named(), arguments.server.cluster());
+    if arguments.preflight {
+        let cluster = cluster.ok_or_else(|| Fatal::usage("--preflight requires a cluster: pass --kubeconfig FILE"))?;
+        let checks = runtime()?.block_on(preflight::look(cluster));
+        report(arguments.output, &document(&checks), &checks)?;
+        return Ok(if failed(&checks) > 0 { Exit::Failed } else { Exit::Done });
+    }
     if arguments.node || (!somewhere && cluster.is_none()) {
         let subject =
             Subject { containerd: arguments.containerd.clone(), host: arguments.host.clone(), ..Subject::default() };
         checks.extend(examine(&subject));
     }
     let mut found = None;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.map_err(|error| Fatal::failed(format!("starting the async runtime: {error}")))?;
+    let runtime = runtime()?;
     if let Some(cluster) = cluster.filter(|_| !arguments.node) {
         let mut of = runtime.block_on(cluster::look(cluster, !arguments.server.has_token()));
         checks.append(&mut of.checks);
@@ -111,19 +122,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
         checks.push(Check::skipped("API", found));
     }
     let failures = failed(&checks);
-    let is = |outcome| checks.iter().filter(|check| check.result == outcome).count();
-    let document = json!({ "checks": checks, "failed": failures, "warned": is(Outcome::Warn) });
-    match arguments.output {
-        Format::Json => print(&output::json_document(&document))?,
-        Format::Table => {
-            let row = |check: &Check| {
-                vec![check.check.clone(), check.result.as_str().to_owned(), check.found.clone(), check.todo.clone()]
-            };
-            let rows: Vec<Vec<String>> = checks.iter().map(row).collect();
-            print(&table(&["CHECK", "RESULT", "FOUND", "HINT"], &rows))?;
-            print(&format!("\n{failures} of {} checks fail, {} warn\n", checks.len(), is(Outcome::Warn)))?;
-        }
-    }
+    let document = document(&checks);
+    report(arguments.output, &document, &checks)?;
     if let Some(path) = &arguments.bundle {
         bundle.json("checks.json", &document);
         bundle.json(
@@ -152,6 +152,33 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
         )?;
     }
     Ok(if failures > 0 { Exit::Failed } else { Exit::Done })
+}
+
+fn runtime() -> Result<Runtime, Fatal> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    runtime.map_err(|error| Fatal::failed(format!("starting the async runtime: {error}")))
+}
+
+fn warned(checks: &[Check]) -> usize {
+    checks.iter().filter(|check| check.result == Outcome::Warn).count()
+}
+
+/// Returns the checks as a JSON document.
+fn document(checks: &[Check]) -> Value {
+    json!({ "checks": checks, "failed": failed(checks), "warned": warned(checks) })
+}
+
+/// Prints the checks.
+fn report(format: Format, document: &Value, checks: &[Check]) -> Result<(), Fatal> {
+    if format == Format::Json {
+        return print(&output::json_document(document));
+    }
+    let row = |check: &Check| {
+        vec![check.check.clone(), check.result.as_str().to_owned(), check.found.clone(), check.todo.clone()]
+    };
+    let rows: Vec<Vec<String>> = checks.iter().map(row).collect();
+    print(&table(&["CHECK", "RESULT", "FOUND", "HINT"], &rows))?;
+    print(&format!("\n{} of {} checks fail, {} warn\n", failed(checks), checks.len(), warned(checks)))
 }
 
 /// Checks the connection to the aggregator and its status.

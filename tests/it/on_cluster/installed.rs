@@ -3,7 +3,7 @@
 //! Needs a running test cluster with the images `debian`, `layers`, `outcrop` and `outcrop-agent`, and Helm: OUTCROP_CLUSTER names the
 //! cluster's script, `tests/cluster/cluster`, and OUTCROP_HELM the program (`tests/chart/helm` fetches it).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -478,6 +478,42 @@ fn nothing_of_the_host_can_be_changed(installed: &Installed) {
     }
 }
 
+/// `doctor --preflight` finds a missing default StorageClass, and a namespace that refuses agents.
+fn a_preflight_finds_what_keeps_pods_from_starting(installed: &Installed) {
+    const SPACE: &str = "outcrop-preflight";
+    let cluster = &installed.cluster;
+    let preflight = || -> BTreeMap<String, String> {
+        let mut command = Command::new(OUTCROP);
+        command.args(["doctor", "--preflight", "-o", "json", "--outcrop-namespace", SPACE]);
+        let output = command.env("KUBECONFIG", cluster.kubeconfig()).output().unwrap();
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let text = |check: &Value, field: &str| check[field].as_str().unwrap().to_owned();
+        let checks = document["checks"].as_array().unwrap();
+        checks.iter().map(|check| (text(check, "check"), text(check, "result"))).collect()
+    };
+    cluster.kubectl(&["delete", "namespace", SPACE, "--ignore-not-found"]);
+    let before = preflight();
+    for (check, result) in [
+        ("API server", "ok"),
+        ("rights to install", "ok"),
+        ("Pod Security", "ok"),
+        ("default StorageClass", "fail"),
+        ("container runtime", "ok"),
+    ] {
+        assert_eq!(before.get(check).map(String::as_str), Some(result), "{check}: {before:?}");
+    }
+    let class = json!({ "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "outcrop.example/none",
+        "metadata": { "name": SPACE, "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } } });
+    cluster.create(&class);
+    let level = "pod-security.kubernetes.io/enforce=baseline";
+    cluster.kubectl(&["create", "namespace", SPACE]);
+    cluster.kubectl(&["label", "namespace", SPACE, level]);
+    let after = preflight();
+    cluster.kubectl(&["delete", "storageclass", SPACE]);
+    cluster.kubectl(&["delete", "namespace", SPACE, "--wait=false"]);
+    assert_eq!((&*after["default StorageClass"], &*after["Pod Security"]), ("ok", "fail"), "{after:?}");
+}
+
 /// Findings stand under the workload as soon as it runs, and go with it.
 fn findings_follow_workloads(installed: &Installed) {
     let cluster = &installed.cluster;
@@ -756,7 +792,8 @@ fn what_is_installed_is_trusted_and_trusts_as_it_should() {
         cluster.kubectl(&["wait", "-n", namespace, "--for", "condition=Ready", "pod", "--all", "--timeout", "60s"]);
     }
     until("all to be looked into", || installed.pending() == Some(0));
-    let parts: [Part; 9] = [
+    let parts: [Part; 10] = [
+        ("a preflight finds what keeps pods from starting", a_preflight_finds_what_keeps_pods_from_starting),
         ("agents speak for their nodes", agents_speak_for_their_nodes),
         ("namespaces are seen by their own", namespaces_are_seen_by_their_own),
         ("nothing of the host can be changed", nothing_of_the_host_can_be_changed),
