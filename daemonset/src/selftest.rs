@@ -49,8 +49,9 @@ pub fn run(through: Option<&Path>) -> Result<String, String> {
         text += &format!("{role:8} {}\n", answer.cage);
     }
     text += &format!("\n{:8} {:42} STOPPED BY\n", "ROLE", "FORBIDDEN ACT");
-    let mut possible = 0;
+    let (mut acts_in_all, mut possible) = (0, 0);
     for (role, answer) in &roles {
+        acts_in_all += answer.attempts.len();
         for attempt in &answer.attempts {
             possible += usize::from(attempt.stopped_by.is_none());
             let stopped_by = attempt.stopped_by.as_deref().unwrap_or("NOTHING");
@@ -63,8 +64,12 @@ pub fn run(through: Option<&Path>) -> Result<String, String> {
             text += &format!("\n{:8} {:6} {:42} THROUGH\n", "ROLE", "ACTS", "STOPPED BY");
         }
         let (acts, stopped_by, not_stopped) = summary(tried);
+        acts_in_all += acts;
         possible += not_stopped;
         text += &format!("{role:8} {acts:<6} {stopped_by:42} {}\n", directory.display());
+    }
+    if possible == 0 {
+        text += &format!("\nall {acts_in_all} forbidden acts were stopped");
     }
     if possible > 0 { Err(format!("\n{text}\n{possible} forbidden acts were possible")) } else { Ok(text) }
 }

@@ -13,6 +13,21 @@ use super::database::SourceInfo;
 /// Age in days of a source's newest record above which the source is stale.
 pub const STALE_AFTER_DAYS: i64 = 30;
 
+/// Parses the date of `--db-as-of`.
+///
+/// # Errors
+/// When the text is not a date.
+pub fn parse_date(text: &str) -> Result<jiff::civil::Date, String> {
+    text.parse().map_err(|_| "expected a date, for example 2026-11-30".to_owned())
+}
+
+/// Returns the warning about a day, other than today, on which the age of the database is judged.
+pub fn as_of_warning(day: jiff::civil::Date) -> String {
+    format!(
+        "the age of the advisory database is judged on {day} and not today (--db-as-of): later advisories are missing"
+    )
+}
+
 /// The state of matching of one ecosystem of a target.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Assessed {

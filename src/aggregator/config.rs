@@ -24,6 +24,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Path of the watched advisory database.
     pub database: Option<PathBuf>,
+    /// Day on which the age of the advisory database is judged; `None` for today.
+    pub database_as_of: Option<jiff::civil::Date>,
     /// Requirements on advisory databases.
     pub policy: Policy,
     /// Path of the token file of nodes; `None` if agents authenticate with tokens of their pods.

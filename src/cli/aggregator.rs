@@ -8,6 +8,7 @@ use outcrop_agent::logging::{self, LogFormat};
 use outcrop_proto::clock;
 
 use super::{Exit, Fatal};
+use crate::advisory;
 use crate::advisory::trust::PublicKey;
 use crate::aggregator::{self, Config, Policy};
 use crate::cluster::{NamespacePatterns, api_server_port};
@@ -33,6 +34,10 @@ pub(super) struct Arguments {
     /// Path of the advisory database (see `outcrop db build`); reloaded when the file is replaced
     #[arg(long, value_name = "FILE", env = "OUTCROP_DB")]
     db: Option<PathBuf>,
+
+    /// Day, as YYYY-MM-DD, on which the age of the advisory database is judged; default: today; for a demo, shown in the status
+    #[arg(long, value_name = "DATE", env = "OUTCROP_DB_AS_OF", value_parser = advisory::parse_date)]
+    db_as_of: Option<jiff::civil::Date>,
 
     /// Minisign public key, or a file that contains one, that may sign advisory databases (repeatable)
     #[arg(long, value_name = "KEY", env = "OUTCROP_DB_KEY", value_delimiter = ',')]
@@ -302,10 +307,14 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     if let Some(warning) = clock::warning() {
         tracing::warn!(warning, "clock shifted");
     }
+    if let Some(day) = arguments.db_as_of {
+        tracing::warn!(warning = advisory::as_of_warning(day), "age of the advisory database not judged today");
+    }
     let config = Config {
         cluster: arguments.cluster,
         data: arguments.data,
         database: arguments.db,
+        database_as_of: arguments.db_as_of,
         policy: Policy { keys, require_signature: arguments.require_signature, ..Policy::default() },
         tokens: arguments.tokens,
         kubernetes,

@@ -164,6 +164,12 @@ fn describe_database(status: &Status) -> String {
             escape(&database.brought_by),
             escape(&database.brought_at)
         ));
+        if let Some(day) = &database.as_of {
+            out.push_str(&format!(
+                "THE AGE OF THE DATABASE IS JUDGED ON {} AND NOT TODAY (--db-as-of): later advisories are missing\n",
+                escape(day)
+            ));
+        }
         // A database may contain every distribution; only the sources of what runs are of interest here.
         let is_used = |source: &&SourceStatus| status.assessed.iter().any(|of| of.ecosystem == source.ecosystem);
         let (used, others): (Vec<_>, Vec<_>) = database.sources.iter().partition(is_used);

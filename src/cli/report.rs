@@ -26,6 +26,8 @@ pub(super) struct Report {
 #[derive(Debug, Serialize)]
 pub(super) struct DatabaseInfo {
     pub(super) path: String,
+    /// The day on which its age is judged, if not today.
+    pub(super) as_of: Option<String>,
     pub(super) sources: Vec<SourceInfo>,
 }
 

@@ -21,7 +21,11 @@ pub(super) fn run() -> Result<Exit, Fatal> {
         .into_iter()
         .map(|attempt| vec![attempt.act, attempt.stopped_by.unwrap_or_else(|| "NOTHING".to_owned())])
         .collect();
-    print(&format!("sandbox: {}\n\n{}", started.cage, table(&["FORBIDDEN ACTION", "STOPPED BY"], &rows)))?;
+    let total = match allowed {
+        0 => format!("\nall {} forbidden actions were stopped\n", rows.len()),
+        _ => String::new(),
+    };
+    print(&format!("sandbox: {}\n\n{}{total}", started.cage, table(&["FORBIDDEN ACTION", "STOPPED BY"], &rows)))?;
     if allowed > 0 {
         return Err(Fatal::failed(format!(
             "{allowed} forbidden actions were possible: the sandbox of this kernel is \"{}\"; see docs/troubleshooting.md",

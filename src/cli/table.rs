@@ -96,7 +96,7 @@ pub(super) fn findings(report: &Report) -> String {
     let mut out = String::new();
     for target in &report.targets {
         out.push_str(&head(target));
-        let rows: Vec<Vec<String>> = target
+        let mut rows: Vec<Vec<String>> = target
             .findings
             .iter()
             .map(|finding| {
@@ -116,6 +116,7 @@ pub(super) fn findings(report: &Report) -> String {
                 ]
             })
             .collect();
+        join_equal(&mut rows);
         if !rows.is_empty() {
             out.push_str(&table(&["SEVERITY", "ID", "PACKAGE", "INSTALLED", "STATUS", "FIXED IN", "SUMMARY"], &rows));
         }
@@ -123,6 +124,23 @@ pub(super) fn findings(report: &Report) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Joins equal rows that follow each other: the same version of a package at several paths, which the table does not show. The last cell counts them.
+fn join_equal(rows: &mut Vec<Vec<String>>) {
+    let mut joined: Vec<(Vec<String>, usize)> = Vec::new();
+    for row in rows.drain(..) {
+        match joined.last_mut() {
+            Some((last, count)) if *last == row => *count += 1,
+            _ => joined.push((row, 1)),
+        }
+    }
+    rows.extend(joined.into_iter().map(|(mut row, count)| {
+        if let Some(note) = row.last_mut().filter(|_| count > 1) {
+            *note = format!("{count} places: {note}");
+        }
+        row
+    }));
 }
 
 /// Formats the assessment of a target and the findings that are not shown.
@@ -189,6 +207,9 @@ mod tests {
     fn columns_line_up_and_lines_have_no_trailing_blanks() {
         let rows = [vec!["a\n".to_owned(), "1".to_owned()], vec!["longer".to_owned(), String::new()]];
         assert_eq!(table(&["NAME", "X"], &rows), "NAME     X\na\\u{a}   1\nlonger\n");
+        let mut rows = ["a", "a", "b", "a"].map(|note| vec!["x".to_owned(), note.to_owned()]).to_vec();
+        join_equal(&mut rows);
+        assert_eq!(rows, [["x", "2 places: a"], ["x", "b"], ["x", "a"]]);
         let wide = [vec!["日本".to_owned(), "1".to_owned()], vec!["abcd".to_owned(), "2".to_owned()]];
         assert_eq!(table(&["A", "X"], &wide), "A      X\n日本   1\nabcd   2\n");
     }

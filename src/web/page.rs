@@ -210,6 +210,11 @@ fn database(html: &mut Html, status: &Status) {
             database.signed_by.as_ref().map_or_else(|| "not signed".to_owned(), |key| format!("signed by {key}"));
         html.raw("<p><code>").text(&database.digest).raw("</code>, loaded from ").text(&database.brought_by);
         html.raw(" at ").text(&database.brought_at).raw(", ").text(signed).raw(".</p>\n");
+        if let Some(day) = &database.as_of {
+            html.raw("<p>Its age is judged on ")
+                .text(day)
+                .raw(" and not today (--db-as-of): later advisories are missing.</p>\n");
+        }
         let rows = database.sources.iter().map(|source| {
             let age = source.age_days.map(|days| format!("{days} days")).unwrap_or_default();
             vec![source.ecosystem.clone(), source.records.to_string(), source.newest.clone(), age]

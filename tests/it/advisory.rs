@@ -1,5 +1,6 @@
 //! The advisory database: what goes in, what comes out, and what a hostile feed may cost.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -488,6 +489,45 @@ fn the_bundled_feed_has_no_record_that_cannot_be_used() {
     let sources = Database::open(&shop.path("db")).unwrap().sources().unwrap();
     for ecosystem in ["AlmaLinux:9", "Alpine:v3.17", "Debian:12", "Go", "Maven", "PyPI", "Ubuntu:22.04:LTS", "npm"] {
         assert!(sources.iter().any(|source| source.ecosystem == ecosystem), "{ecosystem} is in the feed");
+    }
+    // The day that the demo passes to --db-as-of.
+    let day: jiff::civil::Date = std::fs::read_to_string("data/as-of").unwrap().trim().parse().unwrap();
+    for ecosystem in ["Debian:12", "Go", "Maven", "PyPI", "npm"] {
+        let source = sources.iter().find(|source| source.ecosystem == ecosystem).unwrap();
+        assert!(source.age_days(day).unwrap() <= STALE_AFTER_DAYS, "{ecosystem} is stale on {day}");
+    }
+}
+
+#[test]
+fn the_bundled_feed_is_rated_and_has_no_withdrawn_record_and_no_fix_below_the_version_that_contains_it() {
+    let shop = Workshop::new();
+    let report = build(&[PathBuf::from("data/feed")], &shop.path("db")).unwrap();
+    assert_eq!(report.withdrawn, 0);
+    let database = rusqlite::Connection::open(shop.path("db")).unwrap();
+    let count = |condition: &str| -> i64 {
+        let query = format!("SELECT count(*) FROM advisory a JOIN affected f USING (number) WHERE {condition}");
+        database.query_row(&query, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(count("a.summary LIKE '%withdrawn%'"), 0);
+    let unrated = "a.severity = '[]' AND f.severity = '[]' AND a.rating IS NULL";
+    // Nobody rates those of libssh2, an old version of which a test image contains.
+    assert_eq!(count(&format!("{unrated} AND f.package != 'libssh2'")), 0);
+    assert!(count(unrated) > 0);
+    // A release's own version 1.3~deb12u1 contains what 1.3 fixes, and is lower.
+    let mut fixes: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+    let mut rows =
+        database.prepare("SELECT ecosystem, package, ranges FROM affected WHERE ecosystem LIKE 'Debian:%'").unwrap();
+    let rows = rows.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), row.get::<_, String>(2)?))).unwrap();
+    for (package, ranges) in rows.map(Result::unwrap) {
+        let ranges: Value = serde_json::from_str(&ranges).unwrap();
+        let events = ranges.as_array().unwrap().iter().flat_map(|range| range["events"].as_array().unwrap());
+        let fixed = events.filter_map(|event| event["fixed"].as_str()).map(ToOwned::to_owned);
+        fixes.entry(package).or_default().extend(fixed);
+    }
+    assert!(fixes.len() > 70);
+    for (package, fixed) in fixes {
+        let below = fixed.iter().find(|fix| fixed.iter().any(|other| other.starts_with(&format!("{fix}~deb"))));
+        assert_eq!(below, None, "{package:?}");
     }
 }
 

@@ -222,6 +222,81 @@ fn an_sbom_that_we_wrote_is_matched_as_what_it_was_written_of() {
     }
 }
 
+/// A directory, its files, its coverage state, the lock files that are named, and the exit code.
+type Folder<'f> = (&'f str, &'f [(&'f str, &'f str)], &'f str, &'f str, i32);
+
+#[test]
+fn a_source_folder_says_that_its_lock_files_are_not_read() {
+    let place = Place::new();
+    let installed = r#"{"name":"y","version":"1.0.0"}"#;
+    let cases: &[Folder<'_>] = &[
+        ("only", &[("package-lock.json", "{}")], "unsupported", "package-lock.json", 1),
+        ("deep", &[("a/b/Cargo.lock", ""), ("a/go.mod", "")], "unsupported", "a/go.mod, a/b/Cargo.lock", 1),
+        (
+            "many",
+            &[("a.lock", ""), ("1/yarn.lock", ""), ("1/uv.lock", ""), ("1/go.sum", ""), ("1/Gemfile.lock", "")],
+            "unsupported",
+            "1/Gemfile.lock, 1/go.sum, 1/uv.lock and 1 more",
+            1,
+        ),
+        // The manifest of the project itself is no installed package.
+        (
+            "own",
+            &[("package.json", r#"{"name":"app","version":"1.0.0"}"#), ("yarn.lock", "")],
+            "unsupported",
+            "yarn.lock",
+            1,
+        ),
+        ("workspace", &[("yarn.lock", ""), ("packages/a/package.json", installed)], "unsupported", "yarn.lock", 1),
+        // What is installed beside its lock file is read.
+        ("installed", &[("package-lock.json", "{}"), ("node_modules/y/package.json", installed)], "scanned", "", 0),
+        (
+            "venv",
+            &[("requirements.txt", ""), (".venv/lib/six-1.dist-info/METADATA", "Name: six\nVersion: 1\n")],
+            "scanned",
+            "",
+            0,
+        ),
+        (
+            "half",
+            &[("web/package-lock.json", "{}"), ("web/node_modules/y/package.json", installed), ("api/poetry.lock", "")],
+            "partial",
+            "api/poetry.lock",
+            0,
+        ),
+        // Lock files of other projects, and those of a distribution's files.
+        ("modules", &[("node_modules/y/package.json", installed), ("node_modules/y/yarn.lock", "")], "scanned", "", 0),
+        ("image", &[("etc/os-release", "ID=debian\nVERSION_ID=12\n"), ("usr/share/x/yarn.lock", "")], "scanned", "", 0),
+        ("empty", &[("README", "")], "scanned", "", 0),
+    ];
+    for (directory, files, state, names, code) in cases {
+        for (path, content) in *files {
+            place.put(&format!("{directory}/{path}"), content);
+        }
+        let output = place.run(&["scan", "--rootfs", directory, "--db", "db", "--output", "json"]);
+        assert_eq!(output.code(), *code, "{directory}: {output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_schema(&report);
+        let coverage = &report["targets"][0]["coverage"];
+        assert_eq!(coverage["state"], *state, "{directory}: {coverage}");
+        let reason = coverage["reason"].as_str().unwrap();
+        if names.is_empty() {
+            assert_eq!((reason, output.err()), ("", ""), "{directory}");
+        } else {
+            assert_eq!(reason, format!("lock files and manifests are not read, only installed packages: {names}"));
+            let line = format!("outcrop: lock files and manifests are not what Outcrop reads: {names}; install");
+            assert!(output.err().starts_with(&line) && output.err().lines().count() == 1, "{}", output.err());
+        }
+    }
+    let table = place.run(&["scan", "--rootfs", "only", "--packages"]);
+    assert!(table.out().starts_with("only: 0 packages, unsupported (lock files and"), "{}", table.out());
+    // A link out of the directory is not followed.
+    fs::create_dir(place.at("linked")).unwrap();
+    std::os::unix::fs::symlink(place.at("only"), place.at("linked/only")).unwrap();
+    let linked = place.json(&["scan", "--rootfs", "linked", "--db", "db"]);
+    assert_eq!(linked["targets"][0]["coverage"]["state"], "scanned");
+}
+
 #[test]
 fn errors_name_the_cause_and_a_hint() {
     let place = Place::new();
@@ -303,11 +378,44 @@ fn an_old_database_is_said_beside_the_result() {
 }
 
 #[test]
+fn the_age_of_the_database_is_judged_on_another_day_only_with_a_word_about_it() {
+    let place = Place::new();
+    place.put(
+        "old/x.json",
+        json!({ "id": "X", "modified": "2020-01-01T00:00:00Z", "affected": [{ "versions": ["1"],
+            "package": { "ecosystem": "npm", "name": "a" } }] })
+        .to_string(),
+    );
+    assert_eq!(place.run(&["db", "build", "--from", "old", "--out", "old.db"]).code(), 0);
+    let scan = ["scan", "--rootfs", "root", "--db", "old.db", "--output", "json", "--db-as-of"];
+    for (day, state) in [("2020-01-31", "matched"), ("2020-02-01", "stale")] {
+        let output = place.run(&[&scan[..], &[day]].concat());
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_schema(&report);
+        assert_eq!(report["database"]["as_of"], day);
+        let assessed = report["targets"][0]["assessed"].as_array().unwrap();
+        let npm = assessed.iter().find(|assessed| assessed["ecosystem"] == "npm").unwrap();
+        assert_eq!(npm["state"], state, "{day}");
+        let word = format!("outcrop: the age of the advisory database is judged on {day} and not today");
+        assert!(output.err().starts_with(&word), "{}", output.err());
+    }
+    let today = place.run(&["scan", "--rootfs", "root", "--db", "old.db", "--output", "json"]);
+    let report: Value = serde_json::from_slice(&today.stdout).unwrap();
+    assert_eq!(report["database"]["as_of"], Value::Null);
+    let wrong = place.run(&[&scan[..], &["yesterday"]].concat());
+    assert_eq!(wrong.code(), 64);
+    assert!(wrong.err().contains("expected a date, for example"), "{}", wrong.err());
+}
+
+#[test]
 fn the_selftest_names_a_barrier_for_every_forbidden_act() {
     let place = Place::new();
     let output = place.run(&["selftest"]);
     assert_eq!(output.code(), 0, "{output:?}");
-    let acts: Vec<&str> = output.out().lines().skip_while(|line| !line.starts_with("FORBIDDEN ACT")).skip(1).collect();
+    let table = output.out().lines().skip_while(|line| !line.starts_with("FORBIDDEN ACT")).skip(1);
+    let acts: Vec<&str> = table.take_while(|line| !line.is_empty()).collect();
+    let total = format!("all {} forbidden actions were stopped", acts.len());
+    assert_eq!(output.out().lines().last(), Some(&*total));
     assert!(acts.len() > 45, "{}", output.out());
     let barriers =
         ["seccomp (EPERM)", "Landlock (EACCES)", "capabilities (EPERM)", "lookup beneath the layer's root (EXDEV)"];

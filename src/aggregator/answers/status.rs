@@ -118,7 +118,7 @@ impl Aggregator {
             *systems.entry((summary.distribution.as_ref(), &summary.types)).or_default() += containers;
         }
         let current = self.advisories.current();
-        let today = clock::today();
+        let today = self.config.database_as_of.unwrap_or_else(clock::today);
         let mut assessed: BTreeMap<(String, AssessedState, String), u64> = BTreeMap::new();
         if let Some(current) = &current {
             for ((distribution, types), containers) in systems {
@@ -161,6 +161,7 @@ impl Aggregator {
                 digest: current.digest.to_string(),
                 brought_by: current.brought_by.clone(),
                 brought_at: current.brought_at.to_string(),
+                as_of: self.config.database_as_of.map(|day| day.to_string()),
                 signed_by: current.signed_by.as_ref().map(|signed| signed.key.clone()),
                 sources: current
                     .sources

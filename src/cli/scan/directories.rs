@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use outcrop_agent::scan::{LayerPlace, Scanner, StackPlace};
 use overlayfs_reader::MarkNamespace;
 
+use super::lock_files::Unread;
 use super::matcher::Matcher;
 use crate::cli::Fatal;
 use crate::cli::report::{Subject, Target};
@@ -50,22 +51,31 @@ fn check_directory(path: &Path) -> Result<(), Fatal> {
 }
 
 impl Directories {
-    pub(super) fn scan(self, scanner: &mut Scanner, matcher: &Matcher) -> Result<Target, Fatal> {
+    /// Scans the directories. Returns the target, and the lock files that were not read if the directories are no root file system.
+    pub(super) fn scan(self, scanner: &mut Scanner, matcher: &Matcher) -> Result<(Target, Option<Unread>), Fatal> {
         let subject = Subject::named(self.name);
         // A path on the command line may be a symbolic link; the root of a layer never is.
-        let resolved = self.roots.into_iter().map(|root| root.canonicalize().unwrap_or(root));
+        let roots: Vec<PathBuf> = self.roots.into_iter().map(|root| root.canonicalize().unwrap_or(root)).collect();
         let stack = StackPlace {
-            layers: resolved.map(|root| LayerPlace { id: None, root }).collect(),
+            layers: roots.iter().map(|root| LayerPlace { id: None, root: root.clone() }).collect(),
             marks: MarkNamespace::Trusted,
             upper: None,
             mounted: None,
         };
         Ok(match scanner.scan(&stack) {
-            Ok(scanned) => {
+            Ok(mut scanned) => {
+                // In the root file system of a distribution, what is installed is complete, and lock files are left over (decision 7).
+                let unread = match scanned.merged.distribution {
+                    Some(_) => None,
+                    None => Unread::search(&roots, &scanned.merged.packages),
+                };
+                if let Some(unread) = &unread {
+                    scanned.coverage = unread.limit(scanned.coverage);
+                }
                 let matched = matcher.match_packages(scanned.merged.distribution.as_ref(), &scanned.merged.packages)?;
-                Target::scanned(subject, stack.layers.len(), &[], &[], scanned, matched)
+                (Target::scanned(subject, stack.layers.len(), &[], &[], scanned, matched), unread)
             }
-            Err(error) => Target::not_scanned(subject, error.coverage()),
+            Err(error) => (Target::not_scanned(subject, error.coverage()), None),
         })
     }
 }

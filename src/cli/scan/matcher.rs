@@ -66,13 +66,19 @@ impl MatchResult {
 #[derive(Debug)]
 pub(in crate::cli) struct Matcher {
     database: Option<Database>,
-    now: jiff::civil::Date,
+    /// Day on which the age of the database is judged; `None` for today.
+    as_of: Option<jiff::civil::Date>,
     filter: FindingFilter,
 }
 
 impl Matcher {
-    /// Opens the database. With `packages_only` none is required.
-    pub(super) fn new(database: Option<PathBuf>, packages_only: bool, filter: FindingFilter) -> Result<Self, Fatal> {
+    /// Opens the database, whose age is judged on the day `as_of`, by default today. With `packages_only` none is required.
+    pub(super) fn new(
+        database: Option<PathBuf>,
+        as_of: Option<jiff::civil::Date>,
+        packages_only: bool,
+        filter: FindingFilter,
+    ) -> Result<Self, Fatal> {
         let database = match database {
             _ if packages_only => None,
             Some(path) => Some(open(&path)?),
@@ -83,14 +89,15 @@ impl Matcher {
                 ));
             }
         };
-        Ok(Self { database, now: clock::today(), filter })
+        Ok(Self { database, as_of, filter })
     }
 
     /// Returns the sources of the database, for the report.
     pub(super) fn database(&self) -> Result<Option<DatabaseInfo>, Fatal> {
         let Some(database) = &self.database else { return Ok(None) };
         let sources = database.sources().map_err(|error| Fatal::failed(error.to_string()))?;
-        Ok(Some(DatabaseInfo { path: database.path().display().to_string(), sources }))
+        let as_of = self.as_of.map(|day| day.to_string());
+        Ok(Some(DatabaseInfo { path: database.path().display().to_string(), as_of, sources }))
     }
 
     /// Matches `packages`.
@@ -103,7 +110,7 @@ impl Matcher {
         let fail = |error: advisory::DatabaseError| Fatal::failed(error.to_string());
         let sources = database.sources().map_err(fail)?;
         let kinds = packages.iter().map(|package| package.package.kind);
-        let assessed = advisory::assess(&sources, distribution, kinds, self.now);
+        let assessed = advisory::assess(&sources, distribution, kinds, self.as_of.unwrap_or_else(clock::today));
         let subjects: Vec<Subject<'_>> = packages.iter().map(Subject::from).collect();
         let matched = advisory::match_packages(database, distribution, &subjects).map_err(fail)?;
         let total = matched.findings.len() as u64 + matched.dropped;

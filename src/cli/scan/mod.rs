@@ -2,6 +2,7 @@
 
 mod containers;
 mod directories;
+mod lock_files;
 mod matcher;
 
 use std::fs::File;
@@ -14,12 +15,14 @@ use outcrop_agent::worker::{Program, enter_read_only, hide_memory};
 use outcrop_proto::escape::escape_json;
 use outcrop_proto::{Coverage, CoverageState, Severity, StackPackage};
 
+use lock_files::Unread;
 pub(super) use matcher::MatchResult;
 use matcher::{FindingFilter, Matcher};
 
 use super::progress::{self, Progress, Step};
 use super::report::{Package, Report, Subject, Target};
 use super::{Exit, Fatal, bom, print, table, text};
+use crate::advisory;
 use crate::export::cyclonedx::{self, Listed};
 
 /// Output format of the report.
@@ -69,7 +72,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ID", conflicts_with_all = ["rootfs", "layers", "sbom"])]
     container: Vec<String>,
 
-    /// Directory to scan instead of containers: a root file system
+    /// Directory to scan instead of containers: a root file system, or a program with its installed packages; lock files are not read
     #[arg(long, value_name = "DIR", conflicts_with_all = ["layers", "sbom"])]
     rootfs: Option<PathBuf>,
 
@@ -84,6 +87,10 @@ pub(super) struct Arguments {
     /// Path of the advisory database (see `outcrop db build`)
     #[arg(long, value_name = "FILE", env = "OUTCROP_DB")]
     db: Option<PathBuf>,
+
+    /// Day, as YYYY-MM-DD, on which the age of the advisory database is judged; default: today; for a demo, or to repeat an old report
+    #[arg(long, value_name = "DATE", requires = "db", value_parser = advisory::parse_date)]
+    db_as_of: Option<jiff::civil::Date>,
 
     /// List packages only; requires no advisory database
     #[arg(long)]
@@ -122,6 +129,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         layers,
         sbom,
         db,
+        db_as_of,
         packages,
         severity,
         fail_on,
@@ -136,7 +144,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         only_fixed,
         owned,
     };
-    let matcher = Matcher::new(db, packages, filter)?;
+    let matcher = Matcher::new(db, db_as_of, packages, filter)?;
     let directories = directories::chosen(rootfs, layers)?;
     hide_memory()
         .and_then(|()| enter_read_only())
@@ -147,9 +155,14 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         let counts = program.counters().now();
         Step { done: None, text: format!("layers read: {}, files read: {}", counts.layers, counts.files) }
     });
+    let mut unread = None;
     let targets = match (sbom, directories) {
         (Some(path), _) => vec![scan_sbom(&path, &matcher)?],
-        (None, Some(directories)) => vec![directories.scan(&mut scanner, &matcher)?],
+        (None, Some(directories)) => {
+            let (target, lock_files) = directories.scan(&mut scanner, &matcher)?;
+            unread = lock_files;
+            vec![target]
+        }
         (None, None) => {
             let selection =
                 containers::ContainerSelection { socket: containerd, namespaces: namespace, ids: container };
@@ -157,13 +170,16 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         }
     };
     drop(progress);
-    let hint = match targets.as_slice() {
-        [] => Some(
+    let mut hints = Vec::new();
+    if targets.is_empty() {
+        hints.push(
             "no containers found; check the namespaces with ctr namespaces ls, or scan a directory with --rootfs DIR"
                 .to_owned(),
-        ),
-        targets => matcher::staleness(targets),
-    };
+        );
+    }
+    hints.extend(unread.as_ref().map(Unread::hint));
+    hints.extend(db_as_of.filter(|_| !packages).map(advisory::as_of_warning));
+    hints.extend(matcher::staleness(&targets));
     let report = Report::new(matcher.database()?, targets);
     match output {
         Output::Json => print_json(&report)?,
@@ -171,14 +187,16 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         Output::Table if packages => print(&table::packages(&report))?,
         Output::Table => print(&table::findings(&report))?,
     }
-    if let Some(hint) = hint {
+    for hint in hints {
         // The report contains the same information, so a closed standard error loses nothing.
         let _ = writeln!(std::io::stderr(), "outcrop: {}", text::escape(&hint));
     }
     let failed = |target: &Target| target.coverage.state == CoverageState::Failed;
+    // A directory of which nothing was read must not pass a gate.
+    let nothing_read = unread.is_some_and(|unread| unread.is_all());
     Ok(match () {
         () if report.targets.iter().any(|target| target.fails) => Exit::Findings,
-        () if report.targets.iter().any(failed) => Exit::Failed,
+        () if nothing_read || report.targets.iter().any(failed) => Exit::Failed,
         () => Exit::Done,
     })
 }

@@ -183,6 +183,9 @@ pub struct DatabaseStatus {
     pub brought_by: String,
     /// When it was loaded.
     pub brought_at: String,
+    /// Day of `--db-as-of`, on which the age of its sources is judged; `null` for today.
+    #[serde(default)]
+    pub as_of: Option<String>,
     /// ID of the key that signed it; `null` if it is not signed.
     pub signed_by: Option<String>,
     /// Sources in it.

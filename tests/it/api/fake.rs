@@ -295,6 +295,7 @@ impl Fake {
                 digest: "sha256:00".to_owned(),
                 brought_by: HOSTILE.to_owned(),
                 brought_at: "2026-11-02T00:00:00Z".to_owned(),
+                as_of: None,
                 signed_by: None,
                 sources: vec![
                     SourceStatus {
