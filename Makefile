@@ -4,13 +4,16 @@ SHELL := /bin/bash
 STACKS ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cluster test lint bench fuzz soak clean clean-cache cluster cluster-down image chart
+.PHONY: help demo demo-down demo-cluster test lint bench fuzz soak clean clean-cache cluster cluster-down image chart
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
 
-demo: ## Run real containers, and scan them
+demo: ## Run real containers, and scan them (KEEP=1 keeps them and the service running)
 	@tests/demo
+
+demo-down: ## End a demo that was kept running
+	@tests/demo stop
 
 demo-cluster: ## Install Outcrop in a real cluster of two nodes without a registry, ask it, attack it
 	@tests/demo-cluster
@@ -45,7 +48,7 @@ chart: ## Check the Helm chart, also against the cluster where one was started
 	@tests/chart/run
 
 clean: ## Remove what was built here, and stop what runs
-	-tests/containerd/node stop
+	-tests/demo stop
 	-tests/cluster/cluster stop
 	cargo clean
 	. tests/places && rm -rf "$$OUTCROP_RUN"

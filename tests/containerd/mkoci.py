@@ -218,7 +218,8 @@ def main():
             "created": EPOCH,
             "config": {"Cmd": arguments.cmd, "Env": [search, *arguments.env]},
             "rootfs": {"type": "layers", "diff_ids": [diff_id for diff_id, _ in layers]},
-            "history": [{"created": EPOCH} for _ in layers],
+            # The instruction is a step's only part that is reported.
+            "history": [{"created": EPOCH, "created_by": "RUN" if number else "ADD"} for number, _ in enumerate(layers)],
         })
         manifest = write_json(blobs, "application/vnd.oci.image.manifest.v1+json", {
             "schemaVersion": 2,

@@ -21,10 +21,12 @@ mod kubernetes;
 mod on_cluster;
 mod prerequisites;
 mod probes;
+mod readme;
 mod scale;
 mod starting;
 mod store;
 mod supervision;
+mod toolchain;
 mod version_vectors;
 
 // Harnesses that several tests share.

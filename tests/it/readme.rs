@@ -1,0 +1,43 @@
+//! Lines of README work as typed.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::ports::free;
+use crate::service_parts::OUTCROP;
+
+/// Returns the first block of commands below a heading of README.
+fn commands(heading: &str) -> String {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, section) = readme.split_once(&format!("\n## {heading}\n")).unwrap();
+    let (_, block) = section.split_once("```sh\n").unwrap();
+    block.split_once("```").unwrap().0.to_owned()
+}
+
+#[test]
+fn the_aggregator_without_kubernetes_starts_with_tls_and_answers() {
+    let lines = commands("On many nodes, without Kubernetes");
+    // Up to the first question, without the agent, which would need containerd.
+    let end = lines.find("\noutcrop get").unwrap();
+    let lines = lines[..end].lines().filter(|line| !line.starts_with("sudo outcrop-agent")).collect::<Vec<_>>();
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (listen, api) = (free(), free());
+    let script = lines.join("\n").replace("/var/lib/outcrop", &at("data"));
+    let script = script.replace("0.0.0.0:7443", &listen.to_string()).replace(":7480", &format!(":{}", api.port()));
+    let script = format!(
+        "sudo() {{ \"$@\"; }}; trap 'kill $(jobs -p)' EXIT\n\
+         outcrop db build --quiet --from {}/data/feed --out outcrop.db\n{script}",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let programs = Path::new(OUTCROP).parent().unwrap().display().to_string();
+    let mut command = Command::new("bash");
+    command.args(["-euc", &script]).current_dir(dir.path());
+    command.env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap()));
+    command.env("OUTCROP_API", api.to_string()).env("OUTCROP_PROBES", free().to_string()).env_remove("KUBECONFIG");
+    let output = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{script}\n{out}\n{err}");
+    assert!(out.contains("in cluster prod") && out.contains("advisory database sha256:"), "{out}\n{err}");
+}
