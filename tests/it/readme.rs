@@ -1,6 +1,7 @@
 //! Lines of README work as typed.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -27,14 +28,17 @@ fn the_aggregator_without_kubernetes_starts_with_tls_and_answers() {
     let script = lines.join("\n").replace("/var/lib/outcrop", &at("data"));
     let script = script.replace("0.0.0.0:7443", &listen.to_string()).replace(":7480", &format!(":{}", api.port()));
     let script = format!(
-        "sudo() {{ \"$@\"; }}; trap 'kill $(jobs -p)' EXIT\n\
+        "trap 'kill $(jobs -p)' EXIT\n\
          outcrop db build --quiet --from {}/data/feed --out outcrop.db\n{script}",
         env!("CARGO_MANIFEST_DIR")
     );
+    // A program and no function: the process in the background is then the aggregator itself.
+    fs::write(at("sudo"), "#!/bin/sh\nexec \"$@\"\n").unwrap();
+    fs::set_permissions(at("sudo"), fs::Permissions::from_mode(0o755)).unwrap();
     let programs = Path::new(OUTCROP).parent().unwrap().display().to_string();
     let mut command = Command::new("bash");
     command.args(["-euc", &script]).current_dir(dir.path());
-    command.env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap()));
+    command.env("PATH", format!("{}:{programs}:{}", dir.path().display(), std::env::var("PATH").unwrap()));
     command.env("OUTCROP_API", api.to_string()).env("OUTCROP_PROBES", free().to_string()).env_remove("KUBECONFIG");
     let output = command.output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
