@@ -26,6 +26,10 @@ fn the_aggregator_without_kubernetes_starts_with_tls_and_answers() {
     let at = |name: &str| dir.path().join(name).display().to_string();
     let (listen, api) = (free(), free());
     let script = lines.join("\n").replace("/var/lib/outcrop", &at("data"));
+    // A person waits two seconds, a busy machine may need more.
+    let listens = format!("until (: </dev/tcp/127.0.0.1/{}) 2>/dev/null; do sleep 0.1; done;", api.port());
+    assert!(script.contains("sleep 2;"), "{script}");
+    let script = script.replace("sleep 2;", &listens);
     let script = script.replace("0.0.0.0:7443", &listen.to_string()).replace(":7480", &format!(":{}", api.port()));
     let script = format!(
         "trap 'kill $(jobs -p)' EXIT\n\
