@@ -108,9 +108,10 @@ impl Refusal {
             tonic::Code::Unauthenticated => Some(Self::Token),
             tonic::Code::PermissionDenied => Some(Self::Node),
             tonic::Code::FailedPrecondition => Some(Self::Unasked),
-            tonic::Code::ResourceExhausted => Some(Self::TooLarge),
+            // tonic refuses a message of more than MAX_MESSAGE with OutOfRange.
+            tonic::Code::ResourceExhausted | tonic::Code::OutOfRange => Some(Self::TooLarge),
             tonic::Code::DeadlineExceeded => Some(Self::TimedOut),
-            tonic::Code::InvalidArgument | tonic::Code::Internal | tonic::Code::OutOfRange => Some(Self::Malformed),
+            tonic::Code::InvalidArgument | tonic::Code::Internal => Some(Self::Malformed),
             _ => None,
         })
     }
@@ -509,6 +510,7 @@ mod tests {
         }
         assert_eq!(Refusal::of(&tonic::Status::unauthenticated("no")), None);
         assert_eq!(Refusal::classify(&tonic::Status::unauthenticated("no")), Some(Refusal::Token));
+        assert_eq!(Refusal::classify(&tonic::Status::out_of_range("no")), Some(Refusal::TooLarge));
         assert_eq!(Refusal::classify(&tonic::Status::unavailable("away")), None);
         let hello =
             |wire_version| v1::Hello { wire_version, agent_version: "9.9.9".to_owned(), ..v1::Hello::default() };

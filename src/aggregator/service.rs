@@ -92,10 +92,19 @@ impl Service {
         self,
         request: Request<Streaming<v1::Report>>,
     ) -> Result<Response<ReceiverStream<Result<v1::Order, Status>>>, Status> {
-        let aggregator = Arc::clone(&self.0);
         let speaker = self.identify(&request).await?;
+        let node = speaker.node.clone();
+        let opened = self.open_stream(speaker, request.into_inner()).await;
+        opened.inspect_err(|status| log_refused(&node, "Attach", status))
+    }
+
+    async fn open_stream(
+        self,
+        speaker: Speaker,
+        mut reports: Streaming<v1::Report>,
+    ) -> Result<Response<ReceiverStream<Result<v1::Order, Status>>>, Status> {
+        let aggregator = Arc::clone(&self.0);
         let opening = aggregator.intake.enter(&speaker.node, Call::Attach).await?;
-        let mut reports = request.into_inner();
         let first = tokio::time::timeout(Duration::from_secs(20), reports.message()).await;
         let first = first.map_err(|_| Refusal::TimedOut.status("timed out waiting for the first message"))??;
         let first = first.ok_or_else(|| Refusal::Malformed.status("the stream ended before the first message"))?;
@@ -122,8 +131,12 @@ impl Service {
     /// Receives an inventory.
     async fn receive(self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
         let Speaker { node, .. } = self.identify(&request).await?;
-        let _turn = self.0.intake.enter(&node, Call::Deliver).await?;
-        let mut pieces = request.into_inner();
+        let received = self.receive_from(&node, request.into_inner()).await;
+        received.inspect_err(|status| log_refused(&node, "Deliver", status))
+    }
+
+    async fn receive_from(&self, node: &str, mut pieces: Streaming<v1::Piece>) -> Result<Response<v1::Stored>, Status> {
+        let _turn = self.0.intake.enter(node, Call::Deliver).await?;
         let next = async |pieces: &mut Streaming<v1::Piece>| {
             let next = tokio::time::timeout(STALLED, pieces.message()).await;
             next.map_err(|_| Refusal::TimedOut.status("timed out waiting for the next part of the inventory"))?
@@ -132,7 +145,7 @@ impl Service {
         self.0.same_cluster(&first.cluster)?;
         let layer = layer(first.layer.as_ref())?;
         // Memory is reserved only for layers that are leased to this node.
-        let Some(catalogers) = self.0.is_leased(&node, layer).await else {
+        let Some(catalogers) = self.0.is_leased(node, layer).await else {
             self.0.counters.unasked.fetch_add(1, Relaxed);
             return Err(unleased(&layer));
         };
@@ -153,12 +166,12 @@ impl Service {
         let whole = tokio::time::timeout(LEASE, whole).await;
         whole.map_err(|_| Refusal::TimedOut.status("the lease expired before the inventory was complete"))??;
         let delivered = Delivered { layer, catalogers, cage, marks, compressed };
-        self.0.store_inventory(&node, delivered).await?;
+        self.0.store_inventory(node, delivered).await?;
         drop(room);
         if let Some(cost) = cost {
             self.0.metrics.layer_read(&cost);
         }
-        self.0.advance(&node).await;
+        self.0.advance(node).await;
         Ok(Response::new(v1::Stored { cluster: self.0.cluster.clone(), layer: Some(layer.into()) }))
     }
 }
@@ -191,6 +204,13 @@ impl Allowance {
         if self.left < 0.0 {
             tokio::time::sleep(Duration::from_secs_f64(-self.left / RATE)).await;
         }
+    }
+}
+
+/// Logs that a call of `node` was refused; one that failed through no fault of the node was not.
+fn log_refused(node: &str, method: &str, status: &Status) {
+    if Refusal::classify(status).is_some() {
+        warn!(node, method, reason = %safe(status.message()), "call refused");
     }
 }
 
