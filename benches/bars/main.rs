@@ -1,12 +1,18 @@
 //! `benches/service`: the service at full size, beside its bars. Ends with 1 where a bar is missed.
 //!
-//! Arguments name the parts to run (`load`, `crash`, `interrupt`, `full`, `real`); without any, all of them. `migrate` runs only if it is named, with
+//! Arguments name the parts to run (`load`, `crash`, `interrupt`, `full`, `hostile`, `real`); without any, all of them. `migrate` runs only if it is named, with
 //! the store of an earlier version: `OUTCROP_STORE=DIR`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a step that fails ends the run, in helpers too")]
 
+#[allow(dead_code, reason = "it serves tests as well")]
+#[path = "../../tests/it/control_group.rs"]
+mod control_group;
 #[path = "../../tests/it/scale/crash.rs"]
 mod crash;
+#[allow(dead_code, unused_imports, reason = "the tests need more of it")]
+#[path = "../../tests/it/scale/evil/mod.rs"]
+mod evil;
 #[path = "../../tests/it/scale/load.rs"]
 mod load;
 #[allow(dead_code, reason = "the small fleet's tests need more of it")]
@@ -35,8 +41,9 @@ mod volumes;
 mod world;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use table::{Table, seconds};
+use table::{Table, millis, seconds};
 use world::Shape;
 
 /// The fleet of the budget, or a smaller one: `OUTCROP_FLEET=NODES,CONTAINERS,IMAGES,LAYERS`.
@@ -69,7 +76,7 @@ fn crash(table: &mut Table) {
     let measured = format!("{} of {} lost", outcome.lost, outcome.acknowledged);
     table.row(&what, measured, "0 lost", outcome.lost == 0 && outcome.kills_under_load > 0);
     let end = outcome.slowest_end;
-    table.row("longest end on SIGTERM", seconds(end), "< 5 s", end < std::time::Duration::from_secs(5));
+    table.row("longest end on SIGTERM", seconds(end), "< 5 s", end < Duration::from_secs(5));
     let right = outcome.complete && outcome.wrong.is_empty();
     table.row("after the last of them: counts and a sample right again", seconds(outcome.right_again), "right", right);
 }
@@ -115,6 +122,45 @@ fn full(table: &mut Table) {
     }
 }
 
+/// Honest nodes beside all attacks that the tests know, and beside none.
+fn hostile(table: &mut Table) {
+    let whole = shape();
+    let part = Shape {
+        nodes: whole.nodes / 25,
+        containers: whole.containers / 25,
+        images: whole.images / 25,
+        layers: whole.layers / 5,
+        ..whole
+    };
+    for is_attacked in [false, true] {
+        let measured = evil::measured::measure(part, is_attacked);
+        let when = if is_attacked {
+            format!("under {} attacks and floods", measured.attacks)
+        } else {
+            "undisturbed".to_owned()
+        };
+        let p99 = table::quantile(&measured.deliveries, 0.99);
+        let what = format!("{} deliveries of honest nodes, {when}, p99", measured.deliveries.len());
+        table.row(&what, millis(p99), "< 1 s", p99 < Duration::from_secs(1));
+        let p99 = table::quantile(&measured.status, 0.99);
+        table.row(&format!("status, {when}, p99"), millis(p99), "< 100 ms", p99 < Duration::from_millis(100));
+        table.row(
+            &format!("requests for the status that failed, {when}"),
+            measured.failures.to_string(),
+            "0",
+            measured.failures == 0,
+        );
+        let what = format!("aggregator resident, most, {when}");
+        table.row(&what, table::mib(measured.peak), "< 1 GiB", measured.peak < 1 << 30);
+        match measured.kills {
+            Some(kills) => {
+                table.row(&format!("killed in a control group of 1 GiB, {when}"), kills.to_string(), "0", kills == 0)
+            }
+            None => table.row("a control group of 1 GiB", "SKIPPED: needs root".to_owned(), "0", false),
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let wanted = |part: &str| named.is_empty() || named.iter().any(|name| name == part);
@@ -130,6 +176,9 @@ fn main() -> ExitCode {
     }
     if wanted("full") {
         full(&mut table);
+    }
+    if wanted("hostile") {
+        hostile(&mut table);
     }
     if named.iter().any(|name| name == "migrate") {
         let kept = std::env::var("OUTCROP_STORE").expect("OUTCROP_STORE names the directory of a kept store");

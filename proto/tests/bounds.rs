@@ -5,10 +5,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use outcrop_proto::inventory::{compress, decompress};
-use outcrop_proto::{
-    Answers, Budget, CoverageState, DecodeError, EvidenceRecord, Fact, Inventory, KnownPath, Node, OverBudget, Package,
-    PackageType, PathTableBuilder, SourcePackage, merge,
-};
+use outcrop_proto::{Answers, Budget, CoverageState, DecodeError, Fact, Inventory, KnownPath, Node, OverBudget, merge};
+
+use encodings::{EMPTY, TABLE, amplifying, fact, inventory, large, layer, number, one_package, text};
+
+mod encodings;
 
 /// Counts what each thread has allocated.
 struct Counting;
@@ -60,81 +61,9 @@ fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
 /// Memory that the budget does not count, in bytes: buffers of fixed size.
 const SLACK: usize = 1 << 20;
 
-fn number(mut value: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-    bytes
-}
-
-fn text(bytes: &[u8]) -> Vec<u8> {
-    [number(bytes.len()), bytes.to_vec()].concat()
-}
-
-/// `count` times `item`, as a list.
-fn list(count: usize, item: &[u8]) -> Vec<u8> {
-    [number(count), item.repeat(count)].concat()
-}
-
-const EMPTY: &[u8] = &[0];
-
-/// An inventory of these encoded parts: table, evidence, facts, tombstones, directories that were not walked.
-fn inventory([table, evidence, facts, tombstones, unwalked]: [&[u8]; 5]) -> Vec<u8> {
-    [b"outcrop.inventory.1\n\x01", table, evidence, facts, tombstones, unwalked].concat()
-}
-
-/// A fact of these encoded parts: packages, claims, packages without a name, warnings.
-fn fact([packages, claims, unidentified, warnings]: [&[u8]; 4]) -> Vec<u8> {
-    [b"outcrop.fact.1\n", packages, EMPTY, claims, unidentified, warnings].concat()
-}
-
-/// `count` paths that share `shared` bytes, front-coded, each followed by `tail`.
-fn sharing(shared: usize, count: usize, tail: &[u8]) -> Vec<u8> {
-    let mut bytes = [number(0), number(shared + 4), vec![b'a'; shared], b"aaaa".to_vec(), tail.to_vec()].concat();
-    let suffix = |at: usize| [17576, 676, 26, 1].map(|unit| b'a' + (at / unit % 26) as u8);
-    for at in 1..count {
-        let (before, this) = (suffix(at - 1), suffix(at));
-        let same = before.iter().zip(&this).take_while(|(a, b)| a == b).count();
-        bytes.extend([number(shared + same), text(&this[same..]), tail.to_vec()].concat());
-    }
-    bytes
-}
-
-const TABLE: &[u8] = &[0, 0];
-
 #[test]
 fn inventories_that_amplify_are_refused_within_the_budget() {
-    let many = 32 << 20;
-    let record = [text(b"a"), EMPTY.to_vec(), EMPTY.to_vec(), vec![0; 32], EMPTY.to_vec()].concat();
-    let companions = [number(1), record, list(many, &[0, 0])].concat();
-    let deb = [&[1, 0, 0, 0, 0][..]].concat();
-    let licenses = fact([&[number(1), deb, list(many, EMPTY), vec![0, 0, 0]].concat(), EMPTY, EMPTY, EMPTY]);
-    let claims = fact([EMPTY, &[number(100_000), sharing(20_000, 100_000, &[0, 0])].concat(), EMPTY, EMPTY]);
-    let packages = fact([&list(4 << 20, &[1, 0, 0, 0, 0, 0, 0, 0, 0]), EMPTY, EMPTY, EMPTY]);
-    let warnings = fact([EMPTY, EMPTY, EMPTY, &list(many, EMPTY)]);
-    let one = |fact: &[u8]| inventory([TABLE, EMPTY, &[number(1), text(fact)].concat(), EMPTY, EMPTY]);
-    let table = |entries: &[u8], count: usize| {
-        inventory([&[number(count), text(entries)].concat(), EMPTY, EMPTY, EMPTY, EMPTY])
-    };
-    let deep = [b"a/".repeat(40_000), b"a".to_vec()].concat();
-    let deep = [number(1), text(&deep), EMPTY.to_vec(), EMPTY.to_vec(), vec![0; 32], vec![0, 0]].concat();
-    for (what, bytes) in [
-        ("empty evidence", inventory([TABLE, &list(many, EMPTY), EMPTY, EMPTY, EMPTY])),
-        ("empty companions", inventory([TABLE, &companions, EMPTY, EMPTY, EMPTY])),
-        ("empty facts", inventory([TABLE, EMPTY, &list(many, EMPTY), EMPTY, EMPTY])),
-        ("empty tombstones", inventory([TABLE, EMPTY, EMPTY, &list(many / 4, &[0, 0, 0, 0]), EMPTY])),
-        ("directories not walked", inventory([TABLE, EMPTY, EMPTY, EMPTY, &list(many / 2, &[0, 0])])),
-        ("empty licenses", one(&licenses)),
-        ("claims that share a long path", one(&claims)),
-        ("packages without a name", one(&packages)),
-        ("empty warnings", one(&warnings)),
-        ("a table that shares a long name", table(&sharing(1 << 20, 100_000, EMPTY), 100_000)),
-        ("a long target", table(&[number(0), text(b"a"), vec![3], text(&[b'a'; 10_000])].concat(), 1)),
-        ("deep evidence", inventory([TABLE, &deep, EMPTY, EMPTY, EMPTY])),
-    ] {
+    for (what, bytes) in amplifying(32 << 20) {
         let mut budget = Budget::job();
         let (decoded, peak) = peak(|| Inventory::decode(&bytes, &mut budget));
         assert!(decoded.is_err(), "{what}");
@@ -170,19 +99,6 @@ fn a_frame_that_needs_a_large_window_is_refused() {
     encoder.write_all(&[7; 1000]).unwrap();
     let packed = encoder.finish().unwrap();
     assert!(matches!(decompress(&packed, &mut Budget::job()), Err(DecodeError::Compression(_))));
-}
-
-/// A fact of many packages, as a large image has them.
-fn large(packages: usize) -> Fact {
-    let package = |at: usize| {
-        let mut package = Package::new(PackageType::Deb, format!("library-{at}"), format!("{at}.1-2+deb12u3"));
-        package.source = Some(SourcePackage { name: format!("source-{}", at / 3), version: format!("{at}.1-2") });
-        package.arch = Some("amd64".to_owned());
-        package
-    };
-    let mut fact = Fact { packages: (0..packages).map(package).collect(), ..Fact::default() };
-    fact.normalize();
-    fact
 }
 
 #[test]
@@ -224,44 +140,6 @@ fn packages_of_a_later_type_and_later_parts_are_skipped_and_counted() {
     let coverage = merged.coverage(&[]);
     assert_eq!(coverage.state, CoverageState::Partial);
     assert!(coverage.reason.contains("4 parts"), "{}", coverage.reason);
-}
-
-/// The path table of these paths; each gets its directories.
-fn table(paths: &[(Vec<u8>, Node<'_>)]) -> outcrop_proto::PathTable {
-    let mut all = std::collections::BTreeMap::new();
-    for (path, node) in paths {
-        for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
-            all.entry(path[..at].to_vec()).or_insert(Node::Dir { opaque: false });
-        }
-        all.insert(path.clone(), node.clone());
-    }
-    let mut sorted: Vec<_> = all.into_iter().collect();
-    sorted.sort_by(|a, b| outcrop_proto::paths::walk_order(&a.0, &b.0));
-    let mut builder = PathTableBuilder::default();
-    sorted.iter().for_each(|(path, node)| builder.push(path, node));
-    builder.finish()
-}
-
-/// A layer of these paths, of which `evidence` lists one package each.
-fn layer(paths: &[(Vec<u8>, Node<'_>)], evidence: &[Vec<u8>], fact: Fact) -> Inventory {
-    let mut inventory = Inventory { catalogers: 1, paths: table(paths), ..Inventory::default() };
-    if !evidence.is_empty() {
-        let fact = inventory.add_fact(fact);
-        inventory.evidence.extend(evidence.iter().map(|path| EvidenceRecord {
-            path: path.clone(),
-            cataloger: "npm".to_owned(),
-            database: false,
-            fact,
-            digest: None,
-            companions: Vec::new(),
-        }));
-    }
-    inventory.normalize();
-    inventory
-}
-
-fn one_package() -> Fact {
-    Fact { packages: vec![Package::new(PackageType::Npm, "a".to_owned(), "1".to_owned())], ..Fact::default() }
 }
 
 /// Merges, and returns what came of it, the steps, and the most bytes that were allocated.

@@ -32,6 +32,7 @@ mod version_vectors;
 // Harnesses that several tests share.
 mod agent_parts;
 mod api_server;
+mod control_group;
 mod ports;
 #[allow(dead_code, reason = "the tests of outcrop-agent use the rest")]
 #[path = "../../daemonset/tests/it/runtime_parts/mod.rs"]

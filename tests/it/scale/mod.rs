@@ -9,6 +9,7 @@ mod evil;
 mod laws;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod load;
+mod lying;
 mod node;
 mod outbox;
 mod questions;

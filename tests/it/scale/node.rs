@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outcrop_agent::catalog;
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
@@ -29,6 +29,8 @@ pub(crate) const READ_BYTES: u64 = 2 << 20;
 #[derive(Debug)]
 pub(crate) struct Fleet {
     pub(crate) world: Arc<World>,
+    /// Number of its first node.
+    first: usize,
     endpoint: Endpoint,
     connecting: Semaphore,
     making: Semaphore,
@@ -38,6 +40,8 @@ pub(crate) struct Fleet {
     /// The longest time that a layer takes to be read.
     reading: Mutex<Duration>,
     pub(crate) counts: Counts,
+    /// How long each delivery took.
+    pub(crate) deliveries: Mutex<Vec<Duration>>,
     /// Which of the aggregator's lives it is.
     life: AtomicU64,
     /// Layers of which the aggregator said that they are in its store, and in which of its lives.
@@ -95,6 +99,19 @@ fn with_token<T>(message: T, node: &str) -> Request<T> {
     request
 }
 
+/// The Hello of a node with all rights.
+pub(crate) fn hello(node: &str) -> v1::Hello {
+    v1::Hello {
+        node: node.to_owned(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        catalogers: catalog::VERSION,
+        cage: "landlock+seccomp".to_owned(),
+        marks: true,
+        wire_version: VERSION,
+        ..v1::Hello::default()
+    }
+}
+
 /// A stream of one node.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -107,22 +124,19 @@ pub(crate) struct Stream {
 impl Stream {
     /// Attaches as `node`.
     pub(crate) async fn attach(endpoint: &Endpoint, node: &str) -> Result<Self, Status> {
+        Self::attach_with(endpoint, hello(node)).await
+    }
+
+    /// Attaches with this Hello.
+    pub(crate) async fn attach_with(endpoint: &Endpoint, hello: v1::Hello) -> Result<Self, Status> {
         let channel = endpoint.connect().await.map_err(|error| Status::unavailable(format!("{error:?}")))?;
         let mut client =
             CollectorClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
         let (reports, outbox) = mpsc::channel(4);
-        let hello = v1::Hello {
-            node: node.to_owned(),
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            catalogers: catalog::VERSION,
-            cage: "landlock+seccomp".to_owned(),
-            marks: true,
-            wire_version: VERSION,
-            ..v1::Hello::default()
-        };
+        let node = hello.node.clone();
         let _ = reports.send(report(v1::report::Report::Hello(hello))).await;
-        let orders = client.attach(with_token(ReceiverStream::new(outbox), node)).await?.into_inner();
-        Ok(Self { client, node: node.to_owned(), reports, orders })
+        let orders = client.attach(with_token(ReceiverStream::new(outbox), &node)).await?.into_inner();
+        Ok(Self { client, node, reports, orders })
     }
 
     /// Hands over an inventory; returns when the aggregator says that it has it.
@@ -207,13 +221,31 @@ impl Fleet {
         Self::with(world, service, containers)
     }
 
+    /// A fleet whose nodes are numbered from `first` on, beside others, and each run every image.
+    pub(crate) fn beside(world: Arc<World>, service: &Service, first: usize) -> Arc<Self> {
+        let shape = world.shape;
+        let all = |node| (0..shape.images).map(|image| (container_id(shape.seed, node, image as u64), image)).collect();
+        let containers = (0..shape.nodes).map(|node| (node, all(node))).collect();
+        Self::from_parts(world, service, containers, first)
+    }
+
     /// A fleet with these containers: by node, container ID and number of the image.
     pub(crate) fn with(
         world: Arc<World>,
         service: &Service,
         containers: HashMap<usize, BTreeMap<String, usize>>,
     ) -> Arc<Self> {
+        Self::from_parts(world, service, containers, 0)
+    }
+
+    fn from_parts(
+        world: Arc<World>,
+        service: &Service,
+        containers: HashMap<usize, BTreeMap<String, usize>>,
+        first: usize,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            first,
             endpoint: endpoint(service),
             connecting: Semaphore::new(CONNECTING),
             making: Semaphore::new(4),
@@ -221,6 +253,7 @@ impl Fleet {
             churn: Mutex::default(),
             reading: Mutex::default(),
             counts: Counts::default(),
+            deliveries: Mutex::default(),
             life: AtomicU64::new(0),
             stored: Mutex::default(),
             lost: Mutex::default(),
@@ -279,7 +312,7 @@ impl Fleet {
 
     async fn attach(&self, node: usize) -> Result<(), Status> {
         let permit = self.connecting.acquire().await.map_err(|_| Status::cancelled("the end"))?;
-        let mut stream = Stream::attach(&self.endpoint, &node_name(node)).await?;
+        let mut stream = Stream::attach(&self.endpoint, &node_name(self.first + node)).await?;
         // Welcome.
         stream.order().await?;
         drop(permit);
@@ -381,7 +414,10 @@ impl Fleet {
                     self.counts.read.fetch_add(1, Ordering::Relaxed);
                     self.counts.read_bytes.fetch_add(compressed.len() as u64, Ordering::Relaxed);
                     let pieces: Vec<v1::Piece> = pieces(id, &compressed).collect();
-                    match stream.deliver(pieces.into_iter()).await {
+                    let start = Instant::now();
+                    let delivered = stream.deliver(pieces.into_iter()).await;
+                    self.deliveries.lock().unwrap().push(start.elapsed());
+                    match delivered {
                         Ok(_) => drop(self.stored.lock().unwrap().entry(id).or_insert(life)),
                         Err(_) => drop(self.counts.refused.fetch_add(1, Ordering::Relaxed)),
                     }

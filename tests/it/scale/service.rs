@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use outcrop_proto::Digest;
 use serde_json::Value;
 
+use crate::control_group::Group;
 use crate::ports::free;
 
 pub(crate) const OUTCROP: &str = env!("CARGO_BIN_EXE_outcrop");
@@ -41,6 +42,8 @@ pub(crate) struct Service {
     /// `OUTCROP_LOG`.
     log_filter: Option<&'static str>,
     running: Option<Running>,
+    /// The control group that limits its memory; dropped after the process has ended.
+    pub(crate) group: Option<Group>,
     agent: ureq::Agent,
 }
 
@@ -74,6 +77,14 @@ impl Service {
         Self::start_all(nodes, arguments, None, Some(filter))
     }
 
+    /// One that may take `memory` bytes, if this process may limit that.
+    pub(crate) fn start_within(nodes: impl Iterator<Item = String>, arguments: &[&str], memory: u64) -> Self {
+        let mut service = Self::prepare(arguments, None, None);
+        service.group = Group::new(memory);
+        service.start_new(nodes);
+        service
+    }
+
     /// One whose data lie in `data`.
     pub(crate) fn start_on(nodes: impl Iterator<Item = String>, arguments: &[&str], data: Option<&Path>) -> Self {
         Self::start_all(nodes, arguments, data, None)
@@ -97,14 +108,19 @@ impl Service {
         log_filter: Option<&'static str>,
     ) -> Self {
         let mut service = Self::prepare(arguments, data, log_filter);
-        let line = |node: String| format!("{node} {}\n", Digest::of(token(&node).as_bytes()));
-        fs::write(service.at("tokens"), nodes.map(line).collect::<String>()).unwrap();
-        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-        fs::write(service.at("cert.pem"), made.cert.pem()).unwrap();
-        fs::write(service.at("key.pem"), made.signing_key.serialize_pem()).unwrap();
-        service.build_database(&[]);
-        service.run();
+        service.start_new(nodes);
         service
+    }
+
+    /// Makes its tokens, its certificate and its advisory database, and starts it.
+    fn start_new(&mut self, nodes: impl Iterator<Item = String>) {
+        let line = |node: String| format!("{node} {}\n", Digest::of(token(&node).as_bytes()));
+        fs::write(self.at("tokens"), nodes.map(line).collect::<String>()).unwrap();
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        fs::write(self.at("cert.pem"), made.cert.pem()).unwrap();
+        fs::write(self.at("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        self.build_database(&[]);
+        self.run();
     }
 
     fn prepare(arguments: &[&str], data: Option<&Path>, log_filter: Option<&'static str>) -> Self {
@@ -121,6 +137,7 @@ impl Service {
             abort: None,
             log_filter,
             running: None,
+            group: None,
             agent: new_agent(),
         }
     }
@@ -153,7 +170,8 @@ impl Service {
     /// Starts it, and waits until it answers.
     pub(crate) fn run(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.at("log")).unwrap();
-        let child = Command::new(OUTCROP)
+        let mut command = self.group.as_ref().map_or_else(|| Command::new(OUTCROP), |group| group.command(OUTCROP));
+        let child = command
             .args(["aggregator", "--cluster", "scale", "--listen", &self.listen.to_string()])
             .args(["--probes", "127.0.0.1:0", "--api", &self.api.to_string(), "--data"])
             .arg(&self.data)

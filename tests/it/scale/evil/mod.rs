@@ -1,51 +1,77 @@
 //! Nodes that lie, flood and send nonsense: each is refused, disputed or made to wait, and no other node notices.
 
+mod bytes;
+mod deliveries;
+#[allow(dead_code, reason = "the tests of outcrop-proto use the rest")]
+#[path = "../../../../proto/tests/encodings/mod.rs"]
+mod encodings;
+#[allow(dead_code, reason = "benches/service measures")]
+pub(crate) mod measured;
+mod messages;
+mod sequences;
+mod table;
+
+use std::any::Any;
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::net::TcpStream;
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outcrop_agent::catalog;
 use outcrop_proto::inventory::{Inventory, compress};
 use outcrop_proto::wire::v1::order::Order;
 use outcrop_proto::wire::v1::report::Report;
-use outcrop_proto::wire::{Seen, VERSION, v1};
+use outcrop_proto::wire::{Seen, v1};
 use outcrop_proto::{Coverage, Digest, LayerId};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::{Code, Request, Status};
+use tokio::net::TcpSocket;
+use tonic::{Code, Status};
 
 use super::load::{count, runtime, sample, settle};
-use super::node::{Counts, Fleet, Stream, endpoint, kubernetes_key, node_name, report, seen};
-use super::service::{Service, token, until};
+use super::node::{Counts, Fleet, Stream, endpoint, kubernetes_key, node_name, seen};
+use super::service::{Service, until};
 use super::world::{Shape, World, mix};
+use crate::skip::skip;
 
-/// Most that the aggregator may take, in a debug build and with everything that follows at once.
+/// The memory of the aggregator's control group, in a debug build and with everything that follows at once.
+const LIMIT: u64 = 1 << 30;
+
+/// Most that the aggregator's own memory may be; the limit of its control group holds its files as well.
 const MEMORY: u64 = 700 << 20;
 
 /// How many names there are for nodes that are not honest.
-const NAMES: u32 = 64;
+const NAMES: u32 = 2048;
 
-fn names(shape: Shape) -> impl Iterator<Item = String> {
-    (0..shape.nodes).map(node_name).chain((0..NAMES).map(|number| format!("evil-{number}")))
+fn evil_name(number: u32) -> String {
+    format!("evil-{number:04}")
 }
 
-/// An aggregator, honest nodes with containers that come and go, and names of others.
-struct Place {
-    service: Service,
-    fleet: Arc<Fleet>,
+fn names(shape: Shape) -> impl Iterator<Item = String> {
+    (0..shape.nodes).map(node_name).chain((0..NAMES).map(|number| evil_name(number)))
+}
+
+/// An aggregator with limited memory, honest nodes with containers that come and go, and names of others.
+pub(crate) struct Place {
+    pub(crate) service: Service,
+    pub(crate) fleet: Arc<Fleet>,
     runtime: tokio::runtime::Runtime,
     used: AtomicU32,
+    /// Connections and streams that stay open.
+    held: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 
 impl Place {
     fn start(arguments: &[&str]) -> Self {
-        let shape = Shape::SMALL;
-        let service = Service::start(names(shape), arguments);
+        Self::start_with(Shape::SMALL, arguments)
+    }
+
+    fn start_with(shape: Shape, arguments: &[&str]) -> Self {
+        let service = Service::start_within(names(shape), arguments, LIMIT);
+        if service.group.is_none() {
+            skip("root", "limiting the memory of the aggregator");
+        }
         let fleet = Fleet::new(World::new(shape), &service);
-        Self { service, fleet, runtime: runtime(), used: AtomicU32::new(0) }
+        Self { service, fleet, runtime: runtime(), used: AtomicU32::new(0), held: Mutex::default() }
     }
 
     fn honest(&self) {
@@ -54,7 +80,9 @@ impl Place {
 
     /// A name that was not used yet.
     fn name(&self) -> String {
-        format!("evil-{}", self.used.fetch_add(1, Ordering::Relaxed))
+        let number = self.used.fetch_add(1, Ordering::Relaxed);
+        assert!(number < NAMES);
+        evil_name(number)
     }
 
     fn attach(&self, name: &str) -> Stream {
@@ -107,6 +135,62 @@ impl Place {
         self.runtime.block_on(within).expect("a lease")
     }
 
+    /// Sends hundreds of thousands of reports of each kind that cost something, for `time` each. The node waits for them, and nobody else.
+    fn flood(&self, time: Duration) -> Vec<Stream> {
+        let kinds: [fn(u64) -> Report; 3] = [
+            |_| Report::Metrics(v1::Metrics::default()),
+            |number| containers(number + 1, true, (0..500).map(|id| excluded(format!("{number}-{id:0>40}"))).collect()),
+            |number| Report::Answers(v1::Answers { stack: noise(32, number), ..v1::Answers::default() }),
+        ];
+        let streams: Vec<Stream> = kinds.iter().map(|_| self.attach(&self.name())).collect();
+        for (stream, kind) in streams.iter().zip(kinds) {
+            assert!(!self.say(stream, time, (0..300_000).map(kind)), "a flood was taken as it came");
+        }
+        streams
+    }
+
+    /// Connects from an address that no honest node has: handshakes are limited by address.
+    fn connect_elsewhere(&self) -> TcpStream {
+        let connect = async {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(SocketAddr::from(([127, 66, 0, 1], 0))).unwrap();
+            let connection = socket.connect(self.service.listen).await.unwrap().into_std().unwrap();
+            connection.set_nonblocking(false).unwrap();
+            connection
+        };
+        self.runtime.block_on(connect)
+    }
+
+    /// Keeps a connection or a stream open until everything is over.
+    fn hold(&self, what: impl Any + Send) {
+        self.held.lock().unwrap().push(Box::new(what));
+    }
+
+    /// Ends the reports of a stream, and waits until the aggregator has handled all of them.
+    fn finish(&self, stream: &mut Stream) {
+        stream.reports = tokio::sync::mpsc::channel(1).0;
+        assert_eq!(self.end(stream), Code::Ok);
+    }
+
+    /// Attaches as `node`, with a layer that no other node has, and waits until the layer is leased to it.
+    fn leased(&self, node: &str) -> (Stream, LayerId) {
+        let mut stream = self.attach(node);
+        let (layer, container) = own_layer(node);
+        assert!(self.say(&stream, Duration::from_secs(20), std::iter::once(containers(1, true, vec![container]))));
+        assert_eq!(self.lease(&mut stream), [layer]);
+        (stream, layer)
+    }
+
+    /// Delivers these bytes, part by part, as the inventory of a layer that only `node` has.
+    fn deliver_own(
+        &self,
+        node: &str,
+        parts: impl Iterator<Item = Vec<u8>> + Send + 'static,
+    ) -> Result<v1::Stored, Status> {
+        let (stream, layer) = self.leased(node);
+        self.runtime.block_on(stream.deliver(pieces(layer, parts)))
+    }
+
     fn reports(&self, what: &str) -> u64 {
         self.service.status()["reports"][what].as_u64().unwrap()
     }
@@ -130,6 +214,7 @@ impl Place {
         let peak = self.service.memory("VmHWM");
         println!("  the aggregator took {} MiB at most", peak >> 20);
         assert!(peak < MEMORY, "the aggregator took {} MiB", peak >> 20);
+        assert_eq!(self.service.group.as_ref().map_or(0, crate::control_group::Group::kills), 0);
         self.fleet.stop();
     }
 }
@@ -178,17 +263,7 @@ fn floods_wait_and_lists_without_end_are_refused() {
     let place = Place::start(&[]);
     place.honest();
     place.fleet.churn(Duration::from_millis(500));
-    // Hundreds of thousands of reports of each kind that cost something: the node waits for them, and nobody else.
-    let flooding: Vec<Stream> = (0..3).map(|_| place.attach(&place.name())).collect();
-    let kinds: [fn(u64) -> Report; 3] = [
-        |_| Report::Metrics(v1::Metrics::default()),
-        |number| containers(number + 1, true, (0..500).map(|id| excluded(format!("{number}-{id:0>40}"))).collect()),
-        |number| Report::Answers(v1::Answers { stack: noise(32, number), ..v1::Answers::default() }),
-    ];
-    for (stream, kind) in flooding.iter().zip(kinds) {
-        let all = place.say(stream, Duration::from_secs(5), (0..300_000).map(kind));
-        assert!(!all, "a flood was taken as it came");
-    }
+    let flooding = place.flood(Duration::from_secs(5));
     // More containers than a node can have: at once, and one after the other.
     for (lists, each) in [(1, 21_000), (50, 2_000)] {
         let mut stream = place.attach(&place.name());
@@ -289,38 +364,6 @@ fn an_empty_inventory_for_a_shared_base_is_disputed_and_put_right() {
 }
 
 #[test]
-fn inventories_without_end_bombs_and_nonsense_are_refused() {
-    let place = Place::start(&[]);
-    place.honest();
-    place.fleet.churn(Duration::from_millis(500));
-    let bomb = compress(&vec![0; 400 << 20]).unwrap();
-    let nested = compress(&bomb).unwrap();
-    let mut long = compress(&Inventory { catalogers: catalog::VERSION, ..Inventory::default() }.encode()).unwrap();
-    long.push(0);
-    let newer = compress(&Inventory { catalogers: 900, ..Inventory::default() }.encode()).unwrap();
-    let cases = [
-        ("1 GiB", Code::ResourceExhausted, vec![vec![0xa5; 1 << 20]; 1024]),
-        ("a bomb", Code::InvalidArgument, vec![bomb]),
-        ("a bomb in a bomb", Code::InvalidArgument, vec![nested]),
-        ("noise", Code::InvalidArgument, vec![noise(100_000, 1)]),
-        ("bytes after the end", Code::InvalidArgument, vec![long]),
-        ("other catalogers", Code::InvalidArgument, vec![newer]),
-        ("nothing", Code::InvalidArgument, vec![Vec::new()]),
-    ];
-    let number = cases.len() as u64;
-    for (what, code, bytes) in cases {
-        let mut stream = place.attach(&place.name());
-        let (layer, container) = own_layer(what);
-        assert!(place.say(&stream, Duration::from_secs(20), std::iter::once(containers(1, true, vec![container]))));
-        assert_eq!(place.lease(&mut stream), [layer], "{what}");
-        let refused = place.runtime.block_on(stream.deliver(pieces(layer, bytes.into_iter())));
-        assert_eq!(refused.err().map(|status| status.code()), Some(code), "{what}");
-    }
-    until("all to be counted", Duration::from_secs(20), || place.reports("refused") == number);
-    place.unharmed();
-}
-
-#[test]
 fn a_delivery_that_is_cut_off_at_any_moment_leaves_no_layer_waiting() {
     const LAYERS: u64 = 150;
     let place = Place::start(&[]);
@@ -351,11 +394,7 @@ fn inventories_that_never_end_do_not_hold_up_those_of_others() {
     // Eight nodes each send the most of an inventory that may be sent, and then nothing more.
     let stalled: Vec<_> = (0..8)
         .map(|number| {
-            let name = place.name();
-            let mut stream = place.attach(&name);
-            let (layer, container) = own_layer(&name);
-            assert!(place.say(&stream, Duration::from_secs(20), std::iter::once(containers(1, true, vec![container]))));
-            assert_eq!(place.lease(&mut stream), [layer]);
+            let (stream, layer) = place.leased(&place.name());
             let bytes = noise(1 << 20, number);
             place.runtime.block_on(async {
                 let (sender, delivery) = stream.begin();
@@ -374,116 +413,5 @@ fn inventories_that_never_end_do_not_hold_up_those_of_others() {
         place.fleet.stored().len() == place.fleet.world.shape.layers
     });
     drop(stalled);
-    place.unharmed();
-}
-
-/// Sends bytes as they are, where a message should be.
-#[derive(Clone, Debug, Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Vec<u8>;
-    type Decode = ();
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, item: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        use prost::bytes::BufMut as _;
-        to.put_slice(&item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = ();
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
-        use prost::bytes::Buf as _;
-        from.advance(from.remaining());
-        Ok(Some(()))
-    }
-}
-
-#[test]
-fn bytes_that_are_no_messages_end_the_stream_and_nothing_else() {
-    use prost::Message as _;
-    let place = Place::start(&[]);
-    place.honest();
-    place.fleet.churn(Duration::from_millis(500));
-    let name = place.name();
-    let hello =
-        v1::Hello { node: name.clone(), catalogers: catalog::VERSION, wire_version: VERSION, ..v1::Hello::default() };
-    let hello = report(Report::Hello(hello)).encode_to_vec();
-    let good = report(containers(1, true, vec![seen(&place.fleet.world, "x", 0)])).encode_to_vec();
-    let mut nonsense: Vec<Vec<u8>> = (0..40).map(|salt| noise(1 + salt as usize * 37, salt)).collect();
-    nonsense.extend((1..40).map(|cut| good[..good.len() * cut / 40].to_vec()));
-    nonsense.extend((0..40).map(|flip| {
-        let mut bytes = good.clone();
-        let at = mix(&[9, flip]) as usize % bytes.len();
-        bytes[at] ^= 1 << (flip % 8);
-        bytes
-    }));
-    // More than a message may hold.
-    nonsense.extend([vec![0; 20 << 20], vec![0; 64 << 20]]);
-    // Fields of a report that repeat embedded messages without content: two bytes each, a struct each.
-    let repeated = |number: u8, tag: u8| {
-        let list = v1::Report { cluster: String::new(), report: None }.encode_to_vec();
-        let items = [tag << 3 | 2, 0].repeat(1 << 20);
-        let mut bytes = list;
-        prost::encoding::encode_key(number.into(), prost::encoding::WireType::LengthDelimited, &mut bytes);
-        prost::encoding::encode_varint(items.len() as u64, &mut bytes);
-        bytes.extend(items);
-        bytes
-    };
-    nonsense.extend([(3, 3), (3, 4), (6, 2), (6, 3), (6, 4), (8, 1)].map(|(number, tag)| repeated(number, tag)));
-    let plain = nonsense.len();
-    // Compressed messages are not accepted, whatever they hold.
-    nonsense.extend([good, vec![0; 16 << 20], repeated(3, 3)]);
-    let endpoint = endpoint(&place.service);
-    for (number, bytes) in nonsense.into_iter().enumerate() {
-        let (first, compressed) = (number.is_multiple_of(5), number >= plain);
-        place.runtime.block_on(async {
-            let channel = endpoint.connect().await.unwrap();
-            let mut client = tonic::client::Grpc::new(channel).max_encoding_message_size(128 << 20);
-            if compressed {
-                client = client.send_compressed(CompressionEncoding::Zstd);
-            }
-            let (reports, outbox) = tokio::sync::mpsc::channel(4);
-            if !first {
-                reports.send(hello.clone()).await.unwrap();
-            }
-            reports.send(bytes).await.unwrap();
-            drop(reports);
-            let mut request = Request::new(ReceiverStream::new(outbox));
-            request.metadata_mut().insert("authorization", format!("Bearer {}", token(&name)).parse().unwrap());
-            client.ready().await.unwrap();
-            let path = tonic::codegen::http::uri::PathAndQuery::from_static("/outcrop.v1.Collector/Attach");
-            if let Ok(orders) = client.streaming(request, path, Raw).await {
-                let mut orders = orders.into_inner();
-                let end = async { while let Ok(Some(())) = orders.message().await {} };
-                tokio::time::timeout(Duration::from_secs(60), end).await.expect("the stream to end");
-            }
-        });
-    }
-    assert!(place.reports("refused") >= 40, "{}", place.service.status());
-    // And where TLS should be.
-    for salt in 0..20 {
-        let mut stream = TcpStream::connect(place.service.listen).unwrap();
-        let _ = stream.write_all(&noise(10_000, salt));
-    }
     place.unharmed();
 }
