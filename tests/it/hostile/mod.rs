@@ -1,15 +1,27 @@
 //! An attacker writes the image: every trick costs the evidence that it was played with, and nothing else.
 //!
-//! Each scan runs with half a gibibyte of address space and a minute of processor time for each of its processes, so that
-//! what is not bounded fails, and is not merely slow.
+//! Each scan runs with half a gibibyte of address space and a minute of processor time for each of its processes, in a control
+//! group with a limit of memory, so that what is not bounded fails, and is not merely slow.
+
+mod archives;
+mod databases;
+mod languages;
+mod rpm;
+mod table;
+mod trees;
 
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use crate::control_group::Group;
+use crate::skip::skip;
 use crate::support::Method::{Deflated, Stored};
 use crate::support::zip;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat};
@@ -17,25 +29,38 @@ use serde_json::Value;
 
 const STATUS: &str = "var/lib/dpkg/status";
 
-/// An image's tree with one Debian package and one of npm, which every scan must list.
-struct Image(tempfile::TempDir);
+/// The memory of a scan's control group, bytes: for the program, its worker, and what the kernel keeps of their files.
+const LIMIT: u64 = 640 << 20;
+
+/// An image's tree with one Debian package and one of npm, which every scan must list. It may have further layers above.
+struct Image {
+    dir: tempfile::TempDir,
+    /// Number of layers above the tree.
+    upper: AtomicUsize,
+}
 
 impl Image {
     fn new() -> Self {
-        let image = Self(tempfile::tempdir().unwrap());
+        let image = Self { dir: tempfile::tempdir().unwrap(), upper: AtomicUsize::new(0) };
         image.put("etc/os-release", "ID=debian\nVERSION_ID=12\n");
         image.put(STATUS, status("bash", "5.2-1"));
         image.put("srv/good/package.json", r#"{"name":"good","version":"1.0.0"}"#);
         image
     }
 
+    /// The root of a new layer above all others.
+    fn add_layer(&self) -> PathBuf {
+        let root = self.dir.path().join(format!("layer-{}", self.upper.fetch_add(1, Ordering::Relaxed)));
+        fs::create_dir_all(&root).unwrap();
+        root
+    }
+
     fn at(&self, path: &str) -> PathBuf {
-        self.0.path().join("root").join(path)
+        self.dir.path().join("root").join(path)
     }
 
     fn put(&self, path: &str, bytes: impl AsRef<[u8]>) {
-        fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
-        fs::write(self.at(path), bytes).unwrap();
+        write(&self.at(path), bytes);
     }
 
     /// A file of a tebibyte that begins with `head` and is a hole to its last byte.
@@ -48,26 +73,65 @@ impl Image {
 
     /// What a scan says of it, after checking that what nobody tampered with is listed.
     fn scan(&self) -> Seen {
-        let output = Command::new("prlimit")
-            .args([
-                "--as=536870912",
-                "--cpu=60",
-                env!("CARGO_BIN_EXE_outcrop"),
-                "scan",
-                "--packages",
-                "--output",
-                "json",
-            ])
-            .arg("--rootfs")
-            .arg(self.at(""))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let seen = Seen(report["targets"][0].clone());
+        let (seen, _) = self.measure(&["--packages"]);
         assert!(seen.packages().contains(&"good 1.0.0".to_owned()), "{:#}", seen.0);
         seen
     }
+
+    /// What a scan with these arguments says of it, and the most memory that the program itself took, bytes.
+    fn measure(&self, arguments: &[&str]) -> (Seen, u64) {
+        let group = Group::new(LIMIT);
+        if group.is_none() {
+            static SKIPPED: OnceLock<()> = OnceLock::new();
+            SKIPPED.get_or_init(|| skip("root", "limiting the memory of each scan in a control group"));
+        }
+        let out = self.dir.path().join("out");
+        let said = self.dir.path().join("said");
+        let mut command = group.as_ref().map_or_else(|| Command::new("prlimit"), |group| group.command("prlimit"));
+        let outcrop = env!("CARGO_BIN_EXE_outcrop");
+        command.args(["--as=536870912", "--cpu=60", outcrop, "scan", "--output", "json"]).args(arguments);
+        command.stdout(File::create(&out).unwrap()).stderr(File::create(&said).unwrap());
+        let upper = self.upper.load(Ordering::Relaxed);
+        if upper == 0 {
+            command.arg("--rootfs").arg(self.at(""));
+        } else {
+            let mut layers: Vec<_> =
+                (0..upper).rev().map(|number| self.dir.path().join(format!("layer-{number}"))).collect();
+            layers.push(self.at(""));
+            command.arg("--layers").arg(std::env::join_paths(layers).unwrap());
+        }
+        let mut child = command.spawn().unwrap();
+        let (pid, mut peak) = (child.id(), 0);
+        // The kernel forgets it with the process, and rusage counts the worker with it.
+        let status = loop {
+            peak = peak.max(memory(pid));
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        let read = |path: &Path| {
+            let mut text = String::new();
+            File::open(path).unwrap().read_to_string(&mut text).unwrap();
+            text
+        };
+        assert!(status.success(), "{status}: {}", read(&said));
+        assert_eq!(group.as_ref().map_or(0, Group::kills), 0, "a process took too much memory");
+        let report: Value = serde_json::from_str(&read(&out)).unwrap();
+        (Seen(report["targets"][0].clone()), peak)
+    }
+}
+
+/// The most memory that a process has had, bytes, since it became this program.
+fn memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or_default() << 10
+}
+
+fn write(path: &Path, bytes: impl AsRef<[u8]>) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
 }
 
 /// A target of the report.
@@ -84,11 +148,16 @@ impl Seen {
         names
     }
 
-    /// The message about `path`; panics where there is none.
+    /// The messages about `path`.
+    fn warnings(&self, path: &str) -> impl Iterator<Item = &str> {
+        let about = self.0["warnings"].as_array().unwrap().iter().filter(move |warning| warning["path"] == path);
+        about.map(|warning| warning["message"].as_str().unwrap())
+    }
+
+    /// The first message about `path`; panics where there is none.
     fn warning(&self, path: &str) -> &str {
-        let warnings = self.0["warnings"].as_array().unwrap();
-        let found = warnings.iter().find(|warning| warning["path"] == path);
-        found.unwrap_or_else(|| panic!("no warning about {path} in {warnings:#?}"))["message"].as_str().unwrap()
+        let first = self.warnings(path).next();
+        first.unwrap_or_else(|| panic!("no warning about {path} in {:#?}", self.0["warnings"]))
     }
 
     fn assert_state(&self, state: &str) {
@@ -105,7 +174,7 @@ const INTACT: [&str; 2] = ["bash 5.2-1", "good 1.0.0"];
 #[test]
 fn symlinks_lead_nowhere_outside_of_the_root() {
     let image = Image::new();
-    let outside = image.0.path().join("outside");
+    let outside = image.dir.path().join("outside");
     fs::create_dir_all(&outside).unwrap();
     fs::write(outside.join("status"), status("stolen", "1")).unwrap();
     fs::write(outside.join("package.json"), r#"{"name":"stolen","version":"1.0.0"}"#).unwrap();
