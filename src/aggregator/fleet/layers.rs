@@ -375,9 +375,16 @@ impl Fleet {
         layer.failures.clear();
         (layer.late, layer.no_witness_until) = (None, None);
         layer.inconclusive.clear();
+        // The oldest catalogers of a stack do not change where others have read its other layers, so that [`Self::ready`] would keep what follows
+        // from the inventory of unknown catalogers that is replaced.
+        let was_unknown = layer.read.as_ref().is_some_and(|before| before.catalogers > read.catalogers);
         layer.read = Some(read);
         let stacks = layer_stacks(layer);
-        self.invalidate(stacks);
+        if was_unknown {
+            self.forget(stacks)
+        } else {
+            self.invalidate(stacks)
+        }
         true
     }
 

@@ -283,7 +283,7 @@ impl Fleet {
     }
 
     /// Discards the summaries of these stacks, because they follow from a discarded inventory.
-    fn forget(&mut self, stacks: Vec<Digest>) {
+    pub(super) fn forget(&mut self, stacks: Vec<Digest>) {
         for digest in &stacks {
             if let Some(stack) = self.picture.stacks.get_mut(digest) {
                 stack.forget();

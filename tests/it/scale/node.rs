@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -264,7 +265,11 @@ impl Fleet {
 
     /// Starts every node on the runtime that this is called on.
     pub(crate) fn start(self: &Arc<Self>) {
-        for node in 0..self.world.shape.nodes {
+        self.start_nodes(0..self.world.shape.nodes);
+    }
+
+    pub(crate) fn start_nodes(self: &Arc<Self>, nodes: Range<usize>) {
+        for node in nodes {
             let fleet = Arc::clone(self);
             tokio::spawn(async move { fleet.live(node).await });
         }

@@ -67,6 +67,9 @@ fn unknown_catalogers_count_as_the_known_version_and_their_inventories_are_read_
     assert!(again.contains(&(Arc::from("b"), vec![id("base")])), "{again:?}");
     read(&mut fleet, "b", "base", "honest");
     assert_eq!(fleet.layer(&id("base")).unwrap().read().unwrap().node, "b");
+    // The other layer of this stack was read by known catalogers before and after.
+    let ready: Vec<Digest> = fleet.ready(at(0)).into_iter().map(|ready| ready.stack).collect();
+    assert_eq!(ready, [stack(&["bank", "base"])], "the stack is not merged again");
 }
 
 #[test]

@@ -167,18 +167,22 @@ fn costly() -> Vec<Attack> {
             let paths: Vec<_> = evidence.iter().map(|path| (path.clone(), Node::File)).collect();
             merged(place, node, &layer(&paths, &evidence, large(10_000)), "too-large")
         }),
-        ("2,000 versions of a package with many problems", |place, node| {
+        ("500 versions of a package with many problems", |place, node| {
             let package = |number: usize| {
                 let version = format!("0.{number}");
                 let source = Some(SourcePackage { name: "imagemagick".to_owned(), version: version.clone() });
                 Package { source, ..Package::new(PackageType::Deb, "imagemagick".to_owned(), version) }
             };
-            let inventory = of_packages("var/lib/dpkg/status", "dpkg", (0..2000).map(package).collect());
+            let inventory = of_packages("var/lib/dpkg/status", "dpkg", (0..500).map(package).collect());
             merged(place, node, &inventory, "partial")
         }),
         ("packages with names of a megabyte of control characters", |place, node| {
-            let name = |number: usize| format!("{number}{}", controls(1 << 20));
-            let package = |number| Package::new(PackageType::Npm, name(number), controls(1 << 20));
+            // Noise between them: what can be compressed more than honest text is refused.
+            let long = |salt| {
+                let noise = noise(1 << 18, salt);
+                noise.chunks(8).map(|of| format!("{}{:02x}", controls(24), of[0])).collect::<String>()
+            };
+            let package = |number: u64| Package::new(PackageType::Npm, long(2 * number), long(2 * number + 1));
             merged(place, node, &of_packages("srv/package.json", "npm", (0..4).map(package).collect()), "scanned")
         }),
         ("a delivery byte by byte, and of empty parts", |place, node| {
@@ -194,9 +198,17 @@ fn costly() -> Vec<Attack> {
 fn merged(place: &Place, node: &str, inventory: &Inventory, state: &str) -> Vec<Status> {
     let compressed = packed(&inventory.encode());
     let ended = place.deliver_own(node, std::iter::once(compressed)).err().into_iter().collect();
-    until(&format!("the container of {node} to be {state}"), Duration::from_secs(120), || {
+    let mut last = String::new();
+    let within = Duration::from_secs(120);
+    until(&format!("the container of {node} to be {state}"), within, || {
         let listed = place.service.all(&format!("/api/v1/containers?node={node}"));
-        listed.first().is_some_and(|container| container["coverage"]["state"] == state)
+        let coverage = listed.first().map(|container| container["coverage"].clone()).unwrap_or_default();
+        let is_so = coverage["state"] == state;
+        if last != coverage.to_string() {
+            last = coverage.to_string();
+            println!("  {node}: {last}");
+        }
+        is_so
     });
     ended
 }

@@ -123,7 +123,7 @@ fn of_containers() -> Vec<Attack> {
     };
     let many = |from: usize, number: usize| {
         let containers = (from..from + number).map(|id| excluded(format!("{id:0>40}"))).collect();
-        v1::Containers { sequence: 1, full: true, containers, gone: Vec::new() }
+        v1::Containers { sequence: 1, full: true, containers, ..v1::Containers::default() }
     };
     let refused: Vec<(&str, Effect, Vec<u8>)> = vec![
         ("a container without a key", Refused(Malformed), one(|container| container.key = None)),

@@ -47,7 +47,7 @@ fn evil_name(number: u32) -> String {
 }
 
 fn names(shape: Shape) -> impl Iterator<Item = String> {
-    (0..shape.nodes).map(node_name).chain((0..NAMES).map(|number| evil_name(number)))
+    (0..shape.nodes).map(node_name).chain((0..NAMES).map(evil_name))
 }
 
 /// An aggregator with limited memory, honest nodes with containers that come and go, and names of others.

@@ -10,7 +10,7 @@ use outcrop_proto::wire::v1::order::Order;
 use outcrop_proto::wire::v1::report::Report;
 use outcrop_proto::wire::{Seen, v1};
 use outcrop_proto::{Digest, Inventory, LayerId, Node, Package, PackageType};
-use tokio::task::JoinHandle;
+
 use tonic::Status;
 
 use super::super::node::{Stream, endpoint, hello, node_name, pieces};
@@ -21,7 +21,7 @@ use super::encodings::{EMPTY, fact, layer, number, sharing};
 use super::messages::controls;
 use super::table::Effect::{Accepted, Anonymous, Dropped, Refused};
 use super::table::Kind::{Run, Wait};
-use super::table::{Attack, Sequence, attack};
+use super::table::{Attack, Sequence, Waiting, attack};
 use super::{Place, containers, excluded, noise, own_layer};
 
 pub(super) fn all() -> Vec<Attack> {
@@ -34,7 +34,7 @@ pub(super) fn all() -> Vec<Attack> {
 
 /// What says nothing, at once or after a while.
 fn waiting() -> Vec<Attack> {
-    let wait: [(&str, fn(&Place, &str) -> JoinHandle<Option<Status>>); 2] = [
+    let wait: [(&str, Waiting); 2] = [
         ("a stream without a Hello", |place, node| {
             let call = RawCall { stays_open: true, ..RawCall::attach(node, Vec::new()) };
             place.runtime.spawn(call.run(endpoint(&place.service)))

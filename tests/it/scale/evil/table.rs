@@ -31,6 +31,9 @@ pub(super) enum Effect {
 /// Calls and streams of a node of this name. Returns the statuses with which they were refused.
 pub(super) type Sequence = fn(&Place, &str) -> Vec<Status>;
 
+/// A sequence that goes on beside those after it. Its task returns the status with which it was refused.
+pub(super) type Waiting = fn(&Place, &str) -> JoinHandle<Option<Status>>;
+
 /// How an attack is made, as a node that has the name alone.
 pub(super) enum Kind {
     /// The first message of a stream.
@@ -42,7 +45,7 @@ pub(super) enum Kind {
     /// Anything else.
     Run(Sequence),
     /// What takes the aggregator's time-outs: it begins at its turn, and ends after all others.
-    Wait(fn(&Place, &str) -> JoinHandle<Option<Status>>),
+    Wait(Waiting),
 }
 
 /// An attack.
