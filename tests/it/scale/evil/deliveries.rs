@@ -55,12 +55,16 @@ pub(super) fn all() -> Vec<Attack> {
     // Beyond the length of a path, nothing is allocated in the first place.
     let is_short = |name| ["a long target", "deep evidence"].contains(&name);
     for (name, encoding) in amplifying(32 << 20) {
-        let reason = if is_short(name) || encoding.len() > 4 << 20 { Malformed } else { TooLarge };
-        all.push(attack(name, Refused(reason), Delivers(packed(&encoding))));
+        let packed = packed(&encoding);
+        let is_bomb = encoding.len() > (256 * packed.len()).max(1 << 20);
+        let reason = if is_short(name) || is_bomb { Malformed } else { TooLarge };
+        all.push(attack(name, Refused(reason), Delivers(packed)));
     }
-    // So many that they exceed what a decoder may take.
+    // So many that they exceed what a decoder may take, unless an item that is empty or a name that is too long comes first.
+    let is_refused_at_once =
+        |name| is_short(name) || ["empty evidence", "a table that shares a long name"].contains(&name);
     for (name, encoding) in amplifying(8 << 20) {
-        let reason = if is_short(name) { Malformed } else { TooLarge };
+        let reason = if is_refused_at_once(name) { Malformed } else { TooLarge };
         all.push(attack(format!("{name}, and noise"), Refused(reason), Delivers(bulky(&encoding))));
     }
     all.extend(calls());
