@@ -43,7 +43,8 @@ fn npm() -> Vec<Row> {
             let licenses = r#""MIT","#.repeat(100_000);
             image.put(NPM, format!(r#"{{"name":"a","version":"1.0.0","license":[{licenses}"x"]}}"#));
         }),
-        row("a name of a megabyte", "scanned", Warning(NPM_AT, ""), &INTACT, |image| {
+        // npm allows 214 bytes: such a manifest has no name.
+        row("a name of a megabyte", "scanned", Nothing, &INTACT, |image| {
             image.put(NPM, format!(r#"{{"name":"{}","version":"1.0.0"}}"#, "n".repeat(1 << 20)));
         }),
         row("names of escaped control characters", "scanned", Nothing, &INTACT, |image| {
