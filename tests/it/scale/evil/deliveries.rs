@@ -9,6 +9,7 @@ use outcrop_proto::wire::Refusal;
 use outcrop_proto::wire::Refusal::{Cluster, Malformed, TooLarge, Unasked};
 use outcrop_proto::wire::v1;
 use outcrop_proto::{Distribution, Fact, LayerId, Node, Package, PackageType, SourcePackage};
+use serde_json::Value;
 use tonic::Status;
 
 use super::super::service::until;
@@ -202,17 +203,15 @@ fn costly() -> Vec<Attack> {
 fn merged(place: &Place, node: &str, inventory: &Inventory, state: &str) -> Vec<Status> {
     let compressed = packed(&inventory.encode());
     let ended = place.deliver_own(node, std::iter::once(compressed)).err().into_iter().collect();
-    let mut last = String::new();
-    let within = Duration::from_secs(120);
-    until(&format!("the container of {node} to be {state}"), within, || {
+    let mut last = Value::Null;
+    until(&format!("the container of {node} to be {state}"), Duration::from_secs(120), || {
         let listed = place.service.all(&format!("/api/v1/containers?node={node}"));
         let coverage = listed.first().map(|container| container["coverage"].clone()).unwrap_or_default();
-        let is_so = coverage["state"] == state;
-        if last != coverage.to_string() {
-            last = coverage.to_string();
-            println!("  {node}: {last}");
+        if last != coverage {
+            println!("  {node}: {coverage}");
+            last = coverage;
         }
-        is_so
+        last["state"] == state
     });
     ended
 }
