@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use outcrop_proto::clock;
+
 use super::advisories::{AdvisoriesError, Policy};
 use super::tokens::TokenError;
 use crate::authority::AuthorityError;
@@ -66,6 +68,13 @@ pub struct Config {
     pub keep_history: Duration,
     /// Whether events are written to the outbox.
     pub outbox: bool,
+}
+
+impl Config {
+    /// Returns the day on which the age of the advisory database is judged.
+    pub(super) fn judged_on(&self) -> jiff::civil::Date {
+        self.database_as_of.unwrap_or_else(clock::today)
+    }
 }
 
 /// Configuration for Kubernetes.

@@ -493,9 +493,7 @@ impl Aggregator {
     fn log_start(&self) {
         let Config { listen, api, probes, data, .. } = &self.config;
         let database = self.advisories.current();
-        let age = database
-            .as_ref()
-            .and_then(|current| current.age_days(self.config.database_as_of.unwrap_or_else(clock::today)));
+        let age = database.as_ref().and_then(|current| current.age_days(self.config.judged_on()));
         info!(
             version = env!("CARGO_PKG_VERSION"),
             cluster = self.cluster,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use outcrop_proto::wire::Refusal;
-use outcrop_proto::{AssessedState, CoverageState, Distribution, NodeState, PackageType, SeverityCounts, clock};
+use outcrop_proto::{AssessedState, CoverageState, Distribution, NodeState, PackageType, SeverityCounts};
 
 use super::recent::{LARGE, Recent};
 use super::words;
@@ -118,7 +118,7 @@ impl Aggregator {
             *systems.entry((summary.distribution.as_ref(), &summary.types)).or_default() += containers;
         }
         let current = self.advisories.current();
-        let today = self.config.database_as_of.unwrap_or_else(clock::today);
+        let today = self.config.judged_on();
         let mut assessed: BTreeMap<(String, AssessedState, String), u64> = BTreeMap::new();
         if let Some(current) = &current {
             for ((distribution, types), containers) in systems {
