@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use super::table::Said::{Nothing, Reason, Warning};
 use super::table::{Row, check, row};
 use super::{INTACT, Image};
+use crate::scale::evil::encodings::number;
 
 const NPM: &str = "srv/a/package.json";
 const NPM_AT: &str = "/srv/a/package.json";
@@ -115,15 +116,6 @@ fn python() -> Vec<Row> {
 
 /// A program with this build information: the version of Go, and the modules.
 fn program(image: &Image, version: &[u8], modules: &[u8]) {
-    let number = |mut value: usize| {
-        let mut bytes = Vec::new();
-        while value >= 0x80 {
-            bytes.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        bytes.push(value as u8);
-        bytes
-    };
     let modules = [&[b' '; 16][..], modules, &[b' '; 16]].concat();
     let mut data = b"\xff Go buildinf:\x08\x02".to_vec();
     data.resize(32, 0);

@@ -5,7 +5,7 @@
 mod crash;
 mod deaths;
 mod deleted;
-mod evil;
+pub(crate) mod evil;
 mod laws;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod load;

@@ -26,7 +26,7 @@ pub(super) struct RawCall {
     pub(super) token: Option<String>,
     pub(super) messages: Vec<Vec<u8>>,
     pub(super) is_compressed: bool,
-    /// Whether the caller says nothing more after its last message, and does not end its side of the call either.
+    /// `true` if the caller is silent after its last message, and does not end its side of the call either.
     pub(super) stays_open: bool,
 }
 

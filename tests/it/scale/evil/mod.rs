@@ -4,7 +4,7 @@ mod bytes;
 mod deliveries;
 #[allow(dead_code, reason = "the tests of outcrop-proto use the rest")]
 #[path = "../../../../proto/tests/encodings/mod.rs"]
-mod encodings;
+pub(crate) mod encodings;
 #[allow(dead_code, reason = "benches/service measures")]
 pub(crate) mod measured;
 mod messages;
