@@ -248,7 +248,7 @@ fn a_source_folder_says_that_its_lock_files_are_not_read() {
             1,
         ),
         ("workspace", &[("yarn.lock", ""), ("packages/a/package.json", installed)], "unsupported", "yarn.lock", 1),
-        // What is installed beside its lock file is read.
+        // Packages that are installed beside their lock file are read.
         ("installed", &[("package-lock.json", "{}"), ("node_modules/y/package.json", installed)], "scanned", "", 0),
         (
             "venv",

@@ -80,7 +80,7 @@ fn is_installation(kind: PackageType, evidence: &[u8]) -> bool {
 #[derive(Debug)]
 pub(super) struct Unread {
     names: String,
-    /// Whether nothing at all is installed.
+    /// `true` if nothing at all is installed.
     all: bool,
 }
 

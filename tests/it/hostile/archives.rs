@@ -12,7 +12,7 @@ const JAR: &str = "srv/app.jar";
 const AT: &str = "/srv/app.jar";
 /// The name of the file of coordinates in an archive.
 const POM: &str = "META-INF/maven/g/a/pom.properties";
-/// What is listed where the archive is read in spite of what is wrong with the rest of it.
+/// Packages that are listed where the rest of the archive is wrong and the archive is read nevertheless.
 const INNER: &[&str] = &["bash 5.2-1", "g:a 1.0.0", "good 1.0.0"];
 
 fn pom() -> &'static [u8] {

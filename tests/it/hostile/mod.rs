@@ -78,7 +78,7 @@ impl Image {
         seen
     }
 
-    /// What a scan with these arguments says of it, and the most memory that the program itself took, bytes.
+    /// Returns the report of a scan with these arguments, and the peak memory of the program itself, bytes.
     fn measure(&self, arguments: &[&str]) -> (Seen, u64) {
         let group = Group::new(LIMIT);
         if group.is_none() {

@@ -5,10 +5,10 @@ use std::sync::OnceLock;
 
 use super::{Image, archives, databases, languages, rpm, trees};
 
-/// What the scan of an image may take above the same image without the attack, bytes.
+/// Memory that the scan of an image may take above the same image without the attack, bytes.
 pub(super) const MORE: u64 = 256 << 20;
 
-/// What is said of the evidence that was tampered with.
+/// The report about the evidence that was tampered with.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Said {
     /// Nothing: it is read whole, or is no evidence.
