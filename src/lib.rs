@@ -1,42 +1,42 @@
 //! The aggregator and the command line.
 //!
-//! Fuzz targets compile the parsers only (`cfg(fuzzing)`): the servers, clients and the store take many minutes with sanitizers, and no
-//! target reaches them.
+//! Fuzz targets compile the parsers only (without the feature `programs`): the servers, clients and the store take many minutes with
+//! sanitizers, and no target reaches them.
 
-#![cfg_attr(fuzzing, allow(dead_code, reason = "parsers without those that call them"))]
+#![cfg_attr(not(feature = "programs"), allow(dead_code, reason = "parsers without those that call them"))]
 
 pub mod advisory;
 pub mod cluster;
 pub mod export;
 pub mod question;
 
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 pub mod aggregator;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod authority;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 pub mod cli;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod duration;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod lock;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 pub mod metrics;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 pub mod offline;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 pub mod private;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 pub mod problems;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod stamp;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 pub mod store;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 pub mod supervise;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod token;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 pub mod trace;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 pub mod web;

@@ -12,26 +12,26 @@ pub use choice::{Labels, LabelsError, is_kind, is_named};
 pub use objects::{EXCLUDE, Marks, Values};
 pub use owners::{ObjectMeta, OwnerReference, Workload, workload};
 
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod connect;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod identity;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod policy;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod policy_file;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod publish;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod reviews;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod selection;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod state;
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 mod watch;
 
-#[cfg(not(fuzzing))]
+#[cfg(feature = "programs")]
 pub use self::{
     connect::{api_server_port, connect, error_message, has_kubeconfig},
     identity::{IdentityError, cluster_uid},
@@ -44,5 +44,5 @@ pub use self::{
     watch::{Changes, Task, Watch},
 };
 
-#[cfg(all(test, not(fuzzing)))]
+#[cfg(all(test, feature = "programs"))]
 pub(crate) use reviews::fake;
