@@ -69,8 +69,8 @@ pub struct RuntimeArguments {
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_LISTEN")]
     pub listen: PathBuf,
 
-    /// Path of containerd's socket, in a mounted directory, because a restarted containerd creates another socket; default: the
-    /// first existing socket of the common locations
+    /// Path of containerd's socket; mount its directory, not the socket itself, because containerd creates a new socket when it
+    /// restarts; default: the first existing socket of the common locations
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_CONTAINERD")]
     pub containerd: Option<PathBuf>,
 
@@ -101,7 +101,7 @@ pub struct DoctorArguments {
     #[arg(long, value_name = "SOCKET", env = "OUTCROP_CONTAINERD")]
     containerd: Option<PathBuf>,
 
-    /// Directory at which the host's root is mounted; default: /host in the agent's pod, / elsewhere
+    /// Directory where the host's root is mounted; default: /host in the agent's pod, / elsewhere
     #[arg(long, value_name = "DIR", env = "OUTCROP_HOST")]
     host: Option<PathBuf>,
 
@@ -109,7 +109,7 @@ pub struct DoctorArguments {
     #[arg(long, value_name = "URL", env = "OUTCROP_AGGREGATOR")]
     aggregator: Option<String>,
 
-    /// PEM file with the certificate authority of the aggregator's certificate
+    /// File with the CA certificate of the aggregator, PEM
     #[arg(long, value_name = "FILE", env = "OUTCROP_CA")]
     ca: Option<PathBuf>,
 
@@ -148,7 +148,7 @@ struct Reading {
     #[arg(long, value_name = "URL", env = "OUTCROP_AGGREGATOR")]
     aggregator: String,
 
-    /// PEM file with the certificate authority of the aggregator's certificate; reloaded at each attach
+    /// File with the CA certificate of the aggregator, PEM; reloaded at each attach
     #[arg(long, value_name = "FILE", env = "OUTCROP_CA")]
     ca: Option<PathBuf>,
 
@@ -164,7 +164,7 @@ struct Reading {
     #[arg(long, value_name = "FILE", env = "OUTCROP_TOKEN_FILE")]
     token_file: PathBuf,
 
-    /// Directory at which the host's root is mounted
+    /// Directory where the host's root is mounted
     #[arg(long, value_name = "DIR", default_value = "/", env = "OUTCROP_HOST")]
     host: PathBuf,
 

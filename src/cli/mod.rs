@@ -85,7 +85,7 @@ enum Command {
     Doctor(Box<doctor::Arguments>),
     /// Try every forbidden action inside a worker's sandbox and print what stopped it
     Selftest,
-    /// Do work of the aggregator that ended another process
+    /// Repeat a job of the aggregator during which an earlier process ended
     #[command(hide = true, name = trial::ARGUMENT)]
     Trial,
 }

@@ -43,7 +43,7 @@ enum Format {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Check this machine as a node: containerd's socket, storage, rights and sandbox; the default if neither a cluster nor --server is given, then with the aggregator on this machine if one runs
+    /// Check this machine as a node: containerd's socket, storage, rights and sandbox; the default if neither a cluster nor --server is given, and an aggregator on this machine is then checked as well
     #[arg(long)]
     node: bool,
 
@@ -107,7 +107,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     let mut answers = Answers::default();
     // The tunnel to the aggregator goes through the API server.
     let is_reachable = found.as_ref().is_none_or(|found| found.objects.is_some());
-    // Without a flag or a cluster, other commands ask the aggregator on this machine: so does this one, if there is one.
+    // Without a flag or a cluster, other commands connect to the aggregator on this machine: so does this one, if there is one.
     let is_asked = if somewhere { is_reachable } else { cluster.is_none() && is_local_aggregator() };
     if is_asked && !arguments.node {
         checks.extend(ask(arguments, found.as_ref(), &mut answers));
