@@ -14,8 +14,8 @@ pub const NON_ROOT: &str = "run-as-non-root";
 pub static RULES: &[Rule] = &[
     Rule {
         id: "host-namespaces",
-        title: "Shares namespaces of the node",
-        why: "A pod in the namespaces of the node sees its processes and its network.",
+        title: "Host namespaces",
+        why: "A pod in the host's namespaces sees the processes and the network of the node.",
         fix: "Remove hostNetwork, hostPID and hostIPC.",
         level: Level::Baseline,
         admission: Some("host namespaces"),
@@ -37,7 +37,7 @@ pub static RULES: &[Rule] = &[
     Rule {
         id: "capabilities-baseline",
         title: "Capabilities beyond the default",
-        why: "Added capabilities can be enough to leave the container.",
+        why: "Added capabilities can be enough to escape from the container.",
         fix: "Remove the capabilities from add.",
         level: Level::Baseline,
         admission: Some("non-default capabilities"),
@@ -47,9 +47,9 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         id: "host-path-volumes",
-        title: "Volume of the node",
-        why: "A path of the node lets the pod read or change what belongs to others.",
-        fix: "Use another kind of volume.",
+        title: "hostPath volume",
+        why: "A hostPath volume lets the pod read or change files of the node and of other pods.",
+        fix: "Use another type of volume.",
         level: Level::Baseline,
         admission: Some("hostPath volumes"),
         overrides: None,
@@ -58,8 +58,8 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         id: "host-ports",
-        title: "Port of the node",
-        why: "A port of the node goes around network policies.",
+        title: "Host port",
+        why: "A host port bypasses network policies.",
         fix: "Use a Service instead of hostPort.",
         level: Level::Baseline,
         admission: Some("hostPort"),
@@ -81,7 +81,7 @@ pub static RULES: &[Rule] = &[
     Rule {
         id: "app-armor",
         title: "AppArmor is off",
-        why: "Without AppArmor the container has one wall less.",
+        why: "Without AppArmor the container lacks a layer of isolation.",
         fix: "Use RuntimeDefault or a Localhost profile.",
         level: Level::Baseline,
         admission: Some("forbidden AppArmor profile"),
@@ -91,8 +91,8 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         id: "se-linux",
-        title: "SELinux label of its own",
-        why: "A label of its own can take a container out of its confinement.",
+        title: "Custom SELinux options",
+        why: "Custom options can remove the SELinux confinement of a container.",
         fix: "Remove user and role, and use a container type.",
         level: Level::Baseline,
         admission: Some("seLinuxOptions"),
@@ -103,7 +103,7 @@ pub static RULES: &[Rule] = &[
     Rule {
         id: "proc-mount",
         title: "Unmasked /proc",
-        why: "An unmasked /proc shows and changes the kernel of the node.",
+        why: "An unmasked /proc lets the container read and change kernel settings of the node.",
         fix: "Remove procMount.",
         level: Level::Baseline,
         admission: Some("procMount"),
@@ -147,7 +147,7 @@ pub static RULES: &[Rule] = &[
     Rule {
         id: "volume-types",
         title: "Restricted volume type",
-        why: "Volumes of other kinds reach storage that nothing governs.",
+        why: "Other types of volumes give access to storage that the cluster does not manage.",
         fix: "Use a persistent volume claim.",
         level: Level::Restricted,
         admission: Some("restricted volume types"),
@@ -169,7 +169,7 @@ pub static RULES: &[Rule] = &[
     Rule {
         id: NON_ROOT,
         title: "May run as root",
-        why: "Root in the container is one flaw away from root on the node.",
+        why: "A process that runs as root and escapes from the container is root on the node.",
         fix: "Set runAsNonRoot to true.",
         level: Level::Restricted,
         admission: Some("runAsNonRoot != true"),
@@ -180,7 +180,7 @@ pub static RULES: &[Rule] = &[
     Rule {
         id: "run-as-user",
         title: "Runs as root",
-        why: "Root in the container is one flaw away from root on the node.",
+        why: "A process that runs as root and escapes from the container is root on the node.",
         fix: "Set runAsUser to another user than 0.",
         level: Level::Restricted,
         admission: Some("runAsUser=0"),
@@ -202,7 +202,7 @@ pub static RULES: &[Rule] = &[
     Rule {
         id: "capabilities-restricted",
         title: "Unrestricted capabilities",
-        why: "Capabilities that are not needed help an attacker only.",
+        why: "Capabilities that are not needed only help an attacker.",
         fix: "Drop ALL and add at most NET_BIND_SERVICE.",
         level: Level::Restricted,
         admission: Some("unrestricted capabilities"),
@@ -246,7 +246,7 @@ pub static RULES: &[Rule] = &[
     Rule {
         id: "capabilities-drop",
         title: "Capabilities are not dropped",
-        why: "Capabilities that are not needed help an attacker only.",
+        why: "Capabilities that are not needed only help an attacker.",
         fix: "Drop ALL.",
         level: Level::Recommended,
         admission: None,
