@@ -57,7 +57,7 @@ pub enum LogError {
         reason: String,
     },
     /// Another part of the process has set up logging before.
-    #[error("setting up logging: it was set up before")]
+    #[error("setting up logging: another logger is already set")]
     Twice,
 }
 

@@ -1,4 +1,4 @@
-//! Roles of a program that starts itself again: `main` checks first in which role it was started.
+//! Roles of a program that starts itself again. `main` first checks the role in which it was started.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -92,7 +92,8 @@ const LINGER: Duration = Duration::from_secs(4);
 /// When the two cannot be joined, containerd is not there, or rights cannot be given up; and when the reader closes the stream: a
 /// restarted reader has to be joined anew.
 pub fn serve_joined(listen: &Path, socket: Option<&Path>, signals: Signals) -> Result<(), Error> {
-    crate::worker::hide_memory().map_err(|error| Error::SiblingEnded(error.to_string()))?;
+    crate::worker::hide_memory()
+        .map_err(|error| Error::Sibling(format!("protecting the memory of the process: {error}")))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %safe(&listen.to_string_lossy()), "runtime role started");
     let stream = crate::runtime::accept(listen)?;
     tracing::info!("reader connected");

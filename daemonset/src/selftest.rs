@@ -48,7 +48,7 @@ pub fn run(through: Option<&Path>) -> Result<String, String> {
     for (role, answer) in &roles {
         text += &format!("{role:8} {}\n", answer.cage);
     }
-    text += &format!("\n{:8} {:42} STOPPED BY\n", "ROLE", "FORBIDDEN ACT");
+    text += &format!("\n{:8} {:42} STOPPED BY\n", "ROLE", "FORBIDDEN ACTION");
     let (mut acts_in_all, mut possible) = (0, 0);
     for (role, answer) in &roles {
         acts_in_all += answer.attempts.len();
@@ -61,17 +61,17 @@ pub fn run(through: Option<&Path>) -> Result<String, String> {
     let through = roles.iter().flat_map(|(role, answer)| answer.through.iter().map(move |tried| (role, tried)));
     for (number, (role, (directory, tried))) in through.enumerate() {
         if number == 0 {
-            text += &format!("\n{:8} {:6} {:42} THROUGH\n", "ROLE", "ACTS", "STOPPED BY");
+            text += &format!("\n{:8} {:7} {:42} THROUGH\n", "ROLE", "ACTIONS", "STOPPED BY");
         }
         let (acts, stopped_by, not_stopped) = summary(tried);
         acts_in_all += acts;
         possible += not_stopped;
-        text += &format!("{role:8} {acts:<6} {stopped_by:42} {}\n", directory.display());
+        text += &format!("{role:8} {acts:<7} {stopped_by:42} {}\n", directory.display());
     }
     if possible == 0 {
-        text += &format!("\nall {acts_in_all} forbidden acts were stopped");
+        text += &format!("\nall {acts_in_all} forbidden actions were stopped");
     }
-    if possible > 0 { Err(format!("\n{text}\n{possible} forbidden acts were possible")) } else { Ok(text) }
+    if possible > 0 { Err(format!("\n{text}\n{possible} forbidden actions were possible")) } else { Ok(text) }
 }
 
 /// Returns a directory and every mount below it, as this process sees them
@@ -112,7 +112,7 @@ fn ask(program: &Program, role: &str, through: &[PathBuf]) -> Result<Answer, Str
         stdout.take(MAX_ANSWER).read_to_end(&mut answer).map_err(|error| failed(&error))?;
     }
     let status = child.wait().map_err(|error| failed(&error))?;
-    postcard::from_bytes(&answer).map_err(|_| failed(&format_args!("it said nothing and ended: {status}")))
+    postcard::from_bytes(&answer).map_err(|_| failed(&format_args!("the process ended without a result: {status}")))
 }
 
 /// Entry point of a role's child: enters its cage, attempts every action, also through the given directories, and prints the results.

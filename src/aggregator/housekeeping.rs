@@ -146,7 +146,7 @@ impl Aggregator {
             if self.store.health().is_accepting()
                 && let Err(error) = self.count_day().await
             {
-                warn!(%error, "day not counted; retried");
+                warn!(%error, "daily counts not stored; retried");
             }
             tokio::time::sleep(DAY_COUNT).await;
         }

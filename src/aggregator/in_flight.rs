@@ -20,7 +20,7 @@ use crate::lock::lock;
 const MAX_SUSPECTS: usize = 64;
 
 /// The beginning of the reason why an inventory or a stack was set aside.
-pub(super) const SET_ASIDE: &str = "set aside, because the aggregator ended while it worked on it";
+pub(super) const SET_ASIDE: &str = "set aside because the aggregator ended while processing it";
 
 /// A piece of work on inventories, by the name of its file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -62,7 +62,7 @@ impl InFlight {
         }
         if !suspects.is_empty() {
             let work: Vec<&str> = suspects.iter().map(|work| &*work.0).collect();
-            warn!(?work, "the previous process ended during this work; it is tried in a process of its own first");
+            warn!(?work, "previous process ended during work; retried in a separate process");
         }
         Ok(Self { directory: directory.to_owned(), suspects: Mutex::new(suspects) })
     }

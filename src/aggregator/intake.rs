@@ -78,7 +78,7 @@ impl Intake {
                 new
             })
         };
-        wait(turns.acquire_owned(), "the node has another call of this kind under way").await
+        wait(turns.acquire_owned(), "the node has another call of this kind in progress; retry later").await
     }
 
     /// Makes room for `more` bytes of a delivery that has `held` so far.

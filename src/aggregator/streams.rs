@@ -142,7 +142,7 @@ impl Streams {
     /// Ends all streams when the aggregator stops. Agents attach again after its restart.
     fn end_all(&mut self) {
         for (_, stream) in self.streams.drain() {
-            let _ = stream.orders.try_send(Err(Status::unavailable("the aggregator stops; attach again")));
+            let _ = stream.orders.try_send(Err(Status::unavailable("the aggregator is shutting down; attach again")));
         }
     }
 }
@@ -196,7 +196,7 @@ impl Aggregator {
     pub(super) async fn send(&self, node: &str, order: v1::order::Order) {
         let (name, order) = (node.to_owned(), self.order(order));
         if let Some(number) = self.streams.call(move |streams| streams.send(&name, order)).await {
-            self.release(node.to_owned(), number, "it does not take its orders").await;
+            self.release(node.to_owned(), number, "its queue of orders is full").await;
         }
     }
 
@@ -215,7 +215,7 @@ impl Aggregator {
             let twice = self.streams.call(|streams| streams.attached_twice(Instant::now())).await;
             let problem = |node: String| {
                 let message = format!(
-                    "two agents attach as node {node} in turn, so it is never known what runs there; give each its own --node and token, or stop one of them"
+                    "two agents attach alternately as node {node}, so the containers of the node are not known; give each its own --node and token, or stop one of them"
                 );
                 (node, message)
             };

@@ -81,7 +81,7 @@ impl Trial {
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn();
-        let mut child = spawned.map_err(|error| format!("no process for it could be started: {error}"))?;
+        let mut child = spawned.map_err(|error| format!("starting a separate process for it: {error}"))?;
         let input = child.stdin.take();
         let input = async move {
             if let Some(mut input) = input {
@@ -92,9 +92,9 @@ impl Trial {
         let ended = async { tokio::join!(input, child.wait()).1 };
         match tokio::time::timeout(PATIENCE, ended).await {
             Ok(Ok(status)) if status.success() => Ok(()),
-            Ok(Ok(status)) => Err(format!("a process of its own ended with it, too: {status}")),
-            Ok(Err(error)) => Err(format!("the process for it could not be waited for: {error}")),
-            Err(_) => Err(format!("a process of its own did not end within {} seconds", PATIENCE.as_secs())),
+            Ok(Ok(status)) => Err(format!("a separate process that tried it ended, too: {status}")),
+            Ok(Err(error)) => Err(format!("waiting for the separate process: {error}")),
+            Err(_) => Err(format!("a separate process that tried it did not end within {} s", PATIENCE.as_secs())),
         }
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
             let cluster = ClusterIdentity { key: cluster_uid.unwrap_or_else(|| cluster.clone()), name: cluster };
             let before = adopt(&store.path(), &cluster).map_err(|error| Fatal::failed(error.to_string()))?;
             print(&format!(
-                "the store belongs to {} now, before to {}\n",
+                "the store now belongs to {}; before, it belonged to {}\n",
                 escape(&cluster.to_string()),
                 escape(&before.to_string())
             ))?;

@@ -189,7 +189,7 @@ fn candidates(pods: &[Pod]) -> Vec<&Pod> {
     candidates
 }
 
-/// Returns the message for a request to the API server that failed: its refusal with a hint, or that it does not answer.
+/// Returns the message for a request to the API server that failed: its refusal with a hint, or that it did not respond.
 fn failed(doing: &str, error: &kube::Error, hint: &str) -> String {
     if let kube::Error::Api(_) = error {
         return format!("{doing}: {}; {hint}", error_message(error));
@@ -199,7 +199,7 @@ fn failed(doing: &str, error: &kube::Error, hint: &str) -> String {
         cause = inner;
     }
     format!(
-        "{doing}: the API server does not answer ({cause}); check the server in the kubeconfig, and that the cluster runs"
+        "{doing}: the API server did not respond ({cause}); check the server in the kubeconfig, and that the cluster runs"
     )
 }
 

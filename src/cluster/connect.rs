@@ -85,7 +85,7 @@ pub fn error_message(error: &kube::Error) -> String {
             }
             match (other, inner) {
                 (kube::Error::Service(_) | kube::Error::HyperError(_), Some(inner)) => {
-                    format!("the API server does not answer: {inner}")
+                    format!("the API server did not respond: {inner}")
                 }
                 (_, Some(inner)) => format!("{other}: {inner}"),
                 (_, None) => other.to_string(),

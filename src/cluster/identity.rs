@@ -20,7 +20,7 @@ pub enum IdentityError {
     /// The API server refuses the request. It will refuse the next one, too.
     #[error("{0}")]
     Refused(String),
-    /// The API server does not answer. Try again.
+    /// The API server did not respond. Try again.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -32,7 +32,7 @@ pub enum IdentityError {
 pub async fn cluster_uid(client: &Client) -> Result<String, IdentityError> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let answer = tokio::time::timeout(PATIENCE, namespaces.get_metadata(NAMESPACE)).await;
-    let late = |_| IdentityError::Unavailable(format!("no answer within {} s", PATIENCE.as_secs()));
+    let late = |_| IdentityError::Unavailable(format!("no response within {} s", PATIENCE.as_secs()));
     let object = answer.map_err(late)?.map_err(|error| match &error {
         kube::Error::Api(status) if matches!(status.code, 401 | 403 | 404) => {
             IdentityError::Refused(error_message(&error))

@@ -269,7 +269,7 @@ fn status_metrics(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
             .by("state", [("attached", nodes.attached), ("silent", nodes.silent)]),
         Metric::gauge("containers", "Containers by coverage; each has exactly one state.")
             .by("coverage", status.coverage.iter().map(|count| (count.state.as_str(), count.containers))),
-        Metric::gauge("layers", "Layers on nodes, by how far reading them is; each has exactly one state.").by(
+        Metric::gauge("layers", "Layers on nodes by state of reading; each has exactly one state.").by(
             "state",
             [
                 ("known", layers.known),
@@ -393,7 +393,7 @@ impl NodeMetrics {
             Metric::counter("agent_layers_read", "Layers that an agent has read."),
             Metric::counter("agent_layers_verified", "Layers that an agent has read to verify another node."),
             Metric::counter("agent_layers_failed", "Layers that an agent could not read."),
-            Metric::counter("agent_worker_deaths", "Workers of an agent that were killed by what they read."),
+            Metric::counter("agent_worker_deaths", "Workers of an agent that died while reading."),
             Metric::counter(
                 "agent_gone_before_reading",
                 "Containers that ended before an agent could read anything of them.",

@@ -1,4 +1,4 @@
-//! The agent on a real containerd, heard by an aggregator that notes every message.
+//! The agent with a real containerd, and a test aggregator that records every message.
 //!
 //! Needs what `tests/it/containerd.rs` needs; where containerd cannot be started each test says so and passes.
 
@@ -318,7 +318,7 @@ fn what_the_operator_left_out_is_counted_and_not_read_and_what_is_too_large_name
     assert!(coverage.reason.contains("\"moby\""), "{}", coverage.reason);
     for unreadable in recorder.unreadable() {
         assert_eq!((unreadable.state.as_str(), unreadable.gone), ("too-large", false));
-        assert!(unreadable.reason.contains("more than 1 of its files could be evidence"), "{}", unreadable.reason);
+        assert!(unreadable.reason.contains("more than 1 evidence files"), "{}", unreadable.reason);
     }
     drop(agent);
     // Where the node's storage is not seen, that is a failure, and not a layer that is gone.
@@ -540,7 +540,7 @@ fn in_every_role_every_forbidden_act_is_stopped() {
         // The role's sandbox has a line, too.
         all += acts - 1;
     }
-    assert_eq!(said.lines().last(), Some(&*format!("all {all} forbidden acts were stopped")));
+    assert_eq!(said.lines().last(), Some(&*format!("all {all} forbidden actions were stopped")));
     // Landlock full: nothing to refuse.
     let help = Command::new(agent().get_program()).args(["run", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();

@@ -1,4 +1,4 @@
-//! `outcrop` as a person types it: what it prints, how it ends, and what it says when something is the matter.
+//! The command line of `outcrop`: output, exit codes and error messages.
 
 use std::fs;
 use std::os::unix::net::UnixListener;
@@ -284,7 +284,8 @@ fn a_source_folder_says_that_its_lock_files_are_not_read() {
             assert_eq!((reason, output.err()), ("", ""), "{directory}");
         } else {
             assert_eq!(reason, format!("lock files and manifests are not read, only installed packages: {names}"));
-            let line = format!("outcrop: lock files and manifests are not what Outcrop reads: {names}; install");
+            let line =
+                format!("outcrop: lock files and manifests are not read, only installed packages: {names}; install");
             assert!(output.err().starts_with(&line) && output.err().lines().count() == 1, "{}", output.err());
         }
     }

@@ -65,7 +65,7 @@ impl Problems {
             (
                 Part::Describing,
                 containers.undescribed(),
-                "cannot be read: the runtime does not say where their layers are",
+                "cannot be read: the runtime does not report where their layers are",
             ),
             (Part::Postponed, containers.postponed(), "are not described yet: the runtime responds slowly"),
         ];
@@ -129,8 +129,8 @@ fn message(gap: &Gap) -> String {
     let effect = match gap.lacks {
         Lacks::Namespaces => "namespaces that were created since then are not seen",
         Lacks::Containers => "its containers keep their last state, and new ones are not seen",
-        Lacks::States => "its containers keep their last state, and new ones are taken to run",
-        Lacks::Details => "its containers that are new cannot be read",
+        Lacks::States => "its containers keep their last state, and new ones are assumed to be running",
+        Lacks::Details => "its new containers cannot be read",
         Lacks::Events => return gap.reason.clone(),
     };
     format!("{}: {effect}", gap.reason)

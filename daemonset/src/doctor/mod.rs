@@ -164,7 +164,7 @@ pub fn examine(subject: &Subject) -> Vec<Check> {
         }
         _ => {
             let found = match standing {
-                Standing::Runtime => "the container reader connects to it",
+                Standing::Runtime => "the container named reader connects to it",
                 _ => "no address given; pass --aggregator, --ca and --token-file as for the agent",
             };
             checks.push(Check::skipped("aggregator", found));

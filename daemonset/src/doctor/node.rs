@@ -32,7 +32,7 @@ pub(super) async fn socket(standing: Standing, socket: Option<&Path>) -> (Check,
     const NAME: &str = "containerd";
     if standing == Standing::Reader && socket.is_none() {
         return (
-            Check::skipped(NAME, "the socket is not mounted here, by design: the container runtime has it"),
+            Check::skipped(NAME, "the socket is not mounted here, by design: the container named runtime has it"),
             Vec::new(),
         );
     }
@@ -89,7 +89,7 @@ struct Root {
 pub(super) fn storage(standing: Standing, host: &Path, told: &[PathBuf]) -> Vec<Check> {
     const NAME: &str = "storage";
     if standing == Standing::Runtime {
-        return vec![Check::skipped(NAME, "storage is not mounted here, by design: the container reader has it")];
+        return vec![Check::skipped(NAME, "storage is not mounted here, by design: the container named reader has it")];
     }
     let mountinfo = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
     let mounts = mounts(&mountinfo);
@@ -259,7 +259,7 @@ fn judge_cage(standing: Standing, started: &Result<Started, WorkerError>) -> Vec
         ),
     };
     let marks = match (standing, started.marks) {
-        (Standing::Runtime, _) => Check::skipped("overlay marks", "the container reader reads layers"),
+        (Standing::Runtime, _) => Check::skipped("overlay marks", "the container named reader reads layers"),
         (_, true) => Check::ok("overlay marks", "readable"),
         // That is how the chart installs it: they are checked in mounted roots instead.
         (_, false) => Check::ok(

@@ -97,8 +97,8 @@ pub(super) async fn examine(aggregator: &Aggregator) -> Vec<Check> {
     checks
 }
 
-/// Shows the token with an inventory that has nothing in it: it is refused in any case, and how tells whether the token is taken. A
-/// report would push out the stream of the agent that runs.
+/// Checks the token with an empty inventory. The aggregator refuses it in any case, and the code of the refusal shows whether it accepts the
+/// token. A report would replace the stream of the running agent.
 async fn greet(channel: tonic::transport::Channel, token: &str) -> Vec<Check> {
     let Ok(bearer) = format!("Bearer {token}").parse::<MetadataValue<Ascii>>() else { return Vec::new() };
     let mut request = Request::new(tokio_stream::empty::<v1::Piece>());

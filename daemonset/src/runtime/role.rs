@@ -225,7 +225,7 @@ impl Events {
 
     /// Returns the gap while a subscription that ended has not been replaced by one that lasts.
     fn gap(&self) -> Option<Gap> {
-        let reason = "the runtime ended its stream of events; a container that lives for moments only may be missed until a new stream lasts";
+        let reason = "the runtime ended its stream of events; short-lived containers may be missed until a new stream stays open";
         self.ended.filter(|ended| self.told.is_none() || ended.elapsed() < LASTS)?;
         Some(Gap { lacks: Lacks::Events, namespace: String::new(), reason: reason.to_owned() })
     }

@@ -101,7 +101,7 @@ pub(super) fn layer(
             });
             record(path, cataloger, read, &mut claimed, &mut costs, &mut inventory);
             if source::bytes_read() > limits.evidence_bytes {
-                return Err(too_large(limits.evidence_bytes, "bytes would have to be read of its evidence"));
+                return Err(too_large(limits.evidence_bytes, "bytes of evidence"));
             }
             throttle.pause();
         }
@@ -282,9 +282,9 @@ fn walk(
             }
         }
         if table.size() as u64 > limits.path_bytes {
-            failure = Some(too_large(limits.path_bytes, "bytes are its paths"));
+            failure = Some(too_large(limits.path_bytes, "bytes of paths"));
         } else if candidates.len() as u64 > limits.evidence_files {
-            failure = Some(too_large(limits.evidence_files, "of its files could be evidence"));
+            failure = Some(too_large(limits.evidence_files, "evidence files"));
         }
         met += 1;
         if met.is_multiple_of(ENTRIES_BETWEEN_PAUSES) {

@@ -210,7 +210,7 @@ fn acts<'a>(root: BorrowedFd<'a>) -> Vec<Act<'a>> {
     }
     let internet = || rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None);
     let loopback = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    add(READER, "take a port", Box::new(move || Ok(rustix::net::bind(internet()?, &loopback)?)));
+    add(READER, "bind a port", Box::new(move || Ok(rustix::net::bind(internet()?, &loopback)?)));
     add(READER, "listen", Box::new(move || Ok(rustix::net::listen(internet()?, 1)?)));
     add(READER, "accept a connection", Box::new(move || Ok(rustix::net::accept(internet()?).map(drop)?)));
     for (to, act, number) in RAW_CALLS {
@@ -248,8 +248,8 @@ const RAW_CALLS: &[(To, &str, i64)] = &[
     (ALL, "leave a namespace", libc::SYS_unshare),
     (ALL, "change the root", libc::SYS_chroot),
     (ALL, OTHER_IDENTITY, libc::SYS_setuid),
-    (NO_FILES, "start a program in place", libc::SYS_execve),
-    (WORKER, "send a handle away", libc::SYS_sendmsg),
+    (NO_FILES, "execute a program in this process", libc::SYS_execve),
+    (WORKER, "send a file descriptor", libc::SYS_sendmsg),
     (NO_FILES, "make executable memory", libc::SYS_memfd_create),
     (ALL, "trace the system", libc::SYS_perf_event_open),
 ];

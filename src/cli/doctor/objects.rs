@@ -109,7 +109,7 @@ fn deployment(of: &Deployment) -> Check {
     let ready = of.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
     let found = format!("Deployment {}: {ready} of {wanted} ready", of.name_any());
     match (wanted, ready) {
-        (0, _) => Check::fail(NAME, found, format!("kubectl scale --replicas=1 deployment/{}", of.name_any())),
+        (0, _) => Check::fail(NAME, found, format!("run kubectl scale --replicas=1 deployment/{}", of.name_any())),
         (_, 0) => {
             let conditions = of.status.iter().flat_map(|status| status.conditions.iter().flatten());
             let failed =
@@ -170,7 +170,7 @@ fn service(services: &[Service], slices: &[EndpointSlice]) -> Vec<Check> {
                 format!("Service {name} has no ready pod"),
                 "agents wait for the aggregator; see its checks above",
             ),
-            _ => Check::ok(NAME, format!("Service {name} has {ready} ready pod")),
+            _ => Check::ok(NAME, format!("Service {name}: {ready} pods ready")),
         }
     };
     services.iter().map(judge).collect()

@@ -1,5 +1,5 @@
-//! Lock files and manifests in a directory without installed packages: a source folder. Outcrop reads what is installed (decision 7), so without a
-//! word about them such a directory would look like one without packages.
+//! Lock files and manifests in a directory without installed packages: a source folder. Outcrop reads installed packages only (decision 7), so it
+//! must report these files: otherwise such a directory would look like one without packages.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -116,7 +116,7 @@ impl Unread {
     /// Returns the line for standard error.
     pub(super) fn hint(&self) -> String {
         format!(
-            "lock files and manifests are not what Outcrop reads: {}; install the packages and scan the directory again, or scan an SBOM with --sbom FILE",
+            "lock files and manifests are not read, only installed packages: {}; install the packages and scan the directory again, or scan an SBOM with --sbom FILE",
             self.names
         )
     }

@@ -62,7 +62,7 @@ fn copy(doing: &'static str, source: &Connection, partial: &Path, to: &Path) -> 
 /// # Errors
 /// When there is no store, or an aggregator has it open.
 pub fn adopt(store: &Path, cluster: &ClusterIdentity) -> Result<ClusterIdentity, StoreError> {
-    const DOING: &str = "giving the store to another cluster";
+    const DOING: &str = "assigning the store to another cluster";
     if !store.is_file() {
         return Err(missing(DOING, store));
     }

@@ -170,13 +170,13 @@ fn an_api_server_that_is_down_is_said_in_one_line() {
     let output = command.output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
-    assert!(told.contains("the API server does not answer (Connection refused"), "{told}");
+    assert!(told.contains("the API server did not respond (Connection refused"), "{told}");
     assert!(told.contains("check the server in the kubeconfig") && !told.contains("client error"), "{told}");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_outcrop"));
     command.args(["doctor", "-o", "json", "--kubeconfig"]).arg(&config).env_remove("OUTCROP_SERVER");
     let output = command.output().unwrap();
     let told = String::from_utf8(output.stdout).unwrap();
-    assert!(told.contains("the API server does not answer: Connection refused"), "{told}");
+    assert!(told.contains("the API server did not respond: Connection refused"), "{told}");
     assert!(!told.contains("client error") && output.status.code() == Some(1), "{told}");
 }
 
