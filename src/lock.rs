@@ -1,4 +1,4 @@
-//! Locks that outlive a panic.
+//! Locks that stay usable after a panic of their holder.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,4 +1,4 @@
-//! `outcrop`
+//! `outcrop`: the aggregator and the command line.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The list of everything that is wrong at the moment.
+//! The list of current problems.
 //!
 //! Each part of the aggregator raises a problem under a key and clears it under the same key. The status, the metrics, `outcrop doctor` and
 //! the page all show this one list, so that they cannot disagree.

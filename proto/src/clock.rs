@@ -1,4 +1,4 @@
-//! The clock from which every date is taken that a program judges or issues.
+//! The clock for every date that a program evaluates or issues.
 //!
 //! `OUTCROP_CLOCK_OFFSET=400d` moves it, so that tests can show what a program does in 400 days. Durations are measured with
 //! [`std::time::Instant`], which does not move. Certificates of peers are verified by the TLS library, with the machine's clock.

@@ -1,8 +1,8 @@
-//! The conditions service: problems and configuration issues, told to the outbox as they begin and end.
+//! The conditions service: writes an event to the outbox when a problem or a configuration issue begins or ends.
 //!
-//! Neither is in the store. The service compares what there is now with what the store says that it has told, and tells the difference. What
-//! ends while the aggregator does not run, or while the store accepts no writes, is therefore told later, and nothing is told twice. What begins
-//! and ends in between is not told.
+//! The store contains neither problems nor issues, only the open conditions: those whose beginning was written. The service compares them with the
+//! current conditions and writes the difference. A condition that ends while the aggregator does not run, or while the store accepts no writes, is
+//! therefore reported later, and no event is written twice. A condition that begins and ends in between is not reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Lists as tables, JSON, YAML and CSV, written page by page so that a list of any length takes little memory.
 //!
-//! Answers contain text from images. Each format escapes it in its own way, so that no character controls the terminal or becomes a formula.
+//! Responses contain text from images. Each format escapes it in its own way, so that no character controls the terminal or becomes a formula.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

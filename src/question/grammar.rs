@@ -1,7 +1,7 @@
 //! The grammars of ranges: from the text of a range to sets of comparators.
 //!
 //! Every grammar accepts a list of comparators, separated by commas or blanks, all of which must be true. A version without an operator is that
-//! version. What an ecosystem adds:
+//! version. Each ecosystem adds:
 //!
 //! | grammar | specification |
 //! |---|---|

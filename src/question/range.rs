@@ -1,7 +1,7 @@
 //! Ranges of versions: sets of comparators that are evaluated in the version order of one ecosystem.
 //!
-//! A range is true for a version if all comparators of one of its sets are. A prerelease is in a range if the order of versions says so: who asks
-//! which containers have a range of versions does not want prereleases to be left out. (PEP 440 has its own rule, which is kept.)
+//! A range contains a version if all comparators of one of its sets are true for it. The version order alone decides whether a range contains a
+//! prerelease, so that a question about a range leaves out no affected prerelease. (PEP 440 has its own rule, which is followed.)
 
 use std::cmp::Ordering;
 

@@ -1,4 +1,4 @@
-//! Errors of the store, without a word of the database behind it.
+//! Errors of the store, in terms that do not depend on the database behind it.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! The store: what outlives a restart.
+//! The store: the data that survives a restart.
 //!
 //! Layers have inventories. A stack is merged from its layers into a package set. Matching gives each package verdicts, and each
 //! package set findings. Subjects (workload containers, plain containers, nodes) have package sets for a time: runs. Events go to
@@ -9,7 +9,7 @@
 //! - A method that returned `Ok` has stored its rows: they survive a kill and a power loss. One that failed has stored nothing.
 //! - Dropping the future of a write does not stop the write half way.
 //! - Row ids come from the database, are never assigned twice, and are not visible before their transaction is committed.
-//! - What has to be merged or matched again follows from the store alone: [`Summary::inputs`] and [`Summary::matched`].
+//! - The store alone determines which stacks have to be merged or matched again: [`Summary::inputs`] and [`Summary::matched`].
 //! - The store belongs to one cluster.
 
 mod error;

@@ -1,7 +1,7 @@
-//! The volume that a database lies on: whether it can hold one, and how much room is left.
+//! The volume of a database: whether its file system is suitable, and how much space is free.
 //!
-//! SQLite's write-ahead log needs memory that all of its processes share and locks and a `fsync` that mean what they say; network filesystems have
-//! neither for sure ([SQLite: how to corrupt](https://www.sqlite.org/howtocorrupt.html), [WAL](https://www.sqlite.org/wal.html)).
+//! SQLite's write-ahead log needs memory that all of its processes share, and reliable locks and `fsync`; network file systems guarantee
+//! neither ([SQLite: how to corrupt](https://www.sqlite.org/howtocorrupt.html), [WAL](https://www.sqlite.org/wal.html)).
 
 use std::fs;
 use std::io::{self, Write as _};

@@ -1,4 +1,5 @@
-//! Authentication and authorization of callers: the trait [`Authorizer`], and the token file that implements it. Kubernetes RBAC is the aggregator's.
+//! Authentication and authorization of callers: the trait [`Authorizer`], and the token file that implements it. The aggregator implements
+//! the trait by Kubernetes RBAC, too.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

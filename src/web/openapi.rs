@@ -1,4 +1,4 @@
-//! Descriptions of endpoints for the OpenAPI document, from the types of answers and the tables of lists.
+//! Descriptions of endpoints for the OpenAPI document, from the types of responses and the tables of lists.
 
 use axum::http::StatusCode;
 use utoipa::openapi::path::{Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};

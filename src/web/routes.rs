@@ -1,6 +1,6 @@
 //! Endpoints: path, permission, document and handler are one declaration.
 //!
-//! An [`Endpoint`] cannot be constructed without saying who may request it, so no route inherits the permission of another one. A path without an
+//! An [`Endpoint`] cannot be constructed without a permission, so no route inherits the permission of another one. A path without an
 //! endpoint is answered with 404 without authorization.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Which advisory databases are taken, how the good one is kept, and what their signatures are worth.
+//! The advisory database in use: accepted and refused files, the stored copy, and signatures.
 
 use std::fs;
 use std::io::{Cursor, Write as _};

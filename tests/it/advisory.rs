@@ -1,4 +1,4 @@
-//! The advisory database: what goes in, what comes out, and what a hostile feed may cost.
+//! The advisory database: building it, matching with it, and limits on hostile feeds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

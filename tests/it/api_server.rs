@@ -1,5 +1,5 @@
-//! An API server that has a few pods and the namespace `kube-system`, and nothing else: for tests of what the aggregator does with
-//! its answers. What a real one does is tested in `on_cluster`.
+//! A test API server that has a few pods and the namespace `kube-system` only, for tests of how the aggregator handles its
+//! responses. `on_cluster` tests a real API server.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -1,4 +1,4 @@
-//! Control groups that limit the memory of what a test runs: the kernel kills what takes more.
+//! Control groups that limit the memory of a test's processes: the kernel kills a process that exceeds the limit.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,4 +1,4 @@
-//! The agent on a containerd that answers some questions only, heard by an aggregator that notes every message.
+//! The agent with a containerd that responds to some requests only, and a test aggregator that records every message.
 //!
 //! Needs what `tests/it/containerd.rs` needs; where containerd cannot be started each test says so and passes.
 

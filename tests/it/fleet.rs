@@ -1,4 +1,4 @@
-//! Agents on real containerds and one aggregator: what they tell each other, what is kept, and who is not believed.
+//! Agents with real containerds and one aggregator: reports, stored data, and distrusted nodes.
 //!
 //! Needs what `tests/it/containerd.rs` needs; where containerd cannot be started each test says so and passes.
 

@@ -1,4 +1,4 @@
-//! The aggregator beside an API server that has what a test gives it.
+//! The aggregator with a test API server, whose objects each test defines.
 
 use std::fs;
 use std::net::SocketAddr;

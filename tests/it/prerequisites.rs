@@ -1,4 +1,4 @@
-//! `tests/prerequisites` installs what is missing, and does no harm to what is there.
+//! `tests/prerequisites` installs missing packages, and does not damage installed ones.
 //!
 //! The real apt and dpkg work on a root directory of the test's own, with a repository of the test's own.
 

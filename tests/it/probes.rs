@@ -1,4 +1,4 @@
-//! Probes have a listener of their own, which answers whatever happens to the others.
+//! Probes have a listener of their own, which responds whatever happens to the other listeners.
 
 use std::fs;
 use std::io::{Read as _, Write as _};

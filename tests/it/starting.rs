@@ -1,4 +1,4 @@
-//! What the aggregator checks at its start: its directory, its volume, and who can read its files.
+//! Checks of the aggregator at its start: its directory, its volume, and the permissions of its files.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

@@ -1,4 +1,4 @@
-//! No task of the aggregator ends without anybody noticing.
+//! A task of the aggregator that ends unexpectedly ends the process with its name.
 
 use std::fs;
 use std::io::{Read as _, Write as _};

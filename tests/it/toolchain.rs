@@ -1,4 +1,4 @@
-//! `tests/places` finds the toolchains of the person who called sudo.
+//! `tests/places` finds the toolchains of the user who called sudo.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

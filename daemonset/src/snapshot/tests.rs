@@ -1,4 +1,4 @@
-//! Answers as containerd 1.6, 1.7, 2.1 and 2.4 give them, and answers that none of them should.
+//! Mounts as containerd 1.6, 1.7, 2.1 and 2.4 return them, and mounts that none of them should return.
 
 use std::path::{Path, PathBuf};
 

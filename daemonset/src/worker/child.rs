@@ -1,4 +1,4 @@
-//! The worker's side: receive the job, enter the cage, do the job, answer, exit.
+//! The worker's side: receive the job, enter the cage, do the job, send the result, exit.
 
 use std::io::{IoSliceMut, Read as _};
 use std::mem::MaybeUninit;

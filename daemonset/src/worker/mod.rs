@@ -1,7 +1,7 @@
 //! Workers: one sandboxed process per job, one layer handle in, one inventory out.
 //!
 //! Bytes from images are parsed here and nowhere else. The parent starts the program again in the worker role, passes a job and the handles
-//! that the worker may read, and receives frames through a pipe: the worker's cage, each path before the worker parses it, and the answer.
+//! that the worker may read, and receives frames through a pipe: the worker's cage, each path before the worker parses it, and the result.
 //! A worker that dies costs the path that it announced last: the parent repeats the job without that path.
 
 mod cage;

@@ -1,4 +1,4 @@
-//! What the catalogers of operating systems' databases list, against other tools' lists of the same databases.
+//! Results of the catalogers for operating systems' databases, compared with other tools' lists of the same databases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

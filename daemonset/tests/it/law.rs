@@ -1,6 +1,6 @@
-//! The second law: merging what the layers say one by one gives the tree and the evidence of walking the merged view.
+//! Merging the inventories of single layers gives the same tree and the same evidence as walking the merged view.
 //!
-//! `STACKS` says how many random stacks (200), `SEED` where to start.
+//! `STACKS` is the number of random stacks (200), `SEED` the first seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

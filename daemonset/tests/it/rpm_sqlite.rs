@@ -1,4 +1,4 @@
-//! RPM's SQLite database against SQLite itself, and against those who would harm its reader.
+//! The reader of RPM's SQLite database: compared with SQLite itself, and tested with hostile files.
 //!
 //! Databases are written by Python's `sqlite3`, where there is a Python.
 

@@ -1,4 +1,5 @@
-//! The cage holds, a parser's death costs one path, and what a worker answers is what lies in the layer.
+//! Workers: the cage stops every forbidden action, a parser's death costs one path, and the inventory of a layer matches its
+//! content.
 
 use std::fs;
 use std::os::fd::AsFd as _;

@@ -1,4 +1,4 @@
-//! Findings of containers, and what a problem touches.
+//! Findings of containers, and the packages and containers that a vulnerability affects.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, HashMap};

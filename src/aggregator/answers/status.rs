@@ -1,4 +1,4 @@
-//! The state of everything.
+//! The status: nodes, coverage, findings, the advisory database and problems.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Checks: nodes decide paths of a stack that its inventories cannot decide.
 //!
-//! An answer counts for the containers of all nodes. If several nodes have the stack, two of them have to agree before an answer takes
-//! packages away.
+//! An answer counts for the containers of all nodes. If several nodes have the stack, two of them have to agree before an answer removes
+//! packages.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher as _;

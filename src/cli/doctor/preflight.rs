@@ -1,4 +1,4 @@
-//! Checks of a cluster before Outcrop is installed in it: what makes `helm install --wait` end in "context deadline exceeded".
+//! Checks of a cluster before Outcrop is installed in it: the conditions under which `helm install --wait` would time out ("context deadline exceeded").
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Versions of npm and Cargo in which numbers are missing or wildcards, and the bounds that an operator makes of them.
+//! Versions of npm and Cargo in which numbers are missing or wildcards, and the bounds that an operator derives from them.
 //!
 //! The bounds are those of node-semver with `includePrerelease`: `-0` is the first of all prereleases.
 

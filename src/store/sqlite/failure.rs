@@ -1,4 +1,4 @@
-//! SQLite's errors become the store's.
+//! Converts errors of SQLite to errors of the store.
 
 use crate::store::{ErrorKind, StoreError};
 

@@ -1,4 +1,4 @@
-//! Stores of version 1 (Outcrop 1258caa and earlier) become stores of this version.
+//! Migrates stores of version 1 (Outcrop 1258caa and earlier) to this version.
 //!
 //! The new file is built beside the old one and renamed into its place at the end. Until then nothing of the old file changes, so that a
 //! crash at any point leaves a store of version 1, and the migration begins anew. The old file stays as `store.v1.bak`.

@@ -1,4 +1,4 @@
-//! The answers of the API: plain types, which the server serializes and the command line deserializes.
+//! The responses of the API: plain types, which the server serializes and the command line deserializes.
 //!
 //! Decision 28 lists the rules for names. Counts cover only what the caller may see. Times are RFC 3339 in UTC. A client ignores fields
 //! that it does not know and keeps unknown words as text ([`Open`]).

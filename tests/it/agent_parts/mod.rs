@@ -1,4 +1,4 @@
-//! An aggregator that only listens: it notes what an agent says, and gives the orders that a test wants given.
+//! A test aggregator: it records every message of an agent, and sends the orders of a test.
 
 pub(crate) mod relay;
 

@@ -1,4 +1,4 @@
-//! A relay before containerd's socket: it notes which methods are called, and lets some of them fail or hang.
+//! A relay in front of containerd's socket: it records the called methods, and makes some of them fail or hang.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

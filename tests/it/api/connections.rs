@@ -1,4 +1,4 @@
-//! Connections of those who are slow, greedy or rude.
+//! Slow clients, clients with too many or too large requests, and clients that close the connection early.
 
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -1,4 +1,4 @@
-//! What `outcrop doctor` says of an aggregator, and what its archive keeps to itself.
+//! `outcrop doctor` with an aggregator: its checks, and the secrets that its archive must not contain.
 
 use std::fs;
 use std::io::Read as _;

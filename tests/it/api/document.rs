@@ -1,4 +1,4 @@
-//! The OpenAPI document against what is really answered.
+//! The OpenAPI document, compared with real responses.
 
 use std::collections::BTreeSet;
 

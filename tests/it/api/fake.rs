@@ -1,4 +1,4 @@
-//! A fleet that is made up: some of it honest, some of it named by an attacker.
+//! A made-up fleet for tests of the API, with harmless names and with names that an attacker chose.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

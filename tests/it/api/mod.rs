@@ -1,4 +1,4 @@
-//! The API as callers meet it, over real connections and by the real `outcrop`; only what it answers is made up.
+//! The API, over real connections and with the real `outcrop`; only its data is made up.
 
 mod command_line;
 mod connections;

@@ -1,4 +1,4 @@
-//! The API on loopback, and who asks it without any politeness.
+//! The API on loopback, and a client that can send any request.
 
 use std::fs;
 use std::io::{Read as _, Write as _};

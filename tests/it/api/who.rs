@@ -1,4 +1,4 @@
-//! Who may ask what, and what a browser may be lured into.
+//! Authentication and authorization of callers, and requests that a web page could forge.
 
 use std::collections::BTreeMap;
 use std::fs;

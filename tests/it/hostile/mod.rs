@@ -1,7 +1,7 @@
-//! An attacker writes the image: every trick costs the evidence that it was played with, and nothing else.
+//! Hostile images: every attack costs only the evidence that contains it.
 //!
 //! Each scan runs with half a gibibyte of address space and a minute of processor time for each of its processes, in a control
-//! group with a limit of memory, so that what is not bounded fails, and is not merely slow.
+//! group with a memory limit, so that unbounded work fails and is not merely slow.
 
 mod archives;
 mod databases;

@@ -1,4 +1,4 @@
-//! Hostile images: each with what must be said of it, and what must be listed nevertheless.
+//! The table of hostile images: each with its expected coverage and reasons, and the packages that must still be listed.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;

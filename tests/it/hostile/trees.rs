@@ -1,4 +1,4 @@
-//! Trees and stacks of layers: what the merge follows outside of the sandbox.
+//! Hostile trees and stacks of layers, which are merged outside of the sandbox.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;

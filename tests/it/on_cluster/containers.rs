@@ -1,4 +1,4 @@
-//! Agents beside real kubelets: what a node tells is what the API server knows, container by container; and whose those are.
+//! Agents beside real kubelets: nodes report the same containers as the API server, joined to the right pods and workloads.
 //!
 //! Needs a running test cluster with the images `debian` and `layers`: OUTCROP_CLUSTER names its script, `tests/cluster/cluster`.
 

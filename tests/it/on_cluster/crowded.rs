@@ -1,8 +1,8 @@
-//! Thousands of nodes and pods, that a real API server serves: what the aggregator makes of them, and what it costs.
+//! Thousands of nodes and pods in a real API server: how the aggregator counts them, and at what cost.
 //!
 //! Needs a running test cluster: OUTCROP_CLUSTER names its script, `tests/cluster/cluster`. How many: OUTCROP_CROWD=NODES/PODS. The objects are
 //! put into etcd, as the API server would have written them: one of each kind is made through it, and its bytes are written again under other
-//! names of the same length. No kubelet runs the pods and no agent tells of them: all of them are told of with that reason.
+//! names of the same length. No kubelet runs the pods and no agent reports them: the aggregator counts all of them with that reason.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

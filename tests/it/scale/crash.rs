@@ -1,4 +1,4 @@
-//! What was acknowledged is there, whatever happens to the aggregator and to its volume.
+//! Acknowledged data survives every crash of the aggregator and every failure of its volume.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

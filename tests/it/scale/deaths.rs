@@ -1,4 +1,4 @@
-//! An inventory that no budget holds ends the aggregator once, is set aside, and nothing else waits for it.
+//! An inventory that ends the aggregator in spite of its budget does so once: it is set aside, and delays nothing else.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A node that was deleted from the cluster is gone, with everything that only it had.
+//! A node that was deleted from the cluster is removed, with everything that only this node had.
 
 use std::collections::BTreeMap;
 use std::fs;

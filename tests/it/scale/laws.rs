@@ -1,4 +1,4 @@
-//! What the simulation itself promises.
+//! Guarantees of the simulation itself.
 
 use std::collections::BTreeSet;
 

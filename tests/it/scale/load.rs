@@ -1,4 +1,4 @@
-//! The whole fleet at one aggregator: until everything is known, while it changes, and what is answered meanwhile.
+//! The whole fleet with one aggregator: the first reading, later changes, and the responses of the API meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

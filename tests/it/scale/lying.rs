@@ -1,5 +1,5 @@
-//! One of five nodes lies, in each way that the interface has: nothing that it says hides a package of the others' containers once the
-//! verification interval has passed, and distrusting it undoes all of it.
+//! One of five nodes sends false data, in each way that the interface allows. Nothing that it sends hides a package of the others' containers after
+//! the verification interval, and distrusting the node undoes all of it.
 
 use std::collections::BTreeSet;
 use std::process::Command;

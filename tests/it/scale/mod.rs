@@ -1,5 +1,5 @@
-//! A simulated fleet over the real protocol and TLS, small: what is promised of the whole one and is not time. `benches/service`
-//! runs the whole.
+//! A small simulated fleet over the real protocol and TLS: the guarantees of the whole fleet, except for times. `benches/service`
+//! runs the whole fleet.
 
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod crash;

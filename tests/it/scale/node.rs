@@ -1,4 +1,4 @@
-//! Simulated nodes: each speaks the real protocol over its own TLS connection, and reads what the world says that it has.
+//! Simulated nodes: each uses the real protocol over its own TLS connection, and reads the layers that the world assigns to it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;

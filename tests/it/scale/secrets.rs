@@ -1,4 +1,4 @@
-//! The log holds no secret, however much is logged.
+//! The log contains no secret at any level.
 
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -1,4 +1,4 @@
-//! An aggregator with its files: started, asked, measured, killed.
+//! An aggregator with its files, which tests start, query, measure and kill.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What was measured, beside its bar.
+//! Measured values beside their budgets.
 
 use std::time::Duration;
 

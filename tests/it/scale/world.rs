@@ -1,6 +1,6 @@
-//! What there is in the simulated cluster: images, their layers, what these hold, and who runs what.
+//! The simulated cluster: images, their layers, the packages in these, and the containers of each node.
 //!
-//! Everything follows from the shape and a number: an inventory is made when somebody asks for it, and is the same each time.
+//! Everything follows from the shape and a number: an inventory is generated when it is requested, and is the same each time.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

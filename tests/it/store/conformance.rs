@@ -1,4 +1,4 @@
-//! What every store guarantees, written against the trait.
+//! The guarantees of every store, tested through the trait.
 
 use std::cmp::Ordering::{Greater, Less};
 use std::collections::BTreeSet;

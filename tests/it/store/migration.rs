@@ -1,4 +1,4 @@
-//! Stores of version 1 become stores of this version, whole ones and damaged ones.
+//! Migration of stores of version 1, intact and damaged ones, to this version.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};

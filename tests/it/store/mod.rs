@@ -1,7 +1,7 @@
 //! The store, by its guarantees.
 //!
 //! `conformance` is written against the trait alone: every implementation has to pass it unchanged. `sqlite` runs it on real files, and
-//! tests what only a file has: full volumes, backups, other clusters. `migration` opens stores of version 1.
+//! tests the properties of files: full volumes, backups, other clusters. `migration` opens stores of version 1.
 
 mod conformance;
 mod migration;

@@ -1,4 +1,4 @@
-//! SQLite: the conformance suite on real files, and what only a file has.
+//! SQLite: the conformance suite on real files, and tests of the properties of files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

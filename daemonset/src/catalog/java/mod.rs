@@ -1,4 +1,4 @@
-//! Java archives: jar, war, ear and their kin, and the archives inside them.
+//! Java archives: jar, war, ear and similar ones, and the archives inside them.
 //!
 //! The packages of an archive are those of the `pom.properties` files inside it (a shaded jar keeps the files of all jars that it contains),
 //! otherwise the one that its manifest and file name describe, as in syft. An archive without name or version is

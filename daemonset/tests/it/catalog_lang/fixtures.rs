@@ -1,5 +1,5 @@
-//! Every Python, npm and Java case of the shared fixtures, against the list of the best authority there is: the peer's own
-//! unit test, else syft. Differences are named here with the reason why ours is right.
+//! Every Python, npm and Java case of the shared fixtures, compared with the best reference list available: that of the other
+//! tool's own unit test, otherwise syft's. Differences are listed here with the reason why Outcrop's list is right.
 
 use std::collections::BTreeSet;
 use std::fs;

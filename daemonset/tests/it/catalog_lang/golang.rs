@@ -1,4 +1,5 @@
-//! Go programs: real ones that the toolchain builds here, and made ones for what no toolchain at hand writes any more.
+//! Go programs: real ones, which the toolchain builds here, and constructed ones in formats that no available toolchain writes
+//! any more.
 
 use std::fs;
 use std::path::Path;

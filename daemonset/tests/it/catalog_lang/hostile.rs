@@ -1,4 +1,4 @@
-//! Evidence that lies. It costs itself: an error or a warning, in bounded time and memory, and never a panic.
+//! Hostile evidence: it costs only itself, with an error or a warning, in bounded time and memory, and never a panic.
 
 use std::cell::Cell;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! One node's answer to a check takes nothing away from the containers of other nodes.
+//! One node's answer to a check removes no packages from the containers of other nodes.
 
 use super::super::*;
 use super::*;

@@ -1,4 +1,4 @@
-//! What a node says about its own rights does not keep others from verifying what it reports.
+//! The rights that a node reports for itself do not prevent other nodes from verifying its inventories.
 
 use super::super::*;
 use super::*;

@@ -1,4 +1,4 @@
-//! Messages as bytes, whatever they mean.
+//! Hostile messages as raw bytes.
 
 use std::io::Write as _;
 use std::net::TcpStream;

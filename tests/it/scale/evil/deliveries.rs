@@ -1,4 +1,4 @@
-//! Deliveries: inventories that lie about their size, cost more than they may, or are none.
+//! Hostile deliveries: inventories that declare a false size, exceed their budget, or are not inventories.
 
 use std::io::Write as _;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What honest nodes and questions feel of attacks.
+//! Effects of attacks on honest nodes and on API requests, measured.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Nodes that lie, flood and send nonsense: each is refused, disputed or made to wait, and no other node notices.
+//! Nodes that send false data, floods or nonsense: each is refused, disputed or made to wait, and no other node is affected.
 
 mod bytes;
 mod deliveries;

@@ -1,4 +1,4 @@
-//! Sequences: connections and streams that wait, come again and again, or answer what nobody asked.
+//! Hostile sequences: connections and streams that wait, return again and again, or answer orders that were never sent.
 
 use std::io::Write as _;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Every message and sequence that a hostile node has been seen to try, and its siblings: each with what must come of it.
+//! The table of hostile messages and sequences, each with its expected outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
