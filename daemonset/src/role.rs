@@ -35,6 +35,7 @@ pub fn enter() -> Option<ExitCode> {
         return None;
     }
     let role = arguments.next()?;
+    close_inherited();
     Some(match role.to_str() {
         Some(WORKER) => crate::worker::main(),
         Some(RUNTIME) => runtime(arguments.next().map(PathBuf::from)),
@@ -42,6 +43,23 @@ pub fn enter() -> Option<ExitCode> {
         Some(RUNTIME_SELFTEST) => crate::selftest::child(Caged::Runtime, arguments.map(PathBuf::from)),
         _ => ExitCode::FAILURE,
     })
+}
+
+/// Closes every descriptor above standard error: a role gets all that it works on through standard input and output. Another descriptor
+/// was inherited from whatever started this program, would be open in spite of the cage, and counts towards the limit of open files.
+#[allow(unsafe_code)]
+fn close_inherited() {
+    const FIRST: libc::c_int = 3;
+    // SAFETY: no other thread runs yet, and nothing in this process owns a descriptor from `FIRST` on.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) };
+    if closed < 0 {
+        // Linux before 5.9.
+        let open = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 16);
+        for descriptor in FIRST..libc::c_int::try_from(open).unwrap_or(1 << 16) {
+            // SAFETY: as above; a number that is not open is an error without effect.
+            let _ = unsafe { libc::close(descriptor) };
+        }
+    }
 }
 
 /// Signals that end a process: SIGTERM and SIGINT.

@@ -8,14 +8,14 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
 use crate::ports::free;
 use crate::service_parts::{OUTCROP, Place, Running, request, until};
 
 /// Opens a connection to `address` from a loopback address that ends with `from`, and sends `begun`.
 fn half_open(from: u8, address: SocketAddr, begun: &str) -> Option<OwnedFd> {
-    let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let fd = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
     bind(&fd, &SocketAddr::from((Ipv4Addr::new(127, 0, 0, from), 0))).unwrap();
     connect(&fd, &address).ok()?;
     let _ = rustix::io::write(&fd, begun.as_bytes());

@@ -4,8 +4,10 @@ use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat};
+use serde_json::Value;
 
 use super::table::Said::{Nothing, Reason};
 use super::table::{Row, check, row};
@@ -26,6 +28,28 @@ fn deep(root: &Path, name: &str, count: usize) -> OwnedFd {
         at = openat(&at, name, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     }
     at
+}
+
+/// Puts a package of npm below 395 directories.
+fn package_below(image: &Image, path: &str) {
+    fs::create_dir_all(image.at(path)).unwrap();
+    let end = deep(&image.at(path), "nnnnnnnn", 395);
+    let file = openat(&end, "package.json", OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RWXU).unwrap();
+    rustix::io::write(&file, br#"{"name":"a","version":"1"}"#).unwrap();
+}
+
+#[test]
+fn files_that_the_caller_left_open_are_not_open_in_a_worker() {
+    let image = Image::new();
+    package_below(&image, "c");
+    // A worker may have 640 open files.
+    let script = r#"for number in {3..620}; do eval "exec $number</dev/null"; done; exec "$@""#;
+    let mut command = Command::new("bash");
+    command.args(["-c", script, "bash", env!("CARGO_BIN_EXE_outcrop"), "scan", "--packages", "--output", "json"]);
+    let output = command.arg("--rootfs").arg(image.at("")).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+    let coverage = &report["targets"][0]["coverage"];
+    assert_eq!(coverage["state"], "scanned", "{coverage}");
 }
 
 fn whiteout(path: &Path) {
@@ -65,13 +89,7 @@ pub(super) fn rows() -> Vec<Row> {
             chain(image, STATUS, "q", (41, 3), &status("bash", "5.2-1"));
         }),
         row("ten chains of 395 directories", "scanned", Nothing, &["a 1", "bash 5.2-1", "good 1.0.0"], |image| {
-            for chain in 0..10 {
-                fs::create_dir_all(image.at(&format!("c/{chain}"))).unwrap();
-                let end = deep(&image.at(&format!("c/{chain}")), "nnnnnnnn", 395);
-                let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
-                let file = openat(&end, "package.json", flags, Mode::RWXU).unwrap();
-                rustix::io::write(&file, br#"{"name":"a","version":"1"}"#).unwrap();
-            }
+            (0..10).for_each(|chain| package_below(image, &format!("c/{chain}")));
         }),
         row("20,000 files below sixty layers", "scanned", Nothing, &INTACT, |image| {
             (0..20_000).for_each(|number| drop(File::create(image.at(&format!("srv/{number}.so"))).unwrap()));
