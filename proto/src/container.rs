@@ -36,7 +36,7 @@ pub struct Step {
     pub text: String,
 }
 
-/// Properties of an image for people, from its configuration
+/// Properties of an image for people, most of them from its configuration
 /// ([OCI image configuration](https://github.com/opencontainers/image-spec/blob/main/config.md#properties)).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ImageDetails {
@@ -48,6 +48,8 @@ pub struct ImageDetails {
     pub user: String,
     /// Labels of [`Self::LABELS`] that the image has.
     pub labels: BTreeMap<String, String>,
+    /// Disk space of its unpacked layers on the node, bytes; 0 where it is not known.
+    pub size: u64,
 }
 
 impl ImageDetails {
@@ -197,6 +199,8 @@ pub struct Container {
     /// Image configurations that may be the container's, unparsed and untrusted. A configuration is the container's own only if the chain
     /// IDs of its diff IDs equal [`Self::chain`].
     pub configs: Vec<Vec<u8>>,
+    /// Disk space of the layers below the writable one, bytes, as the runtime measured it when it unpacked them; 0 where it is not known.
+    pub size: u64,
     /// Reason why the container is not read, where it is known already.
     pub refused: Option<Coverage>,
 }

@@ -332,6 +332,7 @@ impl From<&ImageDetails> for v1::ImageDetails {
             platform: details.platform.clone(),
             user: details.user.clone(),
             labels: details.labels.iter().map(label).collect(),
+            size: details.size,
         }
     }
 }
@@ -346,6 +347,7 @@ impl From<v1::ImageDetails> for ImageDetails {
             platform: cut(details.platform),
             user: cut(details.user),
             labels: labels.map(|label| (label.key, cut(label.value))).collect(),
+            size: details.size,
         }
     }
 }
@@ -456,6 +458,7 @@ mod tests {
                 platform: "linux/arm64/v8".to_owned(),
                 user: "1000:1000".to_owned(),
                 labels: ImageDetails::LABELS.map(|label| (label.to_owned(), "https://example.org".to_owned())).into(),
+                size: 123_456_789,
             }),
         }
     }

@@ -93,6 +93,15 @@ fn label(image: &ImageItem, key: &str) -> String {
     image.labels.get(&format!("org.opencontainers.image.{key}")).cloned().unwrap_or_default()
 }
 
+/// Returns a size of disk space, as `crictl images` shows it: `74.1MB`.
+fn size(bytes: Option<u64>) -> String {
+    let Some(bytes) = bytes else { return String::new() };
+    // Sizes that round up to the next unit have it.
+    let units = [(999_950_000_u64, 1e9, "GB"), (999_950, 1e6, "MB"), (0, 1e3, "kB")];
+    let (_, unit, name) = units.into_iter().find(|(least, ..)| bytes >= *least).unwrap_or(units[2]);
+    format!("{:.1}{name}", bytes as f64 / unit)
+}
+
 /// Columns of images.
 pub(super) const IMAGES: &[Column<ImageItem>] = &[
     column("NAMES", |image| image.names.cell()),
@@ -105,6 +114,7 @@ pub(super) const IMAGES: &[Column<ImageItem>] = &[
     wide("WITHHELD", |image| image.withheld.cell()),
     wide("UNIDENTIFIED", |image| image.unidentified.cell()),
     wide("DISTRIBUTION", |image| image.distribution.cell()),
+    wide("SIZE", |image| size(image.size)),
     wide("CREATED", |image| image.created.cell()),
     wide("PLATFORM", |image| image.platform.cell()),
     wide("USER", |image| image.user.cell()),
@@ -173,3 +183,24 @@ pub(super) const FINDINGS: &[Column<FindingItem>] = &[
     wide("ALIASES", |finding| finding.aliases.cell()),
     wide("SUMMARY", |finding| finding.summary.cell()),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_have_one_decimal_and_the_unit_that_fits() {
+        for (bytes, expected) in [
+            (None, ""),
+            (Some(0), "0.0kB"),
+            (Some(4096), "4.1kB"),
+            (Some(999_949), "999.9kB"),
+            (Some(999_950), "1.0MB"),
+            (Some(74_123_456), "74.1MB"),
+            (Some(999_950_000), "1.0GB"),
+            (Some(u64::MAX), "18446744073.7GB"),
+        ] {
+            assert_eq!(size(bytes), expected, "{bytes:?}");
+        }
+    }
+}

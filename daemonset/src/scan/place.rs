@@ -106,7 +106,8 @@ impl Places {
     pub fn image(&mut self, container: &Container) -> Option<(Vec<Step>, ImageDetails)> {
         let chain: Option<Vec<Digest>> = container.chain.iter().map(|name| name.parse().ok()).collect();
         let config = self.proved(container, &chain?)?;
-        Some((config.steps.iter().rev().cloned().collect(), config.details.clone()))
+        let details = ImageDetails { size: container.size, ..config.details.clone() };
+        Some((config.steps.iter().rev().cloned().collect(), details))
     }
 
     /// Returns the configuration of the container's chain (newest first). Names move, so a configuration counts only if its chain IDs equal

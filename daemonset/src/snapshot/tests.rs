@@ -38,6 +38,7 @@ fn container(snapshotter: &str, parents: usize, mounts: Vec<Mount>) -> Container
         chain: chain(parents),
         mounts,
         configs: Vec::new(),
+        size: 0,
         refused: None,
     }
 }

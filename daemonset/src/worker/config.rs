@@ -106,6 +106,7 @@ fn details(of: &serde_json::Map<String, Value>) -> ImageDetails {
         platform: platform.join("/"),
         user: text(config.and_then(|config| config.get("User"))),
         labels: ImageDetails::LABELS.into_iter().filter_map(label).collect(),
+        size: 0,
     }
 }
 
@@ -179,7 +180,7 @@ mod tests {
             } },
         });
         let parsed = parse_image_config(config.to_string().as_bytes(), true).unwrap();
-        let ImageDetails { created, platform, user, labels } = &parsed.details;
+        let ImageDetails { created, platform, user, labels, size: _ } = &parsed.details;
         assert_eq!((*created, platform.as_str(), user.as_str()), (1_767_319_445, "linux/arm64/v8", "1000:1000"));
         let source = labels["org.opencontainers.image.source"].as_str();
         assert!(source.ends_with("git.example/shop/web") && !format!("{parsed:?}").contains("hunter2"), "{parsed:?}");

@@ -175,6 +175,7 @@ impl Aggregator {
                 created: details.and_then(|details| (details.created > 0).then(|| time(details.created))),
                 platform: details.map(|details| details.platform.clone()).filter(|platform| !platform.is_empty()),
                 user: details.map(user),
+                size: details.map(|details| details.size).filter(|&size| size > 0),
                 labels: details.map(|details| details.labels.clone()).unwrap_or_default(),
                 stack: digest.to_string(),
                 names: names.into_iter().map(ToOwned::to_owned).collect(),

@@ -334,7 +334,10 @@ pub struct ImageItem {
     pub platform: Option<String>,
     /// The user that runs the image's processes unless a pod says otherwise; `root` where the image names none.
     pub user: Option<String>,
+    /// Disk space of its unpacked layers on a node, bytes, if the node's runtime measured it.
+    pub size: Option<u64>,
     /// Labels that tell where it comes from: `org.opencontainers.image.` with `source`, `revision`, `version`, `vendor` and `base.name`.
+    #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// Its coverage.
     pub coverage: Coverage,

@@ -470,6 +470,7 @@ impl Source for Fake {
             created: (number == 0).then(|| "2026-10-01T00:00:00Z".to_owned()),
             platform: (number == 0).then(|| "linux/arm64/v8".to_owned()),
             user: (number == 0).then(|| HOSTILE.to_owned()),
+            size: (number == 0).then_some(215 << 20),
             labels: [("org.opencontainers.image.source".to_owned(), HOSTILE.to_owned())].into(),
             coverage: self.container(number).coverage,
             distribution: None,

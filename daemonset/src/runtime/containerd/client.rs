@@ -60,6 +60,8 @@ pub struct Client {
     pub(super) known_namespaces: Vec<String>,
     /// By namespace, the containers that had ended for good when its tasks were listed last.
     pub(super) ended: HashMap<String, HashSet<String>>,
+    /// Disk space of layers, bytes, by snapshotter and name: images share layers, and a layer never changes.
+    pub(super) sizes: HashMap<(String, String), u64>,
 }
 
 impl Client {
@@ -104,6 +106,7 @@ impl Client {
             slow_lists: HashMap::new(),
             known_namespaces: Vec::new(),
             ended: HashMap::new(),
+            sizes: HashMap::new(),
         })
     }
 

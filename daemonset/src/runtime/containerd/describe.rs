@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use containerd_client::services::v1::snapshots::{Info, Kind, MountsRequest, StatSnapshotRequest};
+use containerd_client::services::v1::snapshots::{Info, Kind, MountsRequest, StatSnapshotRequest, UsageRequest};
 use containerd_client::services::v1::{GetContainerRequest, ListContentRequest, ReadContentRequest};
 use outcrop_proto::{Container, Coverage, CoverageState, Mount};
 use tonic::Code;
@@ -23,6 +23,12 @@ const MAX_CHAIN: usize = 512;
 
 /// Maximum time of all requests for one container.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Maximum time of the requests for the size of one image. It is a convenience, which must not cost a description.
+const SIZE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Maximum number of layers whose size is remembered.
+const MAX_SIZES: usize = 4096;
 
 /// Reason why a container was not described: its coverage, or an error that concerns all containers.
 enum Stop {
@@ -110,7 +116,7 @@ impl Client {
         }
     }
 
-    async fn fill(&self, container: &mut Container) -> Result<(), Stop> {
+    async fn fill(&mut self, container: &mut Container) -> Result<(), Stop> {
         let name = container.storage_driver.clone();
         let refused = snapshotter::may_ask(&name).err();
         if name.is_empty() || container.storage_id.is_empty() {
@@ -134,7 +140,39 @@ impl Client {
         }
         container.mounts = self.mounts(container).await?;
         container.configs = self.configs(container).await?;
+        let size = tokio::time::timeout(SIZE_TIMEOUT, self.size(container)).await;
+        container.size = skip_unless_fatal(size.unwrap_or(Ok(0)))?;
         Ok(())
+    }
+
+    /// Returns the disk space of the layers below the container's own, bytes. containerd measured each when it was unpacked, so it reads no
+    /// layer for it.
+    async fn size(&mut self, container: &Container) -> Result<u64, Error> {
+        let mut size = 0_u64;
+        for layer in &container.chain {
+            let known = (container.storage_driver.clone(), layer.clone());
+            let own = match self.sizes.get(&known) {
+                Some(own) => *own,
+                None => {
+                    let own = self.usage(&container.key.namespace, &container.storage_driver, layer).await?;
+                    if self.sizes.len() >= MAX_SIZES {
+                        self.sizes.clear();
+                    }
+                    self.sizes.insert(known, own);
+                    own
+                }
+            };
+            size = size.saturating_add(own);
+        }
+        Ok(size)
+    }
+
+    async fn usage(&self, namespace: &str, snapshotter: &str, key: &str) -> Result<u64, Error> {
+        let question = UsageRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+        let doing = format!("requesting the size of snapshot {key:?} of {snapshotter:?}");
+        let request = about(namespace, question)?;
+        let answer = within(&doing, SIZE_TIMEOUT, self.snapshots().usage(request)).await?;
+        Ok(answer.size.try_into().unwrap_or(0))
     }
 
     /// Returns the parents of a container's own snapshot, newest first.

@@ -19,6 +19,7 @@ pub const METHODS: &[&str] = &[
     "/containerd.services.containers.v1.Containers/ListStream",
     "/containerd.services.tasks.v1.Tasks/List",
     "/containerd.services.snapshots.v1.Snapshots/Stat",
+    "/containerd.services.snapshots.v1.Snapshots/Usage",
     "/containerd.services.snapshots.v1.Snapshots/Mounts",
     "/containerd.services.content.v1.Content/List",
     "/containerd.services.content.v1.Content/Read",
@@ -113,7 +114,7 @@ mod tests {
         for method in METHODS {
             let verb = method.rsplit('/').next().unwrap();
             assert!(
-                ["Version", "Plugins", "Get", "List", "ListStream", "Stat", "Mounts", "Read", "Subscribe"]
+                ["Version", "Plugins", "Get", "List", "ListStream", "Stat", "Usage", "Mounts", "Read", "Subscribe"]
                     .contains(&verb),
                 "{method}"
             );

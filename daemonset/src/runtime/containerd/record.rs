@@ -52,6 +52,7 @@ pub(super) fn read(namespace: &str, wire: Wire) -> Record {
         chain: Vec::new(),
         mounts: Vec::new(),
         configs: Vec::new(),
+        size: 0,
         refused: None,
     };
     Record {
