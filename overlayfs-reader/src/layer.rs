@@ -220,9 +220,7 @@ impl LayerReader {
             }
             if rustix::fs::seek(&file, SeekFrom::Data(0)) == Err(Errno::NXIO) {
                 return Err(Error::new(
-                    ErrorKind::Unsupported(
-                        "a file that is only a hole, as if its bytes lay in another layer (metacopy),",
-                    ),
+                    ErrorKind::Unsupported("a file without data, whose bytes may be in another layer (metacopy),"),
                     "opening",
                     path,
                 ));

@@ -262,7 +262,7 @@ mod tests {
             coverage: Coverage::new(CoverageState::Scanned, ""),
             packages: versions.map(package).collect(),
             distribution: None,
-            catalogers: 1,
+            catalogers: outcrop_agent::catalog::VERSION,
             unidentified: 0,
         }
     }

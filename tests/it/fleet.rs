@@ -66,6 +66,9 @@ fn two_nodes_with_images_on_one_base_read_each_layer_once() {
         let platform = image["platform"].as_str().unwrap();
         assert!(platform.starts_with("linux/") && image["user"] == "root", "{image:#}");
         assert_eq!(image["created"], "2026-01-02T03:04:05Z");
+        // The blocks of its files and directories.
+        let size = image["size"].as_u64().unwrap_or_default();
+        assert!((4096..1 << 20).contains(&size), "{image:#}");
         assert_eq!(image["labels"], json!({ "org.opencontainers.image.source": "https://***@git.example/app" }));
     }
     let findings = place.json("/api/v1/findings");
@@ -404,7 +407,7 @@ impl Evil {
         let hello = v1::Hello {
             node: node.to_owned(),
             agent_version: "0".to_owned(),
-            catalogers: 1,
+            catalogers: outcrop_agent::catalog::VERSION,
             wire_version: version,
             ..v1::Hello::default()
         };
@@ -413,8 +416,13 @@ impl Evil {
 
     /// Attaches as one of several agents of a node.
     async fn attach_instance(place: &Place, token: &str, node: &str, instance: u64) -> Result<Self, tonic::Status> {
-        let hello =
-            v1::Hello { node: node.to_owned(), catalogers: 1, wire_version: VERSION, instance, ..v1::Hello::default() };
+        let hello = v1::Hello {
+            node: node.to_owned(),
+            catalogers: outcrop_agent::catalog::VERSION,
+            wire_version: VERSION,
+            instance,
+            ..v1::Hello::default()
+        };
         Self::attach_with(place, token, "test", hello).await
     }
 
@@ -494,7 +502,8 @@ fn no_inventory_is_acknowledged_that_the_disk_did_not_take() {
     let token = fs::read_to_string(place.at("evil.token")).unwrap().trim().to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let layer = LayerId::Chain(Digest::of(b"layer"));
-    let inventory = compress(&Inventory { catalogers: 1, ..Inventory::default() }.encode()).unwrap();
+    let inventory =
+        compress(&Inventory { catalogers: outcrop_agent::catalog::VERSION, ..Inventory::default() }.encode()).unwrap();
     // Attaches with one layer; whether that is leased to it.
     let attach = async |place: &Place| {
         let mut evil = Evil::attach(place, &token, "evil", "test").await.unwrap();
@@ -603,7 +612,9 @@ fn a_node_speaks_for_itself_only_and_says_nothing_unasked() {
             assert_eq!(refused.err().map(|status| status.code()), Some(code), "{node} {cluster}");
         }
         let layer = LayerId::Chain(Digest::of(b"layer"));
-        let inventory = compress(&Inventory { catalogers: 1, ..Inventory::default() }.encode()).unwrap();
+        let inventory =
+            compress(&Inventory { catalogers: outcrop_agent::catalog::VERSION, ..Inventory::default() }.encode())
+                .unwrap();
         let mut evil = Evil::attach(&place, &token("evil"), "evil", "test").await.unwrap();
         assert!(matches!(evil.order().await, Ok(Some(v1::order::Order::Welcome(_)))));
         // An inventory that nobody asked for, of a layer that it does not have; and an answer to no question.
@@ -643,7 +654,8 @@ fn bombs_and_nonsense_end_the_stream_of_who_sends_them_and_nothing_else() {
     let token = fs::read_to_string(place.at("evil.token")).unwrap().trim().to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let bomb = zstd::bulk::compress(&vec![0; 300 << 20], 1).unwrap();
-    let mut wrong = compress(&Inventory { catalogers: 1, ..Inventory::default() }.encode()).unwrap();
+    let mut wrong =
+        compress(&Inventory { catalogers: outcrop_agent::catalog::VERSION, ..Inventory::default() }.encode()).unwrap();
     wrong.push(0);
     let newer = compress(&Inventory { catalogers: 900, ..Inventory::default() }.encode()).unwrap();
     let deliveries = [("a bomb", bomb), ("bytes after the end", wrong), ("other catalogers than were said", newer)];

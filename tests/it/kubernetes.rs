@@ -88,7 +88,12 @@ impl Node {
         let token = fs::read_to_string(place.at(&format!("{name}.token"))).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (reports, outbox) = tokio::sync::mpsc::channel(16);
-        let hello = v1::Hello { node: name.to_owned(), catalogers: 1, wire_version: VERSION, ..v1::Hello::default() };
+        let hello = v1::Hello {
+            node: name.to_owned(),
+            catalogers: outcrop_agent::catalog::VERSION,
+            wire_version: VERSION,
+            ..v1::Hello::default()
+        };
         reports.try_send(Self::addressed(Report::Hello(hello))).unwrap();
         let orders = runtime.block_on(async {
             let mut client = CollectorClient::connect(format!("http://{}", place.listen)).await.unwrap();

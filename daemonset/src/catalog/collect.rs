@@ -5,10 +5,8 @@ use std::mem::size_of;
 
 use outcrop_proto::{Claim, Fact, FileDigest, Package};
 
+use super::field::MAX_FIELD;
 use super::{CatalogError, could_be_evidence};
-
-/// Maximum size of a name, version or other identifying field, in bytes. Debian's longest version has 50.
-const MAX_FIELD: usize = 1024;
 
 /// Maximum size of a declared license, in bytes; longer ones are omitted. RPM's `texlive` declares 2 KB.
 const MAX_LICENSE: usize = 8 << 10;
@@ -80,14 +78,14 @@ impl Collector {
         let path = path.strip_prefix(b"/").unwrap_or(path);
         self.path_bytes = self.path_bytes.saturating_add(path.len() + PATH_COST);
         if self.path_bytes > MAX_PATH_BYTES {
-            return self.warn("more file names than are looked at");
+            return self.warn("more file names than the limit");
         }
         if path.len() > MAX_PATH || package.len() > MAX_FIELD || !could_be_evidence(path) {
             return;
         }
         let bytes = size_of::<Claim>() + path.len() + package.len();
         if self.claim_bytes + bytes > MAX_CLAIM_BYTES {
-            return self.warn("more files of interest than are kept");
+            return self.warn("more claims than the limit");
         }
         self.claim_bytes += bytes;
         self.fact.claims.push(Claim { path: path.to_vec(), package: package.to_owned(), digest: digest() });

@@ -2,19 +2,28 @@
 
 use std::borrow::Cow;
 
-/// Maximum size of a name, version or license, in bytes. npm allows names of 214 bytes; Maven coordinates and Go module paths are shorter than
-/// 300 in practice.
+use super::CatalogError;
+
+/// Maximum size of a name, version or other identifying field, in bytes. npm allows names of 214 bytes, Debian's longest version has 50; Maven
+/// coordinates and Go module paths are shorter than 300 in practice.
 pub(super) const MAX_FIELD: usize = 1024;
 
-/// Returns `bytes` as text without surrounding white space, or `None` if the text is empty or longer than [`MAX_FIELD`].
-/// Invalid UTF-8 is replaced.
-pub(super) fn field(bytes: &[u8]) -> Option<String> {
+/// Returns `bytes` as text without surrounding white space, or `None` if the text is empty. Invalid UTF-8 is replaced.
+///
+/// # Errors
+/// When the text is longer than [`MAX_FIELD`]. It is not the same as a missing field: a package that is left out must be reported.
+pub(super) fn field(bytes: &[u8]) -> Result<Option<String>, CatalogError> {
     let bytes = bytes.trim_ascii();
-    if bytes.is_empty() || bytes.len() > MAX_FIELD {
-        return None;
-    }
     // A replacement character has three bytes, so the limit applies to the input.
-    Some(String::from_utf8_lossy(bytes).into_owned())
+    if bytes.len() > MAX_FIELD {
+        return Err(CatalogError::Limit { what: "bytes of a field", limit: MAX_FIELD as u64 });
+    }
+    Ok((!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned()))
+}
+
+/// Returns the same for a field without which the package is still identified, such as its license: one that is too long counts as missing.
+pub(super) fn optional(bytes: &[u8]) -> Option<String> {
+    field(bytes).ok().flatten()
 }
 
 /// Returns the last component of a path.
@@ -33,11 +42,14 @@ mod tests {
 
     #[test]
     fn fields_are_trimmed_bounded_and_utf8() {
-        assert_eq!(field(b"  a b\t\r\n").as_deref(), Some("a b"));
-        assert_eq!(field(b" \t"), None);
-        assert_eq!(field(b"\xff").as_deref(), Some("\u{fffd}"));
-        assert_eq!(field(&[b'x'; MAX_FIELD]).map(|text| text.len()), Some(MAX_FIELD));
-        assert_eq!(field(&[b'x'; MAX_FIELD + 1]), None);
+        let text = |bytes: &[u8]| field(bytes).unwrap();
+        assert_eq!(text(b"  a b\t\r\n").as_deref(), Some("a b"));
+        assert_eq!(text(b" \t"), None);
+        assert_eq!(text(b"\xff").as_deref(), Some("\u{fffd}"));
+        assert_eq!(text(&[b'x'; MAX_FIELD]).map(|text| text.len()), Some(MAX_FIELD));
+        let long = [b'x'; MAX_FIELD + 1];
+        assert!(matches!(field(&long), Err(CatalogError::Limit { limit: 1024, .. })));
+        assert_eq!(optional(&long), None);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::io;
 use outcrop_proto::{Fact, KnownPath};
 
 /// Version of the set of catalogers: it increases whenever a cataloger returns another fact for the same bytes, and never decreases.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Maximum size of text evidence, bytes. The largest dpkg status files of real images have 5 MB.
 pub const MAX_TEXT: u64 = 64 << 20;
@@ -171,7 +171,7 @@ pub enum CatalogError {
         reason: String,
     },
     /// A variant of the format that is recognized but not supported.
-    #[error("{0} is not read yet")]
+    #[error("{0} is not supported")]
     Unsupported(&'static str),
     /// The file could not be read.
     #[error("reading failed: {0}")]

@@ -7,7 +7,7 @@ use outcrop_proto::{Fact, Package, PackageType};
 use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::field::{MAX_FIELD, field};
+use super::field::{MAX_FIELD, field, optional};
 use super::{CatalogError, Cataloger, Evidence, Want};
 
 /// Maximum size of a `package.json`, bytes. npm used to store the readme in it, and the longest of these have 1 MB.
@@ -45,7 +45,8 @@ impl Cataloger for Npm {
             .map_err(|error| CatalogError::malformed("package.json", error.to_string()))?;
 
         let mut fact = Fact::default();
-        if let (Some(name), Some(version)) = (manifest.name, manifest.version) {
+        let identity = |text: Option<String>| text.map_or(Ok(None), |text| field(text.as_bytes()));
+        if let (Some(name), Some(version)) = (identity(manifest.name)?, identity(manifest.version)?) {
             let mut package = Package::new(PackageType::Npm, name, version);
             package.licenses = if manifest.license.is_empty() { manifest.licenses } else { manifest.license };
             fact.packages.push(package);
@@ -125,7 +126,7 @@ impl Visitor<'_> for Key {
     }
 }
 
-/// A string; a value of any other kind counts as missing.
+/// A string of any length that the manifest has; a value of any other kind counts as missing.
 struct Text;
 
 impl<'de> DeserializeSeed<'de> for Text {
@@ -144,7 +145,7 @@ impl<'de> Visitor<'de> for Text {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(field(text.as_bytes()))
+        Ok(Some(text.to_owned()))
     }
 
     fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
@@ -197,7 +198,7 @@ impl<'de> Visitor<'de> for Licenses {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(field(text.as_bytes()).into_iter().collect())
+        Ok(optional(text.as_bytes()).into_iter().collect())
     }
 
     fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
@@ -239,7 +240,7 @@ impl<'de> Visitor<'de> for Licenses {
                 map.next_value::<IgnoredAny>()?;
             }
         }
-        Ok(kind.into_iter().collect())
+        Ok(kind.and_then(|kind| optional(kind.as_bytes())).into_iter().collect())
     }
 }
 
@@ -320,6 +321,19 @@ mod tests {
             "{}",
         ] {
             assert_eq!(read(json.as_bytes()).unwrap(), Fact::default(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_name_or_version_that_is_too_long_is_reported() {
+        let long = "x".repeat(MAX_FIELD + 1);
+        for (name, version, license) in [(long.as_str(), "1", "MIT"), ("a", &long, "MIT")] {
+            let json = format!(r#"{{"name": "{name}", "version": "{version}", "license": "{license}"}}"#);
+            assert!(matches!(read(json.as_bytes()), Err(CatalogError::Limit { .. })));
+        }
+        for license in [format!(r#""{long}""#), format!(r#"{{"type": "{long}"}}"#)] {
+            let (name, _, licenses) = one(&format!(r#"{{"name": "a", "version": "1", "license": {license}}}"#));
+            assert_eq!((name.as_str(), licenses), ("a", Vec::new()), "the package is identified without its license");
         }
     }
 

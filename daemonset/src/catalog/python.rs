@@ -7,7 +7,7 @@
 
 use outcrop_proto::{Fact, Package, PackageType};
 
-use super::field::field;
+use super::field::{field, optional};
 use super::zip::{Archive, Work};
 use super::{CatalogError, Cataloger, Evidence, Source, Want};
 
@@ -102,11 +102,11 @@ fn distribution(headers: &[u8]) -> Result<Option<Package>, CatalogError> {
     for (key, value) in Headers::new(headers) {
         let is = |expected: &str| key.eq_ignore_ascii_case(expected.as_bytes());
         if is("Name") {
-            name = field(value);
+            name = field(value)?;
         } else if is("Version") {
-            version = field(value);
+            version = field(value)?;
         } else if is("License-Expression") {
-            expression = field(value);
+            expression = optional(value);
         } else if is("License") {
             license = Some(value);
         } else if is("Classifier") && classifiers.len() < MAX_LICENSES {
@@ -124,7 +124,7 @@ fn distribution(headers: &[u8]) -> Result<Option<Package>, CatalogError> {
 
     let mut package = Package::new(PackageType::Pypi, name, version);
     // Before license expressions existed, `License` contained a name, a text of many lines, or nothing useful.
-    let named = license.filter(|text| !text.contains(&b'\n') && *text != b"UNKNOWN").and_then(field);
+    let named = license.filter(|text| !text.contains(&b'\n') && *text != b"UNKNOWN").and_then(optional);
     package.licenses = match expression.or(named) {
         Some(license) => vec![license],
         None => classifiers,
@@ -136,7 +136,7 @@ fn distribution(headers: &[u8]) -> Result<Option<Package>, CatalogError> {
 fn license_classifier(value: &[u8]) -> Option<String> {
     let parts = value.strip_prefix(b"License :: ")?;
     let last = parts.windows(4).rposition(|sep| sep == b" :: ").map_or(parts, |at| &parts[at + 4..]);
-    if last == b"OSI Approved" { None } else { field(last) }
+    if last == b"OSI Approved" { None } else { optional(last) }
 }
 
 /// Returns the headers with their continuation lines, up to the first blank line.
@@ -253,6 +253,15 @@ mod tests {
             assert!(matches!(result, Err(CatalogError::Malformed { .. })), "{metadata:?}");
         }
         assert!(read(b"Python-2.7.egg-info", b"Name: Python\nVersion: 2.7\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_name_or_version_that_is_too_long_is_reported() {
+        let long = "x".repeat(1025);
+        for metadata in [format!("Name: {long}\nVersion: 1\n"), format!("Name: a\nVersion: {long}\n")] {
+            let result = read(b"a.dist-info/METADATA", metadata.as_bytes());
+            assert!(matches!(result, Err(CatalogError::Limit { .. })), "{result:?}");
+        }
     }
 
     #[test]

@@ -172,7 +172,7 @@ impl<'s> Archive<'s> {
             CompressionMethod::STORE => {
                 let (start, end) = self.inner.get_entry(entry.place).map_err(from_zip)?.compressed_data_range();
                 if start > end || end > self.source.size() {
-                    return Err(CatalogError::malformed("zip archive", "an entry lies beyond the end"));
+                    return Err(CatalogError::malformed("zip archive", "an entry is beyond the end of the file"));
                 }
                 Ok(Content::Stored(Part { source: self.source, start, size: end - start }))
             }

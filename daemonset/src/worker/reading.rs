@@ -142,7 +142,7 @@ impl Costs {
         }
         let before = usage::cpu();
         if before > MAX_LAYER_TIME {
-            return Err(format!("the evidence before it took {} s of processor time", before.as_secs()));
+            return Err(format!("the evidence before this file took {} s of processor time", before.as_secs()));
         }
         let read = read(file);
         if usage::cpu().saturating_sub(before) > SLOW {

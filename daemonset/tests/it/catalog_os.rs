@@ -199,7 +199,7 @@ const DIFFERENCES: &[Difference] = &[
     },
 ];
 
-const BDB: &str = "a Berkeley DB database of RPM is not read yet";
+const BDB: &str = "a Berkeley DB database of RPM is not supported";
 
 /// Cases whose database is refused, and what the error says. Their lists wait for a reader, or are empty.
 const REFUSED: &[(&str, &str)] = &[
@@ -209,7 +209,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("rpm-bdb/mariner2-headers-129pkg", BDB),
     ("dpkg-status.d/syft-corrupt", "not a valid dpkg database: none of 4 fields names a package"),
     ("dpkg-status.d/syft-empty", "not a valid dpkg database: none of 1 fields names a package"),
-    ("rpm-ndb/fedora27-headers-114pkg", "an NDB database of RPM is not read yet"),
+    ("rpm-ndb/fedora27-headers-114pkg", "an NDB database of RPM is not supported"),
 ];
 
 /// Folders `FORMAT/CASE` of fixtures, or `None` where the shared data is not there.

@@ -144,7 +144,7 @@ fn summary(chain: Digest, layers: &[LayerId]) -> Summary {
         coverage: Coverage::new(CoverageState::Scanned, ""),
         distribution: None,
         types: Vec::new(),
-        catalogers: 1,
+        catalogers: outcrop_agent::catalog::VERSION,
         packages: 0,
         unidentified: 0,
         counts: Counts::default(),

@@ -116,10 +116,20 @@ pub(super) fn rows() -> Vec<Row> {
             let others: Vec<_> = names.iter().map(|name| (name.as_str(), &b""[..], Stored)).collect();
             image.put(JAR, beside(&others));
         }),
-        row("coordinates of a megabyte", "scanned", Nothing, INNER, |image| {
+        row("coordinates of a megabyte", "scanned", Warning(AT, "bytes of a field"), INNER, |image| {
             let long = format!("groupId={}\nartifactId=long\nversion=1\n", "g".repeat(1 << 20));
             image.put(JAR, beside(&[("x/pom.properties", long.as_bytes(), Deflated)]));
         }),
+        row(
+            "coordinates after a megabyte of comments",
+            "scanned",
+            Warning(AT, "bytes of pom.properties"),
+            INNER,
+            |image| {
+                let late = format!("{}groupId=g\nartifactId=late\nversion=1\n", "# comment\n".repeat(100_000));
+                image.put(JAR, beside(&[("x/pom.properties", late.as_bytes(), Deflated)]));
+            },
+        ),
         row("coordinates of control characters", "scanned", Nothing, INNER, |image| {
             let odd = "groupId=\x1b[2J\u{202e}\nartifactId=\x7f<b>\nversion=\x08\n";
             image.put(JAR, beside(&[("x/pom.properties", odd.as_bytes(), Deflated)]));

@@ -14,6 +14,7 @@ const NPM_AT: &str = "/srv/a/package.json";
 const METADATA: &str = "srv/a-1.dist-info/METADATA";
 const METADATA_AT: &str = "/srv/a-1.dist-info/METADATA";
 const GO: &str = "usr/bin/a";
+const GO_AT: &str = "/usr/bin/a";
 
 /// The modules of a program.
 const MODULES: &[u8] = b"path\texample.org/a\nmod\texample.org/a\tv1.0.0\ndep\texample.org/m\tv1.0.0\n";
@@ -44,8 +45,7 @@ fn npm() -> Vec<Row> {
             let licenses = r#""MIT","#.repeat(100_000);
             image.put(NPM, format!(r#"{{"name":"a","version":"1.0.0","license":[{licenses}"x"]}}"#));
         }),
-        // npm allows 214 bytes: such a manifest has no name.
-        row("a name of a megabyte", "scanned", Nothing, &INTACT, |image| {
+        row("a name of a megabyte", "scanned", Warning(NPM_AT, "bytes of a field"), &INTACT, |image| {
             image.put(NPM, format!(r#"{{"name":"{}","version":"1.0.0"}}"#, "n".repeat(1 << 20)));
         }),
         row("names of escaped control characters", "scanned", Nothing, &INTACT, |image| {
@@ -97,7 +97,7 @@ fn python() -> Vec<Row> {
         row("a header of 100,000 lines", "scanned", Nothing, &["a 1", "good 1.0.0"], |image| {
             image.put(METADATA, format!("Name: a\nVersion: 1\nLicense: x\n{}\n", "  more\n".repeat(100_000)));
         }),
-        row("a name of Python of 100 KB", "scanned", Warning(METADATA_AT, "no name"), &INTACT, |image| {
+        row("a name of Python of 100 KB", "scanned", Warning(METADATA_AT, "bytes of a field"), &INTACT, |image| {
             image.put(METADATA, format!("Name: {}\nVersion: 1\n\n", "n".repeat(100_000)));
         }),
         row("metadata of control characters", "scanned", Nothing, &INTACT, |image| {
@@ -144,20 +144,30 @@ fn golang() -> Vec<Row> {
     const LISTED: &[&str] = &["bash 5.2-1", "example.org/m v1.0.0", "good 1.0.0"];
     vec![
         row("a program as it should be", "scanned", Nothing, LISTED, |image| program(image, b"go1.20", MODULES)),
-        row("50,000 modules", "scanned", Nothing, LISTED, |image| {
+        row("50,000 modules", "scanned", Warning(GO_AT, "30001 modules are left out"), LISTED, |image| {
             let mut modules = MODULES.to_vec();
             (0..50_000).for_each(|number| modules.extend(format!("dep\ta.org/{number}\tv1\n").bytes()));
             program(image, b"go1.20", &modules);
         }),
-        row("modules of 8 MB", "scanned", Nothing, &INTACT, |image| {
+        row("modules of 8 MB", "scanned", Warning(GO_AT, "bytes of Go build information"), &INTACT, |image| {
             program(image, b"go1.20", &[MODULES, &b"dep\tm\tv1\n".repeat(1 << 20)].concat());
         }),
-        row("a module with a name of a megabyte", "scanned", Nothing, LISTED, |image| {
-            program(image, b"go1.20", &[MODULES, b"dep\t", &[b'm'; 1 << 20], b"\tv1\n"].concat());
-        }),
-        row("a version of Go of a megabyte", "scanned", Nothing, &INTACT, |image| {
-            program(image, &[b'g'; 1 << 20], MODULES)
-        }),
+        row(
+            "a module with a name of a megabyte",
+            "scanned",
+            Warning(GO_AT, "1 modules are left out"),
+            LISTED,
+            |image| {
+                program(image, b"go1.20", &[MODULES, b"dep\t", &[b'm'; 1 << 20], b"\tv1\n"].concat());
+            },
+        ),
+        row(
+            "a version of Go of a megabyte",
+            "scanned",
+            Warning(GO_AT, "bytes of Go build information"),
+            &INTACT,
+            |image| program(image, &[b'g'; 1 << 20], MODULES),
+        ),
         row("modules of control characters", "scanned", Nothing, LISTED, |image| {
             program(image, b"go1.20", &[MODULES, "dep\t\x1b[2J\u{202e}\t\x08\ndep\t\n\t\t\t\n".as_bytes()].concat());
         }),

@@ -180,7 +180,7 @@ impl Installed {
         let hello = v1::Hello {
             node: node.to_owned(),
             agent_version: "0".to_owned(),
-            catalogers: 1,
+            catalogers: outcrop_agent::catalog::VERSION,
             wire_version: outcrop_proto::wire::VERSION,
             ..v1::Hello::default()
         };

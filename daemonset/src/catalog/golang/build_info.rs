@@ -86,7 +86,8 @@ fn inline(elf: &Elf<'_>, offset: u64, limit: u64) -> Result<(Vec<u8>, u64), Cata
         size |= part.checked_shl(7 * u32::try_from(length).unwrap_or(u32::MAX)).unwrap_or(0);
         length += 1;
         if byte & 0x80 == 0 {
-            let start = offset.checked_add(length).ok_or_else(|| malformed("a string lies beyond the end"))?;
+            let start =
+                offset.checked_add(length).ok_or_else(|| malformed("a string is beyond the end of the file"))?;
             let bytes = exactly(elf, start, size, limit)?;
             return Ok((bytes, start.saturating_add(size)));
         }
@@ -100,7 +101,7 @@ fn exactly(elf: &Elf<'_>, offset: u64, size: u64, limit: u64) -> Result<Vec<u8>,
     }
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let bytes = elf.read(offset, size)?;
-    if bytes.len() == size { Ok(bytes) } else { Err(malformed("a string lies beyond the end")) }
+    if bytes.len() == size { Ok(bytes) } else { Err(malformed("a string is beyond the end of the file")) }
 }
 
 /// Strings as stored before Go 1.18: a pointer to a pair of pointer and length.
@@ -120,7 +121,7 @@ impl Pointers<'_> {
 
     fn at(&self, address: u64, size: u64, limit: u64) -> Result<Vec<u8>, CatalogError> {
         let range = self.elf.locate(address).filter(|range| size <= range.size);
-        let range = range.ok_or_else(|| malformed("a pointer leads out of the program"))?;
+        let range = range.ok_or_else(|| malformed("a pointer is outside of the program"))?;
         exactly(self.elf, range.offset, size, limit)
     }
 }

@@ -12,7 +12,7 @@ use outcrop_proto::{Fact, Package, PackageType};
 
 use self::elf::Elf;
 use self::modules::{DEVEL, Modules};
-use super::field::{base_name, field};
+use super::field::{base_name, optional};
 use super::{CatalogError, Cataloger, Evidence, Want};
 
 /// Reads Go programs.
@@ -53,6 +53,7 @@ impl Cataloger for Golang {
         let Some(elf) = Elf::open(evidence.source)? else { return Ok(fact) };
         let Some(info) = build_info::read(&elf)? else { return Ok(fact) };
         let modules = Modules::parse(&info.modules);
+        fact.warnings.extend(modules.left_out());
 
         let go = |path: String, version: String| Package::new(PackageType::Golang, path, version);
         fact.packages.extend(toolchain(&info.toolchain).map(|version| go("stdlib".to_owned(), version)));
@@ -172,7 +173,7 @@ fn toolchain(version: &[u8]) -> Option<String> {
     let mut words = version.split(|byte| byte.is_ascii_whitespace());
     words
         .find_map(|word| word.strip_prefix(b"go").filter(|rest| rest.first().is_some_and(u8::is_ascii_digit)))
-        .and_then(field)
+        .and_then(optional)
 }
 
 #[cfg(test)]

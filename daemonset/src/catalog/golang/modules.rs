@@ -1,7 +1,8 @@
 //! The list of modules in a program, as [`debug.BuildInfo`](https://pkg.go.dev/runtime/debug#BuildInfo) prints it: lines of
 //! fields split by tabs.
 
-use super::super::field::field;
+use super::super::CatalogError;
+use super::super::field::{MAX_FIELD, field, optional};
 
 /// Version of a module that was built from a source tree instead of a release.
 pub(super) const DEVEL: &str = "(devel)";
@@ -29,6 +30,8 @@ pub(super) struct Modules {
     pub(super) main: Option<Module>,
     /// The other modules; a replaced module is the one that was built instead.
     pub(super) dependencies: Vec<Module>,
+    /// Number of lines whose module is not kept.
+    left_out: usize,
     ldflags: Option<String>,
     revision: Option<String>,
     time: Option<String>,
@@ -51,13 +54,17 @@ impl Modules {
             let mut fields = line.split(|&byte| byte == b'\t');
             let kind = fields.next().unwrap_or_default();
             match kind {
-                b"path" => modules.package = fields.next().and_then(field),
+                b"path" => modules.package = fields.next().and_then(optional),
                 b"mod" => {
-                    modules.main = module(fields);
+                    modules.main = modules.kept(module(fields));
                     last = if modules.main.is_some() { Last::Main } else { Last::Nothing };
                 }
-                b"dep" if modules.dependencies.len() < MAX_MODULES => {
-                    let module = module(fields);
+                b"dep" if modules.dependencies.len() == MAX_MODULES => {
+                    modules.left_out += 1;
+                    last = Last::Nothing;
+                }
+                b"dep" => {
+                    let module = modules.kept(module(fields));
                     last = if module.is_some() { Last::Dependency } else { Last::Nothing };
                     if module.as_ref().is_some_and(|module| module.version == DEVEL) {
                         unreleased.push(modules.dependencies.len());
@@ -65,12 +72,13 @@ impl Modules {
                     modules.dependencies.extend(module);
                 }
                 b"=>" => {
+                    let by = modules.kept(module(fields));
                     let replaced = match last {
                         Last::Main => modules.main.as_mut(),
                         Last::Dependency => modules.dependencies.last_mut(),
                         Last::Nothing => None,
                     };
-                    if let (Some(replaced), Some(by)) = (replaced, module(fields)) {
+                    if let (Some(replaced), Some(by)) = (replaced, by) {
                         replace(replaced, by);
                     }
                     unreleased.pop_if(|at| *at + 1 == modules.dependencies.len());
@@ -89,6 +97,22 @@ impl Modules {
         modules
     }
 
+    /// Counts a module with a field that is too long.
+    fn kept(&mut self, module: Result<Option<Module>, CatalogError>) -> Option<Module> {
+        self.left_out += usize::from(module.is_err());
+        module.unwrap_or_default()
+    }
+
+    /// Returns a warning about modules that are not kept, if there are any.
+    pub(super) fn left_out(&self) -> Option<String> {
+        let count = self.left_out;
+        (count > 0).then(|| {
+            format!(
+                "{count} modules are left out: beyond {MAX_MODULES}, or with a field of more than {MAX_FIELD} bytes"
+            )
+        })
+    }
+
     fn setting(&mut self, setting: &[u8]) {
         let Some(equals) = setting.iter().position(|&byte| byte == b'=') else { return };
         let (key, value) = (&setting[..equals], &setting[equals + 1..]);
@@ -97,8 +121,8 @@ impl Modules {
             b"-ldflags" if value.len() <= 64 << 10 => {
                 self.ldflags = Some(String::from_utf8_lossy(value).into_owned());
             }
-            b"vcs.revision" => self.revision = field(value),
-            b"vcs.time" => self.time = field(value),
+            b"vcs.revision" => self.revision = optional(value),
+            b"vcs.time" => self.time = optional(value),
             _ => {}
         }
     }
@@ -135,9 +159,11 @@ impl Modules {
     }
 }
 
-fn module<'b>(mut fields: impl Iterator<Item = &'b [u8]>) -> Option<Module> {
-    let path = field(fields.next()?)?;
-    Some(Module { path, version: fields.next().and_then(field).unwrap_or_default() })
+/// Returns the module of a line, or `None` if it names none; an error if a field is too long.
+fn module<'b>(mut fields: impl Iterator<Item = &'b [u8]>) -> Result<Option<Module>, CatalogError> {
+    let path = field(fields.next().unwrap_or_default())?;
+    let version = field(fields.next().unwrap_or_default())?.unwrap_or_default();
+    Ok(path.map(|path| Module { path, version }))
 }
 
 /// Replaces a module by the one that was built instead. A directory has no module path, so the path of the module is kept; its version is
@@ -210,6 +236,22 @@ mod tests {
                 module("a.org/d", DEVEL),
             ]
         );
+    }
+
+    #[test]
+    fn modules_that_are_not_kept_are_counted() {
+        let long = "x".repeat(MAX_FIELD + 1);
+        for (lines, left_out) in [
+            ("dep\ta\tv1\n".to_owned(), 0),
+            (format!("dep\t{long}\tv1\ndep\ta\t{long}\ndep\ta\tv1\n"), 2),
+            (format!("mod\t{long}\tv1\ndep\ta\tv1\n"), 1),
+            (format!("dep\ta\tv1\n=>\t{long}\tv1\n"), 1),
+            ("dep\ta\tv1\n".repeat(MAX_MODULES + 7), 7),
+        ] {
+            let modules = Modules::parse(lines.as_bytes());
+            assert_eq!((modules.left_out, modules.dependencies.last()), (left_out, Some(&module("a", "v1"))));
+            assert_eq!(modules.left_out().is_some(), left_out > 0);
+        }
     }
 
     #[test]

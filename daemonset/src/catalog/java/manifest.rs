@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::super::field::{MAX_FIELD, field};
+use super::super::field::{MAX_FIELD, optional};
 
 /// A manifest, reduced to the used fields of each section.
 #[derive(Default)]
@@ -43,7 +43,8 @@ const KEPT: [&str; 22] = [
 const MAX_FIELDS: usize = 256;
 
 impl Manifest {
-    /// Parses a manifest, which may be truncated. A line that is not `Name: value` is skipped.
+    /// Parses a manifest, which may be truncated. A line that is not `Name: value` is skipped, and a value that is too long; an archive that
+    /// nothing else identifies is reported as unidentified.
     pub(super) fn parse(bytes: &[u8]) -> Self {
         let mut manifest = Self::default();
         let mut section = 0;
@@ -69,7 +70,7 @@ impl Manifest {
                 }
             }
             if manifest.fields.len() < MAX_FIELDS {
-                manifest.fields.extend(kept.and_then(|key| Some((section, *key, field(&value)?))));
+                manifest.fields.extend(kept.and_then(|key| Some((section, *key, optional(&value)?))));
             }
         }
         manifest

@@ -90,7 +90,7 @@ impl Walk {
     fn archive(&mut self, source: &dyn Source, base: &str, inner: &str, depth: usize) -> Result<(), CatalogError> {
         let Some(archive) = Archive::open(source, &mut self.work)? else {
             if file_name::must_be_archive(base.as_bytes()) {
-                return Err(CatalogError::malformed("zip archive", "it has no directory"));
+                return Err(CatalogError::malformed("zip archive", "it has no central directory"));
             }
             return Ok(());
         };
@@ -108,8 +108,12 @@ impl Walk {
         let own = |kind| entries.iter().filter(move |(found, _)| *found == kind).map(|(_, entry)| entry);
         let mut poms = Vec::new();
         for entry in own(Kind::Pom) {
-            match archive.head(entry, MAX_POM, &self.work) {
-                Ok(bytes) => poms.extend(pom::properties(&bytes)),
+            match archive.head(entry, MAX_POM, &self.work).and_then(|bytes| pom::properties(&bytes)) {
+                Ok(None) if entry.size > MAX_POM as u64 => {
+                    let error = CatalogError::Limit { what: "bytes of pom.properties", limit: MAX_POM as u64 };
+                    self.warn(inner, &entry.name, &error);
+                }
+                Ok(coordinates) => poms.extend(coordinates),
                 Err(error) => self.warn(inner, &entry.name, &error),
             }
         }

@@ -1,5 +1,6 @@
 //! `pom.properties`, which Maven's archiver writes into every jar. Shaded jars contain the files of all jars that they include.
 
+use super::super::CatalogError;
 use super::super::field::field;
 use super::group::clean;
 
@@ -14,7 +15,10 @@ pub(super) struct Coordinates {
 /// Parses `pom.properties`, which has lines of `key=value`
 /// ([format](https://docs.oracle.com/en/java/javase/21/docs/api/java.base/java/util/Properties.html)). Returns `None` if artifact
 /// or version is missing, or a value is an unresolved placeholder.
-pub(super) fn properties(bytes: &[u8]) -> Option<Coordinates> {
+///
+/// # Errors
+/// When one of the coordinates is too long.
+pub(super) fn properties(bytes: &[u8]) -> Result<Option<Coordinates>, CatalogError> {
     let mut group = None;
     let mut artifact = None;
     let mut version = None;
@@ -29,11 +33,11 @@ pub(super) fn properties(bytes: &[u8]) -> Option<Coordinates> {
             b"version" => &mut version,
             _ => continue,
         };
-        *target = field(&line[separator + 1..]).filter(|value| !value.contains("${"));
+        *target = field(&line[separator + 1..])?.filter(|value| !value.contains("${"));
     }
-    let (artifact, version) = (artifact?, version?);
+    let (Some(artifact), Some(version)) = (artifact, version) else { return Ok(None) };
     let group = group.map(|group| clean(&group)).filter(|group| !group.is_empty());
-    Some(Coordinates { group: group.unwrap_or_else(|| artifact.clone()), artifact, version })
+    Ok(Some(Coordinates { group: group.unwrap_or_else(|| artifact.clone()), artifact, version }))
 }
 
 #[cfg(test)]
@@ -49,15 +53,21 @@ mod tests {
             "version: 1.0\r\ngroupId = org.a\r\n artifactId = b",
             "no separator\n!x=y\ngroupId=org.a;x\nartifactId=b\nversion=0\nversion=1.0",
         ] {
-            assert_eq!(properties(text.as_bytes()), expected, "{text}");
+            assert_eq!(properties(text.as_bytes()).unwrap(), expected, "{text}");
         }
-        assert_eq!(properties(b"artifactId=a.b\nversion=1").map(|pom| pom.group).as_deref(), Some("a.b"));
+        assert_eq!(properties(b"artifactId=a.b\nversion=1").unwrap().map(|pom| pom.group).as_deref(), Some("a.b"));
     }
 
     #[test]
     fn incomplete_properties_are_ignored() {
         for text in ["", "groupId=a\nartifactId=b", "groupId=a\nversion=1", "artifactId=b\nversion=${v}", "\u{0}="] {
-            assert_eq!(properties(text.as_bytes()), None, "{text}");
+            assert_eq!(properties(text.as_bytes()).unwrap(), None, "{text}");
         }
+    }
+
+    #[test]
+    fn coordinates_that_are_too_long_are_reported() {
+        let text = format!("groupId=a\nartifactId=b\nversion={}", "1".repeat(1025));
+        assert!(matches!(properties(text.as_bytes()), Err(CatalogError::Limit { .. })));
     }
 }

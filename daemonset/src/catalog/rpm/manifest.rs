@@ -40,7 +40,7 @@ pub(super) fn read(bytes: &dyn Source) -> Result<Fact, CatalogError> {
         return Err(CatalogError::malformed("RPM manifest", "no line has ten columns"));
     }
     if strange > 0 {
-        collector.warn(format!("{strange} lines have not ten columns"));
+        collector.warn(format!("{strange} lines do not have ten columns"));
     }
     Ok(collector.finish())
 }
@@ -70,7 +70,7 @@ mod tests {
             ]
         );
         assert_eq!(fact.packages[0].source.as_ref().unwrap().name, "openssl");
-        assert_eq!(fact.warnings, ["1 lines have not ten columns"]);
+        assert_eq!(fact.warnings, ["1 lines do not have ten columns"]);
         assert!(matches!(read(&&b"\xff\0\n"[..]), Err(CatalogError::Malformed { .. })));
     }
 }

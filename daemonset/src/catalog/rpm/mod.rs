@@ -125,7 +125,7 @@ fn read_sqlite(evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
             Err(size) => {
                 // It is a package, of which only the size is known.
                 valid += 1;
-                collector.warn(format!("a package's header has {size} bytes, more than are read"));
+                collector.warn(format!("a package's header has {size} bytes, more than the limit"));
                 return Ok(());
             }
         };

@@ -144,13 +144,13 @@ impl<'a> Database<'a> {
             return Err(malformed("the file does not begin with its magic string"));
         }
         let page_size = be16(&header, 16).and_then(|size| page_size(size.into()));
-        let page_size = page_size.ok_or_else(|| malformed("the page size is none"))?;
+        let page_size = page_size.ok_or_else(|| malformed("the page size is not a power of two from 512 to 65536"))?;
         if wal.as_ref().is_some_and(|wal| wal.page_size() != page_size) {
             return Err(malformed("the write-ahead log has pages of another size"));
         }
         let usable = page_size - usize::from(header[20]);
         if usable < 480 {
-            return Err(malformed("pages have too little room"));
+            return Err(malformed("pages have fewer than 480 usable bytes"));
         }
         if be32(&header, 56).is_some_and(|encoding| encoding > 1) {
             return Err(CatalogError::Unsupported("a SQLite database in UTF-16"));
@@ -195,7 +195,7 @@ impl<'a> Database<'a> {
         let mut todo = vec![root];
         while let Some(number) = todo.pop() {
             self.read_page(number, &mut page)?;
-            let broken = || malformed(format!("page {number} contradicts itself"));
+            let broken = || malformed(format!("page {number} is malformed"));
             let start = if number == 1 { FILE_HEADER } else { 0 };
             let cells = usize::from(be16(&page, start + 3).ok_or_else(broken)?);
             match page[start] {
@@ -262,7 +262,7 @@ impl<'a> Database<'a> {
     /// Marks page `number` as read; an error if it was read before.
     fn visit(&mut self, number: u32) -> Result<(), CatalogError> {
         if number == 0 || number > self.pages {
-            return Err(malformed(format!("page {number} of {} is referred to", self.pages)));
+            return Err(malformed(format!("a reference to page {number} of {}", self.pages)));
         }
         let word = &mut self.visited[number as usize / 64];
         let bit = 1 << (number % 64);

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tonic::Status;
 
 use super::super::service::until;
-use super::encodings::{EMPTY, TABLE, amplifying, inventory, large, layer, list, number, one_package, text};
+use super::encodings::{self, EMPTY, TABLE, amplifying, inventory, large, list, number, one_package, text};
 use super::messages::controls;
 use super::table::Effect::{Accepted, Refused};
 use super::table::Kind::{Inventory as Delivers, Run};
@@ -33,6 +33,11 @@ fn bulky(encoding: &[u8]) -> Vec<u8> {
 
 fn empty() -> Inventory {
     Inventory { catalogers: catalog::VERSION, ..Inventory::default() }
+}
+
+/// A layer that the current catalogers have read.
+pub(super) fn layer(paths: &[(Vec<u8>, Node<'_>)], evidence: &[Vec<u8>], fact: Fact) -> Inventory {
+    Inventory { catalogers: catalog::VERSION, ..encodings::layer(paths, evidence, fact) }
 }
 
 /// An inventory of one file, which lists `packages`.

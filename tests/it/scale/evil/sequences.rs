@@ -16,8 +16,8 @@ use tonic::Status;
 use super::super::node::{Stream, endpoint, hello, node_name, pieces};
 use super::super::service::{token, until};
 use super::bytes::{RawCall, encoded, report_with};
-use super::deliveries::of_packages;
-use super::encodings::{EMPTY, fact, layer, number, sharing};
+use super::deliveries::{layer, of_packages};
+use super::encodings::{EMPTY, fact, number, sharing};
 use super::messages::controls;
 use super::table::Effect::{Accepted, Anonymous, Dropped, Refused};
 use super::table::Kind::{Run, Wait};
@@ -78,9 +78,9 @@ fn waiting() -> Vec<Attack> {
         }),
         ("a stream that says nothing after its Hello, and reads no orders", |place, node| {
             let stream = place.attach(node);
-            // Each asks for everything again.
+            // Each asks for everything again. The stream may be ended before all are sent, since its queue of orders is full.
             let gaps = (0..400).map(|sequence| containers(7 * sequence, false, Vec::new()));
-            assert!(place.say(&stream, Duration::from_secs(60), gaps));
+            let _ = place.say(&stream, Duration::from_secs(60), gaps);
             place.hold(stream);
             Vec::new()
         }),
