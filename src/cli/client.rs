@@ -28,6 +28,12 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Timeout of a database upload, including the rematch.
 const PUSH_PATIENCE: Duration = Duration::from_secs(1800);
 
+/// Number of times that a question is repeated which the aggregator had no turn for (429).
+const MAX_REPEATS: usize = 6;
+
+/// Maximum pause before a question is repeated.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
 /// Number of items per page.
 const PAGE: usize = 1000;
 
@@ -215,15 +221,28 @@ impl Client {
         Some(answer.headers().get("date")?.to_str().ok()?.to_owned())
     }
 
-    /// Sends a GET request to `path`.
+    /// Sends a GET request to `path`. Where the aggregator has no turn for it, it is repeated after the time that the response names, as
+    /// kubectl does.
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str, query: &[(String, String)]) -> Result<T, Fatal> {
+        for _ in 0..MAX_REPEATS {
+            let answer = self.ask(path, query);
+            match &answer {
+                Ok(response) if response.status() == StatusCode::TOO_MANY_REQUESTS => {
+                    std::thread::sleep(retry_after(response).min(LONGEST_PAUSE));
+                }
+                _ => return self.understand(answer),
+            }
+        }
+        self.understand(self.ask(path, query))
+    }
+
+    fn ask(&self, path: &str, query: &[(String, String)]) -> Result<Response<Body>, ureq::Error> {
         let mut request = self.agent.get(format!("{}{path}", self.base));
         request = request.query_pairs(query.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         if let Some(authorization) = &self.authorization {
             request = request.header("Authorization", authorization);
         }
-        let answer = request.config().timeout_global(Some(PATIENCE)).build().call();
-        self.understand(answer)
+        request.config().timeout_global(Some(PATIENCE)).build().call()
     }
 
     /// Sends a POST request to `path`.
@@ -292,6 +311,12 @@ impl Client {
     }
 }
 
+/// Returns the pause that a response asks for, in whole seconds ([RFC 9110](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)).
+fn retry_after(response: &Response<Body>) -> Duration {
+    let seconds = response.headers().get("Retry-After").and_then(|value| value.to_str().ok()?.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(1))
+}
+
 /// The part of an error ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) that is printed.
 #[derive(Deserialize)]
 struct ProblemDetail {
@@ -350,12 +375,38 @@ impl Pages<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
     fn path_segments_are_percent_encoded() {
         assert_eq!(segment("CVE-2021-44228"), "CVE-2021-44228");
         assert_eq!(segment("../status?x=ü"), "..%2Fstatus%3Fx%3D%C3%BC");
+    }
+
+    #[test]
+    fn a_question_without_a_turn_is_repeated_and_not_for_ever() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let busy = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 0\r\nContent-Length: 17\r\nConnection: close\r\n\r\n{\"detail\":\"busy\"}";
+        let good = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n7";
+        let responses: Vec<&str> = [busy, busy, good].into_iter().chain([busy; MAX_REPEATS + 1]).collect();
+        let server = std::thread::spawn(move || {
+            for response in responses {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+                stream.write_all(response.as_bytes()).unwrap();
+            }
+        });
+        let server_flags =
+            Server { server: Some(url), token_file: None, cluster: tunnel::Cluster::default(), ca: None };
+        let client = server_flags.connect().unwrap();
+        assert_eq!(client.get::<u64>("/", &[]).unwrap(), 7);
+        assert_eq!(client.get::<u64>("/", &[]).unwrap_err().message, "busy");
+        server.join().unwrap();
     }
 
     #[test]
