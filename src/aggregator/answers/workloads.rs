@@ -319,20 +319,18 @@ const fn level_word(level: Level) -> &'static str {
     }
 }
 
-/// Returns what is known of the image of the container that the path of an issue names: `spec.containers[0] (NAME).…`.
-fn details_at<'a>(fleet: &'a Picture, pod: &Pod, path: &str) -> Option<&'a ImageDetails> {
-    let (_, rest) = path.split_once(" (")?;
-    let (name, _) = rest.split_once(").")?;
-    let container = pod.containers.iter().find(|container| &*container.name == name)?;
+/// Returns what is known of the image of a pod's container.
+fn details_of<'a>(fleet: &'a Picture, pod: &Pod, container: &str) -> Option<&'a ImageDetails> {
+    let container = pod.containers.iter().find(|known| &*known.name == container)?;
     fleet.stack(fleet.container(pod.node.as_deref()?, container.id.as_ref()?)?.stack.as_ref()?)?.details()
 }
 
 fn issue_item(fleet: &Picture, pod: &Pod, issue: &Issue) -> IssueItem {
     let workload = &pod.workload;
-    let Issue { rule, path, found } = issue;
+    let Issue { rule, path, container, found } = issue;
     let mut found = found.clone();
     if rule.id == NON_ROOT
-        && let Some(details) = details_at(fleet, pod, path)
+        && let Some(details) = container.as_deref().and_then(|container| details_of(fleet, pod, container))
     {
         let user = if details.is_root() { "runs as root" } else { "names another user" };
         let name = if details.user.is_empty() { String::new() } else { format!(": {}", details.user) };

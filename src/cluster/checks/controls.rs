@@ -14,9 +14,12 @@ fn each(f: &mut Findings<'_>, ephemeral: bool, visit: impl Fn(&mut Findings<'_>,
     ] {
         for (index, container) in list.iter().enumerate() {
             let name: String = container.name.chars().take(63).collect();
-            visit(f, container, &format!("spec.{kind}[{index}] ({name})"));
+            let at = format!("spec.{kind}[{index}] ({name})");
+            f.container = Some(name.into());
+            visit(f, container, &at);
         }
     }
+    f.container = None;
 }
 
 fn windows(f: &Findings<'_>) -> bool {

@@ -76,6 +76,8 @@ pub struct Issue {
     pub rule: &'static Rule,
     /// Path of the field, from `spec` or `metadata`, with the name of the container.
     pub path: String,
+    /// Name of the container, if the field is a container's.
+    pub container: Option<Box<str>>,
     /// Value of the field, at most [`MAX_QUOTED`] characters.
     pub found: String,
 }
@@ -95,6 +97,8 @@ struct Findings<'a> {
     pod: &'a PodSpec,
     rule: &'static Rule,
     of_rule: usize,
+    /// The container that is being checked; `None` for fields of the pod.
+    container: Option<Box<str>>,
     issues: Issues,
 }
 
@@ -108,7 +112,7 @@ impl Findings<'_> {
         }
         let path = path.into().chars().take(2 * MAX_QUOTED).collect();
         let found = found.chars().take(MAX_QUOTED).collect();
-        self.issues.list.push(Issue { rule: self.rule, path, found });
+        self.issues.list.push(Issue { rule: self.rule, path, container: self.container.clone(), found });
     }
 }
 
@@ -117,7 +121,7 @@ impl Findings<'_> {
 pub fn check(annotations: &BTreeMap<String, String>, pod: &PodSpec) -> Issues {
     let mut issues = Issues::default();
     for rule in RULES {
-        let mut findings = Findings { annotations, pod, rule, of_rule: 0, issues };
+        let mut findings = Findings { annotations, pod, rule, of_rule: 0, container: None, issues };
         (rule.check)(&mut findings);
         issues = findings.issues;
     }
