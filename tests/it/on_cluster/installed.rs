@@ -596,6 +596,13 @@ fn images_are_told_of_as_they_are(installed: &Installed) {
     let expected = [("eraser-a", DEBIAN), ("eraser-b", DEBIAN), ("opaque-a", LAYERS), ("opaque-b", LAYERS)];
     let expected = expected.map(|(pod, packages)| (pod.to_owned(), "scanned".to_owned(), packages));
     assert_eq!(seen, expected.into());
+    // containerd measured the layers when it unpacked them.
+    let images = installed.json(&["get", "images"])["items"].take();
+    for image in images.as_array().unwrap().iter().filter(|image| image["coverage"]["state"] == "scanned") {
+        let size = image["size"].as_u64().unwrap_or_default();
+        println!("{}: {size} bytes", image["names"]);
+        assert!((1 << 20..1 << 30).contains(&size), "{image:#}");
+    }
 }
 
 /// How many packages the images have, as their own dpkg says.
