@@ -222,16 +222,16 @@ for image in IMAGES:
 print("\n== time")
 python = rootfs["python-app"]
 ours, find = pairs(11, ([outcrop, "scan", "--rootfs", python, "--packages"], (0,)), (["find", python, "-printf", ""], (0,)), python)
-show("python-app, scan --packages : find", "wall", [w for w, _ in ours], [w for w, _ in find], 2, True)
+show("python-app, scan --packages : find", "wall", [w for w, _ in ours], [w for w, _ in find], 1.7, True)
 for image in IMAGES:
     ours, syft = pairs(5, ([outcrop, "scan", "--rootfs", rootfs[image], "--packages"], (0,)),
                        ([tools / "syft", "scan", f"dir:{rootfs[image]}", "-q", "-o", "json"], (0,)), rootfs[image])
-    show(f"{image}, scan --packages : syft, same dir", "CPU", [c for _, c in ours], [c for _, c in syft], 30, False)
+    show(f"{image}, scan --packages : syft, same dir", "CPU", [c for _, c in ours], [c for _, c in syft], 40, False)
 print("osv-scanner reads the image's archive, and unpacks it; Outcrop the unpacked layers. Both match the same advisories.")
 for image in IMAGES:
     ours, osv = pairs(5, ([outcrop, "scan", "--layers", layers(image), "--db", database], (0,)), (osv_scanner(image), (0, 1)),
                       *layers(image).split(":"))
-    show(f"{image}, scan : osv-scanner", "CPU", [c for _, c in ours], [c for _, c in osv], 10, False)
+    show(f"{image}, scan : osv-scanner", "CPU", [c for _, c in ours], [c for _, c in osv], 40, False)
 
 print("\n== peak memory, VmHWM of every process, and their sum; bar: 48 MiB")
 for image in IMAGES:
