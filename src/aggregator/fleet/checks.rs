@@ -14,8 +14,9 @@ use outcrop_proto::{Digest, LayerId};
 use super::stacks::{Progress, Stack};
 use super::{Fleet, LEASE, Now};
 
-/// Pause until paths that a node could not decide are checked again.
-const CHECK_PAUSE: Duration = Duration::from_secs(30);
+/// Pauses until paths that a node could not decide are checked again, after the first check, the second, and each later one. A container that
+/// was starting is ready after the first; meanwhile its image is `partial`.
+const CHECK_PAUSES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(8), Duration::from_secs(30)];
 
 /// Maximum number of checks of a stack until another container with the stack starts.
 const MAX_CHECKS: u32 = 5;
@@ -87,7 +88,9 @@ impl Fleet {
     pub(in crate::aggregator) fn retry_checks(&mut self, now: Now) {
         for (_, stack) in self.picture.stacks.select_mut(|_, stack| stack.checks.next.is_none() && stack.is_undecided())
         {
-            stack.checks.next = Some(now.instant + CHECK_PAUSE);
+            let checked = stack.checks.count.saturating_sub(1) as usize;
+            let pause = CHECK_PAUSES.get(checked).or(CHECK_PAUSES.last()).copied().unwrap_or_default();
+            stack.checks.next = Some(now.instant + pause);
         }
         for (digest, stack) in self.picture.stacks.iter() {
             let is_late = matches!(&stack.progress, Progress::Checking { until, .. } if *until <= now.instant);
