@@ -78,11 +78,9 @@ impl Place {
         self.runtime.block_on(async { self.fleet.start() });
     }
 
-    /// A name that was not used yet.
+    /// A name that no attack of this round uses. Names come again after many rounds.
     fn name(&self) -> String {
-        let number = self.used.fetch_add(1, Ordering::Relaxed);
-        assert!(number < NAMES);
-        evil_name(number)
+        evil_name(self.used.fetch_add(1, Ordering::Relaxed) % NAMES)
     }
 
     fn attach(&self, name: &str) -> Stream {
