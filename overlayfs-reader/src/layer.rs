@@ -263,6 +263,11 @@ impl LayerReader {
         }
     }
 
+    /// Returns the handle below which names of a directory are looked up: its own, or the layer's root.
+    pub(crate) fn below<'a>(&'a self, directory: Option<&'a OwnedFd>) -> BorrowedFd<'a> {
+        directory.map_or_else(|| self.layer.as_fd(), |directory| directory.as_fd())
+    }
+
     pub(crate) fn look(&self, path: &[u8]) -> Result<(OwnedFd, Stat), Error> {
         sys::look(self.layer.as_fd(), path).map_err(|errno| Error::system(errno, "looking up", path))
     }

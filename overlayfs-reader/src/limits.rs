@@ -15,6 +15,8 @@ pub struct Limits {
     pub xattr_bytes: usize,
     /// Maximum number of symbolic links followed for one path.
     pub hops: usize,
+    /// Maximum number of names that a stack looks up in its layers to follow symbolic links, for all paths together.
+    pub lookups: u64,
 }
 
 impl Default for Limits {
@@ -26,6 +28,7 @@ impl Default for Limits {
             depth: 400,
             xattr_bytes: 64 << 10,
             hops: 40,
+            lookups: 500_000,
         }
     }
 }

@@ -1,16 +1,19 @@
 //! Reads the merged tree of a stack of layers.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType};
+use rustix::fs::{AtFlags, FileType, OFlags};
+use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind};
 use crate::layer::{Kind, Layer, LayerReader, Metadata, Options};
-use crate::marks::Marks;
+use crate::marks::{DirMarks, Marks};
+use crate::sys;
 use crate::walk::Listing;
 
 /// An entry of the merged tree.
@@ -26,9 +29,17 @@ pub struct StackEntry {
 
 /// A path of the merged tree.
 struct Found {
+    path: Vec<u8>,
     metadata: Metadata,
-    /// Layers that contribute to the path, newest first: one, except for a merged directory.
-    layers: Vec<usize>,
+    /// What contributes to the path, newest first: one layer, except for a merged directory.
+    parts: Vec<Part>,
+}
+
+/// What one layer has at a path.
+struct Part {
+    layer: usize,
+    /// Handle, from which names are looked up; none for the layer's root.
+    handle: Option<OwnedFd>,
 }
 
 /// A stack of layers, newest first, merged as overlayfs does.
@@ -36,6 +47,8 @@ struct Found {
 pub struct Stack {
     layers: Vec<LayerReader>,
     options: Options,
+    /// Lookups of [`Self::resolve`] so far.
+    lookups: Cell<u64>,
 }
 
 impl Stack {
@@ -44,7 +57,7 @@ impl Stack {
         let upper = upper.map(|layer| LayerReader::writable(layer, options));
         let layers =
             upper.into_iter().chain(layers.into_iter().map(|layer| LayerReader::new(layer, options))).collect();
-        Self { layers, options }
+        Self { layers, options, lookups: Cell::new(0) }
     }
 
     /// Returns whether opaque directories are recognized. Check this before everything else.
@@ -66,7 +79,7 @@ impl Stack {
     /// As [`LayerReader::open`].
     pub fn open(&self, path: &[u8]) -> Result<File, Error> {
         let found = self.find(path)?;
-        self.newest(&found, path)?.open(path)
+        self.newest(&found)?.open(path)
     }
 
     /// Returns the target of the symbolic link at `path`.
@@ -75,7 +88,7 @@ impl Stack {
     /// When `path` is not a symbolic link.
     pub fn read_link(&self, path: &[u8]) -> Result<Vec<u8>, Error> {
         let found = self.find(path)?;
-        self.newest(&found, path)?.read_link(path)
+        self.newest(&found)?.read_link(path)
     }
 
     /// Returns the entries of the directory at `path`, sorted by name.
@@ -89,8 +102,8 @@ impl Stack {
         }
         let mut entries: BTreeMap<Vec<u8>, StackEntry> = BTreeMap::new();
         let mut buffer = vec![MaybeUninit::uninit(); 32 << 10];
-        for layer in found.layers {
-            let reader = self.reader(layer, path)?;
+        for part in found.parts {
+            let (layer, reader) = (part.layer, self.reader(part.layer, path)?);
             let dir = reader.open_dir(path)?;
             let marks = reader.dir_marks(dir.as_fd(), path)?;
             let listing = Listing::read(dir.as_fd(), &mut buffer, self.options.limits.directory_entries, path)?;
@@ -151,11 +164,14 @@ impl Stack {
     /// the tree's own root, and `..` does not leave it.
     ///
     /// # Errors
-    /// When a component is missing or not a directory, or there are more than [`Limits::hops`](crate::Limits::hops) links.
+    /// When a component is missing or not a directory, there are more than [`Limits::hops`](crate::Limits::hops) links, or the stack has
+    /// spent its [`Limits::lookups`](crate::Limits::lookups).
     pub fn resolve(&self, path: &[u8]) -> Result<Vec<u8>, Error> {
         let limit = self.options.limits.hops;
         let mut pending = names(path);
         let mut resolved: Vec<u8> = Vec::new();
+        // The directory at `resolved`, while its handles are open.
+        let mut at: Option<Found> = None;
         let mut hops = 0;
         while let Some(name) = pending.pop() {
             // Every parent is a directory, otherwise the loop would have ended.
@@ -163,41 +179,67 @@ impl Stack {
                 continue;
             }
             if name == b".." {
-                resolved.truncate(resolved.iter().rposition(|byte| *byte == b'/').unwrap_or(0));
+                resolved.truncate(parent(&resolved).len());
+                at = None;
                 continue;
             }
-            let next = join(&resolved, &name);
-            if next.len() > self.options.limits.path_bytes {
-                let limit = ErrorKind::Limit("bytes of a path", self.options.limits.path_bytes as u64);
-                return Err(Error::new(limit, "resolving", path));
-            }
-            let found = self.find(&next)?;
+            let above = match at.take() {
+                Some(above) => above,
+                None => self.descend(&resolved, &|above| self.count(above, path))?,
+            };
+            self.count(&above, path)?;
+            let found = self.enter(above, &name)?;
             match found.metadata.kind {
                 Kind::Symlink => {
                     hops += 1;
                     if hops > limit {
                         return Err(Error::new(ErrorKind::Limit("symbolic links", limit as u64), "resolving", path));
                     }
-                    let target = self.newest(&found, &next)?.read_link(&next)?;
+                    let target = self.newest(&found)?.read_link(&found.path)?;
                     if target.first() == Some(&b'/') {
                         resolved.clear();
                     }
                     pending.extend(names(&target));
                 }
-                Kind::Dir => resolved = next,
-                _ if pending.is_empty() => resolved = next,
-                _ => return Err(Error::new(ErrorKind::WrongKind("a directory"), "resolving", &next)),
+                Kind::Dir => {
+                    resolved.clone_from(&found.path);
+                    at = Some(found);
+                }
+                _ if pending.is_empty() => resolved = found.path,
+                _ => return Err(Error::new(ErrorKind::WrongKind("a directory"), "resolving", &found.path)),
             }
         }
         Ok(resolved)
+    }
+
+    /// Counts the lookups of one name in the directory `above`, for the resolution of `path`.
+    fn count(&self, above: &Found, path: &[u8]) -> Result<(), Error> {
+        let limit = self.options.limits.lookups;
+        self.lookups.set(self.lookups.get() + above.parts.len() as u64);
+        if self.lookups.get() > limit {
+            return Err(Error::new(ErrorKind::Limit("lookups in a stack of layers", limit), "resolving", path));
+        }
+        Ok(())
     }
 
     fn reader(&self, layer: usize, path: &[u8]) -> Result<&LayerReader, Error> {
         self.layers.get(layer).ok_or_else(|| Error::not_found(path))
     }
 
-    fn newest(&self, found: &Found, path: &[u8]) -> Result<&LayerReader, Error> {
-        self.reader(found.layers.first().copied().unwrap_or(usize::MAX), path)
+    /// Returns the reader of the newest layer that has the path.
+    fn newest(&self, found: &Found) -> Result<&LayerReader, Error> {
+        self.reader(found.parts.first().map_or(usize::MAX, |part| part.layer), &found.path)
+    }
+
+    /// Reads the marks of a layer's directory at `path`.
+    fn marks_of(&self, part: &Part, path: &[u8]) -> Result<DirMarks, Error> {
+        if self.options.marks == Marks::Unreadable {
+            return Ok(DirMarks::default());
+        }
+        let reader = self.reader(part.layer, path)?;
+        let dir = sys::open_beneath(reader.below(part.handle.as_ref()), b"", OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|errno| Error::system(errno, "listing", path))?;
+        reader.dir_marks(dir.as_fd(), path)
     }
 
     /// Looks up `path` as overlayfs does: from the root, each component in the layers of the directory above it.
@@ -205,59 +247,83 @@ impl Stack {
         if path.first() == Some(&b'/') || names(path).iter().any(|name| name == b"..") {
             return Err(Error::new(ErrorKind::InvalidPath, "looking up", path));
         }
-        let mut layers: Vec<usize> = (0..self.layers.len()).collect();
-        let mut metadata = Metadata::of(&self.reader(0, path)?.look(b"")?.1);
-        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        for end in ends.chain((!path.is_empty()).then_some(path.len())) {
-            if metadata.kind != Kind::Dir {
+        self.descend(path, &|_| Ok(()))
+    }
+
+    /// Looks up a `path` without `..`; `count` is called with each directory in which a name is looked up.
+    fn descend(&self, path: &[u8], count: &dyn Fn(&Found) -> Result<(), Error>) -> Result<Found, Error> {
+        let parts = (0..self.layers.len()).map(|layer| Part { layer, handle: None }).collect();
+        let metadata = Metadata::of(&self.reader(0, path)?.look(b"")?.1);
+        let mut found = Found { path: Vec::new(), metadata, parts };
+        for name in path.split(|byte| *byte == b'/').filter(|_| !path.is_empty()) {
+            if found.metadata.kind != Kind::Dir {
                 return Err(Error::new(ErrorKind::WrongKind("a directory"), "looking up", path));
             }
-            (metadata, layers) = self.find_in(&layers, &path[..end])?;
+            count(&found)?;
+            found = self.enter(found, name)?;
         }
-        Ok(Found { metadata, layers })
+        Ok(found)
     }
 
-    /// Looks up one component in the layers of the directory above it.
-    fn find_in(&self, above: &[usize], path: &[u8]) -> Result<(Metadata, Vec<usize>), Error> {
-        let mut found: Option<(Metadata, Vec<usize>)> = None;
-        for layer in above {
-            let reader = self.reader(*layer, path)?;
-            let stat = match reader.look(path) {
-                Ok((_, stat)) => stat,
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
+    /// Looks up one name in the directory `above`, from its handles: a lookup from the root would cost the depth at each level. Each
+    /// handle is closed once its layer is done, so that no more are open than there are layers.
+    ///
+    /// Handles serve lookups only. Contents are read from the layer's root, since a directory may be moved out of the layer while its handle
+    /// is open.
+    fn enter(&self, above: Found, name: &[u8]) -> Result<Found, Error> {
+        let path = join(&above.path, name);
+        let limit = self.options.limits.path_bytes;
+        if path.len() > limit {
+            return Err(Error::new(ErrorKind::Limit("bytes of a path", limit as u64), "looking up", &path));
+        }
+        let mut metadata = None;
+        let mut parts = Vec::new();
+        for part in above.parts {
+            let reader = self.reader(part.layer, &path)?;
+            let (handle, stat) = match sys::look(reader.below(part.handle.as_ref()), name) {
+                Ok(found) => found,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(Error::system(errno, "looking up", &path)),
             };
-            let metadata = Metadata::of(&stat);
-            let parent = &path[..path.iter().rposition(|byte| *byte == b'/').unwrap_or(0)];
-            if metadata.kind == Kind::Whiteout || self.is_xwhiteout(reader, parent, path, &metadata)? {
+            let here = Metadata::of(&stat);
+            if here.kind == Kind::Whiteout || self.is_xwhiteout(reader, &part, &above.path, (&path, &here))? {
                 break;
             }
-            let dir = metadata.kind == Kind::Dir;
-            match &mut found {
-                None => found = Some((metadata, vec![*layer])),
-                Some((_, layers)) if dir => layers.push(*layer),
-                Some(_) => break,
+            let dir = here.kind == Kind::Dir;
+            // What is below a file, and a file below a directory, is hidden.
+            if !dir && metadata.is_some() {
+                break;
             }
-            if !dir || reader.dir_marks(reader.open_dir(path)?.as_fd(), path)?.opaque {
+            metadata.get_or_insert(here);
+            let part = Part { layer: part.layer, handle: Some(handle) };
+            let ends = !dir || self.marks_of(&part, &path)?.opaque;
+            parts.push(part);
+            if ends {
                 break;
             }
         }
-        found.ok_or_else(|| Error::not_found(path))
+        let metadata = metadata.ok_or_else(|| Error::not_found(&path))?;
+        Ok(Found { path, metadata, parts })
     }
 
+    /// Returns whether an entry of the directory `above` is a regular file that is marked as a whiteout.
     fn is_xwhiteout(
         &self,
         reader: &LayerReader,
-        parent: &[u8],
-        path: &[u8],
-        metadata: &Metadata,
+        above: &Part,
+        above_path: &[u8],
+        (path, metadata): (&[u8], &Metadata),
     ) -> Result<bool, Error> {
         if metadata.kind != Kind::File || metadata.size != 0 {
             return Ok(false);
         }
-        let marks = reader.dir_marks(reader.open_dir(parent)?.as_fd(), parent)?;
-        Ok(marks.xwhiteouts && reader.is_xwhiteout(path))
+        Ok(self.marks_of(above, above_path)?.xwhiteouts && reader.is_xwhiteout(path))
     }
+}
+
+/// Returns the path of the directory above `path`.
+fn parent(path: &[u8]) -> &[u8] {
+    &path[..path.iter().rposition(|byte| *byte == b'/').unwrap_or(0)]
 }
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {

@@ -116,9 +116,40 @@ fn the_error_of_every_limit_contains_its_name_and_the_path() {
     assert_eq!(stack(Limits::default()).resolve(b"far").unwrap(), b"a/b/c/file");
     let error = stack(Limits { hops: 0, ..Limits::default() }).resolve(b"far").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Limit("symbolic links", 0));
+    // `b`, `up`, and the four names of its target.
+    fs::create_dir(dir.path().join("b")).unwrap();
+    symlink("../a/b/c/file", dir.path().join("b/up")).unwrap();
+    for (lookups, end) in [(6, Some(&b"a/b/c/file"[..])), (5, None)] {
+        let stack = stack(Limits { lookups, ..Limits::default() });
+        let kind = ErrorKind::Limit("lookups in a stack of layers", lookups);
+        assert_eq!(stack.resolve(b"b/up").map_err(|error| error.kind()), end.map(<[u8]>::to_vec).ok_or(kind));
+    }
     for path in [&b"/a"[..], b"a/../b", b".."] {
         assert_eq!(stack(Limits::default()).metadata(path).unwrap_err().kind(), ErrorKind::InvalidPath);
     }
+}
+
+#[test]
+fn a_chain_of_links_costs_one_lookup_for_each_name_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hops, depth) = (39, 390);
+    let below = |hop: usize| format!("{hop}/{}e", "d/".repeat(depth));
+    for hop in 0..hops {
+        fs::create_dir_all(dir.path().join(below(hop)).parent().unwrap()).unwrap();
+        symlink(format!("/{}", below(hop + 1)), dir.path().join(below(hop))).unwrap();
+    }
+    fs::create_dir_all(dir.path().join(below(hops)).parent().unwrap()).unwrap();
+    fs::write(dir.path().join(below(hops)), "x").unwrap();
+    let limits = Limits { lookups: (hops as u64 + 1) * (depth as u64 + 2), ..Limits::default() };
+    let options = Options { limits, ..Options::detect(MarkNamespace::User) };
+    let stack = Stack::new(vec![Layer::open(dir.path()).unwrap()], None, options);
+    let end = stack.resolve(below(0).as_bytes()).unwrap();
+    assert_eq!(end, below(hops).as_bytes());
+    assert_eq!(stack.metadata(&end).unwrap().size, 1);
+    assert_eq!(
+        stack.resolve(&end).unwrap_err().kind(),
+        ErrorKind::Limit("lookups in a stack of layers", limits.lookups)
+    );
 }
 
 #[test]

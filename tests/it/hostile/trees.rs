@@ -73,17 +73,40 @@ fn chain(image: &Image, known: &str, name: &str, (hops, depth): (usize, usize), 
     }
 }
 
+/// What is listed of [`databases`].
+const THREE: [&str; 4] = ["bash 5.2-1", "good 1.0.0", "one 1-r0", "two 2-r0"];
+
+/// Known paths of databases of operating systems, each with what it says.
+fn databases() -> [(&'static str, String); 3] {
+    let apk = |name: &str, version: &str| format!("P:{name}\nV:{version}-r0\nA:x86_64\n\n");
+    [
+        (STATUS, status("bash", "5.2-1")),
+        ("lib/apk/db/installed", apk("one", "1")),
+        ("usr/lib/apk/db/installed", apk("two", "2")),
+    ]
+}
+
 pub(super) fn rows() -> Vec<Row> {
     vec![
-        row("os-release through 39 links of 40 directories", "scanned", Nothing, &INTACT, |image| {
+        row("os-release through 39 links of 390 directories", "scanned", Nothing, &INTACT, |image| {
             (0..20_000).for_each(|number| drop(File::create(image.at(&format!("srv/{number}"))).unwrap()));
-            chain(image, "etc/os-release", "q", (39, 40), "ID=debian\nVERSION_ID=12\n");
+            chain(image, "etc/os-release", "q", (39, 390), "ID=debian\nVERSION_ID=12\n");
         }),
-        row("every database through five links of 390 directories", "partial", Reason(""), GOOD, |image| {
-            let all = [STATUS, "lib/apk/db/installed", "var/lib/rpm/rpmdb.sqlite", "usr/lib/sysimage/rpm/rpmdb.sqlite"];
-            all.iter()
-                .enumerate()
-                .for_each(|(number, known)| chain(image, known, &format!("q{number}"), (5, 390), "P:x"));
+        row("three databases through 30 links of 390 directories", "scanned", Nothing, &THREE, |image| {
+            for (number, (known, content)) in databases().into_iter().enumerate() {
+                chain(image, known, &format!("q{number}"), (30, 390), &content);
+            }
+        }),
+        row("databases through links that go down and up again", "partial", Reason("lookups"), GOOD, |image| {
+            deep(&image.at(""), "d", 390);
+            let there = "d/".repeat(390);
+            for (known, content) in databases() {
+                image.put(&format!("{there}{}", known.replace('/', "-")), content);
+                let _ = fs::remove_file(image.at(known));
+                fs::create_dir_all(image.at(known).parent().unwrap()).unwrap();
+                symlink(format!("/{there}{}{}", "../d/".repeat(600), known.replace('/', "-")), image.at(known))
+                    .unwrap();
+            }
         }),
         row("a database through 41 links", "partial", Reason("dpkg"), GOOD, |image| {
             chain(image, STATUS, "q", (41, 3), &status("bash", "5.2-1"));
