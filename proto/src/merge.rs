@@ -115,6 +115,9 @@ type Moved = (&'static [u8], Vec<u8>);
 /// Memory for a package of a stack without its texts, in bytes: the package, its place in the result, and a row for the store.
 const PACKAGE: usize = 3 * size_of::<StackPackage>() + 12 * ALLOCATION;
 
+/// Steps for a path of a package: it is looked up, stored, and written to each list of packages.
+const EVIDENCE: u64 = 128;
+
 /// Merges the inventories of a stack, newest layer first.
 ///
 /// # Errors
@@ -172,20 +175,9 @@ pub fn merge(
             }
         }
     }
-    for evidence in &visible {
-        let (path, fact) = (evidence.path, evidence.fact);
-        for warning in &fact.warnings {
-            merged.warn(path, warning, budget)?;
-        }
-        for jar in &fact.unidentified {
-            budget.step(1)?;
-            budget.reserve(2 * size_of::<(Vec<u8>, Unidentified)>() + 2 * ALLOCATION + path.len() + jar.inner.len())?;
-            merged.unidentified.push((path.to_vec(), jar.clone()));
-        }
-    }
     merged.unknown = layers.iter().map(|layer| u64::from(layer.unknown)).sum();
     merged.distribution = distribution(&visible);
-    merged.packages = join(&view, layers, &visible, &moved, budget)?;
+    join(&view, layers, &visible, &moved, &mut merged, budget)?;
     merged.warnings.sort();
     merged.warnings.dedup();
     Ok(merged)
@@ -247,6 +239,20 @@ impl Merged {
     fn warn(&mut self, path: &[u8], reason: &str, budget: &mut Budget) -> Result<(), OverBudget> {
         self.reserve(path, reason, budget)?;
         self.warnings.push((path.to_vec(), reason.to_owned()));
+        Ok(())
+    }
+
+    /// Notes the warnings and the packages without a name of a piece of evidence.
+    fn note(&mut self, evidence: &Visible<'_>, budget: &mut Budget) -> Result<(), OverBudget> {
+        let (path, fact) = (evidence.path, evidence.fact);
+        for warning in &fact.warnings {
+            self.warn(path, warning, budget)?;
+        }
+        for jar in &fact.unidentified {
+            budget.step(1)?;
+            budget.reserve(2 * size_of::<(Vec<u8>, Unidentified)>() + 2 * ALLOCATION + path.len() + jar.inner.len())?;
+            self.unidentified.push((path.to_vec(), jar.clone()));
+        }
         Ok(())
     }
 
@@ -367,53 +373,104 @@ fn distribution(visible: &[Visible<'_>]) -> Option<Distribution> {
     visible.iter().filter(named).min_by_key(by_path).and_then(|evidence| evidence.fact.distribution.clone())
 }
 
-/// Joins visible facts into packages with owners and attribution.
+/// Joins visible facts into packages with owners and attribution. What no longer fits into the budget is left out, with the reason.
 fn join<'a>(
     view: &View<'_>,
     layers: &[&'a Inventory],
     visible: &[Visible<'a>],
     moved: &[Moved],
+    merged: &mut Merged,
     budget: &mut Budget,
-) -> Result<Vec<StackPackage>, OverBudget> {
+) -> Result<(), OverBudget> {
     let owners = Owners::gather(view, visible, moved, budget)?;
-    let mut packages: BTreeMap<(PackageKey<'_>, Option<&Package>), StackPackage> = BTreeMap::new();
-    for evidence in visible {
-        let attribution = Attribution::new(view, layers, evidence, budget)?;
-        for package in &evidence.fact.packages {
-            let inner = package.inner.as_ref().map_or(0, String::len);
-            budget.step(32 + attribution.versions.len() as u64)?;
-            budget.reserve(2 * size_of::<Vec<u8>>() + ALLOCATION + evidence.path.len() + inner)?;
-            let owner = if package.kind.is_os() { None } else { owners.of(evidence, package) };
-            let layer = attribution.layer(evidence.layer, package);
-            let mut path = evidence.path.to_vec();
-            if let Some(inner) = &package.inner {
-                path.extend_from_slice(b"!/");
-                path.extend_from_slice(inner.as_bytes());
-            }
-            let entry = match packages.entry((key(package), owner)) {
-                Slot::Occupied(entry) => entry.into_mut(),
-                Slot::Vacant(entry) => {
-                    budget.reserve(PACKAGE + weight(package) + owner.map_or(0, weight))?;
-                    entry.insert(StackPackage {
-                        package: Package { inner: None, ..package.clone() },
-                        evidence: Vec::new(),
-                        layer,
-                        owner: owner.map(|owner| Owner { package: owner.clone() }),
-                    })
-                }
-            };
-            entry.evidence.push(path);
-            entry.layer = entry.layer.max(layer);
+    let mut packages = Packages::new();
+    let mut left_out: Vec<&[u8]> = Vec::new();
+    let mut over = None;
+    for evidence in cheapest_first(visible, budget)? {
+        let added = Attribution::new(view, layers, evidence, budget)
+            .and_then(|attribution| add(evidence, &owners, &attribution, &mut packages, budget))
+            .and_then(|()| merged.note(evidence, budget));
+        if let Err(error) = added {
+            over.get_or_insert(error);
+            left_out.push(evidence.path);
         }
     }
-    Ok(packages
+    if let (Some(first), Some(over)) = (left_out.iter().min(), over) {
+        let more =
+            if left_out.len() > 1 { format!(" and of {} more files", left_out.len() - 1) } else { String::new() };
+        let reason = format!("merging the packages of this{more} {over}");
+        merged.failed.push((first.to_vec(), reason.clone()));
+        merged.warnings.push((first.to_vec(), reason));
+    }
+    merged.packages = packages
         .into_values()
         .map(|mut package| {
             package.evidence.sort();
             package.evidence.dedup();
             package
         })
-        .collect())
+        .collect();
+    Ok(())
+}
+
+/// Returns databases first, then the evidence that costs little: what many paths share, such as the links of one large program, is the
+/// last to be joined and the first to be left out.
+fn cheapest_first<'v, 'a>(visible: &'v [Visible<'a>], budget: &mut Budget) -> Result<Vec<&'v Visible<'a>>, OverBudget> {
+    budget.step(4 * visible.len() as u64 * u64::from(visible.len().max(2).ilog2()))?;
+    // The list, and a table that is at least half full.
+    budget.reserve(visible.len() * 8 * size_of::<usize>())?;
+    let mut sharing: HashMap<*const Fact, usize> = HashMap::new();
+    for evidence in visible {
+        *sharing.entry(std::ptr::from_ref(evidence.fact)).or_default() += 1;
+    }
+    let mut sorted: Vec<&Visible<'_>> = visible.iter().collect();
+    sorted.sort_by_key(|evidence| {
+        let is_database = evidence.record.is_none_or(|record| record.database);
+        let Fact { packages, unidentified, warnings, .. } = evidence.fact;
+        let entries = packages.len() + unidentified.len() + warnings.len();
+        (!is_database, entries * sharing[&std::ptr::from_ref(evidence.fact)])
+    });
+    Ok(sorted)
+}
+
+/// Packages by identity and owner.
+type Packages<'a> = BTreeMap<(PackageKey<'a>, Option<&'a Package>), StackPackage>;
+
+/// Adds the packages of a piece of evidence.
+fn add<'a>(
+    evidence: &Visible<'a>,
+    owners: &Owners<'a>,
+    attribution: &Attribution<'a>,
+    packages: &mut Packages<'a>,
+    budget: &mut Budget,
+) -> Result<(), OverBudget> {
+    for package in &evidence.fact.packages {
+        let inner = package.inner.as_ref().map_or(0, String::len);
+        budget.step(EVIDENCE + attribution.versions.len() as u64)?;
+        budget.reserve(2 * size_of::<Vec<u8>>() + ALLOCATION + evidence.path.len() + inner)?;
+        let owner = if package.kind.is_os() { None } else { owners.of(evidence, package) };
+        let layer = attribution.layer(evidence.layer, package);
+        let mut path = evidence.path.to_vec();
+        if let Some(inner) = &package.inner {
+            path.extend_from_slice(b"!/");
+            path.extend_from_slice(inner.as_bytes());
+        }
+        let entry = match packages.entry((key(package), owner)) {
+            Slot::Occupied(entry) => entry.into_mut(),
+            Slot::Vacant(entry) => {
+                budget.reserve(PACKAGE + weight(package) + owner.map_or(0, weight))?;
+                entry.insert(StackPackage {
+                    package: Package { inner: None, ..package.clone() },
+                    evidence: Vec::new(),
+                    layer,
+                    owner: owner.map(|owner| Owner { package: owner.clone() }),
+                })
+            }
+        };
+        entry.evidence.push(path);
+        entry.layer = entry.layer.max(layer);
+    }
+    Ok(())
 }
 
 /// Returns the bytes of a package's texts.
@@ -440,7 +497,14 @@ impl<'a> Owners<'a> {
         budget: &mut Budget,
     ) -> Result<Self, OverBudget> {
         let (mut installed, mut claims) = (HashMap::new(), HashMap::new());
+        let mut met: HashSet<*const Fact> = HashSet::new();
         for evidence in visible {
+            budget.step(1)?;
+            // Paths that share a fact say the same.
+            if !met.insert(std::ptr::from_ref(evidence.fact)) {
+                continue;
+            }
+            budget.reserve(4 * size_of::<usize>())?;
             for package in evidence.fact.packages.iter().filter(|package| package.kind.is_os()) {
                 budget.step(4)?;
                 budget.reserve(2 * size_of::<(&str, &Package)>())?;

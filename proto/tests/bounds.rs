@@ -203,12 +203,30 @@ fn evidence_in_one_of_many_layers_takes_no_memory_for_the_others() {
 }
 
 #[test]
-fn a_fact_of_many_packages_below_many_paths_exceeds_the_budget() {
+fn what_many_paths_share_is_left_out_where_it_exceeds_the_budget_and_the_rest_is_merged() {
     let evidence: Vec<Vec<u8>> = (0..10_000).map(|file| format!("w/{file}").into_bytes()).collect();
     let paths: Vec<_> = evidence.iter().map(|path| (path.clone(), Node::File)).collect();
-    let (merged, ..) = measured(&[layer(&paths, &evidence, large(10_000))], &[]);
-    assert!(merged.is_err());
-    // And claims, which no package of the result shows.
+    let good = [b"good".to_vec(), b"w/good".to_vec()];
+    let good_paths: Vec<_> = good.iter().map(|path| (path.clone(), Node::File)).collect();
+    let good = || layer(&good_paths, &good, one_package());
+    let name = |fact: Fact| fact.packages[0].name.clone();
+
+    let (merged, ..) = measured(&[good(), layer(&paths, &evidence, large(10_000))], &[]);
+    let merged = merged.unwrap();
+    let listed = merged.packages.iter().find(|package| package.package.name == name(one_package())).unwrap();
+    assert_eq!(listed.evidence.len(), 2, "evidence that costs little is merged, wherever it is");
+    let coverage = merged.coverage(&[]);
+    assert_eq!(coverage.state, CoverageState::Partial);
+    let said = ["/w/", "the packages of this and of", "more files needs more than the limit of"];
+    assert!(said.iter().all(|text| coverage.reason.contains(text)), "{}", coverage.reason);
+
+    // Warnings and packages without a name as well.
+    let warnings = (0..1000).map(|at| format!("the entry {at} is not valid")).collect();
+    let (merged, ..) = measured(&[good(), layer(&paths, &evidence, Fact { warnings, ..Fact::default() })], &[]);
+    let merged = merged.unwrap();
+    assert_eq!((merged.packages.len(), merged.coverage(&[]).state), (1, CoverageState::Partial));
+
+    // Claims cost once what many paths share.
     let claim = |at: usize| outcrop_proto::Claim {
         path: format!("w/{at}").into_bytes(),
         package: "p".to_owned(),
@@ -216,8 +234,9 @@ fn a_fact_of_many_packages_below_many_paths_exceeds_the_budget() {
     };
     let mut claims = Fact { claims: (0..50_000).map(claim).collect(), ..Fact::default() };
     claims.normalize();
-    let (merged, ..) = measured(&[layer(&paths, &evidence, claims)], &[]);
-    assert!(merged.is_err());
+    let (merged, steps, _) = measured(&[good(), layer(&paths, &evidence, claims)], &[]);
+    assert_eq!(merged.unwrap().packages.len(), 1);
+    assert!(steps < 2_000_000, "{steps} steps");
 }
 
 #[test]
