@@ -52,6 +52,8 @@ pub struct Client {
     version: String,
     /// Snapshotters that did not answer in time: requests for their next containers fail immediately.
     pub(super) slow: HashSet<String>,
+    /// Snapshotters that did not return the size of a layer in time: the next containers of theirs have none.
+    pub(super) slow_sizes: HashSet<String>,
     /// Maximum time of a list.
     pub(super) list_timeout: Duration,
     /// Lists that did not arrive in time: they are not requested again for a while.
@@ -102,6 +104,7 @@ impl Client {
             socket: path,
             version: record::short(version),
             slow: HashSet::new(),
+            slow_sizes: HashSet::new(),
             list_timeout: LIST_TIMEOUT,
             slow_lists: HashMap::new(),
             known_namespaces: Vec::new(),
@@ -227,6 +230,7 @@ impl RuntimeClient for Client {
 
     fn retry_slow(&mut self) {
         self.slow.clear();
+        self.slow_sizes.clear();
     }
 }
 

@@ -140,8 +140,13 @@ impl Client {
         }
         container.mounts = self.mounts(container).await?;
         container.configs = self.configs(container).await?;
-        let size = tokio::time::timeout(SIZE_TIMEOUT, self.size(container)).await;
-        container.size = skip_unless_fatal(size.unwrap_or(Ok(0)))?;
+        if !self.slow_sizes.contains(&name) {
+            let size = tokio::time::timeout(SIZE_TIMEOUT, self.size(container)).await;
+            if matches!(size, Err(_) | Ok(Err(Error::Slow(..)))) {
+                self.slow_sizes.insert(name);
+            }
+            container.size = skip_unless_fatal(size.unwrap_or(Ok(0)))?;
+        }
         Ok(())
     }
 
