@@ -30,6 +30,14 @@ pub enum DatabaseError {
     /// The file does not exist.
     #[error("opening advisory database {0:?}: file not found; build it with outcrop db build --from PATH --out {0:?}")]
     Missing(PathBuf),
+    /// The file cannot be read.
+    #[error("opening advisory database {path:?}: {source}; check its owner and its permissions")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// The file is not an advisory database.
     #[error(
         "opening advisory database {path:?}: not an advisory database ({reason}); build one with outcrop db build --from PATH --out FILE"
@@ -114,6 +122,7 @@ impl Database {
         if !metadata.is_file() {
             return Err(bad("not a regular file".to_owned()));
         }
+        std::fs::File::open(path).map_err(|source| DatabaseError::Unreadable { path: path.to_owned(), source })?;
         // Immutable: no lock, no journal is looked for, and no file appears beside it.
         let name = path.canonicalize().map_err(|error| bad(error.to_string()))?;
         let mut uri = String::from("file:");

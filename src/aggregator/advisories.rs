@@ -372,7 +372,8 @@ impl Advisories {
             lock(&self.state).watched = watched_last;
             return Ok(Offer::Same);
         }
-        let renamed = |error| name_it(error, file);
+        // The path of a pushed file is one that nobody outside of the aggregator knows.
+        let renamed = |error| name_it(error, if watched { file } else { Path::new("the pushed file") });
         let database = Database::open(copy.path()).map_err(renamed)?;
         database.check().map_err(renamed)?;
         let sources = database.sources().map_err(renamed)?;
@@ -542,6 +543,7 @@ fn name_it(error: DatabaseError, file: &Path) -> DatabaseError {
     let path = file.to_owned();
     match error {
         DatabaseError::Missing(_) => DatabaseError::Missing(path),
+        DatabaseError::Unreadable { source, .. } => DatabaseError::Unreadable { path, source },
         DatabaseError::NotADatabase { reason, .. } => DatabaseError::NotADatabase { path, reason },
         DatabaseError::Format { found, .. } => DatabaseError::Format { path, found },
         DatabaseError::Damaged { reason, .. } => DatabaseError::Damaged { path, reason },

@@ -215,7 +215,7 @@ impl Aggregator {
             let twice = self.streams.call(|streams| streams.attached_twice(Instant::now())).await;
             let problem = |node: String| {
                 let message = format!(
-                    "two agents attach alternately as node {node}, so the containers of the node are not known; give each its own --node and token, or stop one of them"
+                    "two agents attach alternately as node {node}, so its containers may be wrong; give each its own --node and token, or stop one of them"
                 );
                 (node, message)
             };

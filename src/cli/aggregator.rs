@@ -52,7 +52,7 @@ pub(super) struct Arguments {
     tokens: Option<PathBuf>,
 
     /// Address of the gRPC endpoint for agents
-    #[arg(long, value_name = "ADDRESS", env = "OUTCROP_LISTEN", default_value = "127.0.0.1:7443")]
+    #[arg(long, value_name = "ADDRESS", env = "OUTCROP_LISTEN", default_value = "127.0.0.1:7443", value_parser = super::address)]
     listen: SocketAddr,
 
     /// Host name for a self-issued certificate, for agents and for the API (repeatable); the certificate and its CA are kept in the data directory
@@ -76,11 +76,11 @@ pub(super) struct Arguments {
     insecure: bool,
 
     /// Address of the HTTP API and the web pages
-    #[arg(long, value_name = "ADDRESS", env = "OUTCROP_API", default_value = "127.0.0.1:7480")]
+    #[arg(long, value_name = "ADDRESS", env = "OUTCROP_API", default_value = "127.0.0.1:7480", value_parser = super::address)]
     api: SocketAddr,
 
     /// Address of the probes /livez and /readyz: HTTP without TLS and without a token, and nothing else; the API answers them, too
-    #[arg(long, value_name = "ADDRESS", env = "OUTCROP_PROBES", default_value = "127.0.0.1:7481")]
+    #[arg(long, value_name = "ADDRESS", env = "OUTCROP_PROBES", default_value = "127.0.0.1:7481", value_parser = super::address)]
     probes: SocketAddr,
 
     /// File with the names, rights and token hashes of API users (see `outcrop token new --api`); with --kubernetes and without this file, API users authenticate with service account tokens; otherwise required unless --api is a loopback address

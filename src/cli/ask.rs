@@ -7,7 +7,7 @@ use super::listing::Listing;
 use super::output::{self, Cell as _, Column, Format, ObjectFormat, column, wide};
 use super::table::table;
 use super::text::escape;
-use super::unmatched::describe_unknown;
+use super::unmatched::{self, describe_unknown};
 use super::{Exit, Fatal, print};
 use crate::problems::ProblemKind;
 use crate::web::{HasItem, HasPage, Rematch, SourceStatus, Status};
@@ -29,6 +29,11 @@ pub(super) struct StatusArguments {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  outcrop who-has log4j-core
+  outcrop who-has 'lodash<4.17.21'
+  outcrop who-has 'pkg:maven/org.apache.logging.log4j/log4j-core@[2.0,2.15)'
+  outcrop who-has CVE-2021-44228 --running")]
 pub(super) struct WhoHasArguments {
     /// Package name (log4j-core), range of its versions ('lodash<4.17.21', 'pkg:npm/lodash@^4'), or vulnerability (CVE-2021-44228)
     question: String,
@@ -242,8 +247,11 @@ pub(super) fn who_has(arguments: &WhoHasArguments) -> Result<Exit, Fatal> {
         if let Some(asked) = page.vulnerability.filter(|asked| !asked.in_database) {
             return Err(Fatal::failed(describe_unknown(&asked)));
         }
+        if let Some(line) = unmatched::unknown_package(&client, &arguments.question) {
+            output::remark(&line);
+        }
         let unread = describe_unread(&client.get(STATUS, &[])?);
-        output::note(arguments.output, &format!("no matches: {unread}"))?;
+        output::remark(&format!("no matches: {unread}"));
     }
     Ok(Exit::Done)
 }
@@ -252,13 +260,13 @@ pub(super) fn who_has(arguments: &WhoHasArguments) -> Result<Exit, Fatal> {
 fn describe_unread(status: &Status) -> String {
     let unread = status.coverage.iter().filter(|count| count.state != CoverageState::Scanned && count.containers > 0);
     let parts: Vec<String> = unread.map(|count| format!("{} {}", count.containers, count.state)).collect();
+    let which = if status.restricted { "containers of your namespaces" } else { "containers" };
     match (status.containers, parts.is_empty()) {
-        (0, _) if status.restricted => "no container of your namespaces is known; see outcrop status".to_owned(),
-        (0, _) => "no containers are known; see outcrop status".to_owned(),
-        (all, true) => format!("all {all} containers are scanned; outcrop status shows what is not matched"),
+        (0, _) => format!("no {which} are known; see outcrop status"),
+        (all, true) => format!("all {all} {which} are scanned; outcrop status shows what is not matched"),
         (all, false) => {
             format!(
-                "{} of {all} containers are not completely scanned; outcrop status shows the reasons",
+                "{} of {all} {which} are not completely scanned; outcrop status shows the reasons",
                 parts.join(", ")
             )
         }

@@ -16,7 +16,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{AsSendBody, Body};
 
 use super::failure::explain;
-use super::{Fatal, tunnel};
+use super::{Fatal, tunnel, unreadable};
 use crate::web::Page;
 
 /// Maximum size of a response, bytes; a page of a list is far smaller.
@@ -155,14 +155,13 @@ fn trusting(certificates: &[Certificate<'static>]) -> TlsConfig {
 
 fn read_token(path: &Path) -> Result<String, Fatal> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| Fatal::failed(format!("reading the token from {}: {error}", path.display())))?;
+        .map_err(|error| unreadable("reading the token (--token-file) from", path, &error))?;
     Ok(format!("Bearer {}", text.trim()))
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<Certificate<'static>>, Fatal> {
     let name = path.display().to_string();
-    let bytes =
-        std::fs::read(path).map_err(|error| Fatal::failed(format!("reading CA certificates from {name}: {error}")))?;
+    let bytes = std::fs::read(path).map_err(|error| unreadable("reading CA certificates (--ca) from", path, &error))?;
     certificates(&bytes, &name)
 }
 
@@ -224,16 +223,16 @@ impl Client {
     /// Sends a GET request to `path`. Where the aggregator has no turn for it, it is repeated after the time that the response names, as
     /// kubectl does.
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str, query: &[(String, String)]) -> Result<T, Fatal> {
-        for _ in 0..MAX_REPEATS {
-            let answer = self.ask(path, query);
-            match &answer {
-                Ok(response) if response.status() == StatusCode::TOO_MANY_REQUESTS => {
-                    std::thread::sleep(retry_after(response).min(LONGEST_PAUSE));
+        let mut repeats = 0;
+        loop {
+            match self.ask(path, query) {
+                Ok(response) if response.status() == StatusCode::TOO_MANY_REQUESTS && repeats < MAX_REPEATS => {
+                    std::thread::sleep(retry_after(&response).min(LONGEST_PAUSE));
+                    repeats += 1;
                 }
-                _ => return self.understand(answer),
+                answer => return self.understand(answer),
             }
         }
-        self.understand(self.ask(path, query))
     }
 
     fn ask(&self, path: &str, query: &[(String, String)]) -> Result<Response<Body>, ureq::Error> {

@@ -18,7 +18,7 @@ use super::client::Server;
 use super::progress::{self, Progress, Step};
 use super::table::table;
 use super::text::escape;
-use super::{Exit, Fatal, print};
+use super::{Exit, Fatal, print, unreadable};
 use crate::advisory::trust::{PublicKey, Signature, signature_beside, signature_path};
 use crate::advisory::{self, BuildProgress, BuildReport, Database};
 use crate::web::Pushed;
@@ -148,7 +148,7 @@ fn digest(path: &Path) -> Result<Digest, Fatal> {
             }
         }
     };
-    read().map_err(|error| Fatal::failed(format!("{}: {error}", path.display())))?;
+    read().map_err(|error| unreadable("reading", path, &error))?;
     Ok(Digest(hash.finalize().into()))
 }
 

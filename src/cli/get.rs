@@ -45,6 +45,12 @@ enum Kind {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  outcrop get findings --severity high -n shop
+  outcrop get findings --field-selector package=openssl,status=fixed
+  outcrop get containers --field-selector coverage=partial -o wide
+  outcrop get images --sort-by findings --limit 10
+  outcrop get workloads -l team=payments -o json")]
 pub(super) struct Arguments {
     /// Kind of objects: workloads, issues, nodes, containers, images, layers, packages, findings, or advisory NAME
     #[arg(value_enum, hide_possible_values = true)]
@@ -101,7 +107,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FIELD=VALUE", value_delimiter = ',')]
     field_selector: Vec<String>,
 
-    /// Field to sort by, for example name, findings, containers, severity, id; prefix it with - for descending order
+    /// Field to sort by, as in findings, severity or id (each list has its own); severity puts the worst first; prefix it with - for the reverse order
     #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
     sort_by: Option<String>,
 
@@ -149,11 +155,19 @@ fn parameters(arguments: &Arguments, resource: &Resource, named: &str) -> Result
         value.as_deref().map_or(Ok(()), |value| filter(name, value))?;
     }
     for selector in &arguments.field_selector {
+        if selector.contains("!=") {
+            return Err(Fatal::usage(format!(
+                "invalid value {selector:?} for --field-selector: fields are compared for equality only; expected FIELD=VALUE"
+            )));
+        }
         let (name, value) = selector.split_once('=').ok_or_else(|| {
             Fatal::usage(format!("invalid value {selector:?} for --field-selector: expected FIELD=VALUE"))
         })?;
         // A selector compares for equality; the filter of this name is a minimum.
         let name = if name == "severity" { "severity-is" } else { name };
+        if name == "severity-is" && arguments.severity.is_some() {
+            return Err(Fatal::usage("--severity and --field-selector severity=LEVEL exclude each other"));
+        }
         filter(name, value.trim_start_matches('='))?;
     }
     if arguments.by_impact && resource.name != list::LAYERS.name {
@@ -200,13 +214,10 @@ fn print_list<T: DeserializeOwned>(
     let path = format!("/api/v1/{}", resource.name);
     let count = arguments.listing.write(&client, &path, query.clone(), columns, arguments.output)?;
     if count == 0 {
-        for unmatched in unmatched::explain(&client, resource, &query) {
-            output::remark(&unmatched);
+        for line in unmatched::explain(&client, resource, &query)? {
+            output::remark(&line);
         }
-        output::note(
-            arguments.output,
-            &format!("no {} found; outcrop status shows what has not been scanned", resource.name),
-        )?;
+        output::remark(&format!("no {} found; outcrop status shows what has not been scanned", resource.name));
     }
     Ok(Exit::Done)
 }

@@ -39,7 +39,8 @@ impl Listing {
         let pages = client.pages(path, query, self.limit);
         let count = write_list(&pages, columns, format, !self.no_headers)?;
         if pages.has_more() {
-            remark(&format!("--limit shows the first {count} items; there are more"));
+            let items = if count == 1 { "item".to_owned() } else { format!("{count} items") };
+            remark(&format!("--limit shows the first {items}; there are more"));
         }
         Ok(count)
     }

@@ -25,6 +25,8 @@ mod tunnel;
 mod unmatched;
 
 use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -105,6 +107,23 @@ impl Fatal {
     fn usage(message: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, message: message.into() }
     }
+}
+
+/// Returns the error for a file that a person named and that cannot be read, with a hint.
+fn unreadable(doing: &str, path: &Path, error: &std::io::Error) -> Fatal {
+    let path = path.display();
+    Fatal::failed(match error.kind() {
+        std::io::ErrorKind::NotFound => format!("{doing} {path}: no such file or directory; check the path"),
+        std::io::ErrorKind::PermissionDenied => {
+            format!("{doing} {path}: permission denied; check its owner and permissions, or run as root")
+        }
+        _ => format!("{doing} {path}: {error}"),
+    })
+}
+
+/// Parses the address to listen on.
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "expected IP:PORT, as in 127.0.0.1:7480 or [::]:7480")
 }
 
 /// Returns the commands with their flags; `docs/configuration.md` is generated from them.

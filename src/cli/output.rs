@@ -303,16 +303,6 @@ fn yaml(value: &Value) -> Result<String, Fatal> {
     Ok(out)
 }
 
-/// Writes a note: below a table, and to standard error beside an answer for programs.
-pub(super) fn note(format: Format, note: &str) -> Result<(), Fatal> {
-    if matches!(format, Format::Table | Format::Wide) {
-        emit(&format!("{}\n", text::escape(note)))?;
-    } else {
-        remark(note);
-    }
-    Ok(())
-}
-
 /// Writes a line to standard error, beside an answer in any format.
 pub(super) fn remark(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", text::escape(text));

@@ -160,7 +160,8 @@ fn foot(target: &Target) -> String {
             target.hidden
         ));
     }
-    if target.withheld > 0 {
+    let shows_withheld = target.findings.iter().any(|finding| finding.withheld_for.is_some());
+    if target.withheld > 0 && !shows_withheld {
         out.push_str(&format!(
             "withheld: {} findings of application packages owned by OS packages; use --owned to show them\n",
             target.withheld

@@ -16,6 +16,10 @@ pub(super) struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum TokenCommand {
     /// Create a token for a node or for an API user and print it; only its hash is stored, in the file of --tokens. If standard output is a file, only its owner can read it afterwards
+    #[command(after_help = "Examples:
+  outcrop token new node-1 --tokens tokens > node-1.token
+  outcrop token new --api operator --rights read,push-database --tokens api-tokens > operator.token
+  outcrop token new --api team --namespaces shop,bank --tokens api-tokens > team.token")]
     New {
         /// Name of the node
         #[arg(required_unless_present = "api", conflicts_with = "api")]

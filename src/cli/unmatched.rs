@@ -2,9 +2,11 @@
 
 use serde_json::Value;
 
+use super::Fatal;
 use super::client::{Client, Parameters};
+use crate::question::{AdvisoryForm, Question};
 use crate::web::list::{self, Resource};
-use crate::web::{AskedVulnerability, HasPage, Page};
+use crate::web::{AskedVulnerability, HasPage, Page, Status};
 
 /// Where a value of a filter occurs if anything has it: a list, its filter, and the sentence for a value that nothing has.
 struct Place {
@@ -46,29 +48,55 @@ fn place(resource: &Resource, filter: &str) -> Option<Place> {
 
 /// Returns one line for each filter of an empty list that nothing matches. A filter that cannot be checked, for example for want of a
 /// permission, is left out.
-pub(super) fn explain(client: &Client, resource: &Resource, filters: &Parameters) -> Vec<String> {
+///
+/// # Errors
+/// When the list is of a vulnerability that the advisory database does not contain: then nobody knows what it should list.
+pub(super) fn explain(client: &Client, resource: &Resource, filters: &Parameters) -> Result<Vec<String>, Fatal> {
     let mut lines = Vec::new();
     for (name, value) in filters {
         if name == "id" && resource.name == list::FINDINGS.name {
-            lines.extend(unknown_advisory(client, value));
+            lines.extend(unknown_advisory(client, value)?);
             continue;
         }
         let Some(place) = place(resource, name) else { continue };
-        let query = [(place.filter.to_owned(), value.clone()), ("limit".to_owned(), "1".to_owned())];
-        let page = client.get::<Page<Value>>(&format!("/api/v1/{}", place.list), &query);
-        if page.is_ok_and(|page| page.items.is_empty()) {
-            lines.push(format!("{} {value:?}; list them with {}", place.nothing, place.hint));
-        }
+        lines.extend(place.explain(client, value));
     }
-    lines
+    Ok(lines)
 }
 
-/// Returns the line for a vulnerability that the advisory database does not contain.
-fn unknown_advisory(client: &Client, id: &str) -> Option<String> {
+/// Returns the line for a package of which nothing that runs has the name, whatever its version.
+pub(super) fn unknown_package(client: &Client, question: &str) -> Option<String> {
+    let question = Question::parse(question).ok()?;
+    let is_advisory = question.advisory.is_some_and(|advisory| advisory.form != AdvisoryForm::Any);
+    let place = place(&list::PACKAGES, "name").filter(|_| !is_advisory)?;
+    place.explain(client, question.package.name())
+}
+
+impl Place {
+    /// Returns the line for a value that nothing has.
+    fn explain(&self, client: &Client, value: &str) -> Option<String> {
+        let query = [(self.filter.to_owned(), value.to_owned()), ("limit".to_owned(), "1".to_owned())];
+        let page = client.get::<Page<Value>>(&format!("/api/v1/{}", self.list), &query);
+        if !page.is_ok_and(|page| page.items.is_empty()) {
+            return None;
+        }
+        let is_restricted = client.get::<Status>("/api/v1/status", &[]).is_ok_and(|status| status.restricted);
+        let seen = if is_restricted { " in your namespaces" } else { "" };
+        Some(format!("{} {value:?}{seen}; list them with {}", self.nothing, self.hint))
+    }
+}
+
+/// Returns the line for an ID of findings that is none of a vulnerability.
+fn unknown_advisory(client: &Client, id: &str) -> Result<Option<String>, Fatal> {
     let query = [("q".to_owned(), id.to_owned()), ("limit".to_owned(), "1".to_owned())];
-    let page: HasPage = client.get("/api/v1/who-has", &query).ok()?;
-    let asked = page.vulnerability.filter(|asked| !asked.in_database)?;
-    Some(describe_unknown(&asked))
+    let Ok(page) = client.get::<HasPage>("/api/v1/who-has", &query) else { return Ok(None) };
+    match page.vulnerability {
+        Some(asked) if !asked.in_database => Err(Fatal::failed(describe_unknown(&asked))),
+        Some(_) => Ok(None),
+        None => Ok(Some(format!(
+            "{id:?} is not the ID of a vulnerability; the findings of a package are listed with --field-selector package={id}"
+        ))),
+    }
 }
 
 /// Returns why nobody can tell which containers have a vulnerability.

@@ -43,6 +43,9 @@ async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Conf
         None if context.is_some() || has_kubeconfig() => {
             Config::from_kubeconfig(&options).await.map_err(|error| format!("reading the kubeconfig: {error}"))?
         }
+        None if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() => {
+            return Err("there is no kubeconfig, and this is not a pod; pass --kubeconfig FILE".to_owned());
+        }
         None => Config::incluster().map_err(|error| format!("reading the service account of the pod: {error}"))?,
     })
 }

@@ -20,6 +20,9 @@ pub enum AdvisoryForm {
     Any,
 }
 
+const INVALID_GHSA: &str =
+    "invalid GitHub advisory ID; expected three groups of four characters, as in GHSA-jfh8-c2jp-5v3q";
+
 impl AdvisoryId {
     /// Returns the ID that `text` may be, or `None` if no advisory has such an ID.
     ///
@@ -27,22 +30,23 @@ impl AdvisoryId {
     /// When the text begins like the ID of a CVE record or of a GitHub advisory and does not have its form.
     pub fn parse(text: &str) -> Result<Option<Self>, &'static str> {
         let standard = |id| Ok(Some(Self { id, form: AdvisoryForm::Standard }));
-        if let Some(rest) = strip(text, "CVE-") {
-            return match rest.split_once('-') {
+        if let Some(rest) = strip(text, "CVE").filter(|rest| is_rest_of_id(rest)) {
+            return match rest.strip_prefix('-').and_then(|rest| rest.split_once('-')) {
                 Some((year, number)) if is_number(year, 4..=4) && is_number(number, 1..=19) => {
                     standard(text.to_ascii_uppercase())
                 }
-                _ => Err("incomplete CVE ID; expected CVE-YEAR-NUMBER, as in CVE-2021-44228"),
+                _ => Err("invalid CVE ID; expected CVE-YEAR-NUMBER, as in CVE-2021-44228"),
             };
+        }
+        if text.eq_ignore_ascii_case("GHSA") {
+            return Err(INVALID_GHSA);
         }
         if let Some(rest) = strip(text, "GHSA-") {
             let is_part = |part: &str| part.len() == 4 && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
             return if rest.split('-').count() == 3 && rest.split('-').all(is_part) {
                 standard(format!("GHSA-{}", rest.to_ascii_lowercase()))
             } else {
-                Err(
-                    "incomplete GitHub advisory ID; expected three groups of four characters, as in GHSA-jfh8-c2jp-5v3q",
-                )
+                Err(INVALID_GHSA)
             };
         }
         let is_id = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | ':' | '.' | '_');
@@ -52,6 +56,13 @@ impl AdvisoryId {
         let form = if is_of_publisher(text) { AdvisoryForm::Publisher } else { AdvisoryForm::Any };
         Ok(Some(Self { id: text.to_owned(), form }))
     }
+}
+
+/// Returns whether what follows `CVE` makes it the beginning of an ID, well-formed or not: nothing, or a digit behind at most one separator.
+/// Packages such as `cve-bin-tool` have letters there.
+fn is_rest_of_id(rest: &str) -> bool {
+    let number = rest.strip_prefix(['-', '_', ' ', ':', '.', '/']).unwrap_or(rest);
+    number.is_empty() || number.starts_with(|first: char| first.is_ascii_digit())
 }
 
 /// Returns `text` without `prefix`, which is compared without regard to case.

@@ -82,6 +82,20 @@ pub enum Reason {
     /// A qualifier of a package URL is not recorded for packages.
     #[error("packages have no qualifier {0:?}; omit it, or use one of arch, distro, epoch, vers")]
     Qualifier(String),
+    /// A name is followed by a colon and a version.
+    #[error("a version follows the name after @; expected {name}@{version}")]
+    Colon {
+        /// What is in front of the colon.
+        name: String,
+        /// What is behind it.
+        version: String,
+    },
+    /// A part of the name between slashes is empty, or an npm scope has no name.
+    #[error("a part of the name is missing; expected NAME, @SCOPE/NAME or HOST/PATH")]
+    EmptyPart,
+    /// A `vers:` range stands alone.
+    #[error("a vers: range has no package; put its name in front, as in lodash@vers:npm/<4.17.21")]
+    VersAlone,
     /// The range of versions is malformed.
     #[error("{0}")]
     Range(RangeError),
@@ -108,6 +122,10 @@ impl Question {
             return Ok(Self { package: PackageQuestion::of_purl(path)?, advisory: None });
         }
         let advisory = AdvisoryId::parse(text).map_err(Reason::Advisory)?;
+        // Some publishers have a colon in their IDs.
+        if advisory.as_ref().is_none_or(|advisory| advisory.form == AdvisoryForm::Any) {
+            package::refuse_colon(text)?;
+        }
         let package = PackageQuestion::of_name(text)?;
         Ok(Self { advisory: advisory.filter(|_| !package.has_range()), package })
     }

@@ -103,6 +103,11 @@ impl PackageQuestion {
         })
     }
 
+    /// Returns the name of the package, as the question has it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Returns whether the question has a range of versions.
     pub fn has_range(&self) -> bool {
         self.ranges.is_some()
@@ -177,6 +182,21 @@ impl PackageQuestion {
     }
 }
 
+/// Refuses a colon that separates no group of an artifact: in front of a version, as container images have it, and behind `vers`.
+pub(super) fn refuse_colon(text: &str) -> Result<(), Reason> {
+    let Some((name, rest)) = text.split_once(':') else { return Ok(()) };
+    if name == "vers" {
+        return Err(Reason::VersAlone);
+    }
+    let digits = rest.strip_prefix('v').unwrap_or(rest);
+    let is_name = name.chars().all(|character| character.is_alphanumeric() || "@/._+-".contains(character));
+    if is_name && !name[1.min(name.len())..].contains('@') && digits.starts_with(|first: char| first.is_ascii_digit()) {
+        let quoted = |text: &str| text.chars().take(60).collect();
+        return Err(Reason::Colon { name: quoted(name), version: quoted(rest) });
+    }
+    Ok(())
+}
+
 /// Splits `text` into a name and a range of versions, which begins at the first operator, bracket, blank or `@`.
 fn split_range(text: &str) -> Result<(&str, Option<&str>), Reason> {
     let begins = |(at, character): &(usize, char)| match character {
@@ -233,6 +253,10 @@ fn check_name(name: &str) -> Result<(), Reason> {
     }
     if name.contains("://") {
         return Err(Reason::Character(':'));
+    }
+    let has_scope_only = name.starts_with('@') && !name.contains('/');
+    if has_scope_only || name.contains('/') && name.split('/').any(|part| part.is_empty() || part == "@") {
+        return Err(Reason::EmptyPart);
     }
     let is_wrong = |character: &char| {
         !(character.is_alphanumeric() || matches!(character, '@' | '/' | '.' | '_' | ':' | '+' | '-' | '~'))

@@ -165,7 +165,9 @@ pub fn examine(subject: &Subject) -> Vec<Check> {
         _ => {
             let found = match standing {
                 Standing::Runtime => "the container named reader connects to it",
-                _ => "no address given; pass --aggregator, --ca and --token-file as for the agent",
+                _ => {
+                    "no address given; outcrop-agent doctor with --aggregator, --ca and --token-file checks an agent's connection"
+                }
             };
             checks.push(Check::skipped("aggregator", found));
         }

@@ -14,7 +14,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Request, Status};
 
 use super::Check;
-use crate::agent::Aggregator;
+use crate::agent::{AgentError, Aggregator};
 
 /// Maximum time to connect.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,11 +39,20 @@ pub(super) async fn examine(aggregator: &Aggregator) -> Vec<Check> {
     let endpoint = match aggregator.endpoint() {
         Ok(endpoint) => endpoint,
         Err(error) => {
-            checks.push(Check::fail(
-                "CA certificate",
-                error.to_string(),
-                "pass --ca FILE with the certificate from the aggregator's ConfigMap …-ca",
-            ));
+            let needs_ca = aggregator.ca.is_none() && aggregator.address.starts_with("https://");
+            let check = match error {
+                AgentError::Address { .. } if !needs_ca => Check::fail(
+                    "aggregator",
+                    error.to_string(),
+                    "pass the address that the agent uses, as https://HOST:PORT",
+                ),
+                _ => Check::fail(
+                    "CA certificate",
+                    error.to_string(),
+                    "pass --ca FILE with the certificate from the aggregator's ConfigMap …-ca",
+                ),
+            };
+            checks.push(check);
             return checks;
         }
     };
@@ -74,6 +83,7 @@ pub(super) async fn examine(aggregator: &Aggregator) -> Vec<Check> {
         ));
         return checks;
     }
+    let is_tls = endpoint.uri().scheme_str() == Some("https");
     let channel = match tokio::time::timeout(PATIENCE * 2, endpoint.connect()).await {
         Ok(Ok(channel)) => channel,
         Ok(Err(error)) => {
@@ -90,7 +100,11 @@ pub(super) async fn examine(aggregator: &Aggregator) -> Vec<Check> {
             return checks;
         }
     };
-    checks.push(Check::ok("TLS", format!("the certificate of {host}:{port} is valid")));
+    checks.push(if is_tls {
+        Check::ok("TLS", format!("the certificate of {host}:{port} is valid"))
+    } else {
+        Check::skipped("TLS", format!("the address of {host}:{port} is http://"))
+    });
     if let Ok(token) = token {
         checks.extend(greet(channel, &token).await);
     }
@@ -140,10 +154,10 @@ fn judge_answer(status: &Status) -> Check {
             format!("the aggregator cannot verify the token at the moment: {}", status.message()),
             "check that the aggregator can connect to the API server",
         ),
-        code => Check::warn(
+        code => Check::fail(
             NAME,
             format!("unexpected response {code:?}: {}", status.message()),
-            "check that this is the aggregator's port for agents",
+            "check that this is the aggregator's port for agents, and that the address begins with https:// unless the aggregator runs with --insecure",
         ),
     }
 }
@@ -316,7 +330,7 @@ mod tests {
             (Status::invalid_argument("the inventory has no parts"), Outcome::Ok),
             (Status::unauthenticated("unknown"), Outcome::Fail),
             (Status::unavailable("the API server"), Outcome::Warn),
-            (Status::unimplemented(""), Outcome::Warn),
+            (Status::unimplemented(""), Outcome::Fail),
         ] {
             assert_eq!(judge_answer(&status).result, result, "{status:?}");
         }

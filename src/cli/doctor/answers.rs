@@ -72,10 +72,18 @@ fn problems(status: &Status) -> Vec<Check> {
     let has_check = |kind| matches!(kind, Some(ProblemKind::Store | ProblemKind::Database | ProblemKind::Nodes));
     let all = status.problems.iter().filter(|problem| !has_check(problem.kind.known()));
     let (watches, others): (Vec<_>, Vec<_>) = all.partition(|problem| problem.kind == ProblemKind::Watch);
-    let [watches, others] =
-        [watches, others].map(|of| of.into_iter().map(|problem| problem.message.as_str()).collect::<Vec<&str>>());
-    let todo = "correct the file or the permission; the last valid version stays in use until then";
-    let mut checks: Vec<Check> = others.iter().map(|problem| Check::warn(NAME, *problem, todo)).collect();
+    let watches: Vec<&str> = watches.into_iter().map(|problem| problem.message.as_str()).collect();
+    let todo = |kind| match kind {
+        Some(ProblemKind::Certificate | ProblemKind::Tokens | ProblemKind::Policy) => {
+            "correct the file or the permission; the last valid version stays in use until then"
+        }
+        Some(ProblemKind::Publishing) => "check the aggregator's rights above; it retries by itself",
+        Some(ProblemKind::Matching) => "the aggregator retries by itself; its log has the cause",
+        // The message says what to do.
+        _ => "see docs/troubleshooting.md",
+    };
+    let mut checks: Vec<Check> =
+        others.iter().map(|problem| Check::warn(NAME, problem.message.as_str(), todo(problem.kind.known()))).collect();
     if let Some(first) = watches.first() {
         let more = match watches.len() - 1 {
             0 => String::new(),

@@ -60,7 +60,7 @@ pub(super) struct Arguments {
     host: Option<PathBuf>,
 
     /// Age in days of the newest record above which a source of the advisory database is reported
-    #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = clap::value_parser!(i64).range(0..=3650))]
+    #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = days)]
     max_age: i64,
 
     /// Path of a support archive to write: checks, status, nodes, Outcrop's own objects, events and logs, without secrets
@@ -73,6 +73,12 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     server: Server,
+}
+
+/// Parses a number of days.
+fn days(text: &str) -> Result<i64, &'static str> {
+    let days = text.parse().ok().filter(|days| (0..=3650).contains(days));
+    days.ok_or("expected a number of days from 0 to 3650")
 }
 
 /// Responses of the aggregator.
@@ -146,10 +152,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
             .write(path)
             .map_err(|error| Fatal::failed(format!("writing the support archive {}: {error}", path.display())))?;
         let note = format!("wrote {} ({bytes} bytes); review it before you share it", path.display());
-        output::note(
-            if arguments.output == Format::Json { output::Format::Json } else { output::Format::Table },
-            &note,
-        )?;
+        output::remark(&note);
     }
     Ok(if failures > 0 { Exit::Failed } else { Exit::Done })
 }
@@ -204,11 +207,14 @@ fn ask(arguments: &Arguments, found: Option<&Found>, answers: &mut Answers) -> V
     let status: Status = match client.get("/api/v1/status", &[]) {
         Ok(status) => status,
         Err(error) => {
-            checks.push(Check::fail(
-                "API",
-                error.message,
-                "use an account with the ClusterRole …-view and a token for the audience outcrop, or pass --token-file",
-            ));
+            let hint = match found {
+                Some(_) => {
+                    "use an account with the ClusterRole …-view and a token for the audience outcrop, or pass --token-file"
+                }
+                // The message has the hint.
+                None => "",
+            };
+            checks.push(Check::fail("API", error.message, hint));
             return checks;
         }
     };

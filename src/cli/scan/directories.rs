@@ -7,8 +7,8 @@ use overlayfs_reader::MarkNamespace;
 
 use super::lock_files::Unread;
 use super::matcher::Matcher;
-use crate::cli::Fatal;
 use crate::cli::report::{Subject, Target};
+use crate::cli::{Fatal, unreadable};
 
 /// The directories of `--layers`.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ fn check_directory(path: &Path) -> Result<(), Fatal> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => Err(Fatal::failed(format!("scanning {}: not a directory", path.display()))),
-        Err(error) => Err(Fatal::failed(format!("scanning {}: {error}", path.display()))),
+        Err(error) => Err(unreadable("scanning", path, &error)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Matches packages and selects the findings to show.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use outcrop_proto::{AssessedState, Coverage, Distribution, FindingStatus, Severity, StackPackage, clock};
@@ -146,9 +147,17 @@ fn open(path: &Path) -> Result<Database, Fatal> {
     Database::open(path).map_err(|error| Fatal::failed(error.to_string()))
 }
 
-/// Returns a warning if the database is stale.
+/// Returns a warning if the database is stale, with every ecosystem for which it is.
 pub(super) fn staleness(targets: &[report::Target]) -> Option<String> {
-    let stale =
-        targets.iter().flat_map(|target| &target.assessed).find(|assessed| assessed.state == AssessedState::Stale)?;
-    Some(format!("the advisory database is stale: {}: {}", stale.ecosystem, stale.reason))
+    let stale = targets.iter().flat_map(|target| &target.assessed);
+    let stale = stale.filter(|assessed| assessed.state == AssessedState::Stale);
+    // Each reason ends with the same hint.
+    let mut hint = "";
+    let reasons = stale.map(|stale| {
+        let (reason, advice) = stale.reason.split_once("; ").unwrap_or((&stale.reason, ""));
+        hint = advice;
+        format!("{}: {reason}", stale.ecosystem)
+    });
+    let reasons: Vec<String> = reasons.collect::<BTreeSet<String>>().into_iter().collect();
+    (!reasons.is_empty()).then(|| format!("the advisory database is stale: {}; {hint}", reasons.join(", ")))
 }

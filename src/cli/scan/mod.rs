@@ -21,7 +21,7 @@ use matcher::{FindingFilter, Matcher};
 
 use super::progress::{self, Progress, Step};
 use super::report::{Package, Report, Subject, Target};
-use super::{Exit, Fatal, bom, print, table, text};
+use super::{Exit, Fatal, bom, print, table, text, unreadable};
 use crate::advisory;
 use crate::export::cyclonedx::{self, Listed};
 
@@ -59,6 +59,11 @@ impl From<Level> for Severity {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  outcrop scan --db advisories.db
+  outcrop scan --db advisories.db --rootfs / --severity high
+  outcrop scan --db advisories.db --sbom app.cdx.json --fail-on critical
+  outcrop scan --packages --output cyclonedx --rootfs image/rootfs")]
 pub(super) struct Arguments {
     /// Path of containerd's socket; default: the first existing socket of the common locations
     #[arg(long, value_name = "SOCKET", conflicts_with_all = ["rootfs", "layers", "sbom"])]
@@ -93,7 +98,7 @@ pub(super) struct Arguments {
     db_as_of: Option<jiff::civil::Date>,
 
     /// List packages only; requires no advisory database
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["severity", "fail_on", "only_fixed", "owned", "db_as_of"])]
     packages: bool,
 
     /// Minimum severity of the findings to show
@@ -156,6 +161,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         Step { done: None, text: format!("layers read: {}, files read: {}", counts.layers, counts.files) }
     });
     let mut unread = None;
+    let chosen = sbom.is_some() || directories.is_some();
     let targets = match (sbom, directories) {
         (Some(path), _) => vec![scan_sbom(&path, &matcher)?],
         (None, Some(directories)) => {
@@ -178,7 +184,10 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         );
     }
     hints.extend(unread.as_ref().map(Unread::hint));
-    hints.extend(db_as_of.filter(|_| !packages).map(advisory::as_of_warning));
+    if unread.is_none() && chosen {
+        hints.extend(targets.iter().filter_map(describe_empty));
+    }
+    hints.extend(db_as_of.map(advisory::as_of_warning));
     hints.extend(matcher::staleness(&targets));
     let report = Report::new(matcher.database()?, targets);
     match output {
@@ -198,6 +207,19 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         () if report.targets.iter().any(|target| target.fails) => Exit::Findings,
         () if nothing_read || report.targets.iter().any(failed) => Exit::Failed,
         () => Exit::Done,
+    })
+}
+
+/// Returns a hint about a directory or an SBOM that a person chose and that has no package: it may be another one than they meant.
+fn describe_empty(target: &Target) -> Option<String> {
+    let is_scanned = target.coverage.state == CoverageState::Scanned;
+    // A distribution without packages is an image that somebody made so.
+    let is_empty = is_scanned && target.packages.is_empty() && target.distro.is_none();
+    is_empty.then(|| {
+        format!(
+            "{}: no package was found; check that it is the root of a file system, an installed program, or an SBOM with package URLs",
+            target.subject.name
+        )
     })
 }
 
@@ -236,7 +258,7 @@ const MAX_SBOM: u64 = 256 << 20;
 /// Reads an SBOM and matches its packages.
 fn scan_sbom(path: &Path, matcher: &Matcher) -> Result<Target, Fatal> {
     let fail = |reason: String| Fatal::failed(format!("reading SBOM {}: {reason}", path.display()));
-    let file = File::open(path).map_err(|error| fail(error.to_string()))?;
+    let file = File::open(path).map_err(|error| unreadable("reading SBOM", path, &error))?;
     let mut bytes = Vec::new();
     file.take(MAX_SBOM + 1).read_to_end(&mut bytes).map_err(|error| fail(error.to_string()))?;
     if bytes.len() as u64 > MAX_SBOM {

@@ -65,7 +65,10 @@ impl Sqlite {
             let error = StoreError::new(OPENING, ErrorKind::OtherCluster, cause);
             let ClusterIdentity { key, name } = &options.cluster;
             let uid = if key == name { String::new() } else { format!(" --cluster-uid {key}") };
-            let hint = format!("if the cluster was replaced, run: outcrop store adopt --cluster {name}{uid}");
+            let data = path.parent().unwrap_or(path).display();
+            let hint = format!(
+                "pass the --cluster or the --data that belong together; if the cluster was replaced, run: outcrop store adopt --data {data} --cluster {name}{uid}"
+            );
             return Err(error.with_hint(hint));
         }
         let reader = doing(OPENING, reading::open(connect.clone())).await?;

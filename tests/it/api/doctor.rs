@@ -55,9 +55,9 @@ fn nobody_there_is_a_failed_check_and_still_an_archive() {
     let server = Server::open(Fake::new(1, 1));
     let bundle = server.at("bundle.tar.gz").display().to_string();
     let output = server.outcrop(&["doctor", "--server", "http://127.0.0.1:1", "--bundle", &bundle]);
-    let told = String::from_utf8(output.stdout).unwrap();
+    let (told, note) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(output.status.code(), Some(1));
-    assert!(told.contains("check that the aggregator is running") && told.contains("review it before"), "{told}");
+    assert!(told.contains("check that the aggregator is running") && note.contains("review it before"), "{told}{note}");
     assert_eq!(names(&bytes(Path::new(&bundle))), ["README.txt", "checks.json", "versions.json"]);
     let unwritable = server.outcrop(&["doctor", "--bundle", "/nonexistent/bundle.tar.gz"]);
     let told = String::from_utf8(unwritable.stderr).unwrap();

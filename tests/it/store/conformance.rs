@@ -1085,7 +1085,10 @@ pub(super) async fn a_store_of_another_cluster_is_refused(harness: &dyn Harness)
     let refused = harness.open(options_of("two")).await.err().unwrap();
     assert_eq!(refused.kind, ErrorKind::OtherCluster);
     let text = refused.to_string();
-    assert!(text.contains("\"one\"") && text.contains("outcrop store adopt --cluster two"), "{text}");
+    assert!(
+        text.contains("\"one\"") && text.contains("outcrop store adopt --data ") && text.contains(" --cluster two"),
+        "{text}"
+    );
     // A new display name of the same cluster is no other cluster.
     let mut renamed = options_of("one");
     renamed.cluster.name = "shown".to_owned();
@@ -1096,5 +1099,5 @@ pub(super) async fn a_store_of_another_cluster_is_refused(harness: &dyn Harness)
     renamed.cluster.key = "uid-2".to_owned();
     let text = harness.open(renamed).await.err().unwrap().to_string();
     assert!(text.contains("\"shown\" with UID \"one\", not \"shown\" with UID \"uid-2\""), "{text}");
-    assert!(text.ends_with("outcrop store adopt --cluster shown --cluster-uid uid-2"), "{text}");
+    assert!(text.ends_with(" --cluster shown --cluster-uid uid-2"), "{text}");
 }
