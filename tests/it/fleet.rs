@@ -638,6 +638,7 @@ fn a_node_speaks_for_itself_only_and_says_nothing_unasked() {
                 flags: Vec::new(),
                 bearer: None,
                 aggregator: None,
+                interval: "3600",
             };
             move || until("three of four to be counted as unasked", || api.status()["reports"]["unasked"] == 3)
         })

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::skip::skip;
 
@@ -70,3 +70,12 @@ pub(crate) fn enter(node: &str) {
     let namespace = File::open(cluster.run(&["network", node]).trim()).unwrap();
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
 }
+
+/// A pod that does nothing, of an image that is on the node.
+pub(crate) fn pod(namespace: &str, name: &str, node: &str, image: &str, command: &[&str]) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": namespace },
+        "spec": { "nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [
+            { "name": "main", "image": image, "imagePullPolicy": "Never", "command": command }] } })
+}
+
+pub(crate) const SLEEP: [&str; 2] = ["sleep", "infinity"];

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::cluster_parts::Cluster;
+use super::cluster_parts::{Cluster, SLEEP, pod};
 use crate::service_parts::{OUTCROP, until, within};
 use crate::skip::skip;
 use base64::Engine as _;
@@ -267,15 +267,6 @@ fn keep(cluster: &Cluster) {
     cluster.create(&json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data", "namespace": NAMESPACE },
         "spec": { "accessModes": ["ReadWriteOnce"], "storageClassName": "none", "resources": { "requests": size } } }));
 }
-
-/// A pod that does nothing, of an image that is on the node.
-fn pod(namespace: &str, name: &str, node: &str, image: &str, command: &[&str]) -> Value {
-    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": namespace },
-        "spec": { "nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [
-            { "name": "main", "image": image, "imagePullPolicy": "Never", "command": command }] } })
-}
-
-const SLEEP: [&str; 2] = ["sleep", "infinity"];
 
 /// A token speaks for the node of its pod, and for nothing else.
 fn agents_speak_for_their_nodes(installed: &Installed) {
@@ -609,6 +600,24 @@ fn images_are_told_of_as_they_are(installed: &Installed) {
 const DEBIAN: u64 = 88;
 const LAYERS: u64 = 109;
 
+/// A pod of the aggregator that runs and is not ready, as on a node that is gone, is not asked: the other one is.
+fn the_command_line_asks_a_pod_that_is_ready(installed: &Installed) {
+    let cluster = &installed.cluster;
+    let selector = ["-l", "app.kubernetes.io/component=aggregator"];
+    let mut of = cluster.json(&[&["get", "pods", "-n", NAMESPACE][..], &selector].concat())["items"][0].take();
+    let mut dead = pod(NAMESPACE, "aaa-dead", "a", "outcrop.example/debian:1", &SLEEP);
+    of["metadata"]["labels"].as_object_mut().unwrap().remove("pod-template-hash");
+    dead["metadata"]["labels"] = of["metadata"]["labels"].take();
+    dead["spec"]["containers"][0]["readinessProbe"] = json!({ "exec": { "command": ["false"] } });
+    cluster.create(&dead);
+    until("the pod to run", || {
+        cluster.json(&["get", "pod", "aaa-dead", "-n", NAMESPACE])["status"]["phase"] == "Running"
+    });
+    let answer = installed.ask(&["status"]);
+    cluster.kubectl(&["delete", "pod", "aaa-dead", "-n", NAMESPACE, "--now"]);
+    answer.unwrap();
+}
+
 /// The kubelet keeps the last container that ended, beside the one that it made instead.
 fn a_container_that_was_started_again_is_one(installed: &Installed) {
     for node in ["a", "b"] {
@@ -799,7 +808,7 @@ fn what_is_installed_is_trusted_and_trusts_as_it_should() {
         cluster.kubectl(&["wait", "-n", namespace, "--for", "condition=Ready", "pod", "--all", "--timeout", "60s"]);
     }
     until("all to be looked into", || installed.pending() == Some(0));
-    let parts: [Part; 10] = [
+    let parts: [Part; 11] = [
         ("a preflight finds what keeps pods from starting", a_preflight_finds_what_keeps_pods_from_starting),
         ("agents speak for their nodes", agents_speak_for_their_nodes),
         ("namespaces are seen by their own", namespaces_are_seen_by_their_own),
@@ -807,6 +816,7 @@ fn what_is_installed_is_trusted_and_trusts_as_it_should() {
         ("findings follow workloads", findings_follow_workloads),
         ("images are told of as they are", images_are_told_of_as_they_are),
         ("a container that was started again is one", a_container_that_was_started_again_is_one),
+        ("the command line asks a pod that is ready", the_command_line_asks_a_pod_that_is_ready),
         ("nothing leaves", nothing_leaves),
         ("it heals", it_heals),
         ("it can be narrowed", it_can_be_narrowed),

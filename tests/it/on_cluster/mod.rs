@@ -4,4 +4,5 @@ mod cluster_parts;
 mod containers;
 mod crowded;
 mod installed;
+mod operators;
 mod pod_security;

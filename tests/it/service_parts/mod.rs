@@ -46,6 +46,8 @@ pub(crate) struct Place {
     /// The token with which questions are asked; in Kubernetes nobody is answered without one.
     pub(crate) bearer: Option<String>,
     pub(crate) aggregator: Option<Running>,
+    /// Seconds between the lists of agents: what happens in between containerd's events report.
+    pub(crate) interval: &'static str,
 }
 
 impl Place {
@@ -66,6 +68,7 @@ impl Place {
             flags: flags.to_vec(),
             bearer: None,
             aggregator: None,
+            interval: "3600",
         };
         if tls {
             let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
@@ -162,8 +165,7 @@ impl Place {
         }
         let child = command
             .args(["--aggregator", &format!("{scheme}://{}", self.listen), "--cluster", "test", "--node", node])
-            // What happens in between it is told by containerd.
-            .args(["--interval", "3600", "--token-file"])
+            .args(["--interval", self.interval, "--token-file"])
             .arg(self.at(&format!("{node}.token")))
             .arg("--containerd")
             .arg(socket)

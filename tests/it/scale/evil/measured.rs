@@ -39,7 +39,10 @@ pub(crate) fn measure(shape: Shape, is_attacked: bool) -> Measured {
             while is_attacked && !is_over() {
                 let all = table::all();
                 attacks += all.len();
-                place.attack(all);
+                // An attacker that loses its connection, for instance, starts over: only its effects on others are measured here.
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| place.attack(all))).is_err() {
+                    println!("  the attackers start over, after {} of the layers", place.fleet.stored().len());
+                }
             }
             attacks
         });
