@@ -99,7 +99,10 @@ fn two_nodes_with_images_on_one_base_read_each_layer_once() {
         );
     }
     for question in ["shop@>1.0.0", "pkg:pypi/shop", "nobody"] {
-        assert!(String::from_utf8(ask(question).stdout).unwrap().starts_with("no matches"), "{question}");
+        let (none, told) = (ask(question), String::from_utf8(ask(question).stderr).unwrap());
+        assert!(none.stdout.is_empty() && told.contains("no matches"), "{question}: {told}");
+        let is_unknown = told.starts_with("no package has the name \"nobody\"");
+        assert_eq!(is_unknown, question == "nobody", "{told}");
     }
     let wrong = ask("pkg:cargo/serde");
     assert_eq!(wrong.status.code(), Some(64), "{}", String::from_utf8_lossy(&wrong.stderr));

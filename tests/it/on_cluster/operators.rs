@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::cluster_parts::{Cluster, SLEEP, pod};
 use crate::service_parts::{Place, Running, until};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const DEBIAN: &str = "outcrop.example/debian:1";
@@ -172,7 +173,7 @@ fn an_image_has_the_name_and_the_digest_that_its_pods_have() {
 fn what_ran_a_moment_ago_is_found_and_marked() {
     let Some(stage) = Stage::new("ended-runs") else { return };
     let _agents = stage.agents();
-    let mut template = pod(stage.space, "once", "b", LAYERS, &["sleep", "4"])["spec"].take();
+    let mut template = pod(stage.space, "once", "b", LAYERS, &["sleep", "8"])["spec"].take();
     template["restartPolicy"] = json!("Never");
     let job = json!({ "spec": { "template": { "spec": template } } });
     stage.cluster.create(&json!({ "apiVersion": "batch/v1", "kind": "CronJob",
@@ -215,76 +216,64 @@ fn a_hundred_labels_are_all_known_and_selected_by() {
         assert_eq!(found.len(), 2, "{selector}: {found:#?}");
     }
 }
-/// Tests that take a part of the cluster away: nothing else may run meanwhile.
-mod alone {
-    use rustix::process::{Pid, Signal, kill_process};
 
-    use super::*;
+#[test]
+fn a_deleted_node_takes_its_containers_with_it_and_is_counted_until_then() {
+    let Some(stage) = Stage::new("deleted-nodes") else { return };
+    ["a", "b"].iter().for_each(|node| stage.pod(&format!("on-{node}"), node, DEBIAN));
+    let [_a, b] = stage.agents();
+    stage.until_scanned(&["on-a", "on-b"]);
+    until("no gap of nodes", || stage.gaps().iter().all(|(kind, count)| !kind.starts_with("nodes-") || *count == 0.0));
+    let series: BTreeSet<String> = stage.gaps().into_keys().collect();
 
-    #[test]
-    fn a_deleted_node_takes_its_containers_with_it_and_is_counted_until_then() {
-        let Some(stage) = Stage::new("deleted-nodes") else { return };
-        ["a", "b"].iter().for_each(|node| stage.pod(&format!("on-{node}"), node, DEBIAN));
-        let [_a, b] = stage.agents();
+    drop(b);
+    until("the silent node", || stage.gaps()["nodes-silent"] == 1.0);
+    assert_eq!(stage.containers("&node=b").len(), 1, "what ran there is still known");
+    stage.cluster.run(&["kill", "b-kubelet"]);
+    stage.cluster.kubectl(&["delete", "node", "b"]);
+    until("the node and all of its containers to be gone", || {
+        let nodes = items(&stage.place, "/api/v1/nodes");
+        nodes.iter().all(|node| node["name"] != "b") && items(&stage.place, "/api/v1/containers?node=b").is_empty()
+    });
+    assert_eq!(stage.gaps()["nodes-silent"], 0.0);
+    assert_eq!(stage.gaps().into_keys().collect::<BTreeSet<_>>(), series, "one series for each kind of gap, always");
+
+    stage.cluster.run(&["revive", "b-kubelet"]);
+    until("the node to be back", || stage.cluster.attempt(&["kubectl", "get", "node", "b"]).is_ok());
+    stage.cluster.kubectl(&["wait", "--for", "condition=Ready", "node/b", "--timeout", "90s"]);
+    let _b = stage.agent("b");
+    stage.pod("again-b", "b", DEBIAN);
+    until("the new pod to be scanned", || {
+        stage.containers("&node=b").iter().any(|of| of["pod"] == "again-b" && of["coverage"]["state"] == "scanned")
+    });
+}
+
+#[test]
+fn a_containerd_that_does_not_respond_degrades_its_node_and_hides_no_container() {
+    let Some(mut stage) = Stage::new("slow-runtimes") else { return };
+    ["a", "b"].iter().for_each(|node| stage.pod(&format!("on-{node}"), node, DEBIAN));
+    stage.place.interval = "1";
+    let _agents = stage.agents();
+    stage.until_scanned(&["on-a", "on-b"]);
+    let signal = |node: &str, signal: Signal| {
+        let pid: i32 = stage.cluster.run(&["pid", &format!("{node}-containerd")]).trim().parse().unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    };
+    let degraded = || {
+        let nodes = items(&stage.place, "/api/v1/nodes?state=degraded");
+        nodes.iter().map(|node| node["problems"].to_string()).collect::<Vec<_>>()
+    };
+    ["a", "b"].iter().for_each(|node| signal(node, Signal::STOP));
+    let all = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        until("both nodes to be degraded", || degraded().len() == 2);
+        assert!(degraded().iter().all(|said| said.contains("containerd did not respond")), "{:?}", degraded());
+        assert_eq!(stage.gaps()["nodes-degraded"], 2.0);
         stage.until_scanned(&["on-a", "on-b"]);
-        until("no gap of nodes", || {
-            stage.gaps().iter().all(|(kind, count)| !kind.starts_with("nodes-") || *count == 0.0)
-        });
-        let series: BTreeSet<String> = stage.gaps().into_keys().collect();
-
-        drop(b);
-        until("the silent node", || stage.gaps()["nodes-silent"] == 1.0);
-        assert_eq!(stage.containers("&node=b").len(), 1, "what ran there is still known");
-        stage.cluster.run(&["kill", "b-kubelet"]);
-        stage.cluster.kubectl(&["delete", "node", "b"]);
-        until("the node and all of its containers to be gone", || {
-            let nodes = items(&stage.place, "/api/v1/nodes");
-            nodes.iter().all(|node| node["name"] != "b") && items(&stage.place, "/api/v1/containers?node=b").is_empty()
-        });
-        assert_eq!(stage.gaps()["nodes-silent"], 0.0);
-        assert_eq!(
-            stage.gaps().into_keys().collect::<BTreeSet<_>>(),
-            series,
-            "one series for each kind of gap, always"
-        );
-
-        stage.cluster.run(&["revive", "b-kubelet"]);
-        until("the node to be back", || stage.cluster.attempt(&["kubectl", "get", "node", "b"]).is_ok());
-        stage.cluster.kubectl(&["wait", "--for", "condition=Ready", "node/b", "--timeout", "90s"]);
-        let _b = stage.agent("b");
-        stage.pod("again-b", "b", DEBIAN);
-        until("the new pod to be scanned", || {
-            stage.containers("&node=b").iter().any(|of| of["pod"] == "again-b" && of["coverage"]["state"] == "scanned")
-        });
+    }));
+    ["a", "b"].iter().for_each(|node| signal(node, Signal::CONT));
+    if let Err(panic) = all {
+        std::panic::resume_unwind(panic);
     }
-
-    #[test]
-    fn a_containerd_that_does_not_respond_degrades_its_node_and_hides_no_container() {
-        let Some(mut stage) = Stage::new("slow-runtimes") else { return };
-        ["a", "b"].iter().for_each(|node| stage.pod(&format!("on-{node}"), node, DEBIAN));
-        stage.place.interval = "1";
-        let _agents = stage.agents();
-        stage.until_scanned(&["on-a", "on-b"]);
-        let signal = |node: &str, signal: Signal| {
-            let pid: i32 = stage.cluster.run(&["pid", &format!("{node}-containerd")]).trim().parse().unwrap();
-            kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-        };
-        let degraded = || {
-            let nodes = items(&stage.place, "/api/v1/nodes?state=degraded");
-            nodes.iter().map(|node| node["problems"].to_string()).collect::<Vec<_>>()
-        };
-        ["a", "b"].iter().for_each(|node| signal(node, Signal::STOP));
-        let all = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            until("both nodes to be degraded", || degraded().len() == 2);
-            assert!(degraded().iter().all(|said| said.contains("containerd did not respond")), "{:?}", degraded());
-            assert_eq!(stage.gaps()["nodes-degraded"], 2.0);
-            stage.until_scanned(&["on-a", "on-b"]);
-        }));
-        ["a", "b"].iter().for_each(|node| signal(node, Signal::CONT));
-        if let Err(panic) = all {
-            std::panic::resume_unwind(panic);
-        }
-        until("both nodes to be well", || degraded().is_empty());
-        stage.until_scanned(&["on-a", "on-b"]);
-    }
+    until("both nodes to be well", || degraded().is_empty());
+    stage.until_scanned(&["on-a", "on-b"]);
 }
