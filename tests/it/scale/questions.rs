@@ -110,8 +110,9 @@ fn what_is_not_understood_or_not_known_is_said(service: &Service) {
         assert!(code == 1 && err.contains("is not in the advisory database"), "{err}");
     }
     // A package that no container has is nobody's: no database is asked.
-    let (code, out, _) = told(service, &["who-has", "no-such-package"]);
-    assert!(code == 0 && out.starts_with("no matches"), "{out}");
+    let (code, out, err) = told(service, &["who-has", "no-such-package"]);
+    assert!(code == 0 && out.is_empty() && err.contains("no matches"), "{out}{err}");
+    assert!(err.starts_with("no package has the name \"no-such-package\""), "{err}");
     assert!(service.json("/api/v1/who-has?q=no-such-package")["vulnerability"].is_null());
 }
 
@@ -207,12 +208,18 @@ fn filters_that_select_nothing_are_named(service: &Service) {
         (&["get", "containers", "--node", "nope"], "no node has the name \"nope\""),
         (&["get", "findings", "--image", "nothing"], "no container runs image \"nothing\""),
         (&["get", "findings", "--field-selector", "package=no-such"], "no package has the name \"no-such\""),
-        (&["get", "findings", "CVE-2099-1234"], "CVE-2099-1234 is not in the advisory database (newest record 2"),
         (&["get", "packages", "no-such"], "no package has the name \"no-such\""),
+        (&["get", "findings", "lodash"], "\"lodash\" is not the ID of a vulnerability"),
     ] {
         let (code, out, err) = told(service, arguments);
-        assert!(code == 0 && err.contains(expected) && err.lines().count() == 1, "{arguments:?}: {out} {err}");
+        let lines: Vec<&str> = err.lines().collect();
+        assert!(code == 0 && out.is_empty() && lines.len() == 2, "{arguments:?}: {out} {err}");
+        assert!(lines[0].contains(expected) && lines[1].starts_with("no ") && lines[1].contains(" found;"), "{err}");
     }
+    // Nobody knows what should be listed.
+    let (code, out, err) = told(service, &["get", "findings", "CVE-2099-1234"]);
+    let expected = "CVE-2099-1234 is not in the advisory database (newest record 2";
+    assert!(code == 1 && out.is_empty() && err.contains(expected), "{out} {err}");
     // Both exist, and only together they select nothing.
     let node = node_name(0);
     let here: BTreeSet<String> = service
@@ -224,7 +231,7 @@ fn filters_that_select_nothing_are_named(service: &Service) {
         service.all("/api/v1/containers").into_iter().map(|item| item["namespace"].as_str().unwrap().to_owned());
     let elsewhere = elsewhere.into_iter().find(|namespace| !here.contains(namespace)).unwrap();
     let (code, out, err) = told(service, &["get", "containers", "--node", &node, "-n", &elsewhere]);
-    assert!(code == 0 && out.starts_with("no containers found") && err.is_empty(), "{out} {err}");
+    assert!(code == 0 && out.is_empty() && err.starts_with("no containers found"), "{out} {err}");
     for (arguments, expected) in [
         (&["get", "containers", "--field-selector", "coverage=scaned"][..], "expected one of scanned, partial"),
         (&["get", "images", "--field-selector", "coverage=scaned"], "expected one of scanned, partial"),
