@@ -31,11 +31,11 @@ pub struct StackEntry {
 struct Found {
     path: Vec<u8>,
     metadata: Metadata,
-    /// What contributes to the path, newest first: one layer, except for a merged directory.
+    /// The layers that contribute to the path, newest first: one, except for a merged directory.
     parts: Vec<Part>,
 }
 
-/// What one layer has at a path.
+/// The entry of one layer at a path.
 struct Part {
     layer: usize,
     /// Handle, from which names are looked up; none for the layer's root.
@@ -290,7 +290,7 @@ impl Stack {
                 break;
             }
             let dir = here.kind == Kind::Dir;
-            // What is below a file, and a file below a directory, is hidden.
+            // A file hides everything below it, and a directory hides a file below it.
             if !dir && metadata.is_some() {
                 break;
             }

@@ -237,6 +237,15 @@ fn what_many_paths_share_is_left_out_where_it_exceeds_the_budget_and_the_rest_is
     let (merged, steps, _) = measured(&[good(), layer(&paths, &evidence, claims)], &[]);
     assert_eq!(merged.unwrap().packages.len(), 1);
     assert!(steps < 2_000_000, "{steps} steps");
+
+    // The path tables come before: without them nothing can be merged.
+    let refused = merge(
+        &[&layer(&paths, &evidence, one_package())],
+        &[],
+        &Answers::default(),
+        &mut Budget::new(1 << 20, 1 << 20),
+    );
+    assert_eq!(refused.err(), Some(OverBudget::Bytes(1 << 20)));
 }
 
 #[test]

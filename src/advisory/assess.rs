@@ -10,6 +10,9 @@ use serde::Serialize;
 
 use super::database::SourceInfo;
 
+/// Hint for a source that is stale.
+pub const REBUILD: &str = "rebuild the database from a current feed";
+
 /// Age in days of a source's newest record above which the source is stale.
 pub const STALE_AFTER_DAYS: i64 = 30;
 
@@ -141,7 +144,7 @@ fn by_source(sources: &[SourceInfo], names: &[String], now: jiff::civil::Date) -
         Some(age) => Assessed {
             ecosystem: source.ecosystem.clone(),
             state: AssessedState::Stale,
-            reason: format!("the newest record is {age} days old; rebuild the database from a current feed"),
+            reason: format!("the newest record is {age} days old; {REBUILD}"),
         },
         None => Assessed {
             ecosystem: source.ecosystem.clone(),

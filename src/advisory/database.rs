@@ -122,7 +122,8 @@ impl Database {
         if !metadata.is_file() {
             return Err(bad("not a regular file".to_owned()));
         }
-        std::fs::File::open(path).map_err(|source| DatabaseError::Unreadable { path: path.to_owned(), source })?;
+        let mut file =
+            std::fs::File::open(path).map_err(|source| DatabaseError::Unreadable { path: path.to_owned(), source })?;
         // Immutable: no lock, no journal is looked for, and no file appears beside it.
         let name = path.canonicalize().map_err(|error| bad(error.to_string()))?;
         let mut uri = String::from("file:");
@@ -154,8 +155,7 @@ impl Database {
         let size: u32 = database.query(|connection| connection.query_row("PRAGMA page_size", [], |row| row.get(0)))?;
         let header: u32 = {
             let mut header = [0; 32];
-            let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut header));
-            read.map_err(|error| bad(error.to_string()))?;
+            std::io::Read::read_exact(&mut file, &mut header).map_err(|error| bad(error.to_string()))?;
             u32::from_be_bytes([header[28], header[29], header[30], header[31]])
         };
         if u64::from(pages.max(header)) * u64::from(size) > metadata.len() {

@@ -12,7 +12,7 @@ pub mod trust;
 pub mod version;
 mod worst;
 
-pub use assess::{Assessed, STALE_AFTER_DAYS, as_of_warning, assess, parse_date};
+pub use assess::{Assessed, REBUILD, STALE_AFTER_DAYS, as_of_warning, assess, parse_date};
 pub use build::{BuildError, BuildProgress, BuildReport, build, build_with};
 pub use database::{Database, DatabaseError, SourceInfo};
 pub use feed::{Unusable, check_record};

@@ -247,10 +247,11 @@ pub(super) fn who_has(arguments: &WhoHasArguments) -> Result<Exit, Fatal> {
         if let Some(asked) = page.vulnerability.filter(|asked| !asked.in_database) {
             return Err(Fatal::failed(describe_unknown(&asked)));
         }
-        if let Some(line) = unmatched::unknown_package(&client, &arguments.question) {
+        let status: Status = client.get(STATUS, &[])?;
+        if let Some(line) = unmatched::unknown_package(&client, &arguments.question, status.restricted) {
             output::remark(&line);
         }
-        let unread = describe_unread(&client.get(STATUS, &[])?);
+        let unread = describe_unread(&status);
         output::remark(&format!("no matches: {unread}"));
     }
     Ok(Exit::Done)

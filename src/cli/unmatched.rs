@@ -53,36 +53,42 @@ fn place(resource: &Resource, filter: &str) -> Option<Place> {
 /// When the list is of a vulnerability that the advisory database does not contain: then nobody knows what it should list.
 pub(super) fn explain(client: &Client, resource: &Resource, filters: &Parameters) -> Result<Vec<String>, Fatal> {
     let mut lines = Vec::new();
+    let mut is_restricted = None;
     for (name, value) in filters {
         if name == "id" && resource.name == list::FINDINGS.name {
             lines.extend(unknown_advisory(client, value)?);
             continue;
         }
         let Some(place) = place(resource, name) else { continue };
-        lines.extend(place.explain(client, value));
+        if place.has_nothing(client, value) {
+            let asked = || client.get::<Status>("/api/v1/status", &[]).is_ok_and(|status| status.restricted);
+            lines.push(place.describe(value, *is_restricted.get_or_insert_with(asked)));
+        }
     }
     Ok(lines)
 }
 
 /// Returns the line for a package of which nothing that runs has the name, whatever its version.
-pub(super) fn unknown_package(client: &Client, question: &str) -> Option<String> {
+pub(super) fn unknown_package(client: &Client, question: &str, is_restricted: bool) -> Option<String> {
     let question = Question::parse(question).ok()?;
     let is_advisory = question.advisory.is_some_and(|advisory| advisory.form != AdvisoryForm::Any);
     let place = place(&list::PACKAGES, "name").filter(|_| !is_advisory)?;
-    place.explain(client, question.package.name())
+    let name = question.package.name();
+    place.has_nothing(client, name).then(|| place.describe(name, is_restricted))
 }
 
 impl Place {
-    /// Returns the line for a value that nothing has.
-    fn explain(&self, client: &Client, value: &str) -> Option<String> {
+    /// Returns whether nothing has the value.
+    fn has_nothing(&self, client: &Client, value: &str) -> bool {
         let query = [(self.filter.to_owned(), value.to_owned()), ("limit".to_owned(), "1".to_owned())];
         let page = client.get::<Page<Value>>(&format!("/api/v1/{}", self.list), &query);
-        if !page.is_ok_and(|page| page.items.is_empty()) {
-            return None;
-        }
-        let is_restricted = client.get::<Status>("/api/v1/status", &[]).is_ok_and(|status| status.restricted);
+        page.is_ok_and(|page| page.items.is_empty())
+    }
+
+    /// Returns the line for a value that nothing has, in the namespaces that the token may see if it is restricted to some.
+    fn describe(&self, value: &str, is_restricted: bool) -> String {
         let seen = if is_restricted { " in your namespaces" } else { "" };
-        Some(format!("{} {value:?}{seen}; list them with {}", self.nothing, self.hint))
+        format!("{} {value:?}{seen}; list them with {}", self.nothing, self.hint)
     }
 }
 

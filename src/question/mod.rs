@@ -85,9 +85,9 @@ pub enum Reason {
     /// A name is followed by a colon and a version.
     #[error("a version follows the name after @; expected {name}@{version}")]
     Colon {
-        /// What is in front of the colon.
+        /// The text in front of the colon.
         name: String,
-        /// What is behind it.
+        /// The text behind the colon.
         version: String,
     },
     /// A part of the name between slashes is empty, or an npm scope has no name.

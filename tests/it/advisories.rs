@@ -165,11 +165,10 @@ fn a_file_that_is_no_sound_database_is_refused_with_the_reason() {
     ];
     for (file, reason) in cases {
         let told = refusal(push(&advisories, &file));
-        assert!(
-            told.contains(reason) && ["the pushed file", file.to_str().unwrap()].iter().any(|file| told.contains(file)),
-            "{}: {told}",
-            file.display()
-        );
+        // The first four are refused before they are copied; the path of a copy is one that nobody knows.
+        let is_copied = !["missing", "folder", "pipe", "large"].iter().any(|name| file.ends_with(name));
+        let named = if is_copied { "the pushed file" } else { file.to_str().unwrap() };
+        assert!(told.contains(reason) && told.contains(named), "{}: {told}", file.display());
         assert_eq!(advisories.current().as_deref(), Some(&*good));
         assert_eq!(shop.kept().len(), 2, "nothing is left of it");
     }

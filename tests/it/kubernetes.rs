@@ -209,7 +209,10 @@ fn a_store_belongs_to_the_cluster_with_the_uid_of_its_kube_system() {
     }
     set_uid(Some("uid-2"));
     let log = refuses(dir.path(), server.address());
-    assert!(log.contains(" --cluster test --cluster-uid uid-2"), "{log}");
+    assert!(
+        log.contains("outcrop store adopt --data ") && log.contains(" --cluster test --cluster-uid uid-2"),
+        "{log}"
+    );
     let mut adopt = Command::new(OUTCROP);
     adopt
         .args(["store", "adopt", "--cluster", "test", "--cluster-uid", "uid-2", "--data"])

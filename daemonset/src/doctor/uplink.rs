@@ -40,19 +40,13 @@ pub(super) async fn examine(aggregator: &Aggregator) -> Vec<Check> {
         Ok(endpoint) => endpoint,
         Err(error) => {
             let needs_ca = aggregator.ca.is_none() && aggregator.address.starts_with("https://");
-            let check = match error {
-                AgentError::Address { .. } if !needs_ca => Check::fail(
-                    "aggregator",
-                    error.to_string(),
-                    "pass the address that the agent uses, as https://HOST:PORT",
-                ),
-                _ => Check::fail(
-                    "CA certificate",
-                    error.to_string(),
-                    "pass --ca FILE with the certificate from the aggregator's ConfigMap …-ca",
-                ),
+            let (name, hint) = match error {
+                AgentError::Address { .. } if !needs_ca => {
+                    ("aggregator", "pass the address that the agent uses, as https://HOST:PORT")
+                }
+                _ => ("CA certificate", "pass --ca FILE with the certificate from the aggregator's ConfigMap …-ca"),
             };
-            checks.push(check);
+            checks.push(Check::fail(name, error.to_string(), hint));
             return checks;
         }
     };

@@ -151,13 +151,12 @@ fn open(path: &Path) -> Result<Database, Fatal> {
 pub(super) fn staleness(targets: &[report::Target]) -> Option<String> {
     let stale = targets.iter().flat_map(|target| &target.assessed);
     let stale = stale.filter(|assessed| assessed.state == AssessedState::Stale);
-    // Each reason ends with the same hint.
-    let mut hint = "";
+    // The hint is the same for all of them.
     let reasons = stale.map(|stale| {
-        let (reason, advice) = stale.reason.split_once("; ").unwrap_or((&stale.reason, ""));
-        hint = advice;
+        let reason = stale.reason.strip_suffix(advisory::REBUILD).unwrap_or(&stale.reason).trim_end_matches("; ");
         format!("{}: {reason}", stale.ecosystem)
     });
     let reasons: Vec<String> = reasons.collect::<BTreeSet<String>>().into_iter().collect();
-    (!reasons.is_empty()).then(|| format!("the advisory database is stale: {}; {hint}", reasons.join(", ")))
+    let rebuild = advisory::REBUILD;
+    (!reasons.is_empty()).then(|| format!("the advisory database is stale: {}; {rebuild}", reasons.join(", ")))
 }

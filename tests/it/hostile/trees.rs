@@ -73,10 +73,10 @@ fn chain(image: &Image, known: &str, name: &str, (hops, depth): (usize, usize), 
     }
 }
 
-/// What is listed of [`databases`].
+/// Packages that a scan lists of [`databases`].
 const THREE: [&str; 4] = ["bash 5.2-1", "good 1.0.0", "one 1-r0", "two 2-r0"];
 
-/// Known paths of databases of operating systems, each with what it says.
+/// Known paths of databases of operating systems, each with its content.
 fn databases() -> [(&'static str, String); 3] {
     let apk = |name: &str, version: &str| format!("P:{name}\nV:{version}-r0\nA:x86_64\n\n");
     [
@@ -96,6 +96,12 @@ pub(super) fn rows() -> Vec<Row> {
             for (number, (known, content)) in databases().into_iter().enumerate() {
                 chain(image, known, &format!("q{number}"), (30, 390), &content);
             }
+        }),
+        row("every database through five links of 390 directories", "partial", Reason(""), GOOD, |image| {
+            let all = [STATUS, "lib/apk/db/installed", "var/lib/rpm/rpmdb.sqlite", "usr/lib/sysimage/rpm/rpmdb.sqlite"];
+            all.iter()
+                .enumerate()
+                .for_each(|(number, known)| chain(image, known, &format!("q{number}"), (5, 390), "P:x"));
         }),
         row("databases through links that go down and up again", "partial", Reason("lookups"), GOOD, |image| {
             deep(&image.at(""), "d", 390);

@@ -1,4 +1,4 @@
-//! What operators of other scanners ran into, each as a guarantee, on both generations of containerd.
+//! Guarantees against problems that operators of other scanners had, on both generations of containerd.
 //!
 //! Needs a running test cluster with the images `debian` and `layers`: OUTCROP_CLUSTER names its script, `tests/cluster/cluster`. Parts that
 //! need the installed chart are in `installed.rs`.

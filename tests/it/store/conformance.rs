@@ -1099,5 +1099,8 @@ pub(super) async fn a_store_of_another_cluster_is_refused(harness: &dyn Harness)
     renamed.cluster.key = "uid-2".to_owned();
     let text = harness.open(renamed).await.err().unwrap().to_string();
     assert!(text.contains("\"shown\" with UID \"one\", not \"shown\" with UID \"uid-2\""), "{text}");
-    assert!(text.ends_with(" --cluster shown --cluster-uid uid-2"), "{text}");
+    assert!(
+        text.contains("outcrop store adopt --data ") && text.ends_with(" --cluster shown --cluster-uid uid-2"),
+        "{text}"
+    );
 }

@@ -141,7 +141,8 @@ fn an_adopted_store_opens_for_its_new_cluster_only() {
         assert_eq!(adopt(&file.path(), &cluster).unwrap().key, "old");
         let refused = Sqlite::open(&file.path(), options_of("old")).await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::OtherCluster);
-        assert!(refused.to_string().contains(" --cluster old"), "{refused}");
+        let refused = refused.to_string();
+        assert!(refused.contains("outcrop store adopt --data ") && refused.contains(" --cluster old"), "{refused}");
         let store = Sqlite::open(&file.path(), options_of("new")).await.unwrap();
         assert_eq!(store.distrusted().await.unwrap(), ["node"]);
     });
