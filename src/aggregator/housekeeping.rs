@@ -272,7 +272,7 @@ mod tests {
             ("node-00", "node node-00 is degraded: slow, and 1 more problems")
         );
         assert!(problems[MAX_DEGRADED].1.starts_with("5 more nodes are degraded"), "{problems:?}");
-        fleet.detach("node-00", 1);
+        fleet.detach("node-00", 1, now());
         assert_eq!(degraded(&fleet)[0].0, "node-01", "a silent node reports nothing");
     }
 

@@ -203,7 +203,7 @@ impl Aggregator {
     /// Leases the layers that a node had to read to other nodes.
     async fn release(&self, node: String, number: u64, reason: &str) {
         let name = node.clone();
-        if self.fleet.call(move |fleet| fleet.detach(&name, number)).await {
+        if self.fleet.call(move |fleet| fleet.detach(&name, number, now())).await {
             info!(node, reason, "node detached");
         }
         self.changed.notify_one();

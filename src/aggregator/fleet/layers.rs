@@ -7,13 +7,11 @@ use std::time::{Duration, Instant};
 
 use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, LayerState};
 
+use super::node::Rank;
 use super::stacks::Stack;
 use super::verify::{CrossRead, Dispute};
 use super::{Fleet, LEASE, Node, Now, Picture, shortened, unassign};
 use crate::store::Layer as KnownLayer;
-
-/// Maximum number of leases of one node. It is low, so that a node that dies delays few layers.
-const LEASES_OF_A_NODE: usize = 4;
 
 /// Pause after a node's first failure to read a layer; it doubles with each further failure.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -36,6 +34,9 @@ const LATE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Maximum number of nodes with a layer that one search examines.
 const HOLDERS: usize = 64;
+
+/// Maximum number of layers for which one search looks for a better node.
+const SEARCHES: usize = 64;
 
 /// Maximum number of layers that are being read again because of newer catalogers.
 const RENEWALS: usize = 16;
@@ -202,20 +203,27 @@ impl Layer {
 }
 
 impl Fleet {
-    /// Leases layers to a node that has them, if they have not been read and are not leased. Returns the leased layers.
+    /// Leases layers to a node that has them, if they have not been read, are not leased, and no node of a better rank should read them.
+    /// Returns the leased layers.
     pub(in crate::aggregator) fn lease(&mut self, name: &str, now: Now) -> Vec<LayerId> {
         let Some((name, _)) = self.picture.nodes.get_key_value(name) else { return Vec::new() };
         let Some(node) = self.picture.usable(name) else { return Vec::new() };
-        let room = LEASES_OF_A_NODE.saturating_sub(node.assigned.len());
+        let (room, rank) = (node.room(), node.rank(now));
         let mut leased: Vec<LayerId> = Vec::new();
+        let mut searches = SEARCHES;
         for id in node.stacks.keys().filter_map(|stack| self.picture.stacks.get(stack)).flat_map(Stack::layers) {
-            if leased.len() >= room {
+            if leased.len() >= room || searches == 0 {
                 break;
             }
-            let wanted = self.picture.layers.get(id).is_some_and(|layer| layer.is_wanted(name, node, now));
-            if wanted && !leased.contains(id) {
-                leased.push(*id);
+            let layer = self.picture.layers.get(id).filter(|layer| layer.is_wanted(name, node, now));
+            let Some(layer) = layer.filter(|_| !leased.contains(id)) else { continue };
+            if rank != Rank::Delivers {
+                searches -= 1;
+                if self.has_better_holder(id, layer, rank, now) {
+                    continue;
+                }
             }
+            leased.push(*id);
         }
         if !leased.is_empty() {
             leased.truncate(self.room());
@@ -223,6 +231,12 @@ impl Fleet {
         let name = Arc::clone(name);
         self.grant(&name, &leased, now);
         leased
+    }
+
+    /// Returns whether a node of a better rank should read the layer.
+    fn has_better_holder(&self, id: &LayerId, layer: &Layer, rank: Rank, now: Now) -> bool {
+        let mut holders = self.holders(id, layer, now);
+        holders.any(|(name, node)| node.rank(now) < rank && layer.is_wanted(name, node, now))
     }
 
     /// Returns how many further layers may be assigned to nodes.
@@ -255,10 +269,10 @@ impl Fleet {
             if layer.read.is_some() || layer.lease.is_some() {
                 continue;
             }
-            let holders = self
-                .holders(id, layer, now)
-                .filter(|(name, node)| node.assigned.len() < LEASES_OF_A_NODE && layer.is_wanted(name, node, now));
-            nodes.extend(holders.take(2).map(|(name, _)| Arc::clone(name)));
+            let wanted = || self.holders(id, layer, now).filter(|(name, node)| layer.is_wanted(name, node, now));
+            let best = wanted().map(|(_, node)| node.rank(now)).min();
+            let able = wanted().filter(|(_, node)| Some(node.rank(now)) == best && node.room() > 0);
+            nodes.extend(able.take(2).map(|(name, _)| Arc::clone(name)));
         }
         let leased = nodes.into_iter().map(|name| {
             let leased = self.lease(&name, now);
@@ -339,6 +353,9 @@ impl Fleet {
             layer.inconclusive.extend(cross.clone());
             for name in lease.into_iter().chain(cross) {
                 unassign(&mut self.picture.nodes, &name, id);
+                if let Some(node) = self.picture.nodes.get_mut(&name) {
+                    node.set_late(now);
+                }
             }
         }
     }
@@ -367,6 +384,9 @@ impl Fleet {
         let cross = layer.cross.take().map(|cross| cross.node);
         for name in lease.into_iter().chain(cross) {
             unassign(&mut self.picture.nodes, &name, &read.id);
+        }
+        if let Some(node) = self.picture.nodes.get_mut(read.node.as_str()) {
+            node.delivers = true;
         }
         if let Some(dispute) = layer.dispute.take() {
             let agreeing = dispute.agreeing(&read);

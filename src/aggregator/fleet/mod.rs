@@ -229,7 +229,7 @@ impl Fleet {
             if earlier > stream {
                 return;
             }
-            self.detach(name, earlier);
+            self.detach(name, earlier, now);
         }
         let name = self.intern(name);
         let node = self.picture.nodes.entry(name, || Node {
@@ -247,6 +247,8 @@ impl Fleet {
             stacks: BTreeMap::new(),
             weight: 0,
             assigned: HashSet::new(),
+            delivers: false,
+            late: None,
         });
         let cut = |text: &str| text.chars().take(100).collect();
         (node.agent_version, node.cage) = (cut(&hello.agent_version), cut(&hello.cage));
@@ -255,13 +257,16 @@ impl Fleet {
     }
 
     /// Detaches a node whose stream has ended, and ends its leases. Returns `false` if the node was not attached with this stream.
-    pub(super) fn detach(&mut self, name: &str, stream: u64) -> bool {
+    pub(super) fn detach(&mut self, name: &str, stream: u64, now: Now) -> bool {
         let node = self.picture.nodes.get(name).filter(|node| node.attached && node.stream == stream);
         if node.is_none() {
             return false;
         }
         let Some(node) = self.picture.nodes.get_mut(name) else { return false };
         node.attached = false;
+        if !node.assigned.is_empty() {
+            node.set_late(now);
+        }
         for id in std::mem::take(&mut node.assigned) {
             if let Some(layer) = self.picture.layers.get_mut(&id) {
                 layer.release(name);
@@ -530,7 +535,7 @@ impl Fleet {
             if stream != Some(attached) {
                 return None;
             }
-            self.detach(name, attached);
+            self.detach(name, attached, now);
         }
         self.remove_node(name, now);
         Some(containers)

@@ -1,12 +1,12 @@
 //! A node.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outcrop_proto::wire::v1;
 use outcrop_proto::{Digest, LayerId, NodeState};
 
-use super::{Container, Key};
+use super::{Container, Key, Now};
 
 /// Maximum number of problems that an agent reports, and maximum size of each, in bytes.
 const MAX_PROBLEMS: usize = 8;
@@ -15,6 +15,26 @@ const MAX_PROBLEM: usize = 512;
 /// Maximum number of namespaces that are recorded as unconfirmed, and maximum size of their names, in bytes.
 const MAX_UNCONFIRMED: usize = 64;
 const MAX_NAMESPACE: usize = 256;
+
+/// Maximum number of leases of one node. It is low, so that a node that dies delays few layers.
+const LEASES: usize = 4;
+
+/// Maximum number of leases of a node that has not delivered an inventory. It may never deliver one.
+const FIRST_LEASES: usize = 1;
+
+/// Time during which other nodes are preferred to a node that did not answer.
+const LATE_FOR: Duration = Duration::from_secs(3600);
+
+/// What is known of a node's answers to leases and cross-reads, from the best to the worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// It has delivered an inventory.
+    Delivers,
+    /// It has not delivered anything yet.
+    New,
+    /// It did not answer recently.
+    Late,
+}
 
 /// A node, as its agent reports it.
 #[derive(Clone, Debug)]
@@ -47,9 +67,34 @@ pub(in crate::aggregator) struct Node {
     pub(super) weight: usize,
     /// Layers that the node has to read, by leases and cross-reads.
     pub(super) assigned: HashSet<LayerId>,
+    /// Whether it has delivered an inventory since it last failed to answer.
+    pub(super) delivers: bool,
+    /// When it last failed to answer: a lease or a cross-read expired, or its stream ended before.
+    pub(super) late: Option<Instant>,
 }
 
 impl Node {
+    /// Returns the node's rank among the nodes that could read a layer; the lowest is preferred. Nodes that deliver come first, then those that
+    /// have not been asked yet, so that nodes that take leases and never answer delay few layers, however many attach.
+    pub(super) fn rank(&self, now: Now) -> Rank {
+        match (self.late, self.delivers) {
+            (Some(late), _) if now.instant.saturating_duration_since(late) < LATE_FOR => Rank::Late,
+            (_, true) => Rank::Delivers,
+            (_, false) => Rank::New,
+        }
+    }
+
+    /// Returns how many further leases the node may have.
+    pub(super) fn room(&self) -> usize {
+        let most = if self.delivers { LEASES } else { FIRST_LEASES };
+        most.saturating_sub(self.assigned.len())
+    }
+
+    /// Records that the node did not answer a lease or a cross-read.
+    pub(super) fn set_late(&mut self, now: Now) {
+        (self.delivers, self.late) = (false, Some(now.instant));
+    }
+
     /// Returns what its agent cannot do at the moment, by its own report; nothing while its stream is not open.
     pub(in crate::aggregator) fn problems(&self) -> &[v1::Problem] {
         self.metrics.as_ref().filter(|_| self.attached).map_or(&[], |metrics| metrics.problems.as_slice())

@@ -98,15 +98,21 @@ fn fleet() -> Fleet {
     Fleet::new(rules(), [], [], [])
 }
 
-/// Returns a fleet of attached nodes with these images.
+/// Returns a fleet of attached nodes with these images, which have all delivered inventories.
 fn nodes(nodes: &[(&str, &[&[&str]])]) -> Fleet {
     let mut fleet = fleet();
-    for (node, images) in nodes {
-        fleet.attach(node, &hello(1), 1, at(0));
-        let all = images.iter().map(|layers| container(layers[0], layers)).collect();
-        fleet.report(node, 0, true, all, &[], at(0)).unwrap();
+    for (name, images) in nodes {
+        attach(&mut fleet, name, images);
+        fleet.picture.nodes.get_mut(*name).unwrap().delivers = true;
     }
     fleet
+}
+
+/// Attaches a node with these images.
+fn attach(fleet: &mut Fleet, name: &str, images: &[&[&str]]) {
+    fleet.attach(name, &hello(1), 1, at(0));
+    let all = images.iter().map(|layers| container(layers[0], layers)).collect();
+    fleet.report(name, 0, true, all, &[], at(0)).unwrap();
 }
 
 /// Returns two nodes with one image each; the images share their base layer.
@@ -186,12 +192,19 @@ fn a_lease_ends_when_it_expires_or_its_node_detaches() {
     fleet.lease("a", at(0));
     fleet.lease("b", at(0));
     let late = LEASE.as_secs();
-    let again = [late, late + 10].map(|seconds| fleet.lease_again(at(seconds)));
-    let all: BTreeSet<LayerId> = again.into_iter().flatten().flat_map(|(_, layers)| layers).collect();
+    let mut all = BTreeSet::new();
+    for seconds in [late, late + 10] {
+        for (node, layers) in fleet.lease_again(at(seconds)) {
+            for layer in layers {
+                assert!(fleet.layer_stored(KnownLayer { id: layer, ..inventory(&node, "", "x", 1) }));
+                all.insert(layer);
+            }
+        }
+    }
     assert_eq!(all.len(), 3, "not all layers are leased again");
     let mut fleet = two_nodes();
     fleet.lease("a", at(0));
-    fleet.detach("a", 1);
+    fleet.detach("a", 1, at(0));
     assert_eq!(fleet.lease("b", at(0)), [id("bank"), id("base")]);
     assert_eq!(fleet.lease("a", at(0)), [], "a detached node gets leases");
 }
@@ -380,10 +393,10 @@ fn a_check_goes_to_a_node_with_the_stack_and_to_another_if_that_node_detaches() 
     let second = if *first == *"a" { "b" } else { "a" };
     assert!(fleet.check_answered(second, &stack, None, at(0)).is_none(), "an answer of another node is accepted");
     assert_eq!(fleet.ready(at(0)), [], "the stack is merged before the answer");
-    fleet.detach(&first, 1);
+    fleet.detach(&first, 1, at(0));
     assert_eq!(fleet.ready(at(0)).len(), 1);
     assert_eq!(fleet.start_check(stack, at(0)).as_deref(), Some(second));
-    fleet.detach(second, 1);
+    fleet.detach(second, 1, at(0));
     fleet.ready(at(0));
     assert_eq!(fleet.start_check(stack, at(0)), None);
     fleet.retry_checks(at(1));
@@ -514,14 +527,14 @@ fn inventories_of_a_distrusted_node_are_discarded_unless_another_node_verified_t
     assert_eq!(fleet.lease("a", at(0)), [], "a distrusted node gets leases");
     assert_eq!(fleet.lease("b", at(0)), [id("shop")]);
     fleet.trust("a");
-    fleet.detach("b", 1);
+    fleet.detach("b", 1, at(0));
     assert_eq!(fleet.lease("a", at(0)), [id("shop")]);
 }
 
 #[test]
 fn a_node_that_is_silent_for_a_day_is_removed_with_everything_that_only_it_had() {
     let mut fleet = two_nodes();
-    fleet.detach("a", 1);
+    fleet.detach("a", 1, at(0));
     fleet.tidy(at(3600));
     assert_eq!(states(&fleet), [(CoverageState::Pending, 2)], "a silent node is removed too early");
     fleet.tidy(at(25 * 3600));
@@ -604,7 +617,7 @@ fn an_excluded_container_is_counted_and_not_read_until_it_is_included() {
     let again = fleet.relocate(touched(), &|_, _| in_pod("web-1", "shop", None), at(1));
     assert_eq!(again, [Arc::from("a")].into());
     fleet.report_placed("a", all(), &|_| in_pod("web-1", "shop", None));
-    assert_eq!((states(&fleet), fleet.lease("a", at(1)).len()), (vec![(CoverageState::Pending, 1)], 2));
+    assert_eq!((states(&fleet), fleet.lease("a", at(1)).len()), (vec![(CoverageState::Pending, 1)], 1));
     assert!(fleet.relocate(touched(), &|_, _| in_pod("web-1", "shop", Some("excluded")), at(2)).is_empty());
     assert_eq!(states(&fleet), [(CoverageState::Excluded, 1)]);
     // A container in a namespace that is not watched is excluded as well, and is no stray.
@@ -689,7 +702,7 @@ fn a_deleted_node_is_gone_with_its_leases_unless_it_has_attached_again() {
     let since: Vec<i64> = fleet.node("a").unwrap().containers.values().map(|container| container.since).collect();
     assert_eq!(since, [at(3).unix]);
     // One that is silent goes at once as well.
-    fleet.detach("b", 2);
+    fleet.detach("b", 2, at(0));
     assert_eq!(fleet.delete_node("b", None, at(4)), Some(1));
 }
 

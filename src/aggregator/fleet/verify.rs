@@ -147,7 +147,7 @@ impl Fleet {
             self.picture.layers.iter().filter(|(id, layer)| self.is_due(id, layer, now)).map(|(id, _)| *id).collect();
         let mut selected = Vec::new();
         for id in due {
-            let Some((node, marks)) = self.witness(&id) else {
+            let Some((node, marks)) = self.witness(&id, now) else {
                 if let Some(layer) = self.picture.layers.get_mut(&id) {
                     // After the pause, nodes with an inconclusive result may read the layer again.
                     layer.inconclusive.clear();
@@ -194,17 +194,17 @@ impl Fleet {
     ///
     /// What a node says about its own rights does not keep others from verifying its inventories. Where the reader could not read the marks, or
     /// no further node can, a node reads the layer without them.
-    fn witness(&self, id: &LayerId) -> Option<(Arc<str>, bool)> {
+    fn witness(&self, id: &LayerId, now: Now) -> Option<(Arc<str>, bool)> {
         let layer = self.picture.layers.get(id)?;
         let read = layer.read()?;
         let kinds = [true, false].into_iter().filter(|marks| {
             // A dispute without marks cannot go on with them.
             read.digest_with(*marks).is_some() && layer.dispute.as_ref().is_none_or(|dispute| dispute.marks || !marks)
         });
-        kinds.filter_map(|marks| Some((self.witness_with(id, layer, read, marks)?, marks))).next()
+        kinds.filter_map(|marks| Some((self.witness_with(id, layer, read, marks, now)?, marks))).next()
     }
 
-    fn witness_with(&self, id: &LayerId, layer: &Layer, read: &KnownLayer, marks: bool) -> Option<Arc<str>> {
+    fn witness_with(&self, id: &LayerId, layer: &Layer, read: &KnownLayer, marks: bool, now: Now) -> Option<Arc<str>> {
         let has_reported = |name: &str| {
             name == read.node
                 || layer.inconclusive.iter().any(|other| **other == *name)
@@ -222,7 +222,11 @@ impl Fleet {
         };
         let holders = layer.stacks.iter().filter_map(|stack| self.picture.stacks.get(stack)).flat_map(Stack::nodes);
         let candidates = holders.filter(can_verify).take(64);
-        candidates.min_by_key(|name| self.random.hash_one((id, name))).cloned()
+        candidates
+            .min_by_key(|name| {
+                (self.picture.nodes.get(*name).map(|node| node.rank(now)), self.random.hash_one((id, name)))
+            })
+            .cloned()
     }
 
     /// Records the result of a cross-read.

@@ -20,6 +20,57 @@ fn an_expired_lease_goes_to_another_node_first() {
 }
 
 #[test]
+fn a_new_node_has_one_lease_until_it_has_delivered_an_inventory() {
+    let mut fleet = fleet();
+    attach(&mut fleet, "a", &[&["one", "two", "three", "four", "five"]]);
+    assert_eq!(fleet.lease("a", at(0)), [id("one")]);
+    assert_eq!(fleet.lease("a", at(0)), []);
+    read(&mut fleet, "a", "one", "x");
+    assert_eq!(fleet.lease("a", at(0)).len(), 4);
+}
+
+#[test]
+fn nodes_that_never_answer_get_no_lease_of_a_layer_that_another_node_reads() {
+    let image: &[&str] = &["one", "two", "three", "four", "five"];
+    let mut fleet = nodes(&[("honest", &[image])]);
+    let silent: Vec<String> = (0..50).map(|number| format!("silent-{number}")).collect();
+    silent.iter().for_each(|name| attach(&mut fleet, name, &[image]));
+    assert_eq!(silent.iter().map(|name| fleet.lease(name, at(0)).len()).sum::<usize>(), 0);
+    for round in 0..image.len().div_ceil(4) {
+        let again = fleet.lease_again(at(0));
+        let [(node, layers)] = again.as_slice() else { panic!("round {round}: {again:?}") };
+        assert_eq!(&**node, "honest");
+        layers.iter().for_each(|layer| {
+            assert!(fleet.layer_stored(KnownLayer { id: *layer, ..inventory("honest", "", "x", 1) }));
+        });
+    }
+    assert!(image.iter().all(|name| fleet.layer(&id(name)).unwrap().read().is_some()));
+}
+
+#[test]
+fn a_node_that_did_not_answer_reads_only_what_no_other_node_has_until_its_pause_ends() {
+    for ends_by in ["expired lease", "ended stream"] {
+        let mut fleet = nodes(&[("late", &[&["own", "shared"]]), ("new", &[&["shared"]])]);
+        assert_eq!(fleet.lease("late", at(0)).len(), 2);
+        let after = LEASE.as_secs() + 10;
+        match ends_by {
+            "expired lease" => drop(fleet.lease_again(at(LEASE.as_secs()))),
+            _ => {
+                fleet.detach("late", 1, at(0));
+                attach(&mut fleet, "late", &[&["own", "shared"]]);
+            }
+        }
+        fleet.detach("new", 1, at(after));
+        attach(&mut fleet, "another", &[&["shared"]]);
+        assert_eq!(fleet.lease("late", at(after)), [id("own")], "{ends_by}");
+        read(&mut fleet, "late", "own", "x");
+        assert_eq!(fleet.lease("late", at(after)), [], "{ends_by}: its delivery made up for it at once");
+        let much_later = after + 3600;
+        assert_eq!(fleet.lease("late", at(much_later)), [id("shared")], "{ends_by}");
+    }
+}
+
+#[test]
 fn three_nodes_that_fail_to_read_a_layer_make_it_failed_and_fewer_do_not() {
     let all: &[&[&str]] = &[&["base"]];
     let mut fleet = nodes(&[("a", all), ("b", all), ("c", all), ("d", all)]);
@@ -105,8 +156,8 @@ fn a_settled_dispute_stays_settled_after_its_nodes_detach() {
         layer.cross = Some(verify::CrossRead { node: node.into(), until: at(9).instant, marks: false });
         cross_read(&mut fleet, node, "honest");
     }
-    fleet.detach("b", 1);
-    fleet.detach("c", 1);
+    fleet.detach("b", 1, at(0));
+    fleet.detach("c", 1, at(0));
     fleet.attach("d", &hello(1), 1, at(0));
     let seen = all.iter().map(|layers| container(layers[0], layers)).collect();
     fleet.report("d", 0, true, seen, &[], at(0)).unwrap();
@@ -171,7 +222,7 @@ fn a_stack_that_the_store_removed_while_a_node_has_it_is_merged_again() {
 #[test]
 fn containers_of_a_removed_node_are_counted_as_ended() {
     let mut fleet = two_nodes();
-    fleet.detach("a", 1);
+    fleet.detach("a", 1, at(0));
     fleet.tidy(at(25 * 3600));
     let lifetimes = fleet.lifetimes();
     let ended: u64 = lifetimes.ended.values().sum();
@@ -254,7 +305,7 @@ fn a_node_is_degraded_while_its_agent_reports_problems_within_bounds() {
     fleet.metrics("a", report(vec![problem("listing tasks: slow")]));
     assert_eq!(state(&fleet), (NodeState::Degraded, NodeState::Attached));
     // Its agent is restarted: what it said before holds until it says more.
-    fleet.detach("a", 1);
+    fleet.detach("a", 1, at(0));
     assert_eq!((state(&fleet).0, fleet.node("a").unwrap().problems().len()), (NodeState::Silent, 0));
     fleet.attach("a", &hello(1), 2, at(0));
     assert_eq!(state(&fleet).0, NodeState::Degraded);
