@@ -67,6 +67,12 @@ pub(crate) fn add(path: &Path, line: impl FnOnce(Digest) -> String) -> io::Resul
     Ok(token)
 }
 
+/// Returns the number of tokens that a file has for a node or a user; 0 if it cannot be read.
+pub(crate) fn count(path: &Path, name: &str) -> usize {
+    let text = read_text(path).unwrap_or_default();
+    lines(&text).filter(|(_, line)| line.split_whitespace().next() == Some(name)).count()
+}
+
 /// Returns whether the file is empty or ends with a newline.
 fn ends_with_newline(file: &mut File) -> io::Result<bool> {
     if file.metadata()?.len() == 0 {

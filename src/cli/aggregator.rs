@@ -39,7 +39,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DATE", env = "OUTCROP_DB_AS_OF", value_parser = advisory::parse_date)]
     db_as_of: Option<jiff::civil::Date>,
 
-    /// Minisign public key, or a file that contains one, that may sign advisory databases (repeatable)
+    /// Minisign public key, or a file that contains one, that may sign advisory databases (repeatable or comma-separated)
     #[arg(long, value_name = "KEY", env = "OUTCROP_DB_KEY", value_delimiter = ',')]
     db_key: Vec<String>,
 
@@ -55,7 +55,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ADDRESS", env = "OUTCROP_LISTEN", default_value = "127.0.0.1:7443", value_parser = super::address)]
     listen: SocketAddr,
 
-    /// Host name for a self-issued certificate, for agents and for the API (repeatable); the certificate and its CA are kept in the data directory
+    /// Host name for a self-issued certificate, for agents and for the API (repeatable or comma-separated); the certificate and its CA are kept in the data directory
     #[arg(long, value_name = "HOST", env = "OUTCROP_TLS_NAME", value_delimiter = ',', conflicts_with_all = ["tls_cert", "insecure"])]
     tls_name: Vec<String>,
 
@@ -87,7 +87,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE", env = "OUTCROP_API_TOKENS")]
     api_tokens: Option<PathBuf>,
 
-    /// Host name accepted in the `Host` header of API requests (repeatable)
+    /// Host name accepted in the `Host` header of API requests (repeatable or comma-separated)
     #[arg(long, value_name = "HOST", env = "OUTCROP_API_HOST", value_delimiter = ',')]
     api_host: Vec<String>,
 
@@ -154,11 +154,11 @@ struct Kubernetes {
     #[arg(long, value_name = "FILE", env = "OUTCROP_KUBECONFIG", requires = "kubernetes")]
     kubeconfig: Option<PathBuf>,
 
-    /// Namespace to watch (repeatable); default: all namespaces
+    /// Namespace to watch (repeatable or comma-separated); default: all namespaces
     #[arg(long, value_name = "NAME", env = "OUTCROP_WATCH_NAMESPACE", value_delimiter = ',', requires = "kubernetes")]
     watch_namespace: Vec<String>,
 
-    /// Namespace, or a glob such as team-*, whose workloads are included (repeatable); all others are excluded. Default: all namespaces
+    /// Namespace, or a glob such as team-*, whose workloads are included (repeatable or comma-separated); all others are excluded. Default: all namespaces
     #[arg(
         long,
         value_name = "GLOB",
@@ -168,7 +168,7 @@ struct Kubernetes {
     )]
     include_namespace: Vec<String>,
 
-    /// Namespace, or a glob such as team-*, whose workloads are excluded from lists and counted as `excluded` (repeatable)
+    /// Namespace, or a glob such as team-*, whose workloads are excluded from lists and counted as `excluded` (repeatable or comma-separated)
     #[arg(
         long,
         value_name = "GLOB",
@@ -178,7 +178,7 @@ struct Kubernetes {
     )]
     exclude_namespace: Vec<String>,
 
-    /// Namespace, or a glob, in which the annotation outcrop.dev/exclude=true, on a workload or on the namespace, excludes workloads (repeatable)
+    /// Namespace, or a glob, in which the annotation outcrop.dev/exclude=true, on a workload or on the namespace, excludes workloads (repeatable or comma-separated)
     #[arg(long, value_name = "GLOB", env = "OUTCROP_ANNOTATIONS_IN", value_delimiter = ',', requires = "kubernetes")]
     annotations_in: Vec<String>,
 
@@ -186,7 +186,7 @@ struct Kubernetes {
     #[arg(long, value_name = "FILE", env = "OUTCROP_POLICY", requires = "kubernetes")]
     policy: Option<PathBuf>,
 
-    /// Label or annotation that names the owner of a workload, read from the workload and then from its namespace (repeatable; the first match counts)
+    /// Label or annotation that names the owner of a workload, read from the workload and then from its namespace (repeatable or comma-separated; the first match counts)
     #[arg(long, value_name = "KEY", env = "OUTCROP_OWNER_KEY", value_delimiter = ',', requires = "kubernetes")]
     owner_key: Vec<String>,
 

@@ -140,7 +140,8 @@ impl Server {
             certificates = read_certificates(path)?;
             config = config.tls_config(trusting(&certificates));
         }
-        let base = server.trim_end_matches('/').to_owned();
+        // The pages and the documentation show URLs with the path of the API.
+        let base = server.trim_end_matches('/').trim_end_matches("/api/v1").trim_end_matches('/').to_owned();
         Ok(Client { agent: config.build().into(), base, authorization, certificates, _tunnel: None })
     }
 }

@@ -38,7 +38,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     let path = format!("/api/v1/nodes/{}/{act}", segment(&node.name));
     let headers = [("Content-Type", "application/json")];
     let requeued: Requeued = node.server.connect()?.post(&path, &[], &headers, "{}")?;
-    let layers = requeued.layers;
-    print(&format!("{} {done}: {layers} layers will be read again\n", escape(&node.name)))?;
+    let again = match (&arguments.command, requeued.layers) {
+        (Command::Trust(_), _) => String::new(),
+        (Command::Distrust(_), 1) => ": 1 layer will be read again".to_owned(),
+        (Command::Distrust(_), layers) => format!(": {layers} layers will be read again"),
+    };
+    print(&format!("{} {done}{again}\n", escape(&node.name)))?;
     Ok(Exit::Done)
 }

@@ -118,6 +118,22 @@ fn counts<K: Display>(counts: impl Iterator<Item = (K, u64)>) -> String {
     counts.map(|(key, count)| format!("{count} {key}")).collect::<Vec<_>>().join(", ")
 }
 
+/// Number of hexadecimal digits that the table shows of a digest, as Docker and crictl do.
+const SHORT_DIGEST: usize = 12;
+
+/// Shortens a cell that is an identity, which ends with a digest: `diff:sha256:0123456789ab`. The API finds a layer by this text, too.
+fn shortened(mut cell: String) -> String {
+    let is_digest = cell.rsplit_once("sha256:").is_some_and(|(kind, digits)| {
+        matches!(kind, "" | "diff:" | "chain:")
+            && digits.len() == 64
+            && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+    });
+    if is_digest {
+        cell.truncate(cell.len() - (64 - SHORT_DIGEST));
+    }
+    cell
+}
+
 /// Writes a list of `T` as a table or as CSV.
 struct Rows<'a, T> {
     columns: Vec<&'a Column<T>>,
@@ -125,6 +141,8 @@ struct Rows<'a, T> {
     table: Option<Table>,
     /// Whether a line with headings is still to be written, for CSV.
     heads: bool,
+    /// Whether digests are shortened.
+    short: bool,
 }
 
 impl<'a, T> Rows<'a, T> {
@@ -132,12 +150,16 @@ impl<'a, T> Rows<'a, T> {
         let columns: Vec<&Column<T>> =
             columns.iter().filter(|column| !column.wide || format != Format::Table).collect();
         let table = Table::new(columns.iter().map(|column| column.head).collect(), heads);
-        Self { columns, table: (format != Format::Csv).then_some(table), heads }
+        Self { columns, table: (format != Format::Csv).then_some(table), heads, short: format == Format::Table }
     }
 
     /// Returns the text for the next items.
     fn more(&mut self, items: &[T]) -> Result<String, Fatal> {
-        let rows = items.iter().map(|item| self.columns.iter().map(|column| (column.cell)(item)).collect());
+        let cell = |column: &&Column<T>, item| {
+            let cell = (column.cell)(item);
+            if self.short { shortened(cell) } else { cell }
+        };
+        let rows = items.iter().map(|item| self.columns.iter().map(|column| cell(column, item)).collect());
         let rows: Vec<Vec<String>> = rows.collect();
         match &mut self.table {
             Some(_) if rows.is_empty() => Ok(String::new()),
@@ -355,6 +377,23 @@ mod tests {
         }
         assert!(all(Format::Table, &pages).starts_with("NAME\n"));
         assert!(!all(Format::Table, &pages).contains("MORE"), "not wide");
+    }
+
+    #[test]
+    fn the_table_shortens_identities_and_nothing_else() {
+        let digits = "0123456789abcdef".repeat(4);
+        for (cell, short) in [
+            (format!("sha256:{digits}"), "sha256:0123456789ab".to_owned()),
+            (format!("diff:sha256:{digits}"), "diff:sha256:0123456789ab".to_owned()),
+            (format!("example.org/shop@sha256:{digits}"), format!("example.org/shop@sha256:{digits}")),
+            (format!("sha256:{digits}0"), format!("sha256:{digits}0")),
+            (digits.clone(), digits.clone()),
+        ] {
+            assert_eq!(shortened(cell.clone()), short);
+            let page = vec![json!({ "name": cell, "more": [] })];
+            assert!(all(Format::Wide, std::slice::from_ref(&page)).contains(&cell));
+            assert!(all(Format::Table, &[page]).ends_with(&format!("{short}\n")));
+        }
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{Exit, Fatal, print};
+use super::{Exit, Fatal, output, print};
 use crate::aggregator::make_token;
 use crate::private::restrict_output;
+use crate::token;
 use crate::web::{Right, make_api_token};
 
 #[derive(Debug, clap::Args)]
@@ -48,12 +49,18 @@ enum TokenCommand {
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     let TokenCommand::New { node, api, rights, namespaces, tokens } = arguments.command;
-    let token = match api {
+    let name = api.as_ref().or(node.as_ref()).cloned().unwrap_or_default();
+    let made = match api {
         Some(name) => make_api_token(&tokens, &name, &rights, &namespaces).map_err(|error| error.to_string()),
-        None => make_token(&tokens, &node.unwrap_or_default()).map_err(|error| error.to_string()),
+        None => make_token(&tokens, &name).map_err(|error| error.to_string()),
     };
-    let token = token.map_err(Fatal::failed)?;
+    let made = made.map_err(Fatal::failed)?;
     restrict_output();
-    print(&format!("{token}\n"))?;
+    print(&format!("{made}\n"))?;
+    let count = token::count(&tokens, &name);
+    if count > 1 {
+        let file = tokens.display();
+        output::remark(&format!("{name} has {count} tokens in {file}; each is valid until its line is removed"));
+    }
     Ok(Exit::Done)
 }

@@ -111,7 +111,7 @@ pub const IMAGES: Resource = Resource {
     filters: &[
         ("name", "a name of the image"),
         ("stack", "identity of the image's stack"),
-        ("layer", "identity of a layer of the image"),
+        ("layer", "identity of a layer of the image, or its first 12 digits or more"),
         ("coverage", "coverage of the image"),
         ("namespace", "namespace of a pod with the image"),
         ("node", "node with a container of the image"),
@@ -124,7 +124,7 @@ pub const LAYERS: Resource = Resource {
     name: "layers",
     about: "Layers",
     filters: &[
-        ("id", "identity of the layer"),
+        ("id", "identity of the layer, or its first 12 digits or more"),
         ("state", "`known`, `leased`, `waiting` or `failed`"),
         ("disputed", "`true`: layers of which nodes report different contents; `false`: all others"),
         ("node", "node that stores the layer"),

@@ -193,3 +193,25 @@ fn a_slow_list_leaves_a_gap_and_is_not_requested_again_at_once() {
     });
     assert_eq!((relay.calls("Tasks/List", "k8s.io"), relay.calls("Tasks/List", "other")), (1, 3));
 }
+
+#[test]
+fn a_snapshotter_that_does_not_say_sizes_is_asked_once_and_every_container_is_described() {
+    let Some(containerd) = Containerd::start() else { return };
+    let image = image(&containerd);
+    ["a", "b", "c"].iter().for_each(|id| containerd.run("k8s.io", &image, id));
+    let relay = Relay::start(&containerd);
+    relay.fault("Snapshots/Usage", None, Fault::Hangs);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut client = Client::connect(Some(&relay.socket())).await.unwrap();
+        for _ in 0..2 {
+            let Plan { containers, gaps } = client.list(&[]).await.unwrap();
+            assert!(gaps.is_empty(), "{gaps:?}");
+            assert_eq!(containers.len(), 3);
+            for container in &containers {
+                assert!(container.refused.is_none() && !container.chain.is_empty() && container.size == 0);
+            }
+            assert_eq!(relay.calls("Snapshots/Usage", "k8s.io"), 1);
+        }
+    });
+}

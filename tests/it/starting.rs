@@ -182,6 +182,10 @@ fn keys_and_tokens_are_not_readable_for_everybody() {
     }
     token("node-tokens", "two");
     assert_eq!((mode(&at("node-tokens")), mode(&at("two.token"))), (0o640, 0o600));
+    let again =
+        Command::new(OUTCROP).args(["token", "new", "two", "--tokens"]).arg(at("node-tokens")).output().unwrap();
+    let said = String::from_utf8(again.stderr).unwrap();
+    assert!(again.stdout.len() == 65 && said.starts_with("two has 2 tokens in "), "{said}");
     let [cert, key] = ["cert.pem", "key.pem"].map(|name| at(name).display().to_string());
     terminate(Running(start(dir.path(), free(), &["--tls-cert", &cert, "--tls-key", &key])).waited(dir.path()));
     assert_eq!((mode(&at("key.pem")), mode(&at("cert.pem"))), (0o640, 0o644), "a certificate is no secret");

@@ -228,7 +228,7 @@ impl Aggregator {
         }
         let seen = rows.iter().filter(|row| row.package_sets.iter().any(|id| containers_of.contains_key(id)));
         let Some(worst) = seen.clone().min_by_key(|row| Reverse(row.severity)) else {
-            return Err(Failure::Missing(self.not_found(id).await?));
+            return Err(Failure::Missing(self.not_found(scope, id).await?));
         };
         let aliases: BTreeSet<String> =
             seen.flat_map(|row| row.aliases.iter().chain([&row.vulnerability]).cloned()).collect();

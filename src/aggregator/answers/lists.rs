@@ -10,7 +10,7 @@ use outcrop_proto::{
 
 use super::status::sees_node;
 use super::workloads::named;
-use super::{Chosen, container_ref, identity, is, is_image, time, word};
+use super::{Chosen, LayerPattern, container_ref, identity, is, is_image, time, word};
 use crate::aggregator::fleet::{Container, Key, Node, Picture, Visible};
 use crate::aggregator::joining::{Missing, missing};
 use crate::aggregator::{Aggregator, now};
@@ -129,13 +129,13 @@ impl Aggregator {
 
     pub(super) fn list_images(&self, scope: &Scope, list: &List) -> Result<Page<ImageItem>, Failure> {
         let stack: Option<Digest> = identity(list, "stack")?;
-        let layer: Option<LayerId> = identity(list, "layer")?;
+        let layer = LayerPattern::parse(list, "layer")?;
         let fleet = self.picture();
         let chosen = chosen_stacks(&fleet, scope, list);
         let coverage = word::<CoverageState>(list, "coverage")?;
         let wanted = fleet.visible(scope).filter(|visible| {
             stack.is_none_or(|stack| stack == *visible.digest)
-                && layer.is_none_or(|layer| visible.stack.layers().contains(&layer))
+                && layer.as_ref().is_none_or(|layer| visible.stack.layers().iter().any(|id| layer.matches(id)))
                 && chosen.as_ref().is_none_or(|chosen| chosen.contains(visible.digest))
                 && list.filter("namespace").is_none_or(|wanted| {
                     scope.sees(Some(wanted))
@@ -194,7 +194,7 @@ impl Aggregator {
     }
 
     pub(super) fn list_layers(&self, scope: &Scope, list: &List) -> Result<Page<LayerItem>, Failure> {
-        let wanted_id: Option<LayerId> = identity(list, "id")?;
+        let pattern = LayerPattern::parse(list, "id")?;
         let stack: Option<Digest> = identity(list, "stack")?;
         let disputed = list.flag("disputed")?;
         let wanted_state = word::<LayerState>(list, "state")?;
@@ -211,7 +211,7 @@ impl Aggregator {
         let items = impacts.into_iter().filter_map(|(id, impact)| {
             let layer = fleet.layer(&id)?;
             let state = layer.state();
-            let wanted = wanted_id.is_none_or(|wanted| wanted == id)
+            let wanted = pattern.as_ref().is_none_or(|pattern| pattern.matches(&id))
                 && wanted_state.is_none_or(|wanted| wanted == state)
                 && disputed.is_none_or(|disputed| disputed == layer.is_disputed());
             wanted.then_some((id, impact))

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use outcrop_proto::{Digest, UnknownWord, Word};
+use outcrop_proto::{Digest, LayerId, UnknownWord, Word};
 use tracing::{info, warn};
 
 pub(super) use recent::Latest;
@@ -175,6 +175,36 @@ fn container_ref(node: &str, key: &Key, container: &Container) -> ContainerRef {
 fn identity<T: FromStr<Err: Display>>(list: &List, name: &str) -> Result<Option<T>, Failure> {
     let Some(text) = list.filter(name) else { return Ok(None) };
     text.parse().map(Some).map_err(|error| Failure::Invalid(format!("{name}={text}: {error}")))
+}
+
+/// Identities of layers that a filter selects: one, or those that begin as it does, which is how tables show them.
+struct LayerPattern(String);
+
+impl LayerPattern {
+    /// Minimum number of hexadecimal digits.
+    const DIGITS: usize = 12;
+
+    /// Parses the filter `name`: an identity, with or without its kind and algorithm, or its first digits.
+    fn parse(list: &List, name: &str) -> Result<Option<Self>, Failure> {
+        let Some(text) = list.filter(name) else { return Ok(None) };
+        let bare = ["diff:", "chain:"].iter().find_map(|kind| text.strip_prefix(kind)).unwrap_or(text);
+        let digits = bare.strip_prefix("sha256:").unwrap_or(bare);
+        let is_digit = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+        if (Self::DIGITS..=64).contains(&digits.len()) && digits.bytes().all(is_digit) {
+            Ok(Some(Self(text.to_owned())))
+        } else {
+            Err(Failure::Invalid(format!(
+                "{name}={text}: invalid layer identity: expected diff:sha256:… or chain:sha256:…, with at least the first {} digits",
+                Self::DIGITS
+            )))
+        }
+    }
+
+    fn matches(&self, id: &LayerId) -> bool {
+        let id = id.to_string();
+        let mut tails = id.match_indices(':').map(|(at, _)| &id[at + 1..]);
+        id.starts_with(&self.0) || tails.any(|tail| tail.starts_with(&self.0))
+    }
 }
 
 /// Returns the word that the filter `name` selects, in upper or lower case.

@@ -289,11 +289,15 @@ impl Aggregator {
     }
 
     /// Returns why a vulnerability has no findings: no container is affected, or the database does not contain it.
-    pub(super) async fn not_found(&self, id: &str) -> Result<String, Failure> {
+    pub(super) async fn not_found(&self, scope: &Scope, id: &str) -> Result<String, Failure> {
         let is_known = self.is_advisory(id.to_owned()).await?;
         Ok(match self.asked(id, is_known) {
             AskedVulnerability { in_database: true, .. } => {
-                format!("{id:?} affects no scanned container; outcrop status shows what is not scanned")
+                let seen = match scope {
+                    Scope::All => "",
+                    Scope::Namespaces(_) => " in the namespaces that you may read",
+                };
+                format!("{id:?} affects no scanned container{seen}; outcrop status shows what is not scanned")
             }
             AskedVulnerability { newest_record: Some(newest), .. } => {
                 let newest = newest.split('T').next().unwrap_or_default();

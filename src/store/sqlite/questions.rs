@@ -19,9 +19,9 @@ use crate::store::{
 /// Of at most so many package sets the findings are sorted; of more, verdicts are read in their order.
 const FEW: usize = 64;
 
-/// Packages of the name ?1, whole or short.
+/// Packages of the name ?1, whole or short. An npm package with a scope is another package than the one without.
 const NAMED: &str = "SELECT id FROM package WHERE name = ?1 COLLATE NOCASE
-    UNION SELECT id FROM package WHERE short = ?1 COLLATE NOCASE";
+    UNION SELECT id FROM package WHERE short = ?1 COLLATE NOCASE AND name NOT LIKE '@%'";
 
 #[async_trait]
 impl Questions for Sqlite {

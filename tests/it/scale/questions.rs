@@ -47,6 +47,7 @@ fn questions_and_lists_of_a_fleet_mean_what_they_say() {
     every_order_that_a_list_names_is_an_order(&service);
     severities_are_a_minimum_or_equal(&service);
     filters_that_select_nothing_are_named(&service);
+    a_layer_is_found_by_what_the_table_shows(&service);
     fleet.stop();
 }
 
@@ -76,6 +77,43 @@ fn ranges_are_those_of_the_ecosystem(service: &Service, fleet: &Fleet) {
     // `@types/lodash` and its like are other packages.
     let items = service.all(&format!("/api/v1/who-has?q={}", encoded("pkg:npm/lodash")));
     assert!(items.iter().all(|item| item["package"] == "lodash"), "{items:?}");
+    let names = |name: &str| -> BTreeSet<String> {
+        let items = service.all(&format!("/api/v1/packages?name={}", encoded(name)));
+        items.iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names("lodash"), ["lodash".to_owned()].into());
+    let all = service.all("/api/v1/packages?type=npm");
+    let scoped = all.iter().map(|item| item["name"].as_str().unwrap()).find(|name| name.starts_with('@')).unwrap();
+    assert_eq!(names(scoped), [scoped.to_owned()].into());
+    assert!(!names(scoped.split('/').next_back().unwrap()).contains(scoped), "{scoped}");
+    assert_eq!(names("log4j-core"), ["org.apache.logging.log4j:log4j-core".to_owned()].into());
+}
+
+fn a_layer_is_found_by_what_the_table_shows(service: &Service) {
+    let id = service.all("/api/v1/layers").remove(0)["id"].as_str().unwrap().to_owned();
+    let (kind, digits) = id.split_once(":sha256:").unwrap();
+    let short = &digits[..12];
+    let by = |path: &str| -> Vec<String> {
+        let items = service.all(path);
+        items.iter().map(|item| item["id"].as_str().or(item["stack"].as_str()).unwrap().to_owned()).collect()
+    };
+    let images = by(&format!("/api/v1/images?layer={id}"));
+    assert!(!images.is_empty());
+    for text in [id.as_str(), &format!("{kind}:sha256:{short}"), &format!("sha256:{short}"), short, &digits[..40]] {
+        assert_eq!(by(&format!("/api/v1/layers?id={text}")).as_slice(), std::slice::from_ref(&id), "{text}");
+        assert_eq!(by(&format!("/api/v1/images?layer={text}")), images, "{text}");
+    }
+    let other = if kind == "diff" { "chain" } else { "diff" };
+    assert_eq!(by(&format!("/api/v1/layers?id={other}:sha256:{digits}")), Vec::<String>::new());
+    for text in [&digits[..11], "diff:", "sha256", &format!("{digits}0"), "diff:sha512:0123456789abcdef"] {
+        let (status, body) = service.ask(&format!("/api/v1/layers?id={text}")).unwrap();
+        assert!(status == 400 && body.contains("invalid layer identity"), "{text}: {status} {body}");
+    }
+    let (_, table, _) = told(service, &["get", "layers", &id]);
+    let shown = table.lines().nth(1).unwrap().split_whitespace().last().unwrap();
+    assert_eq!(shown, format!("{kind}:sha256:{short}"));
+    assert_eq!(told(service, &["get", "layers", shown]).1, table);
+    assert!(told(service, &["get", "layers", shown, "-o", "wide"]).1.contains(&id));
 }
 
 fn what_is_not_understood_or_not_known_is_said(service: &Service) {
