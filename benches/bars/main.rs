@@ -106,19 +106,27 @@ fn interrupt(table: &mut Table) {
     }
 }
 
+/// Volumes that become full while inventories come in, each time with another fleet.
 fn full(table: &mut Table) {
-    let shape = Shape { nodes: 50, containers: 1_500, images: 200, layers: 1_000, seed: 1 };
+    let times = std::env::var("OUTCROP_FILLS").ok().and_then(|fills| fills.parse().ok()).unwrap_or(20);
     for kind in [volumes::FileSystem::Tmpfs, volumes::FileSystem::Ext4] {
-        let what = format!("the aggregator's volume ({kind:?}) filled to 100 %, reading goes on");
-        let Some(outcome) = crash::fill_the_volume(shape, kind) else {
-            table.row(&what, "SKIPPED: needs root".to_owned(), "0 lost", false);
+        let what = format!("the aggregator's volume ({kind:?}) full and back {times} times, reading goes on");
+        let shape = |seed| Shape { nodes: 50, containers: 1_500, images: 200, layers: 1_000, seed };
+        let outcomes: Option<Vec<crash::Outcome>> =
+            (1..=times).map(|seed| crash::fill_the_volume(shape(seed), kind)).collect();
+        let Some(outcomes) = outcomes else {
+            table.row(&what, "SKIPPED: needs root".to_owned(), "0 lost, 0 wrong", false);
             continue;
         };
-        outcome.wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
-        let right = outcome.lost == 0 && outcome.complete && outcome.wrong.is_empty();
-        let measured = format!("{} of {} lost, {} wrong", outcome.lost, outcome.acknowledged, outcome.wrong.len());
-        table.row(&what, measured, "0 lost", right);
-        table.note("from free space to everything right again", seconds(outcome.right_again));
+        let wrong: Vec<&String> = outcomes.iter().flat_map(|outcome| &outcome.wrong).collect();
+        wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
+        let lost: usize = outcomes.iter().map(|outcome| outcome.lost).sum();
+        let acknowledged: usize = outcomes.iter().map(|outcome| outcome.acknowledged).sum();
+        let right = lost == 0 && wrong.is_empty() && outcomes.iter().all(|outcome| outcome.complete);
+        let measured = format!("{lost} of {acknowledged} lost, {} wrong", wrong.len());
+        table.row(&what, measured, "0 lost, 0 wrong", right);
+        let slowest = outcomes.iter().map(|outcome| outcome.right_again).max().unwrap_or_default();
+        table.note("from free space to everything right again, longest", seconds(slowest));
     }
 }
 

@@ -1,11 +1,12 @@
 //! Acknowledged data survives every crash of the aggregator and every failure of its volume.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::load::{count, runtime, sample, settle};
 use super::node::{Counts, Fleet, node_name};
-use super::rematch::{Contents, contents, differences};
+use super::rematch::{Contents, contents, differences, of_image};
 use super::service::{Service, until};
 use super::world::{Shape, World, mix};
 use crate::volumes::{FileSystem, Volume};
@@ -34,6 +35,18 @@ fn missing(service: &Service, fleet: &Fleet) -> usize {
     let listed = service.all("/api/v1/layers?state=known");
     let listed: BTreeSet<&str> = listed.iter().filter_map(|layer| layer["id"].as_str()).collect();
     fleet.stored().iter().filter(|id| !listed.contains(id.to_string().as_str())).count()
+}
+
+/// Stacks that the aggregator shows as scanned with other packages or findings than they have.
+fn scanned_wrongly(service: &Service, expected: &Contents) -> Vec<String> {
+    let images = service.all("/api/v1/images");
+    let scanned = images.iter().filter(|image| image["coverage"]["state"] == "scanned");
+    let wrong = scanned.filter_map(|image| {
+        let stack = image["stack"].as_str()?;
+        let (reported, (expected, _)) = (of_image(image), expected.get(stack)?);
+        (reported != *expected).then(|| format!("meanwhile: {stack} is {reported}, expected {expected}"))
+    });
+    wrong.collect()
 }
 
 /// What an aggregator reports of each stack that was never disturbed.
@@ -122,6 +135,7 @@ fn finish(
 pub(crate) fn fill_the_volume(shape: Shape, kind: FileSystem) -> Option<Outcome> {
     let dir = tempfile::tempdir().unwrap();
     let volume = Volume::mount(&dir.path().join("data"), kind, 256)?;
+    let expected = undisturbed(shape);
     let runtime = runtime();
     let mut service = Service::start_on((0..shape.nodes).map(node_name), &[], Some(volume.path()));
     let fleet = Fleet::new(World::new(shape), &service);
@@ -142,14 +156,30 @@ pub(crate) fn fill_the_volume(shape: Shape, kind: FileSystem) -> Option<Outcome>
         assert_eq!(service.ask(question).unwrap().0, 200, "{question}");
     }
     assert!(stored < shape.layers, "it was full before all was read");
+    let mut meanwhile = scanned_wrongly(&service, &expected);
     let start = Instant::now();
     volume.empty();
     fleet.reading(Duration::ZERO);
-    let status = settle(&service, shape, false);
+    let is_settled = AtomicBool::new(false);
+    let status = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut wrong = Vec::new();
+            while !is_settled.load(Ordering::Relaxed) {
+                wrong.extend(scanned_wrongly(&service, &expected));
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            wrong
+        });
+        let status = settle(&service, shape, false);
+        is_settled.store(true, Ordering::Relaxed);
+        meanwhile.extend(watch.join().unwrap());
+        status
+    });
     until("the full volume to be forgotten", Duration::from_secs(120), || service.status()["store_error"].is_null());
     let right_again = start.elapsed();
     let failures = Counts::get(&fleet.counts.failures);
     let mut outcome = finish(&mut service, &fleet, &status, 0, right_again);
+    outcome.wrong.append(&mut meanwhile);
     if failures > 0 {
         outcome.wrong.push(format!("{failures} streams ended"));
     }

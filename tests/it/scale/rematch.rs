@@ -90,10 +90,14 @@ pub(crate) fn contents(service: &Service) -> Contents {
             })
             .collect();
         lines.sort_unstable();
-        let summary = json!([image["coverage"]["state"], image["packages"], image["findings"], image["withheld"]]);
-        contents.insert(stack, (summary, lines));
+        contents.insert(stack, (of_image(&image), lines));
     }
     contents
+}
+
+/// The state, packages and findings of an image in the list of images.
+pub(crate) fn of_image(image: &Value) -> Value {
+    json!([image["coverage"]["state"], image["packages"], image["findings"], image["withheld"]])
 }
 
 /// The first differences between what is expected and what is reported.
