@@ -108,6 +108,12 @@ pub enum AgentError {
         /// Cause, with a hint.
         reason: String,
     },
+    /// The aggregator's address needs a CA certificate, and there is none.
+    #[error("invalid aggregator address {address:?}: https requires the CA certificate; pass --ca FILE", address = safe(.address).to_string())]
+    NoAuthority {
+        /// The address as the operator wrote it.
+        address: String,
+    },
     /// The process that holds the runtime's socket failed.
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
@@ -251,7 +257,7 @@ impl Aggregator {
                 let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
                 endpoint.tls_config(tls).map_err(|error| wrong(error.to_string()))
             }
-            (Some("https"), None) => Err(wrong("https requires the CA certificate; pass --ca FILE".to_owned())),
+            (Some("https"), None) => Err(AgentError::NoAuthority { address: self.address.clone() }),
             (Some("http"), _) if matches!(host.as_str(), "localhost" | "127.0.0.1" | "[::1]") => Ok(endpoint),
             (Some("http"), _) => {
                 Err(wrong("http is allowed on loopback only, because it exposes the token; use https".to_owned()))

@@ -39,9 +39,8 @@ pub(super) async fn examine(aggregator: &Aggregator) -> Vec<Check> {
     let endpoint = match aggregator.endpoint() {
         Ok(endpoint) => endpoint,
         Err(error) => {
-            let needs_ca = aggregator.ca.is_none() && aggregator.address.starts_with("https://");
             let (name, hint) = match error {
-                AgentError::Address { .. } if !needs_ca => {
+                AgentError::Address { .. } => {
                     ("aggregator", "pass the address that the agent uses, as https://HOST:PORT")
                 }
                 _ => ("CA certificate", "pass --ca FILE with the certificate from the aggregator's ConfigMap …-ca"),
