@@ -84,7 +84,8 @@ fn restrict_tree(path: &Path, depth: usize) {
 /// Takes the permissions of all users but its owner and its group from a secret that an operator has placed, such as a private key: a group may have
 /// been chosen on purpose.
 pub(crate) fn restrict_secret(path: &Path) {
-    if let Ok(metadata) = fs::metadata(path) {
+    // A directory or a device in its place is a mistake, and none of ours.
+    if let Some(metadata) = fs::metadata(path).ok().filter(Metadata::is_file) {
         restrict(path, &metadata, OTHERS & 0o007);
     }
 }

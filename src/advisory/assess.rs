@@ -26,9 +26,7 @@ pub fn parse_date(text: &str) -> Result<jiff::civil::Date, String> {
 
 /// Returns the warning about a day, other than today, on which the age of the database is judged.
 pub fn as_of_warning(day: jiff::civil::Date) -> String {
-    format!(
-        "the age of the advisory database is judged on {day} and not today (--db-as-of): later advisories are missing"
-    )
+    format!("the age of the advisory database is judged on {day} and not today (--db-as-of): it may be out of date")
 }
 
 /// The state of matching of one ecosystem of a target.

@@ -28,11 +28,16 @@ const MAX_TEXT: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// An input could not be read.
-    #[error("{0}")]
+    #[error("{0}; nothing was written, because the database would lack its records")]
     Input(String),
     /// The inputs contain no usable record.
-    #[error("reading {0}: no usable OSV record found; nothing was written")]
-    Empty(String),
+    #[error("reading {inputs}: no usable OSV record found{}; nothing was written", first(.unusable))]
+    Empty {
+        /// The inputs.
+        inputs: String,
+        /// Records that could not be used, sorted.
+        unusable: Vec<Unusable>,
+    },
     /// The file could not be written.
     #[error("writing advisory database {path}: {reason}", path = .path.display())]
     Write {
@@ -41,6 +46,12 @@ pub enum BuildError {
         /// The cause.
         reason: String,
     },
+}
+
+/// Returns the first unusable record as text.
+fn first(unusable: &[Unusable]) -> String {
+    let text = |first: &Unusable| format!(" ({}: {})", first.file, first.reason);
+    unusable.first().map(text).unwrap_or_default()
 }
 
 /// Counts of a finished build.
@@ -54,7 +65,7 @@ pub struct BuildReport {
     pub irrelevant: usize,
     /// Older copies of records that occur several times.
     pub superseded: usize,
-    /// Files and archive entries that could not be used, sorted.
+    /// Records that could not be used, sorted.
     pub unusable: Vec<Unusable>,
 }
 
@@ -119,6 +130,15 @@ pub fn build(from: &[PathBuf], out: &Path) -> Result<BuildReport, BuildError> {
 /// # Errors
 /// Returns the errors of [`build`].
 pub fn build_with(from: &[PathBuf], out: &Path, progress: &BuildProgress) -> Result<BuildReport, BuildError> {
+    let fail = |reason: String| BuildError::Write { path: out.to_owned(), reason };
+    if out.is_dir() {
+        return Err(fail("it is a directory; pass the path of a file".to_owned()));
+    }
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Checked here, because the error of the temporary file would contain the name of the temporary file.
+    let unwritable = |error: &std::io::Error| fail(format!("directory {}: {error}", folder.display()));
+    fs::metadata(folder).map_err(|error| unwritable(&error))?;
+    rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).map_err(|error| unwritable(&error.into()))?;
     let (records, report) = (BTreeMap::new(), BuildReport::default());
     let mut gathered = Gathered { records, origin: String::new(), report, progress };
     for path in from {
@@ -129,10 +149,6 @@ pub fn build_with(from: &[PathBuf], out: &Path, progress: &BuildProgress) -> Res
     let Gathered { records, mut report, .. } = gathered;
     progress.to_write.store(records.len() as u64, Ordering::Relaxed);
     report.unusable.sort();
-    let fail = |reason: String| BuildError::Write { path: out.to_owned(), reason };
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Checked here, because the error of the temporary file would contain the name of the temporary file.
-    fs::metadata(folder).map_err(|error| fail(format!("directory {}: {error}", folder.display())))?;
     let temporary = tempfile::Builder::new()
         .prefix(".outcrop-db-")
         .tempfile_in(folder)
@@ -141,7 +157,7 @@ pub fn build_with(from: &[PathBuf], out: &Path, progress: &BuildProgress) -> Res
     let written = write(&temporary, records, &mut report, progress).map_err(|error| fail(error.to_string()))?;
     if written == 0 {
         let inputs: Vec<String> = from.iter().map(|path| path.display().to_string()).collect();
-        return Err(BuildError::Empty(inputs.join(", ")));
+        return Err(BuildError::Empty { inputs: inputs.join(", "), unusable: report.unusable });
     }
     let sync = || -> std::io::Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
@@ -150,7 +166,7 @@ pub fn build_with(from: &[PathBuf], out: &Path, progress: &BuildProgress) -> Res
         file.sync_all()
     };
     sync().map_err(|error| fail(error.to_string()))?;
-    temporary.persist(out).map_err(|error| fail(error.to_string()))?;
+    temporary.persist(out).map_err(|error| fail(error.error.to_string()))?;
     // The rename is durable only after the directory was synced.
     fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| fail(error.to_string()))?;
     Ok(report)

@@ -1,6 +1,7 @@
 //! Reads OSV records from files, directories and archives.
 //!
-//! Feeds are not trusted: the sizes of records, archives and decompressed data are limited. An unusable record is reported and skipped.
+//! Feeds are not trusted: the sizes of records, archives and decompressed data are limited. An unusable record is reported and skipped. A file that cannot
+//! be read, or an archive that is damaged, ends the build, because it would be missing thousands of records.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
@@ -23,7 +24,7 @@ const MAX_UNPACKED: u64 = 64 << 30;
 /// Maximum depth of nested directories.
 const MAX_DEPTH: usize = 16;
 
-/// A file or an entry of an archive that could not be used.
+/// A record that could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unusable {
     /// The path; the entry of an archive follows `!/`.
@@ -36,7 +37,7 @@ pub struct Unusable {
 pub(super) trait Sink {
     /// Receives a record, and the name of its archive if it is in one.
     fn record(&mut self, record: Record, archive: Option<&str>);
-    /// Receives the error of a file or entry that could not be used.
+    /// Receives the error of a record that could not be used.
     fn unusable(&mut self, unusable: Unusable);
 }
 
@@ -64,7 +65,7 @@ fn kind(name: &str) -> Kind {
 /// Reads every record below `path`.
 ///
 /// # Errors
-/// When `path` itself cannot be read, or has an unsupported format.
+/// When a file or directory cannot be read, an archive is damaged, or `path` has an unsupported format.
 pub(super) fn read(path: &Path, sink: &mut dyn Sink) -> Result<(), String> {
     let metadata = fs::metadata(path).map_err(|error| format!("reading feed {}: {error}", path.display()))?;
     if metadata.is_dir() {
@@ -75,10 +76,7 @@ pub(super) fn read(path: &Path, sink: &mut dyn Sink) -> Result<(), String> {
         Kind::Other => Err(format!(
             "reading feed {name}: unsupported format: expected a directory, a .json or .yaml file, a .zip from osv.dev, or a .tar.zst"
         )),
-        known => {
-            file(path, known, sink);
-            Ok(())
-        }
+        known => file(path, known, sink),
     }
 }
 
@@ -100,27 +98,26 @@ fn directory(path: &Path, depth: usize, sink: &mut dyn Sink) -> Result<(), Strin
         if metadata.is_dir() {
             directory(&entry, depth + 1, sink)?;
         } else if metadata.is_file() {
-            file(&entry, kind(&entry.display().to_string()), sink);
+            file(&entry, kind(&entry.display().to_string()), sink)?;
         }
     }
     Ok(())
 }
 
-fn file(path: &Path, kind: Kind, sink: &mut dyn Sink) {
+fn file(path: &Path, kind: Kind, sink: &mut dyn Sink) -> Result<(), String> {
     let name = path.display().to_string();
     let own = path.file_name().unwrap_or_default().to_string_lossy();
     let result = File::open(path).map_err(|error| error.to_string()).and_then(|file| match kind {
         Kind::Json | Kind::Yaml => {
-            record(&name, &kind, BufReader::new(file), None, sink);
-            Ok(())
+            let size = file.metadata().map_err(|error| error.to_string())?.len();
+            let read = record(&name, &kind, BufReader::new(file), None, sink);
+            if read < size.min(MAX_RECORD) { Err("it could not be read to its end".to_owned()) } else { Ok(()) }
         }
         Kind::Zip => zip(&name, &own, file, sink),
         Kind::TarZstd => tar(&name, &own, file, sink),
         Kind::Other => Ok(()),
     });
-    if let Err(reason) = result {
-        sink.unusable(Unusable { file: name, reason });
-    }
+    result.map_err(|reason| format!("reading feed {name}: {reason}"))
 }
 
 /// Reads one record and passes it, or its error, to the sink. Returns its size in bytes.

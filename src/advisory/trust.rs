@@ -39,7 +39,7 @@ pub enum TrustError {
     #[error("reading the signed file: {0}")]
     Read(#[source] io::Error),
     /// The text is not a key.
-    #[error("invalid minisign public key {0:?}: expected a .pub file, or its base64 line that starts with RW")]
+    #[error("invalid minisign public key {0}: expected a .pub file, or its base64 line that starts with RW")]
     Key(String),
     /// The bytes are not a signature.
     #[error("not a minisign signature ({0}); sign the file with minisign -S -m FILE")]

@@ -91,7 +91,7 @@ pub enum Refusal {
     #[error(transparent)]
     Database(#[from] DatabaseError),
     /// The file is not signed, but a signature is required.
-    #[error("{file} is not signed, but --require-signature is set: {signature} does not exist", file = .0.display(), signature = trust::signature_path(.0).display())]
+    #[error("{file} is not signed, but --require-signature is set; sign it with minisign -S -m FILE, and keep FILE.minisig beside it", file = .0.display())]
     Unsigned(PathBuf),
     /// The signature is invalid or not trusted.
     #[error("verifying {file}: {reason}", file = .file.display())]
@@ -102,7 +102,7 @@ pub enum Refusal {
         reason: TrustError,
     },
     /// The database has fewer or older records than the one in use.
-    #[error("refusing {file}: {}; if this is intended, run outcrop db push --allow-shrink {file}", list(.regressions), file = .file.display())]
+    #[error("refusing {file}: {}; if this is intended, run outcrop db push --allow-shrink FILE", list(.regressions), file = .file.display())]
     Shrinks {
         /// The path of the offered file.
         file: PathBuf,
@@ -117,6 +117,23 @@ pub enum Refusal {
         /// The cause.
         source: io::Error,
     },
+}
+
+impl Refusal {
+    /// Returns the refusal of a pushed file, whose path nobody outside of the aggregator knows.
+    #[must_use]
+    pub(super) fn of_pushed(mut self) -> Self {
+        if let Self::File { file, .. }
+        | Self::TooLarge { file, .. }
+        | Self::Changing(file)
+        | Self::Unsigned(file)
+        | Self::Signature { file, .. }
+        | Self::Shrinks { file, .. } = &mut self
+        {
+            *file = PathBuf::from("the pushed file");
+        }
+        self
+    }
 }
 
 /// Returns the first regressions as text, and the number of further ones.

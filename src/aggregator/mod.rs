@@ -196,8 +196,6 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     private::prepare_directory(&config.data, crate::store::is_own_entry)?;
     crate::store::check_local(&config.data)?;
     crate::store::check_writable(&config.data)?;
-    let secrets = [&config.tls, &config.api_tls].into_iter().flatten().map(|(_, key)| key);
-    secrets.chain(&config.tokens).chain(&config.api_tokens).for_each(|path| private::restrict_secret(path));
     let client = match &config.kubernetes {
         Some(kubernetes) => {
             let connected = crate::cluster::connect(kubernetes.kubeconfig.as_deref(), None).await;
@@ -258,6 +256,9 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
         // Outside Kubernetes the API is on loopback then, and users of this machine are trusted.
         _ => Arc::new(web::Loopback),
     };
+    // Only now, when each was read as what it is: another file in its place keeps its mode.
+    let secrets = [&config.tls, &config.api_tls].into_iter().flatten().map(|(_, key)| key);
+    secrets.chain(&config.tokens).chain(&config.api_tokens).for_each(|path| private::restrict_secret(path));
     let web_config = web::Config {
         loopback: config.api.ip().is_loopback(),
         hosts: config.api_hosts.clone(),

@@ -158,7 +158,7 @@ impl Aggregator {
             path: self.config.data.clone(),
             source: std::io::Error::other(error),
         };
-        let (offer, by) = offered.await.map_err(ended)??;
+        let (offer, by) = offered.await.map_err(ended)?.map_err(Refusal::of_pushed)?;
         let is_new = matches!(offer, Offer::New(_));
         let current = match offer {
             Offer::New(current) => Some(current),

@@ -190,10 +190,14 @@ impl Identify for TokenFile {
 /// Creates a token for `node`, appends its hash to the file, and returns the token, which is not stored.
 ///
 /// # Errors
-/// When the name is invalid, or the file cannot be written.
+/// When the name is invalid, or the file cannot be written or is not a token file of nodes.
 pub fn make_token(path: &Path, node: &str) -> Result<String, TokenError> {
     if !token::is_name(node) {
         return Err(TokenError::Name(node.to_owned()));
+    }
+    // Nothing is appended to a file that is none, such as the one of the API's users.
+    if path.exists() {
+        Tokens::read(path)?;
     }
     token::add(path, |hash| format!("{node} {hash}"))
         .map_err(|source| TokenError::File { path: path.to_owned(), source })

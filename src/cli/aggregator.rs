@@ -282,9 +282,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         )));
     }
     let keys: Result<Vec<PublicKey>, _> = arguments.db_key.iter().map(|key| PublicKey::from_argument(key)).collect();
-    let keys = keys.map_err(|error| {
-        Fatal::usage(format!("invalid value for --db-key: {error}; expected a minisign public key or a .pub file"))
-    })?;
+    let keys = keys.map_err(|error| Fatal::usage(format!("invalid value for --db-key: {error}")))?;
     if arguments.offline && arguments.otlp_endpoint.is_some() {
         return Err(Fatal::usage(
             "--otlp-endpoint cannot be used with --offline, because the kernel refuses connections to the collector",

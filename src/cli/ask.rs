@@ -10,7 +10,7 @@ use super::text::escape;
 use super::unmatched::{self, describe_unknown};
 use super::{Exit, Fatal, print};
 use crate::problems::ProblemKind;
-use crate::web::{HasItem, HasPage, Rematch, SourceStatus, Status};
+use crate::web::{CoverageCount, HasItem, HasPage, Rematch, SourceStatus, Status};
 
 /// Path of the status.
 const STATUS: &str = "/api/v1/status";
@@ -151,7 +151,11 @@ fn describe_containers(status: &Status, out: &mut String) {
     section(
         &["ECOSYSTEM", "ASSESSED", "CONTAINERS", "REASON"],
         assessed.collect(),
-        "nothing is assessed: no advisory database, or no container is scanned\n",
+        if status.database.is_some() {
+            "nothing is assessed: no container is scanned\n"
+        } else {
+            "nothing is assessed: no advisory database\n"
+        },
     );
     let findings = status.findings.iter().map(|(severity, count)| vec![severity.to_string(), count.cell()]);
     section(&["SEVERITY", "FINDINGS"], findings.collect(), "no findings in the assessed ecosystems\n");
@@ -171,7 +175,7 @@ fn describe_database(status: &Status) -> String {
         ));
         if let Some(day) = &database.as_of {
             out.push_str(&format!(
-                "THE AGE OF THE DATABASE IS JUDGED ON {} AND NOT TODAY (--db-as-of): later advisories are missing\n",
+                "THE AGE OF THE DATABASE IS JUDGED ON {} AND NOT TODAY (--db-as-of): it may be out of date\n",
                 escape(day)
             ));
         }
@@ -248,10 +252,18 @@ pub(super) fn who_has(arguments: &WhoHasArguments) -> Result<Exit, Fatal> {
             return Err(Fatal::failed(describe_unknown(&asked)));
         }
         let status: Status = client.get(STATUS, &[])?;
+        let unread = describe_unread(&status);
+        let is_read = |count: &CoverageCount| {
+            matches!(count.state.known(), Some(CoverageState::Scanned | CoverageState::Partial)) && count.containers > 0
+        };
+        if status.containers > 0 && !status.coverage.iter().any(is_read) {
+            return Err(Fatal::failed(format!(
+                "who has it is unknown, because no container has been scanned: {unread}"
+            )));
+        }
         if let Some(line) = unmatched::unknown_package(&client, &arguments.question, status.restricted) {
             output::remark(&line);
         }
-        let unread = describe_unread(&status);
         output::remark(&format!("no matches: {unread}"));
     }
     Ok(Exit::Done)

@@ -79,6 +79,11 @@ impl Server {
 
     /// Connects to the selected aggregator.
     pub(super) fn connect(&self) -> Result<Client, Fatal> {
+        if let Some(flag) = self.cluster.flag().filter(|_| self.server.is_some()) {
+            return Err(Fatal::usage(format!(
+                "{flag} selects an aggregator in a cluster, and --server, or the variable OUTCROP_SERVER, another one: omit one of them"
+            )));
+        }
         match &self.server {
             Some(server) => self.connect_to(server),
             None if self.cluster.is_named() => self.connect_through(&self.cluster),
@@ -113,14 +118,28 @@ impl Server {
                 "invalid value {server:?} for --server: the scheme is missing; pass http://{server} or https://{server}"
             )));
         }
-        let wrong = || {
+        // The value may contain a password, so the message does not.
+        let wrong = |reason: &str| {
             Fatal::usage(format!(
-                "invalid value {server:?} for --server: expected http://HOST:PORT or https://HOST:PORT"
+                "invalid value for --server: {reason}; expected http://HOST:PORT or https://HOST:PORT"
             ))
         };
-        let uri: Uri = server.parse().map_err(|_| wrong())?;
+        let uri: Uri = server.parse().map_err(|_| wrong("not a URL"))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
-            return Err(wrong());
+            return Err(wrong("the scheme or the host is wrong"));
+        }
+        let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+        if authority.contains('@') {
+            return Err(wrong("it contains a user name; pass the token with --token-file"));
+        }
+        // A port that is not understood would be replaced by the one of the scheme.
+        let has_port = authority.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
+        if has_port && uri.port_u16().is_none_or(|port| port == 0) {
+            return Err(wrong("the port is not a number from 1 to 65535"));
+        }
+        let path = uri.path().trim_end_matches('/');
+        if !matches!(path, "" | "/api/v1") || uri.query().is_some() {
+            return Err(wrong("it has a path or a query"));
         }
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
@@ -140,8 +159,8 @@ impl Server {
             certificates = read_certificates(path)?;
             config = config.tls_config(trusting(&certificates));
         }
-        // The pages and the documentation show URLs with the path of the API.
-        let base = server.trim_end_matches('/').trim_end_matches("/api/v1").trim_end_matches('/').to_owned();
+        // Without the path of the API, which the documentation shows in URLs.
+        let base = format!("{}://{authority}", uri.scheme_str().unwrap_or_default());
         Ok(Client { agent: config.build().into(), base, authorization, certificates, _tunnel: None })
     }
 }
@@ -157,7 +176,10 @@ fn trusting(certificates: &[Certificate<'static>]) -> TlsConfig {
 fn read_token(path: &Path) -> Result<String, Fatal> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| unreadable("reading the token (--token-file) from", path, &error))?;
-    Ok(format!("Bearer {}", text.trim()))
+    match text.trim() {
+        "" => Err(Fatal::failed(format!("the token file {} is empty", path.display()))),
+        token => Ok(format!("Bearer {token}")),
+    }
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<Certificate<'static>>, Fatal> {

@@ -1,5 +1,7 @@
 //! Columns of the tables of `outcrop get`. Other commands select some of them.
 
+use outcrop_proto::SeverityCounts;
+
 use super::output::{Cell as _, Column, column, wide};
 use crate::web::{ContainerItem, FindingItem, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, WorkloadItem};
 
@@ -75,7 +77,7 @@ pub(super) const CONTAINERS: &[Column<ContainerItem>] = &[
     column("IMAGE", |container| container.image.cell()),
     column("COVERAGE", |container| container.coverage.state.cell()),
     column("PACKAGES", |container| container.packages.cell()),
-    column("FINDINGS", |container| container.findings.cell()),
+    column("FINDINGS", |container| known(container.findings.as_ref())),
     wide("REASON", |container| container.coverage.reason.cell()),
     wide("UNCONFIRMED", |container| container.unconfirmed.cell()),
     wide("WORKLOAD", |container| container.workload.cell()),
@@ -87,6 +89,11 @@ pub(super) const CONTAINERS: &[Column<ContainerItem>] = &[
     wide("IMAGE ID", |container| container.image_id.cell()),
     wide("STACK", |container| container.stack.cell()),
 ];
+
+/// Returns findings of which it is known whether there are any: `0` if there are none. The cell is empty if it is not known.
+pub(super) fn known(findings: Option<&SeverityCounts>) -> String {
+    findings.map(|counts| if counts.total() == 0 { "0".to_owned() } else { counts.cell() }).unwrap_or_default()
+}
 
 /// Returns a label of an image by the end of its key.
 fn label(image: &ImageItem, key: &str) -> String {
@@ -110,7 +117,7 @@ pub(super) const IMAGES: &[Column<ImageItem>] = &[
     column("PACKAGES", |image| image.packages.cell()),
     column("CONTAINERS", |image| image.containers.cell()),
     column("NODES", |image| image.nodes.cell()),
-    column("FINDINGS", |image| image.findings.cell()),
+    column("FINDINGS", |image| known(image.findings.as_ref())),
     wide("WITHHELD", |image| image.withheld.cell()),
     wide("UNIDENTIFIED", |image| image.unidentified.cell()),
     wide("DISTRIBUTION", |image| image.distribution.cell()),

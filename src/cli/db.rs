@@ -112,12 +112,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         }
         Command::Verify { file, key } => {
             let failed = |error: advisory::trust::TrustError| Fatal::failed(error.to_string());
-            let keys: Vec<PublicKey> =
-                key.iter().map(|key| PublicKey::from_argument(key)).collect::<Result<_, _>>().map_err(|error| {
-                    Fatal::usage(format!(
-                        "invalid value for --key: {error}; expected a minisign public key or a .pub file"
-                    ))
-                })?;
+            let keys: Vec<PublicKey> = key
+                .iter()
+                .map(|key| PublicKey::from_argument(key))
+                .collect::<Result<_, _>>()
+                .map_err(|error| Fatal::usage(format!("invalid value for --key: {error}")))?;
             let signature = signature_beside(&file).map_err(failed)?.ok_or_else(|| {
                 Fatal::failed(format!(
                     "{} is not signed: {} does not exist",
@@ -170,10 +169,14 @@ fn build(from: &[PathBuf], out: &Path, flags: progress::Flags) -> Result<BuildRe
 }
 
 fn push(path: &Path, allow_shrink: bool, flags: progress::Flags, server: &Server) -> Result<(), Fatal> {
-    let client = server.connect()?;
-    let fail = |error: std::io::Error| Fatal::failed(format!("reading {}: {error}", path.display()));
+    let fail = |error: std::io::Error| unreadable("reading", path, &error);
     let file = File::open(path).map_err(fail)?;
-    let size = file.metadata().map_err(fail)?.len();
+    let metadata = file.metadata().map_err(fail)?;
+    if !metadata.is_file() {
+        return Err(Fatal::usage(format!("{} is not a file; pass the path of an advisory database", path.display())));
+    }
+    let size = metadata.len();
+    let client = server.connect()?;
     // A duplicated descriptor shares the offset, which is how much of the file was sent.
     let mut sent = file.try_clone().map_err(fail)?;
     let query = [("allow-shrink".to_owned(), allow_shrink.to_string())];

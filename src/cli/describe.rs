@@ -120,7 +120,7 @@ const CONTAINERS: &[Column<WorkloadContainer>] = &[
     column("COVERAGE", |container| container.coverage.state.cell()),
     column("REASON", |container| container.coverage.reason.cell()),
     column("PACKAGES", |container| container.packages.cell()),
-    column("FINDINGS", |container| container.findings.cell()),
+    column("FINDINGS", |container| columns::known(container.findings.as_ref())),
 ];
 
 /// Headings of the columns of findings.

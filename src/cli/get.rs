@@ -49,7 +49,7 @@ enum Kind {
   outcrop get findings --severity high -n shop
   outcrop get findings --field-selector package=openssl,status=fixed
   outcrop get containers --field-selector coverage=partial -o wide
-  outcrop get images --sort-by findings --limit 10
+  outcrop get images --sort-by=-findings --limit 10
   outcrop get workloads -l team=payments -o json")]
 pub(super) struct Arguments {
     /// Kind of objects: workloads, issues, nodes, containers, images, layers, packages, findings, or advisory NAME
@@ -84,7 +84,7 @@ pub(super) struct Arguments {
     selector: Option<String>,
 
     /// Select workloads created at least this long ago: 30d
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     older_than: Option<String>,
 
     /// Select by owner of the workload
@@ -214,7 +214,13 @@ fn print_list<T: DeserializeOwned>(
     let path = format!("/api/v1/{}", resource.name);
     let count = arguments.listing.write(&client, &path, query.clone(), columns, arguments.output)?;
     if count == 0 {
-        for line in unmatched::explain(&client, resource, &query)? {
+        let lines = unmatched::explain(&client, resource, &query)?;
+        // As kubectl: an object that is asked for by its name and does not exist is an error. Nobody has it, is a good answer about a package.
+        let is_object = [&list::NODES, &list::CONTAINERS, &list::IMAGES, &list::LAYERS, &list::WORKLOADS];
+        if is_object.iter().any(|of| of.name == resource.name) && query.len() == 1 && arguments.name.is_some() {
+            return Err(Fatal::failed(lines.join("; ")));
+        }
+        for line in lines {
             output::remark(&line);
         }
         output::remark(&format!("no {} found; outcrop status shows what has not been scanned", resource.name));

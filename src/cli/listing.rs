@@ -9,7 +9,7 @@ use super::output::{Column, Format, remark, write_list};
 #[derive(Debug, clap::Args)]
 pub(super) struct Listing {
     /// Maximum number of items; default: all
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
     limit: Option<usize>,
 
     /// Omit the header row of table, wide and csv

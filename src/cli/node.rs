@@ -40,8 +40,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Fatal> {
     let requeued: Requeued = node.server.connect()?.post(&path, &[], &headers, "{}")?;
     let again = match (&arguments.command, requeued.layers) {
         (Command::Trust(_), _) => String::new(),
-        (Command::Distrust(_), 1) => ": 1 layer will be read again".to_owned(),
-        (Command::Distrust(_), layers) => format!(": {layers} layers will be read again"),
+        (Command::Distrust(_), 1) => ": 1 layer is read again as soon as another node has it".to_owned(),
+        (Command::Distrust(_), layers) => format!(": {layers} layers are read again as soon as other nodes have them"),
     };
     print(&format!("{} {done}{again}\n", escape(&node.name)))?;
     Ok(Exit::Done)

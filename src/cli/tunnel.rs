@@ -2,6 +2,7 @@
 //! of the kubeconfig's user.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -67,6 +68,23 @@ impl Cluster {
     /// Returns whether a cluster is selected, by a flag or by a kubeconfig in a default location.
     pub(super) fn is_named(&self) -> bool {
         self.kubeconfig.is_some() || self.context.is_some() || has_kubeconfig()
+    }
+
+    /// Returns a flag that is given on the command line. Variables may be set for every command.
+    pub(super) fn flag(&self) -> Option<&'static str> {
+        let path = self.kubeconfig.as_ref().map(|path| path.as_os_str());
+        let [namespace, account] = [&self.outcrop_namespace, &self.service_account];
+        let [namespace, account] = [namespace, account].map(|text| text.as_ref().map(OsStr::new));
+        let is_set =
+            |value: Option<&OsStr>, variable: &str| value.is_some() && std::env::var_os(variable).as_deref() != value;
+        [
+            ("--context", self.context.is_some()),
+            ("--kubeconfig", is_set(path, "OUTCROP_KUBECONFIG")),
+            ("--outcrop-namespace", is_set(namespace, "OUTCROP_NAMESPACE")),
+            ("--service-account", is_set(account, "OUTCROP_SERVICE_ACCOUNT")),
+        ]
+        .into_iter()
+        .find_map(|(flag, is_given)| is_given.then_some(flag))
     }
 
     /// Returns the namespace of `--outcrop-namespace`.

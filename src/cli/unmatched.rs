@@ -16,6 +16,9 @@ struct Place {
     hint: &'static str,
 }
 
+/// What an aggregator without an API server cannot know.
+const WITHOUT_KUBERNETES: &str = "the aggregator runs without --kubernetes: it knows namespaces and pods only from the labels that a kubelet gave containers";
+
 /// Returns the place of a filter's values; `None` for filters with a fixed set of values, which the API validates.
 fn place(resource: &Resource, filter: &str) -> Option<Place> {
     let place = |list, filter, nothing, hint| Some(Place { list, filter, nothing, hint });
@@ -53,7 +56,7 @@ fn place(resource: &Resource, filter: &str) -> Option<Place> {
 /// When the list is of a vulnerability that the advisory database does not contain: then nobody knows what it should list.
 pub(super) fn explain(client: &Client, resource: &Resource, filters: &Parameters) -> Result<Vec<String>, Fatal> {
     let mut lines = Vec::new();
-    let mut is_restricted = None;
+    let mut status = None;
     for (name, value) in filters {
         if name == "id" && resource.name == list::FINDINGS.name {
             lines.extend(unknown_advisory(client, value)?);
@@ -61,8 +64,13 @@ pub(super) fn explain(client: &Client, resource: &Resource, filters: &Parameters
         }
         let Some(place) = place(resource, name) else { continue };
         if place.has_nothing(client, value) {
-            let asked = || client.get::<Status>("/api/v1/status", &[]).is_ok_and(|status| status.restricted);
-            lines.push(place.describe(value, *is_restricted.get_or_insert_with(asked)));
+            let status: &Option<Status> = status.get_or_insert_with(|| client.get("/api/v1/status", &[]).ok());
+            let is_restricted = status.as_ref().is_some_and(|status| status.restricted);
+            lines.push(place.describe(value, is_restricted));
+            if matches!(name.as_str(), "namespace" | "pod") && status.as_ref().is_some_and(|of| of.kubernetes.is_none())
+            {
+                lines.push(WITHOUT_KUBERNETES.to_owned());
+            }
         }
     }
     Ok(lines)

@@ -41,10 +41,16 @@ async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Conf
             Config::from_custom_kubeconfig(file, &options).await.map_err(wrong)?
         }
         None if context.is_some() || has_kubeconfig() => {
-            Config::from_kubeconfig(&options).await.map_err(|error| format!("reading the kubeconfig: {error}"))?
+            let wrong = |error| match error {
+                KubeconfigError::ReadConfig(error, path) => {
+                    format!("reading the kubeconfig {}: {error}", path.display())
+                }
+                error => format!("reading the kubeconfig: {error}"),
+            };
+            Config::from_kubeconfig(&options).await.map_err(wrong)?
         }
         None if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() => {
-            return Err("there is no kubeconfig, and this is not a pod; pass --kubeconfig FILE".to_owned());
+            return Err("there is no kubeconfig, and this is not a pod".to_owned());
         }
         None => Config::incluster().map_err(|error| format!("reading the service account of the pod: {error}"))?,
     })

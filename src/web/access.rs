@@ -248,7 +248,8 @@ fn parse(line: &str) -> Option<(Digest, Caller)> {
 /// Creates a token for a user of the API, appends the user with the token's hash to the file, and returns the token, which is not stored.
 ///
 /// # Errors
-/// When a name is invalid, `rights` is empty or contains a cluster-wide right for a token with namespaces, or the file cannot be written.
+/// When a name is invalid, `rights` is empty or contains a cluster-wide right for a token with namespaces, or the file cannot be written or is not a token
+/// file of the API.
 pub fn make_api_token(path: &Path, name: &str, rights: &[Right], namespaces: &[String]) -> Result<String, AccessError> {
     for name in namespaces.iter().map(String::as_str).chain([name]) {
         if !is_name(name) {
@@ -260,6 +261,10 @@ pub fn make_api_token(path: &Path, name: &str, rights: &[Right], namespaces: &[S
     }
     if let Some(right) = rights.iter().find(|right| right.is_cluster_wide() && !namespaces.is_empty()) {
         return Err(AccessError::ClusterWide(*right));
+    }
+    // Nothing is appended to a file that is none, such as the one of the nodes.
+    if path.exists() {
+        read(path)?;
     }
     let rights: Vec<&str> = rights.iter().map(|right| right.as_str()).collect();
     let line = |hash| format!("{name} {} {hash} {}", rights.join(","), namespaces.join(",")).trim_end().to_owned();

@@ -213,7 +213,7 @@ fn database(html: &mut Html, status: &Status) {
         if let Some(day) = &database.as_of {
             html.raw("<p>Its age is judged on ")
                 .text(day)
-                .raw(" and not today (--db-as-of): later advisories are missing.</p>\n");
+                .raw(" and not today (--db-as-of): it may be out of date.</p>\n");
         }
         let rows = database.sources.iter().map(|source| {
             let age = source.age_days.map(|days| format!("{days} days")).unwrap_or_default();

@@ -105,8 +105,6 @@ fn a_record_that_cannot_be_used_is_named_and_costs_itself_only() {
         ("deep-word.json", &format!("{{\"id\":\"D\",\"database_specific\":{{\"severity\":{deep}"), "recursion limit"),
         ("deep.yaml", &deep, "not an OSV record"),
         ("laughs.yaml", &laughs, "not an OSV record"),
-        ("archive.zip", "PK\u{3}\u{4} and no more", "not a usable zip"),
-        ("archive.tar.zst", "neither", "not a usable .tar.zst"),
     ] {
         let path = shop.put(&format!("feed/{name}"), text);
         let report = build(&[shop.path("feed")], &shop.path("db")).unwrap();
@@ -116,6 +114,39 @@ fn a_record_that_cannot_be_used_is_named_and_costs_itself_only() {
         assert!(complaint.reason.contains(reason), "{name}: {}", complaint.reason);
         fs::remove_file(path).unwrap();
     }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_to_its_end_ends_the_build_and_writes_nothing() {
+    let shop = Workshop::new();
+    let records: Vec<String> =
+        (0..500).map(|number| record(&format!("R{number}"), "npm", "a", "2", json!({})).to_string()).collect();
+    let mut archive = tar::Builder::new(Vec::new());
+    for (number, text) in records.iter().enumerate() {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, format!("{number}.json"), text.as_bytes()).unwrap();
+    }
+    let whole = zstd::encode_all(&*archive.into_inner().unwrap(), 3).unwrap();
+    shop.put("feed/good.json", &records[0]);
+    for (name, bytes, reason) in [
+        ("archive.zip", &b"PK\x03\x04 and no more"[..], "not a usable zip"),
+        ("archive.tar.zst", b"neither", "not a usable .tar.zst"),
+        ("archive.tar.zst", &whole[..whole.len() - 100], "not a usable .tar.zst"),
+    ] {
+        let path = shop.put(&format!("feed/{name}"), bytes);
+        for input in [shop.path("feed"), path.clone()] {
+            let error = build(&[input], &shop.path("db")).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(reason) && error.contains("nothing was written"), "{error}");
+            assert!(!shop.path("db").exists(), "{name}");
+        }
+        fs::remove_file(path).unwrap();
+    }
+    shop.put("feed/archive.tar.zst", &whole);
+    assert_eq!(build(&[shop.path("feed")], &shop.path("db")).unwrap().records, 500);
+    let error = build(&[shop.path("feed")], &shop.path("feed")).unwrap_err().to_string();
+    assert!(error.ends_with("it is a directory; pass the path of a file"), "{error}");
 }
 
 /// An archive of one entry, deflated or stored.

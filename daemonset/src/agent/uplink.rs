@@ -170,7 +170,7 @@ impl Uplink {
                 (_, true) => tracing::debug!(reason = %text, refused, retry_seconds, "attach failed again"),
                 (Some(_), false) => tracing::error!(reason = %text, refused, retry_seconds, "agent refused"),
                 (None, false) if attached => tracing::warn!(reason = %text, retry_seconds, "detached"),
-                (None, false) => tracing::warn!(reason = %text, retry_seconds, "attach failed"),
+                (None, false) => tracing::warn!(reason = %text, hint = hint(&reason), retry_seconds, "attach failed"),
             }
             reported = reason;
             tokio::select! {
@@ -300,6 +300,24 @@ fn cause(status: &Status) -> String {
         source = error.source();
     }
     text
+}
+
+/// Returns what to check for a failed connection, by the text of its cause: the libraries below have no error types for it.
+fn hint(reason: &str) -> &'static str {
+    let is = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    if is(&["NoApplicationProtocol", "frame with invalid size", "InvalidContentType", "corrupt message"]) {
+        "something else listens there: the address of --aggregator is the one of the aggregator's --listen, by default port 7443, with https unless it runs with --insecure"
+    } else if is(&["UnknownIssuer", "no CRLs", "BadSignature"]) {
+        "--ca is not the CA of the aggregator's certificate: copy its ca.crt again"
+    } else if is(&["NotValidForName"]) {
+        "the certificate has no such host name: use one that it has, or start the aggregator with --tls-name HOST"
+    } else if is(&["refused", "timed out", "deadline"]) {
+        "check that the aggregator runs, and that its address and a firewall let this node connect"
+    } else if is(&["lookup", "dns", "resolve"]) {
+        "check the host name of --aggregator"
+    } else {
+        "run outcrop-agent doctor on this node"
+    }
 }
 
 /// Returns a random time between half of `pause` and `pause`, so that a thousand nodes do not return at the same moment.

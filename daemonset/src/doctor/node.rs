@@ -79,6 +79,8 @@ struct Root {
     path: PathBuf,
     /// Why it cannot be read, if so.
     error: Option<String>,
+    /// Whether it does not exist.
+    is_missing: bool,
     /// Whether its mount is read-only.
     read_only: bool,
     /// Mounts below it that are not.
@@ -110,11 +112,14 @@ pub(super) fn storage(standing: Standing, host: &Path, told: &[PathBuf]) -> Vec<
     paths.sort();
     paths.dedup();
     let root = |path: PathBuf| {
-        let error = std::fs::read_dir(&path).err().map(|error| error.to_string());
+        let error = std::fs::read_dir(&path).err();
+        let is_missing = error.as_ref().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        let error = error.map(|error| error.to_string());
         let around =
             mounts.iter().filter(|mount| path.starts_with(&mount.at)).max_by_key(|mount| mount.at.as_os_str().len());
         let inner = mounts.iter().filter(|mount| mount.at.starts_with(&path) && mount.at != path && !mount.read_only);
-        Root { error, read_only: around.is_some_and(|mount| mount.read_only), writable_below: inner.count(), path }
+        let read_only = around.is_some_and(|mount| mount.read_only);
+        Root { error, is_missing, read_only, writable_below: inner.count(), path }
     };
     // A remote snapshotter's directory may be missing; what is missing of all of them is told as one.
     let roots: Vec<Root> = paths.into_iter().map(root).collect();
@@ -132,6 +137,9 @@ fn judge_root(standing: Standing, root: &Root) -> Check {
     let name = format!("storage {}", root.path.display());
     if let Some(error) = &root.error {
         let todo = match standing {
+            _ if root.is_missing => {
+                "set --host to the directory below which the node's root file system is; by default /"
+            }
             Standing::Machine => "run the command as root",
             _ => {
                 "add CAP_DAC_READ_SEARCH to the container; if SELinux is enforced, set agent.seLinuxOptions in the chart"
@@ -310,6 +318,7 @@ mod tests {
         let root = |error: Option<&str>, read_only, writable_below| Root {
             path: "/host/var/lib/containerd".into(),
             error: error.map(ToOwned::to_owned),
+            is_missing: error.is_some_and(|error| error.starts_with("No such file")),
             read_only,
             writable_below,
         };

@@ -93,10 +93,11 @@ impl Aggregator {
                 && is(list, "pod", container.pod.as_ref().map_or("", |pod| &pod.name))
                 && (wanted.is_none() || is_covered(&fleet.coverage_of(container)))
         });
+        let judge = self.judge();
         let by_findings = list.sort.as_deref() == Some("findings");
         let summary = |container: &Container| container.stack.and_then(|digest| fleet.stack(&digest)?.summary());
         let told = told.map(|(name, key, container)| {
-            let rank = by_findings.then(|| findings(summary(container)).worst_first());
+            let rank = by_findings.then(|| severities(summary(container)).worst_first());
             ((rank, name.to_owned(), key.qualified_namespace(), key.id.to_string()), Row::Told(name, key, container))
         });
         let untold = cluster.iter().flat_map(|cluster| missing(cluster, &fleet, scope)).filter(|missing| {
@@ -118,8 +119,8 @@ impl Aggregator {
                     storage: container.storage.map(Into::into),
                     unconfirmed: fleet.node(name).is_some_and(|node| node.is_unconfirmed(key)),
                     distribution: summary.and_then(|summary| distribution(summary)),
-                    packages: summary.map_or(0, |summary| summary.packages),
-                    findings: findings(summary),
+                    packages: summary.map(|summary| summary.packages),
+                    findings: judge.findings(summary),
                     since: time(container.since),
                     ..ContainerItem::new(container_ref(name, key, container), fleet.coverage_of(container))
                 }
@@ -145,13 +146,14 @@ impl Aggregator {
         });
         let keyed = wanted.map(|visible| {
             let rank = match list.sort.as_deref() {
-                Some("findings") => findings(visible.stack.summary()).worst_first().to_vec(),
+                Some("findings") => severities(visible.stack.summary()).worst_first().to_vec(),
                 Some("containers") => vec![u64::from(visible.containers)],
                 _ => Vec::new(),
             };
             ((rank, visible.digest.to_string()), visible)
         });
         let page = page(&IMAGES, list, keyed)?;
+        let judge = self.judge();
         // Names and nodes cover only containers in the scope.
         let mut seen: HashMap<Digest, SeenAs<'_>> =
             page.items.iter().map(|visible| (*visible.digest, SeenAs::default())).collect();
@@ -183,9 +185,9 @@ impl Aggregator {
                 coverage: fleet.coverage(digest).into(),
                 distribution: summary.and_then(|summary| distribution(summary)),
                 layers: stack.layers().len() as u64,
-                packages: count(|summary| summary.packages),
+                packages: summary.map(|summary| summary.packages),
                 unidentified: count(|summary| summary.unidentified),
-                findings: findings(summary),
+                findings: judge.findings(summary),
                 withheld: count(|summary| u64::from(summary.counts.withheld)),
                 containers: u64::from(containers),
                 nodes: nodes.len() as u64,
@@ -293,8 +295,8 @@ fn distribution(summary: &Summary) -> Option<String> {
     summary.distribution.as_ref().map(|distribution| distribution.name.clone())
 }
 
-/// Returns the findings of a stack by severity; none before it is merged.
-fn findings(summary: Option<&Arc<Summary>>) -> SeverityCounts {
+/// Returns the findings of a stack that are known, by severity.
+fn severities(summary: Option<&Arc<Summary>>) -> SeverityCounts {
     summary.map(|summary| summary.counts.severities).unwrap_or_default()
 }
 

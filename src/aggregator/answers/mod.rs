@@ -16,18 +16,21 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use outcrop_proto::{Digest, LayerId, UnknownWord, Word};
+use outcrop_proto::{
+    AssessedState, CoverageState, Digest, Distribution, LayerId, PackageType, SeverityCounts, UnknownWord, Word,
+};
 use tracing::{info, warn};
 
 pub(super) use recent::Latest;
 pub(super) use workloads::newest;
 
-use super::advisories::Refusal;
+use super::advisories::{Current, Refusal};
 use super::fleet::{Container, Key, Picture};
 use super::joining::Missing;
 use super::rematch::Taken;
 use super::{Aggregator, discard, now};
-use crate::store::{AuditOutcome, RematchRow, StackId};
+use crate::advisory::{self, Assessed};
+use crate::store::{AuditOutcome, RematchRow, StackId, Summary};
 use crate::web::{
     AdvisoryItem, ContainerItem, ContainerRef, Failure, FindingItem, Future, HasPage, ImageItem, IssueItem, LayerItem,
     List, NodeItem, PackageItem, Page, Pushed, Rematch, Scope, Source, Status, WorkloadDetail, WorkloadItem,
@@ -168,6 +171,40 @@ fn container_ref(node: &str, key: &Key, container: &Container) -> ContainerRef {
         image: container.image.to_string(),
         image_id: container.image_id.as_deref().map(ToOwned::to_owned),
         stack: container.stack.map(|stack| stack.to_string()),
+    }
+}
+
+/// The advisory database in use, and the day on which its age is judged.
+struct Judge {
+    current: Option<Arc<Current>>,
+    today: jiff::civil::Date,
+}
+
+impl Aggregator {
+    fn judge(&self) -> Judge {
+        Judge { current: self.advisories.current(), today: self.config.judged_on() }
+    }
+}
+
+impl Judge {
+    /// Returns against what the packages of a stack are matched; nothing without a database.
+    fn assess(&self, distribution: Option<&Distribution>, types: &[PackageType]) -> Vec<Assessed> {
+        let sources = self.current.as_ref().map(|current| &current.sources);
+        let assess = |sources| advisory::assess(sources, distribution, types.iter().copied(), self.today);
+        sources.map(|sources| assess(sources)).unwrap_or_default()
+    }
+
+    /// Returns the findings of a stack by severity; `None` if it is not known whether there are any: it has not been matched, or nothing was
+    /// found where not everything was read and matched.
+    fn findings(&self, summary: Option<&Arc<Summary>>) -> Option<SeverityCounts> {
+        let summary = summary.filter(|summary| summary.matched.is_some())?;
+        let counts = summary.counts.severities;
+        let is_unmatched = |of: &Assessed| of.state == AssessedState::Unmatched;
+        let is_complete = || {
+            summary.coverage.state == CoverageState::Scanned
+                && !self.assess(summary.distribution.as_ref(), &summary.types).iter().any(is_unmatched)
+        };
+        (counts.total() > 0 || is_complete()).then_some(counts)
     }
 }
 

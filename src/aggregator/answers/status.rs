@@ -9,8 +9,7 @@ use outcrop_proto::wire::Refusal;
 use outcrop_proto::{AssessedState, CoverageState, Distribution, NodeState, PackageType, SeverityCounts};
 
 use super::recent::{LARGE, Recent};
-use super::words;
-use crate::advisory;
+use super::{time, words};
 use crate::aggregator::fleet::Overview;
 use crate::aggregator::joining::missing;
 use crate::aggregator::{Aggregator, now};
@@ -117,15 +116,12 @@ impl Aggregator {
             withheld += u64::from(summary.counts.withheld) * containers;
             *systems.entry((summary.distribution.as_ref(), &summary.types)).or_default() += containers;
         }
-        let current = self.advisories.current();
-        let today = self.config.judged_on();
+        let judge = self.judge();
         let mut assessed: BTreeMap<(String, AssessedState, String), u64> = BTreeMap::new();
-        if let Some(current) = &current {
-            for ((distribution, types), containers) in systems {
-                for of in advisory::assess(&current.sources, distribution, types.iter().copied(), today) {
-                    let key = (of.ecosystem, of.state, of.reason);
-                    *assessed.entry(key).or_default() += containers;
-                }
+        for ((distribution, types), containers) in systems {
+            for of in judge.assess(distribution, types) {
+                let key = (of.ecosystem, of.state, of.reason);
+                *assessed.entry(key).or_default() += containers;
             }
         }
         let rematch = self.matching.last();
@@ -157,10 +153,10 @@ impl Aggregator {
             lifetimes,
             reports: if is_all { self.reports() } else { ReportCounts::default() },
             store_error: self.store.health().state().outage().map(|outage| outage.reason.clone()),
-            database: current.map(|current| DatabaseStatus {
+            database: judge.current.as_ref().map(|current| DatabaseStatus {
                 digest: current.digest.to_string(),
                 brought_by: current.brought_by.clone(),
-                brought_at: current.brought_at.to_string(),
+                brought_at: time(current.brought_at.as_second()),
                 as_of: self.config.database_as_of.map(|day| day.to_string()),
                 signed_by: current.signed_by.as_ref().map(|signed| signed.key.clone()),
                 sources: current
@@ -170,7 +166,7 @@ impl Aggregator {
                         ecosystem: source.ecosystem.clone(),
                         records: source.records,
                         newest: source.newest.clone(),
-                        age_days: source.age_days(today),
+                        age_days: source.age_days(judge.today),
                     })
                     .collect(),
             }),

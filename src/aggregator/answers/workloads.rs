@@ -187,6 +187,7 @@ impl Aggregator {
         let missing = || Failure::Missing(format!("{kind} {name:?} with pods not found in namespace {namespace:?}"));
         let of = found.ok_or_else(missing)?;
         let (item, ..) = item(&cluster, &fleet, of, self.owner_keys());
+        let judge = self.judge();
         let mut groups: BTreeMap<_, WorkloadContainer> = BTreeMap::new();
         for pod in living(&cluster, of) {
             for member in members(&cluster, &fleet, pod) {
@@ -202,8 +203,8 @@ impl Aggregator {
                     coverage: key.4.into(),
                     replicas: 0,
                     distribution: summary.and_then(|of| of.distribution.as_ref()).map(|of| of.name.clone()),
-                    packages: summary.map_or(0, |summary| summary.packages),
-                    findings: summary.map(|summary| summary.counts.severities).unwrap_or_default(),
+                    packages: summary.map(|summary| summary.packages),
+                    findings: judge.findings(summary),
                 });
                 group.replicas += 1;
             }

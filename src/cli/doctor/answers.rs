@@ -212,7 +212,11 @@ pub(super) fn nodes(nodes: &[NodeItem], status: &Status) -> Vec<Check> {
         return vec![Check::fail(
             "nodes",
             format!("no agent has attached{refusals}"),
-            "check the agents with kubectl get pods and kubectl logs, then kubectl exec POD -c reader -- outcrop-agent doctor",
+            if status.kubernetes.is_some() {
+                "check the agents with kubectl get pods and kubectl logs, then kubectl exec POD -c reader -- outcrop-agent doctor"
+            } else {
+                "start outcrop-agent on a node; if one runs, outcrop-agent doctor there says what keeps it from attaching"
+            },
         )];
     }
     let expected = nodes.iter().filter(|node| has_agent(node)).count();

@@ -149,8 +149,14 @@ pub(super) fn database_failed(doing: &'static str, error: &rusqlite::Error) -> S
 }
 
 fn missing(doing: &'static str, path: &Path) -> StoreError {
-    StoreError::new(doing, ErrorKind::Version, format!("there is no store at {}", path.display()))
-        .with_hint("name the aggregator's data directory with --data")
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            StoreError::new(doing, ErrorKind::Failing, format!("{}: {error}", path.display()))
+                .with_hint("run the command as the user of the aggregator")
+        }
+        _ => StoreError::new(doing, ErrorKind::Version, format!("there is no store at {}", path.display()))
+            .with_hint("name the aggregator's data directory with --data"),
+    }
 }
 
 fn exists(doing: &'static str, path: &Path) -> StoreError {

@@ -271,11 +271,12 @@ pub struct ContainerItem {
     pub unconfirmed: bool,
     /// Name of the distribution.
     pub distribution: Option<String>,
-    /// Number of packages.
-    pub packages: u64,
-    /// Findings by severity.
-    #[schema(value_type = BTreeMap<String, u64>)]
-    pub findings: SeverityCounts,
+    /// Number of packages; `null` while it has not been read.
+    pub packages: Option<u64>,
+    /// Findings by severity; `null` if it is not known whether there are any: it has not been read, or nothing was found where not everything was
+    /// read and matched.
+    #[schema(value_type = Option<BTreeMap<String, u64>>)]
+    pub findings: Option<SeverityCounts>,
     /// When a node first reported it.
     pub since: String,
 }
@@ -312,8 +313,8 @@ impl ContainerItem {
             coverage: coverage.into(),
             unconfirmed: false,
             distribution: None,
-            packages: 0,
-            findings: SeverityCounts::default(),
+            packages: None,
+            findings: None,
             since: String::new(),
         }
     }
@@ -345,13 +346,14 @@ pub struct ImageItem {
     pub distribution: Option<String>,
     /// Number of layers.
     pub layers: u64,
-    /// Number of packages.
-    pub packages: u64,
+    /// Number of packages; `null` while it has not been read.
+    pub packages: Option<u64>,
     /// Number of packages without a name, which cannot be matched.
     pub unidentified: u64,
-    /// Findings by severity.
-    #[schema(value_type = BTreeMap<String, u64>)]
-    pub findings: SeverityCounts,
+    /// Findings by severity; `null` if it is not known whether there are any: it has not been read, or nothing was found where not everything was
+    /// read and matched.
+    #[schema(value_type = Option<BTreeMap<String, u64>>)]
+    pub findings: Option<SeverityCounts>,
     /// Findings that are withheld because the distribution's advisories apply to the package.
     pub withheld: u64,
     /// Number of containers that run it.

@@ -83,11 +83,12 @@ pub struct WorkloadContainer {
     pub replicas: u64,
     /// Name of the distribution.
     pub distribution: Option<String>,
-    /// Number of packages.
-    pub packages: u64,
-    /// Findings by severity.
-    #[schema(value_type = BTreeMap<String, u64>)]
-    pub findings: SeverityCounts,
+    /// Number of packages; `null` while it has not been read.
+    pub packages: Option<u64>,
+    /// Findings by severity; `null` if it is not known whether there are any: it has not been read, or nothing was found where not everything was
+    /// read and matched.
+    #[schema(value_type = Option<BTreeMap<String, u64>>)]
+    pub findings: Option<SeverityCounts>,
 }
 
 /// A configuration issue of a workload, as its newest pod shows it.

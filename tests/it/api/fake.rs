@@ -186,8 +186,8 @@ impl Fake {
         ContainerItem {
             storage: Some(Storage::LayerDirectories.into()),
             distribution: hostile.then(|| HOSTILE.to_owned()).or(Some("Debian GNU/Linux 12".to_owned())),
-            packages: 88,
-            findings: severities(),
+            packages: Some(88),
+            findings: Some(severities()),
             since: "2026-11-01T00:00:00Z".to_owned(),
             ..ContainerItem::new(self.place(number), coverage)
         }
@@ -416,8 +416,8 @@ impl Source for Fake {
                 coverage: container.coverage,
                 replicas: 2,
                 distribution: container.distribution,
-                packages: 88,
-                findings: severities(),
+                packages: Some(88),
+                findings: Some(severities()),
             }],
             configuration: vec![self.issue(number)],
             pods: vec![name("pod", number)],
@@ -475,9 +475,9 @@ impl Source for Fake {
             coverage: self.container(number).coverage,
             distribution: None,
             layers: 5,
-            packages: 88,
+            packages: Some(88),
             unidentified: 1,
-            findings: severities(),
+            findings: Some(severities()),
             withheld: 2,
             containers: 3,
             nodes: 2,

@@ -201,7 +201,7 @@ fn the_command_line_shows_its_token() {
         (Some(1), "outcrop: reader does not have the right manage-nodes\n")
     );
     let told = server.told(&["node", "distrust", "node-1", "--token-file", &all]);
-    assert_eq!(told, "node-1 distrusted: 3 layers will be read again\n");
+    assert_eq!(told, "node-1 distrusted: 3 layers are read again as soon as other nodes have them\n");
     for (arguments, code) in [
         (&["token", "new", "--api", "x", "--rights", "write", "--tokens", "/dev/null"][..], 64),
         (&["token", "new", "--api", "x y", "--tokens", "/dev/null"], 1),
