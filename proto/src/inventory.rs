@@ -183,6 +183,19 @@ impl Inventory {
         Ok(self.digest())
     }
 
+    /// Removes overlay's opaque marks: all directories are merged with those below them.
+    ///
+    /// # Errors
+    /// When a second path table exceeds the budget.
+    pub fn remove_marks(&mut self, budget: &mut Budget) -> Result<(), OverBudget> {
+        budget.step(self.paths.len())?;
+        if let Some(paths) = self.paths.without_marks() {
+            budget.reserve(paths.size())?;
+            budget.release(std::mem::replace(&mut self.paths, paths).size());
+        }
+        Ok(())
+    }
+
     /// Returns the digest of the canonical encoding; two readers of one layer get the same.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.encode())

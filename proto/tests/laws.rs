@@ -304,6 +304,20 @@ fn a_package_that_went_and_came_back_is_attributed_to_its_return() {
 }
 
 #[test]
+fn without_its_marks_a_layer_hides_nothing_but_what_it_replaces() {
+    let mut stack = stack(&[
+        &[("var", Item::Dir { opaque: true }), ("opt", Item::Dir { opaque: false })],
+        &[("var/lib/dpkg", Item::Dir { opaque: false }), (STATUS, database(&["bash"]))],
+    ]);
+    assert_eq!(layers_by_name(&stack), BTreeMap::new());
+    let (digest, mut unlimited) = (stack[0].digest(), budget());
+    let as_others_see_it = stack[0].clone().digest_without_marks(digest, &mut unlimited).unwrap();
+    stack[0].remove_marks(&mut budget()).unwrap();
+    assert_eq!(stack[0].digest(), as_others_see_it);
+    assert_eq!(layers_by_name(&stack), BTreeMap::from([("bash".to_owned(), 1)]));
+}
+
+#[test]
 fn a_file_that_yielded_nothing_still_hides_an_older_database() {
     let mut stack = stack(&[&[(STATUS, Item::File(None))], &[(STATUS, database(&["bash"]))]]);
     stack[0].tombstones.push(Tombstone {

@@ -167,8 +167,12 @@ pub(super) fn merge_stack(stack: Stack) -> Outcome {
 fn decode(row: &InventoryRow, budget: &mut Budget) -> Result<Inventory, DecodeError> {
     injected_abort("merge", &row.compressed);
     let encoding = decompress(&row.compressed, budget)?;
-    let inventory = Inventory::decode(&encoding, budget)?;
+    let mut inventory = Inventory::decode(&encoding, budget)?;
     budget.release(encoding.len());
+    if !row.marks {
+        // Also those of a node that claims to read none.
+        inventory.remove_marks(budget)?;
+    }
     Ok(inventory)
 }
 

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use outcrop_proto::wire::v1;
 use outcrop_proto::{
     AssessedState, CoverageState, Digest, Distribution, LayerId, PackageType, SeverityCounts, UnknownWord, Word,
 };
@@ -140,6 +141,9 @@ impl Source for Answers {
             let outcome = aggregator.fleet.publish(move |fleet| fleet.distrust(&name)).await;
             warn!(node, forgotten = outcome.forgotten.len(), "node distrusted");
             discard(&*aggregator.store, node, &outcome).await?;
+            for node in &outcome.resync {
+                aggregator.send(node, v1::order::Order::Resync(v1::Resync {})).await;
+            }
             aggregator.changed.notify_one();
             Ok(outcome.forgotten.len() as u64)
         })

@@ -74,6 +74,8 @@ pub(in crate::aggregator) struct Layer {
     pub(super) cross: Option<CrossRead>,
     /// Nodes whose cross-read did not lead to a comparable result.
     pub(super) inconclusive: Vec<Arc<str>>,
+    /// Nodes that read the same of a layer with overlay's opaque marks, but cannot read the marks.
+    pub(super) same_without_marks: BTreeSet<Arc<str>>,
     /// No node could cross-read the layer: the time until which no other search starts.
     pub(super) no_witness_until: Option<Instant>,
     pub(super) dispute: Option<Dispute>,
@@ -102,6 +104,7 @@ impl Layer {
     pub(super) fn discard(&mut self) {
         self.read = None;
         self.cross = None;
+        self.same_without_marks.clear();
     }
 
     /// Returns why the layer could not be read, if a node has failed.
@@ -323,6 +326,9 @@ impl Fleet {
             if renewed.len() >= room {
                 break;
             }
+            if !self.may_renew(id, layer, known, now) {
+                continue;
+            }
             let mut free = self.holders(id, layer, now).filter(|(name, node)| {
                 node.assigned.is_empty()
                     && layer.is_renewed_by(node.catalogers, known)
@@ -335,6 +341,18 @@ impl Fleet {
             }
         }
         renewed
+    }
+
+    /// Returns whether newer catalogers may replace the inventory of a layer: if several nodes have the layer, two of them have such catalogers, so
+    /// that one verifies what the other reads. Otherwise a node that claims a newer version would replace what others have verified.
+    fn may_renew(&self, id: &LayerId, layer: &Layer, known: u32, now: Now) -> bool {
+        let (mut holders, mut newer) = (0, 0);
+        for (_, node) in self.holders(id, layer, now) {
+            holders += 1;
+            newer += usize::from(layer.is_renewed_by(node.catalogers, known));
+        }
+        let is_unknown = layer.read.as_ref().is_some_and(|read| read.catalogers > known);
+        is_unknown || newer >= holders.min(2)
     }
 
     /// Ends leases and cross-reads that have expired.
@@ -395,6 +413,7 @@ impl Fleet {
         layer.failures.clear();
         (layer.late, layer.no_witness_until) = (None, None);
         layer.inconclusive.clear();
+        layer.same_without_marks.clear();
         // The oldest catalogers of a stack do not change where others have read its other layers, so that [`Self::ready`] would keep what follows
         // from the inventory of unknown catalogers that is replaced.
         let was_unknown = layer.read.as_ref().is_some_and(|before| before.catalogers > read.catalogers);

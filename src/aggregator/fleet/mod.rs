@@ -9,6 +9,7 @@ mod container;
 mod counts;
 mod layers;
 mod node;
+mod queue;
 mod runs;
 mod shared;
 mod stacks;
@@ -82,6 +83,9 @@ impl Default for Rules {
         }
     }
 }
+
+/// First word of the reason of a container whose layers are not accepted.
+const DISPUTED: &str = "disputed";
 
 /// The time.
 #[derive(Clone, Copy, Debug)]
@@ -358,7 +362,7 @@ impl Fleet {
             id: Arc::from(seen.key.id.as_str()),
         };
         let weight = weight_of(&seen);
-        let refused = self.contradiction(&seen).or(seen.refused).map(|coverage| Arc::new(shortened(coverage)));
+        let refused = self.contradiction(name, &seen).or(seen.refused).map(|coverage| Arc::new(shortened(coverage)));
         let names = (self.intern(&seen.name), self.intern(&seen.image));
         let mut container = Container::reported(names, seen.pod, refused, weight, now);
         container.storage = seen.storage;
@@ -374,7 +378,7 @@ impl Fleet {
         let since = before.map_or(now.unix, |before| before.since);
         let is_new = before.is_none();
         if let Some((digest, layers)) = stack {
-            self.add_stack(digest, layers, seen.steps, seen.details, now);
+            self.add_stack(name, digest, layers, seen.steps, seen.details, now);
         }
         if !is_new {
             self.remove_container(name, &key, now);
@@ -418,6 +422,10 @@ impl Fleet {
             for id in stack.layers() {
                 if let Some(layer) = self.picture.layers.get_mut(id) {
                     layer.containers += 1;
+                    // On another node than its reader's, the layer is doubted from now on.
+                    if layer.read().is_some_and(KnownLayer::has_unconfirmed_marks) {
+                        self.touched.insert(digest);
+                    }
                 }
             }
         } else if let Some(refused) = &container.refused {
@@ -489,21 +497,38 @@ impl Fleet {
         self.runs.end_workloads(is_expected, now.unix);
     }
 
-    /// Returns the coverage of a container whose layers are not accepted: its stack's identity does not prove them, and another node has
-    /// reported other layers for the same stack.
-    fn contradiction(&self, seen: &Seen) -> Option<Coverage> {
-        let (digest, layers) = seen.stack.as_ref().filter(|(_, layers)| !is_proved(layers))?;
-        // A node without the image's configuration cannot prove the layers: then those that another node has proved are used, unless some are
-        // missing there.
-        let is_other = |stack: &&Stack| {
-            stack.layers() != layers.as_slice() && (!stack.is_proved() || stack.layers().len() < layers.len())
+    /// Returns the coverage of a container whose layers are not accepted: another node has reported other layers for the same stack, and the stack's
+    /// identity does not prove which are right.
+    fn contradiction(&self, name: &str, seen: &Seen) -> Option<Coverage> {
+        let (digest, layers) = seen.stack.as_ref()?;
+        let stack = self.picture.stacks.get(digest).filter(|stack| stack.layers() != layers.as_slice())?;
+        let is_replaced =
+            self.picture.distrusted.iter().any(|node| stack.is_listed_by(node)) && !self.picture.is_distrusted(name);
+        // Layers that are proved are used for a container whose node reports others, unless some are missing among them.
+        let is_disputed = match (is_proved(layers), stack.is_proved()) {
+            (true, true) => false,
+            (true, false) => layers.len() < stack.layers().len(),
+            (false, true) => stack.layers().len() < layers.len(),
+            (false, false) => true,
         };
-        let other = self.picture.stacks.get(digest).filter(is_other);
-        other.map(|_| {
-            Coverage::failed(
-                "disputed: another node reports other layers for the stack, and no image configuration proves either",
-            )
+        (is_disputed && !is_replaced).then(|| {
+            Coverage::failed(format!(
+                "{DISPUTED}: another node reports other layers for the stack, and no image configuration proves either"
+            ))
         })
+    }
+
+    /// Returns the nodes that have to report all containers again after `name` was distrusted, because layers that it reported for a stack are
+    /// replaced by theirs.
+    fn relisting(&self, name: &str) -> BTreeSet<Arc<str>> {
+        let listed = self.picture.stacks.iter().filter(|(_, stack)| stack.is_listed_by(name));
+        let holders = listed.flat_map(|(_, stack)| stack.nodes()).map(Arc::clone);
+        let is_disputed = |container: &Container| {
+            container.refused.as_ref().is_some_and(|refused| refused.reason.starts_with(DISPUTED))
+        };
+        let refused = self.picture.nodes.iter().filter(|(_, node)| node.containers.values().any(is_disputed));
+        let all = holders.chain(refused.map(|(name, _)| Arc::clone(name)));
+        all.filter(|name| self.picture.usable(name).is_some()).collect()
     }
 
     /// Removes nodes that have been silent for too long, and stacks and layers that no node has and that are not in the store.
@@ -643,10 +668,13 @@ impl Picture {
 
 /// Returns whether a stack was merged from the inventories that its layers have now.
 fn is_current(layers: &SharedMap<LayerId, Layer>, summary: &Summary) -> bool {
-    let known = |id: &LayerId| layers.get(id)?.read().map(|known| (known.digest, known.marks));
-    let known: Option<Vec<(Digest, bool)>> = summary.layers.iter().map(known).collect();
-    let known = known.map(|known| inputs(known.iter().map(|(digest, marks)| (digest, *marks))));
-    summary.catalogers > 0 && known.is_some() && summary.inputs == known
+    let read: Option<Vec<&KnownLayer>> = summary.layers.iter().map(|id| layers.get(id)?.read()).collect();
+    let Some(read) = read.filter(|_| summary.catalogers > 0) else { return false };
+    // Which nodes have the layers, and whether marks that nobody has confirmed count, is known when the nodes have reported.
+    let with = |counts: fn(&KnownLayer) -> bool| inputs(read.iter().map(|read| (&read.digest, counts(read))));
+    let all = with(|read| read.marks);
+    let confirmed = with(|read| read.marks && !read.has_unconfirmed_marks());
+    summary.inputs == Some(all) || summary.inputs == Some(confirmed)
 }
 
 /// Removes a layer from those that a node has to read.

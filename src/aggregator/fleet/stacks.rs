@@ -11,7 +11,7 @@ use super::checks::Checks;
 use super::layers::Layer;
 use super::{Container, Fleet, Now, Picture, decrement};
 use crate::advisory::too_many;
-use crate::store::{Counts, Summary};
+use crate::store::{Counts, Summary, inputs};
 
 /// The progress of a stack's merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub(super) enum Progress {
 #[derive(Clone, Debug)]
 pub(in crate::aggregator) struct Stack {
     pub(super) layers: Arc<[LayerId]>,
+    /// The node that reported these layers; empty if they come from the store.
+    listed_by: Arc<str>,
     /// The build steps that created the layers.
     steps: Vec<Step>,
     /// Properties of the image. Of several images with the same layers, the one that was reported first counts.
@@ -64,10 +66,11 @@ pub(in crate::aggregator) struct Ready {
 }
 
 impl Stack {
-    fn new(layers: Arc<[LayerId]>, steps: Vec<Step>, summary: Option<Summary>, since: Instant) -> Self {
+    fn new(layers: Arc<[LayerId]>, listed_by: Arc<str>, summary: Option<Summary>, since: Instant) -> Self {
         Self {
             layers,
-            steps,
+            listed_by,
+            steps: Vec::new(),
             details: None,
             progress: Progress::Idle,
             checks: Checks::default(),
@@ -81,7 +84,7 @@ impl Stack {
 
     /// Creates a stack that is in the store and on no node.
     pub(super) fn stored(summary: Summary) -> Self {
-        Self::new(summary.layers.as_slice().into(), Vec::new(), Some(summary), Instant::now())
+        Self::new(summary.layers.as_slice().into(), "".into(), Some(summary), Instant::now())
     }
 
     /// Returns the layers, newest first.
@@ -107,6 +110,11 @@ impl Stack {
     /// Returns the stack's summary in the store.
     pub(in crate::aggregator) fn summary(&self) -> Option<&Arc<Summary>> {
         self.summary.as_ref()
+    }
+
+    /// Returns whether `node` has reported which layers it has.
+    pub(super) fn is_listed_by(&self, node: &str) -> bool {
+        *self.listed_by == *node
     }
 
     /// Returns the number of its containers.
@@ -164,17 +172,19 @@ impl Stack {
 }
 
 impl Fleet {
-    /// Adds the stack of a container, if it is new.
+    /// Adds the stack of a container of `name`, if it is new.
     pub(super) fn add_stack(
         &mut self,
+        name: &str,
         digest: Digest,
         layers: Vec<LayerId>,
         steps: Vec<Step>,
         details: Option<ImageDetails>,
         now: Now,
     ) {
-        self.prove(digest, &layers);
-        let new = || Stack::new(layers.into(), Vec::new(), None, now.instant);
+        let name = self.intern(name);
+        self.list(&name, digest, &layers);
+        let new = || Stack::new(layers.into(), name, None, now.instant);
         let stack = self.picture.stacks.entry(digest, new);
         if stack.steps.is_empty() && steps.len() == stack.layers.len() {
             stack.steps = steps;
@@ -187,16 +197,29 @@ impl Fleet {
         }
     }
 
-    /// Replaces the layers of a stack that its identity does not prove by layers that it proves.
+    /// Replaces the layers of a stack by those that `name` reports, if they are better.
     ///
     /// The lowest layer stands for everything below it, so the same identity proves a shorter list as well: a node could leave out the layers
-    /// of an image but the newest. A longer list needs the digests that the identity was computed from, which nobody can make up.
-    fn prove(&mut self, digest: Digest, layers: &[LayerId]) {
-        let is_better = |stack: &&Stack| is_proved(layers) && (!stack.is_proved() || stack.layers.len() < layers.len());
-        if self.picture.stacks.get(&digest).filter(is_better).is_none() {
+    /// of an image but the newest. A longer list needs the digests that the identity was computed from, which nobody can make up. Therefore no
+    /// list replaces a longer one, proved or not, unless a distrusted node has reported that.
+    fn list(&mut self, name: &Arc<str>, digest: Digest, layers: &[LayerId]) {
+        let Some(stack) = self.picture.stacks.get(&digest) else { return };
+        let is_discredited = self.picture.is_distrusted(&stack.listed_by);
+        let is_better = match is_proved(layers) {
+            true if stack.is_proved() => stack.layers.len() < layers.len(),
+            true => stack.layers.len() <= layers.len(),
+            false => false,
+        };
+        let is_same = *stack.layers == *layers;
+        let names = is_same && (is_discredited || stack.listed_by.is_empty());
+        if self.picture.is_distrusted(name) || !(names || !is_same && (is_better || is_discredited)) {
             return;
         }
         let Some(stack) = self.picture.stacks.get_mut(&digest) else { return };
+        stack.listed_by = Arc::clone(name);
+        if is_same {
+            return;
+        }
         let (before, containers) = (std::mem::replace(&mut stack.layers, layers.into()), stack.containers());
         stack.steps.clear();
         stack.details = None;
@@ -236,7 +259,10 @@ impl Fleet {
                 .collect();
             let Some(oldest) = catalogers.map(|all| all.into_iter().min().unwrap_or(0)) else { continue };
             let is_due = stack.checks.is_due(now);
-            if stack.summary.as_ref().is_some_and(|summary| summary.catalogers == oldest) && !is_due {
+            if stack.summary.as_ref().is_some_and(|summary| summary.catalogers == oldest)
+                && !is_due
+                && !self.picture.has_other_inputs(&digest, stack)
+            {
                 continue;
             }
             ready.push(Ready { stack: digest, layers: Arc::clone(&stack.layers) });
@@ -257,7 +283,7 @@ impl Fleet {
             if self.picture.stacks.contains_key(&chain) || !layers.iter().all(is_read) {
                 continue;
             }
-            let new = || Stack::new(layers.as_slice().into(), Vec::new(), None, now.instant);
+            let new = || Stack::new(layers.as_slice().into(), "".into(), None, now.instant);
             let stack = self.picture.stacks.entry(chain, new);
             stack.progress = Progress::Merging;
             return Some(Ready { stack: chain, layers: Arc::clone(&stack.layers) });
@@ -305,6 +331,31 @@ impl Fleet {
 }
 
 impl Picture {
+    /// Returns the layers of a stack whose opaque marks may not take packages away: only the node that read the layer has reported them, and
+    /// other nodes have the layer, too.
+    pub(in crate::aggregator) fn doubted(&self, digest: &Digest) -> Vec<LayerId> {
+        let Some(stack) = self.stacks.get(digest) else { return Vec::new() };
+        let is_doubted = |id: &&LayerId| {
+            let Some(layer) = self.layers.get(id) else { return false };
+            let Some(read) = layer.read().filter(|read| read.has_unconfirmed_marks()) else { return false };
+            let holders = layer.stacks.iter().filter_map(|stack| self.stacks.get(stack)).flat_map(Stack::nodes);
+            holders.into_iter().any(|node| **node != *read.node)
+        };
+        stack.layers.iter().filter(is_doubted).copied().collect()
+    }
+
+    /// Returns whether a stack would be merged from other inventories than before, all of one version of the catalogers. While newer catalogers read
+    /// its layers one after another, it is merged again after the last of them only.
+    fn has_other_inputs(&self, digest: &Digest, stack: &Stack) -> bool {
+        let Some(before) = stack.summary.as_ref().and_then(|summary| summary.inputs) else { return false };
+        let doubted = self.doubted(digest);
+        let read: Option<Vec<_>> = stack.layers.iter().map(|id| self.layers.get(id)?.read()).collect();
+        let Some(read) = read else { return false };
+        let is_mixed = read.windows(2).any(|two| two[0].catalogers != two[1].catalogers);
+        let rows = read.iter().map(|read| (&read.digest, read.marks && !doubted.contains(&read.id)));
+        !is_mixed && inputs(rows) != before
+    }
+
     /// Returns the stack with this identity.
     pub(in crate::aggregator) fn stack(&self, digest: &Digest) -> Option<&Stack> {
         self.stacks.get(digest)

@@ -71,7 +71,8 @@ impl Dispute {
 
     /// Returns the nodes other than its reader that have reported this inventory.
     pub(super) fn agreeing(&self, read: &KnownLayer) -> Vec<String> {
-        let digest = read.digest_with(self.marks);
+        // Without the marks, nobody has agreed about them.
+        let digest = read.digest_with(self.marks).filter(|_| self.marks || !read.has_marks());
         let agrees = |(name, claim): &(&String, &Digest)| Some(**claim) == digest && **name != read.node;
         self.claims.iter().filter(agrees).map(|(name, _)| name.clone()).collect()
     }
@@ -110,6 +111,8 @@ pub(in crate::aggregator) struct Distrusted {
     pub(in crate::aggregator) forgotten: Vec<LayerId>,
     /// Layers that another node has verified, with that node: the inventory counts as that node's now.
     pub(in crate::aggregator) attributed: Vec<(LayerId, String)>,
+    /// Nodes that have to report all containers again.
+    pub(in crate::aggregator) resync: BTreeSet<Arc<str>>,
 }
 
 impl Layer {
@@ -117,6 +120,7 @@ impl Layer {
     fn concerns(&self, node: &str) -> bool {
         self.is_assigned_to(node)
             || self.has_failed(node)
+            || self.same_without_marks.contains(node)
             || self.dispute.as_ref().is_some_and(|dispute| dispute.claims.contains_key(node))
             || self.read().is_some_and(|read| read.node == node || read.verified_by.contains(node))
     }
@@ -198,8 +202,12 @@ impl Fleet {
         let layer = self.picture.layers.get(id)?;
         let read = layer.read()?;
         let kinds = [true, false].into_iter().filter(|marks| {
+            // Who read the same without the marks has confirmed everything but the marks.
+            let is_open = *marks || layer.same_without_marks.is_empty();
             // A dispute without marks cannot go on with them.
-            read.digest_with(*marks).is_some() && layer.dispute.as_ref().is_none_or(|dispute| dispute.marks || !marks)
+            is_open
+                && read.digest_with(*marks).is_some()
+                && layer.dispute.as_ref().is_none_or(|dispute| dispute.marks || !marks)
         });
         kinds.filter_map(|marks| Some((self.witness_with(id, layer, read, marks, now)?, marks))).next()
     }
@@ -248,8 +256,18 @@ impl Fleet {
             return Verified::Inconclusive;
         };
         let in_store = read.digest;
+        let is_whole = marks || !read.has_marks();
         if !is_disputed && claim == digest {
+            if !is_whole {
+                layer.same_without_marks.insert(cross.node);
+                return Verified::Inconclusive;
+            }
+            let confirms_marks = read.has_unconfirmed_marks();
             read.verified_by.insert(name.to_owned());
+            if confirms_marks {
+                let stacks = layer_stacks(layer);
+                self.invalidate(stacks);
+            }
             return Verified::Same(in_store);
         }
         let reader = read.node.clone();
@@ -274,7 +292,13 @@ impl Fleet {
                     let agreeing = dispute.agreeing(read);
                     read.verified_by.extend(agreeing);
                 }
-                Verified::Upheld(in_store)
+                if is_whole {
+                    let stacks = layer_stacks(layer);
+                    self.invalidate(stacks);
+                    return Verified::Upheld(in_store);
+                }
+                layer.same_without_marks.insert(cross.node);
+                Verified::Inconclusive
             }
             Some(right) => {
                 dispute.settled = Some(right);
@@ -302,12 +326,13 @@ impl Fleet {
         if let Some(node) = self.picture.nodes.get_mut(name) {
             node.assigned.clear();
         }
-        let mut outcome = Distrusted::default();
+        let mut outcome = Distrusted { resync: self.relisting(name), ..Distrusted::default() };
         let mut stacks = Vec::new();
         for (id, layer) in self.picture.layers.select_mut(|_, layer| layer.concerns(name)) {
             layer.release(name);
             layer.clear_failures(name);
             layer.remove_claim(name);
+            layer.same_without_marks.remove(name);
             let Some(read) = layer.read_mut() else { continue };
             read.verified_by.remove(name);
             if read.node != name {

@@ -35,11 +35,21 @@ pub struct Layer {
     pub marks: bool,
     /// When it was read, seconds since 1970.
     pub read_at: i64,
-    /// Nodes that read the same.
+    /// Nodes that read the same, including overlay's opaque marks if the inventory has any.
     pub verified_by: BTreeSet<String>,
 }
 
 impl Layer {
+    /// Returns whether overlay's opaque marks in the inventory hide what is below them.
+    pub fn has_marks(&self) -> bool {
+        self.marks && self.without_marks != Some(self.digest)
+    }
+
+    /// Returns whether only the node that read the layer has reported its opaque marks.
+    pub fn has_unconfirmed_marks(&self) -> bool {
+        self.has_marks() && self.verified_by.is_empty()
+    }
+
     /// Returns the digest that another node should report that reads the layer with or without overlay's opaque marks; `None` if it cannot be
     /// told from this inventory.
     pub fn digest_with(&self, marks: bool) -> Option<Digest> {

@@ -70,6 +70,62 @@ fn a_node_that_did_not_answer_reads_only_what_no_other_node_has_until_its_pause_
     }
 }
 
+/// Returns a container of a stack with these layers, newest first, of which nothing but the lowest one is proved.
+fn unproved(layers: &[&str]) -> Seen {
+    let chain = |name: &&str| LayerId::Chain(Digest::of(name.as_bytes()));
+    let top = Digest::of(layers[0].as_bytes());
+    Seen { stack: Some((top, layers.iter().map(chain).collect())), ..container(layers[0], &["x"]) }
+}
+
+#[test]
+fn a_node_that_leaves_out_layers_of_a_stack_hides_none_of_them() {
+    let top = Digest::of(b"top");
+    let (whole, short) = (|| unproved(&["top", "middle", "base"]), || unproved(&["top"]));
+    // Behind the others, its own container is disputed.
+    let mut fleet = fleet();
+    for (node, seen) in [("a", whole()), ("b", whole()), ("evil", short())] {
+        fleet.attach(node, &hello(1), 1, at(0));
+        fleet.report(node, 0, true, vec![seen], &[], at(0)).unwrap();
+    }
+    assert_eq!(fleet.stack(&top).unwrap().layers().len(), 3);
+    assert_eq!(states(&fleet), [(CoverageState::Pending, 2), (CoverageState::Failed, 1)]);
+    // In front of them, theirs are, until it is distrusted and they report again.
+    let mut fleet = self::fleet();
+    for (node, seen) in [("evil", short()), ("a", whole()), ("b", whole())] {
+        fleet.attach(node, &hello(1), 1, at(0));
+        fleet.report(node, 0, true, vec![seen], &[], at(0)).unwrap();
+    }
+    assert_eq!(states(&fleet), [(CoverageState::Pending, 1), (CoverageState::Failed, 2)], "nothing is said");
+    let again = fleet.distrust("evil").resync;
+    assert_eq!(again, ["a", "b"].map(Arc::from).into());
+    for node in &again {
+        fleet.report(node, 0, true, vec![whole()], &[], at(1)).unwrap();
+    }
+    assert_eq!(fleet.stack(&top).unwrap().layers().len(), 3);
+    fleet.report("evil", 0, true, vec![short()], &[], at(2)).unwrap();
+    assert_eq!(fleet.stack(&top).unwrap().layers().len(), 3, "a distrusted node lists layers");
+    let pending = states(&fleet).into_iter().find(|(state, _)| *state == CoverageState::Pending);
+    assert_eq!(pending, Some((CoverageState::Pending, 2)));
+}
+
+#[test]
+fn one_node_with_newer_catalogers_replaces_no_layer_that_others_have() {
+    let mut fleet = nodes(&[("a", &[&["base"]]), ("b", &[&["base"]]), ("evil", &[&["base"], &["own"]])]);
+    read(&mut fleet, "a", "base", "honest");
+    read(&mut fleet, "evil", "own", "x");
+    let images: [&[&str]; 2] = [&["base"], &["own"]];
+    fleet.attach("evil", &hello(2), 2, at(0));
+    fleet.report("evil", 0, true, images.map(|layers| container(layers[0], layers)).into(), &[], at(0)).unwrap();
+    assert_eq!(fleet.lease_again(at(0)), [(Arc::from("evil"), vec![id("own")])]);
+    assert!(fleet.layer_stored(inventory("evil", "own", "x", 2)));
+    assert_eq!(fleet.lease_again(at(1)), []);
+    // A second one verifies what the first one reads.
+    fleet.attach("b", &hello(2), 2, at(1));
+    fleet.report("b", 0, true, vec![container("base", &["base"])], &[], at(1)).unwrap();
+    let again: Vec<LayerId> = fleet.lease_again(at(2)).into_iter().flat_map(|(_, layers)| layers).collect();
+    assert_eq!(again, [id("base")]);
+}
+
 #[test]
 fn three_nodes_that_fail_to_read_a_layer_make_it_failed_and_fewer_do_not() {
     let all: &[&[&str]] = &[&["base"]];

@@ -53,15 +53,63 @@ fn an_inventory_of_a_node_that_claims_to_read_no_marks_is_verified_by_nodes_that
 }
 
 #[test]
-fn an_inventory_of_a_node_that_claims_to_read_marks_is_verified_by_nodes_that_cannot() {
-    for (contents_of, outcome) in
-        [("all", Verified::Same(with_marks("all", "honest"))), ("nothing", Verified::Overturned("a".to_owned()))]
-    {
+fn nodes_that_cannot_read_marks_verify_everything_but_the_marks() {
+    for (contents_of, outcome) in [("all", Verified::Inconclusive), ("nothing", Verified::Overturned("a".to_owned()))] {
         let mut fleet = nodes_with(&[("a", true), ("b", false), ("c", false)]);
         assert!(fleet.layer_stored(contents("a", contents_of, "honest", true)));
         let (asked, last) = honest(&mut fleet);
         assert_eq!(last, Some(outcome), "{contents_of}: {asked:?}");
     }
+}
+
+#[test]
+fn marks_that_only_one_node_has_reported_take_nothing_away_from_containers_of_others() {
+    let base = stack(&["base"]);
+    let mut fleet = nodes_with(&[("evil", true)]);
+    assert!(fleet.layer_stored(contents("evil", "all", "everything is opaque", true)));
+    assert_eq!(fleet.doubted(&base), [], "of its own containers a node may say so");
+    let merged = |fleet: &mut Fleet| {
+        for Ready { stack, layers } in fleet.ready(at(0)) {
+            let doubted = fleet.doubted(&stack);
+            let read = fleet.layer(&layers[0]).unwrap().read().unwrap().clone();
+            let from = inputs([(&read.digest, read.marks && !doubted.contains(&read.id))]);
+            fleet.merged(stack, Ok(Summary { inputs: Some(from), ..summary(stack, &layers) }));
+        }
+    };
+    merged(&mut fleet);
+    for node in ["b", "c"] {
+        fleet.attach(node, &hello(1), 1, at(0));
+        fleet.report(node, 0, true, vec![container("base", &["base"])], &[], at(0)).unwrap();
+    }
+    assert_eq!(fleet.doubted(&base), [id("base")]);
+    assert_eq!(fleet.ready(at(0)).len(), 1, "the stack is not merged again without the marks");
+    fleet.merged(base, Err(Coverage::failed("not of interest")));
+    // Nodes without marks find the same, which confirms no mark and makes nobody answer for them.
+    let (asked, last) = honest(&mut fleet);
+    assert_eq!((asked.len(), last), (1, Some(Verified::Inconclusive)), "{asked:?}");
+    assert_eq!(fleet.doubted(&base), [id("base")]);
+    // A node that reads marks disputes them.
+    fleet.attach("d", &v1::Hello { marks: true, ..hello(1) }, 1, at(60));
+    fleet.report("d", 0, true, vec![container("base", &["base"])], &[], at(60)).unwrap();
+    let witness = fleet.cross_reads(at(60)).pop().unwrap();
+    assert_eq!((&*witness.node, witness.marks), ("d", true));
+    assert_eq!(fleet.verified("d", &id("base"), with_marks("all", "honest"), 1, true), Verified::Disputed);
+    let outcome = fleet.distrust("evil");
+    assert_eq!((outcome.forgotten, outcome.attributed), (vec![id("base")], Vec::new()));
+}
+
+#[test]
+fn marks_that_a_second_node_has_read_count_for_all() {
+    let mut fleet = nodes_with(&[("a", true), ("b", true), ("c", false)]);
+    assert!(fleet.layer_stored(contents("a", "all", "honest", true)));
+    assert_eq!(fleet.doubted(&stack(&["base"])), [id("base")]);
+    assert_eq!(honest(&mut fleet), (vec!["b".to_owned()], Some(Verified::Same(with_marks("all", "honest")))));
+    assert_eq!(fleet.doubted(&stack(&["base"])), []);
+    // A layer without marks needs nobody who reads them.
+    let mut fleet = nodes_with(&[("a", true), ("b", false)]);
+    assert!(fleet.layer_stored(KnownLayer { digest: without_marks("all"), ..contents("a", "all", "", true) }));
+    assert_eq!(fleet.doubted(&stack(&["base"])), []);
+    assert_eq!(honest(&mut fleet), (vec!["b".to_owned()], Some(Verified::Same(without_marks("all")))));
 }
 
 #[test]
