@@ -112,7 +112,10 @@ impl Aggregator {
                         key: key.clone(),
                         container: container.clone(),
                         layer: layer.map(ToString::to_string),
-                        source: stack.details().and_then(|details| details.labels.get(ImageDetails::SOURCE)).cloned(),
+                        source: container
+                            .details()
+                            .and_then(|details| details.labels.get(ImageDetails::SOURCE))
+                            .cloned(),
                     };
                     if !is_after(&self::key(row, &held)) {
                         continue;

@@ -163,14 +163,17 @@ impl Aggregator {
                     seen.names.insert(&container.image);
                     seen.ids.extend(container.image_id.as_deref());
                     seen.nodes.insert(name);
+                    if !fleet.is_distrusted(name) {
+                        seen.count(container.details());
+                    }
                 }
             }
         }
         Ok(page.map(|Visible { digest, stack, containers }| {
-            let SeenAs { names, ids, nodes } = seen.remove(digest).unwrap_or_default();
+            let SeenAs { names, ids, nodes, details } = seen.remove(digest).unwrap_or_default();
             let summary = stack.summary();
             let count = |of: fn(&Summary) -> u64| summary.map_or(0, |summary| of(summary));
-            let details = stack.details();
+            let details = details.into_iter().max_by_key(|(_, containers)| *containers).map(|(details, _)| details);
             let user =
                 |details: &ImageDetails| if details.user.is_empty() { "root".to_owned() } else { details.user.clone() };
             ImageItem {
@@ -306,7 +309,25 @@ struct SeenAs<'a> {
     names: BTreeSet<&'a str>,
     ids: BTreeSet<&'a str>,
     nodes: BTreeSet<&'a str>,
+    /// Properties of the image, with the number of containers for which nodes report them: images with other properties may have the same layers.
+    details: Vec<(&'a ImageDetails, u32)>,
 }
+
+impl<'a> SeenAs<'a> {
+    /// Counts the properties of a container's image.
+    fn count(&mut self, details: Option<&'a ImageDetails>) {
+        let Some(details) = details else { return };
+        let is_full = self.details.len() >= MAX_VARIANTS;
+        match self.details.iter_mut().find(|(known, _)| std::ptr::eq(*known, details)) {
+            Some((_, containers)) => *containers += 1,
+            None if is_full => {}
+            None => self.details.push((details, 1)),
+        }
+    }
+}
+
+/// Maximum number of different properties of one image that are counted.
+const MAX_VARIANTS: usize = 16;
 
 /// Stacks of containers that `scope` sees, on the node and with the image's name that the filters ask for; `None` where they ask for
 /// neither. By what others call an image, and where they run it, nothing is found.

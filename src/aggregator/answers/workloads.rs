@@ -323,7 +323,7 @@ const fn level_word(level: Level) -> &'static str {
 /// Returns what is known of the image of a pod's container.
 fn details_of<'a>(fleet: &'a Picture, pod: &Pod, container: &str) -> Option<&'a ImageDetails> {
     let container = pod.containers.iter().find(|known| &*known.name == container)?;
-    fleet.stack(fleet.container(pod.node.as_deref()?, container.id.as_ref()?)?.stack.as_ref()?)?.details()
+    fleet.container(pod.node.as_deref()?, container.id.as_ref()?)?.details()
 }
 
 fn issue_item(fleet: &Picture, pod: &Pod, issue: &Issue) -> IssueItem {

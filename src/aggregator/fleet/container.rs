@@ -66,6 +66,8 @@ pub(in crate::aggregator) struct Container {
     pub(in crate::aggregator) image_id: Option<Arc<str>>,
     /// The identity of its stack.
     pub(in crate::aggregator) stack: Option<Digest>,
+    /// Properties of its image, if its node has the image's configuration.
+    pub(super) details: Option<Arc<ImageDetails>>,
     /// How its runtime stores its files, if its node knows that.
     pub(in crate::aggregator) storage: Option<Storage>,
     /// Why it is not scanned.
@@ -89,9 +91,23 @@ impl Container {
     ) -> Self {
         let since = now.unix;
         let (workload, stack, is_stray, is_excluded) = (None, None, false, false);
-        let (pod, storage) = (pod.map(Arc::new), None);
+        let (pod, storage, details) = (pod.map(Arc::new), None, None);
         let image_id = None;
-        Self { name, pod, workload, is_stray, image, image_id, stack, storage, refused, is_excluded, since, weight }
+        Self {
+            name,
+            pod,
+            workload,
+            is_stray,
+            image,
+            image_id,
+            stack,
+            details,
+            storage,
+            refused,
+            is_excluded,
+            since,
+            weight,
+        }
     }
 
     /// Sets pod and workload. The pod that the node reports counts only outside Kubernetes.
@@ -118,6 +134,11 @@ impl Container {
     fn exclude(&mut self, reason: &str) {
         self.refused = Some(Arc::new(Coverage::new(CoverageState::Excluded, reason)));
         (self.stack, self.is_excluded) = (None, true);
+    }
+
+    /// Returns the properties of its image as its node reports them, which other nodes and other tenants cannot influence.
+    pub(in crate::aggregator) fn details(&self) -> Option<&ImageDetails> {
+        self.details.as_deref()
     }
 
     /// Returns the Kubernetes namespace of its pod, which decides who may read it.

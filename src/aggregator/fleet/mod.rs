@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use outcrop_proto::container::GONE_BEFORE_READING;
 use outcrop_proto::identity::is_proved;
 use outcrop_proto::wire::{Seen, v1};
-use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, LayerId, Runtime};
+use outcrop_proto::{ContainerKey, Coverage, CoverageState, Digest, ImageDetails, LayerId, Runtime};
 
 pub(super) use checks::Answered;
 pub(super) use container::{Container, Key, Placed};
@@ -156,6 +156,8 @@ pub(super) struct Fleet {
     started: Option<Instant>,
     /// Interned names.
     names: HashSet<Arc<str>>,
+    /// Interned properties of images.
+    details: HashSet<Arc<ImageDetails>>,
     /// Selects the layers to verify and the nodes that read them. No node can predict the selection.
     random: RandomState,
 }
@@ -211,6 +213,7 @@ impl Fleet {
             runs: Runs::default(),
             started: None,
             names: HashSet::new(),
+            details: HashSet::new(),
             random: RandomState::new(),
         }
     }
@@ -225,6 +228,16 @@ impl Fleet {
                 name
             }
         }
+    }
+
+    /// Returns the shared copy of an image's properties.
+    fn intern_details(&mut self, details: ImageDetails) -> Arc<ImageDetails> {
+        if let Some(known) = self.details.get(&details) {
+            return Arc::clone(known);
+        }
+        let details = Arc::new(details);
+        self.details.insert(Arc::clone(&details));
+        details
     }
 
     /// Attaches a node with this stream. The leases of an earlier stream of the node end. A stream older than the current one is ignored.
@@ -366,6 +379,7 @@ impl Fleet {
         let names = (self.intern(&seen.name), self.intern(&seen.image));
         let mut container = Container::reported(names, seen.pod, refused, weight, now);
         container.storage = seen.storage;
+        container.details = seen.details.map(|details| self.intern_details(details));
         container.set_place(placed);
         let stack = seen.stack.filter(|_| container.refused.is_none());
         container.stack = stack.as_ref().map(|(stack, _)| *stack);
@@ -378,7 +392,7 @@ impl Fleet {
         let since = before.map_or(now.unix, |before| before.since);
         let is_new = before.is_none();
         if let Some((digest, layers)) = stack {
-            self.add_stack(name, digest, layers, seen.steps, seen.details, now);
+            self.add_stack(name, digest, layers, seen.steps, now);
         }
         if !is_new {
             self.remove_container(name, &key, now);
@@ -549,6 +563,7 @@ impl Fleet {
         self.picture.stacks.retain(|_, stack| stack.containers() > 0 || stack.is_kept());
         self.picture.layers.retain(|_, layer| layer.is_kept());
         self.names.retain(|name| Arc::strong_count(name) > 1);
+        self.details.retain(|details| Arc::strong_count(details) > 1);
     }
 
     /// Removes a node that was deleted, with everything that only this node had, unless it is attached with a later stream than `stream`, which is the

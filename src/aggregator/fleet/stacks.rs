@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outcrop_proto::identity::is_proved;
-use outcrop_proto::{Coverage, CoverageState, Digest, ImageDetails, LayerId, Step};
+use outcrop_proto::{Coverage, CoverageState, Digest, LayerId, Step};
 
 use super::checks::Checks;
 use super::layers::Layer;
@@ -41,8 +41,6 @@ pub(in crate::aggregator) struct Stack {
     listed_by: Arc<str>,
     /// The build steps that created the layers.
     steps: Vec<Step>,
-    /// Properties of the image. Of several images with the same layers, the one that was reported first counts.
-    details: Option<Arc<ImageDetails>>,
     pub(super) progress: Progress,
     /// The checks by nodes so far.
     pub(super) checks: Checks,
@@ -71,7 +69,6 @@ impl Stack {
             layers,
             listed_by,
             steps: Vec::new(),
-            details: None,
             progress: Progress::Idle,
             checks: Checks::default(),
             summary: summary.map(Arc::new),
@@ -100,11 +97,6 @@ impl Stack {
     /// Returns the build steps that created the layers, one per layer; empty if they are not known.
     pub(in crate::aggregator) fn steps(&self) -> &[Step] {
         &self.steps
-    }
-
-    /// Returns the properties of the image, if its configuration is known.
-    pub(in crate::aggregator) fn details(&self) -> Option<&ImageDetails> {
-        self.details.as_deref()
     }
 
     /// Returns the stack's summary in the store.
@@ -173,24 +165,13 @@ impl Stack {
 
 impl Fleet {
     /// Adds the stack of a container of `name`, if it is new.
-    pub(super) fn add_stack(
-        &mut self,
-        name: &str,
-        digest: Digest,
-        layers: Vec<LayerId>,
-        steps: Vec<Step>,
-        details: Option<ImageDetails>,
-        now: Now,
-    ) {
+    pub(super) fn add_stack(&mut self, name: &str, digest: Digest, layers: Vec<LayerId>, steps: Vec<Step>, now: Now) {
         let name = self.intern(name);
         self.list(&name, digest, &layers);
         let new = || Stack::new(layers.into(), name, None, now.instant);
         let stack = self.picture.stacks.entry(digest, new);
         if stack.steps.is_empty() && steps.len() == stack.layers.len() {
             stack.steps = steps;
-        }
-        if stack.details.is_none() {
-            stack.details = details.map(Arc::new);
         }
         if stack.containers() == 0 {
             stack.since = now.instant;
@@ -222,7 +203,6 @@ impl Fleet {
         }
         let (before, containers) = (std::mem::replace(&mut stack.layers, layers.into()), stack.containers());
         stack.steps.clear();
-        stack.details = None;
         stack.forget();
         if containers > 0 {
             for id in before.iter() {

@@ -127,6 +127,21 @@ fn one_node_with_newer_catalogers_replaces_no_layer_that_others_have() {
 }
 
 #[test]
+fn the_properties_of_an_image_are_those_that_the_containers_own_node_reports() {
+    let user = |user: &str| Some(ImageDetails { user: user.to_owned(), ..ImageDetails::default() });
+    let mut fleet = fleet();
+    for (node, name, details) in [("evil", "one", user("1000")), ("a", "two", user("root")), ("b", "two", user("root"))]
+    {
+        fleet.attach(node, &hello(1), 1, at(0));
+        let seen = Seen { key: key(name), details, ..container("shop", &["shop", "base"]) };
+        fleet.report(node, 0, true, vec![seen], &[], at(0)).unwrap();
+    }
+    let details = |node: &str| fleet.node(node).unwrap().containers.values().next().unwrap().details().unwrap();
+    assert_eq!((&*details("evil").user, &*details("a").user), ("1000", "root"));
+    assert!(std::ptr::eq(details("a"), details("b")), "equal properties are kept once");
+}
+
+#[test]
 fn three_nodes_that_fail_to_read_a_layer_make_it_failed_and_fewer_do_not() {
     let all: &[&[&str]] = &[&["base"]];
     let mut fleet = nodes(&[("a", all), ("b", all), ("c", all), ("d", all)]);
