@@ -20,6 +20,13 @@ use crate::view::{DeadEnd, Entry, PathId, View};
 /// Start of the reason of a `partial` coverage that a check of the container's mounted root can complete.
 pub const UNREAD_MARKS: &str = "opaque marks could not be read";
 
+/// Start of the reason of a [tombstone](crate::Tombstone) of evidence that was left out because its layer exceeds a limit: the container is
+/// `partial` without it. Other evidence than package databases that cannot be read costs itself only.
+pub const LAYER_LIMIT: &str = "the evidence of the layer";
+
+/// End of the warning of a package database with packages that could not be read: the container is `partial`.
+pub const UNREADABLE_PACKAGES: &str = "packages could not be read";
+
 /// Results of the checks that a first merge asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
@@ -82,6 +89,11 @@ pub struct Merged {
     pub warnings: Vec<(Vec<u8>, String)>,
     /// Package databases and directories that could not be read: they make the container `partial`.
     pub failed: Vec<(Vec<u8>, String)>,
+    /// Package databases with packages that could not be read, each with its warning: they make the container `partial`.
+    pub incomplete: Vec<(Vec<u8>, String)>,
+    /// Number of files that were left out because their layer [exceeds a limit](LAYER_LIMIT), and the first reason: they make the container
+    /// `partial`.
+    pub left_out: Option<(u64, String)>,
     /// Evidence that inventories cannot decide.
     pub unread: Vec<Unread>,
     /// Visible evidence that an opaque directory may hide, where opaque marks could not be read.
@@ -97,6 +109,13 @@ struct Visible<'a> {
     layer: usize,
     fact: &'a Fact,
     record: Option<&'a EvidenceRecord>,
+}
+
+impl Visible<'_> {
+    /// Returns whether it is a package database. Nothing else is read on the stack but `os-release`, which lists no packages.
+    fn is_database(&self) -> bool {
+        self.record.is_none_or(|record| record.database)
+    }
 }
 
 /// Identity of a package across versions of its database.
@@ -178,6 +197,7 @@ pub fn merge(
     merged.unknown = layers.iter().map(|layer| u64::from(layer.unknown)).sum();
     merged.distribution = distribution(&visible);
     join(&view, layers, &visible, &moved, &mut merged, budget)?;
+    merged.incomplete.sort();
     merged.warnings.sort();
     merged.warnings.dedup();
     Ok(merged)
@@ -232,6 +252,9 @@ impl Merged {
         if database {
             self.reserve(path, reason, budget)?;
             self.failed.push((path.to_vec(), reason.to_owned()));
+        } else if reason.starts_with(LAYER_LIMIT) {
+            // Counted, because a layer may have half a million such files.
+            self.left_out.get_or_insert_with(|| (0, reason.to_owned())).0 += 1;
         }
         self.warn(path, reason, budget)
     }
@@ -246,6 +269,10 @@ impl Merged {
     fn note(&mut self, evidence: &Visible<'_>, budget: &mut Budget) -> Result<(), OverBudget> {
         let (path, fact) = (evidence.path, evidence.fact);
         for warning in &fact.warnings {
+            if evidence.is_database() && warning.ends_with(UNREADABLE_PACKAGES) {
+                self.reserve(path, warning, budget)?;
+                self.incomplete.push((path.to_vec(), warning.clone()));
+            }
             self.warn(path, warning, budget)?;
         }
         for jar in &fact.unidentified {
@@ -283,6 +310,16 @@ impl Merged {
                 CoverageState::Partial,
                 format!("{}{} could not be read: {reason}", path(first), more(self.failed.len())),
             );
+        }
+        if let Some((first, warning)) = self.incomplete.first() {
+            return Coverage::new(
+                CoverageState::Partial,
+                format!("{}{}: {warning}", path(first), more(self.incomplete.len())),
+            );
+        }
+        if let Some((count, reason)) = &self.left_out {
+            let files = if *count == 1 { "1 file was".to_owned() } else { format!("{count} files were") };
+            return Coverage::new(CoverageState::Partial, format!("{files} not read: {reason}"));
         }
         if let Some(unread) = self.unread.first() {
             return Coverage::new(
@@ -425,10 +462,9 @@ fn cheapest_first<'v, 'a>(visible: &'v [Visible<'a>], budget: &mut Budget) -> Re
     }
     let mut sorted: Vec<&Visible<'_>> = visible.iter().collect();
     sorted.sort_by_key(|evidence| {
-        let is_database = evidence.record.is_none_or(|record| record.database);
         let Fact { packages, unidentified, warnings, .. } = evidence.fact;
         let entries = packages.len() + unidentified.len() + warnings.len();
-        (!is_database, entries * sharing[&std::ptr::from_ref(evidence.fact)])
+        (!evidence.is_database(), entries * sharing[&std::ptr::from_ref(evidence.fact)])
     });
     Ok(sorted)
 }

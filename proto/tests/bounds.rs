@@ -5,7 +5,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use outcrop_proto::inventory::{compress, decompress};
-use outcrop_proto::{Answers, Budget, CoverageState, DecodeError, Fact, Inventory, KnownPath, Node, OverBudget, merge};
+use outcrop_proto::merge::{LAYER_LIMIT, UNREADABLE_PACKAGES};
+use outcrop_proto::{
+    Answers, Budget, CoverageState, DecodeError, Fact, Inventory, KnownPath, Node, OverBudget, Tombstone, merge,
+};
 
 use encodings::{EMPTY, TABLE, amplifying, fact, inventory, large, layer, number, one_package, text};
 
@@ -257,4 +260,34 @@ fn a_database_that_every_layer_replaces_is_attributed_within_the_budget() {
     let merged = merged.unwrap();
     assert_eq!((merged.packages.len(), merged.packages[0].layer), (400, 119));
     assert!(steps < 120 * 400 * 20, "{steps} steps");
+}
+
+#[test]
+fn what_a_limit_of_the_layer_left_out_and_packages_that_were_not_read_make_the_container_partial() {
+    let path = |file: usize| format!("srv/{file}/package.json").into_bytes();
+    let status = b"var/lib/dpkg/status".to_vec();
+    let paths: Vec<_> = (0..3).map(path).chain([status.clone()]).map(|path| (path, Node::File)).collect();
+    let tombstone = |file: usize, reason: &str| Tombstone {
+        path: path(file),
+        cataloger: "npm".to_owned(),
+        database: false,
+        reason: reason.to_owned(),
+    };
+    let coverage =
+        |layer: &Inventory| merge(&[layer], &[], &Answers::default(), &mut Budget::job()).unwrap().coverage(&[]);
+    let warning = format!("3 of 4 {UNREADABLE_PACKAGES}");
+    let fact = Fact { warnings: vec![warning.clone()], ..one_package() };
+    let mut layer = layer(&paths, std::slice::from_ref(&status), fact);
+    layer.tombstones = vec![tombstone(0, "not valid JSON")];
+    assert_eq!(coverage(&layer).state, CoverageState::Scanned, "no database, and its own fault");
+
+    layer.tombstones.extend([1, 2].map(|file| tombstone(file, &format!("{LAYER_LIMIT} is too large"))));
+    let left_out = coverage(&layer);
+    assert_eq!(left_out.state, CoverageState::Partial);
+    assert_eq!(left_out.reason, "2 files were not read: the evidence of the layer is too large");
+
+    layer.evidence[0].database = true;
+    let incomplete = coverage(&layer);
+    assert_eq!(incomplete.state, CoverageState::Partial);
+    assert_eq!(incomplete.reason, format!("/var/lib/dpkg/status: {warning}"));
 }

@@ -47,13 +47,15 @@ impl Cataloger for Apk {
         if strange > 0 {
             collector.warn(format!("{strange} lines are not fields"));
         }
-        Ok(collector.finish())
+        collector.finish_database("apk database")
     }
 }
 
 /// The package that is being read, and the file that its last lines describe.
 #[derive(Default)]
 struct Record {
+    /// Whether the record has a field, known or not.
+    started: bool,
     name: Option<String>,
     version: Option<String>,
     arch: Option<String>,
@@ -69,6 +71,7 @@ struct Record {
 
 impl Record {
     fn field(&mut self, letter: u8, value: &[u8], collector: &mut Collector) {
+        self.started = true;
         let slot = match letter {
             b'P' => &mut self.name,
             b'V' => &mut self.version,
@@ -115,10 +118,15 @@ impl Record {
 
     fn finish(&mut self, collector: &mut Collector) -> Result<(), CatalogError> {
         self.claim(collector);
-        let Self { name, version, arch, origin, license, .. } = std::mem::take(self);
-        let Some(name) = name else { return Ok(()) };
+        let Self { started, name, version, arch, origin, license, .. } = std::mem::take(self);
+        let Some(name) = name else {
+            if started {
+                collector.unreadable("a package has no name");
+            }
+            return Ok(());
+        };
         let Some(version) = version else {
-            collector.warn(format!("package {:?} has no version", name.chars().take(80).collect::<String>()));
+            collector.unreadable(format!("package {:?} has no version", name.chars().take(80).collect::<String>()));
             return Ok(());
         };
         let source = SourcePackage { name: origin.unwrap_or_else(|| name.clone()), version: version.clone() };
@@ -213,8 +221,15 @@ mod tests {
     fn malformed_lines_are_a_warning_and_a_file_without_packages_is_an_error() {
         let fact = read(b"this is a corrupt db\n\nP:a\xff\nV:1\n\nP:lost\n\n\0\0\0").unwrap();
         assert_eq!(fact.packages.iter().map(|package| package.name.as_str()).collect::<Vec<_>>(), ["a\u{fffd}"]);
-        assert_eq!(fact.warnings, ["2 lines are not fields", "package \"lost\" has no version"]);
+        let expected =
+            ["1 of 2 packages could not be read", "2 lines are not fields", "package \"lost\" has no version"];
+        assert_eq!(fact.warnings, expected);
         assert!(matches!(read(&b"\xff\0\n".repeat(9)), Err(CatalogError::Malformed { .. })));
         assert!(read(b"").unwrap().is_empty());
+        for text in ["x: 1\n", "P:a\n\nP:b\n", "V:1\n\nV:2\n"] {
+            let error = read(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("packages could not be read"), "{text}: {error}");
+        }
+        assert_eq!(read(b"P:a\nV:1\n\nV:2\nF:x\n").unwrap().warnings[0], "1 of 2 packages could not be read");
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::mem::size_of;
 
+use outcrop_proto::merge::UNREADABLE_PACKAGES;
 use outcrop_proto::{Claim, Fact, FileDigest, Package};
 
 use super::field::MAX_FIELD;
@@ -36,6 +37,7 @@ pub(super) struct Collector {
     fact: Fact,
     warnings: BTreeSet<String>,
     left_out: u64,
+    unreadable: u64,
     package_bytes: usize,
     claim_bytes: usize,
     path_bytes: usize,
@@ -47,7 +49,7 @@ pub(super) fn text(bytes: &[u8]) -> String {
 }
 
 impl Collector {
-    /// Adds a package, or a warning if a field is too long.
+    /// Adds a package, or counts it as [unreadable](Self::unreadable) if a field is too long.
     pub(super) fn package(&mut self, mut package: Package) -> Result<(), CatalogError> {
         package.licenses.retain(|license| license.len() <= MAX_LICENSE);
         let source = package.source.iter().flat_map(|source| [&source.name, &source.version]);
@@ -57,7 +59,7 @@ impl Collector {
         for field in identifying {
             if field.len() > MAX_FIELD {
                 let start: String = package.name.chars().take(64).collect();
-                self.warn(format!("package {start:?} is left out: a field of {} bytes", field.len()));
+                self.unreadable(format!("package {start:?} is left out: a field of {} bytes", field.len()));
                 return Ok(());
             }
             bytes += field.len();
@@ -106,9 +108,27 @@ impl Collector {
         }
     }
 
-    /// Returns whether no package was added.
-    pub(super) const fn has_no_packages(&self) -> bool {
-        self.fact.packages.is_empty()
+    /// Records a package that the database lists as installed and that could not be read: it makes the container `partial`.
+    pub(super) fn unreadable(&mut self, warning: impl Into<String>) {
+        self.unreadable += 1;
+        self.warn(warning);
+    }
+
+    /// Returns the fact of a package database in its canonical order.
+    ///
+    /// # Errors
+    /// When packages were [unreadable](Self::unreadable) and no other was added: the database then says nothing of what is installed.
+    pub(super) fn finish_database(mut self, format: &'static str) -> Result<Fact, CatalogError> {
+        let (unreadable, listed) = (self.unreadable, self.fact.packages.len() as u64);
+        if unreadable > 0 {
+            let count = format!("{unreadable} of {} {UNREADABLE_PACKAGES}", listed + unreadable);
+            if listed == 0 {
+                let first = self.warnings.first().map(|first| format!(": {first}")).unwrap_or_default();
+                return Err(CatalogError::malformed(format, count + &first));
+            }
+            self.fact.warnings.push(count);
+        }
+        Ok(self.finish())
     }
 
     /// Returns the fact in its canonical order.

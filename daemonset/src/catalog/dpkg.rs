@@ -133,7 +133,14 @@ impl Stanza {
     /// Ends the stanza, and adds its package to `collector` if the package is installed.
     fn finish(&mut self, without_state: &State, collector: &mut Collector) -> Result<(), CatalogError> {
         let Self { package, version, architecture, source, state } = std::mem::take(self);
-        let Some(name) = package else { return Ok(()) };
+        let Some(name) = package else {
+            let installed =
+                state.as_ref() == Some(&State::Installed) || (*without_state == State::Installed && version.is_some());
+            if installed {
+                collector.unreadable("a package has no name");
+            }
+            return Ok(());
+        };
         match state.as_ref().unwrap_or(without_state) {
             State::Installed => {}
             State::Gone | State::Missing => return Ok(()),
@@ -143,7 +150,7 @@ impl Stanza {
             }
         }
         let Some(version) = version else {
-            collector.warn(format!("package {} has no version", shown(&name)));
+            collector.unreadable(format!("package {} has no version", shown(&name)));
             return Ok(());
         };
         let (source, source_version) = source.as_deref().map_or((name.as_str(), None), split_source);
@@ -207,7 +214,7 @@ fn read_stanzas(mut lines: Lines<'_>, without_state: State) -> Result<Fact, Cata
     if strange > 0 {
         collector.warn(format!("{strange} lines are neither fields nor continue one"));
     }
-    Ok(collector.finish())
+    collector.finish_database("dpkg database")
 }
 
 /// Splits `Name: value`, where the name has only characters that deb822 allows.
@@ -342,7 +349,13 @@ mod tests {
         text.extend_from_slice(b"Package: a\xff\nVersion: 1\n\nVersion: 2\n\nPackage: lost\n");
         let fact = read("var/lib/dpkg/status.d/x", &text).unwrap();
         assert_eq!(listed(&fact), ["a\u{fffd} 1 - a\u{fffd} 1"]);
-        assert_eq!(fact.warnings, ["3 lines are neither fields nor continue one", "package \"lost\" has no version"]);
+        let expected = [
+            "2 of 3 packages could not be read",
+            "3 lines are neither fields nor continue one",
+            "a package has no name",
+            "package \"lost\" has no version",
+        ];
+        assert_eq!(fact.warnings, expected);
         assert!(matches!(read("var/lib/dpkg/status", &b"\xff\0\n".repeat(9)), Err(CatalogError::Malformed { .. })));
         assert!(read("var/lib/dpkg/status", b"").unwrap().is_empty());
     }
@@ -352,7 +365,23 @@ mod tests {
         let text = format!("Package: {}\nVersion: 1\n\nPackage: b\nVersion: 1\n", "a".repeat(1 << 20));
         let fact = read("var/lib/dpkg/status.d/x", text.as_bytes()).unwrap();
         assert_eq!(listed(&fact), ["b 1 - b 1"]);
-        assert_eq!(fact.warnings.len(), 1);
+        assert_eq!((fact.warnings.len(), fact.warnings[0].as_str()), (2, "1 of 2 packages could not be read"));
+    }
+
+    #[test]
+    fn installed_packages_that_cannot_be_read_are_counted_and_others_are_not() {
+        let installed = "Status: install ok installed\n";
+        let text = format!("Package: a\n{installed}Version: 1\n\nPackage: b\n{installed}\n{installed}Version: 2\n");
+        let fact = read("var/lib/dpkg/status", text.as_bytes()).unwrap();
+        assert_eq!(fact.warnings[0], "2 of 3 packages could not be read");
+        // Nothing remains.
+        for text in [format!("Package: b\n{installed}"), format!("Package:\n{installed}\nPackage: b\n{installed}")] {
+            let error = read("var/lib/dpkg/status", text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("packages could not be read"), "{error}");
+        }
+        // Packages that are not installed need no version.
+        let gone = b"Package: a\nStatus: deinstall ok config-files\n\nPackage: b\nStatus: purge ok not-installed\n\nPackage: c\n";
+        assert!(read("var/lib/dpkg/status", gone).unwrap().is_empty());
     }
 
     #[test]

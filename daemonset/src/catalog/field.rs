@@ -14,11 +14,16 @@ pub(super) const MAX_FIELD: usize = 1024;
 /// When the text is longer than [`MAX_FIELD`]. It is not the same as a missing field: a package that is left out must be reported.
 pub(super) fn field(bytes: &[u8]) -> Result<Option<String>, CatalogError> {
     let bytes = bytes.trim_ascii();
-    // A replacement character has three bytes, so the limit applies to the input.
+    let limit = CatalogError::Limit { what: "bytes of a field", limit: MAX_FIELD as u64 };
     if bytes.len() > MAX_FIELD {
-        return Err(CatalogError::Limit { what: "bytes of a field", limit: MAX_FIELD as u64 });
+        return Err(limit);
     }
-    Ok((!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned()))
+    let text = String::from_utf8_lossy(bytes);
+    // A replacement character has three bytes, so the text may be longer than its input.
+    if text.len() > MAX_FIELD {
+        return Err(limit);
+    }
+    Ok((!text.is_empty()).then(|| text.into_owned()))
 }
 
 /// Returns the same for a field without which the package is still identified, such as its license: one that is too long counts as missing.
@@ -50,6 +55,9 @@ mod tests {
         let long = [b'x'; MAX_FIELD + 1];
         assert!(matches!(field(&long), Err(CatalogError::Limit { limit: 1024, .. })));
         assert_eq!(optional(&long), None);
+        // Each byte becomes a replacement character.
+        assert!(field(&[0xff; MAX_FIELD / 3]).is_ok());
+        assert!(matches!(field(&[0xff; MAX_FIELD / 3 + 1]), Err(CatalogError::Limit { limit: 1024, .. })));
     }
 
     #[test]

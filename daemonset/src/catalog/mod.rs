@@ -24,7 +24,7 @@ use std::io;
 use outcrop_proto::{Fact, KnownPath};
 
 /// Version of the set of catalogers: it increases whenever a cataloger returns another fact for the same bytes, and never decreases.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Maximum size of text evidence, bytes. The largest dpkg status files of real images have 5 MB.
 pub const MAX_TEXT: u64 = 64 << 20;

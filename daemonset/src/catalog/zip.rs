@@ -143,12 +143,14 @@ impl<'s> Archive<'s> {
                 }
                 let Some(kind) = wanted(path) else { continue };
                 count(&work.wanted, "nested archives and manifests", MAX_WANTED)?;
-                if path.len() > MAX_NAME {
+                // A replacement character has three bytes, so the name may be longer than the path.
+                let name = String::from_utf8_lossy(path.get(..=MAX_NAME).unwrap_or(path));
+                if name.len() > MAX_NAME {
                     too_long = Some(CatalogError::Limit { what: "bytes in a path", limit: MAX_NAME as u64 });
                     continue;
                 }
                 let entry = Entry {
-                    name: String::from_utf8_lossy(path).into_owned(),
+                    name: name.into_owned(),
                     size: record.uncompressed_size_hint(),
                     method: record.compression_method(),
                     encrypted: record.flags().is_encrypted(),

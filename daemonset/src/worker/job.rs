@@ -66,6 +66,8 @@ pub(super) struct Caution {
     pub(super) skip: Vec<Vec<u8>>,
     /// Announce each path alone, since one path of a group has killed a worker.
     pub(super) one_by_one: bool,
+    /// Read only package databases and `os-release`, since other paths have killed as many workers as are allowed.
+    pub(super) essentials_only: bool,
 }
 
 impl Caution {

@@ -28,7 +28,8 @@ use super::survive::Survival;
 use crate::logging::safe;
 use crate::role;
 
-/// Maximum number of times that a job is repeated without the path that killed its worker.
+/// Maximum number of times that a job is repeated without the path that killed its worker. At the next death it is repeated once more, for
+/// package databases and `os-release` only.
 const MAX_DEATHS: usize = 8;
 
 /// Maximum wall time of a worker; its processor time is limited separately.
@@ -62,7 +63,7 @@ pub enum WorkerError {
     #[error("{0}")]
     TooLarge(String),
     /// Too many paths killed a worker.
-    #[error("the worker died {MAX_DEATHS} times, the last time while reading {0}")]
+    #[error("the worker died more than {MAX_DEATHS} times, the last time while reading {0}")]
     DiedTooOften(String),
     /// The answer is malformed.
     #[error("malformed response of a worker: {0}")]
@@ -192,6 +193,8 @@ impl Program {
             .into_iter()
             .map(|(path, read)| match read.map(|bytes| Fact::decode(&bytes, &mut budget)) {
                 Ok(Ok(fact)) => Ok((path, Ok(fact))),
+                // The worker limits what the facts take together, so this one was tampered with.
+                Ok(Err(DecodeError::OverBudget(error))) => Ok((path, Err(error.to_string()))),
                 Ok(Err(error)) => Err(WorkerError::Answer(error.to_string())),
                 Err(reason) => Ok((path, Err(reason))),
             })
@@ -245,9 +248,10 @@ impl Program {
         loop {
             match self.once(&job(caution.clone()), handles)? {
                 Outcome::Died { mut paths, .. } if paths.len() == 1 => {
-                    if caution.skip.len() == MAX_DEATHS {
+                    if caution.essentials_only {
                         return Err(WorkerError::DiedTooOften(in_words(&paths)));
                     }
+                    caution.essentials_only = caution.skip.len() == MAX_DEATHS;
                     caution.skip.append(&mut paths);
                 }
                 Outcome::Died { paths, .. } if !paths.is_empty() && !caution.one_by_one => caution.one_by_one = true,
@@ -551,8 +555,8 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_repeated_after_at_most_eight_deaths() {
-        for deaths in [MAX_DEATHS, MAX_DEATHS + 1] {
+    fn a_job_is_repeated_after_eight_deaths_and_once_more_for_what_is_essential() {
+        for deaths in [MAX_DEATHS, MAX_DEATHS + 1, MAX_DEATHS + 2] {
             let dir = tempfile::tempdir().unwrap();
             let caged = || Frame::Caged(Started { cage: Cage { landlock: Landlock::Full }, marks: true });
             let mut lives: Vec<Vec<Frame>> =
@@ -561,7 +565,13 @@ mod tests {
             let job =
                 |caution| Job::Layer { marks: Some(MarkNamespace::Trusted.into()), caution, manner: Manner::default() };
             let outcome = mortal(dir.path(), &lives).persevere::<Vec<u8>>(&job, &[]);
-            assert_eq!(outcome.is_ok(), deaths == MAX_DEATHS, "{outcome:?}");
+            assert_eq!(outcome.is_ok(), deaths <= MAX_DEATHS + 1, "{outcome:?}");
+            let last = fs::read(dir.path().join(format!("job.{}", deaths.min(MAX_DEATHS + 1)))).unwrap();
+            let Ok(Job::Layer { caution, .. }) = postcard::from_bytes(&last) else { panic!("{last:?}") };
+            assert_eq!(
+                (caution.skip.len(), caution.essentials_only),
+                (deaths.min(MAX_DEATHS + 1), deaths > MAX_DEATHS)
+            );
         }
     }
 }

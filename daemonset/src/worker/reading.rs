@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use outcrop_proto::fact::{Fact, FileDigest};
 use outcrop_proto::inventory::{EvidenceRecord, Inventory, Tombstone};
+use outcrop_proto::merge::LAYER_LIMIT;
 use outcrop_proto::paths::{Node, PathTableBuilder};
 use outcrop_proto::{Digest, MAX_PATH};
 use overlayfs_reader::{ErrorKind, Kind, Layer, LayerReader, Options, Stack, Stub};
@@ -77,14 +78,13 @@ pub(super) fn layer(
     let mut inventory = Inventory { catalogers: catalog::VERSION, ..Inventory::default() };
     let (mut candidates, paths) = walk(&reader, &mut inventory, limits, &throttle)?;
     let evidence_files = candidates.len() as u64;
-    // Databases first: what they claim decides which digests are taken.
-    candidates.sort_by_key(|candidate| !reads_claims(candidate));
+    candidates.sort_by_key(|candidate| turn(candidate.cataloger));
     for (number, candidate) in candidates.iter_mut().enumerate() {
-        candidate.state = look(&reader, &candidate.path, number < MAX_HELD, caution);
+        candidate.state = look(&reader, candidate, number < MAX_HELD, caution);
     }
     cage::keep_capabilities(CapabilitySet::DAC_READ_SEARCH)?;
 
-    let mut costs = Costs::new(&reader, caution);
+    let mut costs = Costs::new(caution, |path| reader.open(path).ok());
     let mut claimed: HashMap<Vec<u8>, FileDigest> = HashMap::new();
     let mut candidates = candidates.into_iter().peekable();
     while candidates.peek().is_some() {
@@ -115,7 +115,8 @@ fn too_large(limit: u64, what: &str) -> Refusal {
     Refusal::TooLarge(format!("more than {limit} {what}"))
 }
 
-/// Cost of the evidence of a layer so far. A file that is too expensive is left out under all of its names; the rest of the layer is read.
+/// Cost of the evidence of a layer, or of the paths of a stack, so far. A file that is too expensive is left out under all of its names; the
+/// rest is read. Reasons that do not lie in the file itself begin with [`LAYER_LIMIT`].
 struct Costs {
     /// Files that are not read under another name, by device and inode, each with the name under which it was read.
     slow: HashMap<(u64, u64), Vec<u8>>,
@@ -124,8 +125,8 @@ struct Costs {
 }
 
 impl Costs {
-    fn new(reader: &LayerReader, caution: &Caution) -> Self {
-        let identity = |path: &Vec<u8>| Some((identity(&reader.open(path).ok()?).ok()?, path.clone()));
+    fn new(caution: &Caution, open: impl Fn(&[u8]) -> Option<File>) -> Self {
+        let identity = |path: &Vec<u8>| Some((identity(&open(path)?).ok()?, path.clone()));
         Self { slow: caution.skip.iter().filter_map(identity).collect(), facts: 0 }
     }
 
@@ -142,7 +143,7 @@ impl Costs {
         }
         let before = usage::cpu();
         if before > MAX_LAYER_TIME {
-            return Err(format!("the evidence before this file took {} s of processor time", before.as_secs()));
+            return Err(format!("{LAYER_LIMIT} before this file took {} s of processor time", before.as_secs()));
         }
         let read = read(file);
         if usage::cpu().saturating_sub(before) > SLOW {
@@ -151,11 +152,11 @@ impl Costs {
         read
     }
 
-    /// Adds the memory of a fact that no other evidence of the layer yielded.
+    /// Adds the memory of a fact that no other evidence yielded.
     fn add_fact(&mut self, fact: &Fact) -> Result<(), String> {
         let bytes = fact.decoded_bytes();
         if self.facts + bytes > MAX_FACT_BYTES {
-            return Err(format!("the evidence of the layer would take more than {MAX_FACT_BYTES} bytes"));
+            return Err(format!("{LAYER_LIMIT} would take more than {MAX_FACT_BYTES} bytes"));
         }
         self.facts += bytes;
         Ok(())
@@ -170,9 +171,10 @@ fn identity(file: &File) -> io::Result<(u64, u64)> {
 }
 
 /// Checks a candidate while marks can be read.
-fn look(reader: &LayerReader, path: &[u8], hold: bool, caution: &Caution) -> State {
-    if caution.skip.iter().any(|skip| skip == path) {
-        return State::Refused("the worker died while reading it".to_owned());
+fn look(reader: &LayerReader, candidate: &Candidate, hold: bool, caution: &Caution) -> State {
+    let path = &candidate.path;
+    if let Err(reason) = may_read(path, candidate.cataloger, caution) {
+        return State::Refused(reason);
     }
     let looked = if hold {
         reader.open(path).map(State::Open)
@@ -181,6 +183,17 @@ fn look(reader: &LayerReader, path: &[u8], hold: bool, caution: &Caution) -> Sta
         reader.stub(path).map(refused)
     };
     looked.unwrap_or_else(|error| State::Refused(error.to_string()))
+}
+
+/// Returns the reason why a path must not be read, after workers that died.
+fn may_read(path: &[u8], cataloger: &dyn Cataloger, caution: &Caution) -> Result<(), String> {
+    if caution.skip.iter().any(|skip| skip == path) {
+        return Err("the worker died while reading it".to_owned());
+    }
+    if caution.essentials_only && cataloger.name() != OS_RELEASE && !cataloger.is_database(path) {
+        return Err(format!("{LAYER_LIMIT} killed {} workers", caution.skip.len()));
+    }
+    Ok(())
 }
 
 /// Announces the paths that are parsed next, so that the parent knows what killed the worker.
@@ -222,9 +235,17 @@ fn record(
     }
 }
 
-/// Returns whether a candidate may claim files: then it is read before them.
-fn reads_claims(candidate: &Candidate) -> bool {
-    matches!(candidate.cataloger.name(), "dpkg" | "apk" | "rpm")
+/// Name of the cataloger of `os-release`.
+const OS_RELEASE: &str = "os-release";
+
+/// Returns the place of a cataloger's evidence in the order of reading. `os-release` is first: it costs nothing, and no package is matched
+/// without it. Databases are next: what they claim decides which digests are taken.
+fn turn(cataloger: &dyn Cataloger) -> u8 {
+    match cataloger.name() {
+        OS_RELEASE => 0,
+        "dpkg" | "apk" | "rpm" => 1,
+        _ => 2,
+    }
 }
 
 /// Walks the layer: every path goes into the table, every path that a cataloger wants into the list. Returns the list and the number of paths.
@@ -390,7 +411,10 @@ pub(super) fn stack(
     // Opened while marks can be seen, parsed when they no longer can.
     let opened: RefCell<HashMap<Vec<u8>, Result<File, overlayfs_reader::Error>>> = RefCell::default();
     let resolve = |path: &[u8]| stack.resolve(path).and_then(|resolved| stack.open(&resolved));
-    for path in paths {
+    let mut costs = Costs::new(caution, |path| resolve(path).ok());
+    let mut paths: Vec<&Vec<u8>> = paths.iter().collect();
+    paths.sort_by_key(|path| wanted(path).map(|(cataloger, _)| turn(cataloger)));
+    for path in paths.iter().copied() {
         let others = wanted(path).map(|(cataloger, _)| cataloger.companions(path)).unwrap_or_default();
         for path in others.into_iter().chain([path.clone()]) {
             let file = resolve(&path);
@@ -402,15 +426,14 @@ pub(super) fn stack(
         |path: &[u8]| opened.borrow_mut().remove(path).unwrap_or_else(|| Err(overlayfs_reader::Error::not_found(path)));
     let mut answer: StackAnswer = Vec::new();
     for group in paths.chunks(caution.group()) {
-        name(group.iter().map(Vec::as_slice), pipe)?;
-        for path in group {
+        name(group.iter().map(|path| path.as_slice()), pipe)?;
+        for path in group.iter().copied() {
             let read = match wanted(path) {
                 None => Err("no cataloger reads this path".to_owned()),
-                Some(_) if caution.skip.contains(path) => Err("the worker died while reading it".to_owned()),
-                Some((cataloger, _)) => open(path)
-                    .map_err(|error| error.to_string())
-                    .and_then(|file| read_one(path, cataloger, file, &open))
-                    .map(|read| read.fact.encode()),
+                Some((cataloger, _)) => may_read(path, cataloger, caution)
+                    .and_then(|()| open(path).map_err(|error| error.to_string()))
+                    .and_then(|file| costs.spend(path, file, |file| read_one(path, cataloger, file, &open)))
+                    .and_then(|read| costs.add_fact(&read.fact).map(|()| read.fact.encode())),
             };
             answer.push((path.clone(), read));
             throttle.pause();
@@ -428,6 +451,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn after_too_many_deaths_only_databases_and_the_distribution_are_read() {
+        let refused = |path: &[u8], caution: &Caution| may_read(path, wanted(path).unwrap().0, caution).err();
+        let caution = Caution { skip: vec![b"a.jar".to_vec()], essentials_only: true, one_by_one: true };
+        for path in [&b"etc/os-release"[..], b"var/lib/dpkg/status", b"lib/apk/db/installed"] {
+            assert_eq!(refused(path, &caution), None);
+        }
+        for path in [&b"b.jar"[..], b"package.json", b"var/lib/dpkg/info/a.md5sums"] {
+            let reason = refused(path, &caution).expect("not essential");
+            assert!(reason.starts_with(LAYER_LIMIT), "{reason}");
+            assert_eq!(refused(path, &Caution { essentials_only: false, ..caution.clone() }), None);
+        }
+        assert!(refused(b"a.jar", &Caution { essentials_only: false, ..caution }).is_some());
+    }
+
+    #[test]
     fn a_file_that_killed_a_worker_is_not_read_under_another_name() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.jar"), "slow").unwrap();
@@ -435,7 +473,7 @@ mod tests {
         fs::write(dir.path().join("c.jar"), "fast").unwrap();
         let reader = LayerReader::new(Layer::open(dir.path()).unwrap(), Options::detect(MarkNamespace::User));
         let caution = Caution { skip: vec![b"a.jar".to_vec()], ..Caution::default() };
-        let mut costs = Costs::new(&reader, &caution);
+        let mut costs = Costs::new(&caution, |path| reader.open(path).ok());
         let mut read = Vec::new();
         let mut spend = |name: &[u8]| {
             let nothing = |file: File| {

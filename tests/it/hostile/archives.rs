@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::INTACT;
-use super::table::Said::{Nothing, Warning};
+use super::table::Said::{Nothing, Reason, Warning};
 use super::table::{Row, check, row};
 use crate::support::Method::{Deflated, Stored};
 use crate::support::zip;
@@ -68,6 +68,17 @@ fn changed(change: fn(&mut Entry<'_>)) -> Vec<u8> {
     crafted(&local(POM, pom()), &[entry])
 }
 
+/// An archive whose directory has 20,000 names for one file of coordinates, of `length` times `byte` each; `number` tells it from others.
+fn coordinates(byte: u8, length: usize, number: usize) -> Vec<u8> {
+    let value = vec![byte; length];
+    let content = [b"groupId=", &value[..], b"\nartifactId=", &value, b"\nversion=", &value, b"\n"].concat();
+    let size = content.len() as u32;
+    let names: Vec<String> =
+        (0..20_000).map(|at| format!("{at}/{number}/{}/pom.properties", "n".repeat(300))).collect();
+    let entry = |name| Entry { name, flags: 0, method: 0, sizes: (size, size), offset: 0 };
+    crafted(&local("pom.properties", &content), &names.iter().map(|name| entry(name)).collect::<Vec<_>>())
+}
+
 /// An archive with the coordinates beside `others`.
 fn beside(others: &[(&str, &[u8], crate::support::Method)]) -> Vec<u8> {
     let mut entries = vec![(POM, pom(), Deflated)];
@@ -116,6 +127,35 @@ pub(super) fn rows() -> Vec<Row> {
             let others: Vec<_> = names.iter().map(|name| (name.as_str(), &b""[..], Stored)).collect();
             image.put(JAR, beside(&others));
         }),
+        row(
+            "nine archives of 20,000 coordinates that are no text",
+            "scanned",
+            Warning("/srv/8.jar", ""),
+            &INTACT,
+            |image| {
+                (0..9).for_each(|number| image.put(&format!("srv/{number}.jar"), coordinates(0xff, 1024, number)));
+            },
+        ),
+        row("20,000 coordinates of 3 KB", "scanned", Warning(AT, "bytes of packages in a fact"), &INTACT, |image| {
+            image.put(JAR, coordinates(b'g', 1000, 0));
+        }),
+        row(
+            "two archives of 17 MB of coordinates",
+            "partial",
+            Reason("1 file was not read: the evidence"),
+            &INTACT,
+            |image| {
+                for archive in 0..2 {
+                    let pom = |at: usize| {
+                        let long = "l".repeat(990);
+                        format!("groupId={long}{at}\nartifactId={long}{archive}\nversion={long}\n").into_bytes()
+                    };
+                    let poms: Vec<_> = (0..5_000).map(|at| (format!("{at}/pom.properties"), pom(at))).collect();
+                    let entries: Vec<_> = poms.iter().map(|(name, pom)| (name.as_str(), &pom[..], Deflated)).collect();
+                    image.put(&format!("srv/{archive}.jar"), zip(&entries));
+                }
+            },
+        ),
         row("coordinates of a megabyte", "scanned", Warning(AT, "bytes of a field"), INNER, |image| {
             let long = format!("groupId={}\nartifactId=long\nversion=1\n", "g".repeat(1 << 20));
             image.put(JAR, beside(&[("x/pom.properties", long.as_bytes(), Deflated)]));

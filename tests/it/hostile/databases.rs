@@ -58,6 +58,19 @@ fn the_worst_findings_of_too_many_are_reported_within_bounded_memory() {
 }
 
 #[test]
+fn the_distribution_is_known_however_large_the_databases_are() {
+    let image = Image::new();
+    // Some kilobytes of what a layer may have are left, and the words take 2 MB.
+    image.put(APK, (0..63_500).map(|number| format!("P:p{number:06}\nV:1\n\n")).collect::<String>());
+    image
+        .put("etc/os-release", format!("ID=debian\nNAME=debian\nVERSION_ID=12\nID_LIKE=\"{}\"\n", "a ".repeat(30_000)));
+    let seen = image.scan();
+    assert_eq!(seen.0["distro"], "debian", "{:#}", seen.0["warnings"]);
+    assert_eq!(seen.packages(), INTACT);
+    seen.assert_state("partial");
+}
+
+#[test]
 fn databases_of_text_cost_themselves_and_nothing_else() {
     check(rows());
 }
@@ -80,22 +93,26 @@ fn dpkg() -> Vec<Row> {
         row("a million empty stanzas", "scanned", Nothing, &INTACT, |image| {
             stanzas(image, 1, |_| "Package:\n\n".repeat(1_000_000));
         }),
-        row("50,000 packages without a version", "scanned", Nothing, &INTACT, |image| {
+        row("50,000 packages without a version", "partial", Reason("50000 of 50001 packages"), &INTACT, |image| {
             stanzas(image, 50_000, |number| format!("Package: p{number}\nStatus: install ok installed\n"));
         }),
-        row("a name of 10 KB", "scanned", Warning(AT, "is left out"), &INTACT, |image| {
+        row("a name of 10 KB", "partial", Warning(AT, "is left out"), &INTACT, |image| {
             stanzas(image, 1, |_| status(&"n".repeat(10_000), "1"));
         }),
-        row("a version of a megabyte", "scanned", Nothing, &INTACT, |image| {
+        row("a version of a megabyte", "partial", Reason("1 of 2 packages"), &INTACT, |image| {
             stanzas(image, 1, |_| status("long", &"1".repeat(1 << 20)));
         }),
         row("a line of 60 MiB", "scanned", Nothing, &INTACT, |image| {
             stanzas(image, 1, |_| format!("Description: {}\n", "x".repeat(60 << 20)));
         }),
+        row("no package with a version", "partial", Warning(AT, "20 of 20 packages"), GOOD, |image| {
+            let stanza = |number| format!("Package: p{number}\nStatus: install ok installed\n\n");
+            image.put(STATUS, (0..20).map(stanza).collect::<String>());
+        }),
         row("names of control characters", "scanned", Nothing, &INTACT, |image| {
             stanzas(image, 50, |number| status(&format!("{CONTROLS}{number}"), CONTROLS));
         }),
-        row("a status file that ends within a stanza", "scanned", Nothing, &INTACT, |image| {
+        row("a status file that ends within a stanza", "partial", Reason("1 of 2 packages"), &INTACT, |image| {
             stanzas(image, 1, |_| "Package: cut\nStatus: install ok installed\nVers".to_owned());
         }),
         row("a status file of another encoding", "partial", Warning(AT, ""), GOOD, |image| {
@@ -130,7 +147,7 @@ fn dpkg() -> Vec<Row> {
         row("file names of control characters", "scanned", Nothing, &["bash 5.2-1", "good 1.0.0", "odd 1"], |image| {
             image.put(&format!("var/lib/dpkg/status.d/\x1b[2J\r\n{}", "\u{202e}"), "Package: odd\nVersion: 1\n");
         }),
-        row("200,000 files of one package", "scanned", Nothing, &INTACT, |image| {
+        row("200,000 files of one package", "partial", Reason("1 file was not read"), &INTACT, |image| {
             let mut text = String::new();
             for number in 0..200_000 {
                 writeln!(text, "{number:032x}  srv/{number}/package.json").unwrap();
@@ -174,10 +191,16 @@ fn apk() -> Vec<Row> {
                 image.put(APK, text);
             },
         ),
-        row("packages of apk without versions", "scanned", Warning(APK_AT, "has no version"), &INTACT, |image| {
+        row("packages of apk without versions", "partial", Warning(APK_AT, "has no version"), &INTACT, |image| {
             image.put(APK, (0..20_000).map(|number| format!("P:p{number}\n\n")).collect::<String>());
         }),
-        row("a field of apk of a megabyte", "scanned", Warning(APK_AT, "is left out"), &INTACT, |image| {
+        row("packages of apk without names", "partial", Warning(APK_AT, "100 of 100 packages"), &INTACT, |image| {
+            image.put(APK, (0..100).map(|number| format!("V:{number}\n\n")).collect::<String>());
+        }),
+        row("a database of apk of an unknown field", "partial", Warning(APK_AT, "1 of 1 packages"), &INTACT, |image| {
+            image.put(APK, "x: 1\n");
+        }),
+        row("a field of apk of a megabyte", "partial", Warning(APK_AT, "is left out"), &INTACT, |image| {
             image.put(APK, format!("P:{}\nV:1\n\n", "n".repeat(50_000)));
         }),
         row("a database of apk that leads to itself", "partial", Warning(APK_AT, "loop"), &INTACT, |image| {
@@ -202,7 +225,10 @@ fn os_release() -> Vec<Row> {
             image.put("etc/os-release", "ID=debian\n".repeat(100_000));
         }),
         row("30,000 words in ID_LIKE", "scanned", Nothing, &INTACT, |image| {
-            image.put("etc/os-release", format!("ID=debian\nVERSION_ID=12\nID_LIKE=\"{}\"\n", "a ".repeat(30_000)));
+            image.put(
+                "etc/os-release",
+                format!("ID=debian\nNAME=debian\nVERSION_ID=12\nID_LIKE=\"{}\"\n", "a ".repeat(30_000)),
+            );
         }),
         row("a version of 60 KB", "scanned", Nothing, &INTACT, |image| {
             image.put("etc/os-release", format!("ID=debian\nVERSION_ID={}\n", "1".repeat(60_000)));

@@ -4,11 +4,11 @@ use std::fs;
 
 use rusqlite::Connection;
 
-use super::table::Said::{Nothing, Warning};
+use super::table::Said::{Nothing, Reason, Warning};
 use super::table::{Row, check, row};
 use super::{INTACT, Image};
 
-const RPM: &str = "var/lib/rpm/rpmdb.sqlite";
+pub(super) const RPM: &str = "var/lib/rpm/rpmdb.sqlite";
 const AT: &str = "/var/lib/rpm/rpmdb.sqlite";
 const LISTED: &[&str] = &["bash 5.2-1", "good 1.0.0", "zlib 1-2"];
 
@@ -23,7 +23,7 @@ fn header(name: &str, padding: usize) -> Vec<u8> {
 }
 
 /// Writes a database of these headers behind that of `zlib`.
-fn database(image: &Image, headers: impl Iterator<Item = Vec<u8>>) {
+pub(super) fn database(image: &Image, headers: impl Iterator<Item = Vec<u8>>) {
     image.put(RPM, []);
     let mut connection = Connection::open(image.at(RPM)).unwrap();
     connection
@@ -57,18 +57,18 @@ pub(super) fn rows() -> Vec<Row> {
         row("150,000 packages of RPM", "partial", Warning(AT, "more bytes of packages"), &INTACT, |image| {
             database(image, (0..150_000).map(|number| header(&format!("p{number}"), 0)));
         }),
-        row("a header of 40 MiB", "scanned", Warning(AT, ""), LISTED, |image| {
+        row("a header of 40 MiB", "partial", Warning(AT, ""), LISTED, |image| {
             database(image, std::iter::once(header("long", 40 << 20)));
         }),
-        row("a name of RPM of 20 KB", "scanned", Warning(AT, "is left out"), LISTED, |image| {
+        row("a name of RPM of 20 KB", "partial", Warning(AT, "is left out"), LISTED, |image| {
             database(image, std::iter::once(header(&"n".repeat(20_000), 0)));
         }),
-        row("a header that says that it has 4 GB", "scanned", Warning(AT, ""), LISTED, |image| {
+        row("a header that says that it has 4 GB", "partial", Warning(AT, ""), LISTED, |image| {
             let mut lying = header("lying", 0);
             lying[..8].fill(0xff);
             database(image, std::iter::once(lying));
         }),
-        row("headers whose offsets lead nowhere", "scanned", Warning(AT, ""), LISTED, |image| {
+        row("headers whose offsets lead nowhere", "partial", Warning(AT, ""), LISTED, |image| {
             let lying = |number: usize| {
                 let mut lying = header("lying", 0);
                 lying[8 + number % 64] ^= 0xff;
@@ -82,6 +82,17 @@ pub(super) fn rows() -> Vec<Row> {
             connection.execute_batch("CREATE TABLE 'Packages' (hnum INTEGER PRIMARY KEY, blob BLOB NOT NULL)").unwrap();
             for _ in 0..50 {
                 connection.execute("INSERT INTO Packages (blob) VALUES (x'00ff')", []).unwrap();
+            }
+        }),
+        row("a valid header and 99 of noise", "partial", Reason("99 of 100 packages"), LISTED, |image| {
+            database(image, (0..99).map(|_| vec![0xff; 4096]));
+        }),
+        row("headers without names", "partial", Warning(AT, "5 of 5 packages"), &INTACT, |image| {
+            database(image, std::iter::empty());
+            let connection = Connection::open(image.at(RPM)).unwrap();
+            connection.execute("DELETE FROM Packages", []).unwrap();
+            for _ in 0..5 {
+                connection.execute("INSERT INTO Packages (blob) VALUES (?)", [header("", 0)]).unwrap();
             }
         }),
         row("names of RPM of control characters", "scanned", Nothing, LISTED, |image| {

@@ -9,6 +9,7 @@ use std::process::Command;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat};
 use serde_json::Value;
 
+use super::rpm::{self, RPM};
 use super::table::Said::{Nothing, Reason};
 use super::table::{Row, check, row};
 use super::{INTACT, Image, STATUS, status, write};
@@ -114,6 +115,25 @@ pub(super) fn rows() -> Vec<Row> {
                     .unwrap();
             }
         }),
+        row(
+            "three databases of 130,000 packages behind links",
+            "partial",
+            Reason("the evidence of the layer"),
+            &["good 1.0.0", "zlib 1-2"],
+            |image| {
+                let apk =
+                    |at: usize| (0..130_000).map(|number| format!("P:{at}p{number}\nV:1\n\n")).collect::<String>();
+                let dpkg = |number: usize| status(&format!("p{number}"), "1") + "\n";
+                let dpkg = (0..130_000).map(dpkg).collect();
+                let all = [(STATUS, dpkg), ("lib/apk/db/installed", apk(0)), ("usr/lib/apk/db/installed", apk(1))];
+                for (number, (known, content)) in all.into_iter().enumerate() {
+                    chain(image, known, &format!("q{number}"), (1, 1), &content);
+                }
+                rpm::database(image, std::iter::empty());
+                fs::rename(image.at(RPM), image.at("q0/rpm")).unwrap();
+                symlink("/q0/rpm", image.at(RPM)).unwrap();
+            },
+        ),
         row("a database through 41 links", "partial", Reason("dpkg"), GOOD, |image| {
             chain(image, STATUS, "q", (41, 3), &status("bash", "5.2-1"));
         }),

@@ -34,11 +34,16 @@ const MAX_POM: usize = 16 << 10;
 /// Maximum size of the path of a nested archive, in bytes.
 const MAX_INNER: usize = 2048;
 
-/// Maximum size of the text of all packages of one piece of evidence, in bytes.
+/// Maximum size of the text of all packages of one piece of evidence, in bytes, with [`PACKAGE_COST`] for each package.
 const MAX_TEXT: usize = 16 << 20;
+
+/// Cost of a package without its text, in bytes.
+const PACKAGE_COST: usize = size_of::<Package>();
 
 /// Maximum number of warnings of one piece of evidence.
 const MAX_WARNINGS: usize = 50;
+
+const TOO_MUCH_TEXT: CatalogError = CatalogError::Limit { what: "bytes of packages in a fact", limit: MAX_TEXT as u64 };
 
 /// Size of a read for a digest, in bytes.
 const CHUNK: usize = 64 << 10;
@@ -106,14 +111,23 @@ impl Walk {
         }
 
         let own = |kind| entries.iter().filter(move |(found, _)| *found == kind).map(|(_, entry)| entry);
-        let mut poms = Vec::new();
+        // They are charged again once they are packages; until then, no more of them are kept than could become packages.
+        let (mut poms, mut text) = (Vec::new(), self.text);
         for entry in own(Kind::Pom) {
             match archive.head(entry, MAX_POM, &self.work).and_then(|bytes| pom::properties(&bytes)) {
                 Ok(None) if entry.size > MAX_POM as u64 => {
                     let error = CatalogError::Limit { what: "bytes of pom.properties", limit: MAX_POM as u64 };
                     self.warn(inner, &entry.name, &error);
                 }
-                Ok(coordinates) => poms.extend(coordinates),
+                Ok(Some(coordinates)) => {
+                    text += PACKAGE_COST + coordinates.text();
+                    if text > MAX_TEXT {
+                        self.warn(inner, &entry.name, &TOO_MUCH_TEXT);
+                        break;
+                    }
+                    poms.push(coordinates);
+                }
+                Ok(None) => {}
                 Err(error) => self.warn(inner, &entry.name, &error),
             }
         }
@@ -229,9 +243,10 @@ impl Walk {
         package.licenses = licenses;
         package.inner = (!inner.is_empty()).then(|| inner.to_owned());
         let licenses: usize = package.licenses.iter().map(String::len).sum();
-        self.text = self.text.saturating_add(package.name.len() + package.version.len() + licenses + inner.len());
+        let text = package.name.len() + package.version.len() + licenses + inner.len();
+        self.text = self.text.saturating_add(PACKAGE_COST + text);
         if self.text > MAX_TEXT {
-            self.warn(inner, "", &CatalogError::Limit { what: "bytes of text in a fact", limit: MAX_TEXT as u64 });
+            self.warn(inner, "", &TOO_MUCH_TEXT);
         } else {
             self.fact.packages.push(package);
         }

@@ -12,6 +12,13 @@ pub(super) struct Coordinates {
     pub(super) version: String,
 }
 
+impl Coordinates {
+    /// Returns the size of the text, in bytes.
+    pub(super) const fn text(&self) -> usize {
+        self.group.len() + self.artifact.len() + self.version.len()
+    }
+}
+
 /// Parses `pom.properties`, which has lines of `key=value`
 /// ([format](https://docs.oracle.com/en/java/javase/21/docs/api/java.base/java/util/Properties.html)). Returns `None` if artifact
 /// or version is missing, or a value is an unresolved placeholder.

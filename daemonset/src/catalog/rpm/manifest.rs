@@ -14,18 +14,17 @@ use crate::catalog::{CatalogError, Source};
 pub(super) fn read(bytes: &dyn Source) -> Result<Fact, CatalogError> {
     let mut lines = Lines::new(bytes)?;
     let mut collector = Collector::default();
-    let mut strange = 0_u64;
     while let Some(line) = lines.next_line()? {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
         let fields: Vec<String> = line.split(|byte| *byte == b'\t').take(10).map(text).collect();
         let [name, version, _, _, vendor, _, _, arch, epoch, file] = fields.as_slice() else {
-            strange += 1;
+            collector.unreadable("a line does not have ten columns");
             continue;
         };
         if name.is_empty() || version.is_empty() {
-            strange += 1;
+            collector.unreadable("a package has no name or no version");
             continue;
         }
         let said = |field: &String| Some(field.clone()).filter(|field| !field.is_empty() && field != "(none)");
@@ -36,13 +35,7 @@ pub(super) fn read(bytes: &dyn Source) -> Result<Fact, CatalogError> {
         package.source = source(file, epoch);
         collector.package(package)?;
     }
-    if strange > 0 && collector.has_no_packages() {
-        return Err(CatalogError::malformed("RPM manifest", "no line has ten columns"));
-    }
-    if strange > 0 {
-        collector.warn(format!("{strange} lines do not have ten columns"));
-    }
-    Ok(collector.finish())
+    collector.finish_database("RPM manifest")
 }
 
 #[cfg(test)]
@@ -70,7 +63,7 @@ mod tests {
             ]
         );
         assert_eq!(fact.packages[0].source.as_ref().unwrap().name, "openssl");
-        assert_eq!(fact.warnings, ["1 lines do not have ten columns"]);
+        assert_eq!(fact.warnings, ["1 of 3 packages could not be read", "a line does not have ten columns"]);
         assert!(matches!(read(&&b"\xff\0\n"[..]), Err(CatalogError::Malformed { .. })));
     }
 }

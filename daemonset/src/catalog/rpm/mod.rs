@@ -117,35 +117,24 @@ fn read_sqlite(evidence: &Evidence<'_>) -> Result<Fact, CatalogError> {
     let Some(root) = database.table("Packages")? else {
         return Ok(Fact::default());
     };
-    let (mut rows, mut valid) = (0_u64, 0_u64);
     database.rows(root, MAX_HEADER, |row| {
-        rows += 1;
         let row = match row {
             Ok(row) => row,
             Err(size) => {
-                // It is a package, of which only the size is known.
-                valid += 1;
-                collector.warn(format!("a package's header has {size} bytes, more than the limit"));
+                collector.unreadable(format!("a package's header has {size} bytes, more than the limit"));
                 return Ok(());
             }
         };
         // `hnum INTEGER PRIMARY KEY, blob BLOB`: the first is the row's number and stored as NULL.
         match sqlite::column(row, 1).and_then(sqlite::Value::into_blob).and_then(Header::parse) {
-            Some(header) => {
-                valid += 1;
-                add(&header, &mut collector)
-            }
+            Some(header) => add(&header, &mut collector),
             None => {
-                collector.warn("a package's header is not valid");
+                collector.unreadable("a package's header is not valid");
                 Ok(())
             }
         }
     })?;
-    // A database that lists something, and nothing that can be read, says nothing of what is installed.
-    if rows > 0 && valid == 0 {
-        return Err(CatalogError::malformed("RPM database", format!("none of {rows} headers is valid")));
-    }
-    Ok(collector.finish())
+    collector.finish_database("RPM database")
 }
 
 /// Adds the package that a header describes, and its claims.
@@ -153,7 +142,7 @@ fn add(header: &Header<'_>, collector: &mut Collector) -> Result<(), CatalogErro
     let string = |tag| header.string(tag).map(text).filter(|text| !text.is_empty() && text != "(none)");
     let (Some(name), Some(version), Some(release)) = (string(Tag::Name), string(Tag::Version), string(Tag::Release))
     else {
-        collector.warn("a package's header has no name, version or release");
+        collector.unreadable("a package's header has no name, version or release");
         return Ok(());
     };
     let epoch = header.int32(Tag::Epoch);
