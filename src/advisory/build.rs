@@ -2,7 +2,7 @@
 //!
 //! Builds are reproducible: the same records give the same bytes in any order of input. The file is written atomically.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,18 +11,12 @@ use outcrop_proto::Ecosystem;
 use outcrop_proto::ecosystem::by_osv_name;
 use rusqlite::{Connection, params};
 
-use super::database::{APPLICATION_ID, FORMAT, SCHEMA};
+use super::database::{
+    APPLICATION_ID, FORMAT, MAX_ENTRIES, MAX_ID, MAX_IDS, MAX_ROW, MAX_SUMMARY, MAX_TEXT, MAX_WEIGHT, MAX_WORD, SCHEMA,
+    too_many, weight,
+};
 use super::feed::{self, Sink, Unusable};
-use super::osv::{Affected, Range, Record};
-
-/// Maximum length of a stored summary, in characters.
-const MAX_SUMMARY: usize = 300;
-
-/// Maximum number of affected entries of one record, and of versions and events of one entry.
-const MAX_ENTRIES: usize = 100_000;
-
-/// Maximum size of a stored version or name, in bytes.
-const MAX_TEXT: usize = 1024;
+use super::osv::{Range, Record};
 
 /// Why a database could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -148,13 +142,13 @@ pub fn build_with(from: &[PathBuf], out: &Path, progress: &BuildProgress) -> Res
     }
     let Gathered { records, mut report, .. } = gathered;
     progress.to_write.store(records.len() as u64, Ordering::Relaxed);
-    report.unusable.sort();
     let temporary = tempfile::Builder::new()
         .prefix(".outcrop-db-")
         .tempfile_in(folder)
         .map_err(|error| fail(error.to_string()))?
         .into_temp_path();
     let written = write(&temporary, records, &mut report, progress).map_err(|error| fail(error.to_string()))?;
+    report.unusable.sort();
     if written == 0 {
         let inputs: Vec<String> = from.iter().map(|path| path.display().to_string()).collect();
         return Err(BuildError::Empty { inputs: inputs.join(", "), unusable: report.unusable });
@@ -193,6 +187,7 @@ fn write(
     ))?;
     let transaction = connection.transaction()?;
     let mut sources: BTreeMap<String, Source> = BTreeMap::new();
+    let mut weights: HashMap<(String, String), u64> = HashMap::new();
     let mut number = 0_i64;
     {
         let mut advisory = transaction.prepare("INSERT INTO advisory VALUES (?,?,?,?,?,?,?,?,?)")?;
@@ -209,18 +204,22 @@ fn write(
                 report.irrelevant += 1;
                 continue;
             }
+            let row = Row::new(&record);
+            if let Err(reason) = reserve(&mut weights, &row, &entries) {
+                report.unusable.push(Unusable { file: format!("{origin}: {}", record.id), reason });
+                continue;
+            }
             number += 1;
-            let rating = record.database_specific.as_ref().and_then(|specific| specific.severity.as_ref()?.text());
             advisory.execute(params![
                 number,
                 record.id,
                 record.modified,
                 record.summary,
-                json(&record.severity.clone().unwrap_or_default()),
-                rating,
-                json(&ids(record.aliases.as_ref())),
-                json(&ids(record.upstream.as_ref())),
-                json(&ids(record.related.as_ref())),
+                row.severity,
+                row.rating,
+                row.aliases,
+                row.upstream,
+                row.related,
             ])?;
             let mut ecosystems = BTreeSet::new();
             for (part, entry) in entries.iter().enumerate() {
@@ -230,9 +229,9 @@ fn write(
                     entry.name,
                     number,
                     part as i64,
-                    json(&entry.ranges),
-                    json(&entry.affected.versions.clone().unwrap_or_default()),
-                    json(&entry.affected.severity.clone().unwrap_or_default()),
+                    entry.ranges,
+                    entry.versions,
+                    entry.severity,
                     entry.status,
                 ])?;
             }
@@ -262,17 +261,76 @@ fn write(
     Ok(report.records)
 }
 
-/// An affected entry that can be matched.
-struct Entry<'a> {
+/// The lists of a record, as they are stored.
+struct Row {
+    severity: String,
+    rating: Option<String>,
+    aliases: String,
+    upstream: String,
+    related: String,
+    /// Size of its texts, in bytes.
+    size: usize,
+}
+
+impl Row {
+    fn new(record: &Record) -> Self {
+        let rating = record.database_specific.as_ref().and_then(|specific| specific.severity.as_ref()?.text());
+        let texts = record.id.len() + record.modified.len() + record.summary.as_ref().map_or(0, String::len);
+        let mut row = Self {
+            severity: json(&record.severity.as_deref().unwrap_or_default()),
+            rating: rating.map(|rating| rating.chars().take(MAX_WORD).collect()),
+            aliases: json(&ids(record.aliases.as_ref())),
+            upstream: json(&ids(record.upstream.as_ref())),
+            related: json(&ids(record.related.as_ref())),
+            size: texts + MAX_WORD,
+        };
+        row.size += row.severity.len() + row.ids();
+        row
+    }
+
+    /// Returns the size of its lists of IDs, in bytes.
+    fn ids(&self) -> usize {
+        self.aliases.len() + self.upstream.len() + self.related.len()
+    }
+}
+
+/// An affected entry that can be matched, with its lists as they are stored.
+struct Entry {
     ecosystem: String,
     name: String,
-    ranges: Vec<Range>,
+    ranges: String,
+    versions: String,
+    severity: String,
     status: Option<String>,
-    affected: &'a Affected,
+    /// Whether a list has too many entries.
+    is_long: bool,
+}
+
+/// Adds a record to the weights of its packages. A record that a reader would refuse is an error, and adds nothing.
+fn reserve(weights: &mut HashMap<(String, String), u64>, row: &Row, entries: &[Entry]) -> Result<(), String> {
+    let size = |entry: &Entry| entry.ranges.len() + entry.versions.len() + entry.severity.len();
+    // The names and the numbers of a row have room beside its lists.
+    let fits = |size: usize| size <= MAX_ROW - 4 * MAX_TEXT;
+    if !fits(row.size) || !entries.iter().all(|entry| fits(size(entry)) && !entry.is_long) {
+        return Err(format!("it lists more than {MAX_ENTRIES} versions, or is larger than {MAX_ROW} bytes"));
+    }
+    let mut added: HashMap<(String, String), u64> = HashMap::new();
+    for entry in entries {
+        let weight = weight((row.size + size(entry)) as u64, (MAX_ID + row.ids()) as u64);
+        *added.entry((entry.ecosystem.clone(), entry.name.clone())).or_default() += weight;
+    }
+    let total = |(package, weight): (&(String, String), &u64)| weights.get(package).unwrap_or(&0) + weight;
+    if let Some((package, _)) = added.iter().filter(|added| total(*added) > MAX_WEIGHT).min() {
+        return Err(too_many(&package.0, &package.1));
+    }
+    for (package, weight) in added {
+        *weights.entry(package).or_default() += weight;
+    }
+    Ok(())
 }
 
 /// Returns the entries of a record that Outcrop can match: of supported ecosystems, with a range of versions or with listed versions.
-fn usable(record: &Record) -> Vec<Entry<'_>> {
+fn usable(record: &Record) -> Vec<Entry> {
     let mut entries = Vec::new();
     for affected in record.affected.iter().flatten().take(MAX_ENTRIES) {
         let Some(package) = &affected.package else { continue };
@@ -282,7 +340,7 @@ fn usable(record: &Record) -> Vec<Entry<'_>> {
             .ranges
             .iter()
             .flatten()
-            .filter(|range| range.r#type != "GIT" && range.events.len() <= MAX_ENTRIES)
+            .filter(|range| range.r#type != "GIT")
             .filter(|range| {
                 range.events.iter().all(|event| {
                     [&event.introduced, &event.fixed, &event.last_affected, &event.limit].into_iter().all(bounded)
@@ -290,11 +348,13 @@ fn usable(record: &Record) -> Vec<Entry<'_>> {
             })
             .cloned()
             .collect();
-        let listed =
-            affected.versions.as_ref().is_some_and(|versions| !versions.is_empty() && versions.len() <= MAX_ENTRIES);
-        if ranges.is_empty() && !listed {
+        let versions = affected.versions.as_deref().unwrap_or_default();
+        if ranges.is_empty() && versions.is_empty() {
             continue;
         }
+        let severity = affected.severity.as_deref().unwrap_or_default();
+        let counts = [ranges.len(), versions.len(), severity.len()].into_iter();
+        let is_long = counts.chain(ranges.iter().map(|range| range.events.len())).any(|count| count > MAX_ENTRIES);
         let specific = [&affected.ecosystem_specific, &affected.database_specific];
         let status = specific
             .into_iter()
@@ -303,16 +363,18 @@ fn usable(record: &Record) -> Vec<Entry<'_>> {
         entries.push(Entry {
             ecosystem: package.ecosystem.clone(),
             name: (row.normalize_name)(&package.name).into_owned(),
-            ranges,
-            status: status.map(|status| status.chars().take(64).collect()),
-            affected,
+            ranges: json(&ranges),
+            versions: json(&versions),
+            severity: json(&severity),
+            status: status.map(|status| status.chars().take(MAX_WORD).collect()),
+            is_long,
         });
     }
     entries
 }
 
 fn ids(list: Option<&Vec<String>>) -> Vec<String> {
-    list.into_iter().flatten().filter(|id| !id.is_empty() && id.len() <= 256).take(1000).cloned().collect()
+    list.into_iter().flatten().filter(|id| !id.is_empty() && id.len() <= MAX_ID).take(MAX_IDS).cloned().collect()
 }
 
 fn summary(record: &Record) -> String {

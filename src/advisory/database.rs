@@ -1,8 +1,11 @@
 //! The database file: a SQLite file that anyone can open with `sqlite3`. Outcrop opens it read-only and immutable.
 
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
+use rusqlite::types::{FromSql, FromSqlResult, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use serde::de::DeserializeOwned;
 
 use super::osv::{Range, Severity};
 
@@ -21,8 +24,36 @@ pub(super) const SCHEMA: &str = "
         severity TEXT NOT NULL, status TEXT, PRIMARY KEY (ecosystem, package, number, part)) WITHOUT ROWID;
     CREATE TABLE alias (id TEXT, ecosystem TEXT, number INTEGER, PRIMARY KEY (id, ecosystem, number)) WITHOUT ROWID;";
 
-/// Maximum size of a text column, in bytes. The file is not trusted, like a feed.
-const MAX_COLUMN: i32 = 64 << 20;
+/// Maximum size of the texts of a row, in bytes. The file is not trusted, like a feed; the largest real row has some ten thousand.
+pub(super) const MAX_ROW: usize = 1 << 20;
+
+/// Maximum number of entries of a list, and of events of a range.
+pub(super) const MAX_ENTRIES: usize = 100_000;
+
+/// Maximum number of IDs of a list.
+pub(super) const MAX_IDS: usize = 1000;
+
+/// Maximum size of an ID, in bytes.
+pub(super) const MAX_ID: usize = 256;
+
+/// Maximum size of a package name or a version of a range, in bytes.
+pub(super) const MAX_TEXT: usize = 1024;
+
+/// Maximum length of a summary, in characters. An ellipsis follows one that was cut.
+pub(super) const MAX_SUMMARY: usize = 300;
+
+/// Maximum length of a rating or a status, in characters.
+pub(super) const MAX_WORD: usize = 64;
+
+/// Maximum weight of all advisories about one package, which matching loads at once: about their memory, in bytes. The kernel of a distribution
+/// with ten years of advisories needs half of it.
+pub(super) const MAX_WEIGHT: u64 = 64 << 20;
+
+/// Returns the weight of one advisory about a package, whose texts have `texts` bytes, and its lists of IDs `ids` bytes: each ID can become a
+/// finding of its own.
+pub(super) const fn weight(texts: u64, ids: u64) -> u64 {
+    512_u64.saturating_add(texts).saturating_add(ids.saturating_mul(32))
+}
 
 /// Why a database cannot be used. Each message ends with a hint.
 #[derive(Debug, thiserror::Error)]
@@ -90,19 +121,53 @@ pub struct Database {
     pub(super) connection: Connection,
 }
 
+/// A list that is stored as JSON. It stays text until it is used, because thousands of advisories about one package are in memory together.
+#[derive(Clone, Debug)]
+pub(super) struct List<T>(Box<str>, PhantomData<T>);
+
+impl<T: DeserializeOwned> List<T> {
+    fn is_empty(&self) -> bool {
+        &*self.0 == "[]"
+    }
+
+    /// Returns the size of the text, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Parses the list.
+    pub(super) fn parse(&self) -> Result<Vec<T>, serde_json::Error> {
+        if self.is_empty() { Ok(Vec::new()) } else { serde_json::from_str(&self.0) }
+    }
+}
+
+impl<T> FromSql for List<T> {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_str().map(|text| Self(text.into(), PhantomData))
+    }
+}
+
 /// A row of `advisory` with one of its rows of `affected`.
 #[derive(Clone, Debug)]
 pub(super) struct Hit {
     pub(super) id: String,
     pub(super) summary: String,
-    pub(super) severity: Vec<Severity>,
+    pub(super) severity: List<Severity>,
     pub(super) rating: Option<String>,
-    pub(super) aliases: Vec<String>,
-    pub(super) upstream: Vec<String>,
-    pub(super) related: Vec<String>,
-    pub(super) ranges: Vec<Range>,
-    pub(super) versions: Vec<String>,
+    pub(super) aliases: List<String>,
+    pub(super) upstream: List<String>,
+    pub(super) related: List<String>,
+    pub(super) ranges: List<Range>,
+    pub(super) versions: List<String>,
     pub(super) status: Option<String>,
+}
+
+impl Hit {
+    fn weight(&self) -> u64 {
+        let texts = self.summary.len() + self.severity.size() + self.ranges.size() + self.versions.size();
+        let ids = self.id.len() + self.aliases.size() + self.upstream.size() + self.related.size();
+        weight(texts as u64, ids as u64)
+    }
 }
 
 impl Database {
@@ -137,7 +202,7 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(uri, flags).map_err(|error| bad(error.to_string()))?;
         connection
-            .set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_LENGTH, MAX_COLUMN)
+            .set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_LENGTH, MAX_ROW as i32)
             .map_err(|error| bad(error.to_string()))?;
         let number = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u32>(0));
         let application = number("application_id").map_err(|error| bad(error.to_string()))?;
@@ -167,8 +232,12 @@ impl Database {
     }
 
     fn query<T>(&self, run: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, DatabaseError> {
-        run(&self.connection)
-            .map_err(|error| DatabaseError::Damaged { path: self.path.clone(), reason: error.to_string() })
+        run(&self.connection).map_err(|error| self.damaged(reason(&error)))
+    }
+
+    /// Returns the error for contents that cannot be used.
+    pub(super) fn damaged(&self, reason: impl Into<String>) -> DatabaseError {
+        DatabaseError::Damaged { path: self.path.clone(), reason: reason.into() }
     }
 
     /// Returns the path of the file.
@@ -196,9 +265,10 @@ impl Database {
         })
     }
 
-    /// Returns the advisories about a package.
+    /// Returns the advisories about a package. They are an error where they weigh more than [`MAX_WEIGHT`].
     pub(super) fn advisories(&self, ecosystem: &str, package: &str) -> Result<Vec<Hit>, DatabaseError> {
-        self.query(|connection| {
+        let mut total = 0;
+        let hits = self.query(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT a.id, a.summary, a.severity, a.rating, a.aliases, a.upstream, a.related,
                         f.ranges, f.versions, f.severity, f.status
@@ -206,22 +276,27 @@ impl Database {
                  WHERE f.ecosystem = ? AND f.package = ? ORDER BY f.number, f.part",
             )?;
             let rows = statement.query_map(params![ecosystem, package], |row| {
-                let own: Vec<Severity> = list(row, 9)?;
+                let own: List<Severity> = row.get(9)?;
                 Ok(Hit {
                     id: row.get(0)?,
                     summary: row.get(1)?,
-                    severity: if own.is_empty() { list(row, 2)? } else { own },
+                    severity: if own.is_empty() { row.get(2)? } else { own },
                     rating: row.get(3)?,
-                    aliases: list(row, 4)?,
-                    upstream: list(row, 5)?,
-                    related: list(row, 6)?,
-                    ranges: list(row, 7)?,
-                    versions: list(row, 8)?,
+                    aliases: row.get(4)?,
+                    upstream: row.get(5)?,
+                    related: row.get(6)?,
+                    ranges: row.get(7)?,
+                    versions: row.get(8)?,
                     status: row.get(10)?,
                 })
             })?;
-            rows.collect()
-        })
+            let fitting = rows.take_while(|hit| {
+                total += hit.as_ref().map_or(0, Hit::weight);
+                total <= MAX_WEIGHT
+            });
+            fitting.collect()
+        })?;
+        if total > MAX_WEIGHT { Err(self.damaged(too_many(ecosystem, package))) } else { Ok(hits) }
     }
 
     /// Returns whether an ecosystem has an advisory about a package.
@@ -254,15 +329,17 @@ impl Database {
     }
 }
 
-/// Parses a column that contains a JSON list.
-fn list<T: serde::de::DeserializeOwned>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Vec<T>> {
-    let text = row.get_ref(column)?.as_str().map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
-    })?;
-    if text == "[]" {
-        return Ok(Vec::new());
+/// Returns the reason why the advisories about a package cannot be used.
+pub(super) fn too_many(ecosystem: &str, package: &str) -> String {
+    format!(
+        "the advisories about the package {package:?} of {ecosystem} take more memory than the limit of {MAX_WEIGHT} bytes"
+    )
+}
+
+/// Returns SQLite's message, or a clearer one for a row that is too large.
+pub(super) fn reason(error: &rusqlite::Error) -> String {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::TooBig) => format!("a row is larger than the limit of {MAX_ROW} bytes"),
+        _ => error.to_string(),
     }
-    serde_json::from_str(text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
-    })
 }

@@ -147,7 +147,8 @@ pub fn check_record(yaml: bool, bytes: &[u8]) -> Result<(), String> {
             continue;
         };
         let versions = affected.versions.as_deref().unwrap_or_default();
-        range::evaluate(row.version_order, "1.2.3-4", affected.ranges.as_deref().unwrap_or_default(), versions);
+        let version = range::Installed::parse(row.version_order, "1.2.3-4");
+        range::evaluate(&version, affected.ranges.as_deref().unwrap_or_default(), versions);
     }
     Ok(())
 }

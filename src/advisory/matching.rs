@@ -10,7 +10,8 @@ use outcrop_proto::ecosystem::{Origin, OwnerRule, by_osv_name};
 use outcrop_proto::{Distribution, FindingStatus, Package, Severity, StackPackage};
 
 use super::database::{Database, DatabaseError, Hit};
-use super::range::{Verdict, evaluate};
+use super::osv::Range;
+use super::range::{Installed, Verdict, evaluate};
 use super::severity::{Rating, rate};
 use super::worst::{MAX_COMPARED, MAX_FINDINGS, Worst};
 
@@ -33,7 +34,7 @@ pub struct Finding {
     pub package: usize,
     /// The CVE if there is exactly one, otherwise the ID of a record.
     pub id: String,
-    /// All other IDs of the vulnerability and the errata that fix it, sorted.
+    /// All other IDs of the vulnerability and the errata that fix it, sorted; at most a hundred.
     pub aliases: Vec<String>,
     /// The status.
     pub status: FindingStatus,
@@ -115,8 +116,11 @@ pub fn match_packages(
     Ok(Matched { dropped: total - findings.len() as u64, findings, withheld: withheld.into_kept(), unmatched })
 }
 
-/// Maximum number of vulnerabilities in the cache. When there are more, the cache is cleared.
+/// Maximum number of vulnerabilities, and of sixteens of their IDs, in the cache. When there are more, the cache is cleared.
 const MAX_CACHED: usize = 20_000;
+
+/// Maximum number of other IDs that a finding lists.
+const MAX_ALIASES: usize = 100;
 
 /// Matches packages, and caches results, because several binary packages have the same source package and version.
 #[derive(Debug)]
@@ -125,11 +129,11 @@ pub struct Matcher<'a> {
     present: BTreeSet<String>,
     /// Vulnerabilities by ecosystem, name and version.
     cache: HashMap<(String, String, String), Vec<Vulnerability>>,
-    /// Number of vulnerabilities in the cache.
+    /// Number of vulnerabilities, and of sixteens of their IDs, in the cache.
     cached: usize,
     /// Advisories about the package that was matched last, because many versions of one package have the same.
     about: Option<(String, String, Vec<Hit>)>,
-    /// Number of advisories that were compared with a package.
+    /// Number of advisories that were compared with a package; a long one counts several times.
     compared: u64,
 }
 
@@ -198,18 +202,24 @@ impl<'a> Matcher<'a> {
                 self.about = Some((ecosystem.clone(), name.clone(), self.database.advisories(ecosystem, name)?));
             }
             let hits = self.about.as_ref().map_or(&[][..], |(_, _, hits)| hits.as_slice());
-            // A long version takes longer to compare.
-            self.compared += (hits.len() * (1 + version.len() / 256)) as u64;
-            let found = vulnerabilities(ecosystem, version, hits);
-            self.cached += found.len();
+            self.compared += hits.iter().map(|hit| cost(version, hit)).sum::<u64>();
+            let found = vulnerabilities(ecosystem, version, hits)
+                .map_err(|error| self.database.damaged(format!("invalid list: {error}")))?;
+            let size: usize = found.iter().map(|one| 1 + (one.ids.len() + one.records.len()) / 16).sum();
+            self.cached += size;
             if self.cached > MAX_CACHED {
                 self.cache.clear();
-                self.cached = found.len();
+                self.cached = size;
             }
             self.cache.insert(key.clone(), found);
         }
         Ok(self.cache.get(&key).map_or(&[][..], Vec::as_slice))
     }
+}
+
+/// Returns the cost of comparing a version with an advisory. Long versions and long advisories take longer.
+fn cost(version: &str, hit: &Hit) -> u64 {
+    (1 + version.len() / 256 + (hit.ranges.size() + hit.versions.size()) / 1024) as u64
 }
 
 /// Returns whether an OS package belongs to the distribution: its source package occurs in the distribution's feed or, for RPM, its vendor is
@@ -254,7 +264,7 @@ impl Vulnerability {
             (_, Some(first)) => first.clone(),
             (_, None) => String::new(),
         };
-        let aliases = self.ids.union(&self.records).filter(|alias| **alias != id).cloned().collect();
+        let aliases = self.ids.union(&self.records).filter(|alias| **alias != id).take(MAX_ALIASES).cloned().collect();
         Finding {
             package: 0,
             id,
@@ -284,60 +294,63 @@ impl Vulnerability {
 }
 
 /// Returns the vulnerabilities of one version of a package.
-fn vulnerabilities(ecosystem: &str, version: &str, hits: &[Hit]) -> Vec<Vulnerability> {
-    let Some(row) = by_osv_name(ecosystem) else { return Vec::new() };
+fn vulnerabilities(ecosystem: &str, version: &str, hits: &[Hit]) -> Result<Vec<Vulnerability>, serde_json::Error> {
+    let Some(row) = by_osv_name(ecosystem) else { return Ok(Vec::new()) };
     let distribution = row.is_os();
+    let version = Installed::parse(row.version_order, version);
     let mut found: Vec<Vulnerability> = Vec::new();
     for hit in hits {
-        let Verdict::Affected(fixed) = evaluate(row.version_order, version, &hit.ranges, &hit.versions) else {
+        let ranges = hit.ranges.parse()?;
+        let Verdict::Affected(fixed) = evaluate(&version, &ranges, &hit.versions.parse()?) else {
             continue;
         };
-        if distribution && is_of_another_module(version, hit) {
+        if distribution && is_of_another_module(version.text(), &ranges) {
             continue;
         }
-        for ids in identities(hit, distribution) {
+        let rating = rate(&hit.severity.parse()?, hit.rating.as_deref().or(hit.status.as_deref()), distribution);
+        for ids in identities(hit, distribution)? {
             found.push(Vulnerability {
                 ids,
                 records: BTreeSet::from([hit.id.clone()]),
                 fixed: fixed.clone(),
                 status: hit.status.clone(),
-                rating: rate(&hit.severity, hit.rating.as_deref().or(hit.status.as_deref()), distribution),
+                rating,
                 summary: hit.summary.clone(),
             });
         }
     }
-    join_by_id(found)
+    Ok(join_by_id(found))
 }
 
 /// Returns whether only one of the erratum and the package is built for a module stream. Packages of module streams have versions of their own
 /// (`…module_el8…`), which cannot be compared with others.
-fn is_of_another_module(version: &str, hit: &Hit) -> bool {
+fn is_of_another_module(version: &str, ranges: &[Range]) -> bool {
     let is_module = |text: &str| text.contains(".module");
-    let mut fixes =
-        hit.ranges.iter().flat_map(|range| &range.events).filter_map(|event| event.fixed.as_deref()).peekable();
+    let mut fixes = ranges.iter().flat_map(|range| &range.events).filter_map(|event| event.fixed.as_deref()).peekable();
     fixes.peek().is_some() && fixes.all(|fixed| is_module(fixed) != is_module(version))
 }
 
 /// Returns the IDs of each vulnerability that a record is about: one vulnerability with all its IDs or, for an erratum, one per CVE.
-fn identities(hit: &Hit, distribution: bool) -> Vec<BTreeSet<String>> {
+fn identities(hit: &Hit, distribution: bool) -> Result<Vec<BTreeSet<String>>, serde_json::Error> {
     let is_cve = |id: &&String| id.starts_with("CVE-");
+    let (aliases, all_upstream, related) = (hit.aliases.parse()?, hit.upstream.parse()?, hit.related.parse()?);
     let own = |more: &[String]| {
-        let ids = std::iter::once(&hit.id).chain(&hit.aliases).chain(more);
+        let ids = std::iter::once(&hit.id).chain(&aliases).chain(more);
         ids.cloned().collect::<BTreeSet<String>>()
     };
-    if hit.aliases.iter().any(|id| is_cve(&id)) || is_cve(&&hit.id) {
-        return vec![own(&[])];
+    if aliases.iter().any(|id| is_cve(&id)) || is_cve(&&hit.id) {
+        return Ok(vec![own(&[])]);
     }
-    let upstream: BTreeSet<&String> = hit.upstream.iter().filter(is_cve).collect();
+    let upstream: BTreeSet<&String> = all_upstream.iter().filter(is_cve).collect();
     if upstream.len() == 1 {
-        return vec![own(&hit.upstream)];
+        return Ok(vec![own(&all_upstream)]);
     }
     let cves: BTreeSet<&String> =
-        if distribution { upstream.into_iter().chain(hit.related.iter().filter(is_cve)).collect() } else { upstream };
+        if distribution { upstream.into_iter().chain(related.iter().filter(is_cve)).collect() } else { upstream };
     if cves.is_empty() {
-        return vec![own(&[])];
+        return Ok(vec![own(&[])]);
     }
-    cves.into_iter().map(|cve| BTreeSet::from([cve.clone()])).collect()
+    Ok(cves.into_iter().map(|cve| BTreeSet::from([cve.clone()])).collect())
 }
 
 /// Joins vulnerabilities that share an ID.
@@ -369,4 +382,37 @@ fn join_by_id(found: Vec<Vulnerability>) -> Vec<Vulnerability> {
 /// Returns whether a finding has at least this severity.
 pub fn is_at_least(finding: &Finding, severity: Severity) -> bool {
     finding.rating.severity >= severity
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::types::{FromSql, ValueRef};
+
+    use super::super::database::List;
+    use super::*;
+
+    fn list<T>(text: &str) -> List<T> {
+        List::column_result(ValueRef::Text(text.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn long_versions_and_long_advisories_cost_more() {
+        let hit = |ranges: &str, versions: &str| Hit {
+            id: "CVE-2026-1".to_owned(),
+            summary: String::new(),
+            severity: list("[]"),
+            rating: None,
+            aliases: list("[]"),
+            upstream: list("[]"),
+            related: list("[]"),
+            ranges: list(ranges),
+            versions: list(versions),
+            status: None,
+        };
+        assert_eq!(cost("1.0", &hit("[]", "[]")), 1);
+        assert_eq!(cost(&"1a".repeat(1280), &hit("[]", "[]")), 11);
+        let long = format!("[{:?}]", "1a".repeat(5120));
+        assert_eq!(cost("1.0", &hit(&long, "[]")), 11);
+        assert_eq!(cost("1.0", &hit("[]", &long)), 11);
+    }
 }

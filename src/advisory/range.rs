@@ -16,14 +16,33 @@ pub(super) enum Verdict {
     Affected(Option<String>),
 }
 
+/// The version of a package, parsed once for all its advisories.
+#[derive(Debug)]
+pub(super) struct Installed<'a> {
+    order: VersionOrder,
+    text: &'a str,
+    parsed: Version,
+}
+
+impl<'a> Installed<'a> {
+    pub(super) fn parse(order: VersionOrder, text: &'a str) -> Self {
+        Self { order, text, parsed: Version::parse(order, text) }
+    }
+
+    pub(super) fn text(&self) -> &'a str {
+        self.text
+    }
+}
+
 /// Evaluates ranges and listed versions for `version`.
-pub(super) fn evaluate(order: VersionOrder, version: &str, ranges: &[Range], versions: &[String]) -> Verdict {
-    let parsed = Version::parse(order, version);
+pub(super) fn evaluate(version: &Installed<'_>, ranges: &[Range], versions: &[String]) -> Verdict {
+    let Installed { order, text, parsed } = version;
+    let order = *order;
     let mut fixed: Option<(Version, String)> = None;
-    let mut affected = versions.iter().any(|listed| listed == version || Version::parse(order, listed) == parsed);
+    let mut affected = versions.iter().any(|listed| listed == text || Version::parse(order, listed) == *parsed);
     let listed = affected;
     for range in ranges.iter().filter(|range| range.r#type != "GIT") {
-        let (within, fix) = within(order, &parsed, &range.events);
+        let (within, fix) = within(order, parsed, &range.events);
         affected |= within;
         // A listed version may lie outside of all ranges. Its fix is the next one above it.
         if within || listed {
@@ -120,16 +139,18 @@ mod tests {
             ("introduced=0 limit=2", "2", Verdict::Unaffected),
         ];
         for (events, version, expected) in cases {
-            assert_eq!(evaluate(VersionOrder::Dpkg, version, &range(events), &[]), expected, "{events} {version}");
+            let version = Installed::parse(VersionOrder::Dpkg, version);
+            assert_eq!(evaluate(&version, &range(events), &[]), expected, "{events} {version:?}");
         }
     }
 
     #[test]
     fn listed_versions_are_affected_also_outside_of_ranges() {
         let listed = ["1.0".to_owned()];
-        assert_eq!(evaluate(VersionOrder::Pep440, "1.0.0", &[], &listed), Verdict::Affected(None));
-        assert_eq!(evaluate(VersionOrder::Pep440, "1.1", &[], &listed), Verdict::Unaffected);
+        let version = |text| Installed::parse(VersionOrder::Pep440, text);
+        assert_eq!(evaluate(&version("1.0.0"), &[], &listed), Verdict::Affected(None));
+        assert_eq!(evaluate(&version("1.1"), &[], &listed), Verdict::Unaffected);
         let ranges = range("introduced=2 fixed=3");
-        assert_eq!(evaluate(VersionOrder::Pep440, "1.0", &ranges, &listed), Verdict::Affected(Some("3".to_owned())));
+        assert_eq!(evaluate(&version("1.0"), &ranges, &listed), Verdict::Affected(Some("3".to_owned())));
     }
 }

@@ -6,16 +6,22 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, Read};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use rusqlite::Connection;
+use serde::Deserializer as _;
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 
-use super::database::{Database, DatabaseError, SourceInfo};
-use super::osv::{Range, Severity};
+use super::database::{
+    Database, DatabaseError, MAX_ENTRIES, MAX_ID, MAX_IDS, MAX_SUMMARY, MAX_TEXT, MAX_WEIGHT, MAX_WORD, SourceInfo,
+    reason, too_many, weight,
+};
+use super::osv::{Event, Range, Severity};
 
 /// Maximum size of a key file or signature, in bytes.
-pub const MAX_TEXT: usize = 16 << 10;
+pub const MAX_SIGNATURE: usize = 16 << 10;
 
 /// Maximum size of a file with a legacy signature, in bytes. Before 0.10, minisign signed the file itself, which therefore has to be in memory;
 /// newer versions sign its hash, without such a limit.
@@ -124,8 +130,8 @@ fn key_id(line: &str) -> Option<String> {
 fn read_text(path: &Path) -> Result<Vec<u8>, TrustError> {
     let file = |source| TrustError::File { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    fs::File::open(path).and_then(|file| file.take(MAX_TEXT as u64 + 1).read_to_end(&mut bytes)).map_err(file)?;
-    if bytes.len() > MAX_TEXT {
+    fs::File::open(path).and_then(|file| file.take(MAX_SIGNATURE as u64 + 1).read_to_end(&mut bytes)).map_err(file)?;
+    if bytes.len() > MAX_SIGNATURE {
         return Err(file(io::Error::other("the file is too large for a key or a signature")));
     }
     Ok(bytes)
@@ -177,7 +183,7 @@ impl Signature {
     /// # Errors
     /// When they are malformed.
     pub fn parse(bytes: &[u8]) -> Result<Self, TrustError> {
-        if bytes.len() > MAX_TEXT {
+        if bytes.len() > MAX_SIGNATURE {
             return Err(TrustError::Malformed("too long"));
         }
         let text = std::str::from_utf8(bytes).map_err(|_| TrustError::Malformed("not text"))?;
@@ -312,13 +318,14 @@ impl Database {
     /// When a page is damaged, a row cannot be read, or the table of sources does not agree with the records.
     pub fn check(&self) -> Result<(), DatabaseError> {
         let damaged = |reason: String| DatabaseError::Damaged { path: self.path().to_owned(), reason };
-        let sqlite = |error: rusqlite::Error| damaged(error.to_string());
+        let sqlite = |error: rusqlite::Error| damaged(reason(&error));
         let verdict: String =
             self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite)?;
         if verdict != "ok" {
             return Err(damaged(verdict));
         }
-        self.check_lists().map_err(damaged)?;
+        self.check_rows().map_err(damaged)?;
+        self.check_weights().map_err(damaged)?;
         let mut statement = self
             .connection
             .prepare(
@@ -338,35 +345,123 @@ impl Database {
         if agrees { Ok(()) } else { Err(damaged("the list of sources does not match the records".to_owned())) }
     }
 
-    /// Parses every JSON list.
-    fn check_lists(&self) -> Result<(), String> {
-        fn is_list<T: serde::de::DeserializeOwned>(row: &rusqlite::Row<'_>, column: usize) -> Result<(), String> {
-            let text = row.get_ref(column).map_err(|error| error.to_string())?;
-            let text = text.as_str().map_err(|error| error.to_string())?;
-            if text == "[]" {
-                return Ok(());
-            }
-            serde_json::from_str::<Vec<T>>(text).map(|_| ()).map_err(|error| format!("invalid list: {error}"))
-        }
+    /// Parses every JSON list, and checks that no list and no text is longer than a builder writes.
+    fn check_rows(&self) -> Result<(), String> {
         let each = |query: &str, check: &dyn Fn(&rusqlite::Row<'_>) -> Result<(), String>| {
-            let sqlite = |error: rusqlite::Error| error.to_string();
-            let mut statement = self.connection.prepare(query).map_err(sqlite)?;
-            let mut rows = statement.query([]).map_err(sqlite)?;
-            while let Some(row) = rows.next().map_err(sqlite)? {
+            let mut statement = self.connection.prepare(query).map_err(|error| reason(&error))?;
+            let mut rows = statement.query([]).map_err(|error| reason(&error))?;
+            while let Some(row) = rows.next().map_err(|error| reason(&error))? {
                 check(row)?;
             }
             Ok::<_, String>(())
         };
-        each("SELECT severity, aliases, upstream, related, id, summary FROM advisory", &|row| {
-            is_list::<Severity>(row, 0)?;
-            (1..4).try_for_each(|column| is_list::<String>(row, column))?;
-            (4..6).try_for_each(|column| row.get::<_, String>(column).map(|_| ()).map_err(|error| error.to_string()))
+        let has_text = |text: &Option<String>| text.as_ref().is_none_or(|text| text.len() <= MAX_TEXT);
+        let is_event = |event: &Event| {
+            [&event.introduced, &event.fixed, &event.last_affected, &event.limit].into_iter().all(has_text)
+        };
+        each("SELECT severity, aliases, upstream, related, id, summary, rating FROM advisory", &|row| {
+            check_list::<Severity>(row, 0, MAX_ENTRIES, |_| true)?;
+            (1..4).try_for_each(|column| check_list(row, column, MAX_IDS, |id: &String| id.len() <= MAX_ID))?;
+            check_text(row, 4, MAX_ID)?;
+            check_text(row, 5, MAX_SUMMARY + 1)?;
+            check_text(row, 6, MAX_WORD)
         })?;
-        each("SELECT ranges, versions, severity FROM affected", &|row| {
-            is_list::<Range>(row, 0)?;
-            is_list::<String>(row, 1)?;
-            is_list::<Severity>(row, 2)
+        each("SELECT ranges, versions, severity, status FROM affected", &|row| {
+            check_list(row, 0, MAX_ENTRIES, |range: &Range| {
+                range.events.len() <= MAX_ENTRIES && range.events.iter().all(is_event)
+            })?;
+            check_list::<String>(row, 1, MAX_ENTRIES, |_| true)?;
+            check_list::<Severity>(row, 2, MAX_ENTRIES, |_| true)?;
+            check_text(row, 3, MAX_WORD)
         })
+    }
+
+    /// Checks that the advisories about each package can be loaded together.
+    fn check_weights(&self) -> Result<(), String> {
+        let sqlite = |error: rusqlite::Error| reason(&error);
+        let mut statement = self
+            .connection
+            .prepare(
+                "SELECT f.ecosystem, f.package,
+                        octet_length(a.summary) + max(octet_length(a.severity), octet_length(f.severity))
+                            + octet_length(f.ranges) + octet_length(f.versions),
+                        octet_length(a.id) + octet_length(a.aliases) + octet_length(a.upstream) + octet_length(a.related)
+                 FROM affected f CROSS JOIN advisory a ON a.number = f.number ORDER BY f.ecosystem, f.package",
+            )
+            .map_err(sqlite)?;
+        let mut rows = statement.query([]).map_err(sqlite)?;
+        let (mut package, mut total) = ((String::new(), String::new()), 0_u64);
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let text = |column: usize| {
+                let value = row.get_ref(column).map_err(|error| error.to_string())?;
+                value.as_str().map_err(|error| error.to_string())
+            };
+            let (ecosystem, name) = (text(0)?, text(1)?);
+            if (ecosystem, name) != (&package.0, &package.1) {
+                (package, total) = ((ecosystem.to_owned(), name.to_owned()), 0);
+            }
+            let size = |column: usize| row.get::<_, i64>(column).map(i64::unsigned_abs).map_err(sqlite);
+            total = total.saturating_add(weight(size(2)?, size(3)?));
+            if total > MAX_WEIGHT {
+                return Err(too_many(ecosystem, name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a column is a JSON list of at most `limit` entries, each of which passes `is_good`. Entries are not kept.
+fn check_list<T: DeserializeOwned>(
+    row: &rusqlite::Row<'_>,
+    column: usize,
+    limit: usize,
+    is_good: impl Fn(&T) -> bool,
+) -> Result<(), String> {
+    let text = row.get_ref(column).map_err(|error| reason(&error))?;
+    let text = text.as_str().map_err(|error| error.to_string())?;
+    if text == "[]" {
+        return Ok(());
+    }
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let entries = Entries { limit, is_good, entry: PhantomData };
+    parser.deserialize_seq(entries).and_then(|()| parser.end()).map_err(|error| format!("invalid list: {error}"))
+}
+
+/// Visits the entries of a list one by one.
+struct Entries<T, F> {
+    limit: usize,
+    is_good: F,
+    entry: PhantomData<T>,
+}
+
+impl<'de, T: DeserializeOwned, F: Fn(&T) -> bool> Visitor<'de> for Entries<T, F> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let mut seen = 0;
+        while let Some(entry) = list.next_element::<T>()? {
+            seen += 1;
+            if seen > self.limit {
+                return Err(A::Error::custom(format!("more entries than the limit of {}", self.limit)));
+            }
+            if !(self.is_good)(&entry) {
+                return Err(A::Error::custom("an entry is longer than the limit"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a column is a text of at most `limit` characters, or nothing.
+fn check_text(row: &rusqlite::Row<'_>, column: usize, limit: usize) -> Result<(), String> {
+    let text = row.get_ref(column).map_err(|error| reason(&error))?;
+    match text.as_str_or_null().map_err(|error| error.to_string())? {
+        Some(text) if text.chars().nth(limit).is_some() => Err(format!("a text is longer than {limit} characters")),
+        _ => Ok(()),
     }
 }
 

@@ -587,3 +587,96 @@ fn of_too_many_findings_the_worst_are_kept_and_the_others_counted() {
     let found = matched(&database, &system, &(0..15).map(long).collect::<Vec<_>>());
     assert_eq!(found.unmatched, 5);
 }
+
+/// Runs SQL in a database file.
+fn alter(path: &Path, statements: &str) {
+    rusqlite::Connection::open(path).unwrap().execute_batch(statements).unwrap();
+}
+
+#[test]
+fn lists_and_texts_beyond_their_limits_are_refused_before_a_database_is_used() {
+    let shop = Workshop::new();
+    shop.database(&[record("1", "npm", "a", "2", json!({}))]);
+    let whole = fs::read(shop.path("db")).unwrap();
+    let list = |entry: &str, count: usize| format!("[{}]", vec![entry; count].join(","));
+    let events = |event: &str, count: usize| format!(r#"[{{"type":"SEMVER","events":{}}}]"#, list(event, count));
+    for (column, value, reason) in [
+        ("affected SET versions", list("\"1\"", 100_000), None),
+        ("affected SET versions", list("\"1\"", 100_001), Some("more entries than the limit of 100000")),
+        ("affected SET versions", list("\"1.0.0-beta\"", 99_000), Some("larger than the limit of 1048576 bytes")),
+        ("affected SET ranges", events("{}", 100_001), Some("an entry is longer than the limit")),
+        (
+            "affected SET ranges",
+            events(&format!(r#"{{"fixed":"{}"}}"#, "1".repeat(1025)), 1),
+            Some("an entry is longer"),
+        ),
+        ("affected SET status", "x".repeat(65), Some("longer than 64 characters")),
+        ("advisory SET related", list("\"CVE-1\"", 1001), Some("more entries than the limit of 1000")),
+        ("advisory SET aliases", list(&format!("{:?}", "x".repeat(257)), 1), Some("an entry is longer")),
+        ("advisory SET summary", "x".repeat(302), Some("longer than 301 characters")),
+    ] {
+        let path = shop.put("altered", &whole);
+        alter(&path, &format!("UPDATE {column} = '{value}'"));
+        let checked = Database::open(&path).unwrap().check().map_err(|error| error.to_string());
+        match reason {
+            None => assert_eq!(checked, Ok(()), "{column}"),
+            Some(reason) => {
+                assert!(checked.as_ref().is_err_and(|error| error.contains(reason)), "{column}: {checked:?}")
+            }
+        }
+    }
+}
+
+/// A record with as many long aliases as there may be, which weigh eight megabytes.
+fn heavy(number: usize) -> Value {
+    let aliases: Vec<String> = (0..1000).map(|alias| format!("{number}-{alias}-{}", "x".repeat(240))).collect();
+    record(&format!("HEAVY-{number}"), "npm", "a", "2", json!({ "aliases": aliases }))
+}
+
+#[test]
+fn advisories_about_one_package_that_weigh_too_much_together_are_refused_and_never_loaded() {
+    let shop = Workshop::new();
+    let database = shop.database(&[heavy(0), record("OTHER", "npm", "b", "2", json!({}))]);
+    database.check().unwrap();
+    let copies: String = (10..20)
+        .map(|number| {
+            format!(
+                "INSERT INTO advisory SELECT {number}, id, modified, summary, severity, rating, aliases, upstream, related
+                     FROM advisory WHERE number = 1;
+                 INSERT INTO affected SELECT ecosystem, package, {number}, part, ranges, versions, severity, status
+                     FROM affected WHERE number = 1;"
+            )
+        })
+        .collect();
+    alter(&shop.path("db"), &copies);
+    let database = Database::open(&shop.path("db")).unwrap();
+    let error = database.check().unwrap_err().to_string();
+    assert!(error.contains("about the package \"a\" of npm take more memory than the limit"), "{error}");
+    let ask = |name: &str| {
+        let package = Package::new(PackageType::Npm, name, "1");
+        match_packages(&database, None, &[Subject { package: &package, owner: None }])
+    };
+    assert_eq!(ask("a").unwrap_err().to_string(), error);
+    assert_eq!(told(&ask("b").unwrap()), ["OTHER fixed 2"]);
+}
+
+#[test]
+fn a_build_leaves_out_what_would_be_refused_and_names_it() {
+    let shop = Workshop::new();
+    for number in 0..10 {
+        shop.put(&format!("feed/{number}.json"), heavy(number).to_string());
+    }
+    let listed = |id: &str, versions: Vec<String>| {
+        json!({ "id": id, "modified": "2026-11-01T00:00:00Z",
+            "affected": [{ "package": { "ecosystem": "npm", "name": "b" }, "versions": versions }] })
+    };
+    shop.put("feed/many.json", listed("MANY", vec!["1".to_owned(); 100_001]).to_string());
+    shop.put("feed/long.json", listed("LONG", vec!["1".repeat(100); 20_000]).to_string());
+    shop.put("feed/most.json", listed("MOST", vec!["1".to_owned(); 100_000]).to_string());
+    let report = build(&[shop.path("feed")], &shop.path("db")).unwrap();
+    let unusable: Vec<&str> = report.unusable.iter().map(|unusable| unusable.file.as_str()).collect();
+    assert_eq!(unusable, ["feed: HEAVY-8", "feed: HEAVY-9", "feed: LONG", "feed: MANY"]);
+    assert!(report.unusable[0].reason.contains("take more memory"), "{:?}", report.unusable);
+    assert_eq!(report.records, 9);
+    Database::open(&shop.path("db")).unwrap().check().unwrap();
+}
