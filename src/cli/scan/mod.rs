@@ -275,7 +275,9 @@ fn scan_sbom(path: &Path, matcher: &Matcher) -> Result<Target, Fatal> {
         0 => Coverage::new(CoverageState::Scanned, ""),
         count => Coverage::new(
             CoverageState::Partial,
-            format!("{count} components have no version or belong to an ecosystem that is not matched"),
+            format!(
+                "{count} components have no package URL, have no version, or belong to an ecosystem that is not matched"
+            ),
         ),
     };
     let coverage = matched.limit(coverage);
