@@ -222,6 +222,38 @@ fn an_sbom_that_we_wrote_is_matched_as_what_it_was_written_of() {
     }
 }
 
+#[test]
+fn a_name_with_capitals_is_matched_in_an_sbom_that_we_wrote() {
+    let place = Place::new();
+    place.put("case/node_modules/JSONStream/package.json", r#"{"name":"JSONStream","version":"1.0.0"}"#);
+    let record = json!({ "id": "CVE-2026-9", "modified": "2026-11-01T00:00:00Z",
+        "affected": [{ "package": { "ecosystem": "npm", "name": "JSONStream" }, "versions": ["1.0.0"] }] });
+    place.put("capitals/1.json", record.to_string());
+    assert_eq!(place.run(&["db", "build", "--from", "capitals", "--out", "capitals.db"]).code(), 0);
+    let written = place.run(&["scan", "--rootfs", "case", "--db", "capitals.db", "--output", "cyclonedx"]);
+    place.put("sbom.json", &written.stdout);
+    let output = place.run(&["scan", "--sbom", "sbom.json", "--db", "capitals.db", "--output", "json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(strings(&report["targets"][0]["findings"], "id"), ["CVE-2026-9"]);
+}
+
+#[test]
+fn the_layers_of_a_stack_share_one_budget() {
+    let place = Place::new();
+    let stanzas = (0..45_000).map(|number| {
+        format!("Package: package-number-{number}\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.{number}-1\n\n")
+    });
+    place.put("layer/var/lib/dpkg/status", stanzas.collect::<String>());
+    let scan = |layers: usize| {
+        let layers = vec!["layer"; layers].join(":");
+        let output = place.run(&["scan", "--packages", "--output", "json", "--layers", &layers]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["targets"][0]["coverage"]["state"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(scan(2), "scanned");
+    assert_eq!(scan(16), "too-large");
+}
+
 /// A directory, its files, its coverage state, the lock files that are named, and the exit code.
 type Folder<'f> = (&'f str, &'f [(&'f str, &'f str)], &'f str, &'f str, i32);
 

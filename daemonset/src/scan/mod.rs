@@ -94,7 +94,17 @@ pub enum ScanError {
 #[derive(Debug)]
 pub struct Scanner {
     reader: StackReader,
-    known: HashMap<LayerId, Rc<LayerReading>>,
+    known: HashMap<LayerId, Known>,
+    /// Memory of the known layers, in bytes.
+    kept: usize,
+}
+
+/// A layer that was read, and what decoding its inventory took.
+#[derive(Clone, Debug)]
+struct Known {
+    reading: Rc<LayerReading>,
+    bytes: usize,
+    steps: u64,
 }
 
 impl ScanError {
@@ -116,7 +126,7 @@ impl ScanError {
 impl Scanner {
     /// Creates a scanner that starts `program` for its workers.
     pub fn new(program: Program) -> Self {
-        Self { reader: StackReader::new(program), known: HashMap::new() }
+        Self { reader: StackReader::new(program), known: HashMap::new(), kept: 0 }
     }
 
     /// Scans a stack.
@@ -125,26 +135,32 @@ impl Scanner {
     /// When a layer cannot be read at all. A layer that is read in part makes the coverage `partial` instead.
     pub fn scan(&mut self, stack: &StackPlace) -> Result<Scanned, ScanError> {
         let mut layers_read = 0;
+        // The inventories of a stack are in memory together, so they and their merge have one budget, as in the aggregator.
+        let mut budget = Budget::job();
         let mut readings = Vec::with_capacity(stack.layers.len());
         for place in &stack.layers {
-            readings.push(match place.id.and_then(|id| self.known.get(&id)) {
-                Some(known) => Rc::clone(known),
-                None => {
-                    layers_read += 1;
-                    let reading = Rc::new(self.reader.layer(&place.root, stack.marks)?);
-                    if let Some(id) = place.id {
-                        self.known.insert(id, Rc::clone(&reading));
-                    }
-                    reading
-                }
-            });
+            if let Some(known) = place.id.and_then(|id| self.known.get(&id)) {
+                budget.reserve(known.bytes).and_then(|()| budget.step(known.steps)).map_err(ScanError::TooLarge)?;
+                readings.push(Rc::clone(&known.reading));
+                continue;
+            }
+            layers_read += 1;
+            let before = budget;
+            let reading = Rc::new(self.reader.layer(&place.root, stack.marks, &mut budget)?);
+            readings.push(Rc::clone(&reading));
+            if let Some(id) = place.id {
+                let bytes = budget.bytes_reserved() - before.bytes_reserved();
+                let steps = budget.steps_made() - before.steps_made();
+                self.keep(id, Known { reading, bytes, steps });
+            }
         }
         let inventories: Vec<&Inventory> = readings.iter().map(|reading| &reading.inventory).collect();
         // A single layer hides nothing below it.
         let marks = stack.layers.len() < 2 || readings.iter().all(|reading| reading.started.marks);
         let mut answers = Answers::default();
-        let merge = |answers: &Answers| merge(&inventories, catalog::KNOWN, answers, &mut Budget::job());
-        let mut merged = merge(&answers).map_err(ScanError::TooLarge)?;
+        // The first merge is over before the second one begins.
+        let merge = |answers: &Answers, mut budget: Budget| merge(&inventories, catalog::KNOWN, answers, &mut budget);
+        let mut merged = merge(&answers, budget).map_err(ScanError::TooLarge)?;
         let mut doubts = Vec::new();
         if !merged.unread.is_empty() {
             let paths: Vec<Vec<u8>> = merged.unread.iter().map(|unread| unread.path.clone()).collect();
@@ -156,7 +172,8 @@ impl Scanner {
             doubts = doubt.undecided;
         }
         if !answers.facts.is_empty() || !answers.hidden.is_empty() {
-            merged = merge(&answers).map_err(ScanError::TooLarge)?;
+            drop(merged);
+            merged = merge(&answers, budget).map_err(ScanError::TooLarge)?;
         }
         Ok(Scanned {
             coverage: merged.coverage(&doubts),
@@ -165,5 +182,14 @@ impl Scanner {
             marks,
             layers_read,
         })
+    }
+    /// Keeps a layer for other stacks. All kept ones together have the memory of one stack; when they have more, they are dropped.
+    fn keep(&mut self, id: LayerId, known: Known) {
+        self.kept += known.bytes;
+        if self.kept > Budget::job().bytes_left() {
+            self.known.clear();
+            self.kept = known.bytes;
+        }
+        self.known.insert(id, known);
     }
 }

@@ -4,10 +4,12 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
+use outcrop_proto::inventory::Inventory;
+use outcrop_proto::{Budget, DecodeError};
 use overlayfs_reader::{Layer, MarkNamespace};
 
 use super::{ScanError, StackPlace};
-use crate::worker::{LayerReading, Program, ReadStats, StackReading, Survival};
+use crate::worker::{LayerReading, Program, ReadStats, StackReading, Survival, WorkerError};
 
 /// Reads layers and stacks with workers, and keeps no results.
 #[derive(Clone, Debug)]
@@ -30,14 +32,20 @@ impl StackReader {
         Self { program }
     }
 
-    /// Reads the layer at `root`.
+    /// Reads the layer at `root`. The memory and the work of decoding come from `budget`.
     ///
     /// # Errors
-    /// When the layer cannot be read at all.
-    pub fn layer(&self, root: &Path, marks: MarkNamespace) -> Result<LayerReading, ScanError> {
-        let layer = open(root)?;
-        let read = self.program.read_layer(layer.as_fd(), marks);
-        read.map_err(|source| ScanError::Layer { path: root.to_owned(), source })
+    /// When the layer cannot be read at all, or its inventory needs more than `budget`.
+    pub fn layer(&self, root: &Path, marks: MarkNamespace, budget: &mut Budget) -> Result<LayerReading, ScanError> {
+        let (stats, encoding) = self.layer_into::<Vec<u8>>(root, Some(marks))?;
+        let malformed = |error: DecodeError| match error {
+            DecodeError::OverBudget(error) => ScanError::TooLarge(error),
+            error => ScanError::Layer { path: root.to_owned(), source: WorkerError::Answer(error.to_string()) },
+        };
+        budget.reserve(encoding.len()).map_err(ScanError::TooLarge)?;
+        let inventory = Inventory::decode(&encoding, budget).map_err(malformed)?;
+        budget.release(encoding.len());
+        Ok(LayerReading { inventory, started: stats.started })
     }
 
     /// Like [`Self::layer`], without decoding: the canonical encoding is written into an `S` as it arrives. Without `marks` the layer is

@@ -56,17 +56,33 @@ struct LockFile {
     leads_to: Option<PackageType>,
 }
 
-impl LockFile {
+/// The evidence of installed packages, sorted, so that a lock file is looked up in it without a search through all of it.
+struct Installed<'a>(Vec<(PackageType, &'a [u8])>);
+
+impl<'a> Installed<'a> {
+    fn new(packages: &'a [StackPackage]) -> Self {
+        let evidence = packages.iter().flat_map(|package| {
+            let kind = package.package.kind;
+            package.evidence.iter().map(move |path| (kind, path.as_slice()))
+        });
+        let mut sorted: Vec<_> = evidence.filter(|(kind, path)| is_installation(*kind, path)).collect();
+        sorted.sort_unstable();
+        Self(sorted)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns whether a package of the lock file's type is installed beneath the lock file's directory.
-    fn is_installed(&self, packages: &[StackPackage]) -> bool {
-        let directory = self.directory.as_os_str().as_encoded_bytes();
-        let is_beneath = |path: &[u8]| match path.strip_prefix(directory) {
-            Some(rest) => directory.is_empty() || rest.starts_with(b"/"),
-            None => false,
-        };
-        packages.iter().filter(|package| Some(package.package.kind) == self.leads_to).any(|package| {
-            package.evidence.iter().any(|path| is_installation(package.package.kind, path) && is_beneath(path))
-        })
+    fn has(&self, file: &LockFile) -> bool {
+        let Some(wanted) = file.leads_to else { return false };
+        let mut beneath = file.directory.as_os_str().as_encoded_bytes().to_vec();
+        if !beneath.is_empty() {
+            beneath.push(b'/');
+        }
+        let first = self.0.partition_point(|entry| *entry < (wanted, beneath.as_slice()));
+        self.0.get(first).is_some_and(|(kind, path)| *kind == wanted && path.starts_with(&beneath))
     }
 }
 
@@ -88,7 +104,8 @@ impl Unread {
     /// Searches the directories for lock files whose packages are not among `packages`, the result of a scan. Returns `None` if there are none.
     pub(super) fn search(roots: &[PathBuf], packages: &[StackPackage]) -> Option<Self> {
         let mut found = find(roots);
-        found.retain(|file| !file.is_installed(packages));
+        let installed = Installed::new(packages);
+        found.retain(|file| !installed.has(file));
         let first: Vec<String> =
             found.iter().take(MAX_NAMED).map(|file| file.directory.join(file.name).display().to_string()).collect();
         let more = found.len().checked_sub(first.len()).filter(|more| *more > 0);
@@ -97,9 +114,7 @@ impl Unread {
             (false, None) => first.join(", "),
             (false, Some(more)) => format!("{} and {more} more", first.join(", ")),
         };
-        let installed =
-            |package: &StackPackage| package.evidence.iter().any(|path| is_installation(package.package.kind, path));
-        Some(Self { names, all: !packages.iter().any(installed) })
+        Some(Self { names, all: installed.is_empty() })
     }
 
     /// Returns whether nothing at all is installed.
@@ -156,4 +171,36 @@ fn find(roots: &[PathBuf]) -> Vec<LockFile> {
     // The order of a directory's entries is the file system's.
     found.sort_by_cached_key(|file| (file.directory.components().count(), file.directory.clone(), file.name));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use outcrop_proto::Package;
+
+    use super::*;
+
+    #[test]
+    fn a_lock_file_is_looked_up_among_what_is_installed_beneath_its_directory() {
+        let package = |kind, path: &str| StackPackage {
+            package: Package::new(kind, "a", "1"),
+            evidence: vec![path.as_bytes().to_vec()],
+            layer: 0,
+            owner: None,
+        };
+        let packages = [
+            package(PackageType::Npm, "web/node_modules/a/package.json"),
+            package(PackageType::Npm, "web-two/package.json"),
+            package(PackageType::Golang, "bin/tool"),
+        ];
+        let installed = Installed::new(&packages);
+        // The `package.json` of a project is no installation, so it is not even kept.
+        assert_eq!(installed.0.len(), 2);
+        let has = |directory: &str, leads_to| {
+            installed.has(&LockFile { directory: PathBuf::from(directory), name: "lock", leads_to })
+        };
+        assert!(has("", Some(PackageType::Npm)) && has("web", Some(PackageType::Npm)));
+        assert!(has("bin", Some(PackageType::Golang)) && has("", Some(PackageType::Golang)));
+        assert!(!has("we", Some(PackageType::Npm)) && !has("web-two", Some(PackageType::Npm)));
+        assert!(!has("bin", Some(PackageType::Npm)) && !has("", Some(PackageType::Maven)) && !has("", None));
+    }
 }
