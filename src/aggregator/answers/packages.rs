@@ -13,6 +13,9 @@ use crate::store::{HasRow, PackageSetId, PackagesFilter, PackagesOrder, StackId,
 use crate::web::list::{PACKAGES, WHO_HAS, after, cut};
 use crate::web::{AskedVulnerability, ContainerRef, Failure, HasItem, HasPage, List, Open, PackageItem, Page, Scope};
 
+/// Number of ended runs that are read at once.
+const RUNS_AT_ONCE: usize = 10_000;
+
 /// Sort key of an item. Containers that run come first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Place {
@@ -250,15 +253,34 @@ impl Aggregator {
         Ok((Vec::new(), is_id.then(|| self.asked(id, is_known))))
     }
 
-    /// Returns `rows`, or nothing if no container in the scope has or had one of them.
-    async fn visible(&self, rows: Vec<HasRow>, within: &Within) -> Result<Vec<HasRow>, Failure> {
-        if rows.is_empty() || rows.iter().any(|row| within.stacks.binary_search(&row.package_set).is_ok()) {
+    /// Returns those of `rows` that a container in the scope has or had. A caller who may read everything gets all of them if there is one.
+    async fn visible(&self, mut rows: Vec<HasRow>, within: &Within) -> Result<Vec<HasRow>, Failure> {
+        let runs = |row: &HasRow| within.stacks.binary_search(&row.package_set).is_ok();
+        let namespaces = within.namespaces.as_deref();
+        if namespaces.is_none() && rows.iter().any(runs) {
             return Ok(rows);
         }
-        let sets: BTreeSet<PackageSetId> = rows.iter().map(|row| row.package_set).collect();
-        let sets: Vec<PackageSetId> = sets.into_iter().collect();
-        let ended = self.store.ended_runs(&sets, within.namespaces.as_deref(), (0, 0), 1).await?;
-        Ok(if within.running || ended.is_empty() { Vec::new() } else { rows })
+        let mut unseen: BTreeSet<PackageSetId> =
+            rows.iter().filter(|row| !runs(row)).map(|row| row.package_set).collect();
+        let mut ended: BTreeSet<PackageSetId> = BTreeSet::new();
+        let limit = if namespaces.is_none() { 1 } else { RUNS_AT_ONCE };
+        let mut from = (0, 0);
+        while !within.running && !unseen.is_empty() {
+            let sets: Vec<PackageSetId> = unseen.iter().copied().collect();
+            let page = self.store.ended_runs(&sets, namespaces, from, limit).await?;
+            for run in &page {
+                unseen.remove(&run.package_set);
+                ended.insert(run.package_set);
+            }
+            match page.last().filter(|_| page.len() == limit) {
+                Some(_) if namespaces.is_none() => return Ok(rows),
+                Some(last) => from = (last.number, last.package_set),
+                None => break,
+            }
+        }
+        // No answer for a namespace depends on the packages of others, nor does an error.
+        rows.retain(|row| runs(row) || ended.contains(&row.package_set));
+        Ok(rows)
     }
 
     /// Returns the packages that a question about a package asks for.
