@@ -2,7 +2,7 @@
 //!
 //! Each merge is a task of its own: if an unexpected inventory makes it panic, only this stack fails.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +52,53 @@ impl From<StoreError> for NotMerged {
 /// Pause before stacks are merged again whose merge the store refused while it accepts writes.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// Interval at which waiting jobs are assigned to nodes again.
+const ASSIGN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The jobs that wait. Nodes take turns, so that one with thousands of images delays another by one merge only.
+#[derive(Debug, Default)]
+struct Queue {
+    /// The jobs of each node that has any, oldest first.
+    by_node: HashMap<Arc<str>, VecDeque<MergeJob>>,
+    /// The same nodes, in the order of their turns.
+    turns: VecDeque<Arc<str>>,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+
+    /// Adds a job for the one of these nodes that has the fewest jobs. If there is no node, the job is dropped.
+    fn push(&mut self, job: MergeJob, nodes: &[Arc<str>]) {
+        let waiting = |node: &&Arc<str>| self.by_node.get(*node).map_or(0, VecDeque::len);
+        let Some(node) = nodes.iter().min_by_key(waiting).cloned() else { return };
+        let jobs = self.by_node.entry(Arc::clone(&node)).or_default();
+        if jobs.is_empty() {
+            self.turns.push_back(node);
+        }
+        jobs.push_back(job);
+    }
+
+    /// Removes the oldest job of the node whose turn it is.
+    fn pop(&mut self) -> Option<MergeJob> {
+        let node = self.turns.pop_front()?;
+        let jobs = self.by_node.get_mut(&node)?;
+        let job = jobs.pop_front();
+        if jobs.is_empty() {
+            self.by_node.remove(&node);
+        } else {
+            self.turns.push_back(node);
+        }
+        job
+    }
+
+    /// Removes all jobs, in the order of their turns.
+    fn drain(&mut self) -> impl Iterator<Item = MergeJob> {
+        std::iter::from_fn(|| self.pop())
+    }
+}
+
 impl Aggregator {
     /// Queues a merge.
     pub(super) fn merge(&self, job: MergeJob) {
@@ -64,14 +111,29 @@ impl Aggregator {
         let mut running: JoinSet<Result<u64, NotMerged>> = JoinSet::new();
         let mut stacks: HashMap<Id, Digest> = HashMap::new();
         let mut retry_at: Option<Instant> = None;
+        let mut queue = Queue::default();
+        let mut assigned_at = Instant::now();
         let spawn = |running: &mut JoinSet<Result<u64, NotMerged>>, job: MergeJob| {
             let (aggregator, stack) = (Arc::clone(&self), job.stack);
             let span = info_span!("merge", %stack, layers = job.layers.len());
             (running.spawn(async move { aggregator.merge_now(job).await }.instrument(span)).id(), stack)
         };
         loop {
+            let mut new: Vec<MergeJob> = std::iter::from_fn(|| jobs.try_recv().ok()).collect();
+            if assigned_at.elapsed() >= ASSIGN_INTERVAL {
+                // Nodes have got and lost stacks meanwhile.
+                new = queue.drain().chain(new).collect();
+                assigned_at = Instant::now();
+            }
+            self.enqueue(&mut queue, new).await;
+            while running.len() < DECODED_AT_ONCE
+                && let Some(job) = queue.pop()
+            {
+                stacks.extend([spawn(&mut running, job)]);
+            }
             // One at a time, so that a stack that somebody runs waits for at most one merge.
             if running.is_empty()
+                && queue.is_empty()
                 && jobs.is_empty()
                 && self.store.health().is_accepting()
                 && let Some(ready) = self.fleet.call(|fleet| fleet.next_unmerged(now())).await
@@ -82,9 +144,7 @@ impl Aggregator {
                 )]);
             }
             tokio::select! {
-                Some(job) = jobs.recv(), if running.len() < DECODED_AT_ONCE => {
-                    stacks.extend([spawn(&mut running, job)]);
-                }
+                Some(job) = jobs.recv() => self.enqueue(&mut queue, vec![job]).await,
                 Some(ended) = running.join_next_with_id() => {
                     let (id, merged) = match ended {
                         Ok(ended) => ended,
@@ -123,6 +183,18 @@ impl Aggregator {
         }
     }
 
+    /// Adds jobs to the queue. Those whose stack no node has any more are dropped.
+    async fn enqueue(&self, queue: &mut Queue, jobs: Vec<MergeJob>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let stacks: Vec<Digest> = jobs.iter().map(|job| job.stack).collect();
+        let nodes = self.fleet.call(move |fleet| fleet.nodes_to_merge_for(&stacks)).await;
+        for (job, nodes) in jobs.into_iter().zip(nodes) {
+            queue.push(job, &nodes);
+        }
+    }
+
     /// Merges a stack, stores and matches it, and reports it to the fleet. Returns the number of its packages.
     async fn merge_now(&self, job: MergeJob) -> Result<u64, NotMerged> {
         let MergeJob { stack, layers, answers } = job;
@@ -132,7 +204,11 @@ impl Aggregator {
         let turn = self.intake.decode_turn().await;
         let inventories = self.store.inventories(&layers).await?;
         let missing = || NotMerged::Failed(Coverage::failed("one of its layers is not in the store"));
-        let inventories = inventories.ok_or_else(missing)?;
+        let mut inventories = inventories.ok_or_else(missing)?;
+        let doubted = self.picture().doubted(&stack);
+        for (row, _) in inventories.iter_mut().zip(layers.iter()).filter(|(_, id)| doubted.contains(*id)) {
+            row.marks = false;
+        }
         let job = Stack { id: stack, layers: layers.to_vec(), inventories, answers };
         let work = Work::stack(&stack);
         if self.in_flight.is_suspect(&work) {
@@ -173,5 +249,32 @@ async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(number: u32) -> MergeJob {
+        MergeJob { stack: Digest::of(&number.to_le_bytes()), layers: Arc::default(), answers: None }
+    }
+
+    #[test]
+    fn nodes_take_turns_and_a_job_of_several_nodes_belongs_to_the_least_busy_one() {
+        let [a, b, c] = ["a", "b", "c"].map(Arc::<str>::from);
+        let mut queue = Queue::default();
+        for number in 0..10_000 {
+            queue.push(job(number), std::slice::from_ref(&a));
+        }
+        queue.push(job(10_000), std::slice::from_ref(&b));
+        queue.push(job(10_001), &[a.clone(), b.clone(), c]);
+        queue.push(job(10_002), &[a, b]);
+        // No node has it.
+        queue.push(job(10_003), &[]);
+        let order: Vec<Digest> = std::iter::from_fn(|| queue.pop()).map(|job| job.stack).collect();
+        let expected = [0, 10_000, 10_001, 1, 10_002, 2, 3].map(|number| job(number).stack);
+        assert_eq!((order.len(), &order[..7]), (10_003, &expected[..]));
+        assert!(queue.is_empty() && queue.by_node.is_empty());
     }
 }
