@@ -43,6 +43,8 @@ pub struct Metrics {
     pub matching: Histogram,
     /// Duration of one write transaction of the store, in seconds.
     pub store_write: Histogram,
+    /// Reports after which their node had to wait, because it had used up its budget.
+    pub reports_delayed: Counter<u64, AtomicU64>,
     requests: Family<TwoLabels, Counter<u64, AtomicU64>>,
     request_duration: Family<OneLabel, Histogram, fn() -> Histogram>,
 }
@@ -64,13 +66,26 @@ impl Default for Metrics {
         }
         let help = "Size of the evidence that was read from one layer, as its agent reported it";
         registry.register_with_unit("layer_read_size", help, Unit::Bytes, layer_size.clone());
+        let reports_delayed = Counter::<u64, AtomicU64>::default();
+        let help = "Reports after which their node had to wait, because it had used up its budget";
+        registry.register("reports_delayed", help, reports_delayed.clone());
         let requests = Family::<TwoLabels, Counter<u64, AtomicU64>>::default();
         registry.register("http_requests", "Requests to the HTTP API by route and class of status", requests.clone());
         let buckets: fn() -> Histogram = || Histogram::new(WORK);
         let request_duration = Family::new_with_constructor(buckets);
         let help = "Duration of answering one request to the HTTP API by route";
         registry.register_with_unit("http_request_duration", help, Unit::Seconds, request_duration.clone());
-        Self { registry, layer_read, layer_size, merge, matching, store_write, requests, request_duration }
+        Self {
+            registry,
+            layer_read,
+            layer_size,
+            merge,
+            matching,
+            store_write,
+            reports_delayed,
+            requests,
+            request_duration,
+        }
     }
 }
 

@@ -1,15 +1,17 @@
 //! Limits on data that nodes send: calls of each node, and memory of all nodes together.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use outcrop_proto::wire::Refusal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::DECODED_AT_ONCE;
 use crate::lock::lock;
+use crate::web::listen::Counts;
 
 /// How long a call waits for its turn, or stands still, before it ends.
 pub(super) const STALLED: Duration = Duration::from_secs(30);
@@ -25,6 +27,15 @@ const TIERS: [(usize, usize); 3] = [(64 << 10, 512), (1 << 20, 32), (MAX_COMPRES
 
 /// Memory of answers that wait for their merge, bytes.
 const MAX_ANSWERS: usize = 32 << 20;
+
+/// Number of small reports that a node may send in a burst.
+const BURST: f64 = 500.0;
+
+/// Number of small reports per second that a node may send after a burst. An agent sends a few per second while it reads.
+const RATE: f64 = 100.0;
+
+/// Minimum time between two log events about the delay of one node's reports.
+const NAMED: Duration = Duration::from_secs(60);
 
 /// A kind of call that each node makes once at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +53,35 @@ pub(super) struct Intake {
     answers: Arc<Semaphore>,
     decoding: Semaphore,
     calls: Mutex<HashMap<(String, Call), Weak<Semaphore>>>,
+    /// Budgets by node, but for those that are complete.
+    budgets: Mutex<HashMap<String, Budget>>,
+    connections: OnceLock<Arc<Counts>>,
+}
+
+/// The budget for the reports of one node (a token bucket). It is the same for all streams of the node, however often it attaches.
+#[derive(Debug)]
+struct Budget {
+    /// Number of small reports that are left; negative if the node has to wait.
+    left: f64,
+    at: Instant,
+    /// When a delay of the node was logged last.
+    named: Option<Instant>,
+}
+
+impl Budget {
+    /// Returns the budget that is left now.
+    fn left(&self, now: Instant) -> f64 {
+        (self.left + now.duration_since(self.at).as_secs_f64() * RATE).min(BURST)
+    }
+}
+
+/// A node has used up its budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Delay {
+    /// Time until its next report is read.
+    pub(super) delay: Duration,
+    /// Whether no delay of the node was returned as new for a while.
+    pub(super) is_new: bool,
 }
 
 /// The room of one delivery.
@@ -59,11 +99,50 @@ impl Default for Intake {
             // One more than merges have, so that they never keep deliveries waiting.
             decoding: Semaphore::new(DECODED_AT_ONCE + 1),
             calls: Mutex::default(),
+            budgets: Mutex::default(),
+            connections: OnceLock::new(),
         }
     }
 }
 
 impl Intake {
+    /// Records the counts of the connections of agents.
+    pub(super) fn set_connections(&self, counts: Arc<Counts>) {
+        let _ = self.connections.set(counts);
+    }
+
+    /// Returns the counts of the connections of agents; `None` before they are accepted.
+    pub(super) fn connections(&self) -> Option<&Counts> {
+        self.connections.get().map(|counts| &**counts)
+    }
+
+    /// Charges `node` for a report of this cost. Returns how long the node has to wait, if its budget is used up.
+    pub(super) fn charge(&self, node: &str, cost: f64) -> Option<Delay> {
+        let now = Instant::now();
+        let mut budgets = lock(&self.budgets);
+        if budgets.len() == budgets.capacity() {
+            budgets.retain(|_, budget| budget.left(now) < BURST);
+        }
+        let budget = budgets.entry(node.to_owned()).or_insert(Budget { left: BURST, at: now, named: None });
+        (budget.left, budget.at) = (budget.left(now) - cost, now);
+        if budget.left >= 0.0 {
+            return None;
+        }
+        let is_new = budget.named.is_none_or(|at| now.duration_since(at) >= NAMED);
+        if is_new {
+            budget.named = Some(now);
+        }
+        Some(Delay { delay: Duration::from_secs_f64(-budget.left / RATE), is_new })
+    }
+
+    /// Waits until the budget of `node` is not used up.
+    pub(super) async fn afford(&self, node: &str) {
+        let left = lock(&self.budgets).get(node).map_or(BURST, |budget| budget.left(Instant::now()));
+        if left < 0.0 {
+            tokio::time::sleep(Duration::from_secs_f64(-left / RATE)).await;
+        }
+    }
+
     /// Waits until `node` makes no other call of this kind. Nothing is read of a call before its turn.
     pub(super) async fn enter(&self, node: &str, call: Call) -> Result<OwnedSemaphorePermit, Status> {
         let turns = {
@@ -189,5 +268,28 @@ mod tests {
             drop(intake.enter(&node.to_string(), Call::Deliver).await.unwrap());
         }
         assert!(lock(&intake.calls).len() < 100, "nodes without calls are forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_has_used_up_its_budget_waits_whatever_stream_it_uses_and_no_other_node_does() {
+        let intake = Intake::default();
+        assert_eq!(intake.charge("a", BURST), None);
+        let second = Duration::from_secs(1);
+        assert_eq!(intake.charge("a", RATE), Some(Delay { delay: second, is_new: true }));
+        assert_eq!(intake.charge("a", RATE), Some(Delay { delay: 2 * second, is_new: false }));
+        assert_eq!(intake.charge("b", RATE), None);
+        for (node, expected) in [("b", Duration::ZERO), ("a", 2 * second), ("a", Duration::ZERO)] {
+            let started = Instant::now();
+            intake.afford(node).await;
+            // The clock of tests is exact to a millisecond.
+            assert!(started.elapsed().abs_diff(expected) <= Duration::from_millis(1), "{node}");
+        }
+        tokio::time::sleep(NAMED).await;
+        assert_eq!(intake.charge("a", BURST + RATE), Some(Delay { delay: second, is_new: true }));
+        tokio::time::sleep(NAMED).await;
+        for node in 0..1000 {
+            intake.charge(&node.to_string(), 0.0);
+        }
+        assert!(lock(&intake.budgets).len() < 100, "complete budgets use no memory");
     }
 }

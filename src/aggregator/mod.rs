@@ -248,6 +248,7 @@ pub async fn run(config: Config) -> Result<(), AggregatorError> {
     let listener = bind(config.listen).and_then(TcpListener::from_std);
     let nodes = listener.and_then(|listener| Incoming::new(listener, certificate, agent_limits));
     let nodes = nodes.map_err(listen(config.listen))?;
+    aggregator.intake.set_connections(nodes.counts());
     let api = bind(config.api).map_err(listen(config.api))?;
     let authorizer: Arc<dyn web::Authorizer> = match (&config.api_tokens, reviews, &aggregator.watch) {
         (Some(path), ..) => Arc::new(web::TokenFile::open(path, aggregator.problems.clone())?),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use outcrop_agent::logging::safe;
 use outcrop_proto::wire::v1::collector_server::Collector;
@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use super::fleet::{Answered, Fleet, LEASE, RefusedReport, Verified};
 use super::in_flight::{SET_ASIDE, Work};
-use super::intake::{Call, Room, STALLED};
+use super::intake::{Call, Delay, Room, STALLED};
 use super::joining::place_reported;
 use super::memory::{give_back, in_background};
 use super::merges::MergeJob;
@@ -26,22 +26,22 @@ use super::trial::Trial;
 use super::{Aggregator, now};
 use crate::store::{Layer, LayerRow, StoreError};
 use crate::supervise::panic_message;
-use crate::web::listen::Peer;
+use crate::web::listen::{OpenCall, Peer};
 
 /// Maximum number of orders that wait for a node. A node with more is detached.
 const WAITING_ORDERS: usize = 64;
 
-/// Number of reports that a node may send in a burst.
-const BURST: f64 = 500.0;
-
-/// Number of reports per second that a node may send after a burst. An agent sends a few per second while it reads.
-const RATE: f64 = 100.0;
-
 /// Number of containers in a report that count as one more report.
-const OF_A_REPORT: f64 = 20.0;
+const CONTAINERS_OF_A_REPORT: u32 = 20;
 
-/// Number of containers in a report from which on its memory is returned to the system.
-const MANY_CONTAINERS: usize = 2000;
+/// Number of layers of these containers that count as one more report.
+const LAYERS_OF_A_REPORT: u32 = 100;
+
+/// Size of a report that counts as one more report, in bytes: for build steps, labels and other text.
+const BYTES_OF_A_REPORT: u32 = 16 << 10;
+
+/// Cost of a report from which on its memory is returned to the system.
+const LARGE: f64 = 100.0;
 
 /// Maximum size of the name of a sandbox, in bytes.
 const MAX_CAGE: usize = 100;
@@ -74,33 +74,32 @@ async fn run_to_end<T: Send + 'static>(
 }
 
 impl Service {
-    /// Authenticates the node that sent a request.
-    async fn identify<T>(&self, request: &Request<T>) -> Result<Speaker, Status> {
+    /// Authenticates the node that sent a request. The connection of the request may stay open as long as the second value lives.
+    async fn identify<T>(&self, request: &Request<T>) -> Result<(Speaker, Option<OpenCall>), Status> {
         let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
         let speaker = self.0.identify.node(token).await.map_err(|denied| match denied {
             Denied::Unknown | Denied::Refused(_) => Refusal::Token.status(denied.to_string()),
             Denied::Unavailable(_) => Status::unavailable(denied.to_string()),
         })?;
-        if let Some(peer) = request.extensions().get::<Peer>() {
-            peer.identified();
-        }
-        Ok(speaker)
+        let call = request.extensions().get::<Peer>().map(|peer| peer.begin(&speaker.node));
+        Ok((speaker, call))
     }
 
     async fn open(
         self,
         request: Request<Streaming<v1::Report>>,
     ) -> Result<Response<ReceiverStream<Result<v1::Order, Status>>>, Status> {
-        let speaker = self.identify(&request).await?;
+        let (speaker, call) = self.identify(&request).await?;
         let node = speaker.node.clone();
-        let opened = self.open_stream(speaker, request.into_inner()).await;
+        let opened = self.open_stream(speaker, call, request.into_inner()).await;
         opened.inspect_err(|status| log_refused(&node, "Attach", status))
     }
 
     async fn open_stream(
         self,
         speaker: Speaker,
+        call: Option<OpenCall>,
         mut reports: Streaming<v1::Report>,
     ) -> Result<Response<ReceiverStream<Result<v1::Order, Status>>>, Status> {
         let aggregator = Arc::clone(&self.0);
@@ -124,13 +123,14 @@ impl Service {
                 error!(node, reason = panic_message(error), "stream failed");
             }
             aggregator.detach(node, stream).await;
+            drop(call);
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     /// Receives an inventory.
     async fn receive(self, request: Request<Streaming<v1::Piece>>) -> Result<Response<v1::Stored>, Status> {
-        let Speaker { node, .. } = self.identify(&request).await?;
+        let (Speaker { node, .. }, _call) = self.identify(&request).await?;
         let received = self.receive_from(&node, request.into_inner()).await;
         received.inspect_err(|status| log_refused(&node, "Deliver", status))
     }
@@ -186,25 +186,17 @@ struct Delivered {
     compressed: Vec<u8>,
 }
 
-/// Rate limit for the reports of one node (a token bucket).
-struct Allowance {
-    left: f64,
-    at: Instant,
-}
-
-impl Allowance {
-    fn new() -> Self {
-        Self { left: BURST, at: Instant::now() }
-    }
-
-    async fn spend(&mut self, cost: f64) {
-        let now = Instant::now();
-        self.left = (self.left + now.duration_since(self.at).as_secs_f64() * RATE).min(BURST) - cost;
-        self.at = now;
-        if self.left < 0.0 {
-            tokio::time::sleep(Duration::from_secs_f64(-self.left / RATE)).await;
+/// Returns the cost of a report, in small reports: what it takes to handle and to keep grows with its containers, their layers and its size.
+fn cost(report: &v1::Report) -> f64 {
+    let per = |count: usize, one: u32| f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / f64::from(one);
+    let containers = match &report.report {
+        Some(v1::report::Report::Containers(list)) => {
+            let layers = list.containers.iter().map(|container| container.layers.len()).sum();
+            per(list.containers.len() + list.gone.len(), CONTAINERS_OF_A_REPORT) + per(layers, LAYERS_OF_A_REPORT)
         }
-    }
+        _ => 0.0,
+    };
+    1.0 + containers + per(report.encoded_len(), BYTES_OF_A_REPORT)
 }
 
 /// Logs that a call of `node` was refused; one that failed through no fault of the node was not.
@@ -277,8 +269,12 @@ impl Aggregator {
         orders: &mpsc::Sender<Result<v1::Order, Status>>,
         mut ended: oneshot::Receiver<()>,
     ) {
-        let mut allowance = Allowance::new();
         loop {
+            // Before the next report is read: a new stream does not give a node a new budget.
+            tokio::select! {
+                () = self.intake.afford(node) => {}
+                _ = &mut ended => return,
+            }
             let message = tokio::select! {
                 message = reports.message() => message,
                 _ = &mut ended => return,
@@ -296,39 +292,41 @@ impl Aggregator {
                 // The connection ended.
                 Err(_) => return,
             };
-            match outcome {
-                Ok(cost) => tokio::select! {
-                    () = allowance.spend(cost) => {}
-                    _ = &mut ended => return,
-                },
-                Err(status) => {
-                    self.counters.refuse(&status);
-                    warn!(node, reason = %safe(status.message()), "stream refused");
-                    let _ = orders.try_send(Err(status));
-                    return;
-                }
+            if let Err(status) = outcome {
+                self.counters.refuse(&status);
+                warn!(node, reason = %safe(status.message()), "stream refused");
+                let _ = orders.try_send(Err(status));
+                return;
             }
         }
     }
 
-    /// Handles a report. Returns its cost for the rate limit.
-    async fn report(self: &Arc<Self>, node: &str, stream: u64, report: v1::Report) -> Result<f64, Status> {
+    /// Handles a report, after its cost was charged to the node.
+    async fn report(self: &Arc<Self>, node: &str, stream: u64, report: v1::Report) -> Result<(), Status> {
         use v1::report::Report;
-        let mut cost = 1.0;
+        let cost = cost(&report);
+        if let Some(Delay { delay, is_new }) = self.intake.charge(node, cost) {
+            self.metrics.reports_delayed.inc();
+            if is_new {
+                warn!(node, seconds = delay.as_secs(), "reports delayed: the node has used up its budget");
+            }
+        }
         self.same_cluster(&report.cluster)?;
         let name = node.to_owned();
         self.fleet.call(move |fleet| fleet.record_message(&name, now())).await;
         match report.report {
             Some(Report::Containers(containers)) => {
-                let count = u32::try_from(containers.containers.len() + containers.gone.len()).unwrap_or(u32::MAX);
-                cost += f64::from(count) / OF_A_REPORT;
-                self.containers(node, stream, containers).await?;
+                let result = self.containers(node, stream, containers).await;
+                if cost > LARGE {
+                    give_back().await;
+                }
+                result?;
             }
             Some(Report::Verified(verified)) => self.verified(node, &verified).await?,
             Some(Report::Metrics(metrics)) => {
                 let name = node.to_owned();
                 self.fleet.call(move |fleet| fleet.metrics(&name, metrics)).await;
-                return Ok(cost);
+                return Ok(());
             }
             Some(Report::Unreadable(unreadable)) => {
                 let layer = layer(unreadable.layer.as_ref())?;
@@ -347,7 +345,7 @@ impl Aggregator {
             Some(Report::Hello(_)) | None => {}
         }
         self.advance(node).await;
-        Ok(cost)
+        Ok(())
     }
 
     /// Takes up answers about a stack, if this node was asked. Others are dropped before they take anything.
@@ -376,7 +374,6 @@ impl Aggregator {
     }
 
     async fn containers(&self, node: &str, stream: u64, report: v1::Containers) -> Result<(), Status> {
-        let is_large = report.containers.len() + report.gone.len() > MANY_CONTAINERS;
         let containers =
             report.containers.into_iter().map(Seen::try_from).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
         let gone =
@@ -395,11 +392,7 @@ impl Aggregator {
         let result = self.fleet.call(move |fleet| {
             fleet.containers(&name, report, &|seen| place_reported(watch.as_deref(), &name, seen), now())
         });
-        let result = result.await;
-        if is_large {
-            give_back().await;
-        }
-        match result {
+        match result.await {
             Ok(()) | Err(RefusedReport::Replaced) => Ok(()),
             Err(RefusedReport::Gap) => {
                 debug!(node, "report missed: all containers requested");
@@ -530,5 +523,34 @@ impl Aggregator {
             warn!(node, layer = %id, %error, "cross-read not stored");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use v1::report::Report;
+
+    use super::*;
+
+    fn report(containers: usize, layers: usize, step: usize) -> v1::Report {
+        let layer = v1::LayerId::from(LayerId::Diff(Digest([1; 32])));
+        let steps = vec![v1::Step { text: "x".repeat(step), ..v1::Step::default() }];
+        let container = v1::Container { layers: vec![layer; layers], steps, ..v1::Container::default() };
+        let list = v1::Containers { containers: vec![container; containers], ..v1::Containers::default() };
+        v1::Report { cluster: String::new(), report: Some(Report::Containers(list)) }
+    }
+
+    #[test]
+    fn a_report_costs_as_much_as_its_containers_their_layers_and_their_text() {
+        let small = cost(&report(1, 30, 100));
+        assert!((1.0..2.0).contains(&small), "{small}");
+        // All containers of a usual node, many times within a burst.
+        let usual = cost(&report(30, 30, 100));
+        assert!(usual < 20.0, "{usual}");
+        // Few containers, each with the most layers that an image may have, or with megabytes of text.
+        for (containers, layers, step) in [(60, 500, 0), (2_000, 0, 0), (1, 0, 4 << 20)] {
+            let cost = cost(&report(containers, layers, step));
+            assert!(cost > LARGE && cost > 5.0 * usual, "{containers} of {layers} layers: {cost}");
+        }
     }
 }

@@ -296,6 +296,16 @@ fn status_metrics(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
             .by("outcome", [("verified", reports.verified), ("contradicted", reports.contradicted)]),
         Metric::counter("refusals", "Calls and streams of agents that were refused, by reason.")
             .by("reason", reports.refused_by_reason.iter().map(|(reason, count)| (reason.as_str(), *count))),
+        Metric::gauge("connections", "Open connections of agents.").value(number(status.connections.open)),
+        Metric::counter("connections_closed", "Connections of agents that the aggregator closed, by reason.").by(
+            "reason",
+            [
+                ("turned-away", status.connections.turned_away),
+                ("failed", status.connections.failed),
+                ("unidentified", status.connections.unidentified),
+                ("surplus", status.connections.surplus),
+            ],
+        ),
         Metric::counter("reports_unrequested", "Inventories and answers that the aggregator had not requested.")
             .value(number(reports.unasked)),
     ];

@@ -15,8 +15,8 @@ use crate::aggregator::joining::missing;
 use crate::aggregator::{Aggregator, now};
 use crate::offline::Offline;
 use crate::web::{
-    AssessedCount, CoverageCount, CoverageWord, DatabaseStatus, KubernetesStatus, NodeCounts, OfflineStatus,
-    ReasonCount, ReportCounts, Scope, SourceStatus, Status,
+    AssessedCount, ConnectionCounts, CoverageCount, CoverageWord, DatabaseStatus, KubernetesStatus, NodeCounts,
+    OfflineStatus, ReasonCount, ReportCounts, Scope, SourceStatus, Status,
 };
 
 /// Name of the complete sandbox.
@@ -152,6 +152,7 @@ impl Aggregator {
             oldest_unscanned_seconds: oldest_unscanned,
             lifetimes,
             reports: if is_all { self.reports() } else { ReportCounts::default() },
+            connections: if is_all { self.connections() } else { ConnectionCounts::default() },
             store_error: self.store.health().state().outage().map(|outage| outage.reason.clone()),
             database: judge.current.as_ref().map(|current| DatabaseStatus {
                 digest: current.digest.to_string(),
@@ -175,6 +176,17 @@ impl Aggregator {
             findings,
             withheld,
             rematch: rematch.filter(|_| is_all).map(words),
+        }
+    }
+
+    fn connections(&self) -> ConnectionCounts {
+        let Some(counts) = self.intake.connections() else { return ConnectionCounts::default() };
+        ConnectionCounts {
+            open: counts.open.load(Relaxed),
+            turned_away: counts.turned_away.load(Relaxed),
+            failed: counts.failed.load(Relaxed),
+            unidentified: counts.unidentified.load(Relaxed),
+            surplus: counts.surplus.load(Relaxed),
         }
     }
 

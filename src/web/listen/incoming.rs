@@ -1,7 +1,7 @@
 //! Incoming connections, over TLS or plain TCP, with limits against floods.
 //!
-//! Handshakes run concurrently, so a slow client does not delay others. An unauthenticated connection uses little memory, and is closed after
-//! [`Limits::identify_within`].
+//! Handshakes run concurrently, so a slow client does not delay others. An unauthenticated connection uses little memory. It is closed after
+//! [`Limits::identify_within`], as is one without a call of an authenticated client. Of one client, only a few connections stay open.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,8 +9,8 @@ use std::future::Future as _;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,7 +21,9 @@ use tokio::time::{Instant, MissedTickBehavior, Sleep, sleep, timeout, timeout_at
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
+use tracing::warn;
 
 use super::tls::{Certificate, Protocol};
 use crate::lock::lock;
@@ -34,6 +36,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Maximum number of connections that wait for the server to accept them.
 const QUEUE: usize = 64;
+
+/// Maximum number of connections of one authenticated client. An agent has one, and may leave others behind when its network breaks.
+const PER_CLIENT: usize = 8;
+
+/// Minimum time between two log events about closed connections.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Limits for connections.
 #[derive(Clone, Copy, Debug)]
@@ -48,8 +56,8 @@ pub struct Limits {
     pub handshakes_per_address: usize,
     /// Maximum duration of a handshake.
     pub handshake_within: Duration,
-    /// Maximum time from accepting a connection until [`Peer::identified`] is called, with the handshake. `None` if connections need not be
-    /// authenticated.
+    /// Maximum time from accepting a connection until [`Peer::begin`] is called, with the handshake. The connection is closed as well when no
+    /// call has been in progress for this time; it may take twice as long. `None` if connections need not be authenticated.
     pub identify_within: Option<Duration>,
 }
 
@@ -75,9 +83,86 @@ pub struct Counts {
     pub turned_away: AtomicU64,
     /// Handshakes that failed or timed out.
     pub failed: AtomicU64,
-    /// Connections that were closed because they did not authenticate in time.
+    /// Connections that were closed because they had no call of an authenticated client for too long.
     pub unidentified: AtomicU64,
+    /// Connections that were closed because their client opened too many others.
+    pub surplus: AtomicU64,
     addresses: Mutex<HashMap<IpAddr, AddressState>>,
+    /// Connections by authenticated client, oldest first.
+    clients: Mutex<HashMap<String, Vec<Peer>>>,
+    /// The client whose connection was closed last because it opened too many others.
+    greedy: Mutex<Option<String>>,
+}
+
+impl Counts {
+    /// Records that `peer` is a connection of `client`, and closes another one if the client has too many: the oldest without a call, or the
+    /// oldest.
+    fn identify(&self, client: &str, peer: &Peer) {
+        let mut clients = lock(&self.clients);
+        // The connection may have ended while its client was authenticated.
+        if peer.state.close.is_cancelled() {
+            return;
+        }
+        let peers = clients.entry(client.to_owned()).or_default();
+        peers.push(peer.clone());
+        if peers.len() > PER_CLIENT {
+            let idle = peers.iter().position(|peer| peer.state.calls.load(Ordering::Relaxed) == 0);
+            peers.remove(idle.unwrap_or(0)).state.close.cancel();
+            self.surplus.fetch_add(1, Ordering::Relaxed);
+            *lock(&self.greedy) = Some(client.to_owned());
+        }
+    }
+
+    /// Records that a connection of `client` has ended.
+    fn remove(&self, client: &str, peer: &Peer) {
+        let mut clients = lock(&self.clients);
+        let Some(peers) = clients.get_mut(client) else { return };
+        peers.retain(|other| !Arc::ptr_eq(&other.state, &peer.state));
+        if peers.is_empty() {
+            clients.remove(client);
+        }
+    }
+
+    /// Returns the address with the most connections, and their number.
+    fn busiest(&self) -> Option<(IpAddr, usize)> {
+        let addresses = lock(&self.addresses);
+        addresses.iter().map(|(address, state)| (*address, state.open)).max_by_key(|(_, open)| *open)
+    }
+}
+
+/// Logs how many connections were closed, at most once per [`LOG_INTERVAL`].
+#[derive(Default)]
+struct ClosedLog {
+    logged: Option<Instant>,
+    /// The counts at that time.
+    before: [u64; 4],
+}
+
+impl ClosedLog {
+    fn log(&mut self, counts: &Counts) {
+        let now = Instant::now();
+        let all = [&counts.turned_away, &counts.failed, &counts.unidentified, &counts.surplus];
+        let all = all.map(|count| count.load(Ordering::Relaxed));
+        if all == self.before || self.logged.is_some_and(|at| now.duration_since(at) < LOG_INTERVAL) {
+            return;
+        }
+        let [turned_away, failed, unidentified, surplus]: [u64; 4] =
+            std::array::from_fn(|index| all[index] - self.before[index]);
+        (self.logged, self.before) = (Some(now), all);
+        let (address, from_address) = counts.busiest().unzip();
+        let client = lock(&counts.greedy).take();
+        warn!(
+            turned_away,
+            failed,
+            unidentified,
+            surplus,
+            client,
+            open = counts.open.load(Ordering::Relaxed),
+            address = address.map(tracing::field::display),
+            from_address,
+            "connections closed"
+        );
+    }
 }
 
 /// The connections of one address.
@@ -142,18 +227,53 @@ impl Drop for Slot {
 #[derive(Clone, Debug)]
 pub struct Peer {
     address: SocketAddr,
-    identified: Arc<AtomicBool>,
+    state: Arc<PeerState>,
+}
+
+/// The state that a connection shares with its calls.
+#[derive(Debug)]
+struct PeerState {
+    counts: Arc<Counts>,
+    /// The name with which the client authenticated first.
+    client: OnceLock<String>,
+    /// Number of authenticated calls in progress.
+    calls: AtomicUsize,
+    /// Whether a call has begun since the deadline was set.
+    is_used: AtomicBool,
+    /// Closes the connection.
+    close: CancellationToken,
+}
+
+/// An authenticated call. The connection stays open until it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct OpenCall(Arc<PeerState>);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Peer {
+    fn new(address: SocketAddr, counts: Arc<Counts>) -> Self {
+        let (calls, is_used, close) = (AtomicUsize::new(0), AtomicBool::new(false), CancellationToken::new());
+        Self { address, state: Arc::new(PeerState { counts, client: OnceLock::new(), calls, is_used, close }) }
+    }
+
     /// Returns the address of the client.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Marks the client as authenticated: its connection has no deadline any more.
-    pub fn identified(&self) {
-        self.identified.store(true, Ordering::Relaxed);
+    /// Begins a call of a client that authenticated as `client`. If the client has too many connections, another one of them is closed.
+    pub fn begin(&self, client: &str) -> OpenCall {
+        self.state.calls.fetch_add(1, Ordering::Relaxed);
+        self.state.is_used.store(true, Ordering::Relaxed);
+        if self.state.client.set(client.to_owned()).is_ok() {
+            self.state.counts.identify(client, self);
+        }
+        OpenCall(Arc::clone(&self.state))
     }
 }
 
@@ -166,9 +286,19 @@ enum Channel {
 pub struct Connection {
     channel: Channel,
     peer: Peer,
-    /// The time by which the client has to authenticate.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// The time by which the client has to begin a call, and the time until the next deadline.
+    deadline: Option<(Pin<Box<Sleep>>, Duration)>,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
     slot: Slot,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.peer.state.close.cancel();
+        if let Some(client) = self.peer.state.client.get() {
+            self.slot.counts.remove(client, &self.peer);
+        }
+    }
 }
 
 impl fmt::Debug for Connection {
@@ -184,6 +314,27 @@ impl Connection {
             Channel::Tls(stream) => Pin::new(&mut **stream),
         }
     }
+
+    /// Returns an error if the connection has to be closed.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.closed.as_mut().poll(cx).is_ready() {
+            let reason = "the client has too many connections";
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason));
+        }
+        while let Some((deadline, next)) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            let state = &self.peer.state;
+            if !state.is_used.swap(false, Ordering::Relaxed) && state.calls.load(Ordering::Relaxed) == 0 {
+                self.slot.counts.unidentified.fetch_add(1, Ordering::Relaxed);
+                let reason = "timed out waiting for an authenticated call";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+            }
+            let next = Instant::now() + *next;
+            deadline.as_mut().reset(next);
+        }
+        Ok(())
+    }
 }
 
 trait Duplex: AsyncRead + AsyncWrite + Unpin {}
@@ -192,21 +343,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.peer.identified.load(Ordering::Relaxed) {
-            self.deadline = None;
-        }
-        if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
-            self.slot.counts.unidentified.fetch_add(1, Ordering::Relaxed);
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "timed out waiting for authentication")));
-        }
+        self.check(cx)?;
         self.channel().poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         self.channel().poll_write(cx, bytes)
     }
 
@@ -223,6 +367,8 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // A client that reads nothing must not keep its connection: nothing is read from it either then.
+        self.check(cx)?;
         self.channel().poll_write_vectored(cx, bytes)
     }
 
@@ -329,6 +475,7 @@ impl Acceptor {
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let handshakes = Arc::new(Semaphore::new(self.limits.handshakes.max(1)));
         let (tls_acceptor, certificate) = tls.unzip();
+        let mut closed = ClosedLog::default();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -337,6 +484,7 @@ impl Acceptor {
                     Err(_) => sleep(ACCEPT_PAUSE).await,
                 },
                 _ = refresh.tick() => {
+                    closed.log(&self.counts);
                     if let Some(certificate) = certificate.clone() {
                         tokio::task::spawn_blocking(move || certificate.refresh());
                     }
@@ -375,9 +523,11 @@ impl Acceptor {
                 slot.counts.failed.fetch_add(1, Ordering::Relaxed);
                 return;
             };
-            let peer = Peer { address, identified: Arc::default() };
+            let peer = Peer::new(address, Arc::clone(&slot.counts));
             let deadline = identify_until.map(|until| Box::pin(tokio::time::sleep_until(until)));
-            let _ = sender.send(Connection { channel, peer, deadline, slot }).await;
+            let deadline = deadline.zip(limits.identify_within);
+            let closed = Box::pin(peer.state.close.clone().cancelled_owned());
+            let _ = sender.send(Connection { channel, peer, deadline, closed, slot }).await;
         });
     }
 }

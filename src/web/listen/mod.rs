@@ -3,5 +3,5 @@
 mod incoming;
 mod tls;
 
-pub use incoming::{Connection, Counts, Incoming, Limits, Peer, allow_files};
+pub use incoming::{Connection, Counts, Incoming, Limits, OpenCall, Peer, allow_files};
 pub use tls::{Certificate, Protocol, TlsError};

@@ -69,6 +69,9 @@ pub struct Status {
     pub lifetimes: Lifetimes,
     /// Reports from nodes since the aggregator started.
     pub reports: ReportCounts,
+    /// Connections of agents.
+    #[serde(default)]
+    pub connections: ConnectionCounts,
     /// Reason for which the aggregator accepts no reports at the moment; `null` if it accepts them.
     pub store_error: Option<String>,
     /// Advisory database in use; `null` if there is none.
@@ -172,6 +175,21 @@ pub struct ReportCounts {
     /// The same by reason: `wire-version`, `token`, `node`, `cluster`, `malformed`, `unasked`, `too-large`, `timed-out`, `replaced`.
     #[serde(default)]
     pub refused_by_reason: BTreeMap<String, u64>,
+}
+
+/// Connections of agents. All but `open` are counted since the aggregator started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConnectionCounts {
+    /// Open connections.
+    pub open: u64,
+    /// Connections that were closed immediately because a limit was reached.
+    pub turned_away: u64,
+    /// Handshakes that failed or timed out.
+    pub failed: u64,
+    /// Connections that were closed because they had no authenticated call for too long.
+    pub unidentified: u64,
+    /// Connections that were closed because their node opened too many others.
+    pub surplus: u64,
 }
 
 /// The advisory database.

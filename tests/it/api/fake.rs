@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use outcrop::problems::ProblemKind;
 use outcrop::web::list::{CONTAINERS, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, WHO_HAS, WORKLOADS, page};
 use outcrop::web::{
-    AdvisoryItem, AdvisoryPackage, AgentItem, AgentProblem, AskedVulnerability, AssessedCount, ContainerItem,
-    ContainerRef, CoverageCount, DatabaseStatus, Failure, FindingItem, Future, HasItem, HasPage, ImageItem, IssueItem,
-    KubernetesNode, KubernetesStatus, LayerCounts, LayerItem, Lifetimes, List, NodeCounts, NodeItem, OfflineStatus,
-    PackageItem, Page, ProblemItem, Pushed, ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source, SourceStatus,
-    Status, StepItem, WorkloadContainer, WorkloadDetail, WorkloadItem,
+    AdvisoryItem, AdvisoryPackage, AgentItem, AgentProblem, AskedVulnerability, AssessedCount, ConnectionCounts,
+    ContainerItem, ContainerRef, CoverageCount, DatabaseStatus, Failure, FindingItem, Future, HasItem, HasPage,
+    ImageItem, IssueItem, KubernetesNode, KubernetesStatus, LayerCounts, LayerItem, Lifetimes, List, NodeCounts,
+    NodeItem, OfflineStatus, PackageItem, Page, ProblemItem, Pushed, ReasonCount, Rematch, ReportCounts, RoleItem,
+    Scope, Source, SourceStatus, Status, StepItem, WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
 use outcrop_proto::{
     AssessedState, Coverage, CoverageState, FindingStatus, LayerState, NodeState, Runtime, Severity, SeverityCounts,
@@ -290,6 +290,7 @@ impl Fake {
                 refused: 3,
                 refused_by_reason: BTreeMap::from([("token".to_owned(), 2), ("wire-version".to_owned(), 1)]),
             },
+            connections: ConnectionCounts { open: 12, turned_away: 1, failed: 2, unidentified: 3, surplus: 4 },
             store_error: Some(HOSTILE.to_owned()),
             database: Some(DatabaseStatus {
                 digest: "sha256:00".to_owned(),

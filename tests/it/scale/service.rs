@@ -234,6 +234,11 @@ impl Service {
         ask_as(&self.agent, self.api, path, self.bearer.as_deref())
     }
 
+    /// What is answered at `path` to another caller.
+    pub(crate) fn ask_with(&self, bearer: &str, path: &str) -> Result<(u16, String), String> {
+        ask_as(&self.agent, self.api, path, Some(bearer))
+    }
+
     pub(crate) fn json(&self, path: &str) -> Value {
         let (status, body) = self.ask(path).unwrap();
         assert_eq!(status, 200, "{path}: {body}");

@@ -75,10 +75,10 @@ fn echo(mut incoming: Incoming, identify: bool) -> Arc<Counts> {
     let counts = incoming.counts();
     tokio::spawn(async move {
         while let Some(Ok(connection)) = incoming.next().await {
-            if identify {
-                connection.peer.identified();
-            }
+            // Each is a client of its own.
+            let client = connection.peer.address.to_string();
             tokio::spawn(async move {
+                let _call = identify.then(|| connection.peer.begin(&client));
                 let (mut from, mut to) = tokio::io::split(connection);
                 let _ = tokio::io::copy(&mut from, &mut to).await;
             });
@@ -193,6 +193,66 @@ async fn a_connection_that_does_not_authenticate_in_time_is_closed() {
     assert!(is_echoed(&mut stream).await);
 }
 
+/// Keeps every connection open, and begins a call of the client `greedy` on each, which lasts as long as the test holds it.
+async fn call(incoming: &mut Incoming) -> (OpenCall, tokio::task::JoinHandle<io::Result<u64>>) {
+    let connection = incoming.next().await.unwrap().unwrap();
+    let call = connection.peer.begin("greedy");
+    let reading = tokio::spawn(async move {
+        let (mut from, mut to) = tokio::io::split(connection);
+        tokio::io::copy(&mut from, &mut to).await
+    });
+    (call, reading)
+}
+
+#[tokio::test]
+async fn a_connection_is_closed_when_its_last_call_has_ended_for_a_while() {
+    let short = Limits { identify_within: Some(Duration::from_millis(100)), ..Limits::default() };
+    let (listener, address) = listen().await;
+    let mut incoming = Incoming::new(listener, None, short).unwrap();
+    let mut stream = connect("127.0.0.1", address).await;
+    let (call, _) = call(&mut incoming).await;
+    sleep(Duration::from_millis(400)).await;
+    assert!(is_echoed(&mut stream).await, "a call is in progress");
+    drop(call);
+    // Silence does not keep it open, nor does anything that is not a call.
+    let closed = async { while is_echoed(&mut stream).await {} };
+    timeout(Duration::from_secs(20), closed).await.unwrap();
+    assert_eq!(incoming.counts().unidentified.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn one_client_has_few_connections_and_keeps_those_with_calls() {
+    let (listener, address) = listen().await;
+    let mut incoming = Incoming::new(listener, None, Limits::default()).unwrap();
+    let counts = incoming.counts();
+    let mut busy = connect("127.0.0.1", address).await;
+    let (first, _) = call(&mut incoming).await;
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(connect("127.0.0.1", address).await);
+        drop(call(&mut incoming).await);
+    }
+    let surplus = counts.surplus.load(Ordering::Relaxed);
+    assert_eq!(surplus, 101 - PER_CLIENT as u64);
+    while counts.open.load(Ordering::Relaxed) > PER_CLIENT as u64 {
+        tokio::task::yield_now().await;
+    }
+    assert!(is_echoed(&mut busy).await, "the oldest has a call");
+    assert!(!is_echoed(&mut idle[0]).await && is_echoed(&mut idle[99]).await);
+    // If all are busy, the newest wins: what is left behind by a broken network may look busy.
+    let mut all = vec![first];
+    for _ in 0..PER_CLIENT {
+        idle.push(connect("127.0.0.1", address).await);
+        all.push(call(&mut incoming).await.0);
+    }
+    assert!(!is_echoed(&mut busy).await);
+    drop((busy, idle));
+    while counts.open.load(Ordering::Relaxed) > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(lock(&counts.clients).is_empty(), "a client without connections uses memory");
+}
+
 #[test]
 fn addresses_of_one_ipv6_network_count_as_one() {
     let same = |one: &str, two: &str| counting_key(one.parse().unwrap()) == counting_key(two.parse().unwrap());
@@ -211,7 +271,7 @@ impl Collector for Mirror {
 
     async fn attach(&self, request: Request<Streaming<v1::Report>>) -> Result<Response<Self::AttachStream>, Status> {
         let peer = request.extensions().get::<Peer>().ok_or_else(|| Status::internal("no peer"))?;
-        peer.identified();
+        let _call = peer.begin("a");
         Err(Status::aborted(peer.address().ip().to_string()))
     }
 

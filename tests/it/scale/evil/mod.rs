@@ -1,5 +1,6 @@
 //! Nodes that send false data, floods or nonsense: each is refused, disputed or made to wait, and no other node is affected.
 
+mod budgets;
 mod bytes;
 mod deliveries;
 #[allow(dead_code, reason = "the tests of outcrop-proto use the rest")]
@@ -10,6 +11,7 @@ pub(crate) mod measured;
 mod messages;
 mod sequences;
 mod table;
+mod tenants;
 
 use std::any::Any;
 use std::collections::BTreeMap;

@@ -1,0 +1,91 @@
+//! Nodes that send more than their share, each within every limit: many layers, many images, many connections.
+
+use std::time::{Duration, Instant};
+
+use outcrop_proto::identity::chain_ids;
+use outcrop_proto::wire::v1::collector_client::CollectorClient;
+use outcrop_proto::wire::{Refusal, Seen, v1};
+use outcrop_proto::{Digest, LayerId};
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use super::super::node::endpoint;
+use super::super::service::{token, until};
+use super::{Place, containers, excluded};
+
+/// A container of an image with these layers, oldest first.
+fn container(id: String, diffs: &[Digest]) -> v1::Container {
+    let chain = chain_ids(diffs);
+    let upper = diffs[1..].iter().rev().map(|diff| LayerId::Diff(*diff));
+    let layers = upper.chain([LayerId::Chain(chain[0])]).collect();
+    let stack = Some((chain[diffs.len() - 1], layers));
+    (&Seen { stack, refused: None, ..Seen::try_from(excluded(id)).unwrap() }).into()
+}
+
+fn digest(name: impl AsRef<[u8]>) -> Digest {
+    Digest::of(name.as_ref())
+}
+
+#[test]
+fn a_node_with_thousands_of_layers_in_each_report_waits_whatever_stream_it_uses() {
+    let place = Place::start(&[]);
+    place.honest();
+    let name = place.name();
+    let report = |sequence: u64| {
+        let layers = |id: u64| (0..500).map(|layer| digest(format!("{sequence} {id} {layer}"))).collect::<Vec<_>>();
+        containers(sequence, true, (0..60).map(|id| container(format!("{id}"), &layers(id))).collect())
+    };
+    let start = Instant::now();
+    // The budget allows for two of them, and then for one in four seconds.
+    let mut stream = place.attach(&name);
+    for sequence in 1..=3 {
+        assert!(place.say(&stream, Duration::from_secs(30), std::iter::once(report(sequence))));
+    }
+    place.finish(&mut stream);
+    let mut again = place.attach(&name);
+    assert!(place.say(&again, Duration::from_secs(30), std::iter::once(report(1))));
+    place.finish(&mut again);
+    assert!(start.elapsed() > Duration::from_secs(6), "four reports took {:?}", start.elapsed());
+    let log = std::fs::read_to_string(place.service.at("log")).unwrap();
+    let named = log.lines().filter(|line| line.contains("reports delayed") && line.contains(&name)).count();
+    assert_eq!(named, 1, "{log}");
+    let (_, metrics) = place.service.ask("/metrics").unwrap();
+    assert!(metrics.lines().any(|line| line.starts_with("outcrop_reports_delayed_total") && !line.ends_with(" 0")));
+    place.unharmed();
+}
+
+/// Makes a call without content on a connection of its own. Returns the connection, and the status with which the call was refused.
+async fn refused_call(place: &Place, name: &str) -> (Channel, Status) {
+    let channel = endpoint(&place.service).connect().await.unwrap();
+    let mut request = Request::new(tokio_stream::empty());
+    request.metadata_mut().insert("authorization", format!("Bearer {}", token(name)).parse().unwrap());
+    let refused = CollectorClient::new(channel.clone()).deliver(request).await;
+    (channel, refused.unwrap_err())
+}
+
+#[test]
+fn one_token_keeps_a_few_connections_open_and_each_closed_one_is_counted() {
+    let place = Place::start(&[]);
+    place.honest();
+    let nodes = place.fleet.world.shape.nodes as u64;
+    let name = place.name();
+    for _ in 0..150 {
+        // A call that is refused, after which the connection stays open.
+        let (channel, refused) = place.runtime.block_on(refused_call(&place, &name));
+        assert_eq!(Refusal::classify(&refused), Some(Refusal::Malformed));
+        place.hold(channel);
+    }
+    let connections = |field: &str| place.service.status()["connections"][field].as_u64().unwrap();
+    until("most connections to be closed", Duration::from_secs(20), || connections("open") <= nodes + 8);
+    assert_eq!(connections("surplus"), 150 - 8);
+    until("the node to be named", Duration::from_secs(20), || {
+        let log = std::fs::read_to_string(place.service.at("log")).unwrap();
+        log.lines().any(|line| line.contains("connections closed") && line.contains(&name))
+    });
+    let (_, metrics) = place.service.ask("/metrics").unwrap();
+    assert!(metrics.contains("outcrop_connections_closed_total{reason=\"surplus\"} 142"), "{metrics}");
+    // The others go as well, since they have no call.
+    until("the connections without a call to be closed", Duration::from_secs(100), || connections("open") == nodes);
+    assert_eq!(connections("unidentified"), 8);
+    place.unharmed();
+}
