@@ -224,7 +224,7 @@ impl Fleet {
     /// merged yet, or newer catalogers have read its layers since.
     pub(in crate::aggregator) fn ready(&mut self, now: Now) -> Vec<Ready> {
         let touched: Vec<Digest> = self.touched.drain().collect();
-        let mut ready = Vec::new();
+        let (mut ready, mut doubted) = (Vec::new(), Vec::new());
         for digest in touched {
             let Some(stack) = self.picture.stacks.get(&digest).filter(|stack| stack.containers() > 0) else { continue };
             match &stack.progress {
@@ -239,13 +239,21 @@ impl Fleet {
                 .collect();
             let Some(oldest) = catalogers.map(|all| all.into_iter().min().unwrap_or(0)) else { continue };
             let is_due = stack.checks.is_due(now);
-            if stack.summary.as_ref().is_some_and(|summary| summary.catalogers == oldest)
-                && !is_due
-                && !self.picture.has_other_inputs(&digest, stack)
-            {
+            let is_known = stack.summary.as_ref().is_some_and(|summary| summary.catalogers == oldest);
+            let has_other_inputs = self.picture.has_other_inputs(&digest, stack);
+            if is_known && !is_due && !has_other_inputs {
                 continue;
             }
+            // Nothing that doubted marks have hidden counts as scanned until it is merged again.
+            if has_other_inputs && !self.picture.doubted(&digest).is_empty() {
+                doubted.push(digest);
+            }
             ready.push(Ready { stack: digest, layers: Arc::clone(&stack.layers) });
+        }
+        for digest in &doubted {
+            if let Some(stack) = self.picture.stacks.get_mut(digest) {
+                stack.forget();
+            }
         }
         for Ready { stack, .. } in &ready {
             if let Some(stack) = self.picture.stacks.get_mut(stack) {

@@ -83,6 +83,7 @@ fn marks_that_only_one_node_has_reported_take_nothing_away_from_containers_of_ot
     }
     assert_eq!(fleet.doubted(&base), [id("base")]);
     assert_eq!(fleet.ready(at(0)).len(), 1, "the stack is not merged again without the marks");
+    assert_eq!(states(&fleet), [(CoverageState::Pending, 3)], "what the marks hide counts meanwhile");
     fleet.merged(base, Err(Coverage::failed("not of interest")));
     // Nodes without marks find the same, which confirms no mark and makes nobody answer for them.
     let (asked, last) = honest(&mut fleet);
