@@ -52,6 +52,8 @@ pub struct Unread {
 pub struct KnownPath {
     /// Path from the image's root, without a leading slash.
     pub path: &'static str,
+    /// The cataloger that reads it.
+    pub cataloger: &'static str,
     /// Whether it is a package database.
     pub database: bool,
 }
@@ -368,7 +370,7 @@ fn follow_links<'a>(
     // All at once, since they share the passes over the tables.
     let paths: Vec<&[u8]> = known.iter().map(|known| known.path.as_bytes()).chain(USR_MERGED).collect();
     let mut ends = view.resolve(&paths, budget)?.into_iter();
-    for (KnownPath { path, database }, end) in known.iter().zip(ends.by_ref()) {
+    for (KnownPath { path, cataloger, database }, end) in known.iter().zip(ends.by_ref()) {
         let path = path.as_bytes();
         if answers.hidden.contains(path) {
             continue;
@@ -387,7 +389,9 @@ fn follow_links<'a>(
             continue;
         }
         let target = view.path(id);
-        if target == path || record(layers, layer, &target).is_some() {
+        // Another cataloger, or this one by another name, may have read the file as something else.
+        let is_read = |record: &EvidenceRecord| record.cataloger == *cataloger && record.database == *database;
+        if target == path || record(layers, layer, &target).is_some_and(is_read) {
             continue;
         }
         match answers.facts.get_key_value(path) {

@@ -169,7 +169,7 @@ fn a_chain_of_links_through_deep_directories_is_followed_in_one_pass_for_each_li
     }
     paths.extend((0..20_000).map(|file| (format!("z/{file}").into_bytes(), Node::File)));
     let layers = [layer(&paths, &[], Fact::default())];
-    let known = known.map(|path| KnownPath { path, database: true });
+    let known = known.map(|path| KnownPath { path, cataloger: "dpkg", database: true });
     let (merged, steps, peak) = measured(&layers, &known);
     assert_eq!(merged.unwrap().unread.len(), known.len(), "each leads to the file at the end of the chain");
     // 36,000 paths in the table, 40 passes.
@@ -290,4 +290,18 @@ fn what_a_limit_of_the_layer_left_out_and_packages_that_were_not_read_make_the_c
     let incomplete = coverage(&layer);
     assert_eq!(incomplete.state, CoverageState::Partial);
     assert_eq!(incomplete.reason, format!("/var/lib/dpkg/status: {warning}"));
+}
+
+#[test]
+fn a_database_behind_a_link_is_read_though_another_cataloger_has_read_the_file() {
+    let known = [KnownPath { path: "var/lib/dpkg/status", cataloger: "dpkg", database: true }];
+    let target = b"opt/a.egg-info".to_vec();
+    let paths = [(b"var/lib/dpkg/status".to_vec(), Node::Symlink(b"/opt/a.egg-info")), (target.clone(), Node::File)];
+    let mut layer = layer(&paths, &[target], one_package());
+    for (cataloger, database, unread) in [("npm", false, 1), ("dpkg", false, 1), ("apk", true, 1), ("dpkg", true, 0)] {
+        layer.evidence[0].cataloger = cataloger.to_owned();
+        layer.evidence[0].database = database;
+        let merged = merge(&[&layer], &known, &Answers::default(), &mut Budget::job()).unwrap();
+        assert_eq!(merged.unread.len(), unread, "{cataloger} {database}");
+    }
 }

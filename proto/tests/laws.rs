@@ -333,7 +333,7 @@ fn a_file_that_yielded_nothing_still_hides_an_older_database() {
 
 #[test]
 fn evidence_behind_another_layers_symlink_is_unread_until_it_is_answered() {
-    let known = [KnownPath { path: STATUS, database: true }];
+    let known = [KnownPath { path: STATUS, cataloger: "dpkg", database: true }];
     let stack =
         stack(&[&[("var/lib/dpkg", Item::Symlink(b"/data/dpkg".to_vec()))], &[("data/dpkg/status", Item::File(None))]]);
     let layers: Vec<&Inventory> = stack.iter().collect();

@@ -164,7 +164,9 @@ impl Stanza {
 
 fn state(value: &[u8]) -> State {
     let word = value.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).nth(2);
-    match word {
+    // dpkg compares without case.
+    let word = word.map(<[u8]>::to_ascii_lowercase);
+    match word.as_deref() {
         None => State::Missing,
         Some(b"installed") => State::Installed,
         Some(b"not-installed" | b"config-files") => State::Gone,
@@ -217,10 +219,11 @@ fn read_stanzas(mut lines: Lines<'_>, without_state: State) -> Result<Fact, Cata
     collector.finish_database("dpkg database")
 }
 
-/// Splits `Name: value`, where the name has only characters that deb822 allows.
+/// Splits `Name: value`, where the name has only characters that deb822 allows. Like dpkg, it accepts blanks before the colon.
 fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let colon = line.iter().take(256).position(|byte| *byte == b':')?;
     let (name, value) = line.split_at(colon);
+    let name = name.trim_ascii_end();
     (!name.is_empty() && name.iter().all(u8::is_ascii_graphic)).then(|| (name, &value[1..]))
 }
 
@@ -316,6 +319,14 @@ mod tests {
         assert_eq!(fact.warnings, ["package \"f\" is \"half-installed\", not installed"]);
         let fact = read("var/lib/dpkg/status.d/h", b"Package: h\nVersion: 1\n").unwrap();
         assert_eq!(listed(&fact), ["h 1 - h 1"]);
+    }
+
+    #[test]
+    fn states_in_any_case_and_blanks_before_a_colon_are_read_as_by_dpkg() {
+        let text = b"Package : a\nStatus\t: Install OK Installed\nVersion  : 1\n\n\
+            Package: b\nStatus: deinstall ok Config-Files\nVersion: 1\n";
+        let fact = read("var/lib/dpkg/status", text).unwrap();
+        assert_eq!((listed(&fact), fact.warnings.len()), (vec!["a 1 - a 1".to_owned()], 0));
     }
 
     #[test]

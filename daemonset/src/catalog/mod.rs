@@ -41,19 +41,29 @@ pub const ALL: &[&dyn Cataloger] = &[
     &golang::Golang,
 ];
 
-/// Paths of package databases and `os-release`, which are evidence wherever symbolic links lead.
+/// Paths of package databases and `os-release`, which are evidence wherever symbolic links lead. Directories whose files have any name, such
+/// as `var/lib/dpkg/status.d`, cannot be among them.
 pub const KNOWN: &[KnownPath] = &[
-    KnownPath { path: "etc/os-release", database: false },
-    KnownPath { path: "usr/lib/os-release", database: false },
-    KnownPath { path: "var/lib/dpkg/status", database: true },
-    KnownPath { path: "lib/apk/db/installed", database: true },
-    KnownPath { path: "usr/lib/apk/db/installed", database: true },
-    KnownPath { path: "var/lib/rpm/rpmdb.sqlite", database: true },
-    KnownPath { path: "var/lib/rpm/Packages.db", database: true },
-    KnownPath { path: "var/lib/rpm/Packages", database: true },
-    KnownPath { path: "usr/lib/sysimage/rpm/rpmdb.sqlite", database: true },
-    KnownPath { path: "usr/lib/sysimage/rpm/Packages.db", database: true },
+    KnownPath { path: "etc/os-release", cataloger: "os-release", database: false },
+    KnownPath { path: "usr/lib/os-release", cataloger: "os-release", database: false },
+    database("dpkg", "var/lib/dpkg/status"),
+    database("apk", "lib/apk/db/installed"),
+    database("apk", "usr/lib/apk/db/installed"),
+    database("rpm", "var/lib/rpm/rpmdb.sqlite"),
+    database("rpm", "var/lib/rpm/Packages.db"),
+    database("rpm", "var/lib/rpm/Packages"),
+    database("rpm", "usr/lib/sysimage/rpm/rpmdb.sqlite"),
+    database("rpm", "usr/lib/sysimage/rpm/Packages.db"),
+    database("rpm", "usr/lib/sysimage/rpm/Packages"),
+    database("rpm", "usr/share/rpm/rpmdb.sqlite"),
+    database("rpm", "usr/share/rpm/Packages.db"),
+    database("rpm", "usr/share/rpm/Packages"),
+    database("rpm", "var/lib/rpmmanifest/container-manifest-2"),
 ];
+
+const fn database(cataloger: &'static str, path: &'static str) -> KnownPath {
+    KnownPath { path, cataloger, database: true }
+}
 
 /// Whether a cataloger wants a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,4 +198,23 @@ impl CatalogError {
 /// Returns whether a package database's claim on `path` is kept: only claims on possible evidence are used.
 pub fn could_be_evidence(path: &[u8]) -> bool {
     ALL.iter().any(|cataloger| cataloger.wants(path) != Want::No)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_paths_are_evidence_of_the_cataloger_that_they_name() {
+        for KnownPath { path, cataloger, database } in KNOWN {
+            let path = path.as_bytes();
+            let first = ALL.iter().find(|cataloger| cataloger.wants(path) != Want::No).expect("a cataloger");
+            assert_eq!((first.name(), first.is_database(path)), (*cataloger, *database), "{}", path.escape_ascii());
+        }
+        for home in ["var/lib/rpm", "usr/lib/sysimage/rpm", "usr/share/rpm"] {
+            for name in ["rpmdb.sqlite", "Packages.db", "Packages"] {
+                assert!(KNOWN.iter().any(|known| known.path == format!("{home}/{name}")), "{home}/{name}");
+            }
+        }
+    }
 }

@@ -38,18 +38,23 @@ impl Cataloger for Npm {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         let text = String::from_utf8_lossy(bytes);
 
-        let mut manifest = Manifest::default();
-        let mut json = serde_json::Deserializer::from_str(&text);
-        json.deserialize_any(&mut manifest)
-            .and_then(|()| json.end())
-            .map_err(|error| CatalogError::malformed("package.json", error.to_string()))?;
-
         let mut fact = Fact::default();
+        let (manifest, warning) = match Manifest::parse(&text, true) {
+            Ok(manifest) => (manifest, None),
+            // A license that cannot be read costs the license only.
+            Err(error) => {
+                let without = Manifest::parse(&text, false);
+                let manifest = without.map_err(|error| CatalogError::malformed("package.json", error.to_string()))?;
+                (manifest, Some(format!("the license could not be read: {error}")))
+            }
+        };
+
         let identity = |text: Option<String>| text.map_or(Ok(None), |text| field(text.as_bytes()));
         if let (Some(name), Some(version)) = (identity(manifest.name)?, identity(manifest.version)?) {
             let mut package = Package::new(PackageType::Npm, name, version);
             package.licenses = if manifest.license.is_empty() { manifest.licenses } else { manifest.license };
             fact.packages.push(package);
+            fact.warnings.extend(warning);
         }
         Ok(fact)
     }
@@ -63,6 +68,18 @@ struct Manifest {
     license: Vec<String>,
     /// The older name of the field, used if `license` is missing.
     licenses: Vec<String>,
+    /// Whether licenses are read, or skipped like other fields.
+    reads_licenses: bool,
+}
+
+impl Manifest {
+    fn parse(text: &str, reads_licenses: bool) -> serde_json::Result<Self> {
+        let mut manifest = Self { reads_licenses, ..Self::default() };
+        let mut json = serde_json::Deserializer::from_str(text);
+        json.deserialize_any(&mut manifest)?;
+        json.end()?;
+        Ok(manifest)
+    }
 }
 
 impl<'de> Visitor<'de> for &mut Manifest {
@@ -78,9 +95,9 @@ impl<'de> Visitor<'de> for &mut Manifest {
             match key {
                 Field::Name => self.name = map.next_value_seed(Text)?,
                 Field::Version => self.version = map.next_value_seed(Text)?,
-                Field::License => self.license = map.next_value_seed(Licenses)?,
-                Field::Licenses => self.licenses = map.next_value_seed(Licenses)?,
-                Field::Other => {
+                Field::License if self.reads_licenses => self.license = map.next_value_seed(Licenses)?,
+                Field::Licenses if self.reads_licenses => self.licenses = map.next_value_seed(Licenses)?,
+                Field::License | Field::Licenses | Field::Other => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
@@ -306,6 +323,17 @@ mod tests {
         ] {
             let (.., licenses) = one(&format!(r#"{{"name": "a", "version": "1", {json}}}"#));
             assert_eq!(licenses, expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_license_that_cannot_be_read_costs_the_license_only() {
+        let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+        for license in [r#""\ud800""#, "1e999", deep.as_str(), r#"{"type": "MIT", "\udfff": 1}"#] {
+            let fact = read(format!(r#"{{"license": {license}, "name": "a", "version": "1"}}"#).as_bytes()).unwrap();
+            assert_eq!((fact.packages[0].name.as_str(), fact.packages[0].licenses.len()), ("a", 0), "{license}");
+            assert!(fact.warnings[0].starts_with("the license could not be read"), "{:?}", fact.warnings);
+            assert!(read(format!(r#"{{"license": {license}"#).as_bytes()).is_err(), "{license}");
         }
     }
 

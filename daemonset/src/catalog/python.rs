@@ -101,13 +101,14 @@ fn distribution(headers: &[u8]) -> Result<Option<Package>, CatalogError> {
 
     for (key, value) in Headers::new(headers) {
         let is = |expected: &str| key.eq_ignore_ascii_case(expected.as_bytes());
-        if is("Name") {
+        // The first of several counts, as in `importlib.metadata`.
+        if is("Name") && name.is_none() {
             name = field(value)?;
-        } else if is("Version") {
+        } else if is("Version") && version.is_none() {
             version = field(value)?;
-        } else if is("License-Expression") {
+        } else if is("License-Expression") && expression.is_none() {
             expression = optional(value);
-        } else if is("License") {
+        } else if is("License") && license.is_none() {
             license = Some(value);
         } else if is("Classifier") && classifiers.len() < MAX_LICENSES {
             classifiers.extend(license_classifier(value));
@@ -227,6 +228,13 @@ mod tests {
         let package =
             one("\n\nno header\nName:a\nLicense: text\n  more\n\tand more\nDescription: x\n \n y\nVersion: 9\n");
         assert_eq!(package.version, "9", "a blank line inside a folded header is white space");
+    }
+
+    #[test]
+    fn the_first_of_several_headers_counts() {
+        let package = one("Name: a\nVersion: 1\nLicense: MIT\nName: b\nVersion: 2\nLicense: ISC\n");
+        assert_eq!((package.name.as_str(), package.version.as_str()), ("a", "1"));
+        assert_eq!(package.licenses, ["MIT"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! RPM's databases.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use rusqlite::Connection;
 
@@ -94,6 +95,13 @@ pub(super) fn rows() -> Vec<Row> {
             for _ in 0..5 {
                 connection.execute("INSERT INTO Packages (blob) VALUES (?)", [header("", 0)]).unwrap();
             }
+        }),
+        row("a database of RPM in a directory behind a link", "scanned", Nothing, LISTED, |image| {
+            database(image, std::iter::empty());
+            fs::create_dir_all(image.at("opt")).unwrap();
+            fs::rename(image.at("var/lib/rpm"), image.at("opt/rpm")).unwrap();
+            fs::create_dir_all(image.at("usr/share")).unwrap();
+            symlink("/opt/rpm", image.at("usr/share/rpm")).unwrap();
         }),
         row("names of RPM of control characters", "scanned", Nothing, LISTED, |image| {
             database(image, (0..50).map(|number| header(&format!("\x1b[2J\u{202e}{number}"), 0)));
