@@ -94,7 +94,7 @@ fn two_nodes_with_images_on_one_base_read_each_layer_once() {
         let lines: Vec<&str> = answer.lines().skip(1).collect();
         assert_eq!(lines.len(), 2, "{question}: {answer}");
         assert!(
-            lines.iter().all(|line| line.contains(&shop.to_string()) && line.contains("/srv/package.json")),
+            lines.iter().all(|line| line.ends_with(&shop.to_string()[..24]) && line.contains("/srv/package.json")),
             "{answer}"
         );
     }

@@ -3,15 +3,17 @@
 use std::time::{Duration, Instant};
 
 use outcrop_proto::identity::chain_ids;
+use outcrop_proto::inventory::compress;
 use outcrop_proto::wire::v1::collector_client::CollectorClient;
 use outcrop_proto::wire::{Refusal, Seen, v1};
-use outcrop_proto::{Digest, LayerId};
+use outcrop_proto::{Digest, LayerId, Package, PackageType};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use super::super::node::endpoint;
+use super::super::node::{Stream, endpoint};
 use super::super::service::{token, until};
-use super::{Place, containers, excluded};
+use super::deliveries::of_packages;
+use super::{Place, containers, excluded, pieces};
 
 /// A container of an image with these layers, oldest first.
 fn container(id: String, diffs: &[Digest]) -> v1::Container {
@@ -24,6 +26,20 @@ fn container(id: String, diffs: &[Digest]) -> v1::Container {
 
 fn digest(name: impl AsRef<[u8]>) -> Digest {
     Digest::of(name.as_ref())
+}
+
+/// Delivers inventories of a hundred packages for all layers that are leased to the stream, `count` of them.
+fn deliver_all(place: &Place, stream: &mut Stream, count: usize) {
+    let mut delivered = 0;
+    while delivered < count {
+        for layer in place.lease(stream) {
+            let package = |number| Package::new(PackageType::Npm, format!("{layer}-{number}"), "1.0.0".to_owned());
+            let inventory = of_packages("a/package.json", "node", (0..100).map(package).collect());
+            let compressed = compress(&inventory.encode()).unwrap();
+            place.runtime.block_on(stream.deliver(pieces(layer, std::iter::once(compressed)))).unwrap();
+            delivered += 1;
+        }
+    }
 }
 
 #[test]
@@ -52,6 +68,73 @@ fn a_node_with_thousands_of_layers_in_each_report_waits_whatever_stream_it_uses(
     let (_, metrics) = place.service.ask("/metrics").unwrap();
     assert!(metrics.lines().any(|line| line.starts_with("outcrop_reports_delayed_total") && !line.ends_with(" 0")));
     place.unharmed();
+}
+
+#[test]
+fn a_node_with_thousands_of_images_delays_the_images_of_others_by_a_few_merges_only() {
+    const STACKS: usize = 2500;
+    let place = Place::start(&[]);
+    let mut evil = place.attach(&place.name());
+    let diffs: Vec<Digest> = (0..8).map(|layer| digest(format!("evil layer {layer}"))).collect();
+    assert!(place.say(
+        &evil,
+        Duration::from_secs(20),
+        std::iter::once(containers(1, true, vec![container("all".into(), &diffs)]))
+    ));
+    deliver_all(&place, &mut evil, diffs.len());
+    // Images of the same layers in every order, all of which can be merged at once.
+    let order = |mut number: usize| {
+        let mut rest = diffs[1..].to_vec();
+        let mut stack = vec![diffs[0]];
+        while !rest.is_empty() {
+            stack.push(rest.remove(number % rest.len()));
+            number /= rest.len() + 1;
+        }
+        stack
+    };
+    let all = (0..STACKS).map(|number| container(format!("evil-{number}"), &order(number))).collect();
+    assert!(place.say(&evil, Duration::from_secs(60), std::iter::once(containers(2, true, all))));
+    let pending = || {
+        let coverage = place.service.status()["coverage"].clone();
+        let pending = coverage.as_array().unwrap().iter().find(|count| count["state"] == "pending").cloned();
+        pending.map_or(0, |count| count["containers"].as_u64().unwrap()) as usize
+    };
+    until("the images to wait", Duration::from_secs(60), || pending() > STACKS / 2);
+
+    let name = place.name();
+    let mut honest = place.attach(&name);
+    let layer = digest("honest");
+    assert!(place.say(
+        &honest,
+        Duration::from_secs(20),
+        std::iter::once(containers(1, true, vec![container("honest".into(), &[layer])]))
+    ));
+    deliver_all(&place, &mut honest, 1);
+    until("the honest image to be scanned", Duration::from_secs(20), || {
+        place.service.all(&format!("/api/v1/containers?node={name}"))[0]["coverage"]["state"] == "scanned"
+    });
+    let waiting = pending();
+    println!("  {waiting} images wait while the honest one is scanned");
+    assert!(waiting > STACKS / 4, "the honest image waited for most others");
+    // Images that nobody has any more are not merged.
+    assert!(place.say(&evil, Duration::from_secs(20), std::iter::once(containers(3, true, Vec::new()))));
+    let before = merges(&place);
+    until("the containers to be gone", Duration::from_secs(20), || pending() == 0);
+    std::thread::sleep(Duration::from_secs(3));
+    let after = merges(&place);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(merges(&place), after, "merges go on");
+    assert!(after - before < waiting as u64 / 2, "{} merges for images that nobody has", after - before);
+    drop((evil, honest));
+    place.honest();
+    place.unharmed();
+}
+
+/// Number of merges so far.
+fn merges(place: &Place) -> u64 {
+    let (_, metrics) = place.service.ask("/metrics").unwrap();
+    let count = metrics.lines().find_map(|line| line.strip_prefix("outcrop_stack_merge_duration_seconds_count "));
+    count.unwrap().parse().unwrap()
 }
 
 /// Makes a call without content on a connection of its own. Returns the connection, and the status with which the call was refused.
