@@ -177,5 +177,8 @@ mod tests {
             restrict_secret(&key);
             assert_eq!(mode(&key), after);
         }
+        set(dir.path(), 0o755);
+        restrict_secret(dir.path());
+        assert_eq!(mode(dir.path()), 0o755, "a directory in place of a secret is a mistake and keeps its mode");
     }
 }

@@ -66,11 +66,12 @@ pub(super) fn explain(client: &Client, resource: &Resource, filters: &Parameters
         if place.has_nothing(client, value) {
             let status: &Option<Status> = status.get_or_insert_with(|| client.get("/api/v1/status", &[]).ok());
             let is_restricted = status.as_ref().is_some_and(|status| status.restricted);
-            lines.push(place.describe(value, is_restricted));
-            if matches!(name.as_str(), "namespace" | "pod") && status.as_ref().is_some_and(|of| of.kubernetes.is_none())
-            {
-                lines.push(WITHOUT_KUBERNETES.to_owned());
+            let mut line = place.describe(value, is_restricted);
+            let is_placed = status.as_ref().is_none_or(|status| status.kubernetes.is_some());
+            if matches!(name.as_str(), "namespace" | "pod") && !is_placed {
+                line = format!("{line}; {WITHOUT_KUBERNETES}");
             }
+            lines.push(line);
         }
     }
     Ok(lines)

@@ -182,6 +182,15 @@ fn keys_and_tokens_are_not_readable_for_everybody() {
     }
     token("node-tokens", "two");
     assert_eq!((mode(&at("node-tokens")), mode(&at("two.token"))), (0o640, 0o600));
+    let before = fs::read_to_string(at("node-tokens")).unwrap();
+    let of_api = Command::new(OUTCROP)
+        .args(["token", "new", "--api", "me", "--tokens"])
+        .arg(at("node-tokens"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(of_api.stderr).unwrap();
+    assert!(of_api.stdout.is_empty() && said.contains("line 1: expected \"NAME RIGHT"), "{said}");
+    assert_eq!(fs::read_to_string(at("node-tokens")).unwrap(), before, "a token of the API is among those of nodes");
     let again =
         Command::new(OUTCROP).args(["token", "new", "two", "--tokens"]).arg(at("node-tokens")).output().unwrap();
     let said = String::from_utf8(again.stderr).unwrap();

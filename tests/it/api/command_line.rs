@@ -209,6 +209,16 @@ fn errors_have_an_exit_code_and_a_hint() {
         (&["status", "--server", "ftp://127.0.0.1"], 64, "expected http://HOST:PORT"),
         (&["status", "--server", "http://"], 64, "expected http://HOST:PORT"),
         (&["status", "--server", "http://does-not-exist.invalid"], 1, "the host name was not found"),
+        (&["status", "--server", "http://127.0.0.1:99999"], 64, "the port is not a number from 1 to 65535"),
+        (&["status", "--server", "http://127.0.0.1:0"], 64, "the port is not a number from 1 to 65535"),
+        (&["status", "--server", "http://me:secret@127.0.0.1:7480"], 64, "for --server: it contains a user name"),
+        (&["status", "--server", "http://127.0.0.1:7480/elsewhere"], 64, "it has a path or a query"),
+        (&["status", "--server", "http://127.0.0.1:7480?x=1"], 64, "it has a path or a query"),
+        (&["status", "--context", "prod"], 64, "--context selects an aggregator in a cluster, and --server"),
+        (&["status", "--token-file", "/dev/null"], 1, "the token file /dev/null is empty"),
+        (&["get", "nodes", "nobody"], 1, "no node has the name \"nobody\""),
+        (&["get", "nodes", "--limit", "-1"], 64, "invalid value '-1' for '--limit"),
+        (&["db", "push", "/"], 64, "/ is not a file"),
         (&["get", "nodes", "--by-impact"], 64, "applies to layers only"),
         (&["get", "nodes", "--limit", "0"], 64, "invalid value 0 for --limit"),
         (&["get", "nodes", "--field-selector", "attached"], 64, "expected FIELD=VALUE"),
@@ -234,5 +244,6 @@ fn errors_have_an_exit_code_and_a_hint() {
         let output = server.outcrop(arguments);
         let told = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(code) && told.contains(expected), "{arguments:?} {code}: {told}");
+        assert!(!told.contains("secret"), "a password is printed: {told}");
     }
 }
