@@ -95,7 +95,7 @@ pub(crate) fn kill_again_and_again(shape: Shape, times: u64, loud: bool) -> Outc
     fleet.churn(Duration::ZERO);
     let status = settle(&service, shape, loud);
     let right_again = start.elapsed();
-    let mut outcome = finish(&mut service, &fleet, &status, kills_under_load, right_again);
+    let mut outcome = finish(&mut service, &fleet, &undisturbed(shape), &status, kills_under_load, right_again);
     outcome.slowest_end = slowest_end;
     outcome
 }
@@ -103,20 +103,20 @@ pub(crate) fn kill_again_and_again(shape: Shape, times: u64, loud: bool) -> Outc
 fn finish(
     service: &mut Service,
     fleet: &Fleet,
+    expected: &Contents,
     status: &serde_json::Value,
     kills_under_load: usize,
     right_again: Duration,
 ) -> Outcome {
     let shape = fleet.world.shape;
     let (_, mut wrong) = sample(service, fleet, 12);
-    let expected = undisturbed(shape);
-    wrong.extend(differences("in the end", &expected, &contents(service)));
+    wrong.extend(differences("in the end", expected, &contents(service)));
     // Only what is in the store survives another restart.
     service.kill();
     fleet.next_life();
     service.run();
     settle(service, shape, false);
-    wrong.extend(differences("after one more restart", &expected, &contents(service)));
+    wrong.extend(differences("after one more restart", expected, &contents(service)));
     let asked_again = fleet.lost.lock().unwrap().len();
     let outcome = Outcome {
         acknowledged: fleet.stored().len(),
@@ -178,7 +178,7 @@ pub(crate) fn fill_the_volume(shape: Shape, kind: FileSystem) -> Option<Outcome>
     until("the full volume to be forgotten", Duration::from_secs(120), || service.status()["store_error"].is_null());
     let right_again = start.elapsed();
     let failures = Counts::get(&fleet.counts.failures);
-    let mut outcome = finish(&mut service, &fleet, &status, 0, right_again);
+    let mut outcome = finish(&mut service, &fleet, &expected, &status, 0, right_again);
     outcome.wrong.append(&mut meanwhile);
     if failures > 0 {
         outcome.wrong.push(format!("{failures} streams ended"));
