@@ -302,7 +302,7 @@ struct Entry {
     versions: String,
     severity: String,
     status: Option<String>,
-    /// Whether a list has too many entries.
+    /// Set if a list has too many entries.
     is_long: bool,
 }
 

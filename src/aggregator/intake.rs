@@ -80,7 +80,7 @@ impl Budget {
 pub(super) struct Delay {
     /// Time until its next report is read.
     pub(super) delay: Duration,
-    /// Whether no delay of the node was returned as new for a while.
+    /// Set if no delay of the node was returned as new for a while.
     pub(super) is_new: bool,
 }
 

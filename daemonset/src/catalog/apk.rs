@@ -54,7 +54,7 @@ impl Cataloger for Apk {
 /// The package that is being read, and the file that its last lines describe.
 #[derive(Default)]
 struct Record {
-    /// Whether the record has a field, known or not.
+    /// Set once the record has a field, known or not.
     started: bool,
     name: Option<String>,
     version: Option<String>,

@@ -68,7 +68,7 @@ struct Manifest {
     license: Vec<String>,
     /// The older name of the field, used if `license` is missing.
     licenses: Vec<String>,
-    /// Whether licenses are read, or skipped like other fields.
+    /// If set, licenses are read; otherwise they are skipped like other fields.
     reads_licenses: bool,
 }
 

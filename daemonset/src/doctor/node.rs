@@ -79,7 +79,7 @@ struct Root {
     path: PathBuf,
     /// Why it cannot be read, if so.
     error: Option<String>,
-    /// Whether it does not exist.
+    /// Set if it does not exist.
     is_missing: bool,
     /// Whether its mount is read-only.
     read_only: bool,

@@ -516,8 +516,7 @@ impl Fleet {
     fn contradiction(&self, name: &str, seen: &Seen) -> Option<Coverage> {
         let (digest, layers) = seen.stack.as_ref()?;
         let stack = self.picture.stacks.get(digest).filter(|stack| stack.layers() != layers.as_slice())?;
-        let is_replaced =
-            self.picture.distrusted.iter().any(|node| stack.is_listed_by(node)) && !self.picture.is_distrusted(name);
+        let is_replaced = self.picture.is_distrusted(stack.listed_by()) && !self.picture.is_distrusted(name);
         // Layers that are proved are used for a container whose node reports others, unless some are missing among them.
         let is_disputed = match (is_proved(layers), stack.is_proved()) {
             (true, true) => false,
@@ -535,7 +534,7 @@ impl Fleet {
     /// Returns the nodes that have to report all containers again after `name` was distrusted, because layers that it reported for a stack are
     /// replaced by theirs.
     fn relisting(&self, name: &str) -> BTreeSet<Arc<str>> {
-        let listed = self.picture.stacks.iter().filter(|(_, stack)| stack.is_listed_by(name));
+        let listed = self.picture.stacks.iter().filter(|(_, stack)| stack.listed_by() == name);
         let holders = listed.flat_map(|(_, stack)| stack.nodes()).map(Arc::clone);
         let is_disputed = |container: &Container| {
             container.refused.as_ref().is_some_and(|refused| refused.reason.starts_with(DISPUTED))

@@ -25,7 +25,7 @@ const FIRST_LEASES: usize = 1;
 /// Time during which other nodes are preferred to a node that did not answer.
 const LATE_FOR: Duration = Duration::from_secs(3600);
 
-/// What is known of a node's answers to leases and cross-reads, from the best to the worst.
+/// A node's record of answers to leases and cross-reads, from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
     /// It has delivered an inventory.
@@ -67,7 +67,7 @@ pub(in crate::aggregator) struct Node {
     pub(super) weight: usize,
     /// Layers that the node has to read, by leases and cross-reads.
     pub(super) assigned: HashSet<LayerId>,
-    /// Whether it has delivered an inventory since it last failed to answer.
+    /// Set if it has delivered an inventory since it last failed to answer.
     pub(super) delivers: bool,
     /// When it last failed to answer: a lease or a cross-read expired, or its stream ended before.
     pub(super) late: Option<Instant>,

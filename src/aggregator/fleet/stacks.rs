@@ -104,9 +104,9 @@ impl Stack {
         self.summary.as_ref()
     }
 
-    /// Returns whether `node` has reported which layers it has.
-    pub(super) fn is_listed_by(&self, node: &str) -> bool {
-        *self.listed_by == *node
+    /// Returns the node that reported which layers it has; empty if they come from the store.
+    pub(super) fn listed_by(&self) -> &str {
+        &self.listed_by
     }
 
     /// Returns the number of its containers.
@@ -185,7 +185,7 @@ impl Fleet {
     /// list replaces a longer one, proved or not, unless a distrusted node has reported that.
     fn list(&mut self, name: &Arc<str>, digest: Digest, layers: &[LayerId]) {
         let Some(stack) = self.picture.stacks.get(&digest) else { return };
-        let is_discredited = self.picture.is_distrusted(&stack.listed_by);
+        let is_discredited = self.picture.is_distrusted(stack.listed_by());
         let is_better = match is_proved(layers) {
             true if stack.is_proved() => stack.layers.len() < layers.len(),
             true => stack.layers.len() <= layers.len(),

@@ -202,7 +202,7 @@ impl Fleet {
         let layer = self.picture.layers.get(id)?;
         let read = layer.read()?;
         let kinds = [true, false].into_iter().filter(|marks| {
-            // Who read the same without the marks has confirmed everything but the marks.
+            // A node that read the same without the marks has confirmed everything but the marks.
             let is_open = *marks || layer.same_without_marks.is_empty();
             // A dispute without marks cannot go on with them.
             is_open
