@@ -111,7 +111,8 @@ fn a_node_with_thousands_of_images_delays_the_images_of_others_by_a_few_merges_o
     ));
     deliver_all(&place, &mut honest, 1);
     until("the honest image to be scanned", Duration::from_secs(20), || {
-        place.service.all(&format!("/api/v1/containers?node={name}"))[0]["coverage"]["state"] == "scanned"
+        let containers = place.service.all(&format!("/api/v1/containers?node={name}"));
+        containers.first().is_some_and(|container| container["coverage"]["state"] == "scanned")
     });
     let waiting = pending();
     println!("  {waiting} images wait while the honest one is scanned");
