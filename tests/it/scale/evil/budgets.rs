@@ -51,22 +51,34 @@ fn a_node_with_thousands_of_layers_in_each_report_waits_whatever_stream_it_uses(
         let layers = |id: u64| (0..500).map(|layer| digest(format!("{sequence} {id} {layer}"))).collect::<Vec<_>>();
         containers(sequence, true, (0..60).map(|id| container(format!("{id}"), &layers(id))).collect())
     };
+    let delayed = || {
+        let (_, metrics) = place.service.ask("/metrics").unwrap();
+        let count = metrics.lines().find_map(|line| line.strip_prefix("outcrop_reports_delayed_total "));
+        count.unwrap().parse::<u64>().unwrap()
+    };
+    // The budget allows for two of them, and then for one in four seconds: a machine that takes as long for each needs more of them.
+    let say_until_delayed = |stream: &Stream| {
+        let before = delayed();
+        for burst in 0..10 {
+            let reports: Vec<_> = (1..=4).map(|number| report(burst * 4 + number)).collect();
+            assert!(place.say(stream, Duration::from_secs(60), reports.into_iter()));
+            if delayed() > before {
+                return;
+            }
+        }
+        panic!("forty reports were not delayed");
+    };
     let start = Instant::now();
-    // The budget allows for two of them, and then for one in four seconds.
     let mut stream = place.attach(&name);
-    for sequence in 1..=3 {
-        assert!(place.say(&stream, Duration::from_secs(30), std::iter::once(report(sequence))));
-    }
+    say_until_delayed(&stream);
     place.finish(&mut stream);
     let mut again = place.attach(&name);
-    assert!(place.say(&again, Duration::from_secs(30), std::iter::once(report(1))));
+    say_until_delayed(&again);
     place.finish(&mut again);
-    assert!(start.elapsed() > Duration::from_secs(6), "four reports took {:?}", start.elapsed());
     let log = std::fs::read_to_string(place.service.at("log")).unwrap();
     let named = log.lines().filter(|line| line.contains("reports delayed") && line.contains(&name)).count();
-    assert_eq!(named, 1, "{log}");
-    let (_, metrics) = place.service.ask("/metrics").unwrap();
-    assert!(metrics.lines().any(|line| line.starts_with("outcrop_reports_delayed_total") && !line.ends_with(" 0")));
+    let minutes = usize::try_from(start.elapsed().as_secs() / 60).unwrap();
+    assert!((1..=1 + minutes).contains(&named), "it is named once a minute, not {named} times: {log}");
     place.unharmed();
 }
 
