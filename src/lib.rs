@@ -17,6 +17,8 @@ mod authority;
 #[cfg(feature = "programs")]
 pub mod cli;
 #[cfg(feature = "programs")]
+pub mod deliver;
+#[cfg(feature = "programs")]
 mod duration;
 #[cfg(feature = "programs")]
 mod lock;
@@ -24,6 +26,8 @@ mod lock;
 pub mod metrics;
 #[cfg(feature = "programs")]
 pub mod offline;
+#[cfg(feature = "programs")]
+pub mod patterns;
 #[cfg(feature = "programs")]
 pub mod private;
 #[cfg(feature = "programs")]

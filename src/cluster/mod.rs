@@ -39,7 +39,7 @@ pub use self::{
     policy_file::PolicyFile,
     publish::keep_published,
     reviews::{AUDIENCE, Access, GROUP, Identity, ReviewError, Reviews, review},
-    selection::{NamespacePatterns, Selection},
+    selection::Selection,
     state::{Cluster, ContainerKind, Node, Place, Pod, PodContainer, Pods, Touched, Uid},
     watch::{Changes, Task, Watch},
 };

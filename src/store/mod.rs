@@ -30,6 +30,10 @@ pub use error::{ErrorKind, StoreError};
 pub use health::{HealthState, Outage, StoreHealth};
 pub use outbox::{AuditOutcome, Condition, FindingEvent, IssueEvent, OUTBOX_VERSION, OutboxEvent, OutboxId, OutboxRow};
 pub use row::{
+    Backlog, BacklogLimit, Change, DeliveryId, DeliveryRow, FindingChange, NewDelivery, PackageSetState, Portion,
+    PortionLimit, Progress, Selects, SnapshotPlace, Target, TargetId, TargetSpec, Told,
+};
+pub use row::{
     Counts, DayCount, EndedRun, FindingName, FindingRow, FindingsFilter, FindingsOrder, FixedRow, HasRow, InventoryRow,
     Layer, LayerRow, MergedPackage, MergedStack, PackageRef, PackageRow, PackageSetFindings, PackageSetId,
     PackagesFilter, PackagesOrder, RematchRow, Retention, Run, Seen, SeenFinding, StackId, SubjectKey, Summary,
@@ -210,8 +214,51 @@ pub trait Outbox {
     async fn outbox(&self, after: OutboxId, limit: usize) -> Result<Vec<OutboxRow>, StoreError>;
     /// Returns the conditions of which an event told that they began, and none that they ended.
     async fn open_conditions(&self) -> Result<BTreeSet<Condition>, StoreError>;
-    /// Removes events up to and including this row id.
-    async fn acknowledge(&self, up_to: OutboxId) -> Result<(), StoreError>;
+}
+
+/// Deliveries: what of the outbox, and of the state of everything, is sent to targets.
+///
+/// A target is told the state at the time when it is told, so that of several changes of one thing the sum is told: a finding that opened
+/// and closed is not told at all.
+#[async_trait]
+pub trait Deliveries {
+    /// Makes these the targets, and returns them in the same order. A new one, and one whose selection changed, gets a snapshot; others are
+    /// removed with what waits for them.
+    async fn set_targets(&self, targets: &[TargetSpec]) -> Result<Vec<Target>, StoreError>;
+    /// Returns what a target is told next.
+    async fn portion(
+        &self,
+        target: TargetId,
+        selects: &dyn Selects,
+        limit: PortionLimit,
+    ) -> Result<Portion, StoreError>;
+    /// Stores that a portion is in this delivery, or that there was nothing to deliver in it. Does nothing if a snapshot was requested since.
+    async fn enqueue(
+        &self,
+        target: &Target,
+        progress: Progress,
+        delivery: Option<NewDelivery>,
+    ) -> Result<(), StoreError>;
+    /// Returns the oldest delivery that waits for the target, with its body.
+    async fn next_delivery(&self, target: TargetId) -> Result<Option<(DeliveryRow, Vec<u8>)>, StoreError>;
+    /// Removes a delivery that the target accepted at `at`.
+    async fn delivered(&self, id: DeliveryId, at: i64) -> Result<(), StoreError>;
+    /// Stores that the target refused a delivery: it waits for a person.
+    async fn refuse(&self, id: DeliveryId, reason: &str, at: i64) -> Result<(), StoreError>;
+    /// Returns deliveries behind `after`, oldest first.
+    async fn deliveries(&self, after: DeliveryId, limit: usize) -> Result<Vec<DeliveryRow>, StoreError>;
+    /// Returns a delivery with its body.
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<(DeliveryRow, Vec<u8>)>, StoreError>;
+    /// Has a refused delivery sent again, or removes it. Returns `false` if there is none.
+    async fn settle_refused(&self, id: DeliveryId, again: bool) -> Result<bool, StoreError>;
+    /// Has a target get a snapshot.
+    async fn resync(&self, target: TargetId) -> Result<(), StoreError>;
+    /// Returns what waits for a target.
+    async fn backlog(&self, target: TargetId) -> Result<Backlog, StoreError>;
+    /// Has no more wait for a target than the limit allows. Returns the number of events that the target is not told of.
+    async fn limit_backlog(&self, target: TargetId, limit: BacklogLimit) -> Result<u64, StoreError>;
+    /// Removes events that no target waits for, some thousands at a time. Returns whether there may be more.
+    async fn remove_told(&self) -> Result<bool, StoreError>;
 }
 
 /// The result of [`Upkeep::correct_times`].
@@ -241,11 +288,11 @@ pub trait Upkeep {
 
 /// The store.
 pub trait Store:
-    Layers + Stacks + Findings + History + Questions + Outbox + Upkeep + std::fmt::Debug + Send + Sync
+    Layers + Stacks + Findings + History + Questions + Outbox + Deliveries + Upkeep + std::fmt::Debug + Send + Sync
 {
 }
 
 impl<T> Store for T where
-    T: Layers + Stacks + Findings + History + Questions + Outbox + Upkeep + std::fmt::Debug + Send + Sync
+    T: Layers + Stacks + Findings + History + Questions + Outbox + Deliveries + Upkeep + std::fmt::Debug + Send + Sync
 {
 }

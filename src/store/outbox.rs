@@ -46,12 +46,12 @@ pub enum OutboxEvent {
         /// The reason that its author gave.
         reason: String,
     },
-    /// A subject begins to have a package set.
+    /// A subject begins to have a package set, or has one of several no more.
     WorkloadChanged {
         /// The subject.
         subject: SubjectKey,
-        /// The package set.
-        package_set: PackageSetId,
+        /// The package set that it begins to have.
+        package_set: Option<PackageSetId>,
     },
     /// A subject has no package set any more.
     WorkloadGone {
@@ -229,9 +229,32 @@ impl OutboxEvent {
             Self::FindingOpened(finding) | Self::FindingChanged(finding) | Self::FindingClosed(finding) => {
                 Some(finding.package_set)
             }
-            Self::WorkloadChanged { package_set, .. } | Self::InventoryReady { package_set, .. } => Some(*package_set),
-            Self::CoverageChanged { package_set, .. } => *package_set,
+            Self::InventoryReady { package_set, .. } => Some(*package_set),
+            Self::WorkloadChanged { package_set, .. } | Self::CoverageChanged { package_set, .. } => *package_set,
             _ => None,
+        }
+    }
+
+    /// Returns the identity of what the event is about; `None` for an event that nothing follows, and for findings, whose identity contains
+    /// a row id. A target is told the sum of several events of one item.
+    pub fn item(&self) -> Option<String> {
+        match self {
+            Self::WorkloadChanged { subject, .. } | Self::WorkloadGone { subject } => {
+                Some(format!("subject {}", serde_json::to_string(subject).ok()?))
+            }
+            Self::InventoryReady { package_set, .. } | Self::CoverageChanged { package_set: Some(package_set), .. } => {
+                Some(format!("package-set {package_set}"))
+            }
+            Self::SuppressionChanged { suppression, .. } => Some(format!("suppression {suppression}")),
+            Self::DatabaseChanged { .. } => Some("database".to_owned()),
+            Self::IssueOpened(_) | Self::IssueClosed(_) | Self::ProblemRaised { .. } | Self::ProblemCleared { .. } => {
+                Some(format!("condition {}", serde_json::to_string(&self.condition()?.0).ok()?))
+            }
+            Self::FindingOpened(_)
+            | Self::FindingChanged(_)
+            | Self::FindingClosed(_)
+            | Self::CoverageChanged { package_set: None, .. }
+            | Self::Audit { .. } => None,
         }
     }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::containers::{MAX_IMAGE, cut};
 use super::*;
-use crate::cluster::selection::NamespacePatterns;
+use crate::patterns::NamespacePatterns;
 
 fn pod(name: &str, owner: Option<(&str, &str, &str)>) -> Value {
     let owners = owner.map(|(api, kind, name)| {

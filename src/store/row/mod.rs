@@ -1,5 +1,6 @@
 //! Types of the rows that go into the store and come out of it.
 
+mod delivery;
 mod finding;
 mod history;
 mod layer;
@@ -7,6 +8,10 @@ mod query;
 mod stack;
 mod subject;
 
+pub use delivery::{
+    Backlog, BacklogLimit, Change, DeliveryId, DeliveryRow, FindingChange, NewDelivery, PackageSetState, Portion,
+    PortionLimit, Progress, Selects, SnapshotPlace, Target, TargetId, TargetSpec, Told,
+};
 pub use finding::{Counts, PackageSetFindings, RematchRow, Verdict, VerdictId};
 pub use history::{DayCount, EndedRun, FindingName, FixedRow, Retention, Run, Seen, SeenFinding};
 pub use layer::{InventoryRow, Layer, LayerRow};

@@ -1,6 +1,6 @@
 //! Subjects, and their current and former package sets.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
@@ -289,26 +289,31 @@ async fn write_runs(
     Ok(())
 }
 
-/// Writes which subjects have another package set, and which have none any more.
+/// Writes which subjects have other package sets, and which have none any more.
 async fn tell(
     connection: &mut SqliteConnection,
     changed: &[SqliteRow],
-    gone: &[SqliteRow],
+    ended: &[SqliteRow],
     at: i64,
 ) -> Result<(), Failure> {
-    let mut events = Vec::new();
-    let sql = "SELECT * FROM subject WHERE id = ?";
-    for row in changed {
-        let subject_row = sqlx::query(sql).bind(row.try_get::<i64, _>(0)?).fetch_one(&mut *connection).await?;
-        events.push(OutboxEvent::WorkloadChanged { subject: subject(&subject_row)?, package_set: row.try_get(1)? });
+    // Those that begin to have one, and those that have one less.
+    let mut subjects: BTreeMap<i64, Option<PackageSetId>> = BTreeMap::new();
+    for row in ended {
+        subjects.insert(row.try_get(0)?, None);
     }
-    let gone: BTreeSet<i64> = gone.iter().map(|row| row.try_get(0)).collect::<Result<_, sqlx::Error>>()?;
-    let sql = "SELECT * FROM subject WHERE id = ?1 AND NOT EXISTS
-        (SELECT 1 FROM run WHERE run.subject = ?1 AND until IS NULL)";
-    for id in gone {
-        if let Some(row) = sqlx::query(sql).bind(id).fetch_optional(&mut *connection).await? {
-            events.push(OutboxEvent::WorkloadGone { subject: subject(&row)? });
-        }
+    for row in changed {
+        subjects.insert(row.try_get(0)?, row.try_get(1)?);
+    }
+    let sql = "SELECT *, EXISTS (SELECT 1 FROM run WHERE run.subject = subject.id AND until IS NULL) AS has
+        FROM subject WHERE id = ?";
+    let mut events = Vec::new();
+    for (id, package_set) in subjects {
+        let row = sqlx::query(sql).bind(id).fetch_one(&mut *connection).await?;
+        let subject = subject(&row)?;
+        events.push(match row.try_get("has")? {
+            true => OutboxEvent::WorkloadChanged { subject, package_set },
+            false => OutboxEvent::WorkloadGone { subject },
+        });
     }
     if events.is_empty() { Ok(()) } else { append(connection, &events, at).await }
 }
@@ -368,6 +373,16 @@ fn columns(subject: &SubjectKey) -> SubjectColumns<'_> {
         SubjectKey::Container { node, namespace, container } => ("container", namespace, "", "", "", container, node),
         SubjectKey::Node { node } => ("node", "", "", "", "", "", node),
     }
+}
+
+/// Returns the row id of a subject; `None` if it is not stored.
+pub(super) async fn subject_id(
+    connection: &mut SqliteConnection,
+    subject: &SubjectKey,
+) -> Result<Option<i64>, Failure> {
+    let sql = format!("SELECT subject.id FROM json_each(?) CROSS JOIN {SUBJECT}");
+    let id = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(json(&[columns(subject)])?);
+    Ok(id.fetch_optional(connection).await?)
 }
 
 /// Returns the subject in a row of `subject`.

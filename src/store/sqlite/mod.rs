@@ -2,6 +2,7 @@
 //!
 //! One connection writes, see [`Writer`]; a few read. SQLite's words, codes and `sqlx` stay in this module.
 
+mod deliveries;
 mod failure;
 mod findings;
 mod history;
@@ -11,6 +12,7 @@ mod lock;
 mod migrate_v1;
 mod offline;
 mod outbox;
+mod portion;
 mod questions;
 mod reading;
 mod stacks;

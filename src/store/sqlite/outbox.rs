@@ -50,28 +50,18 @@ impl Outbox for Sqlite {
         };
         doing("reading open conditions", work).await
     }
-
-    async fn acknowledge(&self, up_to: OutboxId) -> Result<(), StoreError> {
-        self.write("removing delivered events", move |connection| {
-            Box::pin(async move {
-                sqlx::query("DELETE FROM outbox WHERE id <= ?").bind(up_to).execute(connection).await?;
-                Ok(())
-            })
-        })
-        .await
-    }
 }
 
 /// Stores events in the transaction of the write that they follow from.
 pub(super) async fn append(connection: &mut SqliteConnection, events: &[OutboxEvent], at: i64) -> Result<(), Failure> {
     let row = |event: &OutboxEvent| {
         let subject = event.subject().map(json).transpose()?;
-        Ok((event.kind(), event.package_set(), subject, json(event)?))
+        Ok((event.kind(), event.package_set(), subject, json(event)?, event.item()))
     };
     let rows: Vec<_> = events.iter().map(row).collect::<Result<_, Failure>>()?;
     sqlx::query(
-        "INSERT INTO outbox (cluster, at, kind, package_set, subject, version, body)
-         SELECT meta.cluster, ?1, value ->> 0, value ->> 1, value ->> 2, ?2, value ->> 3
+        "INSERT INTO outbox (cluster, at, kind, package_set, subject, version, body, item)
+         SELECT meta.cluster, ?1, value ->> 0, value ->> 1, value ->> 2, ?2, value ->> 3, value ->> 4
          FROM json_each(?3) CROSS JOIN meta ORDER BY json_each.key",
     )
     .bind(at)
@@ -115,8 +105,8 @@ pub(super) async fn append_findings(
         None => "finding AS sets ON sets.verdict = verdict.id AND sets.closed IS NULL AND ?2 IS NULL",
     };
     let sql = format!(
-        "INSERT INTO outbox (cluster, at, kind, package_set, version, body)
-         SELECT meta.cluster, ?1, ?3, sets.package_set, ?4, json_object('kind', ?3, 'package_set', sets.package_set,
+        "INSERT INTO outbox (cluster, at, kind, package_set, version, item, body)
+         SELECT meta.cluster, ?1, ?3, sets.package_set, ?4, 'finding ' || sets.package_set || ' ' || verdict.id, json_object('kind', ?3, 'package_set', sets.package_set,
              'vulnerability', vulnerability, 'aliases', json((WITH RECURSIVE split (alias, rest) AS (
                  SELECT '', aliases || char(10) UNION ALL
                  SELECT substr(rest, 1, instr(rest, char(10)) - 1), substr(rest, instr(rest, char(10)) + 1)

@@ -393,7 +393,7 @@ impl Sqlite {
     }
 }
 
-fn finding(row: &SqliteRow) -> Result<FindingRow, Failure> {
+pub(super) fn finding(row: &SqliteRow) -> Result<FindingRow, Failure> {
     Ok(FindingRow {
         package_set: row.try_get("package_set")?,
         verdict: row.try_get("id")?,

@@ -13,8 +13,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 
 use super::{Failure, Sqlite};
 
-/// Connections that read: one for each concurrent request of the API (`MAX_RUNNING` in `web/turns.rs`), and one for the aggregator's own work.
-pub(super) const READERS: u32 = 7;
+/// Connections that read: one for each concurrent request of the API (`MAX_RUNNING` in `web/turns.rs`), one for the aggregator's
+/// own work, and one for deliveries.
+pub(super) const READERS: u32 = 8;
 
 /// Steps of SQLite's virtual machine between two checks whether the caller is gone: less than a millisecond.
 const STEPS: i32 = 10_000;

@@ -280,8 +280,6 @@ fn paths(package: &StackPackage) -> String {
 /// Returns the summary in a row of [`SUMMARIES`].
 fn summary(row: &SqliteRow) -> Result<Summary, Failure> {
     let types: i64 = row.try_get("types")?;
-    let state: &str = row.try_get("state")?;
-    let state = CoverageState::ALL.into_iter().find(|known| known.as_str() == state);
     let numbers = |column: &str| -> Result<Vec<u32>, Failure> {
         serde_json::from_str(row.try_get(column)?).map_err(|_| Failure::Damaged("a list of counts"))
     };
@@ -292,10 +290,7 @@ fn summary(row: &SqliteRow) -> Result<Summary, Failure> {
         layers: lines(row, "layers")?.iter().map(|line| layer_id(line)).collect::<Result<_, _>>()?,
         inputs: optional_digest(row, "inputs")?,
         matched: optional_digest(row, "matched_digest")?,
-        coverage: Coverage::new(
-            state.ok_or(Failure::Damaged("a coverage state"))?,
-            row.try_get::<String, _>("reason")?,
-        ),
+        coverage: coverage(row)?,
         distribution: distribution(row, "version")?,
         types: PackageType::ALL.into_iter().filter(|kind| types & (1 << *kind as u8) != 0).collect(),
         catalogers: count(row, "catalogers")?,
@@ -312,8 +307,15 @@ fn summary(row: &SqliteRow) -> Result<Summary, Failure> {
     })
 }
 
+/// Returns the coverage in a row of a stack.
+pub(super) fn coverage(row: &SqliteRow) -> Result<Coverage, Failure> {
+    let state: &str = row.try_get("state")?;
+    let state = CoverageState::ALL.into_iter().find(|known| known.as_str() == state);
+    Ok(Coverage::new(state.ok_or(Failure::Damaged("a coverage state"))?, row.try_get::<String, _>("reason")?))
+}
+
 /// Returns the distribution in a row, if it has one.
-fn distribution(row: &SqliteRow, version: &str) -> Result<Option<Distribution>, Failure> {
+pub(super) fn distribution(row: &SqliteRow, version: &str) -> Result<Option<Distribution>, Failure> {
     let Some(id) = row.try_get::<Option<String>, _>("os")? else { return Ok(None) };
     Ok(Some(Distribution {
         id,

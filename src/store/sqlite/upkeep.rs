@@ -61,7 +61,7 @@ impl Upkeep for Sqlite {
 }
 
 /// Every column with a time in seconds since 1970, and its table.
-const TIMES: [(&str, &str); 9] = [
+const TIMES: [(&str, &str); 12] = [
     ("layer", "read_at"),
     ("verification", "at"),
     ("distrusted", "at"),
@@ -71,6 +71,9 @@ const TIMES: [(&str, &str); 9] = [
     ("run", "until"),
     ("rematch", "at"),
     ("outbox", "at"),
+    ("target", "delivered_at"),
+    ("delivery", "at"),
+    ("delivery", "refused_at"),
 ];
 
 /// Generations that would begin at the same time as a later one. Their columns identify a row, so that both cannot stay.

@@ -11,6 +11,7 @@ use outcrop::store::{
 use outcrop_proto::LayerId;
 
 use super::conformance::{self, Harness, layer_row, options, options_of, put, stack};
+use super::deliveries;
 use crate::skip::skip;
 
 /// A store in a directory of its own.
@@ -66,19 +67,19 @@ pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 macro_rules! conformance {
-    ($($name:ident)*) => {
+    ($suite:ident: $($name:ident)*) => {
         $(
             #[test]
             fn $name() {
                 let file = File::new();
-                block_on(conformance::$name(&file));
+                block_on($suite::$name(&file));
                 file.check();
             }
         )*
     };
 }
 
-conformance! {
+conformance! { conformance:
     stored_rows_are_there_after_a_restart
     layers_of_a_distrusted_node_are_removed_and_those_that_another_read_since_are_not
     a_layer_that_is_read_again_is_verified_again
@@ -101,10 +102,21 @@ conformance! {
     events_are_stored_with_the_write_that_they_follow_from
     without_a_target_no_event_is_stored
     conditions_are_open_from_the_event_that_begins_them_until_the_one_that_ends_them
-    events_are_acknowledged_and_their_ids_grow
+    ids_of_events_grow
     a_write_that_is_dropped_at_any_point_is_stored_whole_or_not_at_all
     a_failing_commit_stores_nothing_and_the_next_write_is_stored
     a_store_of_another_cluster_is_refused
+}
+
+conformance! { deliveries:
+    a_new_target_is_told_everything_and_then_what_changes
+    of_several_changes_the_sum_is_told
+    a_target_is_told_only_what_it_selects
+    portions_are_bounded_and_follow_each_other_whatever_is_between_them
+    a_target_that_applies_what_it_is_told_knows_the_state
+    a_refused_delivery_waits_for_a_person_and_others_go_on
+    targets_are_those_that_are_configured
+    a_backlog_is_bounded_by_what_the_operator_chose
 }
 
 #[test]
