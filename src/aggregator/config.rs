@@ -10,8 +10,10 @@ use outcrop_proto::clock;
 use super::advisories::{AdvisoriesError, Policy};
 use super::tokens::TokenError;
 use crate::authority::AuthorityError;
-use crate::cluster::{NamespacePatterns, PolicyError};
+use crate::cluster::PolicyError;
+use crate::deliver;
 use crate::offline::Offline;
+use crate::patterns::NamespacePatterns;
 use crate::store::StoreError;
 use crate::supervise::TaskEnded;
 use crate::web;
@@ -66,11 +68,18 @@ pub struct Config {
     pub keep_unused: Duration,
     /// Retention of workload history.
     pub keep_history: Duration,
-    /// Whether events are written to the outbox.
+    /// Targets of deliveries.
+    pub deliver: deliver::Config,
+    /// Whether events are written to the outbox without a target: for tests.
     pub outbox: bool,
 }
 
 impl Config {
+    /// Returns whether events are written to the outbox.
+    pub(super) fn has_outbox(&self) -> bool {
+        self.outbox || !self.deliver.targets.is_empty()
+    }
+
     /// Returns the day on which the age of the advisory database is judged.
     pub(super) fn judged_on(&self) -> jiff::civil::Date {
         self.database_as_of.unwrap_or_else(clock::today)

@@ -7,7 +7,8 @@
 //!                   ├─ merges     inventories → packages in the store
 //!                   ├─ rematch    packages → findings in the store
 //!                   ├─ housekeeping: history, the store's health, retention, problems, certificates
-//!                   └─ conditions  problems and configuration issues → events in the outbox
+//!                   ├─ conditions  problems and configuration issues → events in the outbox
+//!                   └─ delivering  outbox → targets outside
 //! ```
 //!
 //! Every service is a [supervised](crate::supervise) task: if one ends unexpectedly, the process ends. The fleet, which is plain data, decides about
@@ -17,6 +18,7 @@ pub mod advisories;
 mod answers;
 mod conditions;
 mod config;
+mod delivering;
 mod fleet;
 mod housekeeping;
 mod in_flight;
@@ -69,6 +71,7 @@ use crate::supervise::{Liveness, Tasks};
 use crate::web::listen::{self, Certificate, Incoming, Protocol};
 use crate::web::{self, Probes};
 use advisories::Advisories;
+use delivering::Delivering;
 use fleet::{Distrusted, Fleet, Now, Picture, Rules};
 use in_flight::InFlight;
 use intake::Intake;
@@ -122,6 +125,7 @@ pub(crate) struct Aggregator {
     counters: Counters,
     intake: Intake,
     in_flight: InFlight,
+    deliveries: Vec<Arc<Delivering>>,
     /// Certificates that agents and API clients receive.
     certificates: Vec<Arc<Certificate>>,
     config: Config,
@@ -422,6 +426,10 @@ impl Aggregator {
             forget_after: config.forget_after,
             catalogers: outcrop_agent::catalog::VERSION,
         };
+        let deliveries: Vec<_> = config.deliver.targets.iter().map(Delivering::new).collect();
+        if let Err(error) = Delivering::register(&deliveries, &*store).await {
+            warn!(%error, "targets of deliveries not stored; retried");
+        }
         let last_rematch = store.last_rematch().await?.and_then(|(database, ended)| Some((database, ended?)));
         let fleet = restore_fleet(&*store, rules).await?;
         let (fleet_owner, fleet) = Owner::new(fleet);
@@ -450,6 +458,7 @@ impl Aggregator {
             counters: Counters::default(),
             intake: Intake::default(),
             in_flight,
+            deliveries,
             certificates,
             config,
         });
@@ -469,8 +478,14 @@ impl Aggregator {
         tasks.spawn_loop("tidy", Arc::clone(self).keep_tidy());
         tasks.spawn_loop("days", Arc::clone(self).keep_days());
         tasks.spawn_loop("problems", Arc::clone(self).keep_problems());
-        if self.config.outbox {
+        if self.config.has_outbox() {
             tasks.spawn_loop("conditions", Arc::clone(self).keep_conditions());
+        }
+        for to in &self.deliveries {
+            tasks.spawn_loop("delivering", Arc::clone(self).deliver_to(Arc::clone(to)));
+        }
+        if !self.deliveries.is_empty() {
+            tasks.spawn_loop("outbox", Arc::clone(self).keep_outbox());
         }
         if !self.config.tls_names.is_empty() {
             tasks.spawn_loop("certificate", Arc::clone(self).renew_certificate());

@@ -135,6 +135,7 @@ impl Authorizer for Rbac {
             };
             let right = match permission.resource {
                 "databases" => Right::PushDatabase,
+                "targets" | "deliveries" if !permission.is_read() => Right::ManageDeliveries,
                 "nodes" if !permission.is_read() => Right::ManageNodes,
                 _ => Right::Read,
             };

@@ -63,7 +63,7 @@ pub(super) async fn open_store(
     };
     let cluster = ClusterIdentity { key, name: config.cluster.clone() };
     let path = config.data.join("outcrop.db");
-    let options = Options { cluster, outbox: config.outbox, write_duration: Some(metrics.store_write.clone()) };
+    let options = Options { cluster, outbox: config.has_outbox(), write_duration: Some(metrics.store_write.clone()) };
     if !needs_migration(&path)? {
         return Ok(Sqlite::open(&path, options).await?);
     }

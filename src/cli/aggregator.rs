@@ -11,9 +11,11 @@ use super::{Exit, Fatal};
 use crate::advisory;
 use crate::advisory::trust::PublicKey;
 use crate::aggregator::{self, Config, Policy};
-use crate::cluster::{NamespacePatterns, api_server_port};
+use crate::cluster::api_server_port;
+use crate::deliver;
 use crate::duration::{parse_duration, parse_share};
-use crate::offline::{self, Offline};
+use crate::offline::{self, Offline, Peer};
+use crate::patterns::NamespacePatterns;
 use crate::token::is_name;
 use crate::trace::Traces;
 
@@ -103,6 +105,10 @@ pub(super) struct Arguments {
     #[arg(long, env = "OUTCROP_OFFLINE")]
     offline: bool,
 
+    /// With --offline: address of a target of deliveries, or of its proxy, to which connections are allowed (repeatable or comma-separated)
+    #[arg(long, value_name = "HOST:PORT", env = "OUTCROP_OFFLINE_ALLOW", value_delimiter = ',', requires = "offline", value_parser = parse_peer)]
+    offline_allow: Vec<Peer>,
+
     /// URL of an OTLP collector (gRPC) to which traces are exported; cannot be used with --offline. Default: none
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     otlp_endpoint: Option<String>,
@@ -138,7 +144,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TIME", env = "OUTCROP_KEEP_HISTORY", default_value = "400d", value_parser = parse_duration)]
     keep_history: Duration,
 
-    /// Write events to the outbox; for tests, until targets can be configured that take them out of it
+    /// File with the targets of deliveries, YAML (see docs/deliver.md). Default: nothing is delivered
+    #[arg(long, value_name = "FILE", env = "OUTCROP_DELIVER")]
+    deliver: Option<PathBuf>,
+
+    /// Write events to the outbox without a target; for tests
     #[arg(long, hide = true)]
     outbox: bool,
 }
@@ -234,7 +244,26 @@ impl Kubernetes {
     }
 }
 
-fn go_offline(kubernetes: Option<&aggregator::Kubernetes>) -> Result<Offline, Fatal> {
+/// Parses the value of `--offline-allow`.
+fn parse_peer(text: &str) -> Result<Peer, &'static str> {
+    Peer::parse(text).ok_or("expected HOST:PORT, as in central.example:443 or [fd00::1]:443")
+}
+
+/// Fails if a target needs a connection that is not allowed.
+fn check_offline(deliver: &deliver::Config, allowed: &[Peer]) -> Result<(), Fatal> {
+    for target in &deliver.targets {
+        let peer = target.http.peer().map_err(|error| Fatal::usage(format!("target {}: {error}", target.name)))?;
+        if !allowed.contains(&peer) {
+            return Err(Fatal::usage(format!(
+                "--offline refuses connections to the target {}: pass --offline-allow {peer}, or remove the target from --deliver",
+                target.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn go_offline(kubernetes: Option<&aggregator::Kubernetes>, allowed: Vec<Peer>) -> Result<Offline, Fatal> {
     let failed =
         |error: &dyn std::fmt::Display| Fatal::failed(format!("restricting network access (--offline): {error}"));
     let port = match kubernetes {
@@ -246,7 +275,7 @@ fn go_offline(kubernetes: Option<&aggregator::Kubernetes>) -> Result<Offline, Fa
         }
         None => None,
     };
-    offline::enter(port).map_err(|error| failed(&error))
+    offline::enter(port, allowed).map_err(|error| failed(&error))
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
@@ -288,6 +317,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
             "--otlp-endpoint cannot be used with --offline, because the kernel refuses connections to the collector",
         ));
     }
+    let deliver = arguments.deliver.as_deref().map(deliver::Config::open).transpose();
+    let deliver = deliver.map_err(|error| Fatal::usage(error.to_string()))?.unwrap_or_default();
+    if arguments.offline {
+        check_offline(&deliver, &arguments.offline_allow)?;
+    }
     let kubernetes = arguments.kubernetes.config()?;
     if kubernetes.is_some() && clock::is_moved() {
         return Err(Fatal::usage(format!(
@@ -296,7 +330,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         )));
     }
     // Landlock restricts the calling thread and its descendants: no other thread may exist yet.
-    let offline = arguments.offline.then(|| go_offline(kubernetes.as_ref())).transpose()?;
+    let offline = arguments.offline.then(|| go_offline(kubernetes.as_ref(), arguments.offline_allow)).transpose()?;
     let start = |endpoint: &String| Traces::start(endpoint, arguments.otlp_ca.as_deref(), &arguments.cluster);
     let traces = arguments.otlp_endpoint.as_ref().map(start).transpose();
     let traces = traces.map_err(|error| Fatal::usage(error.to_string()))?;
@@ -332,6 +366,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         forget_after: arguments.forget_after,
         keep_unused: arguments.keep_unused,
         keep_history: arguments.keep_history,
+        deliver,
         outbox: arguments.outbox,
     };
     logging::log_panics();

@@ -3,6 +3,7 @@
 use outcrop_proto::CoverageState;
 
 use super::client::Server;
+use super::columns::age;
 use super::listing::Listing;
 use super::output::{self, Cell as _, Column, Format, ObjectFormat, column, wide};
 use super::table::table;
@@ -122,6 +123,17 @@ fn describe(status: &Status) -> String {
         status.lifetimes.seen, status.lifetimes.gone_before_reading
     ));
     out.push_str(&describe_database(status));
+    let targets = status.targets.iter().map(|target| {
+        let waiting = target.waiting_events + target.waiting_deliveries;
+        let oldest = target.oldest_seconds.map(age).unwrap_or_default();
+        let error = target.error.cell();
+        vec![target.name.cell(), target.state.cell(), waiting.cell(), oldest, target.refused.cell(), error]
+    });
+    let targets: Vec<_> = targets.collect();
+    if !targets.is_empty() {
+        out.push('\n');
+        out.push_str(&table(&["TARGET", "STATE", "WAITING", "OLDEST", "REFUSED", "ERROR"], &targets));
+    }
     out
 }
 

@@ -3,7 +3,10 @@
 use outcrop_proto::SeverityCounts;
 
 use super::output::{Cell as _, Column, column, wide};
-use crate::web::{ContainerItem, FindingItem, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, WorkloadItem};
+use crate::web::{
+    ContainerItem, DeliveryItem, FindingItem, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, TargetItem,
+    WorkloadItem,
+};
 
 /// Columns of workloads.
 pub(super) const WORKLOADS: &[Column<WorkloadItem>] = &[
@@ -90,6 +93,37 @@ pub(super) const CONTAINERS: &[Column<ContainerItem>] = &[
     wide("STACK", |container| container.stack.cell()),
 ];
 
+/// Columns of targets of deliveries.
+pub(super) const TARGETS: &[Column<TargetItem>] = &[
+    column("NAME", |target| target.name.cell()),
+    column("KIND", |target| target.kind.cell()),
+    column("ADDRESS", |target| target.address.cell()),
+    column("STATE", |target| target.state.cell()),
+    column("WAITING", |target| (target.waiting_events + target.waiting_deliveries).cell()),
+    column("OLDEST", |target| target.oldest_seconds.map(age).unwrap_or_default()),
+    column("REFUSED", |target| target.refused.cell()),
+    column("DROPPED", |target| target.dropped.cell()),
+    column("LAST ACCEPTED", |target| target.accepted_at.cell()),
+    wide("RECORDS", |target| target.records.cell()),
+    wide("BYTES", |target| target.bytes.cell()),
+    wide("FAILURES", |target| target.failures.cell()),
+    wide("ERROR", |target| target.error.cell()),
+];
+
+/// Columns of deliveries.
+pub(super) const DELIVERIES: &[Column<DeliveryItem>] = &[
+    column("ID", |delivery| delivery.id.cell()),
+    column("TARGET", |delivery| delivery.target.cell()),
+    column("STATE", |delivery| delivery.state.cell()),
+    column("MADE", |delivery| delivery.made_at.cell()),
+    column("RECORDS", |delivery| delivery.records.cell()),
+    column("BYTES", |delivery| delivery.bytes.cell()),
+    column("REASON", |delivery| delivery.reason.cell()),
+    wide("REFUSED", |delivery| delivery.refused_at.cell()),
+    wide("KEY", |delivery| delivery.key.cell()),
+    wide("SEQUENCE", |delivery| delivery.sequence.cell()),
+];
+
 /// Returns findings of which it is known whether there are any: `0` if there are none. The cell is empty if it is not known.
 pub(super) fn known(findings: Option<&SeverityCounts>) -> String {
     findings.map(|counts| if counts.total() == 0 { "0".to_owned() } else { counts.cell() }).unwrap_or_default()
@@ -98,6 +132,13 @@ pub(super) fn known(findings: Option<&SeverityCounts>) -> String {
 /// Returns a label of an image by the end of its key.
 fn label(image: &ImageItem, key: &str) -> String {
     image.labels.get(&format!("org.opencontainers.image.{key}")).cloned().unwrap_or_default()
+}
+
+/// Returns a time in its largest unit, as kubectl shows ages: `5s`, `12m`, `3h`, `8d`.
+pub(super) fn age(seconds: u64) -> String {
+    let units = [(24 * 3600, "d"), (3600, "h"), (60, "m"), (1, "s")];
+    let (unit, name) = units.into_iter().find(|(unit, _)| seconds >= *unit).unwrap_or((1, "s"));
+    format!("{}{name}", seconds / unit)
 }
 
 /// Returns a size of disk space, as `crictl images` shows it: `74.1MB`.

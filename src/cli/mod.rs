@@ -6,6 +6,7 @@ mod bom;
 mod client;
 mod columns;
 mod db;
+mod deliver;
 mod describe;
 mod doctor;
 mod failure;
@@ -79,6 +80,8 @@ enum Command {
     Describe(describe::Arguments),
     /// Distrust a node's inventories, or trust them again
     Node(node::Arguments),
+    /// List, test and resynchronize targets of deliveries; list, replay and drop refused deliveries
+    Deliver(Box<deliver::Arguments>),
     /// Back up the aggregator's store, or assign it to another cluster
     Store(store::Arguments),
     /// Create tokens for nodes and for users of the API
@@ -156,6 +159,7 @@ pub fn main() -> ExitCode {
         Command::Get(arguments) => get::run(&arguments),
         Command::Describe(arguments) => describe::run(&arguments),
         Command::Node(arguments) => node::run(&arguments),
+        Command::Deliver(arguments) => deliver::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Selftest => selftest::run(),
         Command::Trial => match trial::run() {

@@ -28,7 +28,7 @@ enum TokenCommand {
         /// Name of the API user
         #[arg(long, value_name = "NAME")]
         api: Option<String>,
-        /// Rights of the API user, comma-separated: read, push-database, manage-nodes
+        /// Rights of the API user, comma-separated: read, push-database, manage-nodes, manage-deliveries
         #[arg(
             long,
             value_name = "RIGHT",

@@ -21,16 +21,18 @@ pub enum Right {
     PushDatabase,
     /// Distrust a node, or trust it again.
     ManageNodes,
+    /// Test and resynchronize targets of deliveries, and settle refused deliveries.
+    ManageDeliveries,
 }
 
 impl Right {
     /// Every right.
-    pub const ALL: [Self; 3] = [Self::Read, Self::PushDatabase, Self::ManageNodes];
+    pub const ALL: [Self; 4] = [Self::Read, Self::PushDatabase, Self::ManageNodes, Self::ManageDeliveries];
 
     /// Returns whether the right concerns all of the cluster. A caller who may read some namespaces only cannot use it: its effect and its response would
     /// reveal what is in the others.
     pub fn is_cluster_wide(self) -> bool {
-        matches!(self, Self::PushDatabase | Self::ManageNodes)
+        matches!(self, Self::PushDatabase | Self::ManageNodes | Self::ManageDeliveries)
     }
 
     /// Returns the name of the right in token files and flags.
@@ -39,6 +41,7 @@ impl Right {
             Self::Read => "read",
             Self::PushDatabase => "push-database",
             Self::ManageNodes => "manage-nodes",
+            Self::ManageDeliveries => "manage-deliveries",
         }
     }
 }

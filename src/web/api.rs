@@ -20,10 +20,13 @@ use tokio_stream::StreamExt as _;
 use super::Api;
 use super::access::{Caller, Permission, Right};
 use super::cursor::Binding;
-use super::list::{CONTAINERS, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, WHO_HAS, WORKLOADS};
+use super::list::{
+    CONTAINERS, DELIVERIES, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, TARGETS, WHO_HAS, WORKLOADS,
+};
 use super::model::{
-    AdvisoryItem, ContainerItem, FindingItem, HasPage, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, Pushed,
-    Requeued, Status, WorkloadDetail, WorkloadItem,
+    AdvisoryItem, ContainerItem, DeliveryChanged, DeliveryDetail, DeliveryItem, FindingItem, HasPage, ImageItem,
+    IssueItem, LayerItem, NodeItem, PackageItem, Pushed, Requeued, Status, TargetItem, TargetTest, WorkloadDetail,
+    WorkloadItem,
 };
 use super::openapi::{self, AnyDocument, flag, no_body, required, segment};
 use super::problem::Problem;
@@ -79,6 +82,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     ];
     let question = "a package (log4j-core), a range of its versions (lodash<4.17.21), a package URL (pkg:npm/lodash@^4) or a vulnerability (CVE-2021-44228)";
     let node = || vec![segment("name", "name of the node")];
+    let of_target = || vec![segment("name", "name of the target")];
+    let of_delivery = || vec![segment("id", "number of the delivery")];
     let node_errors = [StatusCode::NOT_FOUND, StatusCode::CONFLICT, StatusCode::UNSUPPORTED_MEDIA_TYPE];
     vec![
         Endpoint::get(
@@ -155,6 +160,66 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
                 &node_errors,
             ),
             distrust,
+        ),
+        list!(TARGETS, targets, TargetItem),
+        list!(DELIVERIES, deliveries, DeliveryItem),
+        Endpoint::get(
+            "/api/v1/deliveries/{id}",
+            Permission::get("deliveries"),
+            openapi::get::<DeliveryDetail>("A delivery with its content", of_delivery(), &[StatusCode::NOT_FOUND]),
+            delivery,
+        ),
+        Endpoint::post(
+            "/api/v1/deliveries/{id}/replay",
+            Permission::update("deliveries"),
+            "replay-delivery",
+            openapi::post::<DeliveryChanged>(
+                "Send a refused delivery again; requires the right manage-deliveries",
+                of_delivery(),
+                no_body(),
+                &node_errors,
+            ),
+            async |state: State<Api>, caller: Extension<Caller>, id: Segment, uri: Uri| -> Answer {
+                settle(state, caller, id, uri, true).await
+            },
+        ),
+        Endpoint::post(
+            "/api/v1/deliveries/{id}/drop",
+            Permission::update("deliveries"),
+            "drop-delivery",
+            openapi::post::<DeliveryChanged>(
+                "Remove a refused delivery; requires the right manage-deliveries",
+                of_delivery(),
+                no_body(),
+                &node_errors,
+            ),
+            async |state: State<Api>, caller: Extension<Caller>, id: Segment, uri: Uri| -> Answer {
+                settle(state, caller, id, uri, false).await
+            },
+        ),
+        Endpoint::post(
+            "/api/v1/targets/{name}/resync",
+            Permission::update("targets"),
+            "resync-target",
+            openapi::post::<DeliveryChanged>(
+                "Send everything to a target again; requires the right manage-deliveries",
+                of_target(),
+                no_body(),
+                &node_errors,
+            ),
+            resync,
+        ),
+        Endpoint::post(
+            "/api/v1/targets/{name}/test",
+            Permission::update("targets"),
+            "test-target",
+            openapi::post::<TargetTest>(
+                "Send a sample to a target, and return its answer; requires the right manage-deliveries",
+                of_target(),
+                no_body(),
+                &node_errors,
+            ),
+            test,
         ),
         Endpoint::post(
             "/api/v1/nodes/{name}/trust",
@@ -392,4 +457,48 @@ async fn set_trust(
     let name = text(name)?;
     let layers = run_to_end(async move { api.source.distrust(&caller.name, &name, distrusted).await }).await?;
     changed(&Requeued { layers })
+}
+
+/// Returns the number in a path.
+fn number(segment: Segment) -> Result<i64, Problem> {
+    let text = text(segment)?;
+    text.parse().map_err(|_| Problem::bad_request(format!("invalid delivery {text:?}: expected a number")))
+}
+
+async fn delivery(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    id: Segment,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Answer {
+    Parameters::of(&uri, &[])?;
+    answer(&caller, &headers, &api.source.delivery(&caller.scope, number(id)?).await?)
+}
+
+async fn settle(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    id: Segment,
+    uri: Uri,
+    again: bool,
+) -> Answer {
+    caller.require(Right::ManageDeliveries)?;
+    Parameters::of(&uri, &[])?;
+    let id = number(id)?;
+    changed(&run_to_end(async move { api.source.settle_delivery(&caller.name, id, again).await }).await?)
+}
+
+async fn resync(State(api): State<Api>, Extension(caller): Extension<Caller>, name: Segment, uri: Uri) -> Answer {
+    caller.require(Right::ManageDeliveries)?;
+    Parameters::of(&uri, &[])?;
+    let name = text(name)?;
+    changed(&run_to_end(async move { api.source.resync_target(&caller.name, &name).await }).await?)
+}
+
+async fn test(State(api): State<Api>, Extension(caller): Extension<Caller>, name: Segment, uri: Uri) -> Answer {
+    caller.require(Right::ManageDeliveries)?;
+    Parameters::of(&uri, &[])?;
+    let name = text(name)?;
+    changed(&run_to_end(async move { api.source.test_target(&caller.name, &name).await }).await?)
 }

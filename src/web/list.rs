@@ -182,6 +182,22 @@ pub const WHO_HAS: Resource = Resource {
     sorts: &[],
 };
 
+/// Targets of deliveries.
+pub const TARGETS: Resource = Resource {
+    name: "targets",
+    about: "Targets of deliveries, and what waits for each",
+    filters: &[("name", "name of the target"), ("state", "`ok`, `snapshot`, `retrying` or `failing`")],
+    sorts: &["name"],
+};
+
+/// Deliveries.
+pub const DELIVERIES: Resource = Resource {
+    name: "deliveries",
+    about: "Deliveries that wait for their target, and those that it refused",
+    filters: &[("target", "name of the target"), ("state", "`waiting` or `refused`")],
+    sorts: &["id"],
+};
+
 /// Every resource whose path is its name and that needs no parameter.
 pub const RESOURCES: [Resource; 8] = [WORKLOADS, NODES, CONTAINERS, IMAGES, LAYERS, PACKAGES, FINDINGS, ISSUES];
 

@@ -16,7 +16,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::list::MAX_LIMIT;
-use super::model::{NodeItem, Status};
+use super::model::{NodeItem, Status, TargetItem};
 use super::source::{Failure, List, Scope, Source};
 use crate::metrics::Metrics;
 use crate::problems::ProblemKind;
@@ -247,6 +247,41 @@ pub(super) async fn text(source: &dyn Source, scope: &Scope, observed: &Metrics)
     Ok(out)
 }
 
+/// Returns the metrics of targets of deliveries. Their names come from the configuration.
+fn targets(targets: &[TargetItem]) -> Vec<Metric> {
+    let by = |metric: Metric, value: fn(&TargetItem) -> u64| {
+        metric.by("target", targets.iter().map(|target| (target.name.as_str(), value(target))))
+    };
+    let mut outcomes = Metric::counter("deliveries", "Attempts to deliver, by target and outcome.");
+    for target in targets {
+        for (outcome, count) in
+            [("accepted", target.accepted), ("refused", target.refusals), ("failed", target.failures)]
+        {
+            outcomes.add(vec![("target", target.name.clone()), ("outcome", outcome.to_owned())], number(count));
+        }
+    }
+    vec![
+        outcomes,
+        by(Metric::counter("delivered_records", "Records in accepted deliveries."), |target| target.records),
+        by(Metric::counter("delivered", "Bytes of accepted deliveries, as sent.").unit(Unit::Bytes), |target| {
+            target.bytes
+        }),
+        by(Metric::gauge("delivery_waiting_events", "Events that wait for a target."), |target| target.waiting_events),
+        by(
+            Metric::gauge("delivery_oldest_waiting", "Age of the oldest event or delivery that waits.")
+                .unit(Unit::Seconds),
+            |target| target.oldest_seconds.unwrap_or(0),
+        ),
+        by(
+            Metric::gauge("delivery_refused", "Deliveries that a target refused and that wait for a person."),
+            |target| target.refused,
+        ),
+        by(Metric::counter("delivery_dropped_events", "Events that were dropped because too many waited."), |target| {
+            target.dropped
+        }),
+    ]
+}
+
 fn status_metrics(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
     let (nodes, layers, lifetimes, reports) = (&status.nodes, &status.layers, &status.lifetimes, &status.reports);
     let mut metrics = vec![
@@ -309,6 +344,7 @@ fn status_metrics(status: &Status, now: jiff::Timestamp) -> Vec<Metric> {
         Metric::counter("reports_unrequested", "Inventories and answers that the aggregator had not requested.")
             .value(number(reports.unasked)),
     ];
+    metrics.extend(targets(&status.targets));
     let ecosystems: BTreeSet<&str> = status
         .database
         .iter()

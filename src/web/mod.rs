@@ -43,11 +43,12 @@ pub use access::{
 pub use health::{Health, Probe};
 pub use model::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AgentProblem, AskedVulnerability, AssessedCount, AssessedWord,
-    ConnectionCounts, ContainerItem, ContainerRef, Coverage, CoverageCount, CoverageWord, DatabaseStatus, FindingItem,
-    HasItem, HasPage, ImageItem, IssueItem, KubernetesNode, KubernetesStatus, LayerCounts, LayerItem, LayerWord,
-    Lifetimes, NodeCounts, NodeItem, NodeStateWord, OfflineStatus, Open, PackageItem, Page, ProblemItem, ProblemWord,
-    Pushed, ReasonCount, Rematch, ReportCounts, Requeued, RoleItem, RuntimeWord, SeverityWord, SourceStatus, Status,
-    StatusWord, StepItem, StorageWord, WorkloadContainer, WorkloadDetail, WorkloadItem,
+    ConnectionCounts, ContainerItem, ContainerRef, Coverage, CoverageCount, CoverageWord, DatabaseStatus,
+    DeliveryChanged, DeliveryDetail, DeliveryItem, FindingItem, HasItem, HasPage, ImageItem, IssueItem, KubernetesNode,
+    KubernetesStatus, LayerCounts, LayerItem, LayerWord, Lifetimes, NodeCounts, NodeItem, NodeStateWord, OfflineStatus,
+    Open, PackageItem, Page, ProblemItem, ProblemWord, Pushed, ReasonCount, Rematch, ReportCounts, Requeued, RoleItem,
+    RuntimeWord, SeverityWord, SourceStatus, Status, StatusWord, StepItem, StorageWord, TargetItem, TargetTest,
+    WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
 pub use outcrop_proto::escape::is_treacherous;
 pub use probes::Probes;

@@ -68,6 +68,7 @@ pub(super) async fn front(source: &dyn Source, caller: &Caller) -> Result<String
     coverage(&mut html, &status);
     impact(&mut html, &layers);
     nodes(&mut html, &status, &silent, &distrusted);
+    deliveries(&mut html, &status);
     database(&mut html, &status);
     html.raw("</main>\n<footer><h2>API and metrics</h2><p><a href=\"/api/v1/status\">status</a>");
     for resource in RESOURCES {
@@ -150,6 +151,26 @@ fn coverage(html: &mut Html, status: &Status) {
     let lives = &status.lifetimes;
     html.raw(". Containers since the start: ").text(lives.seen).raw(" reported, of which ");
     html.text(lives.gone_before_reading).raw(" ended before they could be read.</p></section>\n");
+}
+
+/// Targets of deliveries, if there are any.
+fn deliveries(html: &mut Html, status: &Status) {
+    if status.targets.is_empty() {
+        return;
+    }
+    html.raw("<section><h2>Deliveries</h2>\n");
+    let rows = status.targets.iter().map(|target| {
+        vec![
+            target.name.clone(),
+            target.state.clone(),
+            (target.waiting_events + target.waiting_deliveries).to_string(),
+            target.oldest_seconds.map(duration).unwrap_or_default(),
+            target.refused.to_string(),
+            target.dropped.to_string(),
+            target.error.clone().unwrap_or_default(),
+        ]
+    });
+    html.table(&["Target", "State", "Waiting", "Oldest", "Refused", "Dropped", "Error"], rows).raw("</section>\n");
 }
 
 fn impact(html: &mut Html, layers: &Page<LayerItem>) {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use super::model::{
-    AdvisoryItem, ContainerItem, FindingItem, HasPage, ImageItem, IssueItem, LayerItem, NodeItem, PackageItem, Page,
-    Pushed, Status, WorkloadDetail, WorkloadItem,
+    AdvisoryItem, ContainerItem, DeliveryChanged, DeliveryDetail, DeliveryItem, FindingItem, HasPage, ImageItem,
+    IssueItem, LayerItem, NodeItem, PackageItem, Page, Pushed, Status, TargetItem, TargetTest, WorkloadDetail,
+    WorkloadItem,
 };
 use crate::store::StoreError;
 
@@ -75,6 +76,18 @@ pub trait Source: Send + Sync {
     fn advisory<'a>(&'a self, scope: &'a Scope, id: &'a str) -> Future<'a, AdvisoryItem>;
     /// Lists the containers with a package or a vulnerability. Only `limit` and `cursor` of `list` are used.
     fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, HasPage>;
+    /// Lists targets of deliveries.
+    fn targets<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<TargetItem>>;
+    /// Lists deliveries that wait or were refused.
+    fn deliveries<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<DeliveryItem>>;
+    /// Returns a delivery with its content.
+    fn delivery<'a>(&'a self, scope: &'a Scope, id: i64) -> Future<'a, DeliveryDetail>;
+    /// Has a refused delivery sent again, or removes it.
+    fn settle_delivery<'a>(&'a self, caller: &'a str, id: i64, again: bool) -> Future<'a, DeliveryChanged>;
+    /// Has a target get a snapshot.
+    fn resync_target<'a>(&'a self, caller: &'a str, name: &'a str) -> Future<'a, DeliveryChanged>;
+    /// Sends a sample to a target, and returns its answer.
+    fn test_target<'a>(&'a self, caller: &'a str, name: &'a str) -> Future<'a, TargetTest>;
     /// Stores the advisory database in `file`, which `caller` has pushed, and matches all packages against it. If the request had a
     /// signature, it is in `FILE.minisig`. The web module removes both files afterwards.
     fn push_database<'a>(&'a self, caller: &'a str, file: PathBuf, allow_shrink: bool) -> Future<'a, Pushed>;

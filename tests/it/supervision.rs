@@ -10,7 +10,7 @@ use crate::ports::free;
 use crate::service_parts::{OUTCROP, Running, until};
 
 /// Every task that runs outside of a cluster. Those that follow the API server are spawned in the same way.
-const TASKS: [&str; 16] = [
+const TASKS: [&str; 19] = [
     "fleet",
     "streams",
     "merges",
@@ -23,6 +23,9 @@ const TASKS: [&str; 16] = [
     "tidy",
     "days",
     "problems",
+    "conditions",
+    "delivering",
+    "outbox",
     "certificate",
     "grpc",
     "api",
@@ -39,7 +42,7 @@ fn readiness(api: SocketAddr) -> Option<u16> {
     answer.split(' ').nth(1)?.parse().ok()
 }
 
-/// An aggregator on loopback with nothing in its store. Only the task that renews certificates needs one.
+/// An aggregator on loopback with nothing in its store. Only the task that renews certificates needs one, and only deliveries a target.
 fn aggregator(dir: &tempfile::TempDir, api: SocketAddr, panics: Option<(&str, u64)>) -> Running {
     let log = fs::File::create(dir.path().join("log")).unwrap();
     fs::write(dir.path().join("tokens"), "").unwrap();
@@ -49,6 +52,11 @@ fn aggregator(dir: &tempfile::TempDir, api: SocketAddr, panics: Option<(&str, u6
         Some(("certificate", _)) => command.args(["--tls-name", "localhost"]),
         _ => command.arg("--insecure"),
     };
+    if matches!(panics, Some(("conditions" | "delivering" | "outbox", _))) {
+        let (path, url) = (dir.path().join("deliver.yaml"), format!("http://{}", free()));
+        fs::write(&path, format!("targets: [{{ name: central, http: {{ url: '{url}' }} }}]\n")).unwrap();
+        command.arg("--deliver").arg(path);
+    }
     command.arg("--data").arg(dir.path().join("data")).arg("--tokens").arg(dir.path().join("tokens"));
     command.args(["--log-format", "json"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     if let Some((task, milliseconds)) = panics {

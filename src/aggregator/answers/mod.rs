@@ -1,6 +1,7 @@
 //! Implements [`Source`](crate::web::Source): builds the responses of the API from snapshots of the fleet and from the store. Every response covers
 //! only what the caller may read.
 
+mod deliveries;
 mod findings;
 mod history;
 mod image;
@@ -23,7 +24,7 @@ use outcrop_proto::{
 use tracing::{info, warn};
 
 pub(super) use recent::Latest;
-pub(super) use workloads::newest;
+pub(super) use workloads::{newest, owner};
 
 use super::advisories::{Current, Refusal};
 use super::fleet::{Container, Key, Picture};
@@ -33,8 +34,9 @@ use super::{Aggregator, discard, now};
 use crate::advisory::{self, Assessed};
 use crate::store::{AuditOutcome, RematchRow, StackId, Summary};
 use crate::web::{
-    AdvisoryItem, ContainerItem, ContainerRef, Failure, FindingItem, Future, HasPage, ImageItem, IssueItem, LayerItem,
-    List, NodeItem, PackageItem, Page, Pushed, Rematch, Scope, Source, Status, WorkloadDetail, WorkloadItem,
+    AdvisoryItem, ContainerItem, ContainerRef, DeliveryChanged, DeliveryDetail, DeliveryItem, Failure, FindingItem,
+    Future, HasPage, ImageItem, IssueItem, LayerItem, List, NodeItem, PackageItem, Page, Pushed, Rematch, Scope,
+    Source, Status, TargetItem, TargetTest, WorkloadDetail, WorkloadItem,
 };
 
 /// The aggregator as the source of the web module.
@@ -114,6 +116,44 @@ impl Source for Answers {
             let outcome = if denied { AuditOutcome::Denied } else { AuditOutcome::Failed };
             self.0.audit(who, action, target, outcome).await;
             Ok(())
+        })
+    }
+
+    fn targets<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<TargetItem>> {
+        Box::pin(async { self.0.list_targets(scope, list) })
+    }
+
+    fn deliveries<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<DeliveryItem>> {
+        Box::pin(self.0.list_deliveries(scope, list))
+    }
+
+    fn delivery<'a>(&'a self, scope: &'a Scope, id: i64) -> Future<'a, DeliveryDetail> {
+        Box::pin(self.0.delivery_now(scope, id))
+    }
+
+    fn settle_delivery<'a>(&'a self, who: &'a str, id: i64, again: bool) -> Future<'a, DeliveryChanged> {
+        Box::pin(async move {
+            let changed = self.0.settle_delivery(id, again).await?;
+            let action = if again { "replay-delivery" } else { "drop-delivery" };
+            self.0.audit(who, action, &format!("{} {id}", changed.target), AuditOutcome::Done).await;
+            Ok(changed)
+        })
+    }
+
+    fn resync_target<'a>(&'a self, who: &'a str, name: &'a str) -> Future<'a, DeliveryChanged> {
+        Box::pin(async move {
+            let changed = self.0.resync_target(name).await?;
+            self.0.audit(who, "resync-target", name, AuditOutcome::Done).await;
+            Ok(changed)
+        })
+    }
+
+    fn test_target<'a>(&'a self, who: &'a str, name: &'a str) -> Future<'a, TargetTest> {
+        Box::pin(async move {
+            let tested = self.0.try_target(name).await?;
+            let outcome = if tested.accepted { AuditOutcome::Done } else { AuditOutcome::Failed };
+            self.0.audit(who, "test-target", name, outcome).await;
+            Ok(tested)
         })
     }
 

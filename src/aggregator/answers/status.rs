@@ -147,7 +147,11 @@ impl Aggregator {
                 })
                 .collect(),
             kubernetes,
-            offline: self.config.offline.clone().map(|Offline { ports, enforced }| OfflineStatus { ports, enforced }),
+            offline: self.config.offline.clone().map(|Offline { ports, allowed, enforced }| OfflineStatus {
+                ports,
+                allowed: allowed.iter().map(ToString::to_string).collect(),
+                enforced,
+            }),
             layers,
             oldest_unscanned_seconds: oldest_unscanned,
             lifetimes,
@@ -173,6 +177,7 @@ impl Aggregator {
             }),
             database_error: self.advisories.refused(),
             problems: if is_all { self.problems.list().into_iter().map(Into::into).collect() } else { Vec::new() },
+            targets: self.targets(scope),
             findings,
             withheld,
             rematch: rematch.filter(|_| is_all).map(words),

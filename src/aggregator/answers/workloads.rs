@@ -63,7 +63,7 @@ impl<'a> Wanted<'a> {
 }
 
 /// Whose a workload is, by the first of the keys that it has, else that its namespace has.
-fn owner<'c>(cluster: &'c Cluster, of: &Pods, keys: &[String]) -> Option<&'c str> {
+pub(in crate::aggregator) fn owner<'c>(cluster: &'c Cluster, of: &Pods, keys: &[String]) -> Option<&'c str> {
     let marks = [cluster.marks(of), cluster.namespace_marks(&of.workload.namespace)];
     let values = marks
         .into_iter()
@@ -127,7 +127,7 @@ impl Aggregator {
         Ok(self.watch.as_ref().ok_or_else(|| Failure::Invalid(none.to_owned()))?.cluster())
     }
 
-    fn owner_keys(&self) -> &[String] {
+    pub(in crate::aggregator) fn owner_keys(&self) -> &[String] {
         self.config.kubernetes.as_ref().map_or(&[], |kubernetes| &kubernetes.owner_keys)
     }
 

@@ -11,10 +11,12 @@ use utoipa::ToSchema;
 
 use crate::problems::ActiveProblem;
 
+mod deliveries;
 mod fleet;
 mod word;
 mod workloads;
 
+pub use deliveries::{DeliveryChanged, DeliveryDetail, DeliveryItem, TargetItem, TargetTest};
 pub use fleet::{
     AgentItem, AgentProblem, KubernetesNode, LayerCounts, LayerItem, NodeCounts, NodeItem, RoleItem, StepItem,
 };
@@ -80,6 +82,9 @@ pub struct Status {
     pub database_error: Option<String>,
     /// Current problems, ordered by kind; empty for callers who may not read everything.
     pub problems: Vec<ProblemItem>,
+    /// Targets of deliveries; empty for callers who may not read everything.
+    #[serde(default)]
+    pub targets: Vec<TargetItem>,
     /// Findings of containers by severity: a finding of an image counts once for each container that runs it.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub findings: SeverityCounts,
@@ -92,8 +97,11 @@ pub struct Status {
 /// Connections that an offline aggregator may open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OfflineStatus {
-    /// TCP ports that it may connect to: those of the API server and of DNS.
+    /// TCP ports that it may connect to: those of the API server and of DNS, and of allowed hosts.
     pub ports: Vec<u16>,
+    /// Hosts that deliveries may go to; no other one is contacted.
+    #[serde(default)]
+    pub allowed: Vec<String>,
     /// Whether the kernel refuses all others (Linux 6.7 and later).
     pub enforced: bool,
 }

@@ -42,7 +42,10 @@ fn check(document: &Value, path: &str, method: &str, answer: &Answer) {
 fn target(path: &str) -> String {
     let question = if path.ends_with("who-has") { "?q=log4j-core" } else { "" };
     let path = path.replace("{namespace}/{kind}/{name}", "shop/deploy/web-2");
-    path.replace("{id}", "CVE-2021-44228").replace("{name}", "node-1") + question
+    // The one delivery that was refused, and a target.
+    let id = if path.contains("/deliveries/") { "0" } else { "CVE-2021-44228" };
+    let name = if path.contains("/targets/") { "central" } else { "node-1" };
+    path.replace("{id}", id).replace("{name}", name) + question
 }
 
 #[test]

@@ -7,13 +7,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use outcrop::problems::ProblemKind;
-use outcrop::web::list::{CONTAINERS, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, WHO_HAS, WORKLOADS, page};
+use outcrop::web::list::{
+    CONTAINERS, DELIVERIES, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, TARGETS, WHO_HAS, WORKLOADS, page,
+};
 use outcrop::web::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AgentProblem, AskedVulnerability, AssessedCount, ConnectionCounts,
-    ContainerItem, ContainerRef, CoverageCount, DatabaseStatus, Failure, FindingItem, Future, HasItem, HasPage,
-    ImageItem, IssueItem, KubernetesNode, KubernetesStatus, LayerCounts, LayerItem, Lifetimes, List, NodeCounts,
-    NodeItem, OfflineStatus, PackageItem, Page, ProblemItem, Pushed, ReasonCount, Rematch, ReportCounts, RoleItem,
-    Scope, Source, SourceStatus, Status, StepItem, WorkloadContainer, WorkloadDetail, WorkloadItem,
+    ContainerItem, ContainerRef, CoverageCount, DatabaseStatus, DeliveryChanged, DeliveryDetail, DeliveryItem, Failure,
+    FindingItem, Future, HasItem, HasPage, ImageItem, IssueItem, KubernetesNode, KubernetesStatus, LayerCounts,
+    LayerItem, Lifetimes, List, NodeCounts, NodeItem, OfflineStatus, PackageItem, Page, ProblemItem, Pushed,
+    ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source, SourceStatus, Status, StepItem, TargetItem,
+    TargetTest, WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
 use outcrop_proto::{
     AssessedState, Coverage, CoverageState, FindingStatus, LayerState, NodeState, Runtime, Severity, SeverityCounts,
@@ -235,6 +238,30 @@ impl Fake {
         }
     }
 
+    fn targets(&self, scope: &Scope) -> Vec<TargetItem> {
+        let target = |(name, state, error): (&str, &str, Option<&str>)| TargetItem {
+            name: name.to_owned(),
+            kind: "http".to_owned(),
+            address: format!("https://{name}.example"),
+            state: state.to_owned(),
+            waiting_events: 1200,
+            waiting_deliveries: 1,
+            oldest_seconds: Some(7300),
+            refused: 2,
+            dropped: 3,
+            accepted: 40,
+            refusals: 5,
+            failures: 6,
+            records: 40_000,
+            bytes: 1_234_567,
+            accepted_at: Some("2026-11-01T00:00:00Z".to_owned()),
+            error: error.map(ToOwned::to_owned),
+            next_attempt_seconds: error.map(|_| 17),
+        };
+        let targets = [("broken", "failing", Some(HOSTILE)), ("central", "ok", None)];
+        targets.into_iter().filter(|_| *scope == Scope::All).map(target).collect()
+    }
+
     fn status(&self, scope: &Scope) -> Status {
         let containers = self.seen(scope).count() as u64;
         let hostile = u64::from(self.seen(scope).any(|number| number == 0));
@@ -247,7 +274,12 @@ impl Fake {
         Status {
             version: "0.1.0".to_owned(),
             cluster: HOSTILE.to_owned(),
-            offline: Some(OfflineStatus { ports: vec![53, 443], enforced: true }),
+            targets: self.targets(scope),
+            offline: Some(OfflineStatus {
+                ports: vec![53, 443],
+                allowed: vec![name("target.example", 0)],
+                enforced: true,
+            }),
             uptime_seconds: 90_000,
             restricted: *scope != Scope::All,
             nodes: NodeCounts {
@@ -359,6 +391,22 @@ fn rematch() -> Rematch {
     }
 }
 
+/// A delivery: the first one was refused.
+fn delivery(id: i64) -> DeliveryItem {
+    DeliveryItem {
+        id,
+        target: "central".to_owned(),
+        state: if id == 0 { "refused" } else { "waiting" }.to_owned(),
+        key: format!("{id:032x}"),
+        sequence: 7,
+        made_at: "2026-11-01T00:00:00Z".to_owned(),
+        records: 1000,
+        bytes: 12_345,
+        refused_at: (id == 0).then(|| "2026-11-01T00:01:00Z".to_owned()),
+        reason: if id == 0 { HOSTILE } else { "" }.to_owned(),
+    }
+}
+
 /// An answer that is there already.
 fn ready<'a, T: Send + 'a>(answer: Result<T, Failure>) -> Future<'a, T> {
     Box::pin(async { answer })
@@ -428,6 +476,59 @@ impl Source for Fake {
     fn issues<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<IssueItem>> {
         let items = self.seen(scope).take(4).map(|number| (number, self.issue(number)));
         ready(page(&ISSUES, list, items))
+    }
+
+    fn targets<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<TargetItem>> {
+        let items = self.targets(scope).into_iter().filter(|item| {
+            list.filter("name").is_none_or(|name| item.name == name)
+                && list.filter("state").is_none_or(|state| item.state == state)
+        });
+        ready(page(&TARGETS, list, items.map(|item| (item.name.clone(), item))))
+    }
+
+    fn deliveries<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<DeliveryItem>> {
+        let items = (0..3).filter(|_| *scope == Scope::All).map(delivery).filter(|item| {
+            list.filter("target").is_none_or(|target| item.target == target)
+                && list.filter("state").is_none_or(|state| item.state == state)
+        });
+        ready(page(&DELIVERIES, list, items.map(|item| (item.id, item))))
+    }
+
+    fn delivery<'a>(&'a self, scope: &'a Scope, id: i64) -> Future<'a, DeliveryDetail> {
+        if *scope != Scope::All || !(0..3).contains(&id) {
+            return ready(Err(Failure::Missing(format!("delivery {id} not found"))));
+        }
+        ready(Ok(DeliveryDetail { delivery: delivery(id), content: HOSTILE.repeat(2), truncated: true }))
+    }
+
+    fn settle_delivery<'a>(&'a self, _: &'a str, id: i64, _: bool) -> Future<'a, DeliveryChanged> {
+        match id {
+            0 => ready(Ok(DeliveryChanged { target: HOSTILE.to_owned() })),
+            1 | 2 => ready(Err(Failure::Refused(format!("delivery {id} waits for its target and was not refused")))),
+            _ => ready(Err(Failure::Missing(format!("delivery {id} not found")))),
+        }
+    }
+
+    fn resync_target<'a>(&'a self, _: &'a str, name: &'a str) -> Future<'a, DeliveryChanged> {
+        match name {
+            "central" => ready(Ok(DeliveryChanged { target: name.to_owned() })),
+            _ => ready(Err(Failure::Missing(format!("target {name:?} not found")))),
+        }
+    }
+
+    fn test_target<'a>(&'a self, _: &'a str, name: &'a str) -> Future<'a, TargetTest> {
+        let test = |accepted: bool, status| TargetTest {
+            target: name.to_owned(),
+            accepted,
+            status,
+            answer: HOSTILE.to_owned(),
+            milliseconds: 12,
+        };
+        match name {
+            "central" => ready(Ok(test(true, Some(202)))),
+            "broken" => ready(Ok(test(false, None))),
+            _ => ready(Err(Failure::Missing(format!("target {name:?} not found")))),
+        }
     }
 
     fn nodes<'a>(&'a self, _: &'a Scope, list: &'a List) -> Future<'a, Page<NodeItem>> {

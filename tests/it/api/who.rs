@@ -51,6 +51,7 @@ fn a_caller_does_what_its_rights_say_and_sees_its_namespaces() {
     let shop = token(&server, "shop", "read", "shop");
     let pusher = token(&server, "ci", "push-database", "");
     let admin = token(&server, "admin", "read,manage-nodes", "");
+    let sender = token(&server, "sender", "read,manage-deliveries", "");
     let ask = |token: &str, method: &str, target: &str| {
         let bearer = format!("Bearer {token}");
         let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
@@ -67,12 +68,24 @@ fn a_caller_does_what_its_rights_say_and_sees_its_namespaces() {
         (&admin, "POST", "/api/v1/database", 403),
         (&admin, "POST", "/api/v1/nodes/node-1/distrust", 200),
         (&admin, "POST", "/api/v1/nodes/node-1/trust", 200),
+        (&admin, "POST", "/api/v1/targets/central/test", 403),
+        (&shop, "GET", "/api/v1/deliveries/0", 404),
+        (&sender, "GET", "/api/v1/deliveries/0", 200),
+        (&sender, "POST", "/api/v1/deliveries/0/replay", 200),
+        (&sender, "POST", "/api/v1/deliveries/0/drop", 200),
+        (&sender, "POST", "/api/v1/targets/central/resync", 200),
+        (&sender, "POST", "/api/v1/targets/nobody/resync", 404),
+        (&sender, "POST", "/api/v1/nodes/node-1/trust", 403),
     ] {
         assert_eq!(ask(token, method, target).status, status, "{method} {target}");
     }
     // Lists, counts, pages and metrics are over what the caller sees; and a tag of one is none of the other.
     assert_eq!(ask(&shop, "GET", "/api/v1/containers").json()["items"].as_array().unwrap().len(), 5);
     assert_eq!(ask(&admin, "GET", "/api/v1/containers").json()["items"].as_array().unwrap().len(), 10);
+    for (list, count) in [("targets", 2), ("deliveries", 3)] {
+        let length = |token| ask(token, "GET", &format!("/api/v1/{list}")).json()["items"].as_array().unwrap().len();
+        assert_eq!((length(&shop), length(&admin)), (0, count), "targets are told of all namespaces");
+    }
     assert_eq!(ask(&shop, "GET", "/api/v1/status").json()["containers"], 5);
     assert!(ask(&shop, "GET", "/metrics").body.contains("outcrop_containers{coverage=\"scanned\"} 4.0\n"));
     let layers = |token: &str| ask(token, "GET", "/api/v1/layers");
@@ -305,6 +318,8 @@ fn every_route_asks_for_its_own_permission_and_an_unknown_path_for_none() {
     let expected = [
         ("get /api/v1/advisories/{id}", "get findings"),
         ("get /api/v1/containers", "list containers"),
+        ("get /api/v1/deliveries", "list deliveries"),
+        ("get /api/v1/deliveries/{id}", "get deliveries"),
         ("get /api/v1/findings", "list findings"),
         ("get /api/v1/images", "list images"),
         ("get /api/v1/issues", "list issues"),
@@ -313,12 +328,17 @@ fn every_route_asks_for_its_own_permission_and_an_unknown_path_for_none() {
         ("get /api/v1/openapi.json", "get status"),
         ("get /api/v1/packages", "list packages"),
         ("get /api/v1/status", "get status"),
+        ("get /api/v1/targets", "list targets"),
         ("get /api/v1/who-has", "list packages"),
         ("get /api/v1/workloads", "list workloads"),
         ("get /api/v1/workloads/{namespace}/{kind}/{name}", "get workloads"),
         ("post /api/v1/database", "create databases"),
+        ("post /api/v1/deliveries/{id}/drop", "update deliveries"),
+        ("post /api/v1/deliveries/{id}/replay", "update deliveries"),
         ("post /api/v1/nodes/{name}/distrust", "update nodes"),
         ("post /api/v1/nodes/{name}/trust", "update nodes"),
+        ("post /api/v1/targets/{name}/resync", "update targets"),
+        ("post /api/v1/targets/{name}/test", "update targets"),
     ];
     let expected: BTreeMap<String, String> = expected.map(|(of, needs)| (of.to_owned(), needs.to_owned())).into();
     assert_eq!(requested, expected, "a new route is added here, with the permission that it needs");

@@ -5,6 +5,7 @@
 mod crash;
 mod deaths;
 mod deleted;
+mod delivering;
 pub(crate) mod evil;
 mod laws;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]

@@ -80,7 +80,7 @@ impl Place {
             place.token(node);
         }
         if flags.contains(&"--kubernetes") {
-            let rights = "read,push-database,manage-nodes";
+            let rights = "read,push-database,manage-nodes,manage-deliveries";
             let mut command = Command::new(OUTCROP);
             command.args(["token", "new", "--api", "test", "--rights", rights, "--tokens"]).arg(place.at("api-tokens"));
             place.bearer = Some(String::from_utf8(command.output().unwrap().stdout).unwrap().trim().to_owned());
