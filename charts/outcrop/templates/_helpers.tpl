@@ -168,3 +168,14 @@ annotations:
     - { protocol: TCP, port: {{ . | int }} }
     {{- end }}
 {{- end -}}
+
+{{- /* Ports of the targets of deliveries, as a JSON list, each once. */ -}}
+{{- define "outcrop.deliverPorts" -}}
+{{- $ports := list -}}
+{{- range .Values.deliver.targets -}}
+{{- $url := urlParse (dig "http" "url" "" .) -}}
+{{- $default := ternary "443" "80" (eq $url.scheme "https") -}}
+{{- $ports = append $ports (default $default (regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host))) -}}
+{{- end -}}
+{{- $ports | uniq | sortAlpha | toJson -}}
+{{- end -}}
