@@ -43,7 +43,7 @@ pub(super) fn nothing_leaves(installed: &Installed) {
         all.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
     let offline = installed.json(&["status"])["offline"].clone();
-    assert_eq!(offline, json!({ "ports": [53, 443], "enforced": true }));
+    assert_eq!(offline, json!({ "ports": [53, 443], "allowed": [], "enforced": true }));
     let [service, address, udp, tcp, aggregator, others] = all;
     println!(
         "connections of pods: API server {}, DNS {}, aggregator {aggregator}, others {others}",
