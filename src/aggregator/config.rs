@@ -70,7 +70,7 @@ pub struct Config {
     pub keep_history: Duration,
     /// Targets of deliveries.
     pub deliver: deliver::Config,
-    /// Whether events are written to the outbox without a target: for tests.
+    /// Set if events are written to the outbox without a target: for tests.
     pub outbox: bool,
 }
 

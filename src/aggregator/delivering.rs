@@ -25,7 +25,7 @@ use crate::store::{
     TargetSpec,
 };
 
-/// How often the outbox is tidied, and the backlog of targets counted.
+/// Interval at which the outbox is tidied, and the backlog of targets counted.
 const TIDY: Duration = Duration::from_secs(5);
 
 /// Shortest time for which changes are collected: the store is asked as often.
@@ -53,12 +53,12 @@ pub(super) struct Delivering {
     pub(super) counts: Counts,
 }
 
-/// What is known of a target at the moment.
+/// The state of a target at the moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     pub(super) backlog: Backlog,
     pub(super) dropped: u64,
-    /// Whether a snapshot is not complete yet.
+    /// Set while a snapshot is not complete.
     pub(super) in_snapshot: bool,
     pub(super) delivered_at: Option<i64>,
     /// Failures in a row.
@@ -151,7 +151,7 @@ impl Delivering {
 impl Aggregator {
     /// Delivers to one target.
     pub(super) async fn deliver_to(self: Arc<Self>, to: Arc<Delivering>) {
-        // Whether the last portion took all that there was: then changes are collected for a while.
+        // Set if the last portion took all that there was: then changes are collected for a while.
         let mut is_drained = false;
         loop {
             let next = async {

@@ -35,7 +35,7 @@ const SYSTEM_CERTIFICATES: [&str; 4] = [
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// How long the target asks to wait.
+    /// Time that the target asks to wait.
     pub retry_after: Option<Duration>,
     /// The beginning of its body.
     pub text: String,

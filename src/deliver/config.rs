@@ -32,7 +32,7 @@ pub enum ConfigError {
     Content {
         /// Its path.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The fault and its place.
         reason: String,
     },
 }
@@ -55,7 +55,7 @@ pub struct TargetConfig {
     pub name: String,
     /// An HTTP endpoint.
     pub http: Http,
-    /// What it is told; everything by default.
+    /// Selects its records; everything by default.
     #[serde(default)]
     pub filter: Filter,
     /// Size of its batches.
@@ -292,9 +292,7 @@ impl Http {
         // As the client does where the scheme is missing.
         let text = if proxy.contains("://") { proxy } else { format!("http://{proxy}") };
         let uri: Uri = text.parse().map_err(|_| "http.proxy.url: not a URL of a proxy".to_owned())?;
-        let url = Url(uri);
-        let port = url.0.port_u16().unwrap_or(if url.is_secure() { 443 } else { 80 });
-        Ok(Peer { host: url.host().to_ascii_lowercase(), port })
+        Ok(Url(uri).peer())
     }
 
     /// Returns the URL of the proxy, if there is one.
