@@ -17,13 +17,15 @@ use super::fleet::workload_key;
 use super::{Aggregator, now};
 use crate::cluster::Pods;
 use crate::deliver::{
-    self, Answer, Client, Encoded, Format, Origin, SendError, TargetConfig, Verdict, WhenFull, Workloads, encode,
+    self, Answer, Client, Encoded, Family, Origin, SendError, Stream, TargetConfig, Verdict, WhenFull, Workloads,
+    encode,
 };
 use crate::problems::ProblemKind;
 use crate::store::{
     Backlog, BacklogLimit, DeliveryRow, ErrorKind, NewDelivery, Portion, PortionLimit, Store, StoreError, TargetId,
     TargetSpec,
 };
+use crate::supervise::panic_message;
 
 /// Interval at which the outbox is tidied, and the backlog of targets counted.
 const TIDY: Duration = Duration::from_secs(5);
@@ -87,7 +89,7 @@ impl Delivering {
         Arc::new(Self {
             config: config.clone(),
             id: OnceLock::new(),
-            client: Client::new(config.http.clone()),
+            client: Client::new(config.connection.clone()),
             state: Mutex::default(),
             wake: Notify::new(),
             counts: Counts::default(),
@@ -133,18 +135,20 @@ impl Delivering {
     /// Sends in a thread of its own. Several attempts may run at the same time: a test beside a delivery.
     async fn send(self: &Arc<Self>, key: String, body: Encoded) -> Result<Answer, SendError> {
         let to = Arc::clone(self);
-        let sent = tokio::task::spawn_blocking(move || to.client.send(&key, &body)).await;
-        sent.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(SendError("the aggregator stops".to_owned())),
-        })
+        let sent = tokio::task::spawn_blocking(move || to.stream().send(&to.client, &key, &body)).await;
+        // A defect of the client concerns this target alone: it is retried as if no answer had come.
+        sent.unwrap_or_else(|error| Err(SendError(panic_message(error))))
+    }
+
+    fn stream(&self) -> &dyn Stream {
+        match self.config.kind.family() {
+            Family::Stream(stream) => stream,
+        }
     }
 
     fn limit(&self) -> PortionLimit {
         let batch = self.config.batch;
-        // An event in structured mode is a request of its own.
-        let changes = if self.config.http.format == Format::Cloudevents { 1 } else { batch.records };
-        PortionLimit { changes, bytes: batch.bytes }
+        PortionLimit { changes: batch.records.min(self.stream().most_records()), bytes: batch.bytes }
     }
 }
 
@@ -202,8 +206,7 @@ impl Aggregator {
                 let (at, key, records) = (now().unix, new_key(), told.len());
                 let sequence = target.sequence.saturating_add(1);
                 let origin = Origin { cluster: self.store.cluster(), target: &target.name, key: &key, sequence, at };
-                let http = &to.config.http;
-                match encode(origin, &told, http.format, http.compression) {
+                match encode(origin, &told, to.stream()) {
                     Ok(Encoded(body)) => Some(NewDelivery { key, records, body, at }),
                     Err(error) => {
                         // No value that the store returns does this; if one does, the target has to be told everything anew.
@@ -224,7 +227,7 @@ impl Aggregator {
         let (name, bytes) = (&to.config.name, body.0.len() as u64);
         let outcome = to.send(row.key.clone(), body).await;
         let (reason, asked) = match &outcome {
-            Ok(answer) if answer.verdict() == Verdict::Accepted => {
+            Ok(answer) if answer.verdict == Verdict::Accepted => {
                 debug!(target = name, key = row.key, records = row.records, bytes, "delivery accepted");
                 let at = now().unix;
                 while let Err(error) = self.store.delivered(row.id, at).await {
@@ -249,7 +252,7 @@ impl Aggregator {
             Ok(answer) => (explain(answer), answer.retry_after),
             Err(error) => (shorten(&error.to_string()), None),
         };
-        if outcome.as_ref().is_ok_and(|answer| answer.verdict() == Verdict::Refused) {
+        if outcome.as_ref().is_ok_and(|answer| answer.verdict == Verdict::Refused) {
             warn!(target = name, key = row.key, reason, "delivery refused; it is kept, and others go on");
             if let Err(error) = self.store.refuse(row.id, &reason, now().unix).await {
                 warn!(target = name, key = row.key, %error, "refusal not stored; the delivery is sent again");
@@ -333,9 +336,7 @@ impl Aggregator {
         let key = new_key();
         let origin =
             Origin { cluster: self.store.cluster(), target: &to.config.name, key: &key, sequence: 0, at: now().unix };
-        let http = &to.config.http;
-        let body =
-            deliver::sample(origin, http.format, http.compression).map_err(|error| SendError(error.to_string()))?;
+        let body = deliver::sample(origin, to.stream()).map_err(|error| SendError(error.to_string()))?;
         to.send(key, body).await
     }
 
@@ -356,11 +357,11 @@ pub(super) fn explain(answer: &Answer) -> String {
     let name = axum::http::StatusCode::from_u16(answer.status).ok().and_then(|status| status.canonical_reason());
     let status = format!("{} {}", answer.status, name.unwrap_or_default());
     let hint = match answer.status {
-        301 | 302 | 303 | 307 | 308 => "redirects are not followed; set http.url to the final address",
+        301 | 302 | 303 | 307 | 308 => "redirects are not followed; set the URL to the final address",
         401 | 403 | 407 => "check the credentials of the target",
-        404 => "check http.url",
+        404 => "check the URL",
         413 => "lower batch.bytes or batch.records",
-        415 => "check http.format and http.compression",
+        415 => "check format and compression",
         _ => "",
     };
     let parts = [status.trim(), answer.text.as_str(), hint];

@@ -252,7 +252,7 @@ fn parse_peer(text: &str) -> Result<Peer, &'static str> {
 /// Fails if a target needs a connection that is not allowed.
 fn check_offline(deliver: &deliver::Config, allowed: &[Peer]) -> Result<(), Fatal> {
     for target in &deliver.targets {
-        let peer = target.http.peer().map_err(|error| Fatal::usage(format!("target {}: {error}", target.name)))?;
+        let peer = target.peer().map_err(|error| Fatal::usage(format!("target {}: {error}", target.name)))?;
         if !allowed.contains(&peer) {
             return Err(Fatal::usage(format!(
                 "--offline refuses connections to the target {}: pass --offline-allow {peer}, or remove the target from --deliver",

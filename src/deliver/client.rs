@@ -8,13 +8,14 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use outcrop_proto::{Digest, clock};
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{self, crypto::ring};
 use ureq::Agent;
+use ureq::http::Method;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
-use super::config::{Authorization, Compression, Format, Http, Tls};
-use super::encode::Encoded;
-use super::{Verdict, retry, secret, sign};
+use super::connection::{Authorization, Connection, Tls, Url};
+use super::encode::Compression;
+use super::{Verdict, retry, secret};
 
 /// Bytes of an answer that are read.
 const ANSWER: u64 = 4 << 10;
@@ -35,17 +36,12 @@ const SYSTEM_CERTIFICATES: [&str; 4] = [
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
+    /// The meaning of the answer.
+    pub verdict: Verdict,
     /// Time that the target asks to wait.
     pub retry_after: Option<Duration>,
     /// The beginning of its body.
     pub text: String,
-}
-
-impl Answer {
-    /// Returns the meaning of the answer.
-    pub fn verdict(&self) -> Verdict {
-        Verdict::of(self.status)
-    }
 }
 
 /// Why no answer came.
@@ -53,48 +49,65 @@ impl Answer {
 #[error("{0}")]
 pub struct SendError(pub String);
 
+/// A request to a target.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Its method.
+    pub method: Method,
+    /// Its URL.
+    pub url: &'a Url,
+    /// Headers beside the credentials.
+    pub headers: Vec<(&'static str, String)>,
+    /// Its body.
+    pub body: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// Creates a request that posts a body.
+    pub fn post(url: &'a Url, content_type: &str, body: &'a [u8]) -> Self {
+        Self { method: Method::POST, url, headers: vec![("Content-Type", content_type.to_owned())], body }
+    }
+
+    /// Says how the body is compressed.
+    pub fn compressed(&mut self, compression: Compression) {
+        let name = match compression {
+            Compression::Zstd => "zstd",
+            Compression::Gzip => "gzip",
+            Compression::None => return,
+        };
+        self.headers.push(("Content-Encoding", name.to_owned()));
+    }
+}
+
 /// A client of one target. It keeps its connection while the target's certificates stay the same.
 #[derive(Debug)]
 pub struct Client {
-    http: Http,
+    connection: Connection,
     agent: Mutex<Option<(Digest, Agent)>>,
 }
 
 impl Client {
-    /// Creates the client of an endpoint.
-    pub fn new(http: Http) -> Self {
-        Self { http, agent: Mutex::new(None) }
+    /// Creates a client with these settings.
+    pub fn new(connection: Connection) -> Self {
+        Self { connection, agent: Mutex::new(None) }
     }
 
-    /// Sends a delivery with its idempotency key. Blocks until the answer is there.
+    /// Sends a request. Blocks until the answer is there.
     ///
     /// # Errors
     /// When a file of the configuration cannot be used, or the target gives no answer.
-    pub fn send(&self, key: &str, body: &Encoded) -> Result<Answer, SendError> {
-        let http = &self.http;
-        let agent = self.agent().map_err(SendError)?;
-        let kind = match http.format {
-            Format::Outcrop => "application/x-ndjson",
-            Format::Cloudevents => "application/cloudevents+json; charset=UTF-8",
-            Format::CloudeventsBatch => "application/cloudevents-batch+json; charset=UTF-8",
-        };
-        let mut request = agent.post(http.url.uri()).header("Content-Type", kind).header("Idempotency-Key", key);
-        match http.compression {
-            Compression::Zstd => request = request.header("Content-Encoding", "zstd"),
-            Compression::Gzip => request = request.header("Content-Encoding", "gzip"),
-            Compression::None => {}
-        }
+    pub fn send(&self, request: &Request<'_>) -> Result<Answer, SendError> {
+        let agent = self.agent(request.url).map_err(SendError)?;
         let credentials = self.credentials().map_err(SendError)?;
+        let mut sent = ureq::http::Request::builder().method(&request.method).uri(request.url.uri());
+        for (name, value) in &request.headers {
+            sent = sent.header(*name, value);
+        }
         if let Some(Credentials { header, value, .. }) = &credentials {
-            request = request.header(*header, value);
+            sent = sent.header(*header, value);
         }
-        if let Some(path) = &http.signing_secret_file {
-            let secret = secret::read_text(path).map_err(SendError)?;
-            for (name, value) in sign::headers(&secret, key, clock::timestamp().as_second(), &body.0) {
-                request = request.header(name, value);
-            }
-        }
-        let mut response = request.send(body.0.as_slice()).map_err(|error| SendError(self.explain(&error)))?;
+        let sent = sent.body(request.body).map_err(|error| SendError(format!("{}: {error}", request.url.origin())))?;
+        let mut response = agent.run(sent).map_err(|error| SendError(self.explain(request.url, &error)))?;
         let header = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
         let retry_after = header.and_then(|header| retry::asked(header, clock::timestamp()));
         let mut text = Vec::new();
@@ -105,20 +118,19 @@ impl Client {
         if let Some(Credentials { value, secret, .. }) = credentials {
             text = text.replace(&value, HIDDEN).replace(&secret, HIDDEN);
         }
-        Ok(Answer { status: response.status().as_u16(), retry_after, text })
+        let status = response.status().as_u16();
+        Ok(Answer { status, verdict: Verdict::of(status), retry_after, text })
     }
 
     /// Returns an error of a request as one line, without the path of the URL.
-    fn explain(&self, error: &ureq::Error) -> String {
-        let target = self.http.url.origin();
+    fn explain(&self, url: &Url, error: &ureq::Error) -> String {
+        let target = url.origin();
         let hint = match error {
-            ureq::Error::Timeout(_) => format!("no answer within {} s", self.http.timeout.as_secs()),
+            ureq::Error::Timeout(_) => format!("no answer within {} s", self.connection.timeout.as_secs()),
             ureq::Error::HostNotFound => {
-                "the host name is not known; check http.url, and DNS in this network".to_owned()
+                "the host name is not known; check the URL, and DNS in this network".to_owned()
             }
-            ureq::Error::Tls(_) | ureq::Error::Rustls(_) => {
-                format!("{error}; check the certificates of the target, and http.tls")
-            }
+            error if is_of_tls(error) => format!("{error}; check the certificates of the target, and tls"),
             error => error.to_string(),
         };
         format!("{target}: {hint}")
@@ -126,7 +138,7 @@ impl Client {
 
     /// Returns the header with the credentials.
     fn credentials(&self) -> Result<Option<Credentials<'_>>, String> {
-        let Some(authorization) = &self.http.authorization else { return Ok(None) };
+        let Some(authorization) = &self.connection.authorization else { return Ok(None) };
         let authorized = |scheme: &str, text: &str, secret: String| {
             Some(Credentials { header: "Authorization", value: format!("{scheme} {text}"), secret })
         };
@@ -147,10 +159,10 @@ impl Client {
     }
 
     /// Returns the agent, a new one if a certificate changed.
-    fn agent(&self) -> Result<Agent, String> {
-        let http = &self.http;
-        let proxy = http.proxy_url();
-        let files = if http.url.is_secure() { Files::read(&http.tls)? } else { Files::default() };
+    fn agent(&self, url: &Url) -> Result<Agent, String> {
+        let connection = &self.connection;
+        let proxy = connection.proxy_url(url);
+        let files = if url.is_secure() { Files::read(&connection.tls)? } else { Files::default() };
         let digest = Digest::of(format!("{proxy:?} {files:?}").as_bytes());
         let mut known = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, agent)) = &*known
@@ -161,21 +173,30 @@ impl Client {
         let proxy = match proxy {
             None => None,
             // The URL may contain a password, so the message does not.
-            Some(url) => Some(ureq::Proxy::new(&url).map_err(|_| "http.proxy.url: not a URL of a proxy".to_owned())?),
+            Some(url) => Some(ureq::Proxy::new(&url).map_err(|_| "proxy.url: not a URL of a proxy".to_owned())?),
         };
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .timeout_global(Some(http.timeout))
+            .timeout_global(Some(connection.timeout))
             .user_agent(concat!("outcrop/", env!("CARGO_PKG_VERSION")))
             .proxy(proxy);
-        if http.url.is_secure() {
+        if url.is_secure() {
             config = config.tls_config(files.tls()?);
         }
         let agent: Agent = config.build().into();
         *known = Some((digest, agent.clone()));
         Ok(agent)
+    }
+}
+
+/// Returns whether an error is about TLS. Errors of the handshake come as those of input and output.
+fn is_of_tls(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => true,
+        ureq::Error::Io(error) => error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
+        _ => false,
     }
 }
 
@@ -202,7 +223,7 @@ impl Files {
                 let named = std::env::var("SSL_CERT_FILE").ok();
                 let known = named.iter().map(String::as_str).chain(SYSTEM_CERTIFICATES);
                 let found = known.map(Path::new).find(|path| path.exists());
-                secret::read(found.ok_or("this system has no CA certificates; set http.tls.caFile")?)?
+                secret::read(found.ok_or("this system has no CA certificates; set tls.caFile")?)?
             }
         };
         let client = match (&tls.cert_file, &tls.key_file) {
@@ -213,12 +234,12 @@ impl Files {
     }
 
     fn tls(&self) -> Result<TlsConfig, String> {
-        let roots = certificates(&self.ca, "http.tls.caFile")?;
+        let roots = certificates(&self.ca, "tls.caFile")?;
         let client = match &self.client {
             None => None,
             Some((chain, key)) => {
-                let key = PrivateKey::from_pem(key).map_err(|_| "http.tls.keyFile: no private key in PEM")?;
-                Some(ClientCert::new_with_certs(&certificates(chain, "http.tls.certFile")?, key))
+                let key = PrivateKey::from_pem(key).map_err(|_| "tls.keyFile: no private key in PEM")?;
+                Some(ClientCert::new_with_certs(&certificates(chain, "tls.certFile")?, key))
             }
         };
         Ok(TlsConfig::builder()

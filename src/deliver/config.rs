@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use outcrop_proto::Digest;
-use serde::{Deserialize, Deserializer, Serialize};
-use ureq::http::Uri;
+use serde::{Deserialize, Deserializer};
 
+use super::connection::{Authorization, Connection, Proxy, Tls};
 use super::filter::Filter;
-use super::proxy;
+use super::kind::{Http, Kind, Otlp};
 use crate::duration::parse_duration;
 use crate::offline::Peer;
 
@@ -48,130 +48,71 @@ pub struct Config {
 
 /// A target.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(try_from = "Written")]
 pub struct TargetConfig {
     /// Its name: lowercase letters, digits and `-`.
-    #[serde(deserialize_with = "name")]
     pub name: String,
-    /// An HTTP endpoint.
-    pub http: Http,
+    /// Its kind, with the settings of that.
+    pub kind: Kind,
+    /// How it is contacted.
+    pub connection: Connection,
     /// Selects its records; everything by default.
-    #[serde(default)]
     pub filter: Filter,
     /// Size of its batches.
-    #[serde(default)]
     pub batch: Batch,
     /// How much waits for it at most.
-    #[serde(default)]
     pub backlog: Backlog,
 }
 
-/// An HTTP endpoint.
-#[derive(Clone, Debug, Deserialize)]
+/// A target as it is written.
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Http {
-    /// Its URL.
-    pub url: Url,
-    /// Format of the body.
+struct Written {
+    #[serde(deserialize_with = "name")]
+    name: String,
     #[serde(default)]
-    pub format: Format,
-    /// Compression of the body.
+    http: Option<Http>,
     #[serde(default)]
-    pub compression: Compression,
-    /// File with the secret of the signature (`whsec_` and base64, or any text).
+    otlp: Option<Otlp>,
     #[serde(default)]
-    pub signing_secret_file: Option<PathBuf>,
-    /// Credentials.
+    authorization: Option<Authorization>,
     #[serde(default)]
-    pub authorization: Option<Authorization>,
-    /// Certificates.
+    tls: Tls,
     #[serde(default)]
-    pub tls: Tls,
-    /// The proxy; by default that of the environment.
+    proxy: Option<Proxy>,
+    #[serde(default, deserialize_with = "optional_duration")]
+    timeout: Option<Duration>,
     #[serde(default)]
-    pub proxy: Option<Proxy>,
-    /// Longest time for one request with its answer.
-    #[serde(default = "timeout", deserialize_with = "duration")]
-    pub timeout: Duration,
-    /// Whether credentials may be sent without TLS to another host.
+    insecure: bool,
     #[serde(default)]
-    pub insecure: bool,
+    filter: Filter,
+    #[serde(default)]
+    batch: Batch,
+    #[serde(default)]
+    backlog: Backlog,
 }
 
-/// Format of a body.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Format {
-    /// JSON Lines: an envelope, and one record in each line.
-    #[default]
-    Outcrop,
-    /// One [CloudEvent](https://cloudevents.io) in structured mode for each request.
-    Cloudevents,
-    /// A batch of CloudEvents.
-    CloudeventsBatch,
-}
+impl TryFrom<Written> for TargetConfig {
+    type Error = String;
 
-/// Compression of a body.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Compression {
-    /// Zstandard (RFC 8878).
-    #[default]
-    Zstd,
-    /// gzip (RFC 1952).
-    Gzip,
-    /// None.
-    None,
-}
-
-/// Credentials, read from files for each request.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum Authorization {
-    /// `Authorization: Bearer` with the text of this file.
-    BearerTokenFile(PathBuf),
-    /// `Authorization: Basic`.
-    #[serde(rename_all = "camelCase")]
-    Basic {
-        /// The user.
-        username: String,
-        /// File with the password.
-        password_file: PathBuf,
-    },
-    /// A header of another name.
-    #[serde(rename_all = "camelCase")]
-    Header {
-        /// Its name.
-        name: String,
-        /// File with its value.
-        value_file: PathBuf,
-    },
-}
-
-/// Certificates, PEM.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Tls {
-    /// File with the CA certificates that the target's certificate is verified with; by default those of the system.
-    #[serde(default)]
-    pub ca_file: Option<PathBuf>,
-    /// File with the client's certificate chain.
-    #[serde(default)]
-    pub cert_file: Option<PathBuf>,
-    /// File with its private key.
-    #[serde(default)]
-    pub key_file: Option<PathBuf>,
-}
-
-/// A proxy.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Proxy {
-    /// Its URL; empty for none.
-    pub url: String,
-    /// Hosts that are contacted without it, as in the variable `NO_PROXY`.
-    #[serde(default)]
-    pub no_proxy: String,
+    fn try_from(written: Written) -> Result<Self, String> {
+        let Written { name, http, otlp, authorization, tls, proxy, timeout, insecure, filter, batch, backlog } =
+            written;
+        let wrong = |reason: &str| format!("target {name}: {reason}");
+        let kinds = [http.map(Kind::Http), otlp.map(Kind::Otlp)];
+        let mut kinds = kinds.into_iter().flatten();
+        let (Some(kind), None) = (kinds.next(), kinds.next()) else {
+            return Err(wrong("expected one kind of target: http or otlp"));
+        };
+        let timeout = timeout.unwrap_or(Connection::default().timeout);
+        let connection = Connection { authorization, tls, proxy, timeout, insecure };
+        connection.check(kind.word(), kind.url()).map_err(|reason| wrong(&reason))?;
+        if !(1..=10_000).contains(&batch.records) || !(1 << 10..=16 << 20).contains(&batch.bytes) {
+            return Err(wrong("batch: records are 1 to 10000, bytes are 1024 to 16777216"));
+        }
+        filter.check().map_err(|reason| wrong(&reason))?;
+        Ok(Self { name, kind, connection, filter, batch, backlog })
+    }
 }
 
 /// Size of batches.
@@ -222,86 +163,6 @@ pub enum WhenFull {
     DropOldest,
 }
 
-/// A URL with scheme `http` or `https`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Url(Uri);
-
-impl TryFrom<String> for Url {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        // The text may contain a password, so the message does not.
-        let uri: Uri = text.parse().map_err(|_| "url: not a URL".to_owned())?;
-        let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
-            return Err("url: expected http://HOST/PATH or https://HOST/PATH".to_owned());
-        }
-        if authority.contains('@') {
-            return Err("url: it contains a user name; use authorization.basic with a passwordFile".to_owned());
-        }
-        Ok(Self(uri))
-    }
-}
-
-impl Url {
-    /// Returns the URL.
-    pub fn uri(&self) -> &Uri {
-        &self.0
-    }
-
-    /// Returns the host without brackets.
-    pub fn host(&self) -> &str {
-        self.0.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
-    }
-
-    /// Returns the port, also where it is that of the scheme.
-    pub fn port(&self) -> u16 {
-        self.0.port_u16().unwrap_or(if self.is_secure() { 443 } else { 80 })
-    }
-
-    /// Returns whether TLS is used.
-    pub fn is_secure(&self) -> bool {
-        self.0.scheme_str() == Some("https")
-    }
-
-    fn is_loopback(&self) -> bool {
-        let ip = self.host().parse::<std::net::IpAddr>();
-        self.host() == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
-    }
-
-    /// Returns host and port.
-    fn peer(&self) -> Peer {
-        Peer { host: self.host().to_ascii_lowercase(), port: self.port() }
-    }
-
-    /// Returns scheme, host and port: paths and queries of webhooks are secrets.
-    pub fn origin(&self) -> String {
-        let scheme = self.0.scheme_str().unwrap_or_default();
-        format!("{scheme}://{}", self.0.authority().map(|authority| authority.as_str()).unwrap_or_default())
-    }
-}
-
-impl Http {
-    /// Returns the host and the port that are contacted: the proxy's, if there is one.
-    ///
-    /// # Errors
-    /// When the proxy has no URL.
-    pub fn peer(&self) -> Result<Peer, String> {
-        let Some(proxy) = self.proxy_url() else { return Ok(self.url.peer()) };
-        // As the client does where the scheme is missing.
-        let text = if proxy.contains("://") { proxy } else { format!("http://{proxy}") };
-        let uri: Uri = text.parse().map_err(|_| "http.proxy.url: not a URL of a proxy".to_owned())?;
-        Ok(Url(uri).peer())
-    }
-
-    /// Returns the URL of the proxy, if there is one.
-    pub(super) fn proxy_url(&self) -> Option<String> {
-        let configured = self.proxy.as_ref().map(|proxy| (proxy.url.as_str(), proxy.no_proxy.as_str()));
-        proxy::for_host(configured, self.url.is_secure(), self.url.host(), self.url.port())
-    }
-}
-
 impl Config {
     /// Reads the file.
     ///
@@ -328,43 +189,37 @@ impl Config {
         })?;
         let mut names = HashSet::new();
         for target in &config.targets {
-            let wrong = |reason: &str| format!("target {}: {reason}", target.name);
             if !names.insert(&target.name) {
-                return Err(wrong("there are two of this name"));
+                return Err(format!("target {}: there are two of this name", target.name));
             }
-            let Http { url, authorization, tls, insecure, .. } = &target.http;
-            if authorization.is_some() && !url.is_secure() && !url.is_loopback() && !insecure {
-                return Err(wrong(
-                    "http.url: credentials would be sent without TLS; use https, or set http.insecure: true",
-                ));
-            }
-            if tls.cert_file.is_some() != tls.key_file.is_some() {
-                return Err(wrong("http.tls: certFile and keyFile belong together"));
-            }
-            if !(1..=10_000).contains(&target.batch.records) || !(1 << 10..=16 << 20).contains(&target.batch.bytes) {
-                return Err(wrong("batch: records are 1 to 10000, bytes are 1024 to 16777216"));
-            }
-            target.filter.check().map_err(|reason| wrong(&reason))?;
         }
         Ok(config)
     }
 }
 
 impl TargetConfig {
+    /// Returns the host and the port that are contacted: the proxy's, if there is one.
+    ///
+    /// # Errors
+    /// When the URL of the proxy is wrong.
+    pub fn peer(&self) -> Result<Peer, String> {
+        self.connection.peer(self.kind.url())
+    }
+
     /// Returns a digest of what selects the records of the target.
     pub fn selection(&self) -> Digest {
         // The filter as it is written: any change of it has the target get a snapshot.
         let filter = serde_json::to_vec(&self.filter).unwrap_or_default();
-        Digest::of(&[filter, self.http.url.uri().to_string().into_bytes()].concat())
+        Digest::of(&[filter, self.kind.url().uri().to_string().into_bytes()].concat())
     }
-}
-
-fn timeout() -> Duration {
-    Duration::from_secs(30)
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     parse_duration(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+fn optional_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
 }
 
 fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -389,6 +244,7 @@ pub(super) fn word<'de, D: Deserializer<'de>, W: outcrop_proto::Word>(deserializ
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deliver::encode::Compression;
 
     #[test]
     fn a_target_needs_a_name_and_a_url_and_the_rest_has_defaults() {
@@ -396,12 +252,13 @@ mod tests {
             Config::parse("targets:\n- name: central\n  http: { url: 'https://central.example/batches' }\n").unwrap();
         let target = &config.targets[0];
         assert_eq!(
-            (target.name.as_str(), target.http.url.host(), target.http.url.port()),
+            (target.name.as_str(), target.kind.url().host(), target.kind.url().port()),
             ("central", "central.example", 443)
         );
         assert_eq!((target.batch.records, target.batch.wait), (1000, Duration::from_secs(5)));
         assert_eq!((target.backlog.when_full, target.backlog.events), (WhenFull::Block, 1_000_000));
-        assert_eq!((target.http.format, target.http.compression), (Format::Outcrop, Compression::Zstd));
+        let Kind::Http(http) = &target.kind else { panic!("{:?}", target.kind) };
+        assert_eq!(http.compression, Compression::Zstd);
         assert!(Config::parse("").unwrap().targets.is_empty());
     }
 
@@ -409,15 +266,19 @@ mod tests {
     fn an_error_names_line_and_key() {
         let target = |more: &str| format!("targets:\n- name: a\n  http:\n    url: http://a.example\n{more}");
         for (text, says) in [
-            ("targets:\n- name: a\n".to_owned(), "line 2, column 3: missing field `http`"),
+            (
+                "targets:\n- name: a\n".to_owned(),
+                "line 2, column 3: target a: expected one kind of target: http or otlp",
+            ),
+            (target("  otlp: { url: http://a.example }\n"), "target a: expected one kind of target"),
             ("targets:\n- name: A_B\n".to_owned(), "line 2, column 9: name: expected"),
             (target("  filter: { minSeverity: bad }\n"), "line 5"),
             (target("  filter: { severity: high }\n"), "unknown field `severity`"),
             (target("  batch: { wait: 5 minutes }\n"), "line 5, column 18: invalid duration"),
             (target("  batch: { records: 0 }\n"), "target a: batch: records"),
             (target("- name: a\n  http: { url: http://b.example }\n"), "target a: there are two"),
-            (target("    authorization: { bearerTokenFile: /t }\n"), "target a: http.url: credentials would be sent"),
-            (target("    tls: { certFile: /t }\n"), "target a: http.tls: certFile and keyFile"),
+            (target("  authorization: { bearerTokenFile: /t }\n"), "target a: http.url: credentials would be sent"),
+            (target("  tls: { certFile: /t }\n"), "target a: tls: certFile and keyFile"),
             (target("  filter: { namespaces: ['[a'] }\n"), "target a: filter.namespaces: \"[a\""),
             ("targets:\n- name: a\n  http: { url: 'ftp://x' }\n".to_owned(), "line 3"),
             ("targets:\n- name: a\n  http: { url: 'http://u:secret@x' }\n".to_owned(), "user name"),

@@ -12,7 +12,7 @@ use crate::store::{FindingEvent, OutboxEvent, Selects, SubjectKey, WorkloadKey};
 /// Classes of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Class {
+pub(super) enum Class {
     /// Package sets, their findings, and who has them.
     Vulnerability,
     /// Configuration issues of workloads.

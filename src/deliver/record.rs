@@ -8,7 +8,7 @@ use crate::store::{Change, Condition, FindingChange, FindingEvent, FindingRow, O
 
 /// A record: one line of a delivery.
 #[derive(Debug, Serialize)]
-pub(super) struct Record<'a> {
+pub struct Record<'a> {
     /// What it tells, such as `finding-opened`.
     pub(super) kind: &'static str,
     /// When it happened; absent in a snapshot.

@@ -173,9 +173,13 @@ annotations:
 {{- define "outcrop.deliverPorts" -}}
 {{- $ports := list -}}
 {{- range .Values.deliver.targets -}}
-{{- $url := urlParse (dig "http" "url" "" .) -}}
+{{- range $kind, $settings := omit . "proxy" -}}
+{{- if and (kindIs "map" $settings) (hasKey (default dict $settings) "url") -}}
+{{- $url := urlParse $settings.url -}}
 {{- $default := ternary "443" "80" (eq $url.scheme "https") -}}
 {{- $ports = append $ports (default $default (regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host))) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- $ports | uniq | sortAlpha | toJson -}}
 {{- end -}}

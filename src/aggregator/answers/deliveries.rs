@@ -89,7 +89,7 @@ impl Aggregator {
         let started = Instant::now();
         let outcome = self.test_target(to).await;
         let (accepted, status, answer) = match outcome {
-            Ok(answer) if answer.verdict() == Verdict::Accepted => (true, Some(answer.status), answer.text),
+            Ok(answer) if answer.verdict == Verdict::Accepted => (true, Some(answer.status), answer.text),
             Ok(answer) => (false, Some(answer.status), explain(&answer)),
             Err(error) => (false, None, error.to_string()),
         };
@@ -119,8 +119,8 @@ fn target(to: &Delivering) -> TargetItem {
     let counts = &to.counts;
     TargetItem {
         name: to.config.name.clone(),
-        kind: "http".to_owned(),
-        address: to.config.http.url.origin(),
+        kind: to.config.kind.word().to_owned(),
+        address: to.config.kind.url().origin(),
         state: word.to_owned(),
         waiting_events: state.backlog.events,
         waiting_deliveries: state.backlog.deliveries,

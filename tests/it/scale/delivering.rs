@@ -412,8 +412,8 @@ fn a_refused_delivery_is_listed_shown_replayed_or_dropped() {
 #[test]
 fn deliveries_are_signed_authorized_and_hold_no_secret() {
     let receiver = Receiver::start(|_| Reply::Status(200, ""));
-    let more = ", signingSecretFile: DIR/signing, authorization: { bearerTokenFile: DIR/token }";
-    let (dir, path) = configuration(&format!("targets:\n{}", target("central", &receiver, more)));
+    let signed = target("central", &receiver, ", signingSecretFile: DIR/signing");
+    let (dir, path) = configuration(&format!("targets:\n{signed}  authorization: {{ bearerTokenFile: DIR/token }}\n"));
     fs::write(dir.path().join("signing"), "whsec_c2VjcmV0\n").unwrap();
     fs::write(dir.path().join("token"), "first-token\n").unwrap();
     let service = Service::start([node_name(0)].into_iter(), &["--deliver", &path]);
