@@ -1,6 +1,6 @@
 //! `benches/service`: the service at full size, beside its bars. Ends with 1 where a bar is missed.
 //!
-//! Arguments name the parts to run (`load`, `crash`, `interrupt`, `full`, `hostile`, `real`); without any, all of them. `migrate` runs only if it is named, with
+//! Arguments name the parts to run (`load`, `deliver`, `delivering-load`, `crash`, `interrupt`, `full`, `hostile`, `real`); without any, all of them. `migrate` runs only if it is named, with
 //! the store of an earlier version: `OUTCROP_STORE=DIR`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a step that fails ends the run, in helpers too")]
@@ -10,9 +10,12 @@
 mod control_group;
 #[path = "../../tests/it/scale/crash.rs"]
 mod crash;
+mod deliver;
 #[allow(dead_code, unused_imports, reason = "the tests need more of it")]
 #[path = "../../tests/it/scale/evil/mod.rs"]
 mod evil;
+#[path = "../../tests/it/scale/faults.rs"]
+mod faults;
 #[path = "../../tests/it/scale/load.rs"]
 mod load;
 #[allow(dead_code, reason = "the small fleet's tests need more of it")]
@@ -24,6 +27,9 @@ mod parts;
 #[path = "../../tests/it/ports.rs"]
 mod ports;
 mod real;
+#[allow(dead_code, reason = "the tests need more of it")]
+#[path = "../../tests/it/scale/receiver.rs"]
+mod receiver;
 #[path = "../../tests/it/scale/rematch.rs"]
 mod rematch;
 #[allow(dead_code, reason = "the small fleet's tests need more of it")]
@@ -174,7 +180,13 @@ fn main() -> ExitCode {
     let wanted = |part: &str| named.is_empty() || named.iter().any(|name| name == part);
     let mut table = Table::default();
     if wanted("load") {
-        load::whole(shape(), &mut table);
+        load::whole(shape(), &[], &mut table);
+    }
+    if wanted("deliver") {
+        deliver::whole(&mut table);
+    }
+    if wanted("delivering-load") {
+        deliver::beside_load(shape(), &mut table);
     }
     if wanted("crash") {
         crash(&mut table);

@@ -185,11 +185,11 @@ pub(crate) fn rematch(service: &Service) -> (Value, Duration) {
 }
 
 /// Everything of the table that the simulated fleet shows.
-pub(crate) fn whole(shape: Shape, table: &mut Table) {
+pub(crate) fn whole(shape: Shape, arguments: &[&str], table: &mut Table) {
     println!("{shape:?}");
     let runtime = runtime();
     let world = World::new(shape);
-    let service = Service::start((0..shape.nodes).map(node_name), &[]);
+    let service = Service::start((0..shape.nodes).map(node_name), arguments);
     let fleet = Fleet::new(world, &service);
     let poller = Poller::start(&service);
     let start = Instant::now();

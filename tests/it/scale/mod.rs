@@ -7,6 +7,7 @@ mod deaths;
 mod deleted;
 mod delivering;
 pub(crate) mod evil;
+mod faults;
 mod laws;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod load;
@@ -14,6 +15,7 @@ mod lying;
 mod node;
 mod outbox;
 mod questions;
+mod receiver;
 #[allow(dead_code, reason = "the whole fleet's bars are benches/service's")]
 mod rematch;
 mod secrets;
