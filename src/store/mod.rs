@@ -30,6 +30,9 @@ pub use error::{ErrorKind, StoreError};
 pub use health::{HealthState, Outage, StoreHealth};
 pub use outbox::{AuditOutcome, Condition, FindingEvent, IssueEvent, OUTBOX_VERSION, OutboxEvent, OutboxId, OutboxRow};
 pub use row::{
+    NoticeFilter, NoticeId, NoticeRow, NoticeScope, NoticeTotals, PendingNotices, ProblemNotice,
+};
+pub use row::{
     Backlog, BacklogLimit, Change, DeliveryId, DeliveryRow, FindingChange, NewDelivery, PackageSetState, Portion,
     PortionLimit, Progress, Selects, SnapshotPlace, Target, TargetId, TargetSpec, Told,
 };
@@ -261,6 +264,34 @@ pub trait Deliveries {
     async fn remove_told(&self) -> Result<bool, StoreError>;
 }
 
+/// Notices: what notification targets tell people. A vulnerability of a workload, and a problem, is told once: over restarts, rollouts and rematches.
+#[async_trait]
+pub trait Notices {
+    /// Stores the progress of a portion, as [`Deliveries::enqueue`] does, and which vulnerabilities of workloads and problems people were not told of
+    /// yet. What the first snapshot contains is known to them, but for its summary. Does nothing if a snapshot was requested since.
+    async fn note(&self, portion: Portion, filter: NoticeFilter, at: i64) -> Result<(), StoreError>;
+    /// Returns what waits for a message.
+    async fn pending_notices(&self, target: TargetId, at: i64) -> Result<PendingNotices, StoreError>;
+    /// Removes notices that wait and whose workload does not have the vulnerability any more.
+    async fn settle_notices(&self, target: TargetId) -> Result<(), StoreError>;
+    /// Returns the sums over notices.
+    async fn total_notices(&self, target: TargetId, scope: NoticeScope) -> Result<NoticeTotals, StoreError>;
+    /// Passes the notices of the worst `vulnerabilities` to `each`: by severity, then number of workloads.
+    async fn notices(
+        &self,
+        target: TargetId,
+        scope: NoticeScope,
+        vulnerabilities: usize,
+        each: &mut (dyn FnMut(NoticeRow) + Send),
+    ) -> Result<(), StoreError>;
+    /// Returns problems that people were not told of, raised ones first.
+    async fn problem_notices(&self, target: TargetId, limit: usize) -> Result<Vec<ProblemNotice>, StoreError>;
+    /// Stores a message as a delivery, and that people were told of notices up to this one and of all problems.
+    async fn tell_notices(&self, target: TargetId, up_to: NoticeId, delivery: NewDelivery) -> Result<(), StoreError>;
+    /// Forgets vulnerabilities that workloads do not have since 7 days, so that people are told when they come back. To be called every hour.
+    async fn forget_notices(&self, at: i64) -> Result<(), StoreError>;
+}
+
 /// The result of [`Upkeep::correct_times`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CorrectedTimes {
@@ -288,11 +319,33 @@ pub trait Upkeep {
 
 /// The store.
 pub trait Store:
-    Layers + Stacks + Findings + History + Questions + Outbox + Deliveries + Upkeep + std::fmt::Debug + Send + Sync
+    Layers
+    + Stacks
+    + Findings
+    + History
+    + Questions
+    + Outbox
+    + Deliveries
+    + Notices
+    + Upkeep
+    + std::fmt::Debug
+    + Send
+    + Sync
 {
 }
 
 impl<T> Store for T where
-    T: Layers + Stacks + Findings + History + Questions + Outbox + Deliveries + Upkeep + std::fmt::Debug + Send + Sync
+    T: Layers
+        + Stacks
+        + Findings
+        + History
+        + Questions
+        + Outbox
+        + Deliveries
+        + Notices
+        + Upkeep
+        + std::fmt::Debug
+        + Send
+        + Sync
 {
 }

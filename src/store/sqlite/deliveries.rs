@@ -302,12 +302,39 @@ async fn enqueue(
     progress: &Progress,
     delivery: Option<NewDelivery>,
 ) -> Result<(), Failure> {
+    let is_stored = store_progress(connection, target, progress).await?;
+    match delivery.filter(|_| is_stored) {
+        Some(delivery) => store_delivery(connection, target.id, delivery).await,
+        None => Ok(()),
+    }
+}
+
+/// Stores a delivery as the last one of its target.
+pub(super) async fn store_delivery(
+    connection: &mut SqliteConnection,
+    target: TargetId,
+    NewDelivery { key, records, body, at }: NewDelivery,
+) -> Result<(), Failure> {
+    let sql = "UPDATE target SET sequence = sequence + 1 WHERE id = ?";
+    sqlx::query(sql).bind(target).execute(&mut *connection).await?;
+    let sql = "INSERT INTO delivery (target, key, sequence, at, records, body)
+        SELECT id, ?2, sequence, ?3, ?4, ?5 FROM target WHERE id = ?1";
+    let row = sqlx::query(sql).bind(target).bind(key).bind(at).bind(integer(records)).bind(body);
+    row.execute(connection).await?;
+    Ok(())
+}
+
+/// Stores how far a portion goes. Returns `false` and stores nothing if a snapshot was requested since.
+pub(super) async fn store_progress(
+    connection: &mut SqliteConnection,
+    target: &Target,
+    progress: &Progress,
+) -> Result<bool, Failure> {
     let place = progress.snapshot.as_ref().map(json).transpose()?;
-    let sql = "UPDATE target SET cursor = ?3, snapshot = ?4, sequence = sequence + ?5 WHERE id = ?1 AND revision = ?2";
+    let sql = "UPDATE target SET cursor = ?3, snapshot = ?4 WHERE id = ?1 AND revision = ?2";
     let updated = sqlx::query(sql).bind(target.id).bind(target.revision).bind(progress.cursor).bind(place);
-    let updated = updated.bind(i64::from(delivery.is_some())).execute(&mut *connection).await?;
-    if updated.rows_affected() == 0 {
-        return Ok(());
+    if updated.execute(&mut *connection).await?.rows_affected() == 0 {
+        return Ok(false);
     }
     let id = target.id;
     if progress.begins {
@@ -350,12 +377,7 @@ async fn enqueue(
             sqlx::query(sql).bind(id).bind(rows).execute(&mut *connection).await?;
         }
     }
-    if let Some(NewDelivery { key, records, body, at }) = delivery {
-        let sql = "INSERT INTO delivery (target, key, sequence, at, records, body) VALUES (?, ?, ?, ?, ?, ?)";
-        let row = sqlx::query(sql).bind(id).bind(key).bind(integer(target.sequence.saturating_add(1)));
-        row.bind(at).bind(integer(records)).bind(body).execute(connection).await?;
-    }
-    Ok(())
+    Ok(true)
 }
 
 /// Returns bytes in hexadecimal, for `unhex`.

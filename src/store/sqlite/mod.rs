@@ -10,6 +10,7 @@ mod keys;
 mod layers;
 mod lock;
 mod migrate_v1;
+mod notices;
 mod offline;
 mod outbox;
 mod portion;

@@ -11,7 +11,7 @@ use outcrop::store::{
 use outcrop_proto::LayerId;
 
 use super::conformance::{self, Harness, layer_row, options, options_of, put, stack};
-use super::deliveries;
+use super::{deliveries, notices};
 use crate::skip::skip;
 
 /// A store in a directory of its own.
@@ -117,6 +117,14 @@ conformance! { deliveries:
     a_refused_delivery_waits_for_a_person_and_others_go_on
     targets_are_those_that_are_configured
     a_backlog_is_bounded_by_what_the_operator_chose
+}
+
+conformance! { notices:
+    a_vulnerability_of_a_workload_is_told_once_over_rollouts_rematches_and_restarts
+    a_finding_that_closed_before_people_were_told_is_not_told
+    a_vulnerability_that_was_gone_for_a_week_is_told_again
+    people_are_told_only_of_what_the_filter_selects_and_by_node_where_there_is_no_workload
+    a_problem_is_told_when_it_is_raised_and_when_it_is_over
 }
 
 #[test]
