@@ -17,8 +17,8 @@ use super::fleet::workload_key;
 use super::{Aggregator, now};
 use crate::cluster::Pods;
 use crate::deliver::{
-    self, Answer, Client, Encoded, Family, Origin, SendError, Stream, TargetConfig, Verdict, WhenFull, Workloads,
-    encode,
+    self, Answer, Client, Encoded, Family, Notification, Origin, SendError, Stream, TargetConfig, Verdict, WhenFull,
+    Workloads, encode,
 };
 use crate::problems::ProblemKind;
 use crate::store::{
@@ -29,6 +29,9 @@ use crate::supervise::panic_message;
 
 /// Interval at which the outbox is tidied, and the backlog of targets counted.
 const TIDY: Duration = Duration::from_secs(5);
+
+/// Interval at which notices are forgotten.
+const FORGET: Duration = Duration::from_secs(3_600);
 
 /// Shortest time for which changes are collected: the store is asked as often.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
@@ -135,20 +138,14 @@ impl Delivering {
     /// Sends in a thread of its own. Several attempts may run at the same time: a test beside a delivery.
     async fn send(self: &Arc<Self>, key: String, body: Encoded) -> Result<Answer, SendError> {
         let to = Arc::clone(self);
-        let sent = tokio::task::spawn_blocking(move || to.stream().send(&to.client, &key, &body)).await;
+        let sent = tokio::task::spawn_blocking(move || to.config.kind.send(&to.client, &key, &body)).await;
         // A defect of the client concerns this target alone: it is retried as if no answer had come.
         sent.unwrap_or_else(|error| Err(SendError(panic_message(error))))
     }
 
-    fn stream(&self) -> &dyn Stream {
-        match self.config.kind.family() {
-            Family::Stream(stream) => stream,
-        }
-    }
-
-    fn limit(&self) -> PortionLimit {
+    fn limit(&self, stream: &dyn Stream) -> PortionLimit {
         let batch = self.config.batch;
-        PortionLimit { changes: batch.records.min(self.stream().most_records()), bytes: batch.bytes }
+        PortionLimit { changes: batch.records.min(stream.most_records()), bytes: batch.bytes }
     }
 }
 
@@ -193,20 +190,27 @@ impl Aggregator {
 
     /// Stores the next delivery. Returns whether nothing more waits.
     async fn prepare(&self, to: &Arc<Delivering>) -> Result<bool, StoreError> {
+        match to.config.kind.family() {
+            Family::Stream(stream) => self.prepare_records(to, stream).await,
+            Family::Notifier(_) => self.prepare_message(to).await,
+        }
+    }
+
+    async fn prepare_records(&self, to: &Delivering, stream: &dyn Stream) -> Result<bool, StoreError> {
         let filter = &to.config.filter;
         let workloads = self.workload_facts(filter.asks_for_workloads());
-        let portion = self.store.portion(to.id()?, &filter.selection(&workloads), to.limit()).await?;
+        let portion = self.store.portion(to.id()?, &filter.selection(&workloads), to.limit(stream)).await?;
         let Portion { target, told, progress } = portion;
         to.state().in_snapshot = target.snapshot.is_some() && progress.is_some();
         let Some(progress) = progress else { return Ok(true) };
-        let is_full = told.len() >= to.limit().changes;
+        let is_full = told.len() >= to.limit(stream).changes;
         let delivery = match told.is_empty() {
             true => None,
             false => {
                 let (at, key, records) = (now().unix, new_key(), told.len());
                 let sequence = target.sequence.saturating_add(1);
                 let origin = Origin { cluster: self.store.cluster(), target: &target.name, key: &key, sequence, at };
-                match encode(origin, &told, to.stream()) {
+                match encode(origin, &told, stream) {
                     Ok(Encoded(body)) => Some(NewDelivery { key, records, body, at }),
                     Err(error) => {
                         // No value that the store returns does this; if one does, the target has to be told everything anew.
@@ -284,8 +288,15 @@ impl Aggregator {
 
     /// Removes events that every target was told, bounds what waits, and counts it.
     pub(super) async fn keep_outbox(self: Arc<Self>) {
+        let mut forgotten: Option<Instant> = None;
         loop {
             if self.store.health().is_accepting() {
+                if forgotten.is_none_or(|at| at.elapsed() >= FORGET) {
+                    forgotten = Some(Instant::now());
+                    if let Err(error) = self.store.forget_notices(now().unix).await {
+                        warn!(%error, "notices not forgotten; retried in an hour");
+                    }
+                }
                 for to in self.deliveries.iter().filter(|to| to.id.get().is_some()) {
                     if let Err(error) = self.bound(to).await {
                         warn!(target = to.config.name, %error, "backlog not counted; retried");
@@ -334,14 +345,19 @@ impl Aggregator {
     /// Sends a marked sample to a target.
     pub(super) async fn test_target(&self, to: &Arc<Delivering>) -> Result<Answer, SendError> {
         let key = new_key();
-        let origin =
-            Origin { cluster: self.store.cluster(), target: &to.config.name, key: &key, sequence: 0, at: now().unix };
-        let body = deliver::sample(origin, to.stream()).map_err(|error| SendError(error.to_string()))?;
-        to.send(key, body).await
+        let (cluster, target, at) = (self.store.cluster(), &to.config.name, now().unix);
+        let body = match to.config.kind.family() {
+            Family::Stream(stream) => deliver::sample(Origin { cluster, target, key: &key, sequence: 0, at }, stream),
+            Family::Notifier(_) => {
+                let message = serde_json::to_vec(&Notification::test(&cluster.name, target, at));
+                message.map(Encoded).map_err(Into::into)
+            }
+        };
+        to.send(key, body.map_err(|error| SendError(error.to_string()))?).await
     }
 
     /// Returns labels and owners of all workloads, if a filter asks for them.
-    fn workload_facts(&self, is_asked: bool) -> Workloads {
+    pub(super) fn workload_facts(&self, is_asked: bool) -> Workloads {
         let Some(watch) = self.watch.as_ref().filter(|_| is_asked) else { return Workloads::new() };
         let (cluster, keys) = (watch.cluster(), self.owner_keys());
         let facts = |of: &Pods| {
@@ -374,7 +390,7 @@ fn shorten(text: &str) -> String {
 }
 
 /// Returns a new idempotency key.
-fn new_key() -> String {
+pub(super) fn new_key() -> String {
     let mut bytes = [0; 16];
     // It fails only where the system has no random numbers; then the time tells two keys apart.
     if SystemRandom::new().fill(&mut bytes).is_err() {

@@ -30,6 +30,7 @@ mod matching;
 mod memory;
 mod merges;
 mod merging;
+mod notifying;
 mod owner;
 mod pods;
 mod rbac;

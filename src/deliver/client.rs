@@ -92,6 +92,11 @@ impl Client {
         Self { connection, agent: Mutex::new(None) }
     }
 
+    /// Returns the settings.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Sends a request. Blocks until the answer is there.
     ///
     /// # Errors
@@ -210,13 +215,15 @@ struct Credentials<'a> {
 
 /// Contents of certificate files.
 #[derive(Debug, Default)]
-struct Files {
-    ca: Vec<u8>,
-    client: Option<(Vec<u8>, Vec<u8>)>,
+pub(super) struct Files {
+    /// CA certificates.
+    pub(super) ca: Vec<u8>,
+    /// The client's certificate chain and its key.
+    pub(super) client: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Files {
-    fn read(tls: &Tls) -> Result<Self, String> {
+    pub(super) fn read(tls: &Tls) -> Result<Self, String> {
         let ca = match &tls.ca_file {
             Some(path) => secret::read(path)?,
             None => {

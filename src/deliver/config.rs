@@ -9,7 +9,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::connection::{Authorization, Connection, Proxy, Tls};
 use super::filter::Filter;
-use super::kind::{Http, Kind, Otlp};
+use super::kind::{Alertmanager, Email, Family, Http, Kind, Otlp, Slack, Teams, Webhook};
+use super::notify::Notify;
 use crate::duration::parse_duration;
 use crate::offline::Peer;
 
@@ -62,6 +63,8 @@ pub struct TargetConfig {
     pub batch: Batch,
     /// How much waits for it at most.
     pub backlog: Backlog,
+    /// When messages go out, where it tells people.
+    pub notify: Notify,
 }
 
 /// A target as it is written.
@@ -74,6 +77,18 @@ struct Written {
     http: Option<Http>,
     #[serde(default)]
     otlp: Option<Otlp>,
+    #[serde(default)]
+    slack: Option<Slack>,
+    #[serde(default)]
+    teams: Option<Teams>,
+    #[serde(default)]
+    email: Option<Box<Email>>,
+    #[serde(default)]
+    alertmanager: Option<Alertmanager>,
+    #[serde(default)]
+    webhook: Option<Webhook>,
+    #[serde(default)]
+    notify: Option<Notify>,
     #[serde(default)]
     authorization: Option<Authorization>,
     #[serde(default)]
@@ -96,22 +111,43 @@ impl TryFrom<Written> for TargetConfig {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        let Written { name, http, otlp, authorization, tls, proxy, timeout, insecure, filter, batch, backlog } =
-            written;
+        let Written { name, http, otlp, slack, teams, email, alertmanager, webhook, .. } = written;
+        let Written { notify, authorization, tls, proxy, timeout, insecure, mut filter, batch, backlog, .. } = written;
         let wrong = |reason: &str| format!("target {name}: {reason}");
-        let kinds = [http.map(Kind::Http), otlp.map(Kind::Otlp)];
+        let kinds = [
+            http.map(Kind::Http),
+            otlp.map(Kind::Otlp),
+            slack.map(Kind::Slack),
+            teams.map(Kind::Teams),
+            email.map(Kind::Email),
+            alertmanager.map(Kind::Alertmanager),
+            webhook.map(Kind::Webhook),
+        ];
         let mut kinds = kinds.into_iter().flatten();
         let (Some(kind), None) = (kinds.next(), kinds.next()) else {
-            return Err(wrong("expected one kind of target: http or otlp"));
+            return Err(wrong("expected one kind of target: http, otlp, slack, teams, email, alertmanager or webhook"));
         };
         let timeout = timeout.unwrap_or(Connection::default().timeout);
         let connection = Connection { authorization, tls, proxy, timeout, insecure };
-        connection.check(kind.word(), kind.url()).map_err(|reason| wrong(&reason))?;
+        match (kind.family(), &notify) {
+            (Family::Notifier(notifier), _) => {
+                notifier.check().map_err(|reason| wrong(&reason))?;
+                filter.tell_people();
+            }
+            (Family::Stream(_), Some(_)) => return Err(wrong("notify: this kind of target has no such setting")),
+            (Family::Stream(_), None) => {}
+        }
+        let notify = notify.unwrap_or_default();
+        notify.check().map_err(wrong)?;
+        // An address in a file may come later.
+        if let Ok(url) = kind.url() {
+            connection.check(kind.word(), &url).map_err(|reason| wrong(&reason))?;
+        }
         if !(1..=10_000).contains(&batch.records) || !(1 << 10..=16 << 20).contains(&batch.bytes) {
             return Err(wrong("batch: records are 1 to 10000, bytes are 1024 to 16777216"));
         }
         filter.check().map_err(|reason| wrong(&reason))?;
-        Ok(Self { name, kind, connection, filter, batch, backlog })
+        Ok(Self { name, kind, connection, filter, batch, backlog, notify })
     }
 }
 
@@ -201,16 +237,24 @@ impl TargetConfig {
     /// Returns the host and the port that are contacted: the proxy's, if there is one.
     ///
     /// # Errors
-    /// When the URL of the proxy is wrong.
+    /// When the URL, or that of the proxy, is wrong or cannot be read.
     pub fn peer(&self) -> Result<Peer, String> {
-        self.connection.peer(self.kind.url())
+        match self.kind.family() {
+            Family::Notifier(notifier) if !notifier.has_proxy() => Ok(notifier.url()?.peer()),
+            _ => self.connection.peer(&self.kind.url()?),
+        }
     }
 
     /// Returns a digest of what selects the records of the target.
     pub fn selection(&self) -> Digest {
         // The filter as it is written: any change of it has the target get a snapshot.
         let filter = serde_json::to_vec(&self.filter).unwrap_or_default();
-        Digest::of(&[filter, self.kind.url().uri().to_string().into_bytes()].concat())
+        let place = match self.kind.family() {
+            Family::Stream(stream) => stream.url().uri().to_string(),
+            // People know what they were told, wherever they read the next message.
+            Family::Notifier(_) => self.kind.word().to_owned(),
+        };
+        Digest::of(&[filter, place.into_bytes()].concat())
     }
 }
 
@@ -243,6 +287,8 @@ pub(super) fn word<'de, D: Deserializer<'de>, W: outcrop_proto::Word>(deserializ
 
 #[cfg(test)]
 mod tests {
+    use outcrop_proto::Severity;
+
     use super::*;
     use crate::deliver::encode::Compression;
 
@@ -252,7 +298,7 @@ mod tests {
             Config::parse("targets:\n- name: central\n  http: { url: 'https://central.example/batches' }\n").unwrap();
         let target = &config.targets[0];
         assert_eq!(
-            (target.name.as_str(), target.kind.url().host(), target.kind.url().port()),
+            (target.name.as_str(), target.kind.url().unwrap().host(), target.kind.url().unwrap().port()),
             ("central", "central.example", 443)
         );
         assert_eq!((target.batch.records, target.batch.wait), (1000, Duration::from_secs(5)));
@@ -268,9 +314,19 @@ mod tests {
         for (text, says) in [
             (
                 "targets:\n- name: a\n".to_owned(),
-                "line 2, column 3: target a: expected one kind of target: http or otlp",
+                "line 2, column 3: target a: expected one kind of target: http, otlp, slack",
             ),
             (target("  otlp: { url: http://a.example }\n"), "target a: expected one kind of target"),
+            ("targets:\n- name: a\n  slack: {}\n".to_owned(), "target a: slack: expected either url or urlFile"),
+            (
+                "targets:\n- name: a\n  slack: { url: 'https://a.example', urlFile: /u }\n".to_owned(),
+                "target a: slack:",
+            ),
+            (
+                "targets:\n- name: a\n  teams: { urlFile: /u }\n  notify: { maxPerHour: 0 }\n".to_owned(),
+                "notify.maxPerHour",
+            ),
+            (target("  notify: { wait: 1m }\n"), "target a: notify: this kind of target has no such setting"),
             ("targets:\n- name: A_B\n".to_owned(), "line 2, column 9: name: expected"),
             (target("  filter: { minSeverity: bad }\n"), "line 5"),
             (target("  filter: { severity: high }\n"), "unknown field `severity`"),
@@ -287,6 +343,39 @@ mod tests {
             assert!(error.contains(says), "{text}: {error}");
             assert!(!error.contains('\n') && !error.contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_target_that_tells_people_has_an_address_and_selects_critical_findings() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("url");
+        std::fs::write(&file, "https://hooks.example/services/secret\n").unwrap();
+        let hook = format!("slack: {{ urlFile: {} }}", file.display());
+        let email = "email: { host: Mail.example, from: a@b.example, to: [c@d.example]";
+        for (kind, peer, severity) in [
+            (hook.clone(), "hooks.example:443", Severity::Critical),
+            (hook + "\n  filter: { minSeverity: low }", "hooks.example:443", Severity::Low),
+            (format!("{email} }}"), "mail.example:587", Severity::Critical),
+            // A proxy of HTTP does not lead to a mail server.
+            (
+                format!("{email}, security: tls }}\n  proxy: {{ url: 'http://proxy:3128' }}"),
+                "mail.example:465",
+                Severity::Critical,
+            ),
+            ("alertmanager: { url: 'http://alerts:9093/x/' }".to_owned(), "alerts:9093", Severity::Critical),
+            (
+                "teams: { url: 'https://a.example/x' }\n  proxy: { url: 'http://proxy:3128' }".to_owned(),
+                "proxy:3128",
+                Severity::Critical,
+            ),
+        ] {
+            let config = Config::parse(&format!("targets:\n- name: a\n  {kind}\n")).unwrap();
+            let target = &config.targets[0];
+            assert_eq!(target.peer().unwrap().to_string(), peer, "{kind}");
+            assert_eq!(target.filter.notices().at_least, severity, "{kind}");
+        }
+        let gone = Config::parse("targets:\n- name: a\n  webhook: { urlFile: /nonexistent/url }\n").unwrap();
+        assert!(gone.targets[0].peer().unwrap_err().contains("/nonexistent/url"));
     }
 
     #[test]

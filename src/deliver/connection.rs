@@ -130,7 +130,7 @@ impl Url {
     }
 
     /// Returns host and port.
-    fn peer(&self) -> Peer {
+    pub(super) fn peer(&self) -> Peer {
         Peer { host: self.host().to_ascii_lowercase(), port: self.port() }
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::config::word;
 use crate::patterns::NamespacePatterns;
-use crate::store::{FindingEvent, OutboxEvent, Selects, SubjectKey, WorkloadKey};
+use crate::store::{FindingEvent, NoticeFilter, OutboxEvent, Selects, SubjectKey, WorkloadKey};
 
 /// Classes of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -72,6 +72,17 @@ impl Filter {
             namespaces: NamespacePatterns::parse(&self.namespaces).unwrap_or_default(),
             workloads,
         }
+    }
+
+    /// Leaves out what people need not be told at once, unless it is configured.
+    pub(super) fn tell_people(&mut self) {
+        self.min_severity.get_or_insert(Severity::Critical);
+    }
+
+    /// Returns the part of it that selects findings.
+    pub fn notices(&self) -> NoticeFilter {
+        let at_least = self.min_severity.unwrap_or_default();
+        NoticeFilter { at_least, status: self.status, fixable: self.fixable }
     }
 
     fn has(&self, class: Class) -> bool {

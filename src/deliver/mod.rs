@@ -5,11 +5,14 @@
 //! what the answer means. A target is contacted at the configured address only, and no redirect is followed.
 
 mod client;
+mod compose;
 mod config;
 mod connection;
 mod encode;
 mod filter;
 mod kind;
+mod notification;
+mod notify;
 mod proxy;
 mod record;
 mod retry;
@@ -17,8 +20,10 @@ mod secret;
 mod sign;
 
 pub use client::{Answer, Client, SendError};
+pub use compose::Composer;
 pub use config::{Config, ConfigError, TargetConfig, WhenFull};
 pub use encode::{Encoded, Origin, readable};
 pub use filter::{Filter, WorkloadFacts, Workloads};
-pub use kind::{Family, Kind, Stream, encode, sample};
+pub use kind::{Family, Kind, Notifier, Stream, encode, sample};
+pub use notification::{Notification, Occasion};
 pub use retry::{Verdict, pause};

@@ -30,9 +30,6 @@ pub use error::{ErrorKind, StoreError};
 pub use health::{HealthState, Outage, StoreHealth};
 pub use outbox::{AuditOutcome, Condition, FindingEvent, IssueEvent, OUTBOX_VERSION, OutboxEvent, OutboxId, OutboxRow};
 pub use row::{
-    NoticeFilter, NoticeId, NoticeRow, NoticeScope, NoticeTotals, PendingNotices, ProblemNotice,
-};
-pub use row::{
     Backlog, BacklogLimit, Change, DeliveryId, DeliveryRow, FindingChange, NewDelivery, PackageSetState, Portion,
     PortionLimit, Progress, Selects, SnapshotPlace, Target, TargetId, TargetSpec, Told,
 };
@@ -42,6 +39,7 @@ pub use row::{
     PackagesFilter, PackagesOrder, RematchRow, Retention, Run, Seen, SeenFinding, StackId, SubjectKey, Summary,
     Verdict, VerdictId, VulnerabilityRow, WorkloadKey, inputs,
 };
+pub use row::{NoticeFilter, NoticeId, NoticeRow, NoticeScope, NoticeTotals, PendingNotices, ProblemNotice};
 pub use sqlite::{Sqlite, adopt, back_up, needs_migration};
 pub use volume::{NoRoom, Space, VolumeError, check_local, check_room, check_writable, free, is_own_entry};
 

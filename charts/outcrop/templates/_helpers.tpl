@@ -169,7 +169,7 @@ annotations:
     {{- end }}
 {{- end -}}
 
-{{- /* Ports of the targets of deliveries, as a JSON list, each once. */ -}}
+{{- /* Ports of the targets of deliveries, as a JSON list, each once. An address in a file is one of HTTPS at its usual port. */ -}}
 {{- define "outcrop.deliverPorts" -}}
 {{- $ports := list -}}
 {{- range .Values.deliver.targets -}}
@@ -178,6 +178,11 @@ annotations:
 {{- $url := urlParse $settings.url -}}
 {{- $default := ternary "443" "80" (eq $url.scheme "https") -}}
 {{- $ports = append $ports (default $default (regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host))) -}}
+{{- else if and (kindIs "map" $settings) (hasKey (default dict $settings) "urlFile") -}}
+{{- $ports = append $ports "443" -}}
+{{- else if eq $kind "email" -}}
+{{- $default := get (dict "starttls" 587 "tls" 465 "none" 25) (default "starttls" $settings.security) -}}
+{{- $ports = append $ports (toString (int (default $default $settings.port))) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -1,14 +1,28 @@
 //! Kinds of targets: one file each, and one row in [`Kind`] and in what reads the configuration.
 
+mod alertmanager;
+mod email;
+mod hook;
 mod http;
 mod otlp;
+#[cfg(test)]
+mod samples;
+mod slack;
+mod teams;
+mod webhook;
 
+pub(super) use alertmanager::Alertmanager;
+pub(super) use email::Email;
 pub(super) use http::Http;
 pub(super) use otlp::Otlp;
+pub(super) use slack::Slack;
+pub(super) use teams::Teams;
+pub(super) use webhook::Webhook;
 
 use super::client::{Answer, Client, SendError};
 use super::connection::Url;
 use super::encode::{Encoded, Origin};
+use super::notification::Notification;
 use super::record::Record;
 use crate::store::Told;
 
@@ -19,6 +33,16 @@ pub enum Kind {
     Http(Http),
     /// A collector of logs.
     Otlp(Otlp),
+    /// A channel of Slack.
+    Slack(Slack),
+    /// A channel of Microsoft Teams.
+    Teams(Teams),
+    /// E-mail.
+    Email(Box<Email>),
+    /// An Alertmanager.
+    Alertmanager(Alertmanager),
+    /// An HTTP endpoint with a body by a template.
+    Webhook(Webhook),
 }
 
 /// How a kind of target is served.
@@ -26,10 +50,12 @@ pub enum Kind {
 pub enum Family<'a> {
     /// It is sent records of everything that changes.
     Stream(&'a dyn Stream),
+    /// It tells people what is new.
+    Notifier(&'a dyn Notifier),
 }
 
 /// A kind of target that is sent records.
-pub trait Stream: std::fmt::Debug {
+pub trait Stream: std::fmt::Debug + Send + Sync {
     /// Returns the URL.
     fn url(&self) -> &Url;
 
@@ -51,12 +77,43 @@ pub trait Stream: std::fmt::Debug {
     fn send(&self, client: &Client, key: &str, body: &Encoded) -> Result<Answer, SendError>;
 }
 
+/// A kind of target that tells people what is new.
+pub trait Notifier: std::fmt::Debug + Send + Sync {
+    /// Returns the URL.
+    ///
+    /// # Errors
+    /// When it is in a file that cannot be read, or is none.
+    fn url(&self) -> Result<Url, String>;
+
+    /// Returns what is wrong with its settings.
+    ///
+    /// # Errors
+    /// Where something is.
+    fn check(&self) -> Result<(), String>;
+
+    /// Returns whether a proxy of HTTP can lead to it.
+    fn has_proxy(&self) -> bool {
+        true
+    }
+
+    /// Sends a message with its idempotency key. Blocks until the answer is there.
+    ///
+    /// # Errors
+    /// When a file of the configuration cannot be used, or no answer comes.
+    fn send(&self, client: &Client, key: &str, message: &Notification) -> Result<Answer, SendError>;
+}
+
 impl Kind {
     /// Returns its key in the configuration.
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Http(_) => "http",
             Self::Otlp(_) => "otlp",
+            Self::Slack(_) => "slack",
+            Self::Teams(_) => "teams",
+            Self::Email(_) => "email",
+            Self::Alertmanager(_) => "alertmanager",
+            Self::Webhook(_) => "webhook",
         }
     }
 
@@ -65,13 +122,37 @@ impl Kind {
         match self {
             Self::Http(http) => Family::Stream(http),
             Self::Otlp(otlp) => Family::Stream(otlp),
+            Self::Slack(slack) => Family::Notifier(slack),
+            Self::Teams(teams) => Family::Notifier(teams),
+            Self::Email(email) => Family::Notifier(&**email),
+            Self::Alertmanager(alertmanager) => Family::Notifier(alertmanager),
+            Self::Webhook(webhook) => Family::Notifier(webhook),
         }
     }
 
     /// Returns the URL that is contacted.
-    pub fn url(&self) -> &Url {
+    ///
+    /// # Errors
+    /// When it is in a file that cannot be read, or is none.
+    pub fn url(&self) -> Result<Url, String> {
         match self.family() {
-            Family::Stream(stream) => stream.url(),
+            Family::Stream(stream) => Ok(stream.url().clone()),
+            Family::Notifier(notifier) => notifier.url(),
+        }
+    }
+
+    /// Sends the body of a delivery with its idempotency key. Blocks until the answer is there.
+    ///
+    /// # Errors
+    /// When a file of the configuration cannot be used, or no answer comes.
+    pub fn send(&self, client: &Client, key: &str, body: &Encoded) -> Result<Answer, SendError> {
+        match self.family() {
+            Family::Stream(stream) => stream.send(client, key, body),
+            Family::Notifier(notifier) => {
+                let message = serde_json::from_slice(&body.0);
+                let message = message.map_err(|error| SendError(format!("reading the stored message: {error}")))?;
+                notifier.send(client, key, &message)
+            }
         }
     }
 }

@@ -16,9 +16,7 @@ pub use delivery::{
 pub use finding::{Counts, PackageSetFindings, RematchRow, Verdict, VerdictId};
 pub use history::{DayCount, EndedRun, FindingName, FixedRow, Retention, Run, Seen, SeenFinding};
 pub use layer::{InventoryRow, Layer, LayerRow};
-pub use notice::{
-    NoticeFilter, NoticeId, NoticeRow, NoticeScope, NoticeTotals, PendingNotices, ProblemNotice,
-};
+pub use notice::{NoticeFilter, NoticeId, NoticeRow, NoticeScope, NoticeTotals, PendingNotices, ProblemNotice};
 pub use query::{
     FindingRow, FindingsFilter, FindingsOrder, HasRow, PackageRow, PackagesFilter, PackagesOrder, VulnerabilityRow,
 };

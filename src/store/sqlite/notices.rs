@@ -4,14 +4,15 @@
 //! statement finds the pairs that are new.
 
 use async_trait::async_trait;
-use outcrop_proto::Word;
+use outcrop_proto::{CoverageState, Digest, Word};
 use sqlx::{Row as _, SqliteConnection};
 
 use super::deliveries::{store_delivery, store_progress};
 use super::{Failure, Sqlite, StoreError, count, doing, integer, json, severity};
 use crate::store::{
-    Change, Condition, FindingChange, NewDelivery, NoticeFilter, NoticeId, NoticeRow, NoticeScope, NoticeTotals, Notices,
-    OutboxEvent, PackageSetId, PendingNotices, Portion, ProblemNotice, TargetId, VerdictId, WorkloadKey,
+    Change, Condition, FindingChange, NewDelivery, NoticeFilter, NoticeId, NoticeRow, NoticeScope, NoticeTotals,
+    Notices, OutboxEvent, PackageSetId, PackageSetState, PendingNotices, Portion, ProblemNotice, Target, TargetId,
+    VerdictId, WorkloadKey,
 };
 
 /// Notices that a target has at most.
@@ -148,9 +149,9 @@ impl Notices for Sqlite {
                     FROM notice WHERE {scoped} GROUP BY vulnerability ORDER BY worst, workloads DESC, name LIMIT ?3)
                  SELECT notice.vulnerability, notice.rank, namespace, workload_group, workload_kind, workload,
                     package.name AS package, package.version, verdict.fixed, coalesce(verdict.summary, '') AS summary
-                 FROM worst JOIN notice ON notice.vulnerability = name AND {scoped}
+                 FROM worst JOIN notice ON notice.vulnerability = worst.name AND {scoped}
                  LEFT JOIN verdict ON verdict.id = notice.verdict LEFT JOIN package ON package.id = verdict.package
-                 ORDER BY worst, workloads DESC, name, notice.id"
+                 ORDER BY worst.worst, worst.workloads DESC, worst.name, notice.id"
             );
             let mut reading = self.reading().await?;
             let bound = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(target).bind(last).bind(integer(vulnerabilities));
@@ -238,8 +239,12 @@ impl Notices for Sqlite {
                     let last: Option<i64> = bound.fetch_one(&mut *connection).await?;
                     let Some(last) = last else { return Ok(None) };
                     for sql in [
-                        format!("UPDATE notice SET gone = NULL WHERE id > ?1 AND id <= ?2 AND gone <= ?3 AND {IS_OPEN}"),
-                        format!("UPDATE notice SET gone = ?3 WHERE id > ?1 AND id <= ?2 AND gone IS NULL AND NOT {IS_OPEN}"),
+                        format!(
+                            "UPDATE notice SET gone = NULL WHERE id > ?1 AND id <= ?2 AND gone <= ?3 AND {IS_OPEN}"
+                        ),
+                        format!(
+                            "UPDATE notice SET gone = ?3 WHERE id > ?1 AND id <= ?2 AND gone IS NULL AND NOT {IS_OPEN}"
+                        ),
                         format!("DELETE FROM notice WHERE id > ?1 AND id <= ?2 AND gone <= ?3 - {FORGET}"),
                     ] {
                         let statement = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(after).bind(last).bind(at);
@@ -305,11 +310,13 @@ async fn note(
             }
             Change::Condition(Condition::Problem { problem }) => raise(connection, target.id, problem, "", at).await?,
             Change::Event(OutboxEvent::ProblemCleared { problem }) => {
-                let sql = "DELETE FROM notice_problem WHERE target = ? AND problem = ? AND NOT is_told";
-                sqlx::query(sql).bind(target.id).bind(problem).execute(&mut *connection).await?;
-                let sql = "UPDATE notice_problem SET is_raised = 0, at = ?3 WHERE target = ?1 AND problem = ?2";
-                let update = sqlx::query(sql).bind(target.id).bind(problem).bind(of.at.unwrap_or(at));
-                update.execute(&mut *connection).await?;
+                clear(connection, target.id, problem, of.at.unwrap_or(at)).await?;
+            }
+            Change::PackageSet { package_set, is_new } => {
+                coverage(connection, target, package_set, *is_new, of.at.unwrap_or(at)).await?;
+            }
+            Change::PackageSetGone { package_set } => {
+                clear(connection, target.id, &coverage_problem(package_set), of.at.unwrap_or(at)).await?;
             }
             Change::SnapshotEnds => end_snapshot(connection, target.id, at).await?,
             _ => {}
@@ -340,12 +347,12 @@ async fn pairs(
             UNION SELECT subject, verdict FROM opened JOIN target_subject AS has
                 ON has.target = ?1 AND has.package_set = opened.package_set)
         INSERT INTO notice (target, vulnerability, namespace, workload_group, workload_kind, workload, rank, verdict, at, told)
-        SELECT ?1, vulnerability, iif(subject.node = '', namespace, '') AS place, workload_group AS part,
-            iif(subject.node = '', workload_kind, 'Node') AS kind, iif(subject.node = '', workload, node) AS name,
+        SELECT ?1, vulnerability, iif(subject.node = '', namespace, '') AS of_namespace, workload_group AS of_group,
+            iif(subject.node = '', workload_kind, 'Node') AS of_kind, iif(subject.node = '', workload, node) AS of_name,
             min(rank), verdict.id, ?4, (SELECT iif(started IS NULL, ?4, NULL) FROM notification WHERE target = ?1)
         FROM pair JOIN verdict ON verdict.id = pair.verdict JOIN subject ON subject.id = pair.subject
         WHERE rank <= ?5 AND status = coalesce(?6, status) AND (fixed IS NOT NULL) = coalesce(?7, fixed IS NOT NULL)
-        GROUP BY vulnerability, place, part, kind, name LIMIT ?8
+        GROUP BY vulnerability, of_namespace, of_group, of_kind, of_name LIMIT ?8
         ON CONFLICT (target, vulnerability, workload, namespace, workload_kind, workload_group) DO UPDATE
             SET gone = NULL, rank = excluded.rank, verdict = excluded.verdict
             WHERE notice.gone IS NOT NULL OR excluded.rank < notice.rank";
@@ -373,13 +380,60 @@ async fn raise(
     Ok(())
 }
 
+async fn clear(connection: &mut SqliteConnection, target: TargetId, problem: &str, at: i64) -> Result<(), Failure> {
+    let sql = "DELETE FROM notice_problem WHERE target = ? AND problem = ? AND NOT is_told";
+    sqlx::query(sql).bind(target).bind(problem).execute(&mut *connection).await?;
+    let sql = "UPDATE notice_problem SET is_raised = 0, at = ?3 WHERE target = ?1 AND problem = ?2 AND is_raised";
+    sqlx::query(sql).bind(target).bind(problem).bind(at).execute(connection).await?;
+    Ok(())
+}
+
+/// Returns the key of the problem that containers of a package set are not scanned any more.
+fn coverage_problem(package_set: &Digest) -> String {
+    let digest = package_set.to_string();
+    format!("coverage {}", digest.get(..digest.len().min(19)).unwrap_or_default())
+}
+
+/// Notes that containers that were scanned are not scanned in full any more, or are again.
+async fn coverage(
+    connection: &mut SqliteConnection,
+    target: &Target,
+    package_set: &PackageSetState,
+    is_new: bool,
+    at: i64,
+) -> Result<(), Failure> {
+    let problem = coverage_problem(&package_set.identity);
+    if package_set.coverage.state == CoverageState::Scanned {
+        return clear(connection, target.id, &problem, at).await;
+    }
+    // The first state of a package set is no loss. The event is still stored: its removal follows this transaction.
+    let sql = "SELECT body ->> 'from' FROM outbox JOIN stack ON outbox.package_set = stack.id
+        WHERE chain = ?1 AND outbox.id > ?2 AND outbox.kind = 'coverage-changed' ORDER BY outbox.id LIMIT 1";
+    let before = sqlx::query_scalar(sql).bind(package_set.identity.0.as_slice()).bind(target.cursor);
+    let before: Option<Option<String>> = before.fetch_optional(&mut *connection).await?;
+    if is_new || before.flatten().as_deref() != Some(CoverageState::Scanned.as_str()) {
+        return Ok(());
+    }
+    let sql = "SELECT count(DISTINCT subject) FROM target_subject AS has JOIN stack ON stack.id = has.package_set
+        WHERE target = ? AND chain = ?";
+    let count = sqlx::query_scalar(sql).bind(target.id).bind(package_set.identity.0.as_slice());
+    let count: i64 = count.fetch_one(&mut *connection).await?;
+    let (state, reason) = (package_set.coverage.state.as_str(), &package_set.coverage.reason);
+    let message = format!("{count} container(s) of workloads were scanned and are {state} now: {reason}");
+    raise(connection, target.id, &problem, &message, at).await
+}
+
 /// Ends a snapshot. Problems that were raised before and are not open any more were cleared meanwhile.
 async fn end_snapshot(connection: &mut SqliteConnection, target: TargetId, at: i64) -> Result<(), Failure> {
+    // Coverage is no condition: it is a problem of a package set as long as the target knows that.
     let open = "(SELECT condition ->> 'problem' FROM open_condition
-        WHERE cluster = (SELECT cluster FROM meta) AND condition ->> 'kind' = 'problem')";
+        WHERE cluster = (SELECT cluster FROM meta) AND condition ->> 'kind' = 'problem'
+        UNION ALL SELECT 'coverage sha256:' || lower(substr(hex(chain), 1, 12)) FROM target_package_set WHERE target = ?1)";
     for sql in [
         format!("DELETE FROM notice_problem WHERE target = ?1 AND NOT is_told AND ?2 >= 0 AND problem NOT IN {open}"),
-        format!("UPDATE notice_problem SET is_raised = 0, at = ?2 WHERE target = ?1 AND is_raised AND problem NOT IN {open}"),
+        format!(
+            "UPDATE notice_problem SET is_raised = 0, at = ?2 WHERE target = ?1 AND is_raised AND problem NOT IN {open}"
+        ),
         "UPDATE notification SET started = ?2 WHERE target = ?1 AND started IS NULL".to_owned(),
     ] {
         sqlx::query(sqlx::AssertSqlSafe(sql)).bind(target).bind(at).execute(&mut *connection).await?;

@@ -13,6 +13,7 @@ mod laws;
 mod load;
 mod lying;
 mod node;
+mod notifying;
 mod outbox;
 mod questions;
 mod receiver;

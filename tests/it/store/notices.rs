@@ -1,10 +1,10 @@
 //! The guarantees of notices, tested through the trait: people are told of each vulnerability of a workload, and of each problem, once.
 
 use outcrop::store::{
-    FindingEvent, NewDelivery, NoticeFilter, NoticeRow, NoticeScope, OutboxEvent, PendingNotices, PortionLimit, Run,
-    Selects, Store, SubjectKey, Target, TargetSpec,
+    FindingEvent, MergedStack, NewDelivery, NoticeFilter, NoticeRow, NoticeScope, OutboxEvent, PendingNotices,
+    PortionLimit, Run, Selects, Store, SubjectKey, Target, TargetSpec,
 };
-use outcrop_proto::{Digest, FindingStatus, Severity};
+use outcrop_proto::{Coverage, CoverageState, Digest, FindingStatus, Severity};
 
 use super::conformance::{Harness, open_with_outbox, plain, put, run, stack, workload};
 
@@ -194,6 +194,53 @@ pub(super) async fn people_are_told_only_of_what_the_filter_selects_and_by_node_
         assert_eq!(read(store, &target, NoticeScope::All).await, expected, "{filter:?}");
         store.record_runs(&[], &has).await.unwrap();
     }
+}
+
+pub(super) async fn containers_that_are_not_scanned_any_more_are_a_problem(harness: &dyn Harness) {
+    let store = &*open_with_outbox(harness).await;
+    let target = configure(store).await;
+    let merged = |name: &str, state: CoverageState| MergedStack {
+        coverage: Coverage::new(state, "a reason"),
+        inputs: Digest::of(state.as_str().as_bytes()),
+        ..stack(name, &[("a", "1")])
+    };
+    // One that never was scanned in full is no loss.
+    for (name, state) in [("app", CoverageState::Scanned), ("other", CoverageState::Partial)] {
+        let summary = put(store, &merged(name, state), "CVE-1", 10).await;
+        store.record_runs(&runs(name, summary.id, 10), &[]).await.unwrap();
+    }
+    note(store, &target, FILTER, 11).await;
+    tell(store, &target, 12).await;
+    let problem = format!("coverage {}", &Digest::of(b"app").to_string()[..19]);
+    for (name, state, expected) in [
+        ("other", CoverageState::Failed, None),
+        ("app", CoverageState::Partial, Some("raised")),
+        ("app", CoverageState::Failed, None),
+        ("app", CoverageState::Scanned, Some("cleared")),
+    ] {
+        put(store, &merged(name, state), "CVE-1", 20).await;
+        note(store, &target, FILTER, 21).await;
+        let expected: Vec<String> = expected.iter().map(|word| format!("{problem} {word}")).collect();
+        assert_eq!(waiting(store, &target).await, expected, "{name} {state:?}");
+        if !expected.is_empty() {
+            let message = store.problem_notices(target.id, 1).await.unwrap().remove(0).message;
+            assert!(
+                message.contains("1 container(s) of workloads were scanned and are partial now: a reason"),
+                "{message}"
+            );
+            tell(store, &target, 22).await;
+        }
+    }
+    // A snapshot changes nothing; one that nobody runs any more is over.
+    let lost = put(store, &merged("app", CoverageState::Partial), "CVE-1", 30).await;
+    note(store, &target, FILTER, 31).await;
+    tell(store, &target, 32).await;
+    store.resync(target.id).await.unwrap();
+    note(store, &target, FILTER, 33).await;
+    assert_eq!(waiting(store, &target).await, [""; 0]);
+    store.record_runs(&[], &runs("app", lost.id, 34)).await.unwrap();
+    note(store, &target, FILTER, 35).await;
+    assert_eq!(waiting(store, &target).await, [format!("{problem} cleared")]);
 }
 
 pub(super) async fn a_problem_is_told_when_it_is_raised_and_when_it_is_over(harness: &dyn Harness) {

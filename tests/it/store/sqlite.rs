@@ -124,6 +124,7 @@ conformance! { notices:
     a_finding_that_closed_before_people_were_told_is_not_told
     a_vulnerability_that_was_gone_for_a_week_is_told_again
     people_are_told_only_of_what_the_filter_selects_and_by_node_where_there_is_no_workload
+    containers_that_are_not_scanned_any_more_are_a_problem
     a_problem_is_told_when_it_is_raised_and_when_it_is_over
 }
 
