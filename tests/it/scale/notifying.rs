@@ -179,7 +179,9 @@ fn people_are_told_once_of_what_is_new_by_every_kind_of_target() {
         let is_there = || mail.messages().iter().any(|message| message.contains("CVE-2026-99999"));
         until("the e-mail", PATIENCE, is_there);
         let message = mail.messages().pop().unwrap();
-        assert!(message.contains("To: Security <sec@a.example>") && !message.contains("<script>"), "{message}");
+        let (plain, html) = message.split_once("Content-Type: text/html").unwrap();
+        assert!(plain.contains("To: Security <sec@a.example>") && plain.contains("made up <script>"), "{message}");
+        assert!(!html.contains("<scr") && html.contains("&lt;scr"), "{message}");
     }
     if let Some(alerts) = &alerts {
         until("the alert", PATIENCE, || {
