@@ -30,8 +30,8 @@ pub use error::{ErrorKind, StoreError};
 pub use health::{HealthState, Outage, StoreHealth};
 pub use outbox::{AuditOutcome, Condition, FindingEvent, IssueEvent, OUTBOX_VERSION, OutboxEvent, OutboxId, OutboxRow};
 pub use row::{
-    Backlog, BacklogLimit, Change, DeliveryId, DeliveryRow, FindingChange, NewDelivery, PackageSetState, Portion,
-    PortionLimit, Progress, Selects, SnapshotPlace, Target, TargetId, TargetSpec, Told,
+    Backlog, BacklogLimit, Change, DeliveryId, DeliveryRow, DocumentRow, FindingChange, ListedPackage, NewDelivery,
+    PackageSetState, Portion, PortionLimit, Progress, Selects, SnapshotPlace, Target, TargetId, TargetSpec, Told,
 };
 pub use row::{
     Counts, DayCount, EndedRun, FindingName, FindingRow, FindingsFilter, FindingsOrder, FixedRow, HasRow, InventoryRow,
@@ -299,6 +299,62 @@ pub struct CorrectedTimes {
     pub latest: i64,
 }
 
+/// Documents that targets keep, and what they are written from. "Told" is what the deliveries of a target contain so far: its filter is applied,
+/// and while a snapshot is not complete, it is the part up to its place.
+#[async_trait]
+pub trait Documents {
+    /// Returns a document that a target accepted.
+    async fn document(&self, target: TargetId, name: &str) -> Result<Option<DocumentRow>, StoreError>;
+    /// Returns documents that a target accepted, by name, behind the name `after`.
+    async fn documents(&self, target: TargetId, after: &str, limit: usize) -> Result<Vec<DocumentRow>, StoreError>;
+    /// Records that a target accepted documents, and that it removed others.
+    async fn record_documents(
+        &self,
+        target: TargetId,
+        accepted: &[DocumentRow],
+        removed: &[String],
+    ) -> Result<(), StoreError>;
+    /// Forgets all documents of a target: it keeps them in another place now.
+    async fn forget_documents(&self, target: TargetId) -> Result<(), StoreError>;
+    /// Returns whether a target was told everything, so that no snapshot is pending.
+    async fn is_complete(&self, target: TargetId) -> Result<bool, StoreError>;
+    /// Returns a package set that a target was told of.
+    async fn told_package_set(
+        &self,
+        target: TargetId,
+        identity: &Digest,
+    ) -> Result<Option<(PackageSetId, PackageSetState)>, StoreError>;
+    /// Returns the identities of package sets that a target was told of, by row id, behind `after`.
+    async fn told_package_sets(
+        &self,
+        target: TargetId,
+        after: PackageSetId,
+        limit: usize,
+    ) -> Result<Vec<(PackageSetId, Digest)>, StoreError>;
+    /// Returns subjects that a target was told of with their package sets, by row id, behind `after`.
+    async fn told_subjects(
+        &self,
+        target: TargetId,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, SubjectKey, Vec<Digest>)>, StoreError>;
+    /// Returns what a target was told of a subject and of the other containers of its workload, by container.
+    async fn told_containers(
+        &self,
+        target: TargetId,
+        subject: &SubjectKey,
+    ) -> Result<Vec<(SubjectKey, Vec<Digest>)>, StoreError>;
+    /// Returns the packages of a package set by package URL, each once.
+    async fn listed_packages(&self, package_set: PackageSetId) -> Result<Vec<ListedPackage>, StoreError>;
+    /// Returns open findings of a package set with the times when they opened (seconds since 1970), by verdict, behind `after`.
+    async fn open_findings(
+        &self,
+        package_set: PackageSetId,
+        after: VerdictId,
+        limit: usize,
+    ) -> Result<Vec<(FindingRow, i64)>, StoreError>;
+}
+
 /// The state of the store itself.
 #[async_trait]
 pub trait Upkeep {
@@ -325,6 +381,7 @@ pub trait Store:
     + Outbox
     + Deliveries
     + Notices
+    + Documents
     + Upkeep
     + std::fmt::Debug
     + Send
@@ -341,6 +398,7 @@ impl<T> Store for T where
         + Outbox
         + Deliveries
         + Notices
+        + Documents
         + Upkeep
         + std::fmt::Debug
         + Send

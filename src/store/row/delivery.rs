@@ -187,6 +187,13 @@ pub struct Progress {
     pub(in crate::store) settled: Vec<String>,
 }
 
+impl Progress {
+    /// Returns the progress of a delivery that contains nothing new.
+    pub fn none(target: &Target) -> Self {
+        Self { cursor: target.cursor, snapshot: target.snapshot.clone(), ..Self::default() }
+    }
+}
+
 /// Largest portion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortionLimit {

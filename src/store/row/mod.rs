@@ -1,6 +1,7 @@
 //! Types of the rows that go into the store and come out of it.
 
 mod delivery;
+mod document;
 mod finding;
 mod history;
 mod layer;
@@ -13,6 +14,7 @@ pub use delivery::{
     Backlog, BacklogLimit, Change, DeliveryId, DeliveryRow, FindingChange, NewDelivery, PackageSetState, Portion,
     PortionLimit, Progress, Selects, SnapshotPlace, Target, TargetId, TargetSpec, Told,
 };
+pub use document::{DocumentRow, ListedPackage};
 pub use finding::{Counts, PackageSetFindings, RematchRow, Verdict, VerdictId};
 pub use history::{DayCount, EndedRun, FindingName, FixedRow, Retention, Run, Seen, SeenFinding};
 pub use layer::{InventoryRow, Layer, LayerRow};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use outcrop_proto::{FindingStatus, Severity, SeverityCounts};
 
 use super::{PackageSetId, VerdictId};
+use crate::store::FindingEvent;
 
 /// Order of findings. Within it, they are sorted by verdict and package set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +77,25 @@ pub struct FindingRow {
     pub score: Option<f64>,
     /// One line about the vulnerability.
     pub summary: String,
+}
+
+impl FindingRow {
+    /// Returns it as events have it.
+    pub fn event(&self) -> FindingEvent {
+        FindingEvent {
+            package_set: self.package_set,
+            vulnerability: self.vulnerability.clone(),
+            aliases: self.aliases.clone(),
+            severity: self.severity,
+            score: self.score,
+            status: self.status,
+            fixed: self.fixed.clone(),
+            package_type: self.r#type.clone(),
+            package: self.package.clone(),
+            version: self.version.clone(),
+            purl: self.purl.clone(),
+        }
+    }
 }
 
 /// Order of packages. Packages with the same counts are sorted by name and version.

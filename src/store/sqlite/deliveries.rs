@@ -342,6 +342,8 @@ pub(super) async fn store_progress(
             let sql = format!("DELETE FROM {table} WHERE target = ?");
             sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id).execute(&mut *connection).await?;
         }
+        let sql = "UPDATE target_document SET stale = 1 WHERE target = ?";
+        sqlx::query(sql).bind(id).execute(&mut *connection).await?;
     }
     let sets = progress.package_sets.iter().map(|(set, chain, head, after)| (set, hex(&chain.0), head, after));
     let subjects: Vec<i64> = progress.subjects.iter().map(|(subject, _)| *subject).collect();
@@ -381,7 +383,7 @@ pub(super) async fn store_progress(
 }
 
 /// Returns bytes in hexadecimal, for `unhex`.
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -3,6 +3,7 @@
 //! One connection writes, see [`Writer`]; a few read. SQLite's words, codes and `sqlx` stay in this module.
 
 mod deliveries;
+mod documents;
 mod failure;
 mod findings;
 mod history;

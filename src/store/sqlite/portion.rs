@@ -14,8 +14,8 @@ use super::questions::finding;
 use super::stacks::{coverage, distribution};
 use super::{Failure, count, digest, integer, json, optional_digest};
 use crate::store::{
-    Change, FindingChange, FindingEvent, FindingRow, OutboxEvent, OutboxId, PackageSetId, PackageSetState, Portion,
-    PortionLimit, Progress, Selects, SnapshotPlace, SubjectKey, Target, Told, VerdictId,
+    Change, FindingChange, FindingRow, OutboxEvent, OutboxId, PackageSetId, PackageSetState, Portion, PortionLimit,
+    Progress, Selects, SnapshotPlace, SubjectKey, Target, Told, VerdictId,
 };
 
 /// Events, subjects, conditions or findings that are read at once.
@@ -318,7 +318,7 @@ impl Teller<'_> {
             }
             OutboxEvent::InventoryReady { package_set, .. }
             | OutboxEvent::CoverageChanged { package_set: Some(package_set), .. } => {
-                if let Some(state) = self.state(package_set).await? {
+                if let Some(state) = state(self.connection, package_set).await? {
                     let bytes = state.coverage.reason.len();
                     self.push(Some(at), bytes, Change::PackageSet { package_set: state, is_new: false });
                 }
@@ -341,7 +341,7 @@ impl Teller<'_> {
             + row.summary.len()
             + row.evidence.len()
             + row.aliases.iter().map(String::len).sum::<usize>();
-        let event = event_of(&row);
+        let event = row.event();
         match (self.selects.finding(&event), change) {
             (true, _) => {
                 self.push(at, bytes, Change::Finding { change, package_set: chain, finding: row, opened });
@@ -402,7 +402,7 @@ impl Teller<'_> {
         if self.room() == Room::Full {
             return Ok(Room::Full);
         }
-        let Some(state) = self.state(id).await? else { return Ok(Room::Left) };
+        let Some(state) = state(self.connection, id).await? else { return Ok(Room::Left) };
         self.push(None, state.coverage.reason.len(), Change::PackageSet { package_set: state, is_new: true });
         let known = Known { chain, head: self.head, after: Some(0) };
         self.findings_of(id, known, 0).await
@@ -412,21 +412,16 @@ impl Teller<'_> {
     async fn findings_of(&mut self, id: PackageSetId, known: Known, mut after: VerdictId) -> Result<Room, Failure> {
         let room = 'told: loop {
             let room = self.limit.changes.saturating_sub(self.told.len()).clamp(1, PAGE);
-            let sql = format!(
-                "{OPEN} WHERE open.package_set = ? AND open.closed IS NULL AND open.verdict > ? ORDER BY open.verdict LIMIT ?"
-            );
-            let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id).bind(after).bind(integer(room));
-            let rows = rows.fetch_all(&mut *self.connection).await?;
+            let rows = open_findings(self.connection, id, after, room).await?;
             if rows.is_empty() {
                 break Room::Left;
             }
-            for row in &rows {
+            for (found, opened) in rows {
                 if self.room() == Room::Full {
                     break 'told Room::Full;
                 }
-                let found = finding(row)?;
                 after = found.verdict;
-                self.finding(None, FindingChange::Present, known.chain, found, row.try_get("opened")?);
+                self.finding(None, FindingChange::Present, known.chain, found, opened);
             }
         };
         let known = Known { after: (room == Room::Full).then_some(after), ..known };
@@ -457,25 +452,6 @@ impl Teller<'_> {
             .collect()
     }
 
-    /// Returns the state of a package set; `None` if it is gone.
-    async fn state(&mut self, id: PackageSetId) -> Result<Option<PackageSetState>, Failure> {
-        let sql = "SELECT chain, state, reason, packages, advisory_database.digest AS matched, os, version, codename,
-                distribution.name AS distribution_name
-            FROM stack JOIN package_set ON package_set.id = stack.id
-            LEFT JOIN distribution ON distribution.id = package_set.distribution
-            LEFT JOIN advisory_database ON advisory_database.id = matched WHERE stack.id = ?";
-        let Some(row) = sqlx::query(sql).bind(id).fetch_optional(&mut *self.connection).await? else {
-            return Ok(None);
-        };
-        Ok(Some(PackageSetState {
-            identity: digest(&row, "chain")?,
-            distribution: distribution(&row, "version")?,
-            packages: count(&row, "packages")?,
-            coverage: coverage(&row)?,
-            matched: optional_digest(&row, "matched")?,
-        }))
-    }
-
     /// Tells of package sets that no subject has any more.
     async fn forget_unused(&mut self) -> Result<(), Failure> {
         let sql = "SELECT package_set, chain FROM target_package_set AS known WHERE target = ?1 AND NOT EXISTS
@@ -489,26 +465,43 @@ impl Teller<'_> {
     }
 }
 
+/// Returns the state of a package set; `None` if it is gone.
+pub(super) async fn state(
+    connection: &mut SqliteConnection,
+    id: PackageSetId,
+) -> Result<Option<PackageSetState>, Failure> {
+    let sql = "SELECT chain, state, reason, packages, advisory_database.digest AS matched, os, version, codename,
+            distribution.name AS distribution_name
+        FROM stack JOIN package_set ON package_set.id = stack.id
+        LEFT JOIN distribution ON distribution.id = package_set.distribution
+        LEFT JOIN advisory_database ON advisory_database.id = matched WHERE stack.id = ?";
+    let Some(row) = sqlx::query(sql).bind(id).fetch_optional(connection).await? else { return Ok(None) };
+    Ok(Some(PackageSetState {
+        identity: digest(&row, "chain")?,
+        distribution: distribution(&row, "version")?,
+        packages: count(&row, "packages")?,
+        coverage: coverage(&row)?,
+        matched: optional_digest(&row, "matched")?,
+    }))
+}
+
+/// Returns open findings of a package set behind a verdict, with the times when they opened.
+pub(super) async fn open_findings(
+    connection: &mut SqliteConnection,
+    id: PackageSetId,
+    after: VerdictId,
+    limit: usize,
+) -> Result<Vec<(FindingRow, i64)>, Failure> {
+    let sql = format!(
+        "{OPEN} WHERE open.package_set = ? AND open.closed IS NULL AND open.verdict > ? ORDER BY open.verdict LIMIT ?"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id).bind(after).bind(integer(limit));
+    rows.fetch_all(connection).await?.iter().map(|row| Ok((finding(row)?, row.try_get("opened")?))).collect()
+}
+
 /// Findings for [`finding`], and when they opened.
 const OPEN: &str = "SELECT open.package_set, verdict.id, rank, vulnerability, aliases, package.type, name, version, purl, paths,
         coalesce(place.layer, 0) AS layer, status, fixed, score, summary, open.opened
     FROM finding AS open JOIN verdict ON verdict.id = open.verdict JOIN package ON package.id = verdict.package
     LEFT JOIN package_set_package AS place ON place.package_set = open.package_set AND place.package = package.id AND place.place = 0
     LEFT JOIN evidence ON evidence.id = place.evidence";
-
-/// Returns a finding as events have it.
-fn event_of(row: &FindingRow) -> FindingEvent {
-    FindingEvent {
-        package_set: row.package_set,
-        vulnerability: row.vulnerability.clone(),
-        aliases: row.aliases.clone(),
-        severity: row.severity,
-        score: row.score,
-        status: row.status,
-        fixed: row.fixed.clone(),
-        package_type: row.r#type.clone(),
-        package: row.package.clone(),
-        version: row.version.clone(),
-        purl: row.purl.clone(),
-    }
-}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::TINY;
-use super::delivering::{Receiver, Reply, configuration, outcrop, text};
+use super::receiver::{Receiver, Reply, configuration, outcrop, text};
 use super::load::{self, settle};
 use super::node::{Fleet, node_name};
 use super::service::{Running, Service, until};

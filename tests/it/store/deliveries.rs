@@ -13,10 +13,10 @@ use super::conformance::{Harness, all, open_with_outbox, plain, put, run, stack,
 
 /// The selection of a target.
 #[derive(Default)]
-struct Selection {
+pub(super) struct Selection {
     /// The only namespace; all if there is none.
-    namespace: Option<&'static str>,
-    at_least: Option<Severity>,
+    pub(super) namespace: Option<&'static str>,
+    pub(super) at_least: Option<Severity>,
 }
 
 impl Selects for Selection {
@@ -98,7 +98,7 @@ impl Replica {
     }
 }
 
-async fn configure(store: &dyn Store, name: &str, selection: &str) -> Target {
+pub(super) async fn configure(store: &dyn Store, name: &str, selection: &str) -> Target {
     let spec = TargetSpec { name: name.to_owned(), selection: Digest::of(selection.as_bytes()) };
     store.set_targets(&[spec]).await.unwrap().remove(0)
 }
@@ -117,7 +117,7 @@ async fn deliver(store: &dyn Store, portion: Portion, number: &mut u64) {
 }
 
 /// Tells a target everything. Returns the changes.
-async fn tell(store: &dyn Store, target: &Target, selects: &Selection, limit: PortionLimit) -> Vec<Change> {
+pub(super) async fn tell(store: &dyn Store, target: &Target, selects: &Selection, limit: PortionLimit) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut number = changes_so_far(store, target).await;
     loop {

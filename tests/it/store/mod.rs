@@ -5,6 +5,7 @@
 
 mod conformance;
 mod deliveries;
+mod documents;
 mod migration;
 mod notices;
 mod sqlite;

@@ -11,7 +11,7 @@ use outcrop::store::{
 use outcrop_proto::LayerId;
 
 use super::conformance::{self, Harness, layer_row, options, options_of, put, stack};
-use super::{deliveries, notices};
+use super::{deliveries, documents, notices};
 use crate::skip::skip;
 
 /// A store in a directory of its own.
@@ -126,6 +126,11 @@ conformance! { notices:
     people_are_told_only_of_what_the_filter_selects_and_by_node_where_there_is_no_workload
     containers_that_are_not_scanned_any_more_are_a_problem
     a_problem_is_told_when_it_is_raised_and_when_it_is_over
+}
+
+conformance! { documents:
+    documents_are_those_that_a_target_accepted_until_it_is_removed
+    documents_are_written_from_what_the_target_was_told
 }
 
 #[test]
