@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::civil::Date;
 use outcrop_proto::clock;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::Notify;
@@ -16,14 +17,15 @@ use super::answers::owner;
 use super::fleet::workload_key;
 use super::{Aggregator, now};
 use crate::cluster::Pods;
+use crate::deliver::document::{self, Name};
 use crate::deliver::{
     self, Answer, Client, Encoded, Family, Notification, Origin, SendError, Stream, TargetConfig, Verdict, WhenFull,
     Workloads, encode,
 };
 use crate::problems::ProblemKind;
 use crate::store::{
-    Backlog, BacklogLimit, DeliveryRow, ErrorKind, NewDelivery, Portion, PortionLimit, Store, StoreError, TargetId,
-    TargetSpec,
+    Backlog, BacklogLimit, DeliveryRow, ErrorKind, NewDelivery, Portion, PortionLimit, Progress, Store, StoreError,
+    TargetId, TargetSpec,
 };
 use crate::supervise::panic_message;
 
@@ -51,7 +53,7 @@ pub(super) struct Delivering {
     pub(super) config: TargetConfig,
     /// Its row id, once the store has it.
     id: OnceLock<TargetId>,
-    client: Client,
+    pub(super) client: Client,
     state: Mutex<State>,
     /// Wakes the task.
     wake: Notify,
@@ -72,6 +74,8 @@ pub(super) struct State {
     pub(super) error: Option<String>,
     /// When the next attempt is made.
     pub(super) next: Option<Instant>,
+    /// The last day whose report was written or is named by a delivery.
+    pub(super) reported: Option<Date>,
 }
 
 /// Counts since the start.
@@ -143,9 +147,9 @@ impl Delivering {
         sent.unwrap_or_else(|error| Err(SendError(panic_message(error))))
     }
 
-    fn limit(&self, stream: &dyn Stream) -> PortionLimit {
+    fn limit(&self, most: usize) -> PortionLimit {
         let batch = self.config.batch;
-        PortionLimit { changes: batch.records.min(stream.most_records()), bytes: batch.bytes }
+        PortionLimit { changes: batch.records.min(most), bytes: batch.bytes }
     }
 }
 
@@ -191,45 +195,73 @@ impl Aggregator {
     /// Stores the next delivery. Returns whether nothing more waits.
     async fn prepare(&self, to: &Arc<Delivering>) -> Result<bool, StoreError> {
         match to.config.kind.family() {
-            Family::Stream(stream) => self.prepare_records(to, stream).await,
+            Family::Stream(stream) => self.prepare_portion(to, Some(stream)).await,
+            Family::Files(_) => self.prepare_portion(to, None).await,
             Family::Notifier(_) => self.prepare_message(to).await,
         }
     }
 
-    async fn prepare_records(&self, to: &Delivering, stream: &dyn Stream) -> Result<bool, StoreError> {
-        let filter = &to.config.filter;
+    /// Stores the next records of a stream, or names of files where there is none.
+    async fn prepare_portion(&self, to: &Delivering, stream: Option<&dyn Stream>) -> Result<bool, StoreError> {
+        let (filter, limit) = (&to.config.filter, to.limit(stream.map_or(usize::MAX, Stream::most_records)));
         let workloads = self.workload_facts(filter.asks_for_workloads());
-        let portion = self.store.portion(to.id()?, &filter.selection(&workloads), to.limit(stream)).await?;
+        let portion = self.store.portion(to.id()?, &filter.selection(&workloads), limit).await?;
         let Portion { target, told, progress } = portion;
         to.state().in_snapshot = target.snapshot.is_some() && progress.is_some();
-        let Some(progress) = progress else { return Ok(true) };
-        let is_full = told.len() >= to.limit(stream).changes;
-        let delivery = match told.is_empty() {
-            true => None,
-            false => {
-                let (at, key, records) = (now().unix, new_key(), told.len());
+        let at = now().unix;
+        let (body, records) = match stream {
+            Some(_) if told.is_empty() => (Ok(None), 0),
+            Some(stream) => {
+                let key = new_key();
                 let sequence = target.sequence.saturating_add(1);
                 let origin = Origin { cluster: self.store.cluster(), target: &target.name, key: &key, sequence, at };
-                match encode(origin, &told, stream) {
-                    Ok(Encoded(body)) => Some(NewDelivery { key, records, body, at }),
-                    Err(error) => {
-                        // No value that the store returns does this; if one does, the target has to be told everything anew.
-                        warn!(target = target.name, %error, "records not written; the target gets a snapshot");
-                        self.store.resync(to.id()?).await?;
-                        return Ok(true);
+                (encode(origin, &told, stream).map(|Encoded(body)| Some((key, body))), told.len())
+            }
+            None => {
+                let mut names = document::names(&told);
+                let day = jiff::Timestamp::from_second(at).unwrap_or_default().to_zoned(jiff::tz::TimeZone::UTC).date();
+                if target.snapshot.is_none() && self.is_report_due(to, day).await? {
+                    names.push(Name::Report(day.to_string()));
+                    to.state().reported = Some(day);
+                }
+                match names.is_empty() {
+                    true => (Ok(None), 0),
+                    false => {
+                        let body = document::encode(&names).map_err(std::io::Error::other);
+                        (body.map(|body| Some((new_key(), body))), names.len())
                     }
                 }
             }
         };
-        let is_stored = delivery.is_some();
+        let delivery = match body {
+            Ok(body) => body.map(|(key, body)| NewDelivery { key, records, body, at }),
+            Err(error) => {
+                // No value that the store returns does this; if one does, the target has to be told everything anew.
+                warn!(target = target.name, %error, "records not written; the target gets a snapshot");
+                self.store.resync(to.id()?).await?;
+                return Ok(true);
+            }
+        };
+        let progress = match (progress, &delivery) {
+            (Some(progress), _) => progress,
+            (None, Some(_)) => Progress::none(&target),
+            (None, None) => return Ok(true),
+        };
+        let (is_full, is_stored) = (told.len() >= limit.changes, delivery.is_some());
         self.store.enqueue(&target, progress, delivery).await?;
         Ok(is_stored && !is_full && target.snapshot.is_none())
     }
 
     /// Sends a delivery once, and stores the outcome. Returns the pause before the next attempt of anything.
     async fn attempt(&self, to: &Arc<Delivering>, row: DeliveryRow, body: Encoded) -> Option<Duration> {
-        let (name, bytes) = (&to.config.name, body.0.len() as u64);
-        let outcome = to.send(row.key.clone(), body).await;
+        let name = &to.config.name;
+        let (outcome, bytes) = match to.config.kind.family() {
+            Family::Stream(_) | Family::Notifier(_) => {
+                let bytes = body.0.len() as u64;
+                (to.send(row.key.clone(), body).await, bytes)
+            }
+            Family::Files(_) => self.send_files(to, &body.0).await,
+        };
         let (reason, asked) = match &outcome {
             Ok(answer) if answer.verdict == Verdict::Accepted => {
                 debug!(target = name, key = row.key, records = row.records, bytes, "delivery accepted");
@@ -352,6 +384,7 @@ impl Aggregator {
                 let message = serde_json::to_vec(&Notification::test(&cluster.name, target, at));
                 message.map(Encoded).map_err(Into::into)
             }
+            Family::Files(_) => return self.test_files(to, &key).await,
         };
         to.send(key, body.map_err(|error| SendError(error.to_string()))?).await
     }

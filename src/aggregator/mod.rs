@@ -19,6 +19,7 @@ mod answers;
 mod conditions;
 mod config;
 mod delivering;
+mod documents;
 mod fleet;
 mod housekeeping;
 mod in_flight;

@@ -253,6 +253,7 @@ fn parse_peer(text: &str) -> Result<Peer, &'static str> {
 fn check_offline(deliver: &deliver::Config, allowed: &[Peer]) -> Result<(), Fatal> {
     for target in &deliver.targets {
         let peer = target.peer().map_err(|error| Fatal::usage(format!("target {}: {error}", target.name)))?;
+        let Some(peer) = peer else { continue };
         if !allowed.contains(&peer) {
             return Err(Fatal::usage(format!(
                 "--offline refuses connections to the target {}: pass --offline-allow {peer}, or remove the target from --deliver",

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::connection::{Authorization, Connection, Proxy, Tls};
 use super::filter::Filter;
-use super::kind::{Alertmanager, Email, Family, Http, Kind, Otlp, Slack, Teams, Webhook};
+use super::kind::{Alertmanager, Directory, Email, Family, Http, Kind, Otlp, S3, Slack, Teams, Webhook};
 use super::notify::Notify;
 use crate::duration::parse_duration;
 use crate::offline::Peer;
@@ -87,6 +87,9 @@ struct Written {
     alertmanager: Option<Alertmanager>,
     #[serde(default)]
     webhook: Option<Webhook>,
+    directory: Option<Directory>,
+    #[serde(default)]
+    s3: Option<S3>,
     #[serde(default)]
     notify: Option<Notify>,
     #[serde(default)]
@@ -111,7 +114,7 @@ impl TryFrom<Written> for TargetConfig {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        let Written { name, http, otlp, slack, teams, email, alertmanager, webhook, .. } = written;
+        let Written { name, http, otlp, slack, teams, email, alertmanager, webhook, directory, s3, .. } = written;
         let Written { notify, authorization, tls, proxy, timeout, insecure, mut filter, batch, backlog, .. } = written;
         let wrong = |reason: &str| format!("target {name}: {reason}");
         let kinds = [
@@ -122,10 +125,14 @@ impl TryFrom<Written> for TargetConfig {
             email.map(Kind::Email),
             alertmanager.map(Kind::Alertmanager),
             webhook.map(Kind::Webhook),
+            directory.map(Kind::Directory),
+            s3.map(|s3| Kind::S3(Box::new(s3))),
         ];
         let mut kinds = kinds.into_iter().flatten();
         let (Some(kind), None) = (kinds.next(), kinds.next()) else {
-            return Err(wrong("expected one kind of target: http, otlp, slack, teams, email, alertmanager or webhook"));
+            return Err(wrong(
+                "expected one kind of target: http, otlp, slack, teams, email, alertmanager, webhook, directory or s3",
+            ));
         };
         let timeout = timeout.unwrap_or(Connection::default().timeout);
         let connection = Connection { authorization, tls, proxy, timeout, insecure };
@@ -134,15 +141,12 @@ impl TryFrom<Written> for TargetConfig {
                 notifier.check().map_err(|reason| wrong(&reason))?;
                 filter.tell_people();
             }
-            (Family::Stream(_), Some(_)) => return Err(wrong("notify: this kind of target has no such setting")),
-            (Family::Stream(_), None) => {}
+            (_, Some(_)) => return Err(wrong("notify: this kind of target has no such setting")),
+            (_, None) => {}
         }
         let notify = notify.unwrap_or_default();
         notify.check().map_err(wrong)?;
-        // An address in a file may come later.
-        if let Ok(url) = kind.url() {
-            connection.check(kind.word(), &url).map_err(|reason| wrong(&reason))?;
-        }
+        connection.check(&kind).map_err(|reason| wrong(&reason))?;
         if !(1..=10_000).contains(&batch.records) || !(1 << 10..=16 << 20).contains(&batch.bytes) {
             return Err(wrong("batch: records are 1 to 10000, bytes are 1024 to 16777216"));
         }
@@ -234,14 +238,15 @@ impl Config {
 }
 
 impl TargetConfig {
-    /// Returns the host and the port that are contacted: the proxy's, if there is one.
+    /// Returns the host and the port that are contacted: the proxy's, if there is one; `None` if nothing is contacted.
     ///
     /// # Errors
     /// When the URL, or that of the proxy, is wrong or cannot be read.
-    pub fn peer(&self) -> Result<Peer, String> {
+    pub fn peer(&self) -> Result<Option<Peer>, String> {
+        let Some(url) = self.kind.url()? else { return Ok(None) };
         match self.kind.family() {
-            Family::Notifier(notifier) if !notifier.has_proxy() => Ok(notifier.url()?.peer()),
-            _ => self.connection.peer(&self.kind.url()?),
+            Family::Notifier(notifier) if !notifier.has_proxy() => Ok(Some(url.peer())),
+            _ => self.connection.peer(&url).map(Some),
         }
     }
 
@@ -249,12 +254,7 @@ impl TargetConfig {
     pub fn selection(&self) -> Digest {
         // The filter as it is written: any change of it has the target get a snapshot.
         let filter = serde_json::to_vec(&self.filter).unwrap_or_default();
-        let place = match self.kind.family() {
-            Family::Stream(stream) => stream.url().uri().to_string(),
-            // People know what they were told, wherever they read the next message.
-            Family::Notifier(_) => self.kind.word().to_owned(),
-        };
-        Digest::of(&[filter, place.into_bytes()].concat())
+        Digest::of(&[filter, self.kind.identity().into_bytes()].concat())
     }
 }
 
@@ -298,8 +298,8 @@ mod tests {
             Config::parse("targets:\n- name: central\n  http: { url: 'https://central.example/batches' }\n").unwrap();
         let target = &config.targets[0];
         assert_eq!(
-            (target.name.as_str(), target.kind.url().unwrap().host(), target.kind.url().unwrap().port()),
-            ("central", "central.example", 443)
+            (target.name.as_str(), target.peer().unwrap().unwrap().to_string().as_str()),
+            ("central", "central.example:443")
         );
         assert_eq!((target.batch.records, target.batch.wait), (1000, Duration::from_secs(5)));
         assert_eq!((target.backlog.when_full, target.backlog.events), (WhenFull::Block, 1_000_000));
@@ -337,6 +337,16 @@ mod tests {
             (target("  tls: { certFile: /t }\n"), "target a: tls: certFile and keyFile"),
             (target("  filter: { namespaces: ['[a'] }\n"), "target a: filter.namespaces: \"[a\""),
             ("targets:\n- name: a\n  http: { url: 'ftp://x' }\n".to_owned(), "line 3"),
+            ("targets:\n- name: a\n  directory: { path: out }\n".to_owned(), "path: expected an absolute path"),
+            (
+                "targets:\n- name: a\n  directory: { path: /out }\n  authorization: { bearerTokenFile: /t }\n".to_owned(),
+                "target a: authorization: a target of the kind directory does not use it",
+            ),
+            (
+                "targets:\n- name: a\n  s3: { url: 'http://a.example', bucket: results, accessKeyIdFile: /i, secretAccessKeyFile: /s }\n"
+                    .to_owned(),
+                "target a: s3.url: credentials would be sent without TLS",
+            ),
             ("targets:\n- name: a\n  http: { url: 'http://u:secret@x' }\n".to_owned(), "user name"),
         ] {
             let error = Config::parse(&text).unwrap_err();

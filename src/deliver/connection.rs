@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use ureq::http::Uri;
 
-use super::proxy;
+use super::{Kind, proxy};
 use crate::offline::Peer;
 
 /// The settings of a connection, which all kinds of targets share.
@@ -142,9 +142,20 @@ impl Url {
 }
 
 impl Connection {
-    /// Returns what is wrong with it for a target of this kind at this URL.
-    pub(super) fn check(&self, kind: &str, url: &Url) -> Result<(), String> {
-        if self.authorization.is_some() && !url.is_secure() && !url.is_loopback() && !self.insecure {
+    /// Returns what is wrong with it for a target of this kind.
+    pub(super) fn check(&self, kind: &Kind) -> Result<(), String> {
+        if self.authorization.is_some() && !kind.uses_authorization() {
+            return Err(format!("authorization: a target of the kind {} does not use it", kind.word()));
+        }
+        let has_credentials = self.authorization.is_some() || kind.has_credentials();
+        // An address in a file may come later.
+        if let Ok(Some(url)) = kind.url()
+            && has_credentials
+            && !self.insecure
+            && !url.is_secure()
+            && !url.is_loopback()
+        {
+            let kind = kind.word();
             return Err(format!("{kind}.url: credentials would be sent without TLS; use https, or set insecure: true"));
         }
         if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {

@@ -8,6 +8,7 @@ mod client;
 mod compose;
 mod config;
 mod connection;
+pub mod document;
 mod encode;
 mod filter;
 mod kind;

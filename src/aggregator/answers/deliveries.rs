@@ -120,7 +120,7 @@ fn target(to: &Delivering) -> TargetItem {
     TargetItem {
         name: to.config.name.clone(),
         kind: to.config.kind.word().to_owned(),
-        address: to.config.kind.url().map(|url| url.origin()).unwrap_or_default(),
+        address: to.config.kind.address(),
         state: word.to_owned(),
         waiting_events: state.backlog.events,
         waiting_deliveries: state.backlog.deliveries,

@@ -6,6 +6,7 @@ mod crash;
 mod deaths;
 mod deleted;
 mod delivering;
+mod documents;
 pub(crate) mod evil;
 mod faults;
 mod laws;

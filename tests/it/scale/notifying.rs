@@ -10,9 +10,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::TINY;
-use super::receiver::{Receiver, Reply, configuration, outcrop, text};
 use super::load::{self, settle};
 use super::node::{Fleet, node_name};
+use super::receiver::{Receiver, Reply, configuration, outcrop, text};
 use super::service::{Running, Service, until};
 use super::world::World;
 use crate::ports::free;
