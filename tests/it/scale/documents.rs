@@ -69,6 +69,7 @@ fn verified(files: &Files) -> BTreeSet<String> {
 }
 
 /// Lines of JSON, each of which the published schema describes.
+#[expect(clippy::disallowed_types, reason = "the aggregator of the test wrote it")]
 fn lines(content: &[u8]) -> Vec<Value> {
     let content = match content {
         [0x1f, 0x8b, ..] => std::io::read_to_string(flate2::read::GzDecoder::new(content)).unwrap(),
@@ -210,8 +211,10 @@ fn a_directory_has_of_a_fleet_what_the_api_shows_and_only_what_changes_is_writte
     };
     let kept = [inodes("sboms/"), inodes("containers/"), inodes("workloads/"), inodes("reports/")];
     assert!(kept.iter().map(BTreeMap::len).sum::<usize>() > TINY.images);
+    let rematch = service.status()["rematch"].clone();
     service.build_database(&[advisory()]);
     let has_new = |content: &[u8]| text(content).contains("CVE-2026-99999");
+    until("everything to be matched", PATIENCE, || service.status()["rematch"] != rematch);
     until("the new finding", PATIENCE, || {
         files(&out).iter().any(|(path, content)| path.starts_with("findings/") && has_new(content))
     });
