@@ -195,11 +195,12 @@ fn people_are_told_once_of_what_is_new_by_every_kind_of_target() {
     assert_eq!(entry["places"][0]["kind"], "nodes", "a container without a pod is its node's: {entry:#}");
     assert_eq!(entry["link"], "https://outcrop.example/api/v1/findings?vulnerability=CVE%2D2026%2D99999");
 
-    // A kill, and the same findings after it and another match of everything: nobody is told again. The problem of the other test target
-    // arrives after that, so that nothing is on its way.
+    // A kill, and the same findings after it and another match of everything: nobody is told again. Another vulnerability that
+    // the same match finds marks the end.
+    let both = ["CVE-2026-99999", "CVE-2026-99998"].map(|id| advisory(&service, id));
     service.kill();
     service.run();
-    service.build_database(&[advisory(&service, "CVE-2026-99999"), advisory(&service, "CVE-2026-99998")]);
+    service.build_database(&both);
     let marker = |receiver: &Receiver| bodies(receiver).iter().any(|body| body.contains("CVE-2026-99998"));
     until("the marker", PATIENCE, || receivers.iter().all(marker));
     for receiver in &receivers {
