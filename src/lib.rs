@@ -21,6 +21,8 @@ pub mod deliver;
 #[cfg(feature = "programs")]
 mod duration;
 #[cfg(feature = "programs")]
+mod image;
+#[cfg(feature = "programs")]
 mod lock;
 #[cfg(feature = "programs")]
 pub mod metrics;

@@ -1,6 +1,7 @@
 //! HTTP client of an aggregator's API.
 
 use std::cell::Cell;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use ureq::http::{Response, StatusCode, Uri};
@@ -246,25 +248,44 @@ impl Client {
     /// Sends a GET request to `path`. Where the aggregator has no turn for it, it is repeated after the time that the response names, as
     /// kubectl does.
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str, query: &[(String, String)]) -> Result<T, Fatal> {
+        self.understand(self.repeat(|| self.ask(path, query, Some(PATIENCE))))
+    }
+
+    /// Sends a GET request for a document of any size, and returns its text while it arrives. Reading fails if the document is incomplete.
+    pub(super) fn download(&self, path: &str, query: &[(String, String)]) -> Result<impl Read + use<>, Fatal> {
+        match self.repeat(|| self.ask(path, query, None)) {
+            Ok(response) if response.status().is_success() => Ok(response.into_body().into_reader()),
+            answer => Err(self.understand::<Value>(answer).err().unwrap_or_else(|| Fatal::failed("no document"))),
+        }
+    }
+
+    /// Repeats a request for which the aggregator has no turn.
+    fn repeat(&self, ask: impl Fn() -> Result<Response<Body>, ureq::Error>) -> Result<Response<Body>, ureq::Error> {
         let mut repeats = 0;
         loop {
-            match self.ask(path, query) {
+            match ask() {
                 Ok(response) if response.status() == StatusCode::TOO_MANY_REQUESTS && repeats < MAX_REPEATS => {
                     std::thread::sleep(retry_after(&response).min(LONGEST_PAUSE));
                     repeats += 1;
                 }
-                answer => return self.understand(answer),
+                answer => return answer,
             }
         }
     }
 
-    fn ask(&self, path: &str, query: &[(String, String)]) -> Result<Response<Body>, ureq::Error> {
+    /// `within` limits the time for the whole response; the time until the response begins is limited in any case.
+    fn ask(
+        &self,
+        path: &str,
+        query: &[(String, String)],
+        within: Option<Duration>,
+    ) -> Result<Response<Body>, ureq::Error> {
         let mut request = self.agent.get(format!("{}{path}", self.base));
         request = request.query_pairs(query.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         if let Some(authorization) = &self.authorization {
             request = request.header("Authorization", authorization);
         }
-        request.config().timeout_global(Some(PATIENCE)).build().call()
+        request.config().timeout_global(within).timeout_recv_response(Some(PATIENCE)).build().call()
     }
 
     /// Sends a POST request to `path`.

@@ -2,13 +2,13 @@
 
 mod aggregator;
 mod ask;
-mod bom;
 mod client;
 mod columns;
 mod db;
 mod deliver;
 mod describe;
 mod doctor;
+mod export;
 mod failure;
 mod get;
 mod listing;
@@ -78,6 +78,8 @@ enum Command {
     Get(Box<get::Arguments>),
     /// Show one workload: its containers, findings and configuration issues
     Describe(describe::Arguments),
+    /// Export bills of materials, findings and VEX for other tools: CycloneDX, SPDX, SARIF, OpenVEX, CSV
+    Export(Box<export::Arguments>),
     /// Distrust a node's inventories, or trust them again
     Node(node::Arguments),
     /// List, test and resynchronize targets of deliveries; list, replay and drop refused deliveries
@@ -158,6 +160,7 @@ pub fn main() -> ExitCode {
         Command::Token(arguments) => token::run(arguments),
         Command::Get(arguments) => get::run(&arguments),
         Command::Describe(arguments) => describe::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
         Command::Node(arguments) => node::run(&arguments),
         Command::Deliver(arguments) => deliver::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::client::Pages;
 use super::table::Table;
 use super::{Fatal, text};
+use crate::export::csv_line;
 use crate::web::Open;
 
 /// Output format of a list.
@@ -259,20 +260,10 @@ pub(super) fn emit(text: &str) -> Result<bool, Fatal> {
     }
 }
 
-/// Returns lines of CSV ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180)). A cell that a spreadsheet would read as a formula gets an
-/// apostrophe; characters that could mislead are escaped as in a table.
+/// Returns lines of CSV.
 fn csv(rows: impl Iterator<Item = Vec<String>>) -> Result<String, Fatal> {
-    let failed = |error: csv::Error| Fatal::failed(format!("writing CSV: {error}"));
-    let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
-    for row in rows {
-        let cells = row.into_iter().map(|cell| {
-            let is_formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
-            format!("{}{}", if is_formula { "'" } else { "" }, text::escape(&cell))
-        });
-        writer.write_record(cells).map_err(failed)?;
-    }
-    let bytes = writer.into_inner().map_err(|error| Fatal::failed(format!("writing CSV: {error}")))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    let line = |row: Vec<String>| csv_line(row.iter().map(String::as_str));
+    rows.map(line).collect::<Result<_, _>>().map_err(|error| Fatal::failed(format!("writing CSV: {error}")))
 }
 
 /// Returns an answer that is not a list as JSON.

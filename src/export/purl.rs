@@ -48,6 +48,33 @@ fn build<'a>(
     Ok(url)
 }
 
+/// Returns the package URL of an image, `pkg:oci/…`, or of anything else that was scanned, `pkg:generic/…`. Only a digest makes it unique.
+#[cfg(feature = "programs")]
+pub(super) fn image_purl(name: &str, digest: Option<&str>, is_container: bool) -> String {
+    let build = || {
+        if !is_container {
+            return PackageUrl::new("generic", name.to_owned()).map(|url| url.to_string());
+        }
+        let reference = crate::image::Reference::parse(name);
+        let last = reference.path.rsplit('/').next().unwrap_or(reference.path);
+        let mut url = PackageUrl::new("oci", last.to_lowercase())?;
+        if let Some(digest) = digest {
+            url.with_version(digest)?;
+        }
+        let repository = match reference.registry.unwrap_or("docker.io") {
+            "docker.io" if !reference.path.contains('/') => format!("docker.io/library/{}", reference.path),
+            registry => format!("{registry}/{}", reference.path),
+        };
+        url.add_qualifier("repository_url", repository)?;
+        if let Some(tag) = reference.tag {
+            url.add_qualifier("tag", tag)?;
+        }
+        Ok::<_, packageurl::Error>(url.to_string())
+    };
+    // A name that no registry accepts has no package URL of its own; the document still names the image.
+    build().unwrap_or_else(|_| "pkg:generic/unnamed".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use outcrop_proto::PackageType;

@@ -35,9 +35,9 @@ pub use row::{
 };
 pub use row::{
     Counts, DayCount, EndedRun, FindingName, FindingRow, FindingsFilter, FindingsOrder, FixedRow, HasRow, InventoryRow,
-    Layer, LayerRow, MergedPackage, MergedStack, PackageRef, PackageRow, PackageSetFindings, PackageSetId,
-    PackagesFilter, PackagesOrder, RematchRow, Retention, Run, Seen, SeenFinding, StackId, SubjectKey, Summary,
-    Verdict, VerdictId, VulnerabilityRow, WorkloadKey, inputs,
+    Layer, LayerRow, ListedPackage, MergedPackage, MergedStack, PackageRef, PackageRow, PackageSetFindings,
+    PackageSetId, PackagesFilter, PackagesOrder, RematchRow, Retention, Run, Seen, SeenFinding, StackId, SubjectKey,
+    Summary, Verdict, VerdictId, VulnerabilityRow, WorkloadKey, inputs,
 };
 pub use row::{NoticeFilter, NoticeId, NoticeRow, NoticeScope, NoticeTotals, PendingNotices, ProblemNotice};
 pub use sqlite::{Sqlite, adopt, back_up, needs_migration};
@@ -181,6 +181,13 @@ pub trait Questions {
     async fn verdicts(&self, ids: &[VerdictId]) -> Result<Vec<FindingRow>, StoreError>;
     /// Returns packages by name, version and row id.
     async fn list_packages(&self, filter: &PackagesFilter<'_>) -> Result<Vec<PackageRow>, StoreError>;
+    /// Returns packages of a package set by package URL, row id and place; behind `after` where there is one.
+    async fn listed_packages(
+        &self,
+        package_set: PackageSetId,
+        after: Option<(&str, i64, i64)>,
+        limit: usize,
+    ) -> Result<Vec<ListedPackage>, StoreError>;
     /// Returns packages of this name, whole or without what precedes its last `:` or `/`, by package set; without `package_sets` of all.
     async fn packages_named(
         &self,

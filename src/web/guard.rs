@@ -20,7 +20,7 @@ use super::source::Scope;
 use super::{Api, page, unsent};
 
 /// Maximum time of a read request.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Maximum time that a read request waits for its turn.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(20);

@@ -182,6 +182,21 @@ pub const WHO_HAS: Resource = Resource {
     sorts: &[],
 };
 
+/// Exports: filters of the containers whose images a document covers.
+pub const EXPORTS: Resource = Resource {
+    name: "exports",
+    about: "Documents for other tools",
+    filters: by_workload![
+        ("severity", "minimum severity of the findings: `negligible`, `low`, `medium`, `high` or `critical`"),
+        ("node", "node of the container"),
+        ("namespace", "namespace of the pod"),
+        ("container", "name of the container"),
+        ("image", "name of the image"),
+        ("stack", "identity of the container's stack"),
+    ],
+    sorts: &[],
+};
+
 /// Targets of deliveries.
 pub const TARGETS: Resource = Resource {
     name: "targets",

@@ -8,6 +8,7 @@ mod access;
 mod api;
 mod cursor;
 mod escape;
+mod exports;
 mod guard;
 mod health;
 pub mod list;
@@ -54,7 +55,7 @@ pub use outcrop_proto::escape::is_treacherous;
 pub use probes::Probes;
 pub use problem::Problem;
 pub use serve::{serve, serve_probes};
-pub use source::{Failure, Future, List, Scope, Source};
+pub use source::{Export, Failure, Future, List, RowSource, Scope, Source};
 
 use crate::metrics::Metrics;
 use cursor::Cursors;
@@ -115,6 +116,7 @@ pub fn routes(source: Arc<dyn Source>, authorizer: Arc<dyn Authorizer>, config: 
     };
     api.config.probes.serve(Arc::clone(&api.source));
     let mut endpoints = api::endpoints();
+    endpoints.extend(exports::endpoints());
     // A page and an exposition show counts of everything: the status.
     endpoints.push(Endpoint::page("/", Permission::get("status"), front));
     endpoints.push(Endpoint::page("/metrics", Permission::get("status"), exposition));

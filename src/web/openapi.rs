@@ -15,6 +15,7 @@ use super::guard::BODY_TYPES;
 use super::list::{DEFAULT_LIMIT, MAX_LIMIT, Resource};
 use super::model::Page;
 use super::problem::{CONTENT_TYPE, Problem};
+use crate::export::Format;
 
 /// The description of one endpoint, and the schemas that it refers to.
 pub(super) struct Documented {
@@ -97,6 +98,30 @@ fn list_parameters(resource: &Resource, more: Vec<Parameter>) -> Vec<Parameter> 
     let about = "the value of the field `continue` of the previous page, requested by the same caller with the same filters and sort";
     parameters.push(parameter("continue", ParameterIn::Query, false, about, text()));
     parameters
+}
+
+/// Describes a document for other tools, with its filters and formats.
+pub(super) fn download(summary: &str, resource: &Resource, formats: &[Format]) -> Documented {
+    let mut parameters: Vec<Parameter> = Vec::new();
+    for (name, about) in resource.filters {
+        parameters.push(parameter(name, ParameterIn::Query, false, about, text()));
+    }
+    let words = formats.iter().map(|format| format.as_str());
+    let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build();
+    parameters.push(parameter("format", ParameterIn::Query, false, "format; the first one if it is missing", schema));
+    let mut schemas = Schemas::default();
+    let problem = schemas.refer::<Problem>("Problem");
+    let mut operation = schemas.operation(problem, summary, &[StatusCode::TOO_MANY_REQUESTS]);
+    operation = operation.parameters(Some(parameters));
+    let mut document = ResponseBuilder::new().description("The document, which is streamed");
+    for format in formats {
+        let kind = if format.is_json() { Type::Object } else { Type::String };
+        let schema: RefOr<Schema> = RefOr::T(ObjectBuilder::new().schema_type(kind).build().into());
+        document = document.content(format.media_type(), ContentBuilder::new().schema(Some(schema)).build());
+    }
+    let mut operation = operation.build();
+    operation.responses.responses.insert("200".to_owned(), document.build().into());
+    Documented { operation, schemas: schemas.0 }
 }
 
 /// Describes a `POST` endpoint.

@@ -61,12 +61,22 @@ pub(super) fn list(resource: &Resource, uri: &Uri, more: &[&str]) -> Result<(Lis
         list.descending = sort.starts_with('-');
         list.sort = Some(field.to_owned());
     }
-    for (name, _) in resource.filters {
-        if let Some(value) = parameters.take(name) {
-            list.filters.push(((*name).to_owned(), value));
-        }
-    }
+    list.filters = take_filters(resource, &mut parameters);
     Ok((list, parameters))
+}
+
+/// Parses the parameters of a request that selects items of `resource` and has no pages. The parameters named in `more` are allowed as well and
+/// returned separately.
+pub(super) fn filters(resource: &Resource, uri: &Uri, more: &[&str]) -> Result<(List, Parameters), Problem> {
+    let known: Vec<&str> = resource.filters.iter().map(|(name, _)| *name).chain(more.iter().copied()).collect();
+    let mut parameters = Parameters::of(uri, &known)?;
+    let filters = take_filters(resource, &mut parameters);
+    Ok((List { filters, ..List::default() }, parameters))
+}
+
+fn take_filters(resource: &Resource, parameters: &mut Parameters) -> Vec<(String, String)> {
+    let value = |(name, _): &(&'static str, &'static str)| Some(((*name).to_owned(), parameters.take(name)?));
+    resource.filters.iter().filter_map(value).collect()
 }
 
 #[cfg(test)]

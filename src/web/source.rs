@@ -9,6 +9,7 @@ use super::model::{
     IssueItem, LayerItem, NodeItem, PackageItem, Page, Pushed, Status, TargetItem, TargetTest, WorkloadDetail,
     WorkloadItem,
 };
+use crate::export::{Document, Image, Read, Rows};
 use crate::store::StoreError;
 
 /// The result of a [`Source`] method.
@@ -48,6 +49,23 @@ pub struct List {
     pub cursor: Option<String>,
 }
 
+/// A document that begins to be exported.
+#[derive(Debug)]
+pub struct Export {
+    /// Its head.
+    pub document: Document,
+    /// Its images, each of which is in the scope.
+    pub images: Vec<Image>,
+    /// Reads packages and findings of these images.
+    pub rows: Box<dyn RowSource>,
+}
+
+/// Reads rows of an export page by page.
+pub trait RowSource: std::fmt::Debug + Send {
+    /// Returns the next page of what `read` names; `None` after the last one. The next call begins anew.
+    fn next(&mut self, read: Read) -> Future<'_, Option<Rows>>;
+}
+
 /// The state that the web module serves; the aggregator implements it.
 ///
 /// Every method returns only what is in the scope. [`list`](super::list) documents the filters and sort orders of lists.
@@ -76,6 +94,8 @@ pub trait Source: Send + Sync {
     fn advisory<'a>(&'a self, scope: &'a Scope, id: &'a str) -> Future<'a, AdvisoryItem>;
     /// Lists the containers with a package or a vulnerability. Only `limit` and `cursor` of `list` are used.
     fn who_has<'a>(&'a self, scope: &'a Scope, question: &'a str, list: &'a List) -> Future<'a, HasPage>;
+    /// Begins an export of the images of the containers that `list` selects.
+    fn export<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Export>;
     /// Lists targets of deliveries.
     fn targets<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<TargetItem>>;
     /// Lists deliveries that wait or were refused.

@@ -17,18 +17,47 @@ use super::turns::{Sending, Turn};
 /// Size of a piece, in bytes. Smaller responses are handed over at once: the connection buffers as much.
 const PIECE: usize = 64 << 10;
 
+/// Marks a response whose body is written while it is sent. It requests turns of its own for that.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Streamed;
+
 /// Ends the turn of a request whose response is complete, and counts the response while it is sent.
 pub(super) async fn send(response: Response, turn: Turn) -> Response {
     let is_small = response.body().size_hint().upper().is_some_and(|size| size <= PIECE as u64);
     if is_small {
         return response;
     }
-    let (head, body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
+    if head.extensions.remove::<Streamed>().is_some() {
+        return Response::from_parts(head, Body::new(Streaming { body, _sending: turn.into_sending() }));
+    }
     let sending = turn.into_sending();
     match to_bytes(body, usize::MAX).await {
         Ok(rest) => Response::from_parts(head, Body::new(Pieces { rest, _sending: sending })),
         // The bodies of this module are in memory; collecting them does not fail.
         Err(_) => Problem::defect().into_response(),
+    }
+}
+
+/// A body that is written while it is sent.
+struct Streaming {
+    body: Body,
+    _sending: Sending,
+}
+
+impl HttpBody for Streaming {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
     }
 }
 

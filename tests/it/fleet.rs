@@ -133,6 +133,58 @@ fn two_nodes_with_images_on_one_base_read_each_layer_once() {
 }
 
 #[test]
+fn an_export_has_every_row_of_images_that_fill_several_pages() {
+    const PACKAGES: usize = 2_500;
+    let Some(containerd) = Containerd::start() else { return };
+    let place = Place::start();
+    let stanzas = (0..PACKAGES).map(|number| {
+        format!(
+            "Package: package-{number}\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.{number}-1\n\n"
+        )
+    });
+    let status = stanzas.collect::<String>();
+    let large: Layer<'_> = &[("etc/os-release", BASE[0].1), ("var/lib/dpkg/status", &status)];
+    for (tag, layers, names) in [("app:large", &[large, SHOP], &["a", "b"][..]), ("app:small", &[BASE, SHOP], &["c"])] {
+        let image = build_with(containerd.dir(), tag, layers);
+        containerd.import("k8s.io", &image);
+        names.iter().for_each(|name| containerd.run("k8s.io", &image, name));
+    }
+    let _agent = place.agent("one", &containerd.socket());
+    place.until_scanned(3);
+    let server = format!("http://{}", place.api);
+    let export = |arguments: &[&str]| {
+        let output = Command::new(OUTCROP).arg("export").args(arguments).args(["--server", &server]).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let json = |arguments: &[&str]| serde_json::from_str::<Value>(&export(arguments)).unwrap();
+    let count = |value: &Value| value.as_array().unwrap().len();
+
+    let bill = json(&["sbom"]);
+    let counts: Vec<usize> =
+        bill["components"].as_array().unwrap().iter().map(|image| count(&image["components"])).collect();
+    assert_eq!(counts, [PACKAGES + 1, 2], "by name of the image");
+    let [vulnerability] = bill["vulnerabilities"].as_array().unwrap().as_slice() else { panic!("{bill:#}") };
+    let affects: Vec<&str> =
+        vulnerability["affects"].as_array().unwrap().iter().map(|of| of["ref"].as_str().unwrap()).collect();
+    assert_eq!(affects, ["0/pkg:npm/shop@1.0.0", "1/pkg:npm/shop@1.0.0"], "of both images: {vulnerability:#}");
+    let spdx = json(&["sbom", "--format", "spdx"]);
+    assert_eq!((count(&spdx["packages"]), count(&spdx["relationships"])), (PACKAGES + 5, PACKAGES + 5));
+    assert_eq!(export(&["packages"]).lines().count(), 1 + PACKAGES + 3);
+    assert_eq!(export(&["findings"]).lines().count(), 1 + 3, "a line for each container");
+    let report = json(&["report", "--image", "app:small"]);
+    let [image] = report["images"].as_array().unwrap().as_slice() else { panic!("{report:#}") };
+    assert_eq!((count(&image["packages"]), count(&image["findings"]), count(&image["containers"])), (2, 1, 1));
+    assert_eq!(image["coverage"]["state"], "scanned");
+    assert!(image["assessed"].as_array().unwrap().iter().any(|of| of["state"] == "unmatched"), "{image:#}");
+    assert_eq!(report["cluster"]["name"], json(&["report"])["cluster"]["name"]);
+    assert_eq!(count(&json(&["vex"])["statements"]), 1);
+    assert_eq!(count(&json(&["sarif", "--severity", "critical", "--image", "nothing"])["runs"][0]["results"]), 0);
+    let wrong = Command::new(OUTCROP).args(["export", "csv", "--severity", "awful", "--server", &server]).output();
+    assert_eq!(wrong.unwrap().status.code(), Some(64));
+}
+
+#[test]
 fn what_one_node_read_another_one_reads_as_well_and_a_node_can_be_distrusted() {
     let (Some(first), Some(second)) = (Containerd::start(), Containerd::start()) else { return };
     // Flags for a day in a second: every layer is verified, at once.

@@ -301,7 +301,7 @@ fn compare(order: FindingsOrder, descending: bool, a: &Place, b: &Place) -> Orde
 }
 
 /// Returns the severities that the filters select, from the mildest to the worst.
-fn severities(list: &List) -> Result<RangeInclusive<Severity>, Failure> {
+pub(super) fn severities(list: &List) -> Result<RangeInclusive<Severity>, Failure> {
     match (word::<Severity>(list, "severity")?, word::<Severity>(list, "severity-is")?) {
         (None, None) => Ok(Severity::Unknown..=Severity::Critical),
         (None, Some(severity)) => Ok(severity..=severity),

@@ -2,9 +2,9 @@
 //! only what the caller may read.
 
 mod deliveries;
+mod exports;
 mod findings;
 mod history;
-mod image;
 mod lists;
 mod packages;
 mod recent;
@@ -32,11 +32,12 @@ use super::joining::Missing;
 use super::rematch::Taken;
 use super::{Aggregator, discard, now};
 use crate::advisory::{self, Assessed};
+use crate::image;
 use crate::store::{AuditOutcome, RematchRow, StackId, Summary};
 use crate::web::{
-    AdvisoryItem, ContainerItem, ContainerRef, DeliveryChanged, DeliveryDetail, DeliveryItem, Failure, FindingItem,
-    Future, HasPage, ImageItem, IssueItem, LayerItem, List, NodeItem, PackageItem, Page, Pushed, Rematch, Scope,
-    Source, Status, TargetItem, TargetTest, WorkloadDetail, WorkloadItem,
+    AdvisoryItem, ContainerItem, ContainerRef, DeliveryChanged, DeliveryDetail, DeliveryItem, Export, Failure,
+    FindingItem, Future, HasPage, ImageItem, IssueItem, LayerItem, List, NodeItem, PackageItem, Page, Pushed, Rematch,
+    Scope, Source, Status, TargetItem, TargetTest, WorkloadDetail, WorkloadItem,
 };
 
 /// The aggregator as the source of the web module.
@@ -117,6 +118,10 @@ impl Source for Answers {
             self.0.audit(who, action, target, outcome).await;
             Ok(())
         })
+    }
+
+    fn export<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Export> {
+        Box::pin(async { self.begin_export(scope, list) })
     }
 
     fn targets<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<TargetItem>> {

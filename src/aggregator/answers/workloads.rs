@@ -157,7 +157,7 @@ impl Aggregator {
         let by_findings = list.sort.as_deref() == Some("findings");
         let items = seen.map(|of| item(&cluster, &fleet, of, self.owner_keys())).filter(|(item, nodes, images)| {
             list.filter("image")
-                .is_none_or(|wanted| images.iter().any(|(image, id)| super::image::selects(wanted, image, *id)))
+                .is_none_or(|wanted| images.iter().any(|(image, id)| crate::image::selects(wanted, image, *id)))
                 && coverage.is_none_or(|wanted| item.coverage.keys().any(|state| state.known() == Some(wanted)))
                 && list.filter("node").is_none_or(|node| nodes.contains(node))
         });

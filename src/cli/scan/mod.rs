@@ -2,6 +2,7 @@
 
 mod containers;
 mod directories;
+mod documents;
 mod lock_files;
 mod matcher;
 
@@ -21,8 +22,9 @@ use matcher::{FindingFilter, Matcher};
 
 use super::progress::{self, Progress, Step};
 use super::report::{Package, Report, Subject, Target};
-use super::{Exit, Fatal, bom, print, table, text, unreadable};
+use super::{Exit, Fatal, print, table, text, unreadable};
 use crate::advisory;
+use crate::export::Format;
 use crate::export::cyclonedx::{self, Listed};
 
 /// Output format of the report.
@@ -32,8 +34,16 @@ enum Output {
     Table,
     /// JSON; the schema is docs/scan.schema.json
     Json,
-    /// CycloneDX 1.6, JSON
+    /// CycloneDX 1.6, JSON, with vulnerabilities
     Cyclonedx,
+    /// SPDX 2.3, JSON
+    Spdx,
+    /// SARIF 2.1.0
+    Sarif,
+    /// OpenVEX 0.2.0
+    Openvex,
+    /// CSV: a line for each finding, or with --packages for each package
+    Csv,
 }
 
 /// Severity on the command line.
@@ -149,6 +159,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
         only_fixed,
         owned,
     };
+    if packages && matches!(output, Output::Sarif | Output::Openvex) {
+        return Err(Fatal::usage(
+            "--packages lists no findings, and SARIF and OpenVEX contain nothing else: choose another --output",
+        ));
+    }
     let matcher = Matcher::new(db, db_as_of, packages, filter)?;
     let directories = directories::chosen(rootfs, layers)?;
     hide_memory()
@@ -192,7 +207,12 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Fatal> {
     let report = Report::new(matcher.database()?, targets);
     match output {
         Output::Json => print_json(&report)?,
-        Output::Cyclonedx => print_json(&bom::document(&report))?,
+        Output::Cyclonedx => print_document(&report, Format::CycloneDx)?,
+        Output::Spdx => print_document(&report, Format::Spdx)?,
+        Output::Sarif => print_document(&report, Format::Sarif)?,
+        Output::Openvex => print_document(&report, Format::OpenVex)?,
+        Output::Csv if packages => print_document(&report, Format::PackagesCsv)?,
+        Output::Csv => print_document(&report, Format::FindingsCsv)?,
         Output::Table if packages => print(&table::packages(&report))?,
         Output::Table => print(&table::findings(&report))?,
     }
@@ -245,6 +265,18 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Fatal> {
     let mut output = std::io::BufWriter::new(std::io::stdout().lock());
     let written = serde_json::to_writer_pretty(EscapedJson(&mut output), value).map_err(std::io::Error::from);
     match written.and_then(|()| writeln!(output)).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Fatal::failed(format!("writing to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes the report to standard output in a format of other tools, piece by piece.
+fn print_document(report: &Report, format: Format) -> Result<(), Fatal> {
+    let mut output = std::io::BufWriter::new(std::io::stdout().lock());
+    let written = documents::write(report, format, |text| output.write_all(text.as_bytes()));
+    match written.and_then(|()| output.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Fatal::failed(format!("writing to standard output: {error}")))
         }

@@ -1,7 +1,9 @@
-//! CycloneDX JSON: writes the report of a scan, and reads SBOMs.
+//! CycloneDX JSON: writes and reads SBOMs.
 
 mod read;
+#[cfg(feature = "programs")]
 mod write;
 
 pub use read::{Listed, ReadError, read};
-pub use write::{Affects, Bom, Component, Property, Rating, Vulnerability};
+#[cfg(feature = "programs")]
+pub(super) use write::CycloneDx;

@@ -98,7 +98,9 @@ impl Found {
             }
             None => {
                 let is_library = matches!(component.r#type.as_str(), "library" | "framework");
-                self.left_out += usize::from(component.purl.is_some() || is_library);
+                // The image itself is no package of it.
+                let is_image = component.r#type == "container";
+                self.left_out += usize::from(!is_image && (component.purl.is_some() || is_library));
             }
         }
         Ok(())

@@ -1,116 +1,202 @@
-//! Writes CycloneDX 1.6: the part of it that a scan needs ([specification](https://cyclonedx.org/docs/1.6/json/)).
+//! Writes CycloneDX 1.6 ([specification](https://cyclonedx.org/docs/1.6/json/)).
+//!
+//! Every image is a component that contains its packages. A vulnerability has one entry for each package and statement about it, with all images
+//! that contain the package. Of the analysis (VEX) is written what the advisory states; nobody has analyzed the image itself.
 
+use outcrop_proto::{FindingStatus, Severity};
 use serde::Serialize;
+use serde_json::{Value, json};
 
-/// A bill of materials.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Bom {
-    bom_format: &'static str,
-    spec_version: &'static str,
-    version: u32,
-    metadata: Metadata,
-    components: Vec<Component>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    vulnerabilities: Vec<Vulnerability>,
+use crate::export::document::{Document, Finding, Image, Package};
+use crate::export::exporter::{Pass, Writer};
+use crate::export::out::Out;
+
+/// The writer.
+#[derive(Debug, Default)]
+pub(in crate::export) struct CycloneDx {
+    /// The finding whose entry is open, and the `bom-ref` that it was last written for.
+    last: Option<(Finding, String)>,
 }
 
-#[derive(Debug, Serialize)]
-struct Metadata {
-    tools: Tools,
+/// A property in Outcrop's namespace.
+#[derive(Serialize)]
+struct Property {
+    name: String,
+    value: String,
 }
 
-#[derive(Debug, Serialize)]
-struct Tools {
-    components: Vec<Tool>,
+fn property(name: &str, value: impl Into<String>) -> Property {
+    Property { name: format!("outcrop:{name}"), value: value.into() }
 }
 
-#[derive(Debug, Serialize)]
-struct Tool {
-    r#type: &'static str,
-    name: &'static str,
-    version: &'static str,
+fn reference(image: &Image, package: &str) -> String {
+    format!("{}/{package}", image.number)
 }
 
-/// A component: a container with components of its own, or a package.
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Component {
-    /// `container`, `operating-system`, `library`, `application`.
-    pub r#type: &'static str,
-    /// Unique in the document.
-    #[serde(rename = "bom-ref")]
-    pub bom_ref: String,
-    /// Name.
-    pub name: String,
-    /// Version.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// Package URL.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub purl: Option<String>,
-    /// Further properties, in Outcrop's namespace.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub properties: Vec<Property>,
-    /// Nested components.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub components: Vec<Self>,
+const fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Negligible => "info",
+        other => other.as_str(),
+    }
 }
 
-/// A name and a value.
-#[derive(Debug, Serialize)]
-pub struct Property {
-    /// `outcrop:…`
-    pub name: String,
-    /// The value.
-    pub value: String,
+/// Returns the analysis that the vendor's statement is, if CycloneDX has a word for it.
+fn analysis(status: FindingStatus) -> Option<Value> {
+    match status {
+        FindingStatus::UnderInvestigation => Some(json!({ "state": "in_triage" })),
+        FindingStatus::Fixed => Some(json!({ "response": ["update"] })),
+        FindingStatus::WillNotFix | FindingStatus::EndOfLife => Some(json!({ "response": ["will_not_fix"] })),
+        FindingStatus::Affected | FindingStatus::Deferred => None,
+    }
 }
 
-/// A vulnerability and what it affects.
-#[derive(Debug, Serialize)]
-pub struct Vulnerability {
-    /// CVE or advisory.
-    pub id: String,
-    /// Ratings.
-    pub ratings: Vec<Rating>,
-    /// One-line description.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub description: String,
-    /// Recommended action.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub recommendation: Option<String>,
-    /// References to components.
-    pub affects: Vec<Affects>,
-}
-
-/// A rating.
-#[derive(Debug, Serialize)]
-pub struct Rating {
-    /// CVSS base score.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub score: Option<f64>,
-    /// Severity, as CycloneDX names it.
-    pub severity: &'static str,
-}
-
-/// A reference to an affected component.
-#[derive(Debug, Serialize)]
-pub struct Affects {
-    /// Its `bom-ref`.
-    pub r#ref: String,
-}
-
-impl Bom {
-    /// Creates a document from `components` and the vulnerabilities that affect them.
-    pub fn new(components: Vec<Component>, vulnerabilities: Vec<Vulnerability>) -> Self {
-        let tool = Tool { r#type: "application", name: "outcrop", version: env!("CARGO_PKG_VERSION") };
-        Self {
-            bom_format: "CycloneDX",
-            spec_version: "1.6",
-            version: 1,
-            metadata: Metadata { tools: Tools { components: vec![tool] } },
-            components,
-            vulnerabilities,
+impl CycloneDx {
+    fn close(&mut self, out: &mut Out) {
+        if self.last.take().is_some() {
+            out.end(']');
+            out.end('}');
         }
     }
+}
+
+impl Writer for CycloneDx {
+    fn passes(&self) -> &'static [Pass] {
+        &[Pass::Packages, Pass::Findings]
+    }
+
+    fn begin(&mut self, out: &mut Out, document: &Document, _: &[Image]) {
+        out.begin('{');
+        out.field("$schema", &"http://cyclonedx.org/schema/bom-1.6.schema.json");
+        out.field("bomFormat", &"CycloneDX");
+        out.field("specVersion", &"1.6");
+        out.field("serialNumber", &format!("urn:uuid:{}", document.uuid()));
+        out.field("version", &1);
+        let tool = json!({ "type": "application", "name": "outcrop", "version": env!("CARGO_PKG_VERSION") });
+        let mut properties = Vec::new();
+        properties.extend(document.database.as_ref().map(|digest| property("database", digest)));
+        if let Some((uid, name)) = &document.cluster {
+            properties.extend([property("cluster-uid", uid), property("cluster", name)]);
+        }
+        let metadata = json!({
+            "timestamp": document.time(),
+            "tools": { "components": [tool] },
+            "component": { "type": "application", "bom-ref": "document", "name": document.name },
+            "properties": properties,
+        });
+        out.field("metadata", &metadata);
+    }
+
+    fn begin_pass(&mut self, out: &mut Out, pass: usize) {
+        out.begin_field(if pass == 0 { "components" } else { "vulnerabilities" }, '[');
+    }
+
+    fn image(&mut self, out: &mut Out, image: &Image) {
+        out.begin('{');
+        out.field("type", &if image.is_container { "container" } else { "application" });
+        out.field("bom-ref", &image.number.to_string());
+        out.field("name", &image.name);
+        if let Some(digest) = &image.digest {
+            out.field("version", digest);
+            out.field("purl", &image.purl());
+        }
+        let mut properties = Vec::new();
+        if let Some(coverage) = &image.coverage {
+            properties.push(property("coverage", coverage.state.as_str()));
+            if !coverage.reason.is_empty() {
+                properties.push(property("coverage-reason", &*coverage.reason));
+            }
+        }
+        let assessed = |of: &super::super::Tested| property("assessed", format!("{}: {}", of.ecosystem, of.state));
+        properties.extend(image.assessed.iter().map(assessed));
+        properties.extend(image.stack.as_ref().map(|stack| property("stack", stack)));
+        properties.extend(image.distribution.as_ref().map(|name| property("distribution", name)));
+        properties.extend(image.places.iter().map(|place| property("container", place.path())));
+        out.field("properties", &properties);
+        out.begin_field("components", '[');
+    }
+
+    fn package(&mut self, out: &mut Out, image: &Image, package: &Package) {
+        out.begin('{');
+        out.field("type", &"library");
+        out.field("bom-ref", &reference(image, &package.key()));
+        out.field("name", &package.name);
+        out.field("version", &package.version);
+        // Licenses are declared in many spellings: only a name is always true.
+        let named = package.licenses.iter().filter(|license| !license.is_empty());
+        let licenses: Vec<Value> =
+            named.map(|name| json!({ "license": { "name": name, "acknowledgement": "declared" } })).collect();
+        if !licenses.is_empty() {
+            out.field("licenses", &licenses);
+        }
+        if !package.purl.is_empty() {
+            out.field("purl", &package.purl);
+        }
+        let mut properties: Vec<Property> =
+            package.evidence.iter().map(|path| property("evidence", path.as_str())).collect();
+        properties.extend(package.layer.as_ref().map(|layer| property("layer", layer)));
+        if !properties.is_empty() {
+            out.field("properties", &properties);
+        }
+        out.end('}');
+    }
+
+    fn image_end(&mut self, out: &mut Out, _: &Image) {
+        out.end(']');
+        out.end('}');
+    }
+
+    fn finding(&mut self, out: &mut Out, image: &Image, finding: &Finding) {
+        let affected = reference(image, &finding.package_key());
+        match &mut self.last {
+            Some((last, reference)) if last.is_same(finding) => {
+                if *reference == affected {
+                    return;
+                }
+                reference.clone_from(&affected);
+            }
+            _ => {
+                self.close(out);
+                out.begin('{');
+                out.field("id", &finding.id);
+                let references: Vec<Value> = finding
+                    .aliases
+                    .iter()
+                    .filter(|alias| **alias != finding.id)
+                    .map(|alias| json!({ "id": alias, "source": { "name": source(alias) } }))
+                    .collect();
+                if !references.is_empty() {
+                    out.field("references", &references);
+                }
+                let mut rating = json!({ "severity": severity(finding.severity) });
+                if let Some(score) = finding.score {
+                    rating["score"] = score.into();
+                }
+                out.field("ratings", &[rating]);
+                if !finding.summary.is_empty() {
+                    out.field("description", &finding.summary);
+                }
+                out.field("recommendation", &finding.action());
+                if let Some(analysis) = analysis(finding.status) {
+                    out.field("analysis", &analysis);
+                }
+                out.begin_field("affects", '[');
+                self.last = Some((finding.clone(), affected.clone()));
+            }
+        }
+        out.item(&json!({ "ref": affected }));
+    }
+
+    fn end_pass(&mut self, out: &mut Out, _: usize) {
+        self.close(out);
+        out.end(']');
+    }
+
+    fn end(&mut self, out: &mut Out) {
+        out.end('}');
+    }
+}
+
+/// Returns who assigns IDs of this form: the text before the first `-`.
+fn source(id: &str) -> &str {
+    id.split('-').next().unwrap_or(id)
 }

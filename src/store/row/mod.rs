@@ -20,7 +20,8 @@ pub use history::{DayCount, EndedRun, FindingName, FixedRow, Retention, Run, See
 pub use layer::{InventoryRow, Layer, LayerRow};
 pub use notice::{NoticeFilter, NoticeId, NoticeRow, NoticeScope, NoticeTotals, PendingNotices, ProblemNotice};
 pub use query::{
-    FindingRow, FindingsFilter, FindingsOrder, HasRow, PackageRow, PackagesFilter, PackagesOrder, VulnerabilityRow,
+    FindingRow, FindingsFilter, FindingsOrder, HasRow, ListedPackage, PackageRow, PackagesFilter, PackagesOrder,
+    VulnerabilityRow,
 };
 pub use stack::{MergedPackage, MergedStack, PackageRef, PackageSetId, StackId, Summary, inputs};
 pub use subject::{SubjectKey, WorkloadKey};

@@ -163,6 +163,27 @@ pub struct PackageRow {
     pub severities: SeverityCounts,
 }
 
+/// A package of a package set. A package with several owners has several rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedPackage {
+    /// Its row id.
+    pub id: i64,
+    /// Index of the row among those of the package.
+    pub place: i64,
+    /// Its purl type.
+    pub r#type: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The package URL.
+    pub purl: String,
+    /// Paths that list it, one per line.
+    pub evidence: String,
+    /// Index into the stack's layers, newest first.
+    pub layer: u32,
+}
+
 /// A package set contains a package. Rows share their texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HasRow {

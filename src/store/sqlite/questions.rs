@@ -12,8 +12,8 @@ use sqlx::sqlite::SqliteRow;
 
 use super::{Failure, Sqlite, StoreError, count, doing, integer, json, lines, severity, status};
 use crate::store::{
-    EndedRun, FindingRow, FindingsFilter, FindingsOrder, HasRow, PackageRow, PackageSetId, PackagesFilter,
-    PackagesOrder, Questions, VerdictId, VulnerabilityRow,
+    EndedRun, FindingRow, FindingsFilter, FindingsOrder, HasRow, ListedPackage, PackageRow, PackageSetId,
+    PackagesFilter, PackagesOrder, Questions, VerdictId, VulnerabilityRow,
 };
 
 /// Of at most so many package sets the findings are sorted; of more, verdicts are read in their order.
@@ -62,6 +62,37 @@ impl Questions for Sqlite {
 
     async fn list_packages(&self, filter: &PackagesFilter<'_>) -> Result<Vec<PackageRow>, StoreError> {
         doing("reading packages", self.read_packages(filter)).await
+    }
+
+    async fn listed_packages(
+        &self,
+        package_set: PackageSetId,
+        after: Option<(&str, i64, i64)>,
+        limit: usize,
+    ) -> Result<Vec<ListedPackage>, StoreError> {
+        let work = async {
+            let sql = "SELECT package.id, place, type, name, version, purl, paths, layer
+                FROM package_set_package AS held CROSS JOIN package ON package.id = held.package
+                JOIN evidence ON evidence.id = held.evidence
+                WHERE package_set = ?1 AND (?2 IS NULL OR (purl, package.id, place) > (?2, ?3, ?4))
+                ORDER BY purl, package.id, place LIMIT ?5";
+            let (purl, id, place) = after.map_or((None, 0, 0), |(purl, id, place)| (Some(purl), id, place));
+            let rows = sqlx::query(sql).bind(package_set).bind(purl).bind(id).bind(place).bind(integer(limit));
+            let package = |row: &SqliteRow| {
+                Ok(ListedPackage {
+                    id: row.try_get("id")?,
+                    place: row.try_get("place")?,
+                    r#type: row.try_get("type")?,
+                    name: row.try_get("name")?,
+                    version: row.try_get("version")?,
+                    purl: row.try_get("purl")?,
+                    evidence: row.try_get("paths")?,
+                    layer: count(row, "layer")?,
+                })
+            };
+            rows.fetch_all(&mut *self.reading().await?).await?.iter().map(package).collect()
+        };
+        doing("reading packages of a package set", work).await
     }
 
     async fn packages_named(

@@ -6,17 +6,18 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use outcrop::export::{self, Document, Finding, Package, Read, Rows};
 use outcrop::problems::ProblemKind;
 use outcrop::web::list::{
     CONTAINERS, DELIVERIES, FINDINGS, IMAGES, ISSUES, LAYERS, NODES, PACKAGES, TARGETS, WHO_HAS, WORKLOADS, page,
 };
 use outcrop::web::{
     AdvisoryItem, AdvisoryPackage, AgentItem, AgentProblem, AskedVulnerability, AssessedCount, ConnectionCounts,
-    ContainerItem, ContainerRef, CoverageCount, DatabaseStatus, DeliveryChanged, DeliveryDetail, DeliveryItem, Failure,
-    FindingItem, Future, HasItem, HasPage, ImageItem, IssueItem, KubernetesNode, KubernetesStatus, LayerCounts,
-    LayerItem, Lifetimes, List, NodeCounts, NodeItem, OfflineStatus, PackageItem, Page, ProblemItem, Pushed,
-    ReasonCount, Rematch, ReportCounts, RoleItem, Scope, Source, SourceStatus, Status, StepItem, TargetItem,
-    TargetTest, WorkloadContainer, WorkloadDetail, WorkloadItem,
+    ContainerItem, ContainerRef, CoverageCount, DatabaseStatus, DeliveryChanged, DeliveryDetail, DeliveryItem, Export,
+    Failure, FindingItem, Future, HasItem, HasPage, ImageItem, IssueItem, KubernetesNode, KubernetesStatus,
+    LayerCounts, LayerItem, Lifetimes, List, NodeCounts, NodeItem, OfflineStatus, PackageItem, Page, ProblemItem,
+    Pushed, ReasonCount, Rematch, ReportCounts, RoleItem, RowSource, Scope, Source, SourceStatus, Status, StepItem,
+    TargetItem, TargetTest, WorkloadContainer, WorkloadDetail, WorkloadItem,
 };
 use outcrop_proto::{
     AssessedState, Coverage, CoverageState, FindingStatus, LayerState, NodeState, Runtime, Severity, SeverityCounts,
@@ -40,6 +41,10 @@ pub(super) struct Fake {
     pub(super) pushed: Arc<Mutex<Vec<Push>>>,
     /// Requests that changed nothing: caller, action, target, and whether for want of a right.
     pub(super) audited: Arc<Mutex<Vec<String>>>,
+    /// Pages of rows of exports that were read.
+    pub(super) pages: Arc<AtomicUsize>,
+    /// How many pages of rows the findings of an export have; the one after them fails if the text in every place is `broken`.
+    pub(super) long: usize,
     /// What the advisory `wait` and a database that begins with `slow` wait for.
     pub(super) gate: Arc<Gate>,
 }
@@ -81,7 +86,16 @@ pub(super) struct Push {
 impl Fake {
     pub(super) fn new(nodes: usize, containers: usize) -> Self {
         let gate = Arc::new(Gate { waiting: AtomicUsize::new(0), open: Semaphore::new(0) });
-        Self { nodes, containers, words: None, pushed: Arc::default(), audited: Arc::default(), gate }
+        Self {
+            nodes,
+            containers,
+            words: None,
+            pushed: Arc::default(),
+            audited: Arc::default(),
+            pages: Arc::default(),
+            long: 1,
+            gate,
+        }
     }
 
     fn node(&self, number: usize) -> NodeItem {
@@ -412,6 +426,64 @@ fn ready<'a, T: Send + 'a>(answer: Result<T, Failure>) -> Future<'a, T> {
     Box::pin(async { answer })
 }
 
+/// Rows of an export.
+#[derive(Debug)]
+struct FakeRows {
+    images: Vec<usize>,
+    page: usize,
+    long: usize,
+    is_broken: bool,
+    pages: Arc<AtomicUsize>,
+}
+
+impl RowSource for FakeRows {
+    fn next(&mut self, read: Read) -> Future<'_, Option<Rows>> {
+        self.pages.fetch_add(1, Ordering::SeqCst);
+        let last = if read == Read::Findings { self.long } else { 1 };
+        if self.page >= last {
+            self.page = 0;
+            return match self.is_broken && read == Read::Findings {
+                true => ready(Err(Failure::Store("the store is away".to_owned()))),
+                false => ready(Ok(None)),
+            };
+        }
+        self.page += 1;
+        let package = |path: &str| Package {
+            purl: format!("pkg:deb/debian/{}", "bash"),
+            r#type: "deb".to_owned(),
+            name: "bash".to_owned(),
+            version: "5.2-1".to_owned(),
+            licenses: vec![HOSTILE.to_owned(), "MIT".to_owned()],
+            evidence: vec![path.to_owned()],
+            layer: Some(layer(0)),
+        };
+        let hostile =
+            Package { name: HOSTILE.to_owned(), version: HOSTILE.to_owned(), purl: String::new(), ..package(HOSTILE) };
+        let finding = |number: usize| Finding {
+            id: format!("CVE-2026-{}", self.page),
+            aliases: vec![name("GHSA-x", number)],
+            purl: "pkg:deb/debian/bash".to_owned(),
+            r#type: "deb".to_owned(),
+            package: "bash".to_owned(),
+            installed: "5.2-1".to_owned(),
+            evidence: vec!["/var/lib/dpkg/status".to_owned()],
+            status: FindingStatus::Fixed,
+            fixed: Some("5.2-2".to_owned()),
+            severity: Severity::Critical,
+            score: Some(9.8),
+            summary: HOSTILE.to_owned(),
+            layer: Some(layer(0)),
+        };
+        ready(Ok(Some(match read {
+            Read::Packages(_) => Rows::Packages(vec![hostile, package("/one"), package("/two"), package("/one")]),
+            Read::FindingsOf(number) => Rows::Findings(vec![(number, finding(self.images[number]))]),
+            Read::Findings => Rows::Findings(
+                self.images.iter().enumerate().map(|(number, image)| (number, finding(*image))).collect(),
+            ),
+        })))
+    }
+}
+
 impl Source for Fake {
     fn status<'a>(&'a self, scope: &'a Scope) -> Future<'a, Status> {
         let mut status = self.status(scope);
@@ -632,6 +704,39 @@ impl Source for Fake {
 
     fn findings<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Page<FindingItem>> {
         ready(page(&FINDINGS, list, self.seen(scope).map(|number| (number, self.finding(number)))))
+    }
+
+    fn export<'a>(&'a self, scope: &'a Scope, list: &'a List) -> Future<'a, Export> {
+        let wanted = |number: &usize| list.filter("namespace").is_none_or(|of| self_namespace(*number) == Some(of));
+        let images: Vec<usize> = self.seen(scope).filter(wanted).collect();
+        let image = |number: &usize| {
+            let at = self.place(*number);
+            export::Image {
+                is_container: true,
+                name: at.image,
+                digest: (*number > 0).then(|| format!("sha256:{number:064x}")),
+                stack: at.stack,
+                coverage: Some(if *number == 0 {
+                    Coverage::new(CoverageState::Partial, HOSTILE)
+                } else {
+                    Coverage::new(CoverageState::Scanned, "")
+                }),
+                distribution: Some(name("Debian", *number)),
+                places: vec![export::Place { namespace: at.namespace, workload: at.workload, container: at.name }],
+                ..export::Image::default()
+            }
+        };
+        let all = images.iter().map(image).collect();
+        let document = Document {
+            name: format!("cluster {HOSTILE}"),
+            cluster: Some(("uid".to_owned(), HOSTILE.to_owned())),
+            database: Some(format!("sha256:{:064x}", 7)),
+            made_at: 1_790_000_000,
+            seed: vec![7],
+        };
+        let is_broken = self.words.as_ref().is_some_and(|(text, _)| text == "broken");
+        let rows = FakeRows { images, page: 0, long: self.long, is_broken, pages: Arc::clone(&self.pages) };
+        ready(Ok(Export { document, images: all, rows: Box::new(rows) }))
     }
 
     fn advisory<'a>(&'a self, _: &'a Scope, id: &'a str) -> Future<'a, AdvisoryItem> {

@@ -4,6 +4,7 @@ mod command_line;
 mod connections;
 mod doctor;
 mod document;
+mod exports;
 mod exposition;
 mod fake;
 mod server;

@@ -140,7 +140,9 @@ impl Server {
         let text = String::from_utf8(bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {request}: {text:?}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Answer { status, head: head.to_owned(), body: body.to_owned() }
+        let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        let body = if is_chunked { unchunked(body) } else { body.to_owned() };
+        Answer { status, head: head.to_owned(), body }
     }
 
     pub(super) fn get(&self, target: &str) -> Answer {
@@ -162,5 +164,19 @@ impl Server {
         let output = self.outcrop(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// Joins the chunks of a body ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112#section-7.1)), which has to be complete.
+fn unchunked(mut rest: &str) -> String {
+    let mut body = String::new();
+    loop {
+        let (size, more) = rest.split_once("\r\n").expect("the size of a chunk");
+        let size = usize::from_str_radix(size, 16).expect("the size of a chunk");
+        if size == 0 {
+            return body;
+        }
+        body.push_str(&more[..size]);
+        rest = more[size..].strip_prefix("\r\n").expect("the end of a chunk");
     }
 }

@@ -465,6 +465,18 @@ pub(super) async fn packages_are_counted_over_the_requested_package_sets(harness
     assert_eq!(list(&both, false, Some("LODASH")).await, [row("lodash", 2, 43, 2)]);
     assert_eq!(list(&both, true, Some("LODASH")).await, [row("lodash", 2, 43, 2)]);
     assert_eq!(list(&[(two, 40)], false, None).await, [row("lodash", 1, 40, 1)], "nothing of the other stack");
+    for limit in [1, 2, 9] {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let place = after.as_ref().map(|(purl, id, place): &(String, i64, i64)| (purl.as_str(), *id, *place));
+            let page = store.listed_packages(one, place, limit).await.unwrap();
+            assert!(page.len() <= limit);
+            let Some(last) = page.last() else { break };
+            after = Some((last.purl.clone(), last.id, last.place));
+            listed.extend(page.into_iter().map(|row| row.name));
+        }
+        assert_eq!(listed, ["left-pad", "lodash"], "by package URL, nothing twice, in pages of {limit}");
+    }
     let has = store.packages_named("Lodash", Some(&[one, two])).await.unwrap();
     assert_eq!(has.iter().map(|row| row.package_set).collect::<Vec<_>>(), [one, two]);
     let shared = [(&has[0].purl, &has[1].purl), (&has[0].evidence, &has[1].evidence)];
@@ -515,6 +527,9 @@ pub(super) async fn a_package_with_several_owners_is_listed_once(harness: &dyn H
     let listed = store.list_packages(&filter).await.unwrap();
     assert_eq!(listed.iter().map(|row| (row.stacks, row.containers)).collect::<Vec<_>>(), [(1, 2)]);
     assert_eq!(store.packages_named("a", Some(&[summary.id])).await.unwrap().len(), 3, "who asks who has it sees each");
+    let listed = store.listed_packages(summary.id, None, 9).await.unwrap();
+    assert_eq!(listed.len(), 3, "an export gets each path");
+    assert_eq!(listed.iter().map(|row| row.place).collect::<Vec<_>>(), [0, 1, 2]);
 }
 
 pub(super) async fn fixed_findings_are_those_that_a_subject_had_and_does_not_have(harness: &dyn Harness) {

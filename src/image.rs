@@ -1,19 +1,24 @@
-//! Image references, as people write them in a filter.
+//! Image references.
 //!
 //! The grammar is that of the [distribution](https://github.com/distribution/reference) project:
 //! `[REGISTRY/]PATH[:TAG][@DIGEST]`. A reference without a registry belongs to Docker Hub.
 
 /// An image reference, in parts.
 #[derive(Debug, PartialEq, Eq)]
-struct Reference<'a> {
-    registry: Option<&'a str>,
-    path: &'a str,
-    tag: Option<&'a str>,
-    digest: Option<&'a str>,
+pub(crate) struct Reference<'a> {
+    /// Host and port of the registry; `None` where the reference names none.
+    pub(crate) registry: Option<&'a str>,
+    /// The repository, without `library/` of Docker Hub.
+    pub(crate) path: &'a str,
+    /// The tag.
+    pub(crate) tag: Option<&'a str>,
+    /// The digest: `sha256:…`.
+    pub(crate) digest: Option<&'a str>,
 }
 
 impl<'a> Reference<'a> {
-    fn parse(text: &'a str) -> Self {
+    /// Parses a reference. Any text is one; parts that it does not have are `None`.
+    pub(crate) fn parse(text: &'a str) -> Self {
         let (text, digest) = match text.split_once('@') {
             Some((text, digest)) => (text, Some(digest)),
             None => (text, None),
@@ -47,7 +52,7 @@ impl<'a> Reference<'a> {
 
 /// Returns whether `wanted` selects an image by its name or by what the kubelet resolved it to: with or without registry, tag and digest, or by the
 /// digest alone.
-pub(super) fn selects(wanted: &str, image: &str, id: Option<&str>) -> bool {
+pub(crate) fn selects(wanted: &str, image: &str, id: Option<&str>) -> bool {
     if wanted == image || Some(wanted) == id {
         return true;
     }
