@@ -144,7 +144,9 @@ fn an_export_has_every_row_of_images_that_fill_several_pages() {
     });
     let status = stanzas.collect::<String>();
     let large: Layer<'_> = &[("etc/os-release", BASE[0].1), ("var/lib/dpkg/status", &status)];
-    for (tag, layers, names) in [("app:large", &[large, SHOP], &["a", "b"][..]), ("app:small", &[BASE, SHOP], &["c"])] {
+    for (tag, layers, names) in
+        [("app:large", &[large, SHOP], &["a", "b"][..]), ("app:small", &[BASE, SHOP], &["c"][..])]
+    {
         let image = build_with(containerd.dir(), tag, layers);
         containerd.import("k8s.io", &image);
         names.iter().for_each(|name| containerd.run("k8s.io", &image, name));
