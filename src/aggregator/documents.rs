@@ -14,7 +14,9 @@ use super::Aggregator;
 use super::delivering::Delivering;
 use crate::deliver::document::{self, Manifest, Name, Place, PlaceError, Report};
 use crate::deliver::{Answer, Family, SendError, Verdict, Workloads};
-use crate::store::{DocumentRow, FindingRow, PackageSetId, PackageSetState, Selects as _, StoreError, TargetId};
+use crate::store::{
+    DocumentRow, FindingRow, ListedPackage, PackageSetId, PackageSetState, Selects as _, StoreError, TargetId,
+};
 use crate::supervise::panic_message;
 
 /// Rows that are read at once.
@@ -167,8 +169,7 @@ impl Sending<'_> {
                     return self.update(&document::findings(identity), None).await;
                 };
                 if matches!(name, Name::PackageSet(_)) {
-                    let packages = self.aggregator.store.listed_packages(id).await?;
-                    let bill = document::bill(&state, packages)?;
+                    let bill = document::bill(&state, self.packages(id).await?);
                     self.update(&document::sbom(identity), Some(bill)).await?;
                 }
                 let lines = self.finding_lines(id, state).await?;
@@ -185,6 +186,19 @@ impl Sending<'_> {
                 self.remove_old_reports(day).await
             }
             Name::Gone => self.remove_gone().await,
+        }
+    }
+
+    /// Returns the packages of a package set.
+    async fn packages(&self, id: PackageSetId) -> Result<Vec<ListedPackage>, Undelivered> {
+        let mut packages: Vec<ListedPackage> = Vec::new();
+        loop {
+            let after = packages.last().map(|last| (last.purl.as_str(), last.id, last.place));
+            let page = self.aggregator.store.listed_packages(id, after, PAGE).await?;
+            if page.is_empty() {
+                return Ok(packages);
+            }
+            packages.extend(page);
         }
     }
 
@@ -390,7 +404,7 @@ async fn at_place(
     let to = Arc::clone(to);
     let done = tokio::task::spawn_blocking(move || match to.config.kind.family() {
         Family::Files(place) => work(place, &to),
-        Family::Stream(_) => Ok(()),
+        Family::Stream(_) | Family::Notifier(_) => Ok(()),
     });
     done.await.unwrap_or_else(|error| Err(SendError(panic_message(error)).into()))
 }

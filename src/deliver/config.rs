@@ -381,7 +381,7 @@ mod tests {
         ] {
             let config = Config::parse(&format!("targets:\n- name: a\n  {kind}\n")).unwrap();
             let target = &config.targets[0];
-            assert_eq!(target.peer().unwrap().to_string(), peer, "{kind}");
+            assert_eq!(target.peer().unwrap().unwrap().to_string(), peer, "{kind}");
             assert_eq!(target.filter.notices().at_least, severity, "{kind}");
         }
         let gone = Config::parse("targets:\n- name: a\n  webhook: { urlFile: /nonexistent/url }\n").unwrap();

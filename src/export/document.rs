@@ -14,7 +14,7 @@ pub struct Document {
     pub cluster: Option<(String, String)>,
     /// SHA-256 of the advisory database; `None` if packages were not matched.
     pub database: Option<String>,
-    /// When it was made, in seconds since 1970.
+    /// When it was made, in seconds since 1970; 0 for a CycloneDX document that is the same whenever it is made.
     pub made_at: i64,
     /// Distinguishes it from all other documents: random, or a digest of everything that it depends on.
     pub seed: Vec<u8>,

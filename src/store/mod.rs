@@ -30,8 +30,8 @@ pub use error::{ErrorKind, StoreError};
 pub use health::{HealthState, Outage, StoreHealth};
 pub use outbox::{AuditOutcome, Condition, FindingEvent, IssueEvent, OUTBOX_VERSION, OutboxEvent, OutboxId, OutboxRow};
 pub use row::{
-    Backlog, BacklogLimit, Change, DeliveryId, DeliveryRow, DocumentRow, FindingChange, ListedPackage, NewDelivery,
-    PackageSetState, Portion, PortionLimit, Progress, Selects, SnapshotPlace, Target, TargetId, TargetSpec, Told,
+    Backlog, BacklogLimit, Change, DeliveryId, DeliveryRow, DocumentRow, FindingChange, NewDelivery, PackageSetState,
+    Portion, PortionLimit, Progress, Selects, SnapshotPlace, Target, TargetId, TargetSpec, Told,
 };
 pub use row::{
     Counts, DayCount, EndedRun, FindingName, FindingRow, FindingsFilter, FindingsOrder, FixedRow, HasRow, InventoryRow,
@@ -351,8 +351,6 @@ pub trait Documents {
         target: TargetId,
         subject: &SubjectKey,
     ) -> Result<Vec<(SubjectKey, Vec<Digest>)>, StoreError>;
-    /// Returns the packages of a package set by package URL, each once.
-    async fn listed_packages(&self, package_set: PackageSetId) -> Result<Vec<ListedPackage>, StoreError>;
     /// Returns open findings of a package set with the times when they opened (seconds since 1970), by verdict, behind `after`.
     async fn open_findings(
         &self,

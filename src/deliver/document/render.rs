@@ -6,13 +6,12 @@ use std::io::Write as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use outcrop_proto::Digest;
-use outcrop_proto::escape::escape_json;
 use serde_json::{Value, json};
 
 use super::path;
 use crate::deliver::encode::line;
 use crate::deliver::record::Record;
-use crate::export::cyclonedx::{Bom, Component, Property};
+use crate::export::{Document, Exporter, Format, Image, Package, Read, Rows};
 use crate::store::{
     Change, ClusterIdentity, DocumentRow, FindingChange, FindingRow, ListedPackage, PackageSetState, SubjectKey, Told,
 };
@@ -21,50 +20,40 @@ use crate::store::{
 const TREE_VERSION: u32 = 1;
 
 /// Returns the packages of a package set as CycloneDX 1.6.
-///
-/// # Errors
-/// When a value cannot be written as JSON, which does not happen.
-pub fn bill(state: &PackageSetState, packages: Vec<ListedPackage>) -> std::io::Result<Vec<u8>> {
-    let property = |name: &str, value: String| Property { name: format!("outcrop:{name}"), value };
-    let mut properties = vec![property("coverage", state.coverage.state.to_string())];
-    if !state.coverage.reason.is_empty() {
-        properties.push(property("coverage-reason", state.coverage.reason.clone()));
-    }
-    let mut components = Vec::new();
-    if let Some(distribution) = &state.distribution {
-        components.push(Component {
-            r#type: "operating-system",
-            bom_ref: "operating-system".to_owned(),
-            name: distribution.id.clone(),
-            version: Some(distribution.version_id.clone()).filter(|version| !version.is_empty()),
-            ..Component::default()
-        });
-    }
-    components.extend(packages.into_iter().map(|package| Component {
-        r#type: "library",
-        bom_ref: package.purl.clone(),
-        name: package.name,
-        version: Some(package.version),
-        purl: Some(package.purl),
-        properties: package.evidence.lines().map(|path| property("evidence", path.to_owned())).collect(),
-        ..Component::default()
-    }));
-    let container = Component {
-        r#type: "container",
-        bom_ref: state.identity.to_string(),
-        name: state.identity.to_string(),
-        properties,
-        components,
-        ..Component::default()
+pub fn bill(state: &PackageSetState, packages: Vec<ListedPackage>) -> Vec<u8> {
+    let identity = state.identity.to_string();
+    // The same packages are the same file: without a time, and without a database.
+    let head = Document { name: identity.clone(), seed: identity.clone().into_bytes(), ..Document::default() };
+    let image = Image {
+        is_container: true,
+        name: identity.clone(),
+        stack: Some(identity),
+        coverage: Some(state.coverage.clone()),
+        distribution: state.distribution.as_ref().map(|distribution| distribution.name.clone()),
+        ..Image::default()
     };
-    let text = serde_json::to_string(&Bom::new(vec![container], Vec::new()))?;
-    Ok(escape_json(&text).into_owned().into_bytes())
+    let package = |row: ListedPackage| Package {
+        purl: row.purl,
+        r#type: row.r#type,
+        name: row.name,
+        version: row.version,
+        evidence: row.evidence.lines().map(ToOwned::to_owned).collect(),
+        ..Package::default()
+    };
+    let mut packages: Vec<Package> = packages.into_iter().map(package).collect();
+    let mut exporter = Exporter::new(Format::CycloneDx, head, vec![image]);
+    while let Some(read) = exporter.next() {
+        if let Read::Packages(_) = read {
+            exporter.write(Rows::Packages(std::mem::take(&mut packages)));
+        }
+    }
+    exporter.take().into_bytes()
 }
 
 /// Returns the lines of a package set: its record, and one of each finding.
 ///
 /// # Errors
-/// As [`bill`].
+/// When a value cannot be written as JSON, which does not happen.
 pub fn finding_lines(state: PackageSetState, findings: Vec<(FindingRow, i64)>) -> std::io::Result<String> {
     let identity = state.identity;
     // Another database that finds the same does not make it another file.
@@ -84,7 +73,7 @@ fn record(change: Change) -> std::io::Result<String> {
 /// Returns the package sets of the containers of a workload, or of another subject; they have the same path.
 ///
 /// # Errors
-/// As [`bill`].
+/// When a value cannot be written as JSON, which does not happen.
 pub fn containers(told: &[(SubjectKey, Vec<Digest>)]) -> std::io::Result<Vec<u8>> {
     let package_set = |identity: &Digest| {
         let identity = identity.to_string();
@@ -120,7 +109,7 @@ impl Report {
     /// Begins a report.
     ///
     /// # Errors
-    /// As [`bill`].
+    /// When a value cannot be written as JSON, which does not happen.
     pub fn begin(database: Option<Digest>) -> std::io::Result<Self> {
         let mut report = Self(GzEncoder::new(Vec::new(), Compression::default()));
         report.push(&record(Change::SnapshotBegins { database })?)?;
@@ -138,7 +127,7 @@ impl Report {
     /// Adds a subject.
     ///
     /// # Errors
-    /// As [`bill`].
+    /// When a value cannot be written as JSON, which does not happen.
     pub fn subject(&mut self, subject: SubjectKey, package_sets: Vec<Digest>) -> std::io::Result<()> {
         self.push(&record(Change::Subject { subject, package_sets })?)
     }
@@ -146,7 +135,7 @@ impl Report {
     /// Returns the content.
     ///
     /// # Errors
-    /// As [`bill`].
+    /// When a value cannot be written as JSON, which does not happen.
     pub fn end(mut self) -> std::io::Result<Vec<u8>> {
         self.push(&record(Change::SnapshotEnds)?)?;
         self.0.finish()
@@ -164,7 +153,7 @@ impl Manifest {
     /// Begins a manifest. One that is not complete names files that are not being replaced at the moment.
     ///
     /// # Errors
-    /// As [`bill`].
+    /// When a value cannot be written as JSON, which does not happen.
     pub fn begin(cluster: &ClusterIdentity, complete: bool) -> std::io::Result<Self> {
         let head = json!({
             "version": TREE_VERSION,
@@ -179,7 +168,7 @@ impl Manifest {
     /// Adds a file.
     ///
     /// # Errors
-    /// As [`bill`].
+    /// When a value cannot be written as JSON, which does not happen.
     pub fn push(&mut self, file: &DocumentRow) -> std::io::Result<()> {
         let digest = file.digest.to_string();
         let digest = digest.trim_start_matches("sha256:");
@@ -221,12 +210,16 @@ mod tests {
     #[test]
     fn a_bill_has_what_a_reader_of_cyclonedx_needs_and_no_character_that_misleads() {
         let package = ListedPackage {
+            id: 1,
+            place: 0,
+            layer: 0,
+            r#type: "deb".into(),
             name: "lib\u{202e}ssl".into(),
             version: "3".into(),
             purl: "pkg:deb/debian/libssl@3?distro=debian-12".into(),
             evidence: "/var/lib/dpkg/status\n/other".into(),
         };
-        let content = bill(&state(), vec![package]).unwrap();
+        let content = bill(&state(), vec![package]);
         let text = String::from_utf8(content.clone()).unwrap();
         assert!(text.is_ascii(), "{text}");
         let listed = crate::export::cyclonedx::read(&content).unwrap();
@@ -234,7 +227,8 @@ mod tests {
         assert_eq!(listed.distribution.unwrap().version_id, "12");
         let bill: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&bill["specVersion"], &bill["components"][0]["type"]), (&json!("1.6"), &json!("container")));
-        assert_eq!(bill["components"][0]["components"][1]["properties"].as_array().unwrap().len(), 2);
+        assert!(bill.get("vulnerabilities").is_none(), "they are in a file of their own");
+        assert_eq!(bill["components"][0]["components"][0]["properties"].as_array().unwrap().len(), 2);
     }
 
     #[test]

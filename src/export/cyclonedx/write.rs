@@ -14,6 +14,8 @@ use crate::export::out::Out;
 /// The writer.
 #[derive(Debug, Default)]
 pub(in crate::export) struct CycloneDx {
+    /// Whether packages were matched: otherwise nothing is said about vulnerabilities.
+    is_matched: bool,
     /// The finding whose entry is open, and the `bom-ref` that it was last written for.
     last: Option<(Finding, String)>,
 }
@@ -61,10 +63,11 @@ impl CycloneDx {
 
 impl Writer for CycloneDx {
     fn passes(&self) -> &'static [Pass] {
-        &[Pass::Packages, Pass::Findings]
+        if self.is_matched { &[Pass::Packages, Pass::Findings] } else { &[Pass::Packages] }
     }
 
     fn begin(&mut self, out: &mut Out, document: &Document, _: &[Image]) {
+        self.is_matched = document.database.is_some();
         out.begin('{');
         out.field("$schema", &"http://cyclonedx.org/schema/bom-1.6.schema.json");
         out.field("bomFormat", &"CycloneDX");
@@ -77,12 +80,14 @@ impl Writer for CycloneDx {
         if let Some((uid, name)) = &document.cluster {
             properties.extend([property("cluster-uid", uid), property("cluster", name)]);
         }
-        let metadata = json!({
-            "timestamp": document.time(),
+        let mut metadata = json!({
             "tools": { "components": [tool] },
             "component": { "type": "application", "bom-ref": "document", "name": document.name },
             "properties": properties,
         });
+        if document.made_at != 0 {
+            metadata["timestamp"] = document.time().into();
+        }
         out.field("metadata", &metadata);
     }
 

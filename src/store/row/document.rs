@@ -16,16 +16,3 @@ pub struct DocumentRow {
     /// Whether a snapshot began since the target accepted it. Then it is sent again, or removed when the snapshot ends.
     pub stale: bool,
 }
-
-/// A package as a package set lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedPackage {
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Its package URL.
-    pub purl: String,
-    /// Paths that list it, one per line.
-    pub evidence: String,
-}

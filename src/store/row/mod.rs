@@ -14,7 +14,7 @@ pub use delivery::{
     Backlog, BacklogLimit, Change, DeliveryId, DeliveryRow, FindingChange, NewDelivery, PackageSetState, Portion,
     PortionLimit, Progress, Selects, SnapshotPlace, Target, TargetId, TargetSpec, Told,
 };
-pub use document::{DocumentRow, ListedPackage};
+pub use document::DocumentRow;
 pub use finding::{Counts, PackageSetFindings, RematchRow, Verdict, VerdictId};
 pub use history::{DayCount, EndedRun, FindingName, FixedRow, Retention, Run, Seen, SeenFinding};
 pub use layer::{InventoryRow, Layer, LayerRow};

@@ -9,7 +9,7 @@ use super::deliveries::hex;
 use super::history::subject;
 use super::{Failure, Sqlite, StoreError, count, digest, doing, integer, json, portion};
 use crate::store::{
-    DocumentRow, Documents, FindingRow, ListedPackage, PackageSetId, PackageSetState, SubjectKey, TargetId, VerdictId,
+    DocumentRow, Documents, FindingRow, PackageSetId, PackageSetState, SubjectKey, TargetId, VerdictId,
 };
 
 #[async_trait]
@@ -179,38 +179,6 @@ impl Documents for Sqlite {
             rows.iter().map(|row| Ok((subject(row)?, package_sets(row)?))).collect()
         };
         doing("reading the containers of a workload", work).await
-    }
-
-    async fn listed_packages(&self, package_set: PackageSetId) -> Result<Vec<ListedPackage>, StoreError> {
-        let work = async {
-            let sql = "SELECT name, version, purl, paths FROM package_set_package AS held
-                JOIN package ON package.id = held.package JOIN evidence ON evidence.id = held.evidence
-                WHERE held.package_set = ? ORDER BY purl, package.id, place";
-            let rows = sqlx::query(sql).bind(package_set).fetch_all(&mut *self.reading().await?).await?;
-            let mut packages: Vec<ListedPackage> = Vec::with_capacity(rows.len());
-            for row in &rows {
-                let purl: &str = row.try_get("purl")?;
-                let paths: &str = row.try_get("paths")?;
-                match packages.last_mut().filter(|last| last.purl == purl) {
-                    Some(last) => {
-                        for path in paths.lines() {
-                            if !last.evidence.lines().any(|known| known == path) {
-                                last.evidence.push('\n');
-                                last.evidence.push_str(path);
-                            }
-                        }
-                    }
-                    None => packages.push(ListedPackage {
-                        name: row.try_get("name")?,
-                        version: row.try_get("version")?,
-                        purl: purl.to_owned(),
-                        evidence: paths.to_owned(),
-                    }),
-                }
-            }
-            Ok(packages)
-        };
-        doing("reading the packages of a package set", work).await
     }
 
     async fn open_findings(

@@ -77,7 +77,7 @@ fn lines(content: &[u8]) -> Vec<Value> {
     };
     let all: Vec<Value> = content.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let wrong =
-        all.iter().find_map(|line| Some((line, super::delivering::schema().iter_errors(line).next()?.to_string())));
+        all.iter().find_map(|line| Some((line, super::receiver::schema().iter_errors(line).next()?.to_string())));
     assert_eq!(wrong, None, "docs/delivery.schema.json describes every line");
     all
 }
@@ -105,7 +105,7 @@ fn until_told(service: &Service, read: impl Fn() -> Files) -> Files {
     let mut last = String::new();
     for _ in 0..600 {
         let files = read();
-        let shown = super::delivering::shown(service);
+        let shown = super::receiver::shown(service);
         // A file may be replaced after it was read, and before the manifest was.
         let is_settled = manifest(&files).is_some() && read() == files;
         if is_settled && told(&files) == shown {

@@ -42,7 +42,7 @@ impl Request {
 }
 
 /// The published schema of a line.
-fn schema() -> &'static jsonschema::Validator {
+pub(super) fn schema() -> &'static jsonschema::Validator {
     static SCHEMA: OnceLock<jsonschema::Validator> = OnceLock::new();
     SCHEMA.get_or_init(|| {
         let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/delivery.schema.json")).unwrap();

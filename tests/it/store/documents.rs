@@ -63,10 +63,6 @@ pub(super) async fn documents_are_written_from_what_the_target_was_told(harness:
 
     let (id, state) = store.told_package_set(target.id, &one.chain).await.unwrap().unwrap();
     assert_eq!((id, state.identity, state.packages), (one.id, one.chain, 2));
-    let packages = store.listed_packages(one.id).await.unwrap();
-    let named: Vec<(&str, &str)> = packages.iter().map(|of| (&*of.name, &*of.version)).collect();
-    assert_eq!(named, [("a", "1"), ("b", "1")]);
-    assert!(packages.iter().all(|of| of.purl.starts_with("pkg:") && !of.evidence.is_empty()), "{packages:?}");
     let findings = store.open_findings(one.id, 0, 10).await.unwrap();
     assert_eq!(findings.len(), 2);
     assert_eq!(store.open_findings(one.id, findings[0].0.verdict, 10).await.unwrap(), findings[1..]);
