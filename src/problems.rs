@@ -41,7 +41,7 @@ pub enum ProblemKind {
     Agents,
     /// Layers were set aside, because the aggregator ended while it merged them.
     Merging,
-    /// The agent of a node cannot do a part of its work.
+    /// The agent of a node cannot do a part of its work, or has been silent for long.
     Nodes,
 }
 

@@ -177,12 +177,12 @@ impl Aggregator {
                         None
                     }
                     Err(error) => {
-                        warn!(target = to.config.name, %error, "delivery not prepared; retried");
+                        not_stored(to.config.name.as_str(), &error, "delivery not prepared; retried");
                         Some(STORE)
                     }
                 },
                 Err(error) => {
-                    warn!(target = to.config.name, %error, "deliveries not read; retried");
+                    not_stored(to.config.name.as_str(), &error, "deliveries not read; retried");
                     Some(STORE)
                 }
             };
@@ -355,7 +355,7 @@ impl Aggregator {
         let age = i64::try_from(limit.age.as_secs()).unwrap_or(i64::MAX);
         let since = now().unix.saturating_sub(age);
         let mut backlog = self.store.backlog(id).await?;
-        if backlog.events > limit.events || backlog.oldest.is_some_and(|oldest| oldest < since) {
+        if backlog.events > limit.events || backlog.oldest_event.is_some_and(|oldest| oldest < since) {
             let drop_oldest = limit.when_full == WhenFull::DropOldest;
             let bound = BacklogLimit { events: limit.events, since, drop_oldest };
             let events = self.store.limit_backlog(id, bound).await?;
@@ -398,6 +398,14 @@ impl Aggregator {
             (workload_key(&of.workload), (labels, owner(&cluster, of, keys).map(ToOwned::to_owned)))
         };
         cluster.workloads().map(facts).collect()
+    }
+}
+
+/// Logs a failure of the store. That it accepts no writes is logged once by whoever watches it, and not by each target every two seconds.
+fn not_stored(target: &str, error: &StoreError, what: &str) {
+    match error.kind {
+        ErrorKind::Paused => debug!(target, %error, "{what}"),
+        _ => warn!(target, %error, "{what}"),
     }
 }
 

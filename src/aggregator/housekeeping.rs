@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outcrop_proto::{Digest, LayerId, clock};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::fleet::{Picture, Stack};
+use super::fleet::{Node, Picture, Stack};
 use super::in_flight::SET_ASIDE;
 use super::{Aggregator, now};
 use crate::authority;
@@ -30,8 +30,11 @@ const TIDY: Duration = Duration::from_secs(3600);
 /// Interval at which the open findings of the day are counted.
 const DAY_COUNT: Duration = Duration::from_secs(600);
 
-/// Maximum number of degraded nodes with a problem of their own; one more counts the others.
-const MAX_DEGRADED: usize = 10;
+/// Maximum number of degraded nodes, and of silent ones, with a problem of their own; one more counts the others.
+const MAX_NODES: usize = 10;
+
+/// Time after which a silent node is a problem: longer than an agent's update or a node's restart takes.
+const SILENT: Duration = Duration::from_secs(600);
 
 /// Days for which daily counts are stored.
 const DAYS_KEPT: i64 = 400;
@@ -97,7 +100,9 @@ impl Aggregator {
     pub(super) async fn keep_problems(self: Arc<Self>) {
         loop {
             check_certificates(&self.problems, &self.certificates);
-            self.problems.replace(ProblemKind::Nodes, degraded(&self.picture()));
+            let picture = self.picture();
+            let nodes = [degraded(&picture), silent(&picture, Instant::now())].concat();
+            self.problems.replace(ProblemKind::Nodes, nodes);
             if let Some(watch) = &self.watch {
                 self.problems.replace(ProblemKind::Watch, watch.problems());
                 self.problems.replace(ProblemKind::Policy, watch.policy_problems());
@@ -224,16 +229,34 @@ fn set_aside(picture: &Picture) -> Vec<(String, String)> {
 
 /// Returns the problems of degraded nodes, each by the node's name.
 fn degraded(fleet: &Picture) -> Vec<(String, String)> {
-    let mut nodes = fleet.nodes().filter_map(|(name, node)| {
+    let nodes = fleet.nodes().filter_map(|(name, node)| {
         let (first, more) = node.problems().split_first()?;
         let more = if more.is_empty() { String::new() } else { format!(", and {} more problems", more.len()) };
         Some((name.to_owned(), format!("node {name} is degraded: {}{more}", first.message)))
     });
-    let mut problems: Vec<(String, String)> = nodes.by_ref().take(MAX_DEGRADED).collect();
+    bounded(nodes, "degraded")
+}
+
+/// Returns the problems of nodes that have been silent for long, each by the node's name.
+fn silent(fleet: &Picture, at: Instant) -> Vec<(String, String)> {
+    let is_silent = |node: &Node| !node.attached && at.saturating_duration_since(node.last_message) >= SILENT;
+    let nodes = fleet.nodes().filter(|(_, node)| is_silent(node)).map(|(name, _)| {
+        let minutes = SILENT.as_secs() / 60;
+        let message = format!(
+            "node {name} has been silent for more than {minutes} minutes: its containers are shown as they were; check the node and its agent"
+        );
+        (name.to_owned(), message)
+    });
+    bounded(nodes, "silent")
+}
+
+/// Returns the problems of some nodes in this state, and one that counts the others.
+fn bounded(mut nodes: impl Iterator<Item = (String, String)>, state: &str) -> Vec<(String, String)> {
+    let mut problems: Vec<(String, String)> = nodes.by_ref().take(MAX_NODES).collect();
     let others = nodes.count();
     if others > 0 {
-        let hint = "list them with outcrop get nodes --field-selector state=degraded -o wide";
-        problems.push((String::new(), format!("{others} more nodes are degraded; {hint}")));
+        let hint = format!("list them with outcrop get nodes --field-selector state={state} -o wide");
+        problems.push((format!("more {state}"), format!("{others} more nodes are {state}; {hint}")));
     }
     problems
 }
@@ -265,15 +288,42 @@ mod tests {
             fleet.metrics(&node, v1::Metrics { problems, ..v1::Metrics::default() });
         }
         let problems = degraded(&fleet);
-        assert_eq!(problems.len(), MAX_DEGRADED + 1);
+        assert_eq!(problems.len(), MAX_NODES + 1);
         let (node, message) = &problems[0];
         assert_eq!(
             (node.as_str(), message.as_str()),
             ("node-00", "node node-00 is degraded: slow, and 1 more problems")
         );
-        assert!(problems[MAX_DEGRADED].1.starts_with("5 more nodes are degraded"), "{problems:?}");
+        assert!(problems[MAX_NODES].1.starts_with("5 more nodes are degraded"), "{problems:?}");
         fleet.detach("node-00", 1, now());
         assert_eq!(degraded(&fleet)[0].0, "node-01", "a silent node reports nothing");
+    }
+
+    #[test]
+    fn nodes_that_are_silent_for_ten_minutes_are_problems_until_they_attach() {
+        let mut fleet = Fleet::new(Rules::default(), [], [], []);
+        let at = now();
+        let attach = |fleet: &mut Fleet, count: usize, at| {
+            for number in 0..count {
+                fleet.attach(&format!("node-{number:02}"), &v1::Hello::default(), 1, at);
+            }
+        };
+        attach(&mut fleet, 12, at);
+        let later = |minutes: u64| at.instant + Duration::from_secs(minutes * 60);
+        assert_eq!(silent(&fleet, later(60)), [], "they are attached");
+        for number in 0..12 {
+            fleet.detach(&format!("node-{number:02}"), 1, at);
+        }
+        assert_eq!(silent(&fleet, later(9)), []);
+        let problems = silent(&fleet, later(10));
+        assert_eq!(problems.len(), MAX_NODES + 1);
+        assert!(
+            problems[0].0 == "node-00" && problems[0].1.contains("silent for more than 10 minutes"),
+            "{problems:?}"
+        );
+        assert!(problems[MAX_NODES].1.starts_with("2 more nodes are silent"), "{problems:?}");
+        attach(&mut fleet, 11, at);
+        assert_eq!(silent(&fleet, later(10)).iter().map(|(node, _)| node.as_str()).collect::<Vec<_>>(), ["node-11"]);
     }
 
     #[test]

@@ -242,7 +242,9 @@ pub struct DeliveryRow {
 pub struct Backlog {
     /// Events that are in no delivery yet.
     pub events: u64,
-    /// When the oldest of them happened, or the oldest waiting delivery was made, seconds since 1970.
+    /// When the oldest of them happened, seconds since 1970.
+    pub oldest_event: Option<i64>,
+    /// The same, or when the oldest waiting delivery was made, if that was earlier.
     pub oldest: Option<i64>,
     /// Deliveries that wait.
     pub deliveries: u64,

@@ -158,6 +158,7 @@ impl Deliveries for Sqlite {
             let made: Option<i64> = stored.try_get("oldest")?;
             Ok(Backlog {
                 events,
+                oldest_event: event,
                 oldest: event.into_iter().chain(made).min(),
                 deliveries: count(&stored, "waiting")?,
                 refused: count(&stored, "refused")?,

@@ -378,7 +378,7 @@ pub(super) async fn a_refused_delivery_waits_for_a_person_and_others_go_on(harne
     let second = store.next_delivery(target.id).await.unwrap().unwrap().0;
     assert_eq!((second.key.as_str(), second.sequence), ("key 1", 2));
     store.delivered(second.id, 21).await.unwrap();
-    let waiting = Backlog { events: 0, oldest: Some(12), deliveries: 1, refused: 1 };
+    let waiting = Backlog { events: 0, oldest_event: None, oldest: Some(12), deliveries: 1, refused: 1 };
     assert_eq!(store.backlog(target.id).await.unwrap(), waiting);
     let listed = store.deliveries(0, 10).await.unwrap();
     assert_eq!(listed.iter().map(|row| row.key.as_str()).collect::<Vec<_>>(), ["key 0", "key 2"]);
