@@ -110,10 +110,9 @@ fn swap(targets: &[(&str, &Receiver, &str)], table: &mut Table) -> (BTreeMap<Str
         let all = status["targets"].as_array().cloned().unwrap_or_default();
         all.into_iter().filter(|target| target["name"] != "dead").collect()
     };
-    until("snapshots", PATIENCE, || alive(&service.status()).iter().all(is_idle));
+    until_idle(|| alive(&service.status()));
     if let [("central", to, _)] = targets {
         bytes(&service, &fleet, to, table);
-        until("the day of changes", PATIENCE, || alive(&service.status()).iter().all(is_idle));
     }
     // Peaks from before do not count.
     std::fs::write(format!("/proc/{}/clear_refs", service.pid()), "5").unwrap();
@@ -150,9 +149,12 @@ fn swap(targets: &[(&str, &Receiver, &str)], table: &mut Table) -> (BTreeMap<Str
     (times, measured)
 }
 
-/// Whether a target was told all that there is.
-fn is_idle(target: &Value) -> bool {
-    target["state"] == "ok" && target["waiting_events"] == 0 && target["waiting_deliveries"] == 0
+/// Waits until targets were told all that there is. What waits is counted every five seconds.
+fn until_idle(targets: impl Fn() -> Vec<Value>) {
+    std::thread::sleep(Duration::from_secs(12));
+    let is_idle =
+        |target: &Value| target["state"] == "ok" && target["waiting_events"] == 0 && target["waiting_deliveries"] == 0;
+    until("targets to be told", PATIENCE, || targets().iter().all(is_idle));
 }
 
 fn name(target: &Value) -> String {
@@ -189,10 +191,8 @@ fn bytes(service: &Service, fleet: &std::sync::Arc<Fleet>, to: &Receiver, table:
         .collect();
     let rematch = service.status()["rematch"].clone();
     service.build_database(&new);
-    until("the new advisories to be told", PATIENCE, || {
-        let status = service.status();
-        status["rematch"] != rematch && is_idle(&status["targets"][0])
-    });
+    until("everything to be matched", PATIENCE, || service.status()["rematch"] != rematch);
+    until_idle(|| service.status()["targets"].as_array().cloned().unwrap_or_default());
     let day = sent() - snapshot;
     let replaced = Counts::get(&fleet.counts.changes) as f64 / FLEET.containers as f64;
     let trivy = whole as f64 * (1.0 + replaced);
