@@ -1,6 +1,13 @@
-//! Parsing of durations and shares in command line arguments.
+//! Parsing of durations and shares in command line arguments and configurations.
 
 use std::time::Duration;
+
+use serde::{Deserialize as _, Deserializer};
+
+/// Reads a duration in a configuration, as [`parse_duration`] does.
+pub(crate) fn deserialize_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    parse_duration(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
 
 /// Parses a number and a unit: `90s`, `15m`, `1h`, `8d`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {

@@ -41,6 +41,11 @@ impl FromStr for Digest {
     }
 }
 
+/// Returns bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Returns the value of a lower-case hexadecimal digit. Upper case is not canonical and therefore refused.
 fn hex_digit(digit: u8) -> Option<u8> {
     match digit {

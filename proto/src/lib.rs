@@ -30,7 +30,7 @@ pub mod word;
 pub use budget::{Budget, OverBudget};
 pub use codec::{DecodeError, MAX_PATH};
 pub use container::{Container, ContainerKey, ImageDetails, Mount, Pod, Runtime, Status, Step, Storage};
-pub use digest::Digest;
+pub use digest::{Digest, hex};
 pub use ecosystem::{Ecosystem, VersionOrder};
 pub use fact::{Claim, Distribution, Fact, FileDigest, Unidentified};
 pub use identity::LayerId;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::civil::Date;
-use outcrop_proto::clock;
+use outcrop_proto::{clock, hex};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
@@ -437,7 +437,7 @@ pub(super) fn new_key() -> String {
     if SystemRandom::new().fill(&mut bytes).is_err() {
         bytes = clock::timestamp().as_nanosecond().to_be_bytes();
     }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&bytes)
 }
 
 /// Returns a random number below 1.

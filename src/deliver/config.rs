@@ -11,7 +11,7 @@ use super::connection::{Authorization, Connection, Proxy, Tls};
 use super::filter::Filter;
 use super::kind::{Alertmanager, Directory, Email, Family, Http, Kind, Otlp, S3, Slack, Teams, Webhook};
 use super::notify::Notify;
-use crate::duration::parse_duration;
+use crate::duration::deserialize_duration;
 use crate::offline::Peer;
 
 /// Largest configuration file, bytes.
@@ -55,7 +55,7 @@ pub struct TargetConfig {
     pub name: String,
     /// Its kind, with the settings of that.
     pub kind: Kind,
-    /// How it is contacted.
+    /// The settings of its connection.
     pub connection: Connection,
     /// Selects its records; everything by default.
     pub filter: Filter,
@@ -164,7 +164,7 @@ pub struct Batch {
     /// Size after which no record is added, bytes before compression.
     pub bytes: usize,
     /// Time for which changes are collected.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "deserialize_duration")]
     pub wait: Duration,
 }
 
@@ -181,7 +181,7 @@ pub struct Backlog {
     /// Maximum number of events.
     pub events: u64,
     /// Maximum age of an event.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "deserialize_duration")]
     pub age: Duration,
     /// What happens to more.
     pub when_full: WhenFull,
@@ -258,12 +258,8 @@ impl TargetConfig {
     }
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    parse_duration(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
-}
-
 fn optional_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    duration(deserializer).map(Some)
+    deserialize_duration(deserializer).map(Some)
 }
 
 fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

@@ -8,7 +8,7 @@ use jiff::{Timestamp, ToSpan as _};
 use serde::{Deserialize, Deserializer};
 
 use super::connection::Url;
-use crate::duration::parse_duration;
+use crate::duration::deserialize_duration;
 
 /// Time in which messages are counted.
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -18,7 +18,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Notify {
     /// Time for which notices are collected, from the first one on.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "deserialize_duration")]
     pub wait: Duration,
     /// Maximum number of messages within an hour.
     pub max_per_hour: usize,
@@ -168,10 +168,6 @@ fn monday() -> Weekday {
 
 fn utc() -> TimeZone {
     TimeZone::UTC
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    parse_duration(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Time, D::Error> {

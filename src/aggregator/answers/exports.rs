@@ -7,8 +7,8 @@ use std::sync::Arc;
 use outcrop_proto::{Coverage, Digest, Severity};
 
 use super::{Answers, Chosen, findings, workloads};
+use crate::aggregator::Aggregator;
 use crate::aggregator::joining::missing;
-use crate::aggregator::{Aggregator, now};
 use crate::export::{Document, Finding, Image, Package, Place, Read, Rows, Tested};
 use crate::image::Reference;
 use crate::store::{FindingRow, FindingsFilter, FindingsOrder, ListedPackage, StackId, VerdictId};
@@ -17,7 +17,7 @@ use crate::web::{Export, Failure, Future, List, RowSource, Scope};
 /// Number of rows that are read at once.
 const PAGE: usize = 1000;
 
-/// What makes containers have one image: stack, name, digest.
+/// Stack, name and digest: containers that share them have one image.
 type ImageKey = (Option<Digest>, String, Option<String>);
 
 /// The stack of an image.
@@ -92,7 +92,7 @@ impl Aggregator {
         let at = outcrop_proto::clock::timestamp();
         let seed = format!("{}\n{name}\n{database:?}\n{}", cluster.key, at.as_nanosecond());
         let cluster = Some((cluster.key.clone(), cluster.name.clone()));
-        Document { name, cluster, database, made_at: now().unix, seed: seed.into_bytes() }
+        Document { name, cluster, database, made_at: at.as_second(), seed: seed.into_bytes() }
     }
 
     /// Returns the images of the chosen containers by name, and the stack of each.

@@ -11,7 +11,7 @@ use super::Notifier;
 use crate::deliver::client::{Answer, Client, Request, SendError};
 use crate::deliver::connection::Url;
 use crate::deliver::notification::{Entry, Notification, Occasion, Place, PlaceKind, Problem};
-use crate::duration::parse_duration;
+use crate::duration::deserialize_duration;
 
 /// Time for which a test fires.
 const TEST: Duration = Duration::from_secs(300);
@@ -23,10 +23,10 @@ pub struct Alertmanager {
     /// Its address, without `/api/v2/alerts`.
     url: Url,
     /// Time after which an alert of a vulnerability is resolved.
-    #[serde(default = "day", deserialize_with = "duration")]
+    #[serde(default = "day", deserialize_with = "deserialize_duration")]
     resolve_after: Duration,
     /// Time after which an alert of a problem is resolved that is not cleared before.
-    #[serde(default = "week", deserialize_with = "duration")]
+    #[serde(default = "week", deserialize_with = "deserialize_duration")]
     resolve_problems_after: Duration,
 }
 
@@ -118,10 +118,6 @@ fn day() -> Duration {
 
 fn week() -> Duration {
     Duration::from_secs(7 * 24 * 3_600)
-}
-
-fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    parse_duration(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

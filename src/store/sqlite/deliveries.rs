@@ -346,7 +346,8 @@ pub(super) async fn store_progress(
         let sql = "UPDATE target_document SET stale = 1 WHERE target = ?";
         sqlx::query(sql).bind(id).execute(&mut *connection).await?;
     }
-    let sets = progress.package_sets.iter().map(|(set, chain, head, after)| (set, hex(&chain.0), head, after));
+    let sets =
+        progress.package_sets.iter().map(|(set, chain, head, after)| (set, outcrop_proto::hex(&chain.0), head, after));
     let subjects: Vec<i64> = progress.subjects.iter().map(|(subject, _)| *subject).collect();
     let has = progress.subjects.iter().flat_map(|(subject, sets)| sets.iter().map(move |set| (subject, set)));
     for (sql, rows) in [
@@ -381,11 +382,6 @@ pub(super) async fn store_progress(
         }
     }
     Ok(true)
-}
-
-/// Returns bytes in hexadecimal, for `unhex`.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn limit_backlog(

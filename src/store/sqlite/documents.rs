@@ -1,11 +1,10 @@
 //! Documents that targets keep, and what they are written from.
 
 use async_trait::async_trait;
-use outcrop_proto::Digest;
+use outcrop_proto::{Digest, hex};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::deliveries::hex;
 use super::history::subject;
 use super::{Failure, Sqlite, StoreError, count, digest, doing, integer, json, portion};
 use crate::store::{

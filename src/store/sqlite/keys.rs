@@ -2,8 +2,6 @@
 //!
 //! Images choose these texts, so a key must be a collision-resistant digest.
 
-use std::fmt::Write as _;
-
 use outcrop_proto::{Digest, Distribution, Package, PackageType, SourcePackage};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -30,11 +28,7 @@ impl Key {
 /// Hexadecimal, for `unhex`.
 impl serde::Serialize for Key {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut text = String::with_capacity(32);
-        for byte in self.0 {
-            let _ = write!(text, "{byte:02x}");
-        }
-        serializer.serialize_str(&text)
+        serializer.serialize_str(&outcrop_proto::hex(&self.0))
     }
 }
 
