@@ -130,7 +130,7 @@ impl Sending<'_> {
                 break;
             }
         }
-        // What was accepted before a failure is not sent again.
+        // A failure does not undo this: accepted files are not sent again.
         let (accepted, removed) = (std::mem::take(&mut self.accepted), std::mem::take(&mut self.removed));
         self.aggregator.store.record_documents(self.target, &accepted, &removed).await?;
         outcome?;

@@ -20,7 +20,7 @@ pub struct Connection {
     pub proxy: Option<Proxy>,
     /// Longest time for one request with its answer.
     pub timeout: Duration,
-    /// Whether credentials may be sent without TLS to another host.
+    /// Allows credentials without TLS to another host.
     pub insecure: bool,
 }
 

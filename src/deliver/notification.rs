@@ -11,7 +11,7 @@ const VERSION: u32 = 1;
 pub enum Occasion {
     /// The first message to a target: the sums of what there is.
     Summary,
-    /// What is new since the last message.
+    /// News since the last message.
     News,
     /// The same, at the time of a digest.
     Digest,

@@ -54,7 +54,7 @@ pub enum Kind {
     S3(Box<S3>),
 }
 
-/// How a kind of target is served.
+/// A family of kinds, which are served in one way.
 #[derive(Debug)]
 pub enum Family<'a> {
     /// It is sent records of everything that changes.
@@ -99,7 +99,7 @@ pub trait Notifier: std::fmt::Debug + Send + Sync {
     /// Returns what is wrong with its settings.
     ///
     /// # Errors
-    /// Where something is.
+    /// A line for people, if a setting is wrong.
     fn check(&self) -> Result<(), String>;
 
     /// Returns whether a proxy of HTTP can lead to it.

@@ -49,7 +49,7 @@ struct Written {
     region: String,
     #[serde(default)]
     prefix: String,
-    /// Whether the bucket is in the path of URLs, not in the name of the host.
+    /// Puts the bucket into the path of URLs, not into the name of the host.
     #[serde(default = "path_style")]
     path_style: bool,
     access_key_id_file: PathBuf,
